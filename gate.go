@@ -1,0 +1,72 @@
+package tidegate
+
+import (
+	"fmt"
+	"math"
+	"time"
+)
+
+// Mode is how strictly a stream's gate holds outputs back.
+type Mode string
+
+// The three modes. They are three settings of one formula: see [Bounds].
+const (
+	ModeOpen    Mode = "open"
+	ModeBounded Mode = "bounded"
+	ModeSync    Mode = "sync"
+)
+
+// Unbounded is the infinity of [Bounds]: no limit on that quantity.
+const Unbounded = math.MaxInt64
+
+// Bounds limits what may be released but not yet durable. Open is all
+// Unbounded, sync all zero, bounded anything between.
+type Bounds struct {
+	Records int64         `json:"records"` // K, in records; Unbounded for none
+	Bytes   int64         `json:"bytes"`   // B, in raw payload bytes; Unbounded for none
+	Window  time.Duration `json:"window"`  // T, span of release times that could be lost; Unbounded for none
+}
+
+// Bounds returns the bounds a mode stands for; b is used by bounded only.
+func (m Mode) Bounds(b Bounds) (Bounds, error) {
+	switch m {
+	case ModeOpen:
+		return Bounds{Unbounded, Unbounded, Unbounded}, nil
+	case ModeSync:
+		return Bounds{}, nil
+	case ModeBounded:
+		return b, b.Validate()
+	}
+	return Bounds{}, fmt.Errorf("gate mode %q: want open, bounded or sync", string(m))
+}
+
+// Validate reports a negative bound.
+func (b Bounds) Validate() error {
+	if b.Records < 0 || b.Bytes < 0 || b.Window < 0 {
+		return fmt.Errorf("gate bounds %d records, %d bytes, %s: want none negative", b.Records, b.Bytes, b.Window)
+	}
+	return nil
+}
+
+// LooserThan reports whether b permits anything that c forbids: such a change
+// is recorded before it acts, the opposite acts before it is recorded.
+func (b Bounds) LooserThan(c Bounds) bool {
+	return b.Records > c.Records || b.Bytes > c.Bytes || b.Window > c.Window
+}
+
+// Quorum is the arithmetic of a stream's standby set.
+type Quorum struct {
+	N int `json:"n"` // standby nodes; the primary's own disk is not one
+	W int `json:"w"` // nodes that must have fsynced a batch before it counts as durable
+}
+
+// R is the fence quorum: the fewest nodes that are sure to meet every ack quorum.
+func (q Quorum) R() int { return q.N - q.W + 1 }
+
+// Validate checks 1 <= W <= N.
+func (q Quorum) Validate() error {
+	if q.N < 1 || q.W < 1 || q.W > q.N {
+		return fmt.Errorf("quorum n=%d w=%d: want 1 <= w <= n", q.N, q.W)
+	}
+	return nil
+}
