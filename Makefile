@@ -1,0 +1,64 @@
+# Tidegate. `make` prints the targets; nothing but Go, git and make is needed.
+
+SHELL       := bash
+.SHELLFLAGS := -euo pipefail -c
+.ONESHELL:
+.DELETE_ON_ERROR:
+MAKEFLAGS   += --no-builtin-rules
+
+GO        ?= go
+# Taken from git and not from the clock: one commit builds to the same bytes everywhere.
+VERSION   ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo 0.0.0-unknown)
+LDFLAGS   := -s -w -X github.com/tidegate/tidegate/internal/cli.version=$(VERSION)
+GOBUILD   := CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)'
+TOOLBIN   := $(CURDIR)/.cache/bin
+# For one package under -race on two slow cores.
+TESTTIME  ?= 20m
+FUZZTIME  ?= 10s
+
+.PHONY: help
+help: ## print the targets
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: build
+build: ## build the product: bin/tidegate, bin/tidegate-agent and bin/ledger
+	@echo "build: $(VERSION) into bin/ (the first build downloads the modules of go.mod)"
+	mkdir -p bin
+	for cmd in tidegate tidegate-agent; do $(GOBUILD) -o bin/$$cmd ./cmd/$$cmd; done
+	$(GOBUILD) -o bin/ledger ./examples/ledger/cmd/ledger
+	ls -l bin
+
+.PHONY: test
+test: ## vet and every test under the race detector: what CI runs
+	$(GO) vet ./...
+	$(GO) test -race -timeout $(TESTTIME) ./...
+
+.PHONY: check
+check: tools ## gofumpt, vet, golangci-lint, buf lint and breaking, tidy, tests of the house rules
+	@echo "check: gofumpt"
+	bad="$$(git ls-files -co --exclude-standard '*.go' | grep -v '^api/.*\.\(pb\|connect\)\.go$$' | xargs -r $(TOOLBIN)/gofumpt -l)"
+	if [ -n "$$bad" ]; then echo "not formatted by gofumpt:"; echo "$$bad"; exit 1; fi
+	echo "check: vet"
+	$(GO) vet ./...
+	echo "check: golangci-lint"
+	$(TOOLBIN)/golangci-lint run ./...
+	echo "check: buf"
+	tools/buf-check "$(TOOLBIN)/buf"
+	echo "check: go mod tidy"
+	$(GO) mod tidy -diff
+	$(GO) -C tools mod tidy -diff
+	echo "check: house rules"
+	$(GO) test ./internal/tidy
+	echo "check: all good"
+
+.PHONY: fuzz
+fuzz: ## every fuzz target for FUZZTIME each (default 10s)
+	tools/fuzz-all "$(FUZZTIME)"
+
+.PHONY: tools
+tools: ## build the pinned tools of tools/go.mod into .cache/bin, once
+	@tools/build "$(TOOLBIN)"
+
+.PHONY: clean
+clean: ## remove everything that was built
+	rm -rf bin dist .cache
