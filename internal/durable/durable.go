@@ -1,0 +1,114 @@
+package durable
+
+import (
+	"errors"
+	"fmt"
+	"path/filepath"
+	"strings"
+
+	"github.com/tidegate/tidegate"
+	"github.com/tidegate/tidegate/internal/vfs"
+)
+
+const tempSuffix = ".tmp"
+
+// WriteFile replaces the file at path by one with exactly these bytes. The
+// directory must exist.
+func WriteFile(fsys vfs.FS, path string, data []byte) error {
+	if err := writeFile(fsys, path, data); err != nil {
+		return fmt.Errorf("write %s: %w", path, err)
+	}
+	return nil
+}
+
+func writeFile(fsys vfs.FS, path string, data []byte) error {
+	temp := fmt.Sprintf("%s.%.8s%s", path, tidegate.NewID(), tempSuffix)
+	f, err := fsys.Create(temp)
+	if err != nil {
+		return err
+	}
+	if err := fill(f, data); err != nil {
+		// A full disk is the common cause: do not leave the half file on it. When
+		// even that fails, SweepTemp takes it at the next start.
+		return errors.Join(err, f.Close(), fsys.Remove(temp))
+	}
+	if err := f.Close(); err != nil {
+		return errors.Join(err, fsys.Remove(temp))
+	}
+	if err := fsys.Rename(temp, path); err != nil {
+		return errors.Join(err, fsys.Remove(temp))
+	}
+	return fsys.SyncDir(filepath.Dir(path))
+}
+
+func fill(f vfs.File, data []byte) error {
+	if _, err := f.Write(data); err != nil {
+		return err
+	}
+	size, err := f.Size()
+	if err != nil {
+		return err
+	}
+	if size != int64(len(data)) {
+		return fmt.Errorf("size is %d after writing %d bytes", size, len(data))
+	}
+	return f.Sync()
+}
+
+// MkdirAll makes dir and its missing parents, each durable in its own parent.
+// A directory that exists already is made durable too: the process that made it
+// may have been killed before it came to that.
+func MkdirAll(fsys vfs.FS, dir string) error {
+	if err := mkdirAll(fsys, filepath.Clean(dir)); err != nil {
+		return fmt.Errorf("make directory %s: %w", dir, err)
+	}
+	return nil
+}
+
+func mkdirAll(fsys vfs.FS, dir string) error {
+	parent := filepath.Dir(dir)
+	if parent == dir {
+		return nil
+	}
+	info, err := fsys.Stat(dir)
+	switch {
+	case errors.Is(err, tidegate.ErrNotFound):
+		if err := mkdirAll(fsys, parent); err != nil {
+			return err
+		}
+		if err := fsys.MkdirAll(dir); err != nil {
+			return err
+		}
+	case err != nil:
+		return err
+	case !info.Dir:
+		return fmt.Errorf("%s is not a directory", dir)
+	}
+	return fsys.SyncDir(parent)
+}
+
+// SweepTemp removes what an interrupted [WriteFile] left in dir. Such a file
+// was never acknowledged to anybody. Call it at start, before anything writes.
+func SweepTemp(fsys vfs.FS, dir string) error {
+	names, err := fsys.List(dir)
+	if err != nil {
+		return fmt.Errorf("sweep %s: %w", dir, err)
+	}
+	swept := false
+	for _, name := range names {
+		if !strings.HasSuffix(name, tempSuffix) {
+			continue
+		}
+		if err := fsys.Remove(filepath.Join(dir, name)); err != nil {
+			return fmt.Errorf("sweep %s: %w", dir, err)
+		}
+		swept = true
+	}
+	if !swept {
+		return nil
+	}
+	if err := fsys.SyncDir(dir); err != nil {
+		return fmt.Errorf("sweep %s: %w", dir, err)
+	}
+	return nil
+}
