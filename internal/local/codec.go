@@ -1,0 +1,255 @@
+package local
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/tidegate/tidegate"
+	"github.com/tidegate/tidegate/internal/wire"
+)
+
+// Append appends m as one whole frame.
+func Append(dst []byte, m Message) []byte {
+	return wire.AppendFrame(dst, m.wireType(), m.appendTo(nil))
+}
+
+// Decode parses the body of a frame of type t. A [Batch]'s payload aliases body.
+func Decode(t wire.Type, body []byte) (Message, error) {
+	m := newMessage(t)
+	if m == nil {
+		return nil, fmt.Errorf("decode local message type %d: %w", t, tidegate.ErrUnsupported)
+	}
+	d := wire.NewDecoder(body)
+	m.decode(&d)
+	if err := d.Finish(); err != nil {
+		return nil, fmt.Errorf("decode local message type %d: %w", t, err)
+	}
+	return m, nil
+}
+
+func newMessage(t wire.Type) Message {
+	switch t {
+	case typeHello:
+		return new(Hello)
+	case typeWelcome:
+		return new(Welcome)
+	case typeRefusal:
+		return new(Refusal)
+	case typeActivated:
+		return new(Activated)
+	case typeDeactivated:
+		return new(Deactivated)
+	case typeLibraryProgress:
+		return new(LibraryProgress)
+	case typeRole:
+		return new(Role)
+	case typeDaemonProgress:
+		return new(DaemonProgress)
+	case typeBatch:
+		return new(Batch)
+	}
+	return nil
+}
+
+func (*Hello) wireType() wire.Type           { return typeHello }
+func (*Welcome) wireType() wire.Type         { return typeWelcome }
+func (*Refusal) wireType() wire.Type         { return typeRefusal }
+func (*Activated) wireType() wire.Type       { return typeActivated }
+func (*Deactivated) wireType() wire.Type     { return typeDeactivated }
+func (*LibraryProgress) wireType() wire.Type { return typeLibraryProgress }
+func (*Role) wireType() wire.Type            { return typeRole }
+func (*DaemonProgress) wireType() wire.Type  { return typeDaemonProgress }
+func (*Batch) wireType() wire.Type           { return typeBatch }
+
+func (m *Hello) appendTo(b []byte) []byte {
+	b = wire.AppendU16(b, m.VersionMin)
+	b = wire.AppendU16(b, m.VersionMax)
+	b = wire.AppendString(b, string(m.Service))
+	b = wire.AppendString(b, string(m.Stream))
+	b = wire.AppendString(b, m.Kind)
+	b = wire.AppendString(b, m.Dir)
+	b = wire.AppendString(b, string(m.Lineage))
+	b = wire.AppendU64(b, uint64(m.End))
+	return wire.AppendString(b, m.Endpoint)
+}
+
+func (m *Hello) decode(d *wire.Decoder) {
+	m.VersionMin = d.U16()
+	m.VersionMax = d.U16()
+	m.Service = tidegate.ServiceName(name(d, "service"))
+	m.Stream = tidegate.StreamName(name(d, "stream"))
+	m.Kind = d.String(tidegate.NameLenMax)
+	m.Dir = d.String(PathLenMax)
+	m.Lineage = tidegate.Lineage(d.String(LineageLenMax))
+	m.End = tidegate.Position(d.U64())
+	m.Endpoint = d.String(TextLenMax)
+	if m.VersionMin == 0 || m.VersionMin > m.VersionMax {
+		d.Fail("versions %d to %d", m.VersionMin, m.VersionMax)
+	}
+}
+
+func (m *Welcome) appendTo(b []byte) []byte {
+	b = wire.AppendU16(b, m.Version)
+	b = wire.AppendU8(b, uint8(m.Daemon))
+	return wire.AppendString(b, string(m.Node))
+}
+
+func (m *Welcome) decode(d *wire.Decoder) {
+	m.Version = d.U16()
+	m.Daemon = Daemon(d.U8())
+	m.Node = tidegate.NodeName(name(d, "node"))
+	if m.Daemon != DaemonAgent && m.Daemon != DaemonStandby {
+		d.Fail("daemon %d", m.Daemon)
+	}
+}
+
+func (m *Refusal) appendTo(b []byte) []byte {
+	b = wire.AppendString(b, string(m.Class))
+	b = wire.AppendString(b, m.Text[:min(len(m.Text), TextLenMax)])
+	return wire.AppendString(b, m.Hint[:min(len(m.Hint), TextLenMax)])
+}
+
+func (m *Refusal) decode(d *wire.Decoder) {
+	m.Class = tidegate.Class(d.String(tidegate.NameLenMax))
+	m.Text = d.String(TextLenMax)
+	m.Hint = d.String(TextLenMax)
+}
+
+func (m *Activated) appendTo(b []byte) []byte {
+	b = wire.AppendString(b, string(m.Lineage))
+	return wire.AppendU64(b, uint64(m.L))
+}
+
+func (m *Activated) decode(d *wire.Decoder) {
+	m.Lineage = tidegate.Lineage(d.String(LineageLenMax))
+	m.L = tidegate.Position(d.U64())
+}
+
+func (*Deactivated) appendTo(b []byte) []byte { return b }
+func (*Deactivated) decode(*wire.Decoder)     {}
+
+func (c Count) appendTo(b []byte) []byte {
+	b = wire.AppendU64(b, uint64(c.Position))
+	b = wire.AppendU64(b, c.Records)
+	return wire.AppendU64(b, c.Bytes)
+}
+
+func (c *Count) decode(d *wire.Decoder) {
+	c.Position = tidegate.Position(d.U64())
+	c.Records = d.U64()
+	c.Bytes = d.U64()
+}
+
+func (m *LibraryProgress) appendTo(b []byte) []byte {
+	b = m.L.appendTo(b)
+	b = m.A.appendTo(b)
+	b = wire.AppendBool(b, m.AKnown)
+	b = wire.AppendI64(b, int64(m.T0))
+	b = wire.AppendI64(b, int64(m.Released))
+	b = wire.AppendU64(b, uint64(m.End))
+	b = wire.AppendU64(b, uint64(m.Applied))
+	b = wire.Append16(b, m.Digest)
+	return wire.AppendU64(b, uint64(m.DigestAt))
+}
+
+func (m *LibraryProgress) decode(d *wire.Decoder) {
+	m.L.decode(d)
+	m.A.decode(d)
+	m.AKnown = d.Bool()
+	m.T0 = tidegate.Instant(d.I64())
+	m.Released = tidegate.Instant(d.I64())
+	m.End = tidegate.Position(d.U64())
+	m.Applied = tidegate.Position(d.U64())
+	m.Digest = d.Array16()
+	m.DigestAt = tidegate.Position(d.U64())
+}
+
+func (m *Role) appendTo(b []byte) []byte {
+	b = wire.AppendU8(b, uint8(m.State))
+	b = wire.AppendU64(b, uint64(m.Epoch))
+	b = wire.Append16(b, m.Holder)
+	b = wire.AppendU64(b, uint64(m.ApplyTo))
+	b = wire.AppendU64(b, uint64(m.Branch))
+	return wire.AppendString(b, string(m.Lineage))
+}
+
+func (m *Role) decode(d *wire.Decoder) {
+	m.State = State(d.U8())
+	m.Epoch = tidegate.Epoch(d.U64())
+	m.Holder = d.Array16()
+	m.ApplyTo = tidegate.Position(d.U64())
+	m.Branch = tidegate.Position(d.U64())
+	m.Lineage = tidegate.Lineage(d.String(LineageLenMax))
+	if m.State < StateIdle || m.State > StateFenced {
+		d.Fail("state %d", m.State)
+	}
+}
+
+func (m *DaemonProgress) appendTo(b []byte) []byte {
+	b = wire.AppendU64(b, uint64(m.D))
+	b = wire.AppendBool(b, m.DKnown)
+	b = wire.AppendU64(b, uint64(m.Epoch))
+	b = wire.AppendString(b, string(m.Mode))
+	b = wire.AppendI64(b, m.Bounds.Records)
+	b = wire.AppendI64(b, m.Bounds.Bytes)
+	b = wire.AppendI64(b, int64(m.Bounds.Window))
+	return wire.AppendBool(b, m.Recorded)
+}
+
+func (m *DaemonProgress) decode(d *wire.Decoder) {
+	m.D = tidegate.Position(d.U64())
+	m.DKnown = d.Bool()
+	m.Epoch = tidegate.Epoch(d.U64())
+	m.Mode = tidegate.Mode(d.String(tidegate.NameLenMax))
+	m.Bounds.Records = d.I64()
+	m.Bounds.Bytes = d.I64()
+	m.Bounds.Window = time.Duration(d.I64())
+	m.Recorded = d.Bool()
+	if d.Err() != nil {
+		return
+	}
+	effective, err := m.Mode.Bounds(m.Bounds)
+	switch {
+	case err != nil:
+		d.Fail("%v", err)
+	case effective != m.Bounds:
+		// Bounds that contradict the mode must not be guessed at: one of the two
+		// would be looser than what the gate recorded.
+		d.Fail("bounds %+v contradict mode %s", m.Bounds, m.Mode)
+	}
+}
+
+func (m *Batch) appendTo(b []byte) []byte {
+	return wire.AppendBytes(m.appendHead(b), m.Payload)
+}
+
+func (m *Batch) appendHead(b []byte) []byte {
+	b = wire.AppendU64(b, uint64(m.Epoch))
+	b = wire.AppendU64(b, uint64(m.Seq))
+	b = wire.AppendU64(b, uint64(m.First))
+	b = wire.AppendU64(b, uint64(m.Next))
+	return wire.AppendU32(b, m.Records)
+}
+
+func (m *Batch) decode(d *wire.Decoder) {
+	m.Epoch = tidegate.Epoch(d.U64())
+	m.Seq = tidegate.Seq(d.U64())
+	m.First = tidegate.Position(d.U64())
+	m.Next = tidegate.Position(d.U64())
+	m.Records = d.U32()
+	m.Payload = d.Bytes(PayloadMax)
+	if d.Err() == nil && (m.Next < m.First || uint64(m.Next-m.First) != uint64(len(m.Payload))) {
+		d.Fail("range [%s, %s) with %d bytes", m.First, m.Next, len(m.Payload))
+	}
+}
+
+// name reads a name and checks its form: names become paths and labels.
+func name(d *wire.Decoder, what string) string {
+	s := d.String(tidegate.NameLenMax)
+	if d.Err() == nil {
+		if err := tidegate.ValidName(s); err != nil {
+			d.Fail("%s: %v", what, err)
+		}
+	}
+	return s
+}

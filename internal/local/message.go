@@ -1,0 +1,182 @@
+package local
+
+import (
+	"fmt"
+
+	"github.com/tidegate/tidegate"
+	"github.com/tidegate/tidegate/internal/wire"
+)
+
+// VersionMin and VersionMax bound the protocol versions this code speaks.
+const (
+	VersionMin = 1
+	VersionMax = 1
+)
+
+// KindJournal is the one source kind of version 1.
+const KindJournal = "journal"
+
+// Limits of variable fields, in bytes.
+const (
+	PathLenMax    = 4096
+	TextLenMax    = 1024
+	LineageLenMax = 16 << 10
+	// PayloadMax bounds a batch's raw journal bytes.
+	PayloadMax = 64 << 20
+	bodyMax    = PayloadMax + 1024
+)
+
+// The message types on the wire. A number is never used again for another message.
+const (
+	typeHello           wire.Type = 1
+	typeWelcome         wire.Type = 2
+	typeRefusal         wire.Type = 3
+	typeActivated       wire.Type = 4
+	typeDeactivated     wire.Type = 5
+	typeLibraryProgress wire.Type = 6
+	typeRole            wire.Type = 7
+	typeDaemonProgress  wire.Type = 8
+	typeBatch           wire.Type = 9
+)
+
+// Message is one of the structs of this package, by pointer.
+type Message interface {
+	wireType() wire.Type
+	appendTo(dst []byte) []byte
+	decode(d *wire.Decoder)
+}
+
+// Hello opens a connection; the library sends it first.
+type Hello struct {
+	VersionMin uint16 // lowest and highest protocol version the library speaks
+	VersionMax uint16
+	Service    tidegate.ServiceName
+	Stream     tidegate.StreamName
+	Kind       string            // [KindJournal]
+	Dir        string            // absolute path of the journal
+	Lineage    tidegate.Lineage  // of the journal, with its branches
+	End        tidegate.Position // end of what the journal holds, fsynced or not
+	Endpoint   string            // host:port where the service answers its clients; may be empty
+}
+
+// Welcome answers a [Hello]: the daemon serves this stream.
+type Welcome struct {
+	Version uint16 // chosen by the daemon: the highest that both speak
+	Daemon  Daemon
+	Node    tidegate.NodeName
+}
+
+// Daemon says which of the two daemons answered.
+type Daemon uint8
+
+// The daemons.
+const (
+	DaemonAgent   Daemon = 1
+	DaemonStandby Daemon = 2
+)
+
+func (d Daemon) String() string {
+	switch d {
+	case DaemonAgent:
+		return "agent"
+	case DaemonStandby:
+		return "standby"
+	}
+	return fmt.Sprintf("daemon(%d)", uint8(d))
+}
+
+// Refusal ends a connection with a reason that can be classified.
+type Refusal struct {
+	Class tidegate.Class
+	Text  string
+	Hint  string
+}
+
+// Activated says that the service has become the active one: it accepts
+// writes. Sent at once, and again after every reconnect while it holds.
+type Activated struct {
+	Lineage tidegate.Lineage
+	L       tidegate.Position // end of the journal at that moment
+}
+
+// Deactivated takes an [Activated] back.
+type Deactivated struct{}
+
+// Count is a place in the journal with what lies before it.
+type Count struct {
+	Position tidegate.Position
+	Records  uint64 // cumulative from the journal's beginning
+	Bytes    uint64 // cumulative raw bytes; for a journal equal to Position
+}
+
+// LibraryProgress is what the daemon computes exposure from.
+type LibraryProgress struct {
+	L        Count             // head: fsynced in the local journal
+	A        Count             // released; meaningful only if AKnown
+	AKnown   bool              // false after a start, until D has reached the head at the start
+	T0       tidegate.Instant  // earliest release beyond D; 0 if there is none
+	Released tidegate.Instant  // last release; 0 if there was none
+	End      tidegate.Position // end of what the journal holds, fsynced or not
+	Applied  tidegate.Position // state of the service: everything before it is applied
+	Digest   tidegate.Digest   // of the state at DigestAt; zero if the service gives none
+	DigestAt tidegate.Position
+}
+
+// State is the part a daemon gives to the library.
+type State uint8
+
+// The states.
+const (
+	StateIdle   State = 1 // nothing to do: another node is active, nothing is followed
+	StateFollow State = 2 // apply the batches that come
+	StateActive State = 3 // from the agent: the epoch is held; from the standby node: be promoted
+	StateFenced State = 4 // a newer epoch is held elsewhere: stop
+)
+
+func (s State) String() string {
+	switch s {
+	case StateIdle:
+		return "idle"
+	case StateFollow:
+		return "follow"
+	case StateActive:
+		return "active"
+	case StateFenced:
+		return "fenced"
+	}
+	return fmt.Sprintf("state(%d)", uint8(s))
+}
+
+// Role tells the library its part. The latest one holds.
+type Role struct {
+	State   State
+	Epoch   tidegate.Epoch    // the stream's current epoch as the daemon knows it; of the fencer if fenced
+	Holder  tidegate.HolderID // of that epoch
+	ApplyTo tidegate.Position // follow: committed so far, apply no further; active from the standby node: H
+	// Branch is where the new history forks off: active from the standby node
+	// only, and equal to ApplyTo. The library appends its branch record there.
+	Branch  tidegate.Position
+	Lineage tidegate.Lineage // of the log the daemon holds; empty if it does not know
+}
+
+// DaemonProgress is the grant: durable position and the gate's record.
+type DaemonProgress struct {
+	D      tidegate.Position
+	DKnown bool // false until the writer has heard W nodes in this epoch
+	Epoch  tidegate.Epoch
+	Mode   tidegate.Mode
+	Bounds tidegate.Bounds // effective: K, B, T of the mode
+	// Recorded says that mode and bounds are those of the gate's record, read in
+	// this epoch. Without it an open stream does not go on when the daemon is lost.
+	Recorded bool
+}
+
+// Batch carries one committed batch to a following library.
+type Batch struct {
+	Epoch   tidegate.Epoch
+	Seq     tidegate.Seq
+	First   tidegate.Position
+	Next    tidegate.Position
+	Records uint32
+	Payload []byte // raw journal bytes [First, Next), whole records; valid until the next Recv
+}
