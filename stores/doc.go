@@ -1,0 +1,23 @@
+// Package stores is where a replicated store meets the rest: the interface that
+// the agent captures through. A store is one folder below this one.
+//
+// Promise of an implementation, checked by storestest: units are whole, in
+// order and without a hole; a unit never reaches beyond the limit that the
+// caller names as durable; the same range read twice, in another process or on
+// another replica, has the same digest.
+// Not promised: that old ranges stay readable; a source trims by its own rules.
+//
+// # Words
+//
+//   - unit:   consecutive records of the source's log, as bytes that are never split
+//   - cursor: a place in the source's log from which units are read on
+//
+// # Picture
+//
+//	store's log -> Source.Follow -> Cursor.Read -> agent (seals, ships)
+//	                     \-> Source.Reread -> digest (log-matching proof)
+//
+// A Source may be used concurrently, a Cursor by one goroutine. Nothing here
+// writes. The standby side has no interface yet: its one store, the journal, is
+// driven by the library beside the standby node over internal/local.
+package stores

@@ -1,0 +1,51 @@
+package stores
+
+import (
+	"context"
+
+	"github.com/tidegate/tidegate"
+)
+
+// Unit is a run of whole records of a source's log.
+type Unit struct {
+	First   tidegate.Position // of the first record
+	Next    tidegate.Position // exclusive; equal to First when the unit is empty
+	Records uint32
+	Oldest  int64 // source time of the oldest and newest record, unix ns; 0 in an empty unit
+	Newest  int64
+	Payload []byte // verbatim bytes of [First, Next); borrowed until the cursor's next call
+}
+
+// Source reads one stream's log on a node of the primary cluster, usually in
+// another process than the one that writes it.
+type Source interface {
+	// Identify returns the source's own history id as it is now, and the
+	// oldest position that can still be read.
+	Identify(ctx context.Context) (lineage tidegate.Lineage, first tidegate.Position, err error)
+
+	// Follow opens a cursor at from, which must be the start of a record or
+	// the end of the log. Outcomes: a cursor; an error that wraps
+	// tidegate.ErrNotFound when the source has trimmed or not yet reached
+	// from; *tidegate.CorruptError when from is not a record's start.
+	Follow(ctx context.Context, from tidegate.Position) (Cursor, error)
+
+	// Reread returns the content digest of [first, next), both the start of a
+	// record or the end of the log: what batch.ContentDigest gives for a batch
+	// of that range. Errors as for Follow. It may read gigabytes, and ends
+	// early with ctx.
+	Reread(ctx context.Context, first, next tidegate.Position) (tidegate.Digest, error)
+}
+
+// Cursor reads a source's log onward. It holds no lock and no memory but one
+// buffer, so a slow reader costs the store nothing.
+type Cursor interface {
+	// Read returns the records from where the last Read ended up to limit, at
+	// most bytesMax of payload; a single record above bytesMax is returned
+	// alone. limit is a position that the source has made durable. The unit is
+	// empty when nothing lies before limit. After an error the same Read may
+	// be tried again.
+	Read(limit tidegate.Position, bytesMax int) (Unit, error)
+
+	// Close releases the cursor; the last unit's payload is invalid after it.
+	Close() error
+}

@@ -1,0 +1,3 @@
+// Package storestest is the conformance suite of [stores.Source]: every store
+// runs it against its own implementation.
+package storestest
