@@ -1247,14 +1247,15 @@ func (x *RecordGateResponse) GetEpoch() *EpochRecord {
 }
 
 type ExitLimboRequest struct {
-	state       protoimpl.MessageState `protogen:"open.v1"`
-	StreamId    string                 `protobuf:"bytes,1,opt,name=stream_id,json=streamId,proto3" json:"stream_id,omitempty"`
-	Node        string                 `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"`
-	Incarnation string                 `protobuf:"bytes,3,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
-	Epoch       uint64                 `protobuf:"varint,4,opt,name=epoch,proto3" json:"epoch,omitempty"`
-	Revision    int64                  `protobuf:"varint,5,opt,name=revision,proto3" json:"revision,omitempty"`
-	// The node's durable end when it asks.
-	Durable       *LogPos `protobuf:"bytes,6,opt,name=durable,proto3" json:"durable,omitempty"`
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	StreamId string                 `protobuf:"bytes,1,opt,name=stream_id,json=streamId,proto3" json:"stream_id,omitempty"`
+	// The member that caught up.
+	Member *Member `protobuf:"bytes,2,opt,name=member,proto3" json:"member,omitempty"`
+	// The writer that vouches.
+	Epoch  uint64 `protobuf:"varint,3,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	Holder string `protobuf:"bytes,4,opt,name=holder,proto3" json:"holder,omitempty"`
+	// Revision of the record this change is based on.
+	Revision      int64 `protobuf:"varint,5,opt,name=revision,proto3" json:"revision,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1296,18 +1297,11 @@ func (x *ExitLimboRequest) GetStreamId() string {
 	return ""
 }
 
-func (x *ExitLimboRequest) GetNode() string {
+func (x *ExitLimboRequest) GetMember() *Member {
 	if x != nil {
-		return x.Node
+		return x.Member
 	}
-	return ""
-}
-
-func (x *ExitLimboRequest) GetIncarnation() string {
-	if x != nil {
-		return x.Incarnation
-	}
-	return ""
+	return nil
 }
 
 func (x *ExitLimboRequest) GetEpoch() uint64 {
@@ -1317,18 +1311,18 @@ func (x *ExitLimboRequest) GetEpoch() uint64 {
 	return 0
 }
 
+func (x *ExitLimboRequest) GetHolder() string {
+	if x != nil {
+		return x.Holder
+	}
+	return ""
+}
+
 func (x *ExitLimboRequest) GetRevision() int64 {
 	if x != nil {
 		return x.Revision
 	}
 	return 0
-}
-
-func (x *ExitLimboRequest) GetDurable() *LogPos {
-	if x != nil {
-		return x.Durable
-	}
-	return nil
 }
 
 type ExitLimboResponse struct {
@@ -2317,14 +2311,13 @@ type ReportQuarantineRequest struct {
 	NextPosition  uint64 `protobuf:"varint,7,opt,name=next_position,json=nextPosition,proto3" json:"next_position,omitempty"`
 	Records       int64  `protobuf:"varint,8,opt,name=records,proto3" json:"records,omitempty"`
 	Bytes         int64  `protobuf:"varint,9,opt,name=bytes,proto3" json:"bytes,omitempty"`
-	// Records and bytes of it that had been released; absent when not known.
+	// Records of it that had been released; absent when not known.
 	ReleasedRecords *int64                 `protobuf:"varint,10,opt,name=released_records,json=releasedRecords,proto3,oneof" json:"released_records,omitempty"`
-	ReleasedBytes   *int64                 `protobuf:"varint,11,opt,name=released_bytes,json=releasedBytes,proto3,oneof" json:"released_bytes,omitempty"`
-	Oldest          *timestamppb.Timestamp `protobuf:"bytes,12,opt,name=oldest,proto3" json:"oldest,omitempty"`
-	Newest          *timestamppb.Timestamp `protobuf:"bytes,13,opt,name=newest,proto3" json:"newest,omitempty"`
+	Oldest          *timestamppb.Timestamp `protobuf:"bytes,11,opt,name=oldest,proto3" json:"oldest,omitempty"`
+	Newest          *timestamppb.Timestamp `protobuf:"bytes,12,opt,name=newest,proto3" json:"newest,omitempty"`
 	// "diverged", "superseded", "unreadable".
-	Reason        string `protobuf:"bytes,14,opt,name=reason,proto3" json:"reason,omitempty"`
-	Path          string `protobuf:"bytes,15,opt,name=path,proto3" json:"path,omitempty"`
+	Reason        string `protobuf:"bytes,13,opt,name=reason,proto3" json:"reason,omitempty"`
+	Path          string `protobuf:"bytes,14,opt,name=path,proto3" json:"path,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2425,13 +2418,6 @@ func (x *ReportQuarantineRequest) GetBytes() int64 {
 func (x *ReportQuarantineRequest) GetReleasedRecords() int64 {
 	if x != nil && x.ReleasedRecords != nil {
 		return *x.ReleasedRecords
-	}
-	return 0
-}
-
-func (x *ReportQuarantineRequest) GetReleasedBytes() int64 {
-	if x != nil && x.ReleasedBytes != nil {
-		return *x.ReleasedBytes
 	}
 	return 0
 }
@@ -2584,14 +2570,13 @@ const file_tidegate_v1_node_proto_rawDesc = "" +
 	"\x04gate\x18\x05 \x01(\v2\x17.tidegate.v1.GateRecordR\x04gate\x12\x16\n" +
 	"\x06reason\x18\x06 \x01(\tR\x06reason\"D\n" +
 	"\x12RecordGateResponse\x12.\n" +
-	"\x05epoch\x18\x01 \x01(\v2\x18.tidegate.v1.EpochRecordR\x05epoch\"\xc6\x01\n" +
+	"\x05epoch\x18\x01 \x01(\v2\x18.tidegate.v1.EpochRecordR\x05epoch\"\xa6\x01\n" +
 	"\x10ExitLimboRequest\x12\x1b\n" +
-	"\tstream_id\x18\x01 \x01(\tR\bstreamId\x12\x12\n" +
-	"\x04node\x18\x02 \x01(\tR\x04node\x12 \n" +
-	"\vincarnation\x18\x03 \x01(\tR\vincarnation\x12\x14\n" +
-	"\x05epoch\x18\x04 \x01(\x04R\x05epoch\x12\x1a\n" +
-	"\brevision\x18\x05 \x01(\x03R\brevision\x12-\n" +
-	"\adurable\x18\x06 \x01(\v2\x13.tidegate.v1.LogPosR\adurable\"C\n" +
+	"\tstream_id\x18\x01 \x01(\tR\bstreamId\x12+\n" +
+	"\x06member\x18\x02 \x01(\v2\x13.tidegate.v1.MemberR\x06member\x12\x14\n" +
+	"\x05epoch\x18\x03 \x01(\x04R\x05epoch\x12\x16\n" +
+	"\x06holder\x18\x04 \x01(\tR\x06holder\x12\x1a\n" +
+	"\brevision\x18\x05 \x01(\x03R\brevision\"C\n" +
 	"\x11ExitLimboResponse\x12.\n" +
 	"\x05epoch\x18\x01 \x01(\v2\x18.tidegate.v1.EpochRecordR\x05epoch\"\xd2\x01\n" +
 	"\x12ReportAgentRequest\x12\x12\n" +
@@ -2692,7 +2677,7 @@ const file_tidegate_v1_node_proto_rawDesc = "" +
 	"\vconnections\x18\x04 \x01(\rR\vconnections\x12\x1b\n" +
 	"\tcut_total\x18\x05 \x01(\x04R\bcutTotal\x120\n" +
 	"\x05since\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\"\x15\n" +
-	"\x13ReportRouteResponse\"\xb0\x04\n" +
+	"\x13ReportRouteResponse\"\xf1\x03\n" +
 	"\x17ReportQuarantineRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04node\x18\x02 \x01(\tR\x04node\x12\x1b\n" +
@@ -2704,14 +2689,12 @@ const file_tidegate_v1_node_proto_rawDesc = "" +
 	"\arecords\x18\b \x01(\x03R\arecords\x12\x14\n" +
 	"\x05bytes\x18\t \x01(\x03R\x05bytes\x12.\n" +
 	"\x10released_records\x18\n" +
-	" \x01(\x03H\x00R\x0freleasedRecords\x88\x01\x01\x12*\n" +
-	"\x0ereleased_bytes\x18\v \x01(\x03H\x01R\rreleasedBytes\x88\x01\x01\x122\n" +
-	"\x06oldest\x18\f \x01(\v2\x1a.google.protobuf.TimestampR\x06oldest\x122\n" +
-	"\x06newest\x18\r \x01(\v2\x1a.google.protobuf.TimestampR\x06newest\x12\x16\n" +
-	"\x06reason\x18\x0e \x01(\tR\x06reason\x12\x12\n" +
-	"\x04path\x18\x0f \x01(\tR\x04pathB\x13\n" +
-	"\x11_released_recordsB\x11\n" +
-	"\x0f_released_bytes\"\x1a\n" +
+	" \x01(\x03H\x00R\x0freleasedRecords\x88\x01\x01\x122\n" +
+	"\x06oldest\x18\v \x01(\v2\x1a.google.protobuf.TimestampR\x06oldest\x122\n" +
+	"\x06newest\x18\f \x01(\v2\x1a.google.protobuf.TimestampR\x06newest\x12\x16\n" +
+	"\x06reason\x18\r \x01(\tR\x06reason\x12\x12\n" +
+	"\x04path\x18\x0e \x01(\tR\x04pathB\x13\n" +
+	"\x11_released_records\"\x1a\n" +
 	"\x18ReportQuarantineResponse*f\n" +
 	"\bNodeKind\x12\x19\n" +
 	"\x15NODE_KIND_UNSPECIFIED\x10\x00\x12\x15\n" +
@@ -2799,13 +2782,14 @@ var file_tidegate_v1_node_proto_goTypes = []any{
 	(*EpochRecord)(nil),              // 35: tidegate.v1.EpochRecord
 	(*Holder)(nil),                   // 36: tidegate.v1.Holder
 	(*GateRecord)(nil),               // 37: tidegate.v1.GateRecord
-	(*LogPos)(nil),                   // 38: tidegate.v1.LogPos
+	(*Member)(nil),                   // 38: tidegate.v1.Member
 	(*timestamppb.Timestamp)(nil),    // 39: google.protobuf.Timestamp
 	(*Exposure)(nil),                 // 40: tidegate.v1.Exposure
 	(*Areas)(nil),                    // 41: tidegate.v1.Areas
 	(*Promise)(nil),                  // 42: tidegate.v1.Promise
 	(*Term)(nil),                     // 43: tidegate.v1.Term
-	(*durationpb.Duration)(nil),      // 44: google.protobuf.Duration
+	(*LogPos)(nil),                   // 44: tidegate.v1.LogPos
+	(*durationpb.Duration)(nil),      // 45: google.protobuf.Duration
 }
 var file_tidegate_v1_node_proto_depIdxs = []int32{
 	0,  // 0: tidegate.v1.RegisterRequest.kind:type_name -> tidegate.v1.NodeKind
@@ -2826,7 +2810,7 @@ var file_tidegate_v1_node_proto_depIdxs = []int32{
 	35, // 15: tidegate.v1.ReadEpochResponse.epoch:type_name -> tidegate.v1.EpochRecord
 	37, // 16: tidegate.v1.RecordGateRequest.gate:type_name -> tidegate.v1.GateRecord
 	35, // 17: tidegate.v1.RecordGateResponse.epoch:type_name -> tidegate.v1.EpochRecord
-	38, // 18: tidegate.v1.ExitLimboRequest.durable:type_name -> tidegate.v1.LogPos
+	38, // 18: tidegate.v1.ExitLimboRequest.member:type_name -> tidegate.v1.Member
 	35, // 19: tidegate.v1.ExitLimboResponse.epoch:type_name -> tidegate.v1.EpochRecord
 	21, // 20: tidegate.v1.ReportAgentRequest.streams:type_name -> tidegate.v1.AgentStream
 	39, // 21: tidegate.v1.ReportAgentRequest.sent:type_name -> google.protobuf.Timestamp
@@ -2840,10 +2824,10 @@ var file_tidegate_v1_node_proto_depIdxs = []int32{
 	39, // 29: tidegate.v1.ReportStandbyRequest.sent:type_name -> google.protobuf.Timestamp
 	42, // 30: tidegate.v1.StandbyStream.promise:type_name -> tidegate.v1.Promise
 	43, // 31: tidegate.v1.StandbyStream.history:type_name -> tidegate.v1.Term
-	38, // 32: tidegate.v1.StandbyStream.received:type_name -> tidegate.v1.LogPos
-	38, // 33: tidegate.v1.StandbyStream.durable:type_name -> tidegate.v1.LogPos
-	44, // 34: tidegate.v1.StandbyStream.blind_window:type_name -> google.protobuf.Duration
-	44, // 35: tidegate.v1.StandbyStream.beacon_age:type_name -> google.protobuf.Duration
+	44, // 32: tidegate.v1.StandbyStream.received:type_name -> tidegate.v1.LogPos
+	44, // 33: tidegate.v1.StandbyStream.durable:type_name -> tidegate.v1.LogPos
+	45, // 34: tidegate.v1.StandbyStream.blind_window:type_name -> google.protobuf.Duration
+	45, // 35: tidegate.v1.StandbyStream.beacon_age:type_name -> google.protobuf.Duration
 	28, // 36: tidegate.v1.ReportRouteRequest.services:type_name -> tidegate.v1.RouteApplied
 	39, // 37: tidegate.v1.RouteApplied.since:type_name -> google.protobuf.Timestamp
 	39, // 38: tidegate.v1.ReportQuarantineRequest.oldest:type_name -> google.protobuf.Timestamp

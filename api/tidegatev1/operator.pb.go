@@ -23,58 +23,6 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// PlanKind is what a plan is for.
-type PlanKind int32
-
-const (
-	PlanKind_PLAN_KIND_UNSPECIFIED PlanKind = 0
-	// An agent starts or restarts as writer.
-	PlanKind_PLAN_KIND_ACQUIRE PlanKind = 1
-	// An operator or a rule moves the service to another site.
-	PlanKind_PLAN_KIND_FAILOVER PlanKind = 2
-)
-
-// Enum value maps for PlanKind.
-var (
-	PlanKind_name = map[int32]string{
-		0: "PLAN_KIND_UNSPECIFIED",
-		1: "PLAN_KIND_ACQUIRE",
-		2: "PLAN_KIND_FAILOVER",
-	}
-	PlanKind_value = map[string]int32{
-		"PLAN_KIND_UNSPECIFIED": 0,
-		"PLAN_KIND_ACQUIRE":     1,
-		"PLAN_KIND_FAILOVER":    2,
-	}
-)
-
-func (x PlanKind) Enum() *PlanKind {
-	p := new(PlanKind)
-	*p = x
-	return p
-}
-
-func (x PlanKind) String() string {
-	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
-}
-
-func (PlanKind) Descriptor() protoreflect.EnumDescriptor {
-	return file_tidegate_v1_operator_proto_enumTypes[0].Descriptor()
-}
-
-func (PlanKind) Type() protoreflect.EnumType {
-	return &file_tidegate_v1_operator_proto_enumTypes[0]
-}
-
-func (x PlanKind) Number() protoreflect.EnumNumber {
-	return protoreflect.EnumNumber(x)
-}
-
-// Deprecated: Use PlanKind.Descriptor instead.
-func (PlanKind) EnumDescriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{0}
-}
-
 // PlanOutcome is how a plan ended.
 type PlanOutcome int32
 
@@ -125,11 +73,11 @@ func (x PlanOutcome) String() string {
 }
 
 func (PlanOutcome) Descriptor() protoreflect.EnumDescriptor {
-	return file_tidegate_v1_operator_proto_enumTypes[1].Descriptor()
+	return file_tidegate_v1_operator_proto_enumTypes[0].Descriptor()
 }
 
 func (PlanOutcome) Type() protoreflect.EnumType {
-	return &file_tidegate_v1_operator_proto_enumTypes[1]
+	return &file_tidegate_v1_operator_proto_enumTypes[0]
 }
 
 func (x PlanOutcome) Number() protoreflect.EnumNumber {
@@ -138,7 +86,7 @@ func (x PlanOutcome) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use PlanOutcome.Descriptor instead.
 func (PlanOutcome) EnumDescriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{1}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{0}
 }
 
 // Severity says how soon a finding needs somebody.
@@ -178,11 +126,11 @@ func (x Severity) String() string {
 }
 
 func (Severity) Descriptor() protoreflect.EnumDescriptor {
-	return file_tidegate_v1_operator_proto_enumTypes[2].Descriptor()
+	return file_tidegate_v1_operator_proto_enumTypes[1].Descriptor()
 }
 
 func (Severity) Type() protoreflect.EnumType {
-	return &file_tidegate_v1_operator_proto_enumTypes[2]
+	return &file_tidegate_v1_operator_proto_enumTypes[1]
 }
 
 func (x Severity) Number() protoreflect.EnumNumber {
@@ -191,7 +139,7 @@ func (x Severity) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Severity.Descriptor instead.
 func (Severity) EnumDescriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{2}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{1}
 }
 
 type StatusRequest struct {
@@ -3182,11 +3130,7 @@ const file_tidegate_v1_operator_proto_rawDesc = "" +
 	"\bseverity\x18\x01 \x01(\x0e2\x15.tidegate.v1.SeverityR\bseverity\x12\x18\n" +
 	"\asubject\x18\x02 \x01(\tR\asubject\x12\x18\n" +
 	"\afinding\x18\x03 \x01(\tR\afinding\x12\x1b\n" +
-	"\tnext_step\x18\x04 \x01(\tR\bnextStep*T\n" +
-	"\bPlanKind\x12\x19\n" +
-	"\x15PLAN_KIND_UNSPECIFIED\x10\x00\x12\x15\n" +
-	"\x11PLAN_KIND_ACQUIRE\x10\x01\x12\x16\n" +
-	"\x12PLAN_KIND_FAILOVER\x10\x02*\xc6\x01\n" +
+	"\tnext_step\x18\x04 \x01(\tR\bnextStep*\xc6\x01\n" +
 	"\vPlanOutcome\x12\x1c\n" +
 	"\x18PLAN_OUTCOME_UNSPECIFIED\x10\x00\x12\x18\n" +
 	"\x14PLAN_OUTCOME_RUNNING\x10\x01\x12\x15\n" +
@@ -3229,173 +3173,173 @@ func file_tidegate_v1_operator_proto_rawDescGZIP() []byte {
 	return file_tidegate_v1_operator_proto_rawDescData
 }
 
-var file_tidegate_v1_operator_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
+var file_tidegate_v1_operator_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
 var file_tidegate_v1_operator_proto_msgTypes = make([]protoimpl.MessageInfo, 41)
 var file_tidegate_v1_operator_proto_goTypes = []any{
-	(PlanKind)(0),                 // 0: tidegate.v1.PlanKind
-	(PlanOutcome)(0),              // 1: tidegate.v1.PlanOutcome
-	(Severity)(0),                 // 2: tidegate.v1.Severity
-	(*StatusRequest)(nil),         // 3: tidegate.v1.StatusRequest
-	(*StatusResponse)(nil),        // 4: tidegate.v1.StatusResponse
-	(*ServiceStatus)(nil),         // 5: tidegate.v1.ServiceStatus
-	(*ProbeStatus)(nil),           // 6: tidegate.v1.ProbeStatus
-	(*StreamStatus)(nil),          // 7: tidegate.v1.StreamStatus
-	(*MemberStatus)(nil),          // 8: tidegate.v1.MemberStatus
-	(*StandbyStatus)(nil),         // 9: tidegate.v1.StandbyStatus
-	(*AgentStatus)(nil),           // 10: tidegate.v1.AgentStatus
-	(*RouteStatus)(nil),           // 11: tidegate.v1.RouteStatus
-	(*ListStreamsRequest)(nil),    // 12: tidegate.v1.ListStreamsRequest
-	(*ListStreamsResponse)(nil),   // 13: tidegate.v1.ListStreamsResponse
-	(*Service)(nil),               // 14: tidegate.v1.Service
-	(*SiteEndpoints)(nil),         // 15: tidegate.v1.SiteEndpoints
-	(*AddServiceRequest)(nil),     // 16: tidegate.v1.AddServiceRequest
-	(*AddServiceResponse)(nil),    // 17: tidegate.v1.AddServiceResponse
-	(*AddStreamRequest)(nil),      // 18: tidegate.v1.AddStreamRequest
-	(*AddStreamResponse)(nil),     // 19: tidegate.v1.AddStreamResponse
-	(*PauseStreamRequest)(nil),    // 20: tidegate.v1.PauseStreamRequest
-	(*PauseStreamResponse)(nil),   // 21: tidegate.v1.PauseStreamResponse
-	(*ResumeStreamRequest)(nil),   // 22: tidegate.v1.ResumeStreamRequest
-	(*ResumeStreamResponse)(nil),  // 23: tidegate.v1.ResumeStreamResponse
-	(*RemoveStreamRequest)(nil),   // 24: tidegate.v1.RemoveStreamRequest
-	(*RemoveStreamResponse)(nil),  // 25: tidegate.v1.RemoveStreamResponse
-	(*SetModeRequest)(nil),        // 26: tidegate.v1.SetModeRequest
-	(*SetModeResponse)(nil),       // 27: tidegate.v1.SetModeResponse
-	(*FreezeRequest)(nil),         // 28: tidegate.v1.FreezeRequest
-	(*FreezeResponse)(nil),        // 29: tidegate.v1.FreezeResponse
-	(*FailoverRequest)(nil),       // 30: tidegate.v1.FailoverRequest
-	(*FailoverResponse)(nil),      // 31: tidegate.v1.FailoverResponse
-	(*Plan)(nil),                  // 32: tidegate.v1.Plan
-	(*PlanStream)(nil),            // 33: tidegate.v1.PlanStream
-	(*PlanStep)(nil),              // 34: tidegate.v1.PlanStep
-	(*ShowPlanRequest)(nil),       // 35: tidegate.v1.ShowPlanRequest
-	(*ShowPlanResponse)(nil),      // 36: tidegate.v1.ShowPlanResponse
-	(*ListPlansRequest)(nil),      // 37: tidegate.v1.ListPlansRequest
-	(*ListPlansResponse)(nil),     // 38: tidegate.v1.ListPlansResponse
-	(*RebuildRequest)(nil),        // 39: tidegate.v1.RebuildRequest
-	(*RebuildResponse)(nil),       // 40: tidegate.v1.RebuildResponse
-	(*DoctorRequest)(nil),         // 41: tidegate.v1.DoctorRequest
-	(*DoctorResponse)(nil),        // 42: tidegate.v1.DoctorResponse
-	(*Finding)(nil),               // 43: tidegate.v1.Finding
-	(Verdict)(0),                  // 44: tidegate.v1.Verdict
-	(*timestamppb.Timestamp)(nil), // 45: google.protobuf.Timestamp
-	(*Route)(nil),                 // 46: tidegate.v1.Route
-	(*durationpb.Duration)(nil),   // 47: google.protobuf.Duration
-	(*LossStatement)(nil),         // 48: tidegate.v1.LossStatement
-	(*StreamView)(nil),            // 49: tidegate.v1.StreamView
-	(*AgentStream)(nil),           // 50: tidegate.v1.AgentStream
-	(*StandbyStream)(nil),         // 51: tidegate.v1.StandbyStream
-	(*NodeView)(nil),              // 52: tidegate.v1.NodeView
-	(*ReportStandbyRequest)(nil),  // 53: tidegate.v1.ReportStandbyRequest
-	(*ReportAgentRequest)(nil),    // 54: tidegate.v1.ReportAgentRequest
-	(*RouteApplied)(nil),          // 55: tidegate.v1.RouteApplied
-	(*ServiceView)(nil),           // 56: tidegate.v1.ServiceView
-	(Mode)(0),                     // 57: tidegate.v1.Mode
-	(*Bounds)(nil),                // 58: tidegate.v1.Bounds
-	(GatePolicy)(0),               // 59: tidegate.v1.GatePolicy
+	(PlanOutcome)(0),              // 0: tidegate.v1.PlanOutcome
+	(Severity)(0),                 // 1: tidegate.v1.Severity
+	(*StatusRequest)(nil),         // 2: tidegate.v1.StatusRequest
+	(*StatusResponse)(nil),        // 3: tidegate.v1.StatusResponse
+	(*ServiceStatus)(nil),         // 4: tidegate.v1.ServiceStatus
+	(*ProbeStatus)(nil),           // 5: tidegate.v1.ProbeStatus
+	(*StreamStatus)(nil),          // 6: tidegate.v1.StreamStatus
+	(*MemberStatus)(nil),          // 7: tidegate.v1.MemberStatus
+	(*StandbyStatus)(nil),         // 8: tidegate.v1.StandbyStatus
+	(*AgentStatus)(nil),           // 9: tidegate.v1.AgentStatus
+	(*RouteStatus)(nil),           // 10: tidegate.v1.RouteStatus
+	(*ListStreamsRequest)(nil),    // 11: tidegate.v1.ListStreamsRequest
+	(*ListStreamsResponse)(nil),   // 12: tidegate.v1.ListStreamsResponse
+	(*Service)(nil),               // 13: tidegate.v1.Service
+	(*SiteEndpoints)(nil),         // 14: tidegate.v1.SiteEndpoints
+	(*AddServiceRequest)(nil),     // 15: tidegate.v1.AddServiceRequest
+	(*AddServiceResponse)(nil),    // 16: tidegate.v1.AddServiceResponse
+	(*AddStreamRequest)(nil),      // 17: tidegate.v1.AddStreamRequest
+	(*AddStreamResponse)(nil),     // 18: tidegate.v1.AddStreamResponse
+	(*PauseStreamRequest)(nil),    // 19: tidegate.v1.PauseStreamRequest
+	(*PauseStreamResponse)(nil),   // 20: tidegate.v1.PauseStreamResponse
+	(*ResumeStreamRequest)(nil),   // 21: tidegate.v1.ResumeStreamRequest
+	(*ResumeStreamResponse)(nil),  // 22: tidegate.v1.ResumeStreamResponse
+	(*RemoveStreamRequest)(nil),   // 23: tidegate.v1.RemoveStreamRequest
+	(*RemoveStreamResponse)(nil),  // 24: tidegate.v1.RemoveStreamResponse
+	(*SetModeRequest)(nil),        // 25: tidegate.v1.SetModeRequest
+	(*SetModeResponse)(nil),       // 26: tidegate.v1.SetModeResponse
+	(*FreezeRequest)(nil),         // 27: tidegate.v1.FreezeRequest
+	(*FreezeResponse)(nil),        // 28: tidegate.v1.FreezeResponse
+	(*FailoverRequest)(nil),       // 29: tidegate.v1.FailoverRequest
+	(*FailoverResponse)(nil),      // 30: tidegate.v1.FailoverResponse
+	(*Plan)(nil),                  // 31: tidegate.v1.Plan
+	(*PlanStream)(nil),            // 32: tidegate.v1.PlanStream
+	(*PlanStep)(nil),              // 33: tidegate.v1.PlanStep
+	(*ShowPlanRequest)(nil),       // 34: tidegate.v1.ShowPlanRequest
+	(*ShowPlanResponse)(nil),      // 35: tidegate.v1.ShowPlanResponse
+	(*ListPlansRequest)(nil),      // 36: tidegate.v1.ListPlansRequest
+	(*ListPlansResponse)(nil),     // 37: tidegate.v1.ListPlansResponse
+	(*RebuildRequest)(nil),        // 38: tidegate.v1.RebuildRequest
+	(*RebuildResponse)(nil),       // 39: tidegate.v1.RebuildResponse
+	(*DoctorRequest)(nil),         // 40: tidegate.v1.DoctorRequest
+	(*DoctorResponse)(nil),        // 41: tidegate.v1.DoctorResponse
+	(*Finding)(nil),               // 42: tidegate.v1.Finding
+	(Verdict)(0),                  // 43: tidegate.v1.Verdict
+	(*timestamppb.Timestamp)(nil), // 44: google.protobuf.Timestamp
+	(*Route)(nil),                 // 45: tidegate.v1.Route
+	(*durationpb.Duration)(nil),   // 46: google.protobuf.Duration
+	(*LossStatement)(nil),         // 47: tidegate.v1.LossStatement
+	(*StreamView)(nil),            // 48: tidegate.v1.StreamView
+	(*AgentStream)(nil),           // 49: tidegate.v1.AgentStream
+	(*StandbyStream)(nil),         // 50: tidegate.v1.StandbyStream
+	(*NodeView)(nil),              // 51: tidegate.v1.NodeView
+	(*ReportStandbyRequest)(nil),  // 52: tidegate.v1.ReportStandbyRequest
+	(*ReportAgentRequest)(nil),    // 53: tidegate.v1.ReportAgentRequest
+	(*RouteApplied)(nil),          // 54: tidegate.v1.RouteApplied
+	(*ServiceView)(nil),           // 55: tidegate.v1.ServiceView
+	(Mode)(0),                     // 56: tidegate.v1.Mode
+	(*Bounds)(nil),                // 57: tidegate.v1.Bounds
+	(GatePolicy)(0),               // 58: tidegate.v1.GatePolicy
+	(PlanKind)(0),                 // 59: tidegate.v1.PlanKind
 	(*Holder)(nil),                // 60: tidegate.v1.Holder
 	(*RuleVerdict)(nil),           // 61: tidegate.v1.RuleVerdict
 	(*Phases)(nil),                // 62: tidegate.v1.Phases
 	(*LogPos)(nil),                // 63: tidegate.v1.LogPos
 }
 var file_tidegate_v1_operator_proto_depIdxs = []int32{
-	44, // 0: tidegate.v1.StatusResponse.verdict:type_name -> tidegate.v1.Verdict
-	5,  // 1: tidegate.v1.StatusResponse.services:type_name -> tidegate.v1.ServiceStatus
-	9,  // 2: tidegate.v1.StatusResponse.standbys:type_name -> tidegate.v1.StandbyStatus
-	10, // 3: tidegate.v1.StatusResponse.agents:type_name -> tidegate.v1.AgentStatus
-	11, // 4: tidegate.v1.StatusResponse.routes:type_name -> tidegate.v1.RouteStatus
-	45, // 5: tidegate.v1.StatusResponse.now:type_name -> google.protobuf.Timestamp
-	44, // 6: tidegate.v1.ServiceStatus.verdict:type_name -> tidegate.v1.Verdict
-	7,  // 7: tidegate.v1.ServiceStatus.streams:type_name -> tidegate.v1.StreamStatus
-	46, // 8: tidegate.v1.ServiceStatus.route:type_name -> tidegate.v1.Route
-	47, // 9: tidegate.v1.ServiceStatus.rpo:type_name -> google.protobuf.Duration
-	47, // 10: tidegate.v1.ServiceStatus.rto:type_name -> google.protobuf.Duration
-	47, // 11: tidegate.v1.ServiceStatus.rto_predicted:type_name -> google.protobuf.Duration
-	48, // 12: tidegate.v1.ServiceStatus.loss_if_now:type_name -> tidegate.v1.LossStatement
-	6,  // 13: tidegate.v1.ServiceStatus.probe:type_name -> tidegate.v1.ProbeStatus
-	47, // 14: tidegate.v1.ProbeStatus.since_last_good:type_name -> google.protobuf.Duration
-	47, // 15: tidegate.v1.ProbeStatus.latency:type_name -> google.protobuf.Duration
-	49, // 16: tidegate.v1.StreamStatus.view:type_name -> tidegate.v1.StreamView
-	44, // 17: tidegate.v1.StreamStatus.verdict:type_name -> tidegate.v1.Verdict
-	50, // 18: tidegate.v1.StreamStatus.writer:type_name -> tidegate.v1.AgentStream
-	47, // 19: tidegate.v1.StreamStatus.writer_report_age:type_name -> google.protobuf.Duration
-	8,  // 20: tidegate.v1.StreamStatus.members:type_name -> tidegate.v1.MemberStatus
-	51, // 21: tidegate.v1.MemberStatus.stream:type_name -> tidegate.v1.StandbyStream
-	47, // 22: tidegate.v1.MemberStatus.report_age:type_name -> google.protobuf.Duration
-	52, // 23: tidegate.v1.StandbyStatus.node:type_name -> tidegate.v1.NodeView
-	53, // 24: tidegate.v1.StandbyStatus.report:type_name -> tidegate.v1.ReportStandbyRequest
-	47, // 25: tidegate.v1.StandbyStatus.report_age:type_name -> google.protobuf.Duration
-	54, // 26: tidegate.v1.AgentStatus.report:type_name -> tidegate.v1.ReportAgentRequest
-	47, // 27: tidegate.v1.AgentStatus.report_age:type_name -> google.protobuf.Duration
-	55, // 28: tidegate.v1.RouteStatus.services:type_name -> tidegate.v1.RouteApplied
-	47, // 29: tidegate.v1.RouteStatus.report_age:type_name -> google.protobuf.Duration
-	49, // 30: tidegate.v1.ListStreamsResponse.streams:type_name -> tidegate.v1.StreamView
-	47, // 31: tidegate.v1.Service.rpo:type_name -> google.protobuf.Duration
-	47, // 32: tidegate.v1.Service.rto:type_name -> google.protobuf.Duration
-	15, // 33: tidegate.v1.Service.endpoints:type_name -> tidegate.v1.SiteEndpoints
-	14, // 34: tidegate.v1.AddServiceRequest.service:type_name -> tidegate.v1.Service
-	56, // 35: tidegate.v1.AddServiceResponse.service:type_name -> tidegate.v1.ServiceView
-	57, // 36: tidegate.v1.AddStreamRequest.mode:type_name -> tidegate.v1.Mode
-	58, // 37: tidegate.v1.AddStreamRequest.bounds:type_name -> tidegate.v1.Bounds
-	59, // 38: tidegate.v1.AddStreamRequest.policy:type_name -> tidegate.v1.GatePolicy
-	49, // 39: tidegate.v1.AddStreamResponse.stream:type_name -> tidegate.v1.StreamView
-	49, // 40: tidegate.v1.PauseStreamResponse.stream:type_name -> tidegate.v1.StreamView
-	49, // 41: tidegate.v1.ResumeStreamResponse.stream:type_name -> tidegate.v1.StreamView
-	57, // 42: tidegate.v1.SetModeRequest.mode:type_name -> tidegate.v1.Mode
-	58, // 43: tidegate.v1.SetModeRequest.bounds:type_name -> tidegate.v1.Bounds
-	49, // 44: tidegate.v1.SetModeResponse.stream:type_name -> tidegate.v1.StreamView
-	56, // 45: tidegate.v1.FreezeResponse.service:type_name -> tidegate.v1.ServiceView
-	32, // 46: tidegate.v1.FailoverResponse.plan:type_name -> tidegate.v1.Plan
-	34, // 47: tidegate.v1.FailoverResponse.step:type_name -> tidegate.v1.PlanStep
-	32, // 48: tidegate.v1.FailoverResponse.done:type_name -> tidegate.v1.Plan
-	0,  // 49: tidegate.v1.Plan.kind:type_name -> tidegate.v1.PlanKind
+	43, // 0: tidegate.v1.StatusResponse.verdict:type_name -> tidegate.v1.Verdict
+	4,  // 1: tidegate.v1.StatusResponse.services:type_name -> tidegate.v1.ServiceStatus
+	8,  // 2: tidegate.v1.StatusResponse.standbys:type_name -> tidegate.v1.StandbyStatus
+	9,  // 3: tidegate.v1.StatusResponse.agents:type_name -> tidegate.v1.AgentStatus
+	10, // 4: tidegate.v1.StatusResponse.routes:type_name -> tidegate.v1.RouteStatus
+	44, // 5: tidegate.v1.StatusResponse.now:type_name -> google.protobuf.Timestamp
+	43, // 6: tidegate.v1.ServiceStatus.verdict:type_name -> tidegate.v1.Verdict
+	6,  // 7: tidegate.v1.ServiceStatus.streams:type_name -> tidegate.v1.StreamStatus
+	45, // 8: tidegate.v1.ServiceStatus.route:type_name -> tidegate.v1.Route
+	46, // 9: tidegate.v1.ServiceStatus.rpo:type_name -> google.protobuf.Duration
+	46, // 10: tidegate.v1.ServiceStatus.rto:type_name -> google.protobuf.Duration
+	46, // 11: tidegate.v1.ServiceStatus.rto_predicted:type_name -> google.protobuf.Duration
+	47, // 12: tidegate.v1.ServiceStatus.loss_if_now:type_name -> tidegate.v1.LossStatement
+	5,  // 13: tidegate.v1.ServiceStatus.probe:type_name -> tidegate.v1.ProbeStatus
+	46, // 14: tidegate.v1.ProbeStatus.since_last_good:type_name -> google.protobuf.Duration
+	46, // 15: tidegate.v1.ProbeStatus.latency:type_name -> google.protobuf.Duration
+	48, // 16: tidegate.v1.StreamStatus.view:type_name -> tidegate.v1.StreamView
+	43, // 17: tidegate.v1.StreamStatus.verdict:type_name -> tidegate.v1.Verdict
+	49, // 18: tidegate.v1.StreamStatus.writer:type_name -> tidegate.v1.AgentStream
+	46, // 19: tidegate.v1.StreamStatus.writer_report_age:type_name -> google.protobuf.Duration
+	7,  // 20: tidegate.v1.StreamStatus.members:type_name -> tidegate.v1.MemberStatus
+	50, // 21: tidegate.v1.MemberStatus.stream:type_name -> tidegate.v1.StandbyStream
+	46, // 22: tidegate.v1.MemberStatus.report_age:type_name -> google.protobuf.Duration
+	51, // 23: tidegate.v1.StandbyStatus.node:type_name -> tidegate.v1.NodeView
+	52, // 24: tidegate.v1.StandbyStatus.report:type_name -> tidegate.v1.ReportStandbyRequest
+	46, // 25: tidegate.v1.StandbyStatus.report_age:type_name -> google.protobuf.Duration
+	53, // 26: tidegate.v1.AgentStatus.report:type_name -> tidegate.v1.ReportAgentRequest
+	46, // 27: tidegate.v1.AgentStatus.report_age:type_name -> google.protobuf.Duration
+	54, // 28: tidegate.v1.RouteStatus.services:type_name -> tidegate.v1.RouteApplied
+	46, // 29: tidegate.v1.RouteStatus.report_age:type_name -> google.protobuf.Duration
+	48, // 30: tidegate.v1.ListStreamsResponse.streams:type_name -> tidegate.v1.StreamView
+	46, // 31: tidegate.v1.Service.rpo:type_name -> google.protobuf.Duration
+	46, // 32: tidegate.v1.Service.rto:type_name -> google.protobuf.Duration
+	14, // 33: tidegate.v1.Service.endpoints:type_name -> tidegate.v1.SiteEndpoints
+	13, // 34: tidegate.v1.AddServiceRequest.service:type_name -> tidegate.v1.Service
+	55, // 35: tidegate.v1.AddServiceResponse.service:type_name -> tidegate.v1.ServiceView
+	56, // 36: tidegate.v1.AddStreamRequest.mode:type_name -> tidegate.v1.Mode
+	57, // 37: tidegate.v1.AddStreamRequest.bounds:type_name -> tidegate.v1.Bounds
+	58, // 38: tidegate.v1.AddStreamRequest.policy:type_name -> tidegate.v1.GatePolicy
+	48, // 39: tidegate.v1.AddStreamResponse.stream:type_name -> tidegate.v1.StreamView
+	48, // 40: tidegate.v1.PauseStreamResponse.stream:type_name -> tidegate.v1.StreamView
+	48, // 41: tidegate.v1.ResumeStreamResponse.stream:type_name -> tidegate.v1.StreamView
+	56, // 42: tidegate.v1.SetModeRequest.mode:type_name -> tidegate.v1.Mode
+	57, // 43: tidegate.v1.SetModeRequest.bounds:type_name -> tidegate.v1.Bounds
+	48, // 44: tidegate.v1.SetModeResponse.stream:type_name -> tidegate.v1.StreamView
+	55, // 45: tidegate.v1.FreezeResponse.service:type_name -> tidegate.v1.ServiceView
+	31, // 46: tidegate.v1.FailoverResponse.plan:type_name -> tidegate.v1.Plan
+	33, // 47: tidegate.v1.FailoverResponse.step:type_name -> tidegate.v1.PlanStep
+	31, // 48: tidegate.v1.FailoverResponse.done:type_name -> tidegate.v1.Plan
+	59, // 49: tidegate.v1.Plan.kind:type_name -> tidegate.v1.PlanKind
 	60, // 50: tidegate.v1.Plan.target:type_name -> tidegate.v1.Holder
-	1,  // 51: tidegate.v1.Plan.outcome:type_name -> tidegate.v1.PlanOutcome
-	34, // 52: tidegate.v1.Plan.steps:type_name -> tidegate.v1.PlanStep
+	0,  // 51: tidegate.v1.Plan.outcome:type_name -> tidegate.v1.PlanOutcome
+	33, // 52: tidegate.v1.Plan.steps:type_name -> tidegate.v1.PlanStep
 	61, // 53: tidegate.v1.Plan.rules:type_name -> tidegate.v1.RuleVerdict
-	33, // 54: tidegate.v1.Plan.streams:type_name -> tidegate.v1.PlanStream
-	48, // 55: tidegate.v1.Plan.loss:type_name -> tidegate.v1.LossStatement
+	32, // 54: tidegate.v1.Plan.streams:type_name -> tidegate.v1.PlanStream
+	47, // 55: tidegate.v1.Plan.loss:type_name -> tidegate.v1.LossStatement
 	62, // 56: tidegate.v1.Plan.phases:type_name -> tidegate.v1.Phases
-	45, // 57: tidegate.v1.Plan.started:type_name -> google.protobuf.Timestamp
-	45, // 58: tidegate.v1.Plan.ended:type_name -> google.protobuf.Timestamp
-	47, // 59: tidegate.v1.Plan.expected:type_name -> google.protobuf.Duration
+	44, // 57: tidegate.v1.Plan.started:type_name -> google.protobuf.Timestamp
+	44, // 58: tidegate.v1.Plan.ended:type_name -> google.protobuf.Timestamp
+	46, // 59: tidegate.v1.Plan.expected:type_name -> google.protobuf.Duration
 	63, // 60: tidegate.v1.PlanStream.head:type_name -> tidegate.v1.LogPos
-	48, // 61: tidegate.v1.PlanStream.loss:type_name -> tidegate.v1.LossStatement
-	45, // 62: tidegate.v1.PlanStep.started:type_name -> google.protobuf.Timestamp
-	47, // 63: tidegate.v1.PlanStep.took:type_name -> google.protobuf.Duration
-	47, // 64: tidegate.v1.PlanStep.expected:type_name -> google.protobuf.Duration
-	32, // 65: tidegate.v1.ShowPlanResponse.plan:type_name -> tidegate.v1.Plan
-	32, // 66: tidegate.v1.ListPlansResponse.plans:type_name -> tidegate.v1.Plan
-	49, // 67: tidegate.v1.RebuildResponse.streams:type_name -> tidegate.v1.StreamView
-	43, // 68: tidegate.v1.DoctorResponse.findings:type_name -> tidegate.v1.Finding
-	2,  // 69: tidegate.v1.Finding.severity:type_name -> tidegate.v1.Severity
-	3,  // 70: tidegate.v1.OperatorService.Status:input_type -> tidegate.v1.StatusRequest
-	12, // 71: tidegate.v1.OperatorService.ListStreams:input_type -> tidegate.v1.ListStreamsRequest
-	16, // 72: tidegate.v1.OperatorService.AddService:input_type -> tidegate.v1.AddServiceRequest
-	18, // 73: tidegate.v1.OperatorService.AddStream:input_type -> tidegate.v1.AddStreamRequest
-	20, // 74: tidegate.v1.OperatorService.PauseStream:input_type -> tidegate.v1.PauseStreamRequest
-	22, // 75: tidegate.v1.OperatorService.ResumeStream:input_type -> tidegate.v1.ResumeStreamRequest
-	24, // 76: tidegate.v1.OperatorService.RemoveStream:input_type -> tidegate.v1.RemoveStreamRequest
-	26, // 77: tidegate.v1.OperatorService.SetMode:input_type -> tidegate.v1.SetModeRequest
-	28, // 78: tidegate.v1.OperatorService.Freeze:input_type -> tidegate.v1.FreezeRequest
-	30, // 79: tidegate.v1.OperatorService.Failover:input_type -> tidegate.v1.FailoverRequest
-	35, // 80: tidegate.v1.OperatorService.ShowPlan:input_type -> tidegate.v1.ShowPlanRequest
-	37, // 81: tidegate.v1.OperatorService.ListPlans:input_type -> tidegate.v1.ListPlansRequest
-	39, // 82: tidegate.v1.OperatorService.Rebuild:input_type -> tidegate.v1.RebuildRequest
-	41, // 83: tidegate.v1.OperatorService.Doctor:input_type -> tidegate.v1.DoctorRequest
-	4,  // 84: tidegate.v1.OperatorService.Status:output_type -> tidegate.v1.StatusResponse
-	13, // 85: tidegate.v1.OperatorService.ListStreams:output_type -> tidegate.v1.ListStreamsResponse
-	17, // 86: tidegate.v1.OperatorService.AddService:output_type -> tidegate.v1.AddServiceResponse
-	19, // 87: tidegate.v1.OperatorService.AddStream:output_type -> tidegate.v1.AddStreamResponse
-	21, // 88: tidegate.v1.OperatorService.PauseStream:output_type -> tidegate.v1.PauseStreamResponse
-	23, // 89: tidegate.v1.OperatorService.ResumeStream:output_type -> tidegate.v1.ResumeStreamResponse
-	25, // 90: tidegate.v1.OperatorService.RemoveStream:output_type -> tidegate.v1.RemoveStreamResponse
-	27, // 91: tidegate.v1.OperatorService.SetMode:output_type -> tidegate.v1.SetModeResponse
-	29, // 92: tidegate.v1.OperatorService.Freeze:output_type -> tidegate.v1.FreezeResponse
-	31, // 93: tidegate.v1.OperatorService.Failover:output_type -> tidegate.v1.FailoverResponse
-	36, // 94: tidegate.v1.OperatorService.ShowPlan:output_type -> tidegate.v1.ShowPlanResponse
-	38, // 95: tidegate.v1.OperatorService.ListPlans:output_type -> tidegate.v1.ListPlansResponse
-	40, // 96: tidegate.v1.OperatorService.Rebuild:output_type -> tidegate.v1.RebuildResponse
-	42, // 97: tidegate.v1.OperatorService.Doctor:output_type -> tidegate.v1.DoctorResponse
+	47, // 61: tidegate.v1.PlanStream.loss:type_name -> tidegate.v1.LossStatement
+	44, // 62: tidegate.v1.PlanStep.started:type_name -> google.protobuf.Timestamp
+	46, // 63: tidegate.v1.PlanStep.took:type_name -> google.protobuf.Duration
+	46, // 64: tidegate.v1.PlanStep.expected:type_name -> google.protobuf.Duration
+	31, // 65: tidegate.v1.ShowPlanResponse.plan:type_name -> tidegate.v1.Plan
+	31, // 66: tidegate.v1.ListPlansResponse.plans:type_name -> tidegate.v1.Plan
+	48, // 67: tidegate.v1.RebuildResponse.streams:type_name -> tidegate.v1.StreamView
+	42, // 68: tidegate.v1.DoctorResponse.findings:type_name -> tidegate.v1.Finding
+	1,  // 69: tidegate.v1.Finding.severity:type_name -> tidegate.v1.Severity
+	2,  // 70: tidegate.v1.OperatorService.Status:input_type -> tidegate.v1.StatusRequest
+	11, // 71: tidegate.v1.OperatorService.ListStreams:input_type -> tidegate.v1.ListStreamsRequest
+	15, // 72: tidegate.v1.OperatorService.AddService:input_type -> tidegate.v1.AddServiceRequest
+	17, // 73: tidegate.v1.OperatorService.AddStream:input_type -> tidegate.v1.AddStreamRequest
+	19, // 74: tidegate.v1.OperatorService.PauseStream:input_type -> tidegate.v1.PauseStreamRequest
+	21, // 75: tidegate.v1.OperatorService.ResumeStream:input_type -> tidegate.v1.ResumeStreamRequest
+	23, // 76: tidegate.v1.OperatorService.RemoveStream:input_type -> tidegate.v1.RemoveStreamRequest
+	25, // 77: tidegate.v1.OperatorService.SetMode:input_type -> tidegate.v1.SetModeRequest
+	27, // 78: tidegate.v1.OperatorService.Freeze:input_type -> tidegate.v1.FreezeRequest
+	29, // 79: tidegate.v1.OperatorService.Failover:input_type -> tidegate.v1.FailoverRequest
+	34, // 80: tidegate.v1.OperatorService.ShowPlan:input_type -> tidegate.v1.ShowPlanRequest
+	36, // 81: tidegate.v1.OperatorService.ListPlans:input_type -> tidegate.v1.ListPlansRequest
+	38, // 82: tidegate.v1.OperatorService.Rebuild:input_type -> tidegate.v1.RebuildRequest
+	40, // 83: tidegate.v1.OperatorService.Doctor:input_type -> tidegate.v1.DoctorRequest
+	3,  // 84: tidegate.v1.OperatorService.Status:output_type -> tidegate.v1.StatusResponse
+	12, // 85: tidegate.v1.OperatorService.ListStreams:output_type -> tidegate.v1.ListStreamsResponse
+	16, // 86: tidegate.v1.OperatorService.AddService:output_type -> tidegate.v1.AddServiceResponse
+	18, // 87: tidegate.v1.OperatorService.AddStream:output_type -> tidegate.v1.AddStreamResponse
+	20, // 88: tidegate.v1.OperatorService.PauseStream:output_type -> tidegate.v1.PauseStreamResponse
+	22, // 89: tidegate.v1.OperatorService.ResumeStream:output_type -> tidegate.v1.ResumeStreamResponse
+	24, // 90: tidegate.v1.OperatorService.RemoveStream:output_type -> tidegate.v1.RemoveStreamResponse
+	26, // 91: tidegate.v1.OperatorService.SetMode:output_type -> tidegate.v1.SetModeResponse
+	28, // 92: tidegate.v1.OperatorService.Freeze:output_type -> tidegate.v1.FreezeResponse
+	30, // 93: tidegate.v1.OperatorService.Failover:output_type -> tidegate.v1.FailoverResponse
+	35, // 94: tidegate.v1.OperatorService.ShowPlan:output_type -> tidegate.v1.ShowPlanResponse
+	37, // 95: tidegate.v1.OperatorService.ListPlans:output_type -> tidegate.v1.ListPlansResponse
+	39, // 96: tidegate.v1.OperatorService.Rebuild:output_type -> tidegate.v1.RebuildResponse
+	41, // 97: tidegate.v1.OperatorService.Doctor:output_type -> tidegate.v1.DoctorResponse
 	84, // [84:98] is the sub-list for method output_type
 	70, // [70:84] is the sub-list for method input_type
 	70, // [70:70] is the sub-list for extension type_name
@@ -3421,7 +3365,7 @@ func file_tidegate_v1_operator_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tidegate_v1_operator_proto_rawDesc), len(file_tidegate_v1_operator_proto_rawDesc)),
-			NumEnums:      3,
+			NumEnums:      2,
 			NumMessages:   41,
 			NumExtensions: 0,
 			NumServices:   1,

@@ -365,16 +365,16 @@ type FenceResponse struct {
 	state       protoimpl.MessageState `protogen:"open.v1"`
 	Node        string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
 	Incarnation string                 `protobuf:"bytes,2,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
-	// The node is bound to the requested epoch and holder. False: promise says to whom it is bound.
-	Promised bool     `protobuf:"varint,3,opt,name=promised,proto3" json:"promised,omitempty"`
-	Promise  *Promise `protobuf:"bytes,4,opt,name=promise,proto3" json:"promise,omitempty"`
-	// The newest epoch the node adopted; not the one it merely promised.
-	LastEpoch uint64  `protobuf:"varint,5,opt,name=last_epoch,json=lastEpoch,proto3" json:"last_epoch,omitempty"`
-	History   []*Term `protobuf:"bytes,6,rep,name=history,proto3" json:"history,omitempty"`
-	Durable   *LogPos `protobuf:"bytes,7,opt,name=durable,proto3" json:"durable,omitempty"`
-	CommitSeq uint64  `protobuf:"varint,8,opt,name=commit_seq,json=commitSeq,proto3" json:"commit_seq,omitempty"`
+	// The node is bound to somebody else; promise says to whom, the rest informs only.
+	Refused bool     `protobuf:"varint,3,opt,name=refused,proto3" json:"refused,omitempty"`
+	Promise *Promise `protobuf:"bytes,4,opt,name=promise,proto3" json:"promise,omitempty"`
+	// The epochs the node adopted; the last one ranks its log.
+	History []*Term `protobuf:"bytes,5,rep,name=history,proto3" json:"history,omitempty"`
+	Durable *LogPos `protobuf:"bytes,6,opt,name=durable,proto3" json:"durable,omitempty"`
+	// Known committed; never a reason to cut.
+	CommitSeq uint64 `protobuf:"varint,7,opt,name=commit_seq,json=commitSeq,proto3" json:"commit_seq,omitempty"`
 	// The node may have forgotten: its answer counts for no quorum.
-	Limbo         bool `protobuf:"varint,9,opt,name=limbo,proto3" json:"limbo,omitempty"`
+	Limbo         bool `protobuf:"varint,8,opt,name=limbo,proto3" json:"limbo,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -423,9 +423,9 @@ func (x *FenceResponse) GetIncarnation() string {
 	return ""
 }
 
-func (x *FenceResponse) GetPromised() bool {
+func (x *FenceResponse) GetRefused() bool {
 	if x != nil {
-		return x.Promised
+		return x.Refused
 	}
 	return false
 }
@@ -435,13 +435,6 @@ func (x *FenceResponse) GetPromise() *Promise {
 		return x.Promise
 	}
 	return nil
-}
-
-func (x *FenceResponse) GetLastEpoch() uint64 {
-	if x != nil {
-		return x.LastEpoch
-	}
-	return 0
 }
 
 func (x *FenceResponse) GetHistory() []*Term {
@@ -477,14 +470,19 @@ type AdoptRequest struct {
 	StreamId string                 `protobuf:"bytes,1,opt,name=stream_id,json=streamId,proto3" json:"stream_id,omitempty"`
 	Epoch    uint64                 `protobuf:"varint,2,opt,name=epoch,proto3" json:"epoch,omitempty"`
 	Holder   string                 `protobuf:"bytes,3,opt,name=holder,proto3" json:"holder,omitempty"`
-	// History up to the chosen end, of the node that was chosen.
+	// History of the chosen log, ending before epoch.
 	History []*Term `protobuf:"bytes,4,rep,name=history,proto3" json:"history,omitempty"`
 	// The chosen end of the log.
 	Head *LogPos `protobuf:"bytes,5,opt,name=head,proto3" json:"head,omitempty"`
-	// Who has the log up to head, to copy from; never the node itself.
-	Sources []*AdoptSource `protobuf:"bytes,6,rep,name=sources,proto3" json:"sources,omitempty"`
-	// The configuration that will be written at activation.
-	Config        *Config `protobuf:"bytes,7,opt,name=config,proto3" json:"config,omitempty"`
+	// Node that holds the chosen log through head, to copy from, and where it takes ship sessions.
+	Source            string `protobuf:"bytes,6,opt,name=source,proto3" json:"source,omitempty"`
+	SourceShipAddress string `protobuf:"bytes,7,opt,name=source_ship_address,json=sourceShipAddress,proto3" json:"source_ship_address,omitempty"`
+	// Quarantine reason of what is cut: "superseded" or "diverged".
+	Reason string `protobuf:"bytes,8,opt,name=reason,proto3" json:"reason,omitempty"`
+	// Chosen without a fence quorum.
+	Unclean bool `protobuf:"varint,9,opt,name=unclean,proto3" json:"unclean,omitempty"`
+	// How to reach the others, should the source go away on the way.
+	Others        []*NodeView `protobuf:"bytes,10,rep,name=others,proto3" json:"others,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -554,90 +552,64 @@ func (x *AdoptRequest) GetHead() *LogPos {
 	return nil
 }
 
-func (x *AdoptRequest) GetSources() []*AdoptSource {
+func (x *AdoptRequest) GetSource() string {
 	if x != nil {
-		return x.Sources
-	}
-	return nil
-}
-
-func (x *AdoptRequest) GetConfig() *Config {
-	if x != nil {
-		return x.Config
-	}
-	return nil
-}
-
-// AdoptSource is a node that can serve the log up to the chosen end.
-type AdoptSource struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Node          string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
-	ShipAddress   string                 `protobuf:"bytes,2,opt,name=ship_address,json=shipAddress,proto3" json:"ship_address,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *AdoptSource) Reset() {
-	*x = AdoptSource{}
-	mi := &file_tidegate_v1_standby_proto_msgTypes[6]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *AdoptSource) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*AdoptSource) ProtoMessage() {}
-
-func (x *AdoptSource) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_standby_proto_msgTypes[6]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use AdoptSource.ProtoReflect.Descriptor instead.
-func (*AdoptSource) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_standby_proto_rawDescGZIP(), []int{6}
-}
-
-func (x *AdoptSource) GetNode() string {
-	if x != nil {
-		return x.Node
+		return x.Source
 	}
 	return ""
 }
 
-func (x *AdoptSource) GetShipAddress() string {
+func (x *AdoptRequest) GetSourceShipAddress() string {
 	if x != nil {
-		return x.ShipAddress
+		return x.SourceShipAddress
 	}
 	return ""
+}
+
+func (x *AdoptRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *AdoptRequest) GetUnclean() bool {
+	if x != nil {
+		return x.Unclean
+	}
+	return false
+}
+
+func (x *AdoptRequest) GetOthers() []*NodeView {
+	if x != nil {
+		return x.Others
+	}
+	return nil
 }
 
 type AdoptResponse struct {
 	state       protoimpl.MessageState `protogen:"open.v1"`
 	Node        string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
 	Incarnation string                 `protobuf:"bytes,2,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
-	Durable     *LogPos                `protobuf:"bytes,3,opt,name=durable,proto3" json:"durable,omitempty"`
-	// Last answer: the node adopted the epoch at head.
-	Done bool `protobuf:"varint,4,opt,name=done,proto3" json:"done,omitempty"`
-	// Batches moved to quarantine.
-	QuarantinedBatches uint64 `protobuf:"varint,5,opt,name=quarantined_batches,json=quarantinedBatches,proto3" json:"quarantined_batches,omitempty"`
-	Limbo              bool   `protobuf:"varint,6,opt,name=limbo,proto3" json:"limbo,omitempty"`
+	// Last answer when either is set: the epoch and the log through head are on disk, or something stood against it.
+	Adopted bool     `protobuf:"varint,3,opt,name=adopted,proto3" json:"adopted,omitempty"`
+	Refused bool     `protobuf:"varint,4,opt,name=refused,proto3" json:"refused,omitempty"`
+	Epoch   uint64   `protobuf:"varint,5,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	Holder  string   `protobuf:"bytes,6,opt,name=holder,proto3" json:"holder,omitempty"`
+	Promise *Promise `protobuf:"bytes,7,opt,name=promise,proto3" json:"promise,omitempty"`
+	Durable *LogPos  `protobuf:"bytes,8,opt,name=durable,proto3" json:"durable,omitempty"`
+	// Class and cause of a refusal.
+	Class string `protobuf:"bytes,9,opt,name=class,proto3" json:"class,omitempty"`
+	Why   string `protobuf:"bytes,10,opt,name=why,proto3" json:"why,omitempty"`
+	// Batches moved to quarantine so far.
+	QuarantinedBatches uint64 `protobuf:"varint,11,opt,name=quarantined_batches,json=quarantinedBatches,proto3" json:"quarantined_batches,omitempty"`
 	unknownFields      protoimpl.UnknownFields
 	sizeCache          protoimpl.SizeCache
 }
 
 func (x *AdoptResponse) Reset() {
 	*x = AdoptResponse{}
-	mi := &file_tidegate_v1_standby_proto_msgTypes[7]
+	mi := &file_tidegate_v1_standby_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -649,7 +621,7 @@ func (x *AdoptResponse) String() string {
 func (*AdoptResponse) ProtoMessage() {}
 
 func (x *AdoptResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_standby_proto_msgTypes[7]
+	mi := &file_tidegate_v1_standby_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -662,7 +634,7 @@ func (x *AdoptResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AdoptResponse.ProtoReflect.Descriptor instead.
 func (*AdoptResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_standby_proto_rawDescGZIP(), []int{7}
+	return file_tidegate_v1_standby_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *AdoptResponse) GetNode() string {
@@ -679,6 +651,41 @@ func (x *AdoptResponse) GetIncarnation() string {
 	return ""
 }
 
+func (x *AdoptResponse) GetAdopted() bool {
+	if x != nil {
+		return x.Adopted
+	}
+	return false
+}
+
+func (x *AdoptResponse) GetRefused() bool {
+	if x != nil {
+		return x.Refused
+	}
+	return false
+}
+
+func (x *AdoptResponse) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
+func (x *AdoptResponse) GetHolder() string {
+	if x != nil {
+		return x.Holder
+	}
+	return ""
+}
+
+func (x *AdoptResponse) GetPromise() *Promise {
+	if x != nil {
+		return x.Promise
+	}
+	return nil
+}
+
 func (x *AdoptResponse) GetDurable() *LogPos {
 	if x != nil {
 		return x.Durable
@@ -686,11 +693,18 @@ func (x *AdoptResponse) GetDurable() *LogPos {
 	return nil
 }
 
-func (x *AdoptResponse) GetDone() bool {
+func (x *AdoptResponse) GetClass() string {
 	if x != nil {
-		return x.Done
+		return x.Class
 	}
-	return false
+	return ""
+}
+
+func (x *AdoptResponse) GetWhy() string {
+	if x != nil {
+		return x.Why
+	}
+	return ""
 }
 
 func (x *AdoptResponse) GetQuarantinedBatches() uint64 {
@@ -700,27 +714,19 @@ func (x *AdoptResponse) GetQuarantinedBatches() uint64 {
 	return 0
 }
 
-func (x *AdoptResponse) GetLimbo() bool {
-	if x != nil {
-		return x.Limbo
-	}
-	return false
-}
-
 type PromoteRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	StreamId      string                 `protobuf:"bytes,1,opt,name=stream_id,json=streamId,proto3" json:"stream_id,omitempty"`
 	Epoch         uint64                 `protobuf:"varint,2,opt,name=epoch,proto3" json:"epoch,omitempty"`
-	Holder        *Holder                `protobuf:"bytes,3,opt,name=holder,proto3" json:"holder,omitempty"`
+	Holder        string                 `protobuf:"bytes,3,opt,name=holder,proto3" json:"holder,omitempty"`
 	Head          *LogPos                `protobuf:"bytes,4,opt,name=head,proto3" json:"head,omitempty"`
-	StartSeq      uint64                 `protobuf:"varint,5,opt,name=start_seq,json=startSeq,proto3" json:"start_seq,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *PromoteRequest) Reset() {
 	*x = PromoteRequest{}
-	mi := &file_tidegate_v1_standby_proto_msgTypes[8]
+	mi := &file_tidegate_v1_standby_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -732,7 +738,7 @@ func (x *PromoteRequest) String() string {
 func (*PromoteRequest) ProtoMessage() {}
 
 func (x *PromoteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_standby_proto_msgTypes[8]
+	mi := &file_tidegate_v1_standby_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -745,7 +751,7 @@ func (x *PromoteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PromoteRequest.ProtoReflect.Descriptor instead.
 func (*PromoteRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_standby_proto_rawDescGZIP(), []int{8}
+	return file_tidegate_v1_standby_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *PromoteRequest) GetStreamId() string {
@@ -762,11 +768,11 @@ func (x *PromoteRequest) GetEpoch() uint64 {
 	return 0
 }
 
-func (x *PromoteRequest) GetHolder() *Holder {
+func (x *PromoteRequest) GetHolder() string {
 	if x != nil {
 		return x.Holder
 	}
-	return nil
+	return ""
 }
 
 func (x *PromoteRequest) GetHead() *LogPos {
@@ -776,32 +782,29 @@ func (x *PromoteRequest) GetHead() *LogPos {
 	return nil
 }
 
-func (x *PromoteRequest) GetStartSeq() uint64 {
-	if x != nil {
-		return x.StartSeq
-	}
-	return 0
-}
-
 type PromoteResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Applied to the warm store.
 	AppliedSeq      uint64 `protobuf:"varint,1,opt,name=applied_seq,json=appliedSeq,proto3" json:"applied_seq,omitempty"`
 	AppliedPosition uint64 `protobuf:"varint,2,opt,name=applied_position,json=appliedPosition,proto3" json:"applied_position,omitempty"`
-	// Last answer: applied to head and told to become active.
-	Done bool `protobuf:"varint,3,opt,name=done,proto3" json:"done,omitempty"`
+	// Last answer when either is set: applied to head and told to become active, or something stood against it.
+	Done    bool `protobuf:"varint,3,opt,name=done,proto3" json:"done,omitempty"`
+	Refused bool `protobuf:"varint,4,opt,name=refused,proto3" json:"refused,omitempty"`
 	// host:port of the service beside the node.
-	Endpoint string `protobuf:"bytes,4,opt,name=endpoint,proto3" json:"endpoint,omitempty"`
+	Endpoint string `protobuf:"bytes,5,opt,name=endpoint,proto3" json:"endpoint,omitempty"`
 	// State digest and the position it was taken at; empty when the store has none.
-	StateDigest         string `protobuf:"bytes,5,opt,name=state_digest,json=stateDigest,proto3" json:"state_digest,omitempty"`
-	StateDigestPosition uint64 `protobuf:"varint,6,opt,name=state_digest_position,json=stateDigestPosition,proto3" json:"state_digest_position,omitempty"`
-	unknownFields       protoimpl.UnknownFields
-	sizeCache           protoimpl.SizeCache
+	StateDigest         string `protobuf:"bytes,6,opt,name=state_digest,json=stateDigest,proto3" json:"state_digest,omitempty"`
+	StateDigestPosition uint64 `protobuf:"varint,7,opt,name=state_digest_position,json=stateDigestPosition,proto3" json:"state_digest_position,omitempty"`
+	// Class and cause of a refusal.
+	Class         string `protobuf:"bytes,8,opt,name=class,proto3" json:"class,omitempty"`
+	Why           string `protobuf:"bytes,9,opt,name=why,proto3" json:"why,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *PromoteResponse) Reset() {
 	*x = PromoteResponse{}
-	mi := &file_tidegate_v1_standby_proto_msgTypes[9]
+	mi := &file_tidegate_v1_standby_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -813,7 +816,7 @@ func (x *PromoteResponse) String() string {
 func (*PromoteResponse) ProtoMessage() {}
 
 func (x *PromoteResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_standby_proto_msgTypes[9]
+	mi := &file_tidegate_v1_standby_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -826,7 +829,7 @@ func (x *PromoteResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PromoteResponse.ProtoReflect.Descriptor instead.
 func (*PromoteResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_standby_proto_rawDescGZIP(), []int{9}
+	return file_tidegate_v1_standby_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *PromoteResponse) GetAppliedSeq() uint64 {
@@ -846,6 +849,13 @@ func (x *PromoteResponse) GetAppliedPosition() uint64 {
 func (x *PromoteResponse) GetDone() bool {
 	if x != nil {
 		return x.Done
+	}
+	return false
+}
+
+func (x *PromoteResponse) GetRefused() bool {
+	if x != nil {
+		return x.Refused
 	}
 	return false
 }
@@ -871,6 +881,20 @@ func (x *PromoteResponse) GetStateDigestPosition() uint64 {
 	return 0
 }
 
+func (x *PromoteResponse) GetClass() string {
+	if x != nil {
+		return x.Class
+	}
+	return ""
+}
+
+func (x *PromoteResponse) GetWhy() string {
+	if x != nil {
+		return x.Why
+	}
+	return ""
+}
+
 type StandbyServiceStatusRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -879,7 +903,7 @@ type StandbyServiceStatusRequest struct {
 
 func (x *StandbyServiceStatusRequest) Reset() {
 	*x = StandbyServiceStatusRequest{}
-	mi := &file_tidegate_v1_standby_proto_msgTypes[10]
+	mi := &file_tidegate_v1_standby_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -891,7 +915,7 @@ func (x *StandbyServiceStatusRequest) String() string {
 func (*StandbyServiceStatusRequest) ProtoMessage() {}
 
 func (x *StandbyServiceStatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_standby_proto_msgTypes[10]
+	mi := &file_tidegate_v1_standby_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -904,7 +928,7 @@ func (x *StandbyServiceStatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StandbyServiceStatusRequest.ProtoReflect.Descriptor instead.
 func (*StandbyServiceStatusRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_standby_proto_rawDescGZIP(), []int{10}
+	return file_tidegate_v1_standby_proto_rawDescGZIP(), []int{9}
 }
 
 type StandbyServiceStatusResponse struct {
@@ -920,7 +944,7 @@ type StandbyServiceStatusResponse struct {
 
 func (x *StandbyServiceStatusResponse) Reset() {
 	*x = StandbyServiceStatusResponse{}
-	mi := &file_tidegate_v1_standby_proto_msgTypes[11]
+	mi := &file_tidegate_v1_standby_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -932,7 +956,7 @@ func (x *StandbyServiceStatusResponse) String() string {
 func (*StandbyServiceStatusResponse) ProtoMessage() {}
 
 func (x *StandbyServiceStatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_standby_proto_msgTypes[11]
+	mi := &file_tidegate_v1_standby_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -945,7 +969,7 @@ func (x *StandbyServiceStatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StandbyServiceStatusResponse.ProtoReflect.Descriptor instead.
 func (*StandbyServiceStatusResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_standby_proto_rawDescGZIP(), []int{11}
+	return file_tidegate_v1_standby_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *StandbyServiceStatusResponse) GetNode() string {
@@ -1021,51 +1045,58 @@ const file_tidegate_v1_standby_proto_rawDesc = "" +
 	"\fFenceRequest\x12\x1b\n" +
 	"\tstream_id\x18\x01 \x01(\tR\bstreamId\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12\x16\n" +
-	"\x06holder\x18\x03 \x01(\tR\x06holder\"\xc1\x02\n" +
+	"\x06holder\x18\x03 \x01(\tR\x06holder\"\xa0\x02\n" +
 	"\rFenceResponse\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12 \n" +
-	"\vincarnation\x18\x02 \x01(\tR\vincarnation\x12\x1a\n" +
-	"\bpromised\x18\x03 \x01(\bR\bpromised\x12.\n" +
-	"\apromise\x18\x04 \x01(\v2\x14.tidegate.v1.PromiseR\apromise\x12\x1d\n" +
+	"\vincarnation\x18\x02 \x01(\tR\vincarnation\x12\x18\n" +
+	"\arefused\x18\x03 \x01(\bR\arefused\x12.\n" +
+	"\apromise\x18\x04 \x01(\v2\x14.tidegate.v1.PromiseR\apromise\x12+\n" +
+	"\ahistory\x18\x05 \x03(\v2\x11.tidegate.v1.TermR\ahistory\x12-\n" +
+	"\adurable\x18\x06 \x01(\v2\x13.tidegate.v1.LogPosR\adurable\x12\x1d\n" +
 	"\n" +
-	"last_epoch\x18\x05 \x01(\x04R\tlastEpoch\x12+\n" +
-	"\ahistory\x18\x06 \x03(\v2\x11.tidegate.v1.TermR\ahistory\x12-\n" +
-	"\adurable\x18\a \x01(\v2\x13.tidegate.v1.LogPosR\adurable\x12\x1d\n" +
-	"\n" +
-	"commit_seq\x18\b \x01(\x04R\tcommitSeq\x12\x14\n" +
-	"\x05limbo\x18\t \x01(\bR\x05limbo\"\x90\x02\n" +
+	"commit_seq\x18\a \x01(\x04R\tcommitSeq\x12\x14\n" +
+	"\x05limbo\x18\b \x01(\bR\x05limbo\"\xd8\x02\n" +
 	"\fAdoptRequest\x12\x1b\n" +
 	"\tstream_id\x18\x01 \x01(\tR\bstreamId\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12\x16\n" +
 	"\x06holder\x18\x03 \x01(\tR\x06holder\x12+\n" +
 	"\ahistory\x18\x04 \x03(\v2\x11.tidegate.v1.TermR\ahistory\x12'\n" +
-	"\x04head\x18\x05 \x01(\v2\x13.tidegate.v1.LogPosR\x04head\x122\n" +
-	"\asources\x18\x06 \x03(\v2\x18.tidegate.v1.AdoptSourceR\asources\x12+\n" +
-	"\x06config\x18\a \x01(\v2\x13.tidegate.v1.ConfigR\x06config\"D\n" +
-	"\vAdoptSource\x12\x12\n" +
-	"\x04node\x18\x01 \x01(\tR\x04node\x12!\n" +
-	"\fship_address\x18\x02 \x01(\tR\vshipAddress\"\xcf\x01\n" +
+	"\x04head\x18\x05 \x01(\v2\x13.tidegate.v1.LogPosR\x04head\x12\x16\n" +
+	"\x06source\x18\x06 \x01(\tR\x06source\x12.\n" +
+	"\x13source_ship_address\x18\a \x01(\tR\x11sourceShipAddress\x12\x16\n" +
+	"\x06reason\x18\b \x01(\tR\x06reason\x12\x18\n" +
+	"\aunclean\x18\t \x01(\bR\aunclean\x12-\n" +
+	"\x06others\x18\n" +
+	" \x03(\v2\x15.tidegate.v1.NodeViewR\x06others\"\xdf\x02\n" +
 	"\rAdoptResponse\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12 \n" +
-	"\vincarnation\x18\x02 \x01(\tR\vincarnation\x12-\n" +
-	"\adurable\x18\x03 \x01(\v2\x13.tidegate.v1.LogPosR\adurable\x12\x12\n" +
-	"\x04done\x18\x04 \x01(\bR\x04done\x12/\n" +
-	"\x13quarantined_batches\x18\x05 \x01(\x04R\x12quarantinedBatches\x12\x14\n" +
-	"\x05limbo\x18\x06 \x01(\bR\x05limbo\"\xb6\x01\n" +
+	"\vincarnation\x18\x02 \x01(\tR\vincarnation\x12\x18\n" +
+	"\aadopted\x18\x03 \x01(\bR\aadopted\x12\x18\n" +
+	"\arefused\x18\x04 \x01(\bR\arefused\x12\x14\n" +
+	"\x05epoch\x18\x05 \x01(\x04R\x05epoch\x12\x16\n" +
+	"\x06holder\x18\x06 \x01(\tR\x06holder\x12.\n" +
+	"\apromise\x18\a \x01(\v2\x14.tidegate.v1.PromiseR\apromise\x12-\n" +
+	"\adurable\x18\b \x01(\v2\x13.tidegate.v1.LogPosR\adurable\x12\x14\n" +
+	"\x05class\x18\t \x01(\tR\x05class\x12\x10\n" +
+	"\x03why\x18\n" +
+	" \x01(\tR\x03why\x12/\n" +
+	"\x13quarantined_batches\x18\v \x01(\x04R\x12quarantinedBatches\"\x84\x01\n" +
 	"\x0ePromoteRequest\x12\x1b\n" +
 	"\tstream_id\x18\x01 \x01(\tR\bstreamId\x12\x14\n" +
-	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12+\n" +
-	"\x06holder\x18\x03 \x01(\v2\x13.tidegate.v1.HolderR\x06holder\x12'\n" +
-	"\x04head\x18\x04 \x01(\v2\x13.tidegate.v1.LogPosR\x04head\x12\x1b\n" +
-	"\tstart_seq\x18\x05 \x01(\x04R\bstartSeq\"\xe4\x01\n" +
+	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12\x16\n" +
+	"\x06holder\x18\x03 \x01(\tR\x06holder\x12'\n" +
+	"\x04head\x18\x04 \x01(\v2\x13.tidegate.v1.LogPosR\x04head\"\xa6\x02\n" +
 	"\x0fPromoteResponse\x12\x1f\n" +
 	"\vapplied_seq\x18\x01 \x01(\x04R\n" +
 	"appliedSeq\x12)\n" +
 	"\x10applied_position\x18\x02 \x01(\x04R\x0fappliedPosition\x12\x12\n" +
-	"\x04done\x18\x03 \x01(\bR\x04done\x12\x1a\n" +
-	"\bendpoint\x18\x04 \x01(\tR\bendpoint\x12!\n" +
-	"\fstate_digest\x18\x05 \x01(\tR\vstateDigest\x122\n" +
-	"\x15state_digest_position\x18\x06 \x01(\x04R\x13stateDigestPosition\"\x1d\n" +
+	"\x04done\x18\x03 \x01(\bR\x04done\x12\x18\n" +
+	"\arefused\x18\x04 \x01(\bR\arefused\x12\x1a\n" +
+	"\bendpoint\x18\x05 \x01(\tR\bendpoint\x12!\n" +
+	"\fstate_digest\x18\x06 \x01(\tR\vstateDigest\x122\n" +
+	"\x15state_digest_position\x18\a \x01(\x04R\x13stateDigestPosition\x12\x14\n" +
+	"\x05class\x18\b \x01(\tR\x05class\x12\x10\n" +
+	"\x03why\x18\t \x01(\tR\x03why\"\x1d\n" +
 	"\x1bStandbyServiceStatusRequest\"\xdc\x01\n" +
 	"\x1cStandbyServiceStatusResponse\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12 \n" +
@@ -1092,7 +1123,7 @@ func file_tidegate_v1_standby_proto_rawDescGZIP() []byte {
 	return file_tidegate_v1_standby_proto_rawDescData
 }
 
-var file_tidegate_v1_standby_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
+var file_tidegate_v1_standby_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
 var file_tidegate_v1_standby_proto_goTypes = []any{
 	(*DescribeRequest)(nil),              // 0: tidegate.v1.DescribeRequest
 	(*DescribeResponse)(nil),             // 1: tidegate.v1.DescribeResponse
@@ -1100,55 +1131,53 @@ var file_tidegate_v1_standby_proto_goTypes = []any{
 	(*FenceRequest)(nil),                 // 3: tidegate.v1.FenceRequest
 	(*FenceResponse)(nil),                // 4: tidegate.v1.FenceResponse
 	(*AdoptRequest)(nil),                 // 5: tidegate.v1.AdoptRequest
-	(*AdoptSource)(nil),                  // 6: tidegate.v1.AdoptSource
-	(*AdoptResponse)(nil),                // 7: tidegate.v1.AdoptResponse
-	(*PromoteRequest)(nil),               // 8: tidegate.v1.PromoteRequest
-	(*PromoteResponse)(nil),              // 9: tidegate.v1.PromoteResponse
-	(*StandbyServiceStatusRequest)(nil),  // 10: tidegate.v1.StandbyServiceStatusRequest
-	(*StandbyServiceStatusResponse)(nil), // 11: tidegate.v1.StandbyServiceStatusResponse
-	(*Promise)(nil),                      // 12: tidegate.v1.Promise
-	(*Term)(nil),                         // 13: tidegate.v1.Term
-	(*LogPos)(nil),                       // 14: tidegate.v1.LogPos
-	(*Config)(nil),                       // 15: tidegate.v1.Config
-	(Mode)(0),                            // 16: tidegate.v1.Mode
-	(*Bounds)(nil),                       // 17: tidegate.v1.Bounds
-	(*Holder)(nil),                       // 18: tidegate.v1.Holder
-	(*StandbyStream)(nil),                // 19: tidegate.v1.StandbyStream
+	(*AdoptResponse)(nil),                // 6: tidegate.v1.AdoptResponse
+	(*PromoteRequest)(nil),               // 7: tidegate.v1.PromoteRequest
+	(*PromoteResponse)(nil),              // 8: tidegate.v1.PromoteResponse
+	(*StandbyServiceStatusRequest)(nil),  // 9: tidegate.v1.StandbyServiceStatusRequest
+	(*StandbyServiceStatusResponse)(nil), // 10: tidegate.v1.StandbyServiceStatusResponse
+	(*Promise)(nil),                      // 11: tidegate.v1.Promise
+	(*Term)(nil),                         // 12: tidegate.v1.Term
+	(*LogPos)(nil),                       // 13: tidegate.v1.LogPos
+	(*Config)(nil),                       // 14: tidegate.v1.Config
+	(Mode)(0),                            // 15: tidegate.v1.Mode
+	(*Bounds)(nil),                       // 16: tidegate.v1.Bounds
+	(*NodeView)(nil),                     // 17: tidegate.v1.NodeView
+	(*StandbyStream)(nil),                // 18: tidegate.v1.StandbyStream
 }
 var file_tidegate_v1_standby_proto_depIdxs = []int32{
 	2,  // 0: tidegate.v1.DescribeResponse.streams:type_name -> tidegate.v1.StreamDescription
-	12, // 1: tidegate.v1.StreamDescription.promise:type_name -> tidegate.v1.Promise
-	13, // 2: tidegate.v1.StreamDescription.history:type_name -> tidegate.v1.Term
-	14, // 3: tidegate.v1.StreamDescription.durable:type_name -> tidegate.v1.LogPos
-	15, // 4: tidegate.v1.StreamDescription.config:type_name -> tidegate.v1.Config
-	16, // 5: tidegate.v1.StreamDescription.mode:type_name -> tidegate.v1.Mode
-	17, // 6: tidegate.v1.StreamDescription.bounds:type_name -> tidegate.v1.Bounds
-	12, // 7: tidegate.v1.FenceResponse.promise:type_name -> tidegate.v1.Promise
-	13, // 8: tidegate.v1.FenceResponse.history:type_name -> tidegate.v1.Term
-	14, // 9: tidegate.v1.FenceResponse.durable:type_name -> tidegate.v1.LogPos
-	13, // 10: tidegate.v1.AdoptRequest.history:type_name -> tidegate.v1.Term
-	14, // 11: tidegate.v1.AdoptRequest.head:type_name -> tidegate.v1.LogPos
-	6,  // 12: tidegate.v1.AdoptRequest.sources:type_name -> tidegate.v1.AdoptSource
-	15, // 13: tidegate.v1.AdoptRequest.config:type_name -> tidegate.v1.Config
-	14, // 14: tidegate.v1.AdoptResponse.durable:type_name -> tidegate.v1.LogPos
-	18, // 15: tidegate.v1.PromoteRequest.holder:type_name -> tidegate.v1.Holder
-	14, // 16: tidegate.v1.PromoteRequest.head:type_name -> tidegate.v1.LogPos
-	19, // 17: tidegate.v1.StandbyServiceStatusResponse.streams:type_name -> tidegate.v1.StandbyStream
-	0,  // 18: tidegate.v1.StandbyService.Describe:input_type -> tidegate.v1.DescribeRequest
-	3,  // 19: tidegate.v1.StandbyService.Fence:input_type -> tidegate.v1.FenceRequest
-	5,  // 20: tidegate.v1.StandbyService.Adopt:input_type -> tidegate.v1.AdoptRequest
-	8,  // 21: tidegate.v1.StandbyService.Promote:input_type -> tidegate.v1.PromoteRequest
-	10, // 22: tidegate.v1.StandbyService.Status:input_type -> tidegate.v1.StandbyServiceStatusRequest
-	1,  // 23: tidegate.v1.StandbyService.Describe:output_type -> tidegate.v1.DescribeResponse
-	4,  // 24: tidegate.v1.StandbyService.Fence:output_type -> tidegate.v1.FenceResponse
-	7,  // 25: tidegate.v1.StandbyService.Adopt:output_type -> tidegate.v1.AdoptResponse
-	9,  // 26: tidegate.v1.StandbyService.Promote:output_type -> tidegate.v1.PromoteResponse
-	11, // 27: tidegate.v1.StandbyService.Status:output_type -> tidegate.v1.StandbyServiceStatusResponse
-	23, // [23:28] is the sub-list for method output_type
-	18, // [18:23] is the sub-list for method input_type
-	18, // [18:18] is the sub-list for extension type_name
-	18, // [18:18] is the sub-list for extension extendee
-	0,  // [0:18] is the sub-list for field type_name
+	11, // 1: tidegate.v1.StreamDescription.promise:type_name -> tidegate.v1.Promise
+	12, // 2: tidegate.v1.StreamDescription.history:type_name -> tidegate.v1.Term
+	13, // 3: tidegate.v1.StreamDescription.durable:type_name -> tidegate.v1.LogPos
+	14, // 4: tidegate.v1.StreamDescription.config:type_name -> tidegate.v1.Config
+	15, // 5: tidegate.v1.StreamDescription.mode:type_name -> tidegate.v1.Mode
+	16, // 6: tidegate.v1.StreamDescription.bounds:type_name -> tidegate.v1.Bounds
+	11, // 7: tidegate.v1.FenceResponse.promise:type_name -> tidegate.v1.Promise
+	12, // 8: tidegate.v1.FenceResponse.history:type_name -> tidegate.v1.Term
+	13, // 9: tidegate.v1.FenceResponse.durable:type_name -> tidegate.v1.LogPos
+	12, // 10: tidegate.v1.AdoptRequest.history:type_name -> tidegate.v1.Term
+	13, // 11: tidegate.v1.AdoptRequest.head:type_name -> tidegate.v1.LogPos
+	17, // 12: tidegate.v1.AdoptRequest.others:type_name -> tidegate.v1.NodeView
+	11, // 13: tidegate.v1.AdoptResponse.promise:type_name -> tidegate.v1.Promise
+	13, // 14: tidegate.v1.AdoptResponse.durable:type_name -> tidegate.v1.LogPos
+	13, // 15: tidegate.v1.PromoteRequest.head:type_name -> tidegate.v1.LogPos
+	18, // 16: tidegate.v1.StandbyServiceStatusResponse.streams:type_name -> tidegate.v1.StandbyStream
+	0,  // 17: tidegate.v1.StandbyService.Describe:input_type -> tidegate.v1.DescribeRequest
+	3,  // 18: tidegate.v1.StandbyService.Fence:input_type -> tidegate.v1.FenceRequest
+	5,  // 19: tidegate.v1.StandbyService.Adopt:input_type -> tidegate.v1.AdoptRequest
+	7,  // 20: tidegate.v1.StandbyService.Promote:input_type -> tidegate.v1.PromoteRequest
+	9,  // 21: tidegate.v1.StandbyService.Status:input_type -> tidegate.v1.StandbyServiceStatusRequest
+	1,  // 22: tidegate.v1.StandbyService.Describe:output_type -> tidegate.v1.DescribeResponse
+	4,  // 23: tidegate.v1.StandbyService.Fence:output_type -> tidegate.v1.FenceResponse
+	6,  // 24: tidegate.v1.StandbyService.Adopt:output_type -> tidegate.v1.AdoptResponse
+	8,  // 25: tidegate.v1.StandbyService.Promote:output_type -> tidegate.v1.PromoteResponse
+	10, // 26: tidegate.v1.StandbyService.Status:output_type -> tidegate.v1.StandbyServiceStatusResponse
+	22, // [22:27] is the sub-list for method output_type
+	17, // [17:22] is the sub-list for method input_type
+	17, // [17:17] is the sub-list for extension type_name
+	17, // [17:17] is the sub-list for extension extendee
+	0,  // [0:17] is the sub-list for field type_name
 }
 
 func init() { file_tidegate_v1_standby_proto_init() }
@@ -1165,7 +1194,7 @@ func file_tidegate_v1_standby_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tidegate_v1_standby_proto_rawDesc), len(file_tidegate_v1_standby_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   12,
+			NumMessages:   11,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

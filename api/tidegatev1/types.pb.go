@@ -200,6 +200,58 @@ func (Mode) EnumDescriptor() ([]byte, []int) {
 	return file_tidegate_v1_types_proto_rawDescGZIP(), []int{2}
 }
 
+// PlanKind is what a plan is for.
+type PlanKind int32
+
+const (
+	PlanKind_PLAN_KIND_UNSPECIFIED PlanKind = 0
+	// An agent starts or restarts as writer.
+	PlanKind_PLAN_KIND_ACQUIRE PlanKind = 1
+	// An operator or a rule moves the service to another node.
+	PlanKind_PLAN_KIND_FAILOVER PlanKind = 2
+)
+
+// Enum value maps for PlanKind.
+var (
+	PlanKind_name = map[int32]string{
+		0: "PLAN_KIND_UNSPECIFIED",
+		1: "PLAN_KIND_ACQUIRE",
+		2: "PLAN_KIND_FAILOVER",
+	}
+	PlanKind_value = map[string]int32{
+		"PLAN_KIND_UNSPECIFIED": 0,
+		"PLAN_KIND_ACQUIRE":     1,
+		"PLAN_KIND_FAILOVER":    2,
+	}
+)
+
+func (x PlanKind) Enum() *PlanKind {
+	p := new(PlanKind)
+	*p = x
+	return p
+}
+
+func (x PlanKind) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (PlanKind) Descriptor() protoreflect.EnumDescriptor {
+	return file_tidegate_v1_types_proto_enumTypes[3].Descriptor()
+}
+
+func (PlanKind) Type() protoreflect.EnumType {
+	return &file_tidegate_v1_types_proto_enumTypes[3]
+}
+
+func (x PlanKind) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use PlanKind.Descriptor instead.
+func (PlanKind) EnumDescriptor() ([]byte, []int) {
+	return file_tidegate_v1_types_proto_rawDescGZIP(), []int{3}
+}
+
 // LossKind is how sure a loss statement is.
 type LossKind int32
 
@@ -240,11 +292,11 @@ func (x LossKind) String() string {
 }
 
 func (LossKind) Descriptor() protoreflect.EnumDescriptor {
-	return file_tidegate_v1_types_proto_enumTypes[3].Descriptor()
+	return file_tidegate_v1_types_proto_enumTypes[4].Descriptor()
 }
 
 func (LossKind) Type() protoreflect.EnumType {
-	return &file_tidegate_v1_types_proto_enumTypes[3]
+	return &file_tidegate_v1_types_proto_enumTypes[4]
 }
 
 func (x LossKind) Number() protoreflect.EnumNumber {
@@ -253,7 +305,7 @@ func (x LossKind) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use LossKind.Descriptor instead.
 func (LossKind) EnumDescriptor() ([]byte, []int) {
-	return file_tidegate_v1_types_proto_rawDescGZIP(), []int{3}
+	return file_tidegate_v1_types_proto_rawDescGZIP(), []int{4}
 }
 
 // Verdict answers "are we safe?".
@@ -300,11 +352,11 @@ func (x Verdict) String() string {
 }
 
 func (Verdict) Descriptor() protoreflect.EnumDescriptor {
-	return file_tidegate_v1_types_proto_enumTypes[4].Descriptor()
+	return file_tidegate_v1_types_proto_enumTypes[5].Descriptor()
 }
 
 func (Verdict) Type() protoreflect.EnumType {
-	return &file_tidegate_v1_types_proto_enumTypes[4]
+	return &file_tidegate_v1_types_proto_enumTypes[5]
 }
 
 func (x Verdict) Number() protoreflect.EnumNumber {
@@ -313,7 +365,7 @@ func (x Verdict) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Verdict.Descriptor instead.
 func (Verdict) EnumDescriptor() ([]byte, []int) {
-	return file_tidegate_v1_types_proto_rawDescGZIP(), []int{4}
+	return file_tidegate_v1_types_proto_rawDescGZIP(), []int{5}
 }
 
 // LogPos is an end of a stream's batch log with its proof.
@@ -797,28 +849,40 @@ func (x *GateRecord) GetSinceSeq() uint64 {
 	return 0
 }
 
-// EpochRecord is the authority over who may write a stream.
+// EpochRecord is the authority over who may write a stream. Epoch 0 is a
+// registered stream that never had a writer.
 type EpochRecord struct {
-	state  protoimpl.MessageState `protogen:"open.v1"`
-	Epoch  uint64                 `protobuf:"varint,1,opt,name=epoch,proto3" json:"epoch,omitempty"`
-	Holder *Holder                `protobuf:"bytes,2,opt,name=holder,proto3" json:"holder,omitempty"`
-	State  EpochState             `protobuf:"varint,3,opt,name=state,proto3,enum=tidegate.v1.EpochState" json:"state,omitempty"`
-	Gate   *GateRecord            `protobuf:"bytes,4,opt,name=gate,proto3" json:"gate,omitempty"`
-	Config *Config                `protobuf:"bytes,5,opt,name=config,proto3" json:"config,omitempty"`
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	StreamId string                 `protobuf:"bytes,1,opt,name=stream_id,json=streamId,proto3" json:"stream_id,omitempty"`
+	Epoch    uint64                 `protobuf:"varint,2,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	Holder   *Holder                `protobuf:"bytes,3,opt,name=holder,proto3" json:"holder,omitempty"`
+	State    EpochState             `protobuf:"varint,4,opt,name=state,proto3,enum=tidegate.v1.EpochState" json:"state,omitempty"`
+	Gate     *GateRecord            `protobuf:"bytes,5,opt,name=gate,proto3" json:"gate,omitempty"`
+	// Of active_epoch.
+	Config *Config `protobuf:"bytes,6,opt,name=config,proto3" json:"config,omitempty"`
+	// The epoch that config was written under.
+	ActiveEpoch uint64 `protobuf:"varint,7,opt,name=active_epoch,json=activeEpoch,proto3" json:"active_epoch,omitempty"`
 	// First batch of the epoch.
-	StartSeq uint64 `protobuf:"varint,6,opt,name=start_seq,json=startSeq,proto3" json:"start_seq,omitempty"`
+	StartSeq uint64 `protobuf:"varint,8,opt,name=start_seq,json=startSeq,proto3" json:"start_seq,omitempty"`
 	// End of the log at the change of writer; start_seq = head.seq + 1.
-	Head *LogPos `protobuf:"bytes,7,opt,name=head,proto3" json:"head,omitempty"`
-	// When the record took this state, on the gate's wall clock.
-	Since *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=since,proto3" json:"since,omitempty"`
-	// Epoch before this one; 0 for none.
-	Prev uint64 `protobuf:"varint,9,opt,name=prev,proto3" json:"prev,omitempty"`
-	// Promoted without a fence quorum: loss is unknown.
-	Unclean bool `protobuf:"varint,10,opt,name=unclean,proto3" json:"unclean,omitempty"`
-	// Members that could not be reached at an unclean promotion.
-	Missing []string `protobuf:"bytes,11,rep,name=missing,proto3" json:"missing,omitempty"`
+	Head *LogPos `protobuf:"bytes,9,opt,name=head,proto3" json:"head,omitempty"`
+	// Terms of the log.
+	History []*Term `protobuf:"bytes,10,rep,name=history,proto3" json:"history,omitempty"`
+	// Node that held the chosen log.
+	Source string `protobuf:"bytes,11,opt,name=source,proto3" json:"source,omitempty"`
+	// Plan that wrote the record last.
+	PlanId   string   `protobuf:"bytes,12,opt,name=plan_id,json=planId,proto3" json:"plan_id,omitempty"`
+	PlanKind PlanKind `protobuf:"varint,13,opt,name=plan_kind,json=planKind,proto3,enum=tidegate.v1.PlanKind" json:"plan_kind,omitempty"`
+	// Chosen without a fence quorum: loss is unknown.
+	Unclean bool `protobuf:"varint,14,opt,name=unclean,proto3" json:"unclean,omitempty"`
+	// The registry went back behind a node's promise: no zero-loss claim.
+	Restored bool `protobuf:"varint,15,opt,name=restored,proto3" json:"restored,omitempty"`
+	// Fewer members than wanted.
+	Shrunk bool `protobuf:"varint,16,opt,name=shrunk,proto3" json:"shrunk,omitempty"`
+	// Last change, on the gate's wall clock; information only.
+	Since *timestamppb.Timestamp `protobuf:"bytes,17,opt,name=since,proto3" json:"since,omitempty"`
 	// Registry revision of the record, carried back in compare-and-swap calls.
-	Revision      int64 `protobuf:"varint,12,opt,name=revision,proto3" json:"revision,omitempty"`
+	Revision      int64 `protobuf:"varint,18,opt,name=revision,proto3" json:"revision,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -851,6 +915,13 @@ func (x *EpochRecord) ProtoReflect() protoreflect.Message {
 // Deprecated: Use EpochRecord.ProtoReflect.Descriptor instead.
 func (*EpochRecord) Descriptor() ([]byte, []int) {
 	return file_tidegate_v1_types_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *EpochRecord) GetStreamId() string {
+	if x != nil {
+		return x.StreamId
+	}
+	return ""
 }
 
 func (x *EpochRecord) GetEpoch() uint64 {
@@ -888,6 +959,13 @@ func (x *EpochRecord) GetConfig() *Config {
 	return nil
 }
 
+func (x *EpochRecord) GetActiveEpoch() uint64 {
+	if x != nil {
+		return x.ActiveEpoch
+	}
+	return 0
+}
+
 func (x *EpochRecord) GetStartSeq() uint64 {
 	if x != nil {
 		return x.StartSeq
@@ -902,18 +980,32 @@ func (x *EpochRecord) GetHead() *LogPos {
 	return nil
 }
 
-func (x *EpochRecord) GetSince() *timestamppb.Timestamp {
+func (x *EpochRecord) GetHistory() []*Term {
 	if x != nil {
-		return x.Since
+		return x.History
 	}
 	return nil
 }
 
-func (x *EpochRecord) GetPrev() uint64 {
+func (x *EpochRecord) GetSource() string {
 	if x != nil {
-		return x.Prev
+		return x.Source
 	}
-	return 0
+	return ""
+}
+
+func (x *EpochRecord) GetPlanId() string {
+	if x != nil {
+		return x.PlanId
+	}
+	return ""
+}
+
+func (x *EpochRecord) GetPlanKind() PlanKind {
+	if x != nil {
+		return x.PlanKind
+	}
+	return PlanKind_PLAN_KIND_UNSPECIFIED
 }
 
 func (x *EpochRecord) GetUnclean() bool {
@@ -923,9 +1015,23 @@ func (x *EpochRecord) GetUnclean() bool {
 	return false
 }
 
-func (x *EpochRecord) GetMissing() []string {
+func (x *EpochRecord) GetRestored() bool {
 	if x != nil {
-		return x.Missing
+		return x.Restored
+	}
+	return false
+}
+
+func (x *EpochRecord) GetShrunk() bool {
+	if x != nil {
+		return x.Shrunk
+	}
+	return false
+}
+
+func (x *EpochRecord) GetSince() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Since
 	}
 	return nil
 }
@@ -942,14 +1048,20 @@ func (x *EpochRecord) GetRevision() int64 {
 type LossStatement struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Kind  LossKind               `protobuf:"varint,1,opt,name=kind,proto3,enum=tidegate.v1.LossKind" json:"kind,omitempty"`
-	// Records, bytes and span of acknowledgement times, at most or at least by kind. Absent: no limit known.
-	Records *int64               `protobuf:"varint,2,opt,name=records,proto3,oneof" json:"records,omitempty"`
-	Bytes   *int64               `protobuf:"varint,3,opt,name=bytes,proto3,oneof" json:"bytes,omitempty"`
-	Window  *durationpb.Duration `protobuf:"bytes,4,opt,name=window,proto3" json:"window,omitempty"`
-	// Why the statement has this kind.
-	Reason string `protobuf:"bytes,5,opt,name=reason,proto3" json:"reason,omitempty"`
+	// Upper bounds when the kind is at most, all zero when it is zero.
+	Bounds *Bounds `protobuf:"bytes,2,opt,name=bounds,proto3" json:"bounds,omitempty"`
+	// Batches known to have been released beyond the recovered end; a lower bound.
+	AtLeast int64 `protobuf:"varint,3,opt,name=at_least,json=atLeast,proto3" json:"at_least,omitempty"`
+	// The fact that decided the kind.
+	Why string `protobuf:"bytes,4,opt,name=why,proto3" json:"why,omitempty"`
+	// Promoted without a fence quorum.
+	Unclean bool `protobuf:"varint,5,opt,name=unclean,proto3" json:"unclean,omitempty"`
+	// Members that did not answer the fence.
+	Missing []string `protobuf:"bytes,6,rep,name=missing,proto3" json:"missing,omitempty"`
+	// Upper bound on the time the DR side knows nothing about; absent when not known.
+	Blind *durationpb.Duration `protobuf:"bytes,7,opt,name=blind,proto3" json:"blind,omitempty"`
 	// Measured later, from the old writer's journal beyond the recovered end.
-	Measured      *MeasuredLoss `protobuf:"bytes,6,opt,name=measured,proto3" json:"measured,omitempty"`
+	Measured      *MeasuredLoss `protobuf:"bytes,8,opt,name=measured,proto3" json:"measured,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -991,32 +1103,46 @@ func (x *LossStatement) GetKind() LossKind {
 	return LossKind_LOSS_KIND_UNSPECIFIED
 }
 
-func (x *LossStatement) GetRecords() int64 {
-	if x != nil && x.Records != nil {
-		return *x.Records
-	}
-	return 0
-}
-
-func (x *LossStatement) GetBytes() int64 {
-	if x != nil && x.Bytes != nil {
-		return *x.Bytes
-	}
-	return 0
-}
-
-func (x *LossStatement) GetWindow() *durationpb.Duration {
+func (x *LossStatement) GetBounds() *Bounds {
 	if x != nil {
-		return x.Window
+		return x.Bounds
 	}
 	return nil
 }
 
-func (x *LossStatement) GetReason() string {
+func (x *LossStatement) GetAtLeast() int64 {
 	if x != nil {
-		return x.Reason
+		return x.AtLeast
+	}
+	return 0
+}
+
+func (x *LossStatement) GetWhy() string {
+	if x != nil {
+		return x.Why
 	}
 	return ""
+}
+
+func (x *LossStatement) GetUnclean() bool {
+	if x != nil {
+		return x.Unclean
+	}
+	return false
+}
+
+func (x *LossStatement) GetMissing() []string {
+	if x != nil {
+		return x.Missing
+	}
+	return nil
+}
+
+func (x *LossStatement) GetBlind() *durationpb.Duration {
+	if x != nil {
+		return x.Blind
+	}
+	return nil
 }
 
 func (x *LossStatement) GetMeasured() *MeasuredLoss {
@@ -1029,18 +1155,17 @@ func (x *LossStatement) GetMeasured() *MeasuredLoss {
 // MeasuredLoss is what the quarantine of the old writer shows.
 type MeasuredLoss struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Records and bytes beyond the recovered end, and how many of them had been released.
-	Records         int64 `protobuf:"varint,1,opt,name=records,proto3" json:"records,omitempty"`
-	Bytes           int64 `protobuf:"varint,2,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	// Records and bytes beyond the recovered end.
+	Records int64 `protobuf:"varint,1,opt,name=records,proto3" json:"records,omitempty"`
+	Bytes   int64 `protobuf:"varint,2,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	// Of the records, those that had been released.
 	ReleasedRecords int64 `protobuf:"varint,3,opt,name=released_records,json=releasedRecords,proto3" json:"released_records,omitempty"`
-	ReleasedBytes   int64 `protobuf:"varint,4,opt,name=released_bytes,json=releasedBytes,proto3" json:"released_bytes,omitempty"`
-	// Source times of the first and last record beyond the end.
-	Oldest *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=oldest,proto3" json:"oldest,omitempty"`
-	Newest *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=newest,proto3" json:"newest,omitempty"`
-	// How many bundles were reported.
-	Bundles uint32 `protobuf:"varint,7,opt,name=bundles,proto3" json:"bundles,omitempty"`
-	// False when a bundle did not know what was released.
-	ReleasedKnown bool `protobuf:"varint,8,opt,name=released_known,json=releasedKnown,proto3" json:"released_known,omitempty"`
+	// Span of source times.
+	Window *durationpb.Duration `protobuf:"bytes,4,opt,name=window,proto3" json:"window,omitempty"`
+	// Bundles reported so far.
+	Bundles uint32 `protobuf:"varint,5,opt,name=bundles,proto3" json:"bundles,omitempty"`
+	// False when a bundle did not know what was released; released_records is then a lower bound.
+	ReleasedKnown bool `protobuf:"varint,6,opt,name=released_known,json=releasedKnown,proto3" json:"released_known,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1096,23 +1221,9 @@ func (x *MeasuredLoss) GetReleasedRecords() int64 {
 	return 0
 }
 
-func (x *MeasuredLoss) GetReleasedBytes() int64 {
+func (x *MeasuredLoss) GetWindow() *durationpb.Duration {
 	if x != nil {
-		return x.ReleasedBytes
-	}
-	return 0
-}
-
-func (x *MeasuredLoss) GetOldest() *timestamppb.Timestamp {
-	if x != nil {
-		return x.Oldest
-	}
-	return nil
-}
-
-func (x *MeasuredLoss) GetNewest() *timestamppb.Timestamp {
-	if x != nil {
-		return x.Newest
+		return x.Window
 	}
 	return nil
 }
@@ -1542,40 +1653,43 @@ const file_tidegate_v1_types_proto_rawDesc = "" +
 	"\x05state\x18\x01 \x01(\x0e2\x16.tidegate.v1.GateStateR\x05state\x12%\n" +
 	"\x04mode\x18\x02 \x01(\x0e2\x11.tidegate.v1.ModeR\x04mode\x12+\n" +
 	"\x06bounds\x18\x03 \x01(\v2\x13.tidegate.v1.BoundsR\x06bounds\x12\x1b\n" +
-	"\tsince_seq\x18\x04 \x01(\x04R\bsinceSeq\"\xb5\x03\n" +
-	"\vEpochRecord\x12\x14\n" +
-	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12+\n" +
-	"\x06holder\x18\x02 \x01(\v2\x13.tidegate.v1.HolderR\x06holder\x12-\n" +
-	"\x05state\x18\x03 \x01(\x0e2\x17.tidegate.v1.EpochStateR\x05state\x12+\n" +
-	"\x04gate\x18\x04 \x01(\v2\x17.tidegate.v1.GateRecordR\x04gate\x12+\n" +
-	"\x06config\x18\x05 \x01(\v2\x13.tidegate.v1.ConfigR\x06config\x12\x1b\n" +
-	"\tstart_seq\x18\x06 \x01(\x04R\bstartSeq\x12'\n" +
-	"\x04head\x18\a \x01(\v2\x13.tidegate.v1.LogPosR\x04head\x120\n" +
-	"\x05since\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\x05since\x12\x12\n" +
-	"\x04prev\x18\t \x01(\x04R\x04prev\x12\x18\n" +
-	"\aunclean\x18\n" +
-	" \x01(\bR\aunclean\x12\x18\n" +
-	"\amissing\x18\v \x03(\tR\amissing\x12\x1a\n" +
-	"\brevision\x18\f \x01(\x03R\brevision\"\x8c\x02\n" +
+	"\tsince_seq\x18\x04 \x01(\x04R\bsinceSeq\"\x8d\x05\n" +
+	"\vEpochRecord\x12\x1b\n" +
+	"\tstream_id\x18\x01 \x01(\tR\bstreamId\x12\x14\n" +
+	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12+\n" +
+	"\x06holder\x18\x03 \x01(\v2\x13.tidegate.v1.HolderR\x06holder\x12-\n" +
+	"\x05state\x18\x04 \x01(\x0e2\x17.tidegate.v1.EpochStateR\x05state\x12+\n" +
+	"\x04gate\x18\x05 \x01(\v2\x17.tidegate.v1.GateRecordR\x04gate\x12+\n" +
+	"\x06config\x18\x06 \x01(\v2\x13.tidegate.v1.ConfigR\x06config\x12!\n" +
+	"\factive_epoch\x18\a \x01(\x04R\vactiveEpoch\x12\x1b\n" +
+	"\tstart_seq\x18\b \x01(\x04R\bstartSeq\x12'\n" +
+	"\x04head\x18\t \x01(\v2\x13.tidegate.v1.LogPosR\x04head\x12+\n" +
+	"\ahistory\x18\n" +
+	" \x03(\v2\x11.tidegate.v1.TermR\ahistory\x12\x16\n" +
+	"\x06source\x18\v \x01(\tR\x06source\x12\x17\n" +
+	"\aplan_id\x18\f \x01(\tR\x06planId\x122\n" +
+	"\tplan_kind\x18\r \x01(\x0e2\x15.tidegate.v1.PlanKindR\bplanKind\x12\x18\n" +
+	"\aunclean\x18\x0e \x01(\bR\aunclean\x12\x1a\n" +
+	"\brestored\x18\x0f \x01(\bR\brestored\x12\x16\n" +
+	"\x06shrunk\x18\x10 \x01(\bR\x06shrunk\x120\n" +
+	"\x05since\x18\x11 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\x12\x1a\n" +
+	"\brevision\x18\x12 \x01(\x03R\brevision\"\xb0\x02\n" +
 	"\rLossStatement\x12)\n" +
-	"\x04kind\x18\x01 \x01(\x0e2\x15.tidegate.v1.LossKindR\x04kind\x12\x1d\n" +
-	"\arecords\x18\x02 \x01(\x03H\x00R\arecords\x88\x01\x01\x12\x19\n" +
-	"\x05bytes\x18\x03 \x01(\x03H\x01R\x05bytes\x88\x01\x01\x121\n" +
-	"\x06window\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\x06window\x12\x16\n" +
-	"\x06reason\x18\x05 \x01(\tR\x06reason\x125\n" +
-	"\bmeasured\x18\x06 \x01(\v2\x19.tidegate.v1.MeasuredLossR\bmeasuredB\n" +
-	"\n" +
-	"\b_recordsB\b\n" +
-	"\x06_bytes\"\xb9\x02\n" +
+	"\x04kind\x18\x01 \x01(\x0e2\x15.tidegate.v1.LossKindR\x04kind\x12+\n" +
+	"\x06bounds\x18\x02 \x01(\v2\x13.tidegate.v1.BoundsR\x06bounds\x12\x19\n" +
+	"\bat_least\x18\x03 \x01(\x03R\aatLeast\x12\x10\n" +
+	"\x03why\x18\x04 \x01(\tR\x03why\x12\x18\n" +
+	"\aunclean\x18\x05 \x01(\bR\aunclean\x12\x18\n" +
+	"\amissing\x18\x06 \x03(\tR\amissing\x12/\n" +
+	"\x05blind\x18\a \x01(\v2\x19.google.protobuf.DurationR\x05blind\x125\n" +
+	"\bmeasured\x18\b \x01(\v2\x19.tidegate.v1.MeasuredLossR\bmeasured\"\xdd\x01\n" +
 	"\fMeasuredLoss\x12\x18\n" +
 	"\arecords\x18\x01 \x01(\x03R\arecords\x12\x14\n" +
 	"\x05bytes\x18\x02 \x01(\x03R\x05bytes\x12)\n" +
-	"\x10released_records\x18\x03 \x01(\x03R\x0freleasedRecords\x12%\n" +
-	"\x0ereleased_bytes\x18\x04 \x01(\x03R\rreleasedBytes\x122\n" +
-	"\x06oldest\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\x06oldest\x122\n" +
-	"\x06newest\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\x06newest\x12\x18\n" +
-	"\abundles\x18\a \x01(\rR\abundles\x12%\n" +
-	"\x0ereleased_known\x18\b \x01(\bR\rreleasedKnown\"\xc3\x01\n" +
+	"\x10released_records\x18\x03 \x01(\x03R\x0freleasedRecords\x121\n" +
+	"\x06window\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\x06window\x12\x18\n" +
+	"\abundles\x18\x05 \x01(\rR\abundles\x12%\n" +
+	"\x0ereleased_known\x18\x06 \x01(\bR\rreleasedKnown\"\xc3\x01\n" +
 	"\bExposure\x12\x1d\n" +
 	"\arecords\x18\x01 \x01(\x03H\x00R\arecords\x88\x01\x01\x12\x19\n" +
 	"\x05bytes\x18\x02 \x01(\x03H\x01R\x05bytes\x88\x01\x01\x12+\n" +
@@ -1648,7 +1762,11 @@ const file_tidegate_v1_types_proto_rawDesc = "" +
 	"\x10MODE_UNSPECIFIED\x10\x00\x12\r\n" +
 	"\tMODE_OPEN\x10\x01\x12\x10\n" +
 	"\fMODE_BOUNDED\x10\x02\x12\r\n" +
-	"\tMODE_SYNC\x10\x03*g\n" +
+	"\tMODE_SYNC\x10\x03*T\n" +
+	"\bPlanKind\x12\x19\n" +
+	"\x15PLAN_KIND_UNSPECIFIED\x10\x00\x12\x15\n" +
+	"\x11PLAN_KIND_ACQUIRE\x10\x01\x12\x16\n" +
+	"\x12PLAN_KIND_FAILOVER\x10\x02*g\n" +
 	"\bLossKind\x12\x19\n" +
 	"\x15LOSS_KIND_UNSPECIFIED\x10\x00\x12\x12\n" +
 	"\x0eLOSS_KIND_ZERO\x10\x01\x12\x15\n" +
@@ -1673,61 +1791,64 @@ func file_tidegate_v1_types_proto_rawDescGZIP() []byte {
 	return file_tidegate_v1_types_proto_rawDescData
 }
 
-var file_tidegate_v1_types_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
+var file_tidegate_v1_types_proto_enumTypes = make([]protoimpl.EnumInfo, 6)
 var file_tidegate_v1_types_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
 var file_tidegate_v1_types_proto_goTypes = []any{
 	(EpochState)(0),               // 0: tidegate.v1.EpochState
 	(GateState)(0),                // 1: tidegate.v1.GateState
 	(Mode)(0),                     // 2: tidegate.v1.Mode
-	(LossKind)(0),                 // 3: tidegate.v1.LossKind
-	(Verdict)(0),                  // 4: tidegate.v1.Verdict
-	(*LogPos)(nil),                // 5: tidegate.v1.LogPos
-	(*Holder)(nil),                // 6: tidegate.v1.Holder
-	(*Promise)(nil),               // 7: tidegate.v1.Promise
-	(*Term)(nil),                  // 8: tidegate.v1.Term
-	(*Member)(nil),                // 9: tidegate.v1.Member
-	(*Config)(nil),                // 10: tidegate.v1.Config
-	(*Bounds)(nil),                // 11: tidegate.v1.Bounds
-	(*GateRecord)(nil),            // 12: tidegate.v1.GateRecord
-	(*EpochRecord)(nil),           // 13: tidegate.v1.EpochRecord
-	(*LossStatement)(nil),         // 14: tidegate.v1.LossStatement
-	(*MeasuredLoss)(nil),          // 15: tidegate.v1.MeasuredLoss
-	(*Exposure)(nil),              // 16: tidegate.v1.Exposure
-	(*Areas)(nil),                 // 17: tidegate.v1.Areas
-	(*Route)(nil),                 // 18: tidegate.v1.Route
-	(*Phases)(nil),                // 19: tidegate.v1.Phases
-	(*durationpb.Duration)(nil),   // 20: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil), // 21: google.protobuf.Timestamp
+	(PlanKind)(0),                 // 3: tidegate.v1.PlanKind
+	(LossKind)(0),                 // 4: tidegate.v1.LossKind
+	(Verdict)(0),                  // 5: tidegate.v1.Verdict
+	(*LogPos)(nil),                // 6: tidegate.v1.LogPos
+	(*Holder)(nil),                // 7: tidegate.v1.Holder
+	(*Promise)(nil),               // 8: tidegate.v1.Promise
+	(*Term)(nil),                  // 9: tidegate.v1.Term
+	(*Member)(nil),                // 10: tidegate.v1.Member
+	(*Config)(nil),                // 11: tidegate.v1.Config
+	(*Bounds)(nil),                // 12: tidegate.v1.Bounds
+	(*GateRecord)(nil),            // 13: tidegate.v1.GateRecord
+	(*EpochRecord)(nil),           // 14: tidegate.v1.EpochRecord
+	(*LossStatement)(nil),         // 15: tidegate.v1.LossStatement
+	(*MeasuredLoss)(nil),          // 16: tidegate.v1.MeasuredLoss
+	(*Exposure)(nil),              // 17: tidegate.v1.Exposure
+	(*Areas)(nil),                 // 18: tidegate.v1.Areas
+	(*Route)(nil),                 // 19: tidegate.v1.Route
+	(*Phases)(nil),                // 20: tidegate.v1.Phases
+	(*durationpb.Duration)(nil),   // 21: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil), // 22: google.protobuf.Timestamp
 }
 var file_tidegate_v1_types_proto_depIdxs = []int32{
-	9,  // 0: tidegate.v1.Config.members:type_name -> tidegate.v1.Member
-	20, // 1: tidegate.v1.Bounds.window:type_name -> google.protobuf.Duration
+	10, // 0: tidegate.v1.Config.members:type_name -> tidegate.v1.Member
+	21, // 1: tidegate.v1.Bounds.window:type_name -> google.protobuf.Duration
 	1,  // 2: tidegate.v1.GateRecord.state:type_name -> tidegate.v1.GateState
 	2,  // 3: tidegate.v1.GateRecord.mode:type_name -> tidegate.v1.Mode
-	11, // 4: tidegate.v1.GateRecord.bounds:type_name -> tidegate.v1.Bounds
-	6,  // 5: tidegate.v1.EpochRecord.holder:type_name -> tidegate.v1.Holder
+	12, // 4: tidegate.v1.GateRecord.bounds:type_name -> tidegate.v1.Bounds
+	7,  // 5: tidegate.v1.EpochRecord.holder:type_name -> tidegate.v1.Holder
 	0,  // 6: tidegate.v1.EpochRecord.state:type_name -> tidegate.v1.EpochState
-	12, // 7: tidegate.v1.EpochRecord.gate:type_name -> tidegate.v1.GateRecord
-	10, // 8: tidegate.v1.EpochRecord.config:type_name -> tidegate.v1.Config
-	5,  // 9: tidegate.v1.EpochRecord.head:type_name -> tidegate.v1.LogPos
-	21, // 10: tidegate.v1.EpochRecord.since:type_name -> google.protobuf.Timestamp
-	3,  // 11: tidegate.v1.LossStatement.kind:type_name -> tidegate.v1.LossKind
-	20, // 12: tidegate.v1.LossStatement.window:type_name -> google.protobuf.Duration
-	15, // 13: tidegate.v1.LossStatement.measured:type_name -> tidegate.v1.MeasuredLoss
-	21, // 14: tidegate.v1.MeasuredLoss.oldest:type_name -> google.protobuf.Timestamp
-	21, // 15: tidegate.v1.MeasuredLoss.newest:type_name -> google.protobuf.Timestamp
-	20, // 16: tidegate.v1.Exposure.age:type_name -> google.protobuf.Duration
-	20, // 17: tidegate.v1.Exposure.loss_window:type_name -> google.protobuf.Duration
-	20, // 18: tidegate.v1.Areas.covered:type_name -> google.protobuf.Duration
-	21, // 19: tidegate.v1.Route.since:type_name -> google.protobuf.Timestamp
-	21, // 20: tidegate.v1.Phases.origin:type_name -> google.protobuf.Timestamp
-	20, // 21: tidegate.v1.Phases.rta:type_name -> google.protobuf.Duration
-	20, // 22: tidegate.v1.Phases.controllable:type_name -> google.protobuf.Duration
-	23, // [23:23] is the sub-list for method output_type
-	23, // [23:23] is the sub-list for method input_type
-	23, // [23:23] is the sub-list for extension type_name
-	23, // [23:23] is the sub-list for extension extendee
-	0,  // [0:23] is the sub-list for field type_name
+	13, // 7: tidegate.v1.EpochRecord.gate:type_name -> tidegate.v1.GateRecord
+	11, // 8: tidegate.v1.EpochRecord.config:type_name -> tidegate.v1.Config
+	6,  // 9: tidegate.v1.EpochRecord.head:type_name -> tidegate.v1.LogPos
+	9,  // 10: tidegate.v1.EpochRecord.history:type_name -> tidegate.v1.Term
+	3,  // 11: tidegate.v1.EpochRecord.plan_kind:type_name -> tidegate.v1.PlanKind
+	22, // 12: tidegate.v1.EpochRecord.since:type_name -> google.protobuf.Timestamp
+	4,  // 13: tidegate.v1.LossStatement.kind:type_name -> tidegate.v1.LossKind
+	12, // 14: tidegate.v1.LossStatement.bounds:type_name -> tidegate.v1.Bounds
+	21, // 15: tidegate.v1.LossStatement.blind:type_name -> google.protobuf.Duration
+	16, // 16: tidegate.v1.LossStatement.measured:type_name -> tidegate.v1.MeasuredLoss
+	21, // 17: tidegate.v1.MeasuredLoss.window:type_name -> google.protobuf.Duration
+	21, // 18: tidegate.v1.Exposure.age:type_name -> google.protobuf.Duration
+	21, // 19: tidegate.v1.Exposure.loss_window:type_name -> google.protobuf.Duration
+	21, // 20: tidegate.v1.Areas.covered:type_name -> google.protobuf.Duration
+	22, // 21: tidegate.v1.Route.since:type_name -> google.protobuf.Timestamp
+	22, // 22: tidegate.v1.Phases.origin:type_name -> google.protobuf.Timestamp
+	21, // 23: tidegate.v1.Phases.rta:type_name -> google.protobuf.Duration
+	21, // 24: tidegate.v1.Phases.controllable:type_name -> google.protobuf.Duration
+	25, // [25:25] is the sub-list for method output_type
+	25, // [25:25] is the sub-list for method input_type
+	25, // [25:25] is the sub-list for extension type_name
+	25, // [25:25] is the sub-list for extension extendee
+	0,  // [0:25] is the sub-list for field type_name
 }
 
 func init() { file_tidegate_v1_types_proto_init() }
@@ -1736,7 +1857,6 @@ func file_tidegate_v1_types_proto_init() {
 		return
 	}
 	file_tidegate_v1_types_proto_msgTypes[6].OneofWrappers = []any{}
-	file_tidegate_v1_types_proto_msgTypes[9].OneofWrappers = []any{}
 	file_tidegate_v1_types_proto_msgTypes[11].OneofWrappers = []any{}
 	file_tidegate_v1_types_proto_msgTypes[14].OneofWrappers = []any{}
 	type x struct{}
@@ -1744,7 +1864,7 @@ func file_tidegate_v1_types_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tidegate_v1_types_proto_rawDesc), len(file_tidegate_v1_types_proto_rawDesc)),
-			NumEnums:      5,
+			NumEnums:      6,
 			NumMessages:   15,
 			NumExtensions: 0,
 			NumServices:   0,

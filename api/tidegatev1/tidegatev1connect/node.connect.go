@@ -74,8 +74,9 @@ type NodeServiceClient interface {
 	// RecordGate writes the gate's record by compare-and-swap. A loosening is
 	// recorded before it acts, a tightening after.
 	RecordGate(context.Context, *connect.Request[tidegatev1.RecordGateRequest]) (*connect.Response[tidegatev1.RecordGateResponse], error)
-	// ExitLimbo replaces a member's incarnation by compare-and-swap, once the node
-	// has caught up to the writer's position.
+	// ExitLimbo replaces a member's incarnation by compare-and-swap. The writer
+	// calls it: it vouches that the node has caught up with what was sealed when
+	// the writer first heard of the incarnation.
 	ExitLimbo(context.Context, *connect.Request[tidegatev1.ExitLimboRequest]) (*connect.Response[tidegatev1.ExitLimboResponse], error)
 	// ReportAgent is sent each second.
 	ReportAgent(context.Context, *connect.Request[tidegatev1.ReportAgentRequest]) (*connect.Response[tidegatev1.ReportAgentResponse], error)
@@ -242,8 +243,9 @@ type NodeServiceHandler interface {
 	// RecordGate writes the gate's record by compare-and-swap. A loosening is
 	// recorded before it acts, a tightening after.
 	RecordGate(context.Context, *connect.Request[tidegatev1.RecordGateRequest]) (*connect.Response[tidegatev1.RecordGateResponse], error)
-	// ExitLimbo replaces a member's incarnation by compare-and-swap, once the node
-	// has caught up to the writer's position.
+	// ExitLimbo replaces a member's incarnation by compare-and-swap. The writer
+	// calls it: it vouches that the node has caught up with what was sealed when
+	// the writer first heard of the incarnation.
 	ExitLimbo(context.Context, *connect.Request[tidegatev1.ExitLimboRequest]) (*connect.Response[tidegatev1.ExitLimboResponse], error)
 	// ReportAgent is sent each second.
 	ReportAgent(context.Context, *connect.Request[tidegatev1.ReportAgentRequest]) (*connect.Response[tidegatev1.ReportAgentResponse], error)
