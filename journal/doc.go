@@ -1,0 +1,38 @@
+// Package journal lets an event-sourced service keep its history where a
+// disaster cannot take it: an append-only log on the local disk that Tidegate
+// carries to another site, and the gate that says when an output may leave.
+//
+// Promise: a record for which [Journal.Append] returned, or up to which
+// [Journal.WaitDurable] returned, survives kill -9 and a power cut; a position
+// for which [Journal.Await] returned was released within the bounds of the
+// stream's gate. Two journals that are fed the same records hold the same bytes
+// at the same positions. Not promised: that a record whose Append returned an
+// error is absent.
+//
+// # Words
+//
+//   - record: the unit that is appended, applied and shipped whole
+//   - position: byte offset in the stream of records; a record occupies [First, Next)
+//   - active: this service accepts writes; following: it applies what another wrote
+//   - branch: a record by which a promoted follower forks the history off
+//   - fenced: another site holds the stream; nothing may be appended or released
+//
+// # Picture
+//
+//	service --Append--> [Journal] ----segment files----> agent --> DR site
+//	service <--Await--- [Journal] <--durable position--- agent
+//
+//	service <--Apply--- [Journal] <--committed batches-- standby node
+//	service <-Promote-- [Journal] <--role--------------- standby node
+//
+// A service on the active node opens the journal, starts [Journal.Run] beside
+// its own work, calls [Journal.Activate] when its cluster makes it the leader,
+// appends each event, executes it, and answers its client once Await has
+// returned for the event's position. The same program on a standby node only
+// implements [Service].
+//
+// All methods of a Journal may be called concurrently. One process at a time
+// has a journal open; others read it with [OpenReader]. Bytes are fsynced, and
+// new segment files' names too, before Append returns; a failed fsync stops the
+// journal for good. The format is docs/formats/journal.md.
+package journal

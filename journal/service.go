@@ -1,0 +1,66 @@
+package journal
+
+import (
+	"context"
+	"time"
+
+	"github.com/tidegate/tidegate"
+)
+
+// Kind says what a record is.
+type Kind uint8
+
+// The kinds. Services see only KindData.
+const (
+	KindData   Kind = 1
+	KindBranch Kind = 2
+)
+
+// Range is the place of one or several records: [First, Next).
+type Range struct {
+	First tidegate.Position
+	Next  tidegate.Position // exclusive; what to give to Await
+}
+
+// Record is one record as read back.
+type Record struct {
+	Range
+
+	Number  uint64    // cumulative, the journal's first record is 1
+	Time    time.Time // source time, as appended
+	Kind    Kind
+	Payload []byte // borrowed: valid until the reader's next call, or until Apply returns
+}
+
+// Service is what the library asks of the service that uses it. Calls come
+// from [Journal.Run] and have ended when Run returns.
+type Service interface {
+	// State returns the position up to which the state machine has applied the
+	// journal, and a digest of its state there; the zero digest if it keeps none.
+	// The two belong together. Called at the start of following, from where Apply
+	// then goes on, and about once a second to report; may be called concurrently
+	// with everything else, and must be quick.
+	State() (applied tidegate.Position, digest tidegate.Digest)
+
+	// Apply applies one committed record while following. One call at a time, in
+	// the order of positions, without gaps, from State's position on; only KindData,
+	// but State must move past the others: r.First may be larger than the last
+	// r.Next. It must be deterministic. An error ends Run with that error: a
+	// record is never skipped.
+	Apply(r Record) error
+
+	// Promote makes a following service the active one. When it is called every
+	// record before at is applied, the journal is durable, and it ends with the
+	// branch record of epoch; the service's own first record goes to the journal's
+	// End. It returns once the service can take writes; the library then reports
+	// it active, as if it had called Activate. It is called again, with the same
+	// arguments, after a restart in between: it must be idempotent. Not concurrent
+	// with Apply. An error ends Run with that error.
+	Promote(ctx context.Context, epoch tidegate.Epoch, at tidegate.Position) error
+
+	// Fenced says that epoch is held by somebody else: every Await and Append
+	// fails with tidegate.ErrFenced from now on, and the service should turn its
+	// clients away. May be called concurrently with everything else, more than
+	// once, and must not block.
+	Fenced(epoch tidegate.Epoch)
+}
