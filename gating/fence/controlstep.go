@@ -1,0 +1,157 @@
+package fence
+
+import (
+	"time"
+
+	"github.com/tidegate/tidegate"
+)
+
+// ControlEvent is something that happened to a plan.
+type ControlEvent interface{ controlEvent() }
+
+// KeyState is a stream's epoch key as a linearizable read returned it.
+// Revision 0 with a zero Record means that the key does not exist.
+type KeyState struct {
+	Stream   tidegate.StreamID
+	Revision int64
+	Record   EpochRecord
+}
+
+type (
+	// KeysRead answers ReadKeys: one linearizable read of all asked streams.
+	KeysRead struct {
+		Token uint64
+		Keys  []KeyState
+	}
+	// TxnDone answers Txn. Committed: all puts were made, the keys' new revision
+	// is Revision. Otherwise nothing was: a revision differed.
+	TxnDone struct {
+		Token     uint64
+		Committed bool
+		Revision  int64
+	}
+	// TxnUnknown answers Txn or ReadKeys when its outcome is not known (timeout, lost leader).
+	TxnUnknown struct{ Token uint64 }
+	// FenceReplied brings a node's answer to SendFence.
+	FenceReplied struct{ Reply FenceReply }
+	// AdoptReplied brings a node's answer to SendAdopt.
+	AdoptReplied struct{ Reply AdoptReply }
+	// LeaseOver: the old writer's output leases are provably over.
+	LeaseOver struct{}
+	// Attested: a human says that the primary is down.
+	Attested struct{ Actor string }
+	// Promoted answers SendPromote; Applied says that the target has applied
+	// through H and its state digests agree (else: accepted, still applying).
+	Promoted struct {
+		Stream  tidegate.StreamID
+		Applied bool
+		Class   tidegate.Class // of a refusal; "" when accepted
+		Why     string
+	}
+	// Verified: the verification journeys of F7 passed.
+	Verified struct{}
+	// RouteSwitched answers SwitchRoute.
+	RouteSwitched struct{ Epoch tidegate.Epoch }
+	// Journey: the prober's first good client write through the normal route (t8).
+	Journey struct{ At time.Time }
+	// Reconstituted: redundancy is back (t9).
+	Reconstituted struct{}
+	// Tick: time passed; what was not answered is sent again. Send one every
+	// half second or so.
+	Tick struct{}
+	// Deadline: the shell's patience with the current step is over; decide with
+	// what there is.
+	Deadline struct{ Step PlanStep }
+)
+
+func (KeysRead) controlEvent()      {}
+func (TxnDone) controlEvent()       {}
+func (TxnUnknown) controlEvent()    {}
+func (FenceReplied) controlEvent()  {}
+func (AdoptReplied) controlEvent()  {}
+func (LeaseOver) controlEvent()     {}
+func (Attested) controlEvent()      {}
+func (Promoted) controlEvent()      {}
+func (Verified) controlEvent()      {}
+func (RouteSwitched) controlEvent() {}
+func (Journey) controlEvent()       {}
+func (Reconstituted) controlEvent() {}
+func (Tick) controlEvent()          {}
+func (Deadline) controlEvent()      {}
+
+// ControlEffect is something the shell must do, in the order of the slice.
+type ControlEffect interface{ controlEffect() }
+
+// Put is one epoch key of a Txn.
+type Put struct {
+	Stream     tidegate.StreamID
+	IfRevision int64 // compare: the key's modification revision; 0: the key must not exist
+	Record     EpochRecord
+}
+
+type (
+	// ReadKeys: one linearizable read of all streams' epoch keys, then step KeysRead.
+	ReadKeys struct {
+		Token   uint64
+		Streams []tidegate.StreamID
+	}
+	// Txn: one etcd transaction: if every key is at its revision, put them all
+	// and the plan's own record; then step TxnDone or TxnUnknown.
+	Txn struct {
+		Token uint64
+		Step  PlanStep // StepReserve, StepChoose or StepActivate
+		Puts  []Put
+		Plan  Plan // as it will stand when the transaction commits
+	}
+	// SavePlan: write the plan's record, without waiting. Safety never rests on
+	// it: everything that must not be forgotten travels in a Txn.
+	SavePlan struct{ Plan Plan }
+	// SendFence: ask a member; the answer comes as FenceReplied. It may be lost.
+	SendFence struct {
+		Member Member
+		Req    FenceRequest
+	}
+	// SendAdopt: ask a member; the answer comes as AdoptReplied. It may be lost.
+	SendAdopt struct {
+		Member Member
+		Req    AdoptRequest
+	}
+	// AwaitLease: F4 does not hold by itself; step LeaseOver or Attested when it does.
+	AwaitLease struct{ Why string }
+	// SendPromote: F7, ask the target node; the answer comes as Promoted.
+	SendPromote struct {
+		Node tidegate.NodeName
+		Req  PromoteRequest
+	}
+	// SwitchRoute: F8, clients go to the holder; then step RouteSwitched.
+	SwitchRoute struct {
+		Service tidegate.ServiceName
+		Holder  Holder
+		Epoch   tidegate.Epoch // highest of the service's streams
+	}
+	// Report: F9, the statements are final as far as DR can know.
+	Report struct{ Loss []LossStatement }
+	// SetDeadline: step Deadline{Step} after the patience configured for Step,
+	// replacing any earlier one.
+	SetDeadline struct{ Step PlanStep }
+	// Refuse: the plan is over, a rule said no.
+	Refuse struct{ Refusal Refusal }
+	// Superseded: the plan is over, another one has the streams.
+	Superseded struct{ By tidegate.ID }
+	// Finished: the plan is over and done.
+	Finished struct{}
+)
+
+func (ReadKeys) controlEffect()    {}
+func (Txn) controlEffect()         {}
+func (SavePlan) controlEffect()    {}
+func (SendFence) controlEffect()   {}
+func (SendAdopt) controlEffect()   {}
+func (AwaitLease) controlEffect()  {}
+func (SendPromote) controlEffect() {}
+func (SwitchRoute) controlEffect() {}
+func (Report) controlEffect()      {}
+func (SetDeadline) controlEffect() {}
+func (Refuse) controlEffect()      {}
+func (Superseded) controlEffect()  {}
+func (Finished) controlEffect()    {}

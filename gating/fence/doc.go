@@ -1,0 +1,74 @@
+// Package fence decides who may write a stream, and moves that right without
+// losing what was acknowledged: the epoch and failover protocol as pure step
+// machines.
+//
+// # Promises
+//
+// At most one holder writes in an epoch; once R members have promised a higher
+// epoch nothing of a lower one becomes durable on W of them; a head chosen from
+// R members that know what they had contains every batch that was ever durable
+// on W of them; and what is cut from a log was in quarantine before. It does
+// not promise that an old holder's process knows that it is over: that is what
+// the gate's bounds, leases and the epoch beside every output are for.
+//
+// # Words
+//
+// A holder is one run of one agent. A member is one formatted data directory
+// (incarnation) of one node. A promise is what a node has sworn; its history says
+// what its log has adopted; the two are never mixed. Limbo is the state of a node
+// that does not know what it once acknowledged: it takes part in nothing until
+// the record names its incarnation.
+//
+// # Picture
+//
+//	agent --- Writer          sealed batches, acks -> D, relay, step down
+//	            |  ^ Ack
+//	            v  |
+//	standby - Node (xN)       promise, adopt, limbo, apply limit
+//	            ^
+//	            | fence, adopt, promote
+//	gate --- Controller       F0..F9 over all streams of a service, state = Plan
+//	            |
+//	            v
+//	          etcd            EpochRecord per stream: compare-and-swap
+//
+// # How a shell drives a core
+//
+// Every core takes one event at a time and returns effects. Cores hold no
+// goroutine, clock, file or socket and are not safe for concurrent use: a shell
+// keeps one lock per core. Effects are carried out in the order of the slice;
+// those that end in an event may run in the background, and the event is stepped
+// when they are done. An effect that failed where its doc says "for good" is
+// never retried: the component stops.
+//
+// Standby shell, per stream, under the stream's lock:
+//
+//	start:    meta := read file; n, effects := NewNode(meta, durable end of the log, view)
+//	append:   n.CheckAppend(session epoch, holder, batch epoch) -> log.Append -> n.Received(end)
+//	          in ONE hold of the lock: no fence may come between check and append
+//	sync:     end := log.Sync() outside the lock; then n.Durable(end) under it; if it
+//	          returns an ack, send it (pass a relayed ack on unchanged)
+//	commit:   n.Commit(epoch, holder, seq); apply up to n.ApplyTo()
+//	the rest: n.Step(event)
+//
+// While a Cut is outstanding the shell appends nothing else; while a Fetch is
+// outstanding only the fetch appends. CheckAppend refuses during both. Sync ends
+// of appends may be reported at any time.
+//
+// Agent shell: NewWriter(self, record) with the ACTIVE record that names it;
+// Sealed for every batch, in order, before it is shipped; OnAck for every ack,
+// relayed or not; OnRecord for every change of the record; RelayUp and RelayDown
+// for its one session. Durable is D, Floor the lowest seq that must stay in the
+// ring.
+//
+// Gate shell: NewController(plan), Start, then Step for every event; a Tick every
+// half second; a Deadline when the patience for a step is over. After a crash, or
+// on another gate: NewController(saved plan), Start: it reads the keys and goes on
+// where the keys stand. See [Controller].
+//
+// # Durability
+//
+// The package writes nothing. The order Persist -> Persisted -> reply is the
+// core's; a shell that reports Persisted or Synced early breaks every promise
+// above.
+package fence

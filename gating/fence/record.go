@@ -1,0 +1,211 @@
+package fence
+
+import (
+	"encoding/json"
+	"fmt"
+
+	"github.com/tidegate/tidegate"
+)
+
+// State is the phase of a stream's epoch.
+type State string
+
+// The states of an epoch record. FENCING: reserved, the nodes are being asked.
+// RECOVERING: the head has been chosen and is part of the record. ACTIVE: the
+// holder may write.
+const (
+	StateActive     State = "ACTIVE"
+	StateSwitching  State = "SWITCHING"
+	StateDemoted    State = "DEMOTED"
+	StateFencing    State = "FENCING"
+	StateRecovering State = "RECOVERING"
+)
+
+// GateState says whether the gate's bounds hold.
+type GateState string
+
+// The gate states. Only armed permits a bounded loss statement.
+const (
+	GateArmed    GateState = "ARMED"
+	GateDegraded GateState = "DEGRADED" // outputs go on unprotected; recorded before it took effect
+	GateBlindOK  GateState = "BLIND_OK" // may degrade without recording: no zero-loss claim ever
+	GateUnknown  GateState = "UNKNOWN"  // rebuilt or restored registry: no claim until a live writer re-arms
+)
+
+// GateRecord is the gate's part of the epoch record. Loosening is recorded
+// before it acts, tightening acts before it is recorded.
+type GateRecord struct {
+	State    GateState       `json:"state"`
+	Mode     tidegate.Mode   `json:"mode"`
+	Bounds   tidegate.Bounds `json:"bounds"` // of the bounded mode
+	SinceSeq tidegate.Seq    `json:"since_seq"`
+}
+
+// Holds reports whether the writer's own gate stops it without any lease: armed,
+// and in a mode with bounds. A degradation needs the epoch key's revision, so a
+// writer whose key has moved on stays armed and stops at K, B, T.
+func (g GateRecord) Holds() bool {
+	return g.State == GateArmed && (g.Mode == tidegate.ModeSync || g.Mode == tidegate.ModeBounded)
+}
+
+// EpochRecord is the value of a stream's epoch key in etcd: the one place where
+// role changes, degradations and limbo exits compete, by compare-and-swap on the
+// key's revision.
+//
+// Invariants, checked by Validate:
+//  1. Epoch >= ActiveEpoch; they are equal when the state is ACTIVE, SWITCHING or DEMOTED
+//  2. Config is the one of ActiveEpoch: later fences ask its members
+//  3. in RECOVERING and ACTIVE, StartSeq is Head.Seq+1
+//  4. History ends with ActiveEpoch, or in RECOVERING with the chosen log's last epoch
+type EpochRecord struct {
+	Version     int               `json:"version"` // EpochRecordVersion
+	Stream      tidegate.StreamID `json:"stream"`
+	Epoch       tidegate.Epoch    `json:"epoch"` // 0: formatted, never active
+	Holder      Holder            `json:"holder"`
+	State       State             `json:"state"`
+	Gate        GateRecord        `json:"gate"`
+	Config      Config            `json:"config"`       // last active configuration
+	ActiveEpoch tidegate.Epoch    `json:"active_epoch"` // the epoch Config was written under; 0: registration
+	StartSeq    tidegate.Seq      `json:"start_seq"`
+	Head        tidegate.LogPos   `json:"head"`
+	History     History           `json:"history"`            // terms of the log; in ACTIVE it ends with this epoch
+	Source      tidegate.NodeName `json:"source,omitempty"`   // node that held the chosen log at F3
+	Plan        tidegate.ID       `json:"plan"`               // plan that wrote the record last
+	Kind        PlanKind          `json:"kind,omitempty"`     // of that plan
+	Unclean     bool              `json:"unclean,omitempty"`  // chosen with fewer than R replies
+	Restored    bool              `json:"restored,omitempty"` // a node's promise was above the key: etcd has gone back, no zero-loss claim
+	Shrunk      bool              `json:"shrunk,omitempty"`   // fewer members than wanted: under-protected
+	Since       int64             `json:"since"`              // wall clock of the last change, unix ns; information only
+}
+
+// EpochRecordVersion is the version of the JSON form of [EpochRecord].
+const EpochRecordVersion = 1
+
+// NewRecord returns the record of a stream that has been registered and never
+// been active: epoch 0, its formatted members named.
+func NewRecord(stream tidegate.StreamID, cfg Config, gate GateRecord) (EpochRecord, error) {
+	r := EpochRecord{
+		Version: EpochRecordVersion, Stream: stream, State: StateDemoted,
+		Gate: gate, Config: cfg.Clone(), StartSeq: 1,
+	}
+	return r, r.Validate()
+}
+
+// Validate checks the invariants.
+func (r EpochRecord) Validate() error {
+	bad := func(format string, a ...any) error {
+		return fmt.Errorf("epoch record %s: %w", r.Stream, fmt.Errorf(format, a...))
+	}
+	if err := r.Config.Validate(); err != nil {
+		return bad("%w", err)
+	}
+	if err := r.History.Validate(); err != nil {
+		return bad("%w", err)
+	}
+	switch r.State {
+	case StateActive, StateSwitching, StateDemoted:
+		if r.Epoch != r.ActiveEpoch || r.History.Last().Epoch != r.ActiveEpoch {
+			return bad("%s with epoch %s, active %s, history to %s", r.State, r.Epoch, r.ActiveEpoch, r.History.Last().Epoch)
+		}
+	case StateFencing, StateRecovering:
+		if r.Epoch <= r.ActiveEpoch {
+			return bad("%s with epoch %s, active %s", r.State, r.Epoch, r.ActiveEpoch)
+		}
+	default:
+		return bad("unknown state %q", r.State)
+	}
+	if r.State != StateFencing && r.StartSeq != r.Head.Seq+1 {
+		return bad("start %s does not follow head %s", r.StartSeq, r.Head)
+	}
+	return nil
+}
+
+// Clone returns a copy that shares no memory with r.
+func (r EpochRecord) Clone() EpochRecord {
+	r.Config, r.History = r.Config.Clone(), r.History.Clone()
+	return r
+}
+
+// Promise returns the promise that the record stands for.
+func (r EpochRecord) Promise() Promise { return Promise{r.Epoch, r.Holder.UUID} }
+
+// Marshal returns the value of the epoch key.
+func (r EpochRecord) Marshal() ([]byte, error) {
+	if err := r.Validate(); err != nil {
+		return nil, err
+	}
+	return json.Marshal(r)
+}
+
+// ParseEpochRecord reads what Marshal wrote; it refuses other versions and
+// records that break an invariant.
+func ParseEpochRecord(b []byte) (EpochRecord, error) {
+	var r EpochRecord
+	if err := json.Unmarshal(b, &r); err != nil {
+		return EpochRecord{}, fmt.Errorf("parse epoch record: %w", err)
+	}
+	if r.Version != EpochRecordVersion {
+		return EpochRecord{}, fmt.Errorf("parse epoch record: version %d: %w", r.Version, tidegate.ErrUnsupported)
+	}
+	return r, r.Validate()
+}
+
+// ExitLimbo returns the record in which node is named with a new incarnation,
+// for one compare-and-swap on the key. It is granted only to the active holder,
+// who vouches that the member has caught up with everything it had sealed when
+// it first heard of the incarnation ([CaughtUp]). (I22)
+func (r EpochRecord) ExitLimbo(by Promise, m Member) (EpochRecord, error) {
+	refuse := func(rule string) (EpochRecord, error) {
+		return EpochRecord{}, &tidegate.Error{Op: "exit limbo", Subject: m.String(), Class: tidegate.Refused, Err: fmt.Errorf("%s", rule)}
+	}
+	switch {
+	case r.State != StateActive:
+		return refuse("stream is " + string(r.State))
+	case r.Promise() != by:
+		return EpochRecord{}, &tidegate.Error{Op: "exit limbo", Subject: m.String(), Class: tidegate.Fenced, Err: tidegate.ErrFenced}
+	case r.Config.Index(m.Node) < 0:
+		return refuse("node is not a member")
+	}
+	r = r.Clone()
+	r.Config.Members[r.Config.Index(m.Node)] = m
+	return r, nil
+}
+
+// SetGate returns the record with another gate part, for one compare-and-swap
+// on the key by the active holder: the same key that a failover reserves, so
+// that a degradation and a failover never both succeed. (I13)
+func (r EpochRecord) SetGate(by Promise, g GateRecord) (EpochRecord, error) {
+	if r.Promise() != by || r.State != StateActive && r.State != StateSwitching {
+		return EpochRecord{}, &tidegate.Error{Op: "record gate", Subject: r.Stream.String(), Class: tidegate.Fenced, Err: tidegate.ErrFenced}
+	}
+	r = r.Clone()
+	r.Gate = g
+	return r, nil
+}
+
+// AdoptFor returns the adopt that brings a member that missed F5 under the
+// record's epoch, and whether one is due: the record is ACTIVE and the member
+// has not adopted its epoch. source is a node known to have adopted it.
+func (r EpochRecord) AdoptFor(adopted tidegate.Epoch, source tidegate.NodeName) (AdoptRequest, bool) {
+	if r.State != StateActive || adopted >= r.Epoch {
+		return AdoptRequest{}, false
+	}
+	return adoptRequest(r, source), true
+}
+
+// adoptRequest derives the adopt from a record that carries the choice
+// (RECOVERING or ACTIVE): any controller derives the same one.
+func adoptRequest(r EpochRecord, source tidegate.NodeName) AdoptRequest {
+	h := r.History
+	if h.Last().Epoch == r.Epoch {
+		h = h[:len(h)-1]
+	}
+	reason := ReasonDiverged
+	if r.Kind == KindAcquire {
+		reason = ReasonSuperseded
+	}
+	return AdoptRequest{
+		Stream: r.Stream, Epoch: r.Epoch, Holder: r.Holder.UUID,
+		History: h.Clone(), Head: r.Head, Source: source, Reason: reason, Unclean: r.Unclean,
+	}
+}
