@@ -21,7 +21,7 @@ type sample struct {
 	Deep   []item            `yaml:"deep"`
 	Labels map[string]string `yaml:"labels"`
 	On     *bool             `yaml:"on"`
-	hidden int // has no key: a file must not reach it
+	hidden int               // has no key: a file must not reach it
 }
 
 type item struct {

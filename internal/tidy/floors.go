@@ -1,0 +1,128 @@
+package tidy
+
+import (
+	"fmt"
+	"sort"
+	"strings"
+)
+
+// Floor is where a package stands in the house. The tens are the floors of
+// docs/ARCHITECTURE.md; the ones order packages that share a floor there and
+// are, as parent and part, not equals. Imports go to a strictly lower number.
+type Floor int
+
+// Entry is one package of the house: its folder, its floor and why it is there.
+type Entry struct {
+	Dir    string
+	Floor  Floor
+	Reason string
+}
+
+// House lists every package. A package that is not here fails the test: where
+// it stands is a decision, and it is taken by writing this line.
+func House() []Entry {
+	return []Entry{
+		{".", 0, "the vocabulary: imports only the standard library, imported by all"},
+		{"internal/clock", 1, "boot and wall time behind one interface"},
+		{"internal/config", 1, "strict reading of files, knows no role"},
+		{"internal/invariant", 1, "broken invariants, and nothing else"},
+		{"internal/retry", 1, "the one back-off policy"},
+		{"internal/tidy", 1, "reads source, imports nothing of ours"},
+		{"internal/vfs", 1, "the file-system seam"},
+		{"internal/wire", 1, "frames and field encoding, knows no message"},
+		{"internal/durable", 2, "atomic durable writes, on vfs"},
+		{"internal/pki", 3, "certificates and identities, written durably"},
+		{"internal/seglog", 3, "the one segment log, on vfs and durable"},
+
+		{"api/tidegatev1", 10, "generated messages"},
+		{"api/tidegatev1/tidegatev1connect", 11, "generated clients and handlers of those messages"},
+		{"api", 12, "conversion between messages and vocabulary"},
+		{"batch", 10, "the sealed batch"},
+		{"rpo", 10, "pure arithmetic of ceiling and exposure"},
+		{"gating/fence", 10, "pure cores of epochs and failover"},
+		{"internal/local", 10, "frames between library and node"},
+
+		{"stores", 20, "what a store must offer"},
+		{"stores/storestest", 21, "the conformance suite of stores"},
+		{"journal", 20, "the public library"},
+		{"shipper", 20, "the crossing"},
+		{"standby/deltalog", 20, "sealed batches over seglog"},
+
+		{"gating/registry", 39, "etcd behind the controller's own interface"},
+		{"agent", 40, "every node that may be active"},
+		{"standby", 40, "every node that keeps a log"},
+
+		{"internal/cli", 50, "the frame of every command"},
+		{"internal/lab", 51, "starts and kills real processes for demo, soak and benches"},
+
+		{"examples/ledger/ledger", 60, "the state machine of the example, pure"},
+		{"examples/ledger/api", 61, "its HTTP messages"},
+		{"examples/ledger/client", 62, "its client"},
+	}
+}
+
+// Floors reports packages that the house does not list, entries without a
+// package or a reason, and imports that do not point down.
+func (t *Tree) Floors(house []Entry) []string {
+	var found []string
+	floor := map[string]Floor{}
+	for _, e := range house {
+		floor[e.Dir] = e.Floor
+		if e.Reason == "" {
+			found = append(found, fmt.Sprintf("%s: listed in the house without a reason", e.Dir))
+		}
+		if t.Package(e.Dir) == nil {
+			found = append(found, fmt.Sprintf("%s: listed in the house, but there is no such package", e.Dir))
+		}
+	}
+	for _, p := range t.Packages {
+		from, listed := floor[p.Dir]
+		if !listed {
+			if p.hasSource() {
+				found = append(found, fmt.Sprintf("%s: not listed in the house: give it a floor and a reason in internal/tidy", p.Dir))
+			}
+			continue
+		}
+		for dir, file := range t.imports(p) {
+			to, ok := floor[dir]
+			if ok && to >= from {
+				found = append(found, fmt.Sprintf("%s: %s (floor %d) imports %s (floor %d): imports point down", file, p.Dir, from, dir, to))
+			}
+		}
+	}
+	sort.Strings(found)
+	return found
+}
+
+// imports maps the folders of this module that p's source (not its tests)
+// imports to one file that does.
+func (t *Tree) imports(p *Package) map[string]string {
+	out := map[string]string{}
+	for _, f := range p.Files {
+		if f.Test {
+			continue
+		}
+		for _, path := range f.Imports {
+			if path == t.Module {
+				out["."] = f.Path
+			} else if dir, ours := strings.CutPrefix(path, t.Module+"/"); ours {
+				out[dir] = f.Path
+			}
+		}
+	}
+	return out
+}
+
+// AgentDeps reports what the agent binary must not carry, given the import
+// paths of everything it links: etcd and grpc belong to the gate.
+func AgentDeps(deps []string) []string {
+	var found []string
+	for _, d := range deps {
+		for _, banned := range []string{"go.etcd.io/", "google.golang.org/grpc"} {
+			if strings.HasPrefix(d, banned) {
+				found = append(found, "cmd/tidegate-agent: links "+d+": the agent is small and talks to gates only")
+			}
+		}
+	}
+	return found
+}
