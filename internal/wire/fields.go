@@ -185,3 +185,6 @@ func (d *Decoder) Count(limit int) int {
 
 // Rest reads everything that is left, aliasing the input.
 func (d *Decoder) Rest() []byte { return d.take(d.Left()) }
+
+// Raw reads n bytes without a length of their own, aliasing the input.
+func (d *Decoder) Raw(n int) []byte { return d.take(n) }

@@ -1,0 +1,285 @@
+package shipper
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/tidegate/tidegate"
+	"github.com/tidegate/tidegate/internal/clock"
+	"github.com/tidegate/tidegate/internal/wire"
+)
+
+// Dialer opens sessions. It is a value; all of it may be shared.
+type Dialer struct {
+	TLS      *tls.Config // both certificates' checks, see internal/pki; never nil
+	Clock    clock.Clock // never nil
+	Limits   Limits      // after SetDefaults
+	Features []string    // optional parts offered; version 1 defines none
+	// Connect opens the byte stream; nil means TCP.
+	Connect func(ctx context.Context, addr string) (net.Conn, error)
+}
+
+// Conn is the dialer's end of a session. One goroutine receives, one ships
+// batches, any number may send the rest.
+type Conn struct {
+	*session
+	as       As
+	node     tidegate.NodeName
+	version  uint16
+	features []string
+
+	granted atomic.Int64  // credit in bytes since the session began
+	sent    int64         // of batches; belongs to the goroutine that calls Send
+	credit  chan struct{} // a grant has arrived; capacity 1
+
+	clocks  sync.Mutex
+	offsets offsets
+
+	wg sync.WaitGroup
+}
+
+// Dial connects to addr, negotiates and attaches. A refusal comes back as a
+// *tidegate.Error that holds a *[Refusal] and unwraps to tidegate.ErrFenced,
+// ErrDiverged, ErrGap, ErrFull, ErrUnsupported or ErrNotFound; every other
+// trouble on the way is transient, save a certificate that either side turned
+// away. ctx bounds the dialling only; the session ends by Close.
+func (d Dialer) Dial(ctx context.Context, addr string, a Attach) (*Conn, Attached, error) {
+	l := d.Limits.SetDefaults()
+	ctx, cancel := context.WithTimeout(ctx, l.HandshakeTimeout)
+	defer cancel()
+	connect := d.Connect
+	if connect == nil {
+		connect = dialTCP
+	}
+	nc, err := connect(ctx, addr)
+	if err != nil {
+		return nil, Attached{}, &tidegate.Error{Op: "dial", Subject: addr, Class: tidegate.Transient, Err: err}
+	}
+	raw := &timedConn{Conn: nc, idle: l.IdleTimeout}
+	s := newSession(raw, tls.Client(raw, tlsConfig(d.TLS)), l, d.Clock)
+	c := &Conn{session: s, as: a.As, credit: make(chan struct{}, 1)}
+	attached, err := c.handshake(ctx, d.Features, a)
+	if err != nil {
+		_ = s.close("") // the handshake's error says more
+		return nil, Attached{}, fmt.Errorf("attach to %s as %s: %w", addr, a.As, err)
+	}
+	c.granted.Store(attached.Credit)
+	c.wg.Go(c.keepalive)
+	return c, attached, nil
+}
+
+func dialTCP(ctx context.Context, addr string) (net.Conn, error) {
+	var d net.Dialer
+	return d.DialContext(ctx, "tcp", addr)
+}
+
+func (c *Conn) handshake(ctx context.Context, features []string, a Attach) (Attached, error) {
+	stop := c.bound(ctx)
+	defer stop()
+	if err := c.tls.HandshakeContext(ctx); err != nil {
+		// The reason of our own check travels inside the handshake's error.
+		if own, ok := errors.AsType[*tidegate.Error](err); ok {
+			return Attached{}, own
+		}
+		return Attached{}, c.lost("handshake", err)
+	}
+	var err error
+	if c.peer, err = peerIdentity(c.tls.ConnectionState()); err != nil {
+		return Attached{}, err
+	}
+	h := hello{min: VersionMin, max: VersionMax, features: features}
+	if err := c.send(typeHello, h.append(nil)); err != nil {
+		return Attached{}, err
+	}
+	body, err := c.expect(typeWelcome)
+	if err != nil {
+		return Attached{}, err
+	}
+	w, err := parseWelcome(body)
+	if err != nil {
+		return Attached{}, c.malformed(err)
+	}
+	if w.version < VersionMin || w.version > VersionMax {
+		return Attached{}, c.malformed(fmt.Errorf("version %d chosen, offered %d to %d", w.version, VersionMin, VersionMax))
+	}
+	c.node, c.version, c.features = w.node, w.version, common(features, w.features)
+	if err := c.send(typeAttach, a.append(nil)); err != nil {
+		return Attached{}, err
+	}
+	if body, err = c.expect(typeAttached); err != nil {
+		return Attached{}, err
+	}
+	attached, err := parseAttached(body)
+	if err != nil {
+		return Attached{}, c.malformed(err)
+	}
+	return attached, nil
+}
+
+// Node returns the acceptor's name.
+func (c *Conn) Node() tidegate.NodeName { return c.node }
+
+// Peer returns whom the acceptor's certificate speaks for.
+func (c *Conn) Peer() tidegate.Identity { return c.peer }
+
+// Features returns the optional parts that both ends have.
+func (c *Conn) Features() []string { return c.features }
+
+// Send ships one sealed batch, unchanged; sealed is only read, and is free
+// again when Send returns. It waits for credit until ctx ends, and while a
+// write in flight holds the queue full; [Conn.Recv] must be running to see
+// grants. The batch leaves with the next Flush, or when Send has to wait.
+// After an error the reason is in what Recv returns.
+func (c *Conn) Send(ctx context.Context, sealed []byte) error {
+	if n := len(sealed); n > c.limits.BatchBytesMax {
+		return &tidegate.Error{
+			Op: "ship batch", Subject: fmt.Sprintf("of %d bytes", n), Class: tidegate.Misuse,
+			Hint: "raise batch_bytes_max on both ends",
+			Err:  fmt.Errorf("larger than the session's limit of %d", c.limits.BatchBytesMax),
+		}
+	}
+	c.sent += int64(len(sealed))
+	for c.sent > c.granted.Load() {
+		// The acceptor grants only for what it has been given.
+		if err := c.flush(); err != nil {
+			return err
+		}
+		select {
+		case <-c.credit:
+		case <-ctx.Done():
+			c.sent -= int64(len(sealed))
+			return ctx.Err()
+		case <-c.ended:
+			return c.lost("ship batch", net.ErrClosed)
+		}
+	}
+	if err := c.w.Put(typeBatch, sealed); err != nil {
+		return c.lost("ship batch", err)
+	}
+	return nil
+}
+
+// Flush starts writing what Send queued; it does not wait for a write that is
+// in flight already.
+func (c *Conn) Flush() error { return c.flush() }
+
+// SendCommit spreads the writer's commit: seq is durable on W nodes. It goes
+// out at once, behind the batches queued before.
+func (c *Conn) SendCommit(seq tidegate.Seq) error { return c.sendCommit(seq) }
+
+// SendBeacon sends the writer's, or as a relay the forwarded, beacon.
+func (c *Conn) SendBeacon(k Beacon) error { return c.sendBeacon(k) }
+
+// Recv waits for the next event: *AckEvent and *OffsetEvent for a writer or
+// relay, *HeaderEvent, *CommitEvent and *BeaconEvent for an observer,
+// *BatchEvent for a reader. Its error ends the session: a refusal as by
+// [Dialer.Dial], or the loss of the peer, which is transient.
+func (c *Conn) Recv() (Event, error) {
+	for {
+		t, body, err := c.r.Next()
+		if err != nil {
+			return nil, c.lost("session with", err)
+		}
+		switch t {
+		case typeCredit:
+			err = c.grant(body)
+		case typeTimeReply:
+			return c.timeReply(body)
+		default:
+			return c.event(t, body)
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+}
+
+func (c *Conn) event(t wire.Type, body []byte) (Event, error) {
+	ships := c.as.Ships()
+	switch {
+	case t == typeAck && ships:
+		return c.ackEvent(body)
+	case t == typeBatch && c.as == AsReader:
+		return c.batchEvent(body)
+	case t == typeHeader && c.as == AsObserver:
+		return c.headerEvent(body)
+	case t == typeCommit && !ships:
+		return c.commitEvent(body)
+	case t == typeBeacon && !ships:
+		return c.beaconEvent(body)
+	case t == typeRefusal:
+		return nil, c.refused("session with", body)
+	case t == typeClose:
+		return nil, c.closed(body)
+	}
+	return nil, c.unexpected(t)
+}
+
+func (c *Conn) grant(body []byte) error {
+	d := wire.NewDecoder(body)
+	total := d.I64()
+	if err := finish(&d, "credit"); err != nil {
+		return c.malformed(err)
+	}
+	if total < c.granted.Load() {
+		return c.malformed(fmt.Errorf("credit of %d bytes after %d", total, c.granted.Load()))
+	}
+	c.granted.Store(total)
+	select {
+	case c.credit <- struct{}{}:
+	default:
+	}
+	return nil
+}
+
+// keepalive exchanges times until the session ends. The exchange is also what
+// keeps both ends from taking a quiet stream for a dead peer. owned by Close.
+func (c *Conn) keepalive() {
+	tick := time.NewTicker(c.limits.KeepaliveEvery)
+	defer tick.Stop()
+	for {
+		c.clocks.Lock()
+		o := c.offsets
+		c.clocks.Unlock()
+		var buf [25]byte
+		b := wire.AppendI64(buf[:0], c.clk.Wall().UnixNano())
+		b = wire.AppendBool(b, o.known)
+		b = wire.AppendI64(b, int64(o.offset))
+		b = wire.AppendI64(b, int64(o.errAt(c.clk.Boot())))
+		if c.send(typeTimeRequest, b) != nil {
+			return // Recv reports it
+		}
+		select {
+		case <-c.ended:
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+func (c *Conn) timeReply(body []byte) (Event, error) {
+	d := wire.NewDecoder(body)
+	t0, t1, t2 := d.I64(), d.I64(), d.I64()
+	if err := finish(&d, "time reply"); err != nil {
+		return nil, c.malformed(err)
+	}
+	t3 := c.clk.Wall().UnixNano()
+	c.clocks.Lock()
+	defer c.clocks.Unlock()
+	c.offset.Offset, c.offset.Err = c.offsets.sample(t0, t1, t2, t3, c.clk.Boot())
+	return &c.offset, nil
+}
+
+// Close ends the session at once, also while I/O hangs: every blocked call
+// returns an error that wraps net.ErrClosed. It is idempotent.
+func (c *Conn) Close() error {
+	err := c.close("dialer closes")
+	c.wg.Wait()
+	return err
+}

@@ -1,0 +1,352 @@
+package shipper
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/tidegate/tidegate"
+	"github.com/tidegate/tidegate/batch"
+	"github.com/tidegate/tidegate/gating/fence"
+	"github.com/tidegate/tidegate/internal/wire"
+)
+
+// VersionMin and VersionMax bound the protocol versions that this build speaks.
+const (
+	VersionMin uint16 = 1
+	VersionMax uint16 = 1
+)
+
+// Frame types; the numbers are on the wire for ever.
+const (
+	typeHello wire.Type = iota + 1
+	typeWelcome
+	typeAttach
+	typeAttached
+	typeRefusal
+	typeBatch
+	typeHeader
+	typeAck
+	typeCommit
+	typeBeacon
+	typeCredit
+	typeTimeRequest
+	typeTimeReply
+	typeClose
+)
+
+// As is what the dialer is to the stream.
+type As uint8
+
+// The four ways to attach.
+const (
+	AsWriter   As = iota + 1 // the stream's agent: ships batches, gets acks; role agent
+	AsRelay                  // a node that forwards the writer's batches; role standby
+	AsObserver               // gets headers, commit and beacons; role agent or standby
+	AsReader                 // gets whole batches up to the end of what is durable; role agent or standby
+)
+
+func (a As) String() string {
+	switch a {
+	case AsWriter:
+		return "writer"
+	case AsRelay:
+		return "relay"
+	case AsObserver:
+		return "observer"
+	case AsReader:
+		return "reader"
+	}
+	return fmt.Sprintf("as(%d)", uint8(a))
+}
+
+// Ships reports whether batches go from dialer to acceptor.
+func (a As) Ships() bool { return a == AsWriter || a == AsRelay }
+
+// permits reports whether a certificate's role may attach as a.
+func (a As) permits(r tidegate.Role) bool {
+	switch a {
+	case AsWriter:
+		return r == tidegate.RoleAgent
+	case AsRelay:
+		return r == tidegate.RoleStandby
+	case AsObserver, AsReader:
+		return r == tidegate.RoleAgent || r == tidegate.RoleStandby
+	}
+	return false
+}
+
+// MembersMax bounds the members of one stream.
+const MembersMax = 16
+
+// TailMax bounds the headers that Attached names as log-matching proof.
+const TailMax = 64
+
+// featuresMax bounds the optional parts that a hello may offer.
+const featuresMax = 32
+
+// Attach binds a session to one stream.
+type Attach struct {
+	Stream tidegate.StreamID
+	As     As
+	Epoch  tidegate.Epoch    // writer and relay: the epoch they ship under
+	Holder tidegate.HolderID // writer and relay: who holds that epoch
+	// From is the first seq that an observer or reader wants; a writer or relay
+	// leaves it 0 and ships from Attached.Received.Seq + 1.
+	From    tidegate.Seq
+	Members []fence.Member // writer and relay: the configuration of the epoch
+}
+
+// Attached is the acceptor's yes.
+type Attached struct {
+	Node        tidegate.NodeName
+	Incarnation tidegate.Incarnation
+	Promise     fence.Promise
+	Durable     tidegate.LogPos // end of what the node has fsynced
+	Received    tidegate.LogPos // end of the node's log
+	Commit      tidegate.Seq    // newest seq that the node knows to be committed
+	// Credit is the bytes of batches that may be sent before the first grant;
+	// 0 where batches go the other way.
+	Credit int64
+	// Tail names the newest batches in the node's log, oldest first. A writer
+	// proves that it continues this log by reading the same ranges from its
+	// own source and finding the same content digests.
+	Tail []batch.Header
+}
+
+// Beacon is the writer's word on itself, [BeaconEvery] apart.
+type Beacon struct {
+	Epoch      tidegate.Epoch
+	Generation tidegate.Generation // in which the positions are compared
+	AKnown     bool                // false after a start or change of writer: A is then meaningless
+	A, L, D    tidegate.Position   // released, head, durable
+	Wall       time.Time           // the writer's wall clock when it was made; ns precision
+
+	// Offset estimates (this node's wall clock - the writer's); the relay sets
+	// it when it forwards a beacon, so that a node behind it can date it.
+	OffsetKnown       bool
+	Offset, OffsetErr time.Duration
+}
+
+// BeaconEvery is the writer's interval between beacons.
+const BeaconEvery = 200 * time.Millisecond
+
+// hello opens a session, from dialer to acceptor.
+type hello struct {
+	min, max uint16
+	features []string
+}
+
+// welcome answers hello.
+type welcome struct {
+	version  uint16
+	node     tidegate.NodeName
+	features []string // those of hello that the acceptor has too
+}
+
+// helloMagic tells a ship session from whatever else may dial the port.
+var helloMagic = [4]byte{'T', 'G', 'S', '1'}
+
+func (h hello) append(b []byte) []byte {
+	b = append(b, helloMagic[:]...)
+	b = wire.AppendU16(b, h.min)
+	b = wire.AppendU16(b, h.max)
+	return appendStrings(b, h.features)
+}
+
+func parseHello(body []byte) (h hello, err error) {
+	d := wire.NewDecoder(body)
+	var magic [4]byte
+	for i := range magic {
+		magic[i] = d.U8()
+	}
+	if magic != helloMagic {
+		d.Fail("magic % x", magic)
+	}
+	h.min, h.max = d.U16(), d.U16()
+	if h.min == 0 || h.max < h.min {
+		d.Fail("versions %d to %d", h.min, h.max)
+	}
+	h.features = decodeStrings(&d)
+	return h, finish(&d, "hello")
+}
+
+func (w welcome) append(b []byte) []byte {
+	b = wire.AppendU16(b, w.version)
+	b = wire.AppendString(b, string(w.node))
+	return appendStrings(b, w.features)
+}
+
+func parseWelcome(body []byte) (w welcome, err error) {
+	d := wire.NewDecoder(body)
+	w.version = d.U16()
+	w.node = decodeName(&d)
+	w.features = decodeStrings(&d)
+	return w, finish(&d, "welcome")
+}
+
+func (a Attach) append(b []byte) []byte {
+	b = wire.Append16(b, a.Stream)
+	b = wire.AppendU8(b, uint8(a.As))
+	b = wire.AppendU64(b, uint64(a.Epoch))
+	b = wire.Append16(b, a.Holder)
+	b = wire.AppendU64(b, uint64(a.From))
+	b = wire.AppendU16(b, uint16(len(a.Members)))
+	for _, m := range a.Members {
+		b = wire.AppendString(b, string(m.Node))
+		b = wire.Append16(b, m.Incarnation)
+	}
+	return b
+}
+
+func parseAttach(body []byte) (a Attach, err error) {
+	d := wire.NewDecoder(body)
+	a.Stream = d.Array16()
+	a.As = As(d.U8())
+	a.Epoch = tidegate.Epoch(d.U64())
+	a.Holder = d.Array16()
+	a.From = tidegate.Seq(d.U64())
+	for range d.Count(MembersMax) {
+		m := fence.Member{Node: decodeName(&d)}
+		m.Incarnation = d.Array16()
+		a.Members = append(a.Members, m)
+	}
+	if a.As < AsWriter || a.As > AsReader {
+		d.Fail("%s", a.As)
+	}
+	return a, finish(&d, "attach")
+}
+
+func (a Attached) append(b []byte) []byte {
+	b = wire.AppendString(b, string(a.Node))
+	b = wire.Append16(b, a.Incarnation)
+	b = appendPromise(b, a.Promise)
+	b = appendLogPos(b, a.Durable)
+	b = appendLogPos(b, a.Received)
+	b = wire.AppendU64(b, uint64(a.Commit))
+	b = wire.AppendI64(b, a.Credit)
+	b = wire.AppendU16(b, uint16(len(a.Tail)))
+	for _, h := range a.Tail {
+		b = h.Append(b)
+	}
+	return b
+}
+
+func parseAttached(body []byte) (a Attached, err error) {
+	d := wire.NewDecoder(body)
+	a.Node = decodeName(&d)
+	a.Incarnation = d.Array16()
+	a.Promise = decodePromise(&d)
+	a.Durable = decodeLogPos(&d)
+	a.Received = decodeLogPos(&d)
+	a.Commit = tidegate.Seq(d.U64())
+	a.Credit = d.I64()
+	if a.Credit < 0 {
+		d.Fail("credit %d", a.Credit)
+	}
+	n := d.Count(TailMax)
+	if d.Left() != n*batch.HeaderSize {
+		d.Fail("%d bytes for %d headers", d.Left(), n)
+	}
+	for tail := d.Rest(); len(tail) > 0; tail = tail[batch.HeaderSize:] {
+		h, err := batch.ParseHeader(tail[:batch.HeaderSize])
+		if err != nil {
+			return a, fmt.Errorf("parse attached: %w", err)
+		}
+		a.Tail = append(a.Tail, h)
+	}
+	return a, finish(&d, "attached")
+}
+
+func (k Beacon) append(b []byte) []byte {
+	b = wire.AppendU64(b, uint64(k.Epoch))
+	b = wire.AppendU32(b, uint32(k.Generation))
+	b = wire.AppendBool(b, k.AKnown)
+	b = wire.AppendU64(b, uint64(k.A))
+	b = wire.AppendU64(b, uint64(k.L))
+	b = wire.AppendU64(b, uint64(k.D))
+	b = wire.AppendI64(b, k.Wall.UnixNano())
+	b = wire.AppendBool(b, k.OffsetKnown)
+	b = wire.AppendI64(b, int64(k.Offset))
+	return wire.AppendI64(b, int64(k.OffsetErr))
+}
+
+func parseBeacon(body []byte) (k Beacon, err error) {
+	d := wire.NewDecoder(body)
+	k.Epoch = tidegate.Epoch(d.U64())
+	k.Generation = tidegate.Generation(d.U32())
+	k.AKnown = d.Bool()
+	k.A, k.L, k.D = tidegate.Position(d.U64()), tidegate.Position(d.U64()), tidegate.Position(d.U64())
+	k.Wall = time.Unix(0, d.I64())
+	k.OffsetKnown = d.Bool()
+	k.Offset, k.OffsetErr = time.Duration(d.I64()), time.Duration(d.I64())
+	return k, finish(&d, "beacon")
+}
+
+func finish(d *wire.Decoder, what string) error {
+	if err := d.Finish(); err != nil {
+		return fmt.Errorf("parse %s: %w", what, err)
+	}
+	return nil
+}
+
+func appendPromise(b []byte, p fence.Promise) []byte {
+	return wire.Append16(wire.AppendU64(b, uint64(p.Epoch)), p.Holder)
+}
+
+func decodePromise(d *wire.Decoder) (p fence.Promise) {
+	p.Epoch = tidegate.Epoch(d.U64())
+	p.Holder = d.Array16()
+	return p
+}
+
+func appendLogPos(b []byte, p tidegate.LogPos) []byte {
+	b = wire.AppendU64(b, uint64(p.Epoch))
+	b = wire.AppendU64(b, uint64(p.Seq))
+	return wire.Append16(b, p.Chain)
+}
+
+func decodeLogPos(d *wire.Decoder) (p tidegate.LogPos) {
+	p.Epoch = tidegate.Epoch(d.U64())
+	p.Seq = tidegate.Seq(d.U64())
+	p.Chain = d.Array16()
+	return p
+}
+
+func appendStrings(b []byte, list []string) []byte {
+	list = list[:min(len(list), featuresMax)]
+	b = wire.AppendU16(b, uint16(len(list)))
+	for _, s := range list {
+		b = wire.AppendString(b, s)
+	}
+	return b
+}
+
+func decodeStrings(d *wire.Decoder) (list []string) {
+	for range d.Count(featuresMax) {
+		list = append(list, d.String(nameBytesMax))
+	}
+	return list
+}
+
+// decodeName reads a node's name; a peer that sends another one is not ours.
+func decodeName(d *wire.Decoder) tidegate.NodeName {
+	s := d.String(nameBytesMax)
+	if d.Err() == nil {
+		if err := tidegate.ValidName(s); err != nil {
+			d.Fail("%v", err)
+		}
+	}
+	return tidegate.NodeName(s)
+}
+
+// common returns the names that both lists have, in the order of ours.
+func common(ours, theirs []string) []string {
+	var both []string
+	for _, f := range ours {
+		if slices.Contains(theirs, f) {
+			both = append(both, f)
+		}
+	}
+	return both
+}

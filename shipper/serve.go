@@ -1,0 +1,319 @@
+package shipper
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/tidegate/tidegate"
+	"github.com/tidegate/tidegate/gating/fence"
+	"github.com/tidegate/tidegate/internal/clock"
+	"github.com/tidegate/tidegate/internal/wire"
+)
+
+// Handler decides on sessions and serves them.
+type Handler interface {
+	// Attach serves one session until it ends, on a goroutine of its own. The
+	// peer's role has been checked against a.As, nothing else. It calls
+	// [ServerConn.Accept] or returns why not; an error, before or after, is
+	// sent to the peer as a [Refusal] unless the session is already gone.
+	// When it returns the session is closed. ctx ends when the server stops.
+	Attach(ctx context.Context, peer tidegate.Identity, a Attach, conn *ServerConn) error
+}
+
+// ServerConfig is what a Server needs to know.
+type ServerConfig struct {
+	TLS      *tls.Config       // both certificates' checks, see internal/pki
+	Node     tidegate.NodeName // this node's name
+	Limits   Limits            // after SetDefaults
+	Features []string          // optional parts on offer; version 1 defines none
+	Clock    clock.Clock
+	Log      *slog.Logger
+	// Refused is called once per refusal that was sent; may be nil.
+	Refused func(Code)
+}
+
+// Server accepts sessions on one listener.
+type Server struct {
+	cfg     ServerConfig
+	handler Handler
+	open    atomic.Int64
+}
+
+// NewServer does no I/O.
+func NewServer(cfg ServerConfig, h Handler) (*Server, error) {
+	cfg.Limits = cfg.Limits.SetDefaults()
+	if err := cfg.Limits.Validate(); err != nil {
+		return nil, fmt.Errorf("ship limits: %w", err)
+	}
+	if cfg.Refused == nil {
+		cfg.Refused = func(Code) {}
+	}
+	return &Server{cfg: cfg, handler: h}, nil
+}
+
+// Serve accepts until ctx ends, then closes every session, waits for the
+// handlers and returns nil. It closes ln. Another error is the listener's.
+func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
+	ctx, cancel := context.WithCancel(ctx)
+	var sessions sync.WaitGroup
+	defer sessions.Wait()
+	defer cancel()
+	stop := context.AfterFunc(ctx, func() { _ = ln.Close() }) // Accept reports it
+	defer stop()
+	for {
+		nc, err := ln.Accept()
+		if err != nil {
+			if ctx.Err() != nil {
+				return nil
+			}
+			return errors.Join(fmt.Errorf("accept on %s: %w", ln.Addr(), err), ln.Close())
+		}
+		if s.open.Add(1) > int64(s.cfg.Limits.ConnectionsMax) {
+			s.open.Add(-1)
+			s.cfg.Refused(CodeStopping)
+			s.cfg.Log.Warn("connection limit reached", "peer", nc.RemoteAddr().String(), "limit", s.cfg.Limits.ConnectionsMax)
+			_ = nc.Close() // nothing was exchanged
+			continue
+		}
+		sessions.Go(func() {
+			defer s.open.Add(-1)
+			s.serve(ctx, nc)
+		})
+	}
+}
+
+func (s *Server) serve(ctx context.Context, nc net.Conn) {
+	raw := &timedConn{Conn: nc, idle: s.cfg.Limits.IdleTimeout}
+	c := &ServerConn{session: newSession(raw, tls.Server(raw, tlsConfig(s.cfg.TLS)), s.cfg.Limits, s.cfg.Clock), node: s.cfg.Node}
+	unwatch := context.AfterFunc(ctx, func() { _ = c.close("node is stopping") }) // Recv reports it
+	defer unwatch()
+	attach, err := s.handshake(ctx, c)
+	if err == nil {
+		err = s.handler.Attach(ctx, c.peer, attach, c)
+	}
+	s.finish(c, err)
+}
+
+// finish ends a session: with a refusal when there is a reason that the peer
+// does not know yet, quietly when the connection is gone.
+func (s *Server) finish(c *ServerConn, err error) {
+	switch {
+	case err == nil:
+		_ = c.close("done") // best effort, like every goodbye
+		return
+	case c.isEnded() || errors.Is(err, net.ErrClosed) || errors.Is(err, io.EOF):
+		_ = c.close("")
+		return
+	}
+	r := RefusalOf(err)
+	s.cfg.Refused(r.Code)
+	s.cfg.Log.Info("session refused", "peer", c.peer.String(), "code", r.Code.String(), "err", err)
+	c.refuse(r)
+}
+
+func (s *Server) handshake(ctx context.Context, c *ServerConn) (Attach, error) {
+	ctx, cancel := context.WithTimeout(ctx, s.cfg.Limits.HandshakeTimeout)
+	defer cancel()
+	stop := c.bound(ctx)
+	defer stop()
+	if err := c.tls.HandshakeContext(ctx); err != nil {
+		// The alert has been sent; there is no channel for a refusal.
+		s.cfg.Refused(CodeRole)
+		s.cfg.Log.Info("handshake failed", "peer", c.raw.RemoteAddr().String(), "err", err)
+		return Attach{}, errors.Join(net.ErrClosed, err)
+	}
+	var err error
+	if c.peer, err = peerIdentity(c.tls.ConnectionState()); err != nil {
+		return Attach{}, err
+	}
+	body, err := c.expect(typeHello)
+	if err != nil {
+		return Attach{}, err
+	}
+	h, err := parseHello(body)
+	if err != nil {
+		return Attach{}, c.malformed(err)
+	}
+	w := welcome{version: min(h.max, VersionMax), node: s.cfg.Node, features: common(s.cfg.Features, h.features)}
+	if w.version < max(h.min, VersionMin) {
+		r := Refuse(CodeUnsupported, "peer speaks versions %d to %d, this node %d to %d", h.min, h.max, VersionMin, VersionMax)
+		r.Hint = "upgrade the older of the two"
+		return Attach{}, r
+	}
+	if err := c.send(typeWelcome, w.append(nil)); err != nil {
+		return Attach{}, err
+	}
+	if body, err = c.expect(typeAttach); err != nil {
+		return Attach{}, err
+	}
+	a, err := parseAttach(body)
+	if err != nil {
+		return Attach{}, c.malformed(err)
+	}
+	if !a.As.permits(c.peer.Role) {
+		r := Refuse(CodeRole, "role %s may not attach as %s", c.peer.Role, a.As)
+		r.Hint = "the certificate in use belongs to another kind of process"
+		return Attach{}, r
+	}
+	c.attach = a
+	return a, nil
+}
+
+// ServerConn is the acceptor's end of a session. One goroutine receives, any
+// number may send.
+type ServerConn struct {
+	*session
+	node   tidegate.NodeName
+	attach Attach
+
+	// Credit, in bytes of batches since the session began; the receiving
+	// goroutine's, save granted.
+	received  int64
+	granted   int64
+	announced int64
+}
+
+// Peer returns whom the dialer's certificate speaks for.
+func (c *ServerConn) Peer() tidegate.Identity { return c.peer }
+
+// Accept answers the attach with yes. Credit is filled in.
+func (c *ServerConn) Accept(a Attached) error {
+	a.Credit = 0
+	if c.attach.As.Ships() {
+		a.Credit = c.limits.CreditBytes
+	}
+	c.granted, c.announced = a.Credit, a.Credit
+	a.Tail = a.Tail[max(0, len(a.Tail)-TailMax):]
+	return c.send(typeAttached, a.append(nil))
+}
+
+// Recv waits for the next event: *BatchEvent, *CommitEvent and *BeaconEvent
+// from a writer or relay, *OffsetEvent from anybody. It answers time exchanges
+// by itself, so somebody must be in it even where nothing is expected. Its
+// error ends the session.
+func (c *ServerConn) Recv() (Event, error) {
+	for {
+		t, body, err := c.r.Next()
+		if err != nil {
+			return nil, c.lost("session with", err)
+		}
+		ships := c.attach.As.Ships()
+		switch {
+		case t == typeTimeRequest:
+			ev, err := c.timeRequest(body)
+			if ev != nil || err != nil {
+				return ev, err
+			}
+		case t == typeBatch && ships:
+			if c.received += int64(len(body)); c.received > c.granted {
+				return nil, c.malformed(fmt.Errorf("%d bytes of batches sent, %d granted", c.received, c.granted))
+			}
+			return c.batchEvent(body)
+		case t == typeCommit && ships:
+			return c.commitEvent(body)
+		case t == typeBeacon && ships:
+			return c.beaconEvent(body)
+		case t == typeClose:
+			return nil, c.closed(body)
+		default:
+			return nil, c.unexpected(t)
+		}
+	}
+}
+
+// Buffered reports whether the next event has already been read from the
+// connection, so that a receiver may append several batches with one write.
+func (c *ServerConn) Buffered() bool { return c.r.Buffered() }
+
+// Grant gives back the credit of n bytes of batches that no longer need
+// memory. Called by the receiving goroutine; the peer is told in quarters of
+// the window.
+func (c *ServerConn) Grant(n int) error {
+	c.granted += int64(n)
+	if c.granted-c.announced < c.limits.CreditBytes/4 {
+		return nil
+	}
+	c.announced = c.granted
+	var buf [8]byte
+	return c.send(typeCredit, wire.AppendI64(buf[:0], c.granted))
+}
+
+// SendAck sends a node's statement, this node's or another's unchanged.
+func (c *ServerConn) SendAck(a fence.Ack) error {
+	var buf [128]byte
+	return c.send(typeAck, appendAck(buf[:0], a))
+}
+
+// SendBatch queues a whole batch for a reader; Flush sends it.
+func (c *ServerConn) SendBatch(sealed []byte) error {
+	if err := c.w.Put(typeBatch, sealed); err != nil {
+		return c.lost("send batch", err)
+	}
+	return nil
+}
+
+// SendHeader queues the header of a sealed batch for an observer; Flush sends it.
+func (c *ServerConn) SendHeader(header []byte) error {
+	if err := c.w.Put(typeHeader, header); err != nil {
+		return c.lost("send header", err)
+	}
+	return nil
+}
+
+// Flush starts writing what was queued.
+func (c *ServerConn) Flush() error { return c.flush() }
+
+// SendCommit passes the writer's commit on to an observer.
+func (c *ServerConn) SendCommit(seq tidegate.Seq) error { return c.sendCommit(seq) }
+
+// SendBeacon passes the writer's beacon on to an observer.
+func (c *ServerConn) SendBeacon(k Beacon) error { return c.sendBeacon(k) }
+
+// Close ends the session at once, also while I/O hangs; the receiving
+// goroutine's Recv returns. It is idempotent.
+func (c *ServerConn) Close(reason string) error { return c.close(reason) }
+
+// timeRequest answers, and returns the dialer's estimate once it has one.
+func (c *ServerConn) timeRequest(body []byte) (Event, error) {
+	t1 := c.clk.Wall().UnixNano()
+	d := wire.NewDecoder(body)
+	t0, known := d.I64(), d.Bool()
+	offset := OffsetEvent{Offset: time.Duration(d.I64()), Err: time.Duration(d.I64())}
+	if err := finish(&d, "time request"); err != nil {
+		return nil, c.malformed(err)
+	}
+	var buf [24]byte
+	b := wire.AppendI64(wire.AppendI64(buf[:0], t0), t1)
+	if err := c.send(typeTimeReply, wire.AppendI64(b, c.clk.Wall().UnixNano())); err != nil {
+		return nil, err
+	}
+	if !known {
+		return nil, nil //nolint:nilnil // nothing to report yet, see Recv
+	}
+	c.offset = offset
+	return &c.offset, nil
+}
+
+// lingerBytesMax bounds what is read and dropped after a refusal.
+const lingerBytesMax = 64 << 20
+
+// refuse sends r and waits a moment for the dialer to read it: closing with
+// unread bytes would reset the connection, and the dialer would see its failed
+// write instead of the reason.
+func (c *ServerConn) refuse(r *Refusal) {
+	c.raw.hurry.Store(true)
+	if c.send(typeRefusal, r.append(nil)) == nil {
+		// Both calls fail only on a connection that is already gone.
+		_ = c.tls.CloseWrite()
+		_, _ = io.CopyN(io.Discard, c.tls, lingerBytesMax)
+	}
+	_ = c.close("")
+}
