@@ -1,0 +1,82 @@
+package registry
+
+import (
+	"errors"
+	"fmt"
+	"path/filepath"
+	"time"
+
+	"github.com/tidegate/tidegate"
+)
+
+// Config says where the registry is. Without endpoints the gate runs a member
+// of its own under Dir.
+type Config struct {
+	Cluster   string        `yaml:"cluster"`   // name of the tidegate cluster; every certificate carries it
+	Endpoints []string      `yaml:"endpoints"` // of an existing etcd cluster; empty runs one member inside the gate
+	TLS       TLS           `yaml:"tls"`       // for an existing cluster
+	Dir       string        `yaml:"dir"`       // the embedded member's data, and this gate's mark
+	Socket    string        `yaml:"socket"`    // the embedded member's client socket; default <dir>/etcd.sock
+	Timeout   time.Duration `yaml:"timeout"`   // of one request; default 3s
+	LeaderTTL time.Duration `yaml:"leader_ttl"`
+}
+
+// TLS names the files that authenticate this gate to an existing etcd cluster.
+type TLS struct {
+	CA   string `yaml:"ca"`
+	Cert string `yaml:"cert"`
+	Key  string `yaml:"key"`
+}
+
+// socketLenMax is what struct sockaddr_un holds, less the terminating zero.
+const socketLenMax = 107
+
+// SetDefaults fills what was left out.
+func (c Config) SetDefaults() Config {
+	if c.Socket == "" && c.Dir != "" {
+		c.Socket = filepath.Join(c.Dir, "etcd.sock")
+	}
+	if c.Timeout == 0 {
+		c.Timeout = 3 * time.Second // two election timeouts of etcd
+	}
+	if c.LeaderTTL == 0 {
+		c.LeaderTTL = 5 * time.Second // a killed leader's plans wait this long for the next one
+	}
+	return c
+}
+
+// Validate reports every broken rule.
+func (c Config) Validate() error {
+	var errs []error
+	bad := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
+	if err := tidegate.ValidName(c.Cluster); err != nil {
+		bad("cluster: %w", err)
+	}
+	if c.Dir == "" {
+		bad("dir: want a directory (got nothing)")
+	}
+	if len(c.Endpoints) == 0 && len(c.Socket) > socketLenMax {
+		bad("socket: want at most %d bytes (got %d: %s)", socketLenMax, len(c.Socket), c.Socket)
+	}
+	for i, e := range c.Endpoints {
+		if e == "" {
+			bad("endpoints.%d: want a URL (got nothing)", i)
+		}
+	}
+	if (c.TLS.Cert == "") != (c.TLS.Key == "") {
+		bad("tls: want cert and key together (got cert %q, key %q)", c.TLS.Cert, c.TLS.Key)
+	}
+	if c.TLS != (TLS{}) && len(c.Endpoints) == 0 {
+		bad("tls: want none without endpoints: the embedded member listens on a socket only the gate's user may open")
+	}
+	if c.Timeout < 100*time.Millisecond {
+		bad("timeout: want at least 100ms (got %s)", c.Timeout)
+	}
+	if c.LeaderTTL < 2*time.Second {
+		bad("leader_ttl: want at least 2s, which is etcd's own minimum (got %s)", c.LeaderTTL)
+	}
+	return errors.Join(errs...)
+}
+
+// Embedded reports whether the gate runs its own member.
+func (c Config) Embedded() bool { return len(c.Endpoints) == 0 }

@@ -1,0 +1,92 @@
+package registry
+
+import (
+	"time"
+
+	"github.com/tidegate/tidegate"
+)
+
+// Service is a consistency group of streams: the unit of objective, failover
+// and drill.
+type Service struct {
+	Name      tidegate.ServiceName           `json:"name"`
+	RPO       time.Duration                  `json:"rpo"`       // objective, nanoseconds; 0 is none set
+	RTO       time.Duration                  `json:"rto"`       // objective, nanoseconds; 0 is none set
+	Routes    []string                       `json:"routes"`    // route names that must apply a change before it is done
+	Endpoints map[tidegate.SiteName][]string `json:"endpoints"` // by site, until the active service reports its own
+	Frozen    bool                           `json:"frozen"`    // no role change
+	Reason    string                         `json:"reason"`    // of the freeze
+}
+
+// Policy is what a gate does at its edge.
+type Policy string
+
+// The policies.
+const (
+	PolicyBlock   Policy = "block"
+	PolicyReject  Policy = "reject"
+	PolicyDegrade Policy = "degrade"
+)
+
+// Stream is a stream as the operator wants it. What is in force is in its epoch record.
+type Stream struct {
+	ID      tidegate.StreamID    `json:"id"`
+	Service tidegate.ServiceName `json:"service"`
+	Name    tidegate.StreamName  `json:"name"`
+	Store   string               `json:"store"` // "journal"
+	Mode    tidegate.Mode        `json:"mode"`
+	Bounds  tidegate.Bounds      `json:"bounds"` // as the mode stands for
+	Policy  Policy               `json:"policy"`
+	Members []tidegate.NodeName  `json:"members"` // for the next epoch
+	W       int                  `json:"w"`
+	Paused  bool                 `json:"paused"`
+	Reason  string               `json:"reason"` // of the pause
+}
+
+// Kind is what a registered node does.
+type Kind string
+
+// The kinds.
+const (
+	KindAgent   Kind = "agent"
+	KindStandby Kind = "standby"
+	KindRoute   Kind = "route"
+)
+
+// Node is a registered node. A machine that is both agent and standby has two.
+type Node struct {
+	Name        tidegate.NodeName    `json:"name"`
+	Kind        Kind                 `json:"kind"`
+	Site        tidegate.SiteName    `json:"site"`
+	Holder      tidegate.HolderID    `json:"holder"`      // agent only: of its newest start
+	Incarnation tidegate.Incarnation `json:"incarnation"` // standby only: the one that counts for new configurations
+	ShipAddress string               `json:"ship_address"`
+	APIAddress  string               `json:"api_address"`
+}
+
+// Route is where clients of a service are sent.
+type Route struct {
+	Service   tidegate.ServiceName `json:"service"`
+	Epoch     tidegate.Epoch       `json:"epoch"` // highest among the service's streams
+	Site      tidegate.SiteName    `json:"site"`
+	Endpoints []string             `json:"endpoints"` // in order of preference, host:port
+	Since     time.Time            `json:"since"`
+}
+
+// Quarantine is one bundle found beyond a recovered end.
+type Quarantine struct {
+	ID              string            `json:"id"`
+	Node            tidegate.NodeName `json:"node"`
+	Stream          tidegate.StreamID `json:"stream"`
+	WrittenEpoch    tidegate.Epoch    `json:"written_epoch"` // under which the records were written
+	CutEpoch        tidegate.Epoch    `json:"cut_epoch"`     // that cut them
+	First           tidegate.Position `json:"first"`
+	Next            tidegate.Position `json:"next"` // exclusive
+	Records         int64             `json:"records"`
+	Bytes           int64             `json:"bytes"`
+	ReleasedRecords *int64            `json:"released_records"` // nil: not known
+	Oldest          time.Time         `json:"oldest"`           // source times; zero when not known
+	Newest          time.Time         `json:"newest"`
+	Reason          string            `json:"reason"`
+	Path            string            `json:"path"`
+}

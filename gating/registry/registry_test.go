@@ -1,0 +1,228 @@
+package registry
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/tidegate/tidegate"
+	"github.com/tidegate/tidegate/gating/fence"
+)
+
+// start runs an embedded member until the test ends, and a store on it.
+func start(t *testing.T, dir string) (s *Store, stop func()) {
+	t.Helper()
+	cfg := Config{Cluster: "demo", Dir: dir}.SetDefaults()
+	if err := cfg.Validate(); err != nil {
+		t.Fatal(err)
+	}
+	srv := NewServer(slog.New(slog.DiscardHandler), cfg)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- srv.Run(ctx) }() // owned by stop
+	select {
+	case <-srv.Ready():
+	case err := <-done:
+		t.Fatalf("run: %v", err)
+	}
+	s, err := Open(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	stopped := false
+	stop = func() {
+		if stopped {
+			return
+		}
+		stopped = true
+		_ = s.Close()
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("run: %v", err)
+		}
+	}
+	t.Cleanup(stop)
+	return s, stop
+}
+
+func record(t *testing.T, id tidegate.StreamID) fence.EpochRecord {
+	t.Helper()
+	r, err := fence.NewRecord(id, fence.Config{Members: []fence.Member{{Node: "n1", Incarnation: tidegate.NewID()}}, W: 1},
+		fence.GateRecord{State: fence.GateArmed, Mode: tidegate.ModeSync})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+func TestCommitIsAllOrNothing(t *testing.T) {
+	s, _ := start(t, t.TempDir())
+	ctx := t.Context()
+	a, b := tidegate.NewID(), tidegate.NewID()
+	rev, err := s.Commit(ctx, new(Tx).Unchanged(EpochKey(a), 0).Unchanged(EpochKey(b), 0).
+		Put(EpochKey(a), record(t, a)).Put(EpochKey(b), record(t, b)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := s.ReadEpochs(ctx, b, a, tidegate.NewID())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got[0].Value.Stream != b || got[1].Value.Stream != a || got[0].Revision != rev || got[2].Revision != 0 {
+		t.Fatalf("epochs read back: %+v", got)
+	}
+	// One stream has moved on: the other one must not change either.
+	if _, err := s.Commit(ctx, new(Tx).Unchanged(EpochKey(a), rev).Put(EpochKey(a), record(t, a))); err != nil {
+		t.Fatal(err)
+	}
+	_, err = s.Commit(ctx, new(Tx).Unchanged(EpochKey(a), rev).Unchanged(EpochKey(b), rev).Put(EpochKey(b), record(t, b)))
+	if !errors.Is(err, tidegate.ErrConflict) || tidegate.ClassOf(err) != tidegate.Transient {
+		t.Fatalf("commit over a changed key: %v", err)
+	}
+	if after, _ := s.ReadEpochs(ctx, b); after[0].Revision != rev {
+		t.Fatalf("half a transaction was written: revision %d, want %d", after[0].Revision, rev)
+	}
+	bad := record(t, b)
+	bad.Epoch = 9 // breaks the record's first invariant
+	if _, err := s.Commit(ctx, new(Tx).Put(EpochKey(b), bad)); err == nil {
+		t.Fatal("a record that breaks its invariants was written")
+	}
+}
+
+func TestViewAndFollow(t *testing.T) {
+	s, _ := start(t, t.TempDir())
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	id := tidegate.NewID()
+	svc := Service{Name: "ledger", RPO: time.Second, Routes: []string{"front"}, Endpoints: map[tidegate.SiteName][]string{"east": {"h:1"}}}
+	str := Stream{ID: id, Service: "ledger", Name: "journal", Store: "journal", Mode: tidegate.ModeSync, Policy: PolicyBlock, Members: []tidegate.NodeName{"n1"}, W: 1}
+	node := Node{Name: "n1", Kind: KindStandby, Site: "west", Incarnation: tidegate.NewID()}
+	before, err := s.Read(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	views := make(chan *View, 16)
+	done := make(chan error, 1)
+	go func() { done <- s.Follow(ctx, before.Revision, func(v *View) { views <- v }) }() // ends with cancel below
+	if _, err := s.Commit(ctx, new(Tx).Put(ServiceKey("ledger"), svc).Put(StreamKey(id), str).Put(NameKey("ledger", "journal"), id).
+		Put(NodeKey(KindStandby, "n1"), node).Put(EpochKey(id), record(t, id)).Put(RouteKey("ledger"), Route{Service: "ledger", Epoch: 3})); err != nil {
+		t.Fatal(err)
+	}
+	v := <-views
+	if d := cmp.Diff(svc, v.Services["ledger"].Value); d != "" {
+		t.Error(d)
+	}
+	if d := cmp.Diff([]Stream{str}, v.StreamsOf("ledger")); d != "" {
+		t.Error(d)
+	}
+	if n, ok := v.Node(KindStandby, "n1"); !ok || n != node {
+		t.Errorf("node %+v, %v", n, ok)
+	}
+	if v.Routes["ledger"].Value.Epoch != 3 || v.Epochs[id].Value.Stream != id {
+		t.Errorf("view %+v", v)
+	}
+	if _, err := s.Commit(ctx, new(Tx).Delete(ServiceKey("ledger"))); err != nil {
+		t.Fatal(err)
+	}
+	if v = <-views; len(v.Services) != 0 {
+		t.Errorf("deleted service is still seen: %+v", v.Services)
+	}
+	cancel()
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestOldLeaderCannotWrite(t *testing.T) {
+	s, _ := start(t, t.TempDir())
+	ctx := t.Context()
+	first, err := s.Campaign(ctx, "gate-a", 2*time.Second)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if who, err := s.Leader(ctx); err != nil || who != "gate-a" {
+		t.Fatalf("leader %q, %v", who, err)
+	}
+	if _, err := s.Commit(ctx, new(Tx).Leading(first).Put(PlanKey("1"), 1)); err != nil {
+		t.Fatal(err)
+	}
+	if err := first.Resign(ctx); err != nil {
+		t.Fatal(err)
+	}
+	second, err := s.Campaign(ctx, "gate-b", 2*time.Second)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Commit(ctx, new(Tx).Leading(first).Put(PlanKey("2"), 1)); !errors.Is(err, tidegate.ErrConflict) {
+		t.Fatalf("the old leader wrote: %v", err)
+	}
+	if _, err := s.Commit(ctx, new(Tx).Leading(second).Put(PlanKey("2"), 1)); err != nil {
+		t.Fatal(err)
+	}
+	plans, err := s.Plans(ctx, 10)
+	if err != nil || len(plans) != 2 {
+		t.Fatalf("plans %d, %v", len(plans), err)
+	}
+}
+
+func TestUnreachableIsTransientWithHint(t *testing.T) {
+	s, err := Open(Config{Cluster: "demo", Dir: t.TempDir(), Timeout: 200 * time.Millisecond}.SetDefaults())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	_, err = s.Read(t.Context())
+	if !Unreachable(err) || tidegate.ClassOf(err) != tidegate.Transient || tidegate.HintOf(err) == "" {
+		t.Fatalf("read of a registry that is down: %v (class %s, hint %q)", err, tidegate.ClassOf(err), tidegate.HintOf(err))
+	}
+}
+
+func TestRestoredBackupIsRecognised(t *testing.T) {
+	dir := t.TempDir()
+	write := func(path string, b []byte) error { return os.WriteFile(path, b, 0o600) }
+	s, stop := start(t, dir)
+	if suspect, err := s.CheckMark(t.Context(), dir, write); err != nil || suspect != "" {
+		t.Fatalf("first start: %q, %v", suspect, err)
+	}
+	stop()
+	backup := filepath.Join(t.TempDir(), "backup")
+	if err := os.CopyFS(backup, os.DirFS(filepath.Join(dir, "etcd"))); err != nil {
+		t.Fatal(err)
+	}
+	s, stop = start(t, dir)
+	if _, err := s.Commit(t.Context(), new(Tx).Put(PlanKey("1"), 1)); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.SaveMark(t.Context(), dir, write); err != nil {
+		t.Fatal(err)
+	}
+	if suspect, err := s.CheckMark(t.Context(), dir, write); err != nil || suspect != "" {
+		t.Fatalf("nothing was restored: %q, %v", suspect, err)
+	}
+	stop()
+	if err := os.RemoveAll(filepath.Join(dir, "etcd")); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.CopyFS(filepath.Join(dir, "etcd"), os.DirFS(backup)); err != nil {
+		t.Fatal(err)
+	}
+	s, _ = start(t, dir)
+	if suspect, err := s.CheckMark(t.Context(), dir, write); err != nil || suspect == "" {
+		t.Fatalf("a restored backup went unnoticed: %q, %v", suspect, err)
+	}
+}
+
+func TestConfigNamesEveryMistake(t *testing.T) {
+	err := Config{Cluster: "No", Endpoints: []string{""}, TLS: TLS{Cert: "c"}, Timeout: 1, LeaderTTL: 1}.Validate()
+	want := 6
+	joined, ok := err.(interface{ Unwrap() []error })
+	if !ok || len(joined.Unwrap()) != want {
+		t.Fatalf("want %d mistakes, got: %v", want, err)
+	}
+}
