@@ -13,6 +13,7 @@ import (
 	"github.com/tidegate/tidegate"
 	"github.com/tidegate/tidegate/internal/clock"
 	"github.com/tidegate/tidegate/internal/wire"
+	"github.com/tidegate/tidegate/rpo"
 )
 
 // Dialer opens sessions. It is a value; all of it may be shared.
@@ -39,7 +40,8 @@ type Conn struct {
 	credit  chan struct{} // a grant has arrived; capacity 1
 
 	clocks  sync.Mutex
-	offsets offsets
+	offsets rpo.ClockOffset
+	wall    time.Duration // acceptor's wall clock - ours, at the newest sample
 
 	wg sync.WaitGroup
 }
@@ -190,7 +192,10 @@ func (c *Conn) Recv() (Event, error) {
 		case typeCredit:
 			err = c.grant(body)
 		case typeTimeReply:
-			return c.timeReply(body)
+			var ev Event
+			if ev, err = c.timeReply(body); ev != nil {
+				return ev, nil
+			}
 		default:
 			return c.event(t, body)
 		}
@@ -244,14 +249,17 @@ func (c *Conn) keepalive() {
 	tick := time.NewTicker(c.limits.KeepaliveEvery)
 	defer tick.Stop()
 	for {
+		now := c.clk.Boot()
 		c.clocks.Lock()
-		o := c.offsets
+		theta, within, known := c.offsets.Estimate(now)
+		wall := c.wall
 		c.clocks.Unlock()
-		var buf [25]byte
-		b := wire.AppendI64(buf[:0], c.clk.Wall().UnixNano())
-		b = wire.AppendBool(b, o.known)
-		b = wire.AppendI64(b, int64(o.offset))
-		b = wire.AppendI64(b, int64(o.errAt(c.clk.Boot())))
+		var buf [33]byte
+		b := wire.AppendI64(buf[:0], int64(now))
+		b = wire.AppendBool(b, known)
+		b = wire.AppendI64(b, int64(theta))
+		b = wire.AppendI64(b, int64(within))
+		b = wire.AppendI64(b, int64(wall))
 		if c.send(typeTimeRequest, b) != nil {
 			return // Recv reports it
 		}
@@ -265,14 +273,24 @@ func (c *Conn) keepalive() {
 
 func (c *Conn) timeReply(body []byte) (Event, error) {
 	d := wire.NewDecoder(body)
-	t0, t1, t2 := d.I64(), d.I64(), d.I64()
+	sample := rpo.TimeSample{Sent: tidegate.Instant(d.I64()), Received: tidegate.Instant(d.I64()), Answered: tidegate.Instant(d.I64())}
+	theirs := d.I64()
 	if err := finish(&d, "time reply"); err != nil {
 		return nil, c.malformed(err)
 	}
-	t3 := c.clk.Wall().UnixNano()
+	ours := c.clk.Wall().UnixNano()
+	sample.Returned = c.clk.Boot()
 	c.clocks.Lock()
 	defer c.clocks.Unlock()
-	c.offset.Offset, c.offset.Err = c.offsets.sample(t0, t1, t2, t3, c.clk.Boot())
+	c.offsets.Add(sample)
+	theta, within, known := c.offsets.Estimate(sample.Returned)
+	if !known {
+		return nil, nil //nolint:nilnil // a sample that contradicts itself; see Recv
+	}
+	// The reply was on the road for half of the round trip, give or take within.
+	road := int64(sample.Returned-sample.Sent) - int64(sample.Answered-sample.Received)
+	c.wall = time.Duration(theirs + road/2 - ours)
+	c.offset = OffsetEvent{Offset: theta, Err: within, Wall: c.wall}
 	return &c.offset, nil
 }
 

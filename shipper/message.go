@@ -120,10 +120,12 @@ type Beacon struct {
 	Generation tidegate.Generation // in which the positions are compared
 	AKnown     bool                // false after a start or change of writer: A is then meaningless
 	A, L, D    tidegate.Position   // released, head, durable
-	Wall       time.Time           // the writer's wall clock when it was made; ns precision
+	Boot       tidegate.Instant    // the writer's boot clock when it was made
+	Wall       time.Time           // the writer's wall clock then
 
-	// Offset estimates (this node's wall clock - the writer's); the relay sets
-	// it when it forwards a beacon, so that a node behind it can date it.
+	// Offset is the sending node's boot clock - the writer's; a relay sets it
+	// when it forwards a beacon, so that a node behind it can date it. A writer
+	// leaves all three zero.
 	OffsetKnown       bool
 	Offset, OffsetErr time.Duration
 }
@@ -265,6 +267,7 @@ func (k Beacon) append(b []byte) []byte {
 	b = wire.AppendU64(b, uint64(k.A))
 	b = wire.AppendU64(b, uint64(k.L))
 	b = wire.AppendU64(b, uint64(k.D))
+	b = wire.AppendI64(b, int64(k.Boot))
 	b = wire.AppendI64(b, k.Wall.UnixNano())
 	b = wire.AppendBool(b, k.OffsetKnown)
 	b = wire.AppendI64(b, int64(k.Offset))
@@ -277,6 +280,7 @@ func parseBeacon(body []byte) (k Beacon, err error) {
 	k.Generation = tidegate.Generation(d.U32())
 	k.AKnown = d.Bool()
 	k.A, k.L, k.D = tidegate.Position(d.U64()), tidegate.Position(d.U64()), tidegate.Position(d.U64())
+	k.Boot = tidegate.Instant(d.I64())
 	k.Wall = time.Unix(0, d.I64())
 	k.OffsetKnown = d.Bool()
 	k.Offset, k.OffsetErr = time.Duration(d.I64()), time.Duration(d.I64())

@@ -283,15 +283,16 @@ func (c *ServerConn) Close(reason string) error { return c.close(reason) }
 
 // timeRequest answers, and returns the dialer's estimate once it has one.
 func (c *ServerConn) timeRequest(body []byte) (Event, error) {
-	t1 := c.clk.Wall().UnixNano()
+	t1 := c.clk.Boot()
 	d := wire.NewDecoder(body)
 	t0, known := d.I64(), d.Bool()
-	offset := OffsetEvent{Offset: time.Duration(d.I64()), Err: time.Duration(d.I64())}
+	offset := OffsetEvent{Offset: time.Duration(d.I64()), Err: time.Duration(d.I64()), Wall: time.Duration(d.I64())}
 	if err := finish(&d, "time request"); err != nil {
 		return nil, c.malformed(err)
 	}
-	var buf [24]byte
-	b := wire.AppendI64(wire.AppendI64(buf[:0], t0), t1)
+	var buf [32]byte
+	b := wire.AppendI64(wire.AppendI64(buf[:0], t0), int64(t1))
+	b = wire.AppendI64(b, int64(c.clk.Boot()))
 	if err := c.send(typeTimeReply, wire.AppendI64(b, c.clk.Wall().UnixNano())); err != nil {
 		return nil, err
 	}

@@ -278,7 +278,7 @@ func (s *session) sendCommit(seq tidegate.Seq) error {
 }
 
 func (s *session) sendBeacon(k Beacon) error {
-	var buf [72]byte
+	var buf [80]byte
 	return s.send(typeBeacon, k.append(buf[:0]))
 }
 
