@@ -112,6 +112,8 @@ func CodeOf(err error) Code {
 		return NotFound
 	case errors.Is(err, tidegate.ErrDiverged), errors.Is(err, tidegate.ErrGap):
 		return Unverified
+	case errors.Is(err, tidegate.ErrFull):
+		return Failed // transient for a stream that waits for space, not for a command
 	}
 	switch tidegate.ClassOf(err) {
 	case tidegate.Misuse:
