@@ -1007,7 +1007,9 @@ type Service struct {
 	// Named routes that must have applied a change before it counts as done.
 	Routes []string `protobuf:"bytes,4,rep,name=routes,proto3" json:"routes,omitempty"`
 	// Endpoints of the service by site, in order of preference; used until the active library reports its own.
-	Endpoints     []*SiteEndpoints `protobuf:"bytes,5,rep,name=endpoints,proto3" json:"endpoints,omitempty"`
+	Endpoints []*SiteEndpoints `protobuf:"bytes,5,rep,name=endpoints,proto3" json:"endpoints,omitempty"`
+	// Loss that a failover may accept by itself; absent: window = rpo, no limit on records and bytes.
+	MaxLoss       *Bounds `protobuf:"bytes,6,opt,name=max_loss,json=maxLoss,proto3" json:"max_loss,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1073,6 +1075,13 @@ func (x *Service) GetRoutes() []string {
 func (x *Service) GetEndpoints() []*SiteEndpoints {
 	if x != nil {
 		return x.Endpoints
+	}
+	return nil
+}
+
+func (x *Service) GetMaxLoss() *Bounds {
+	if x != nil {
+		return x.MaxLoss
 	}
 	return nil
 }
@@ -2995,13 +3004,14 @@ const file_tidegate_v1_operator_proto_rawDesc = "" +
 	"\x12ListStreamsRequest\x12\x18\n" +
 	"\aservice\x18\x01 \x01(\tR\aservice\"H\n" +
 	"\x13ListStreamsResponse\x121\n" +
-	"\astreams\x18\x01 \x03(\v2\x17.tidegate.v1.StreamViewR\astreams\"\xc9\x01\n" +
+	"\astreams\x18\x01 \x03(\v2\x17.tidegate.v1.StreamViewR\astreams\"\xf9\x01\n" +
 	"\aService\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12+\n" +
 	"\x03rpo\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x03rpo\x12+\n" +
 	"\x03rto\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\x03rto\x12\x16\n" +
 	"\x06routes\x18\x04 \x03(\tR\x06routes\x128\n" +
-	"\tendpoints\x18\x05 \x03(\v2\x1a.tidegate.v1.SiteEndpointsR\tendpoints\"A\n" +
+	"\tendpoints\x18\x05 \x03(\v2\x1a.tidegate.v1.SiteEndpointsR\tendpoints\x12.\n" +
+	"\bmax_loss\x18\x06 \x01(\v2\x13.tidegate.v1.BoundsR\amaxLoss\"A\n" +
 	"\rSiteEndpoints\x12\x12\n" +
 	"\x04site\x18\x01 \x01(\tR\x04site\x12\x1c\n" +
 	"\tendpoints\x18\x02 \x03(\tR\tendpoints\"C\n" +
@@ -3231,9 +3241,9 @@ var file_tidegate_v1_operator_proto_goTypes = []any{
 	(*ReportStandbyRequest)(nil),  // 52: tidegate.v1.ReportStandbyRequest
 	(*ReportAgentRequest)(nil),    // 53: tidegate.v1.ReportAgentRequest
 	(*RouteApplied)(nil),          // 54: tidegate.v1.RouteApplied
-	(*ServiceView)(nil),           // 55: tidegate.v1.ServiceView
-	(Mode)(0),                     // 56: tidegate.v1.Mode
-	(*Bounds)(nil),                // 57: tidegate.v1.Bounds
+	(*Bounds)(nil),                // 55: tidegate.v1.Bounds
+	(*ServiceView)(nil),           // 56: tidegate.v1.ServiceView
+	(Mode)(0),                     // 57: tidegate.v1.Mode
 	(GatePolicy)(0),               // 58: tidegate.v1.GatePolicy
 	(PlanKind)(0),                 // 59: tidegate.v1.PlanKind
 	(*Holder)(nil),                // 60: tidegate.v1.Holder
@@ -3276,75 +3286,76 @@ var file_tidegate_v1_operator_proto_depIdxs = []int32{
 	46, // 31: tidegate.v1.Service.rpo:type_name -> google.protobuf.Duration
 	46, // 32: tidegate.v1.Service.rto:type_name -> google.protobuf.Duration
 	14, // 33: tidegate.v1.Service.endpoints:type_name -> tidegate.v1.SiteEndpoints
-	13, // 34: tidegate.v1.AddServiceRequest.service:type_name -> tidegate.v1.Service
-	55, // 35: tidegate.v1.AddServiceResponse.service:type_name -> tidegate.v1.ServiceView
-	56, // 36: tidegate.v1.AddStreamRequest.mode:type_name -> tidegate.v1.Mode
-	57, // 37: tidegate.v1.AddStreamRequest.bounds:type_name -> tidegate.v1.Bounds
-	58, // 38: tidegate.v1.AddStreamRequest.policy:type_name -> tidegate.v1.GatePolicy
-	48, // 39: tidegate.v1.AddStreamResponse.stream:type_name -> tidegate.v1.StreamView
-	48, // 40: tidegate.v1.PauseStreamResponse.stream:type_name -> tidegate.v1.StreamView
-	48, // 41: tidegate.v1.ResumeStreamResponse.stream:type_name -> tidegate.v1.StreamView
-	56, // 42: tidegate.v1.SetModeRequest.mode:type_name -> tidegate.v1.Mode
-	57, // 43: tidegate.v1.SetModeRequest.bounds:type_name -> tidegate.v1.Bounds
-	48, // 44: tidegate.v1.SetModeResponse.stream:type_name -> tidegate.v1.StreamView
-	55, // 45: tidegate.v1.FreezeResponse.service:type_name -> tidegate.v1.ServiceView
-	31, // 46: tidegate.v1.FailoverResponse.plan:type_name -> tidegate.v1.Plan
-	33, // 47: tidegate.v1.FailoverResponse.step:type_name -> tidegate.v1.PlanStep
-	31, // 48: tidegate.v1.FailoverResponse.done:type_name -> tidegate.v1.Plan
-	59, // 49: tidegate.v1.Plan.kind:type_name -> tidegate.v1.PlanKind
-	60, // 50: tidegate.v1.Plan.target:type_name -> tidegate.v1.Holder
-	0,  // 51: tidegate.v1.Plan.outcome:type_name -> tidegate.v1.PlanOutcome
-	33, // 52: tidegate.v1.Plan.steps:type_name -> tidegate.v1.PlanStep
-	61, // 53: tidegate.v1.Plan.rules:type_name -> tidegate.v1.RuleVerdict
-	32, // 54: tidegate.v1.Plan.streams:type_name -> tidegate.v1.PlanStream
-	47, // 55: tidegate.v1.Plan.loss:type_name -> tidegate.v1.LossStatement
-	62, // 56: tidegate.v1.Plan.phases:type_name -> tidegate.v1.Phases
-	44, // 57: tidegate.v1.Plan.started:type_name -> google.protobuf.Timestamp
-	44, // 58: tidegate.v1.Plan.ended:type_name -> google.protobuf.Timestamp
-	46, // 59: tidegate.v1.Plan.expected:type_name -> google.protobuf.Duration
-	63, // 60: tidegate.v1.PlanStream.head:type_name -> tidegate.v1.LogPos
-	47, // 61: tidegate.v1.PlanStream.loss:type_name -> tidegate.v1.LossStatement
-	44, // 62: tidegate.v1.PlanStep.started:type_name -> google.protobuf.Timestamp
-	46, // 63: tidegate.v1.PlanStep.took:type_name -> google.protobuf.Duration
-	46, // 64: tidegate.v1.PlanStep.expected:type_name -> google.protobuf.Duration
-	31, // 65: tidegate.v1.ShowPlanResponse.plan:type_name -> tidegate.v1.Plan
-	31, // 66: tidegate.v1.ListPlansResponse.plans:type_name -> tidegate.v1.Plan
-	48, // 67: tidegate.v1.RebuildResponse.streams:type_name -> tidegate.v1.StreamView
-	42, // 68: tidegate.v1.DoctorResponse.findings:type_name -> tidegate.v1.Finding
-	1,  // 69: tidegate.v1.Finding.severity:type_name -> tidegate.v1.Severity
-	2,  // 70: tidegate.v1.OperatorService.Status:input_type -> tidegate.v1.StatusRequest
-	11, // 71: tidegate.v1.OperatorService.ListStreams:input_type -> tidegate.v1.ListStreamsRequest
-	15, // 72: tidegate.v1.OperatorService.AddService:input_type -> tidegate.v1.AddServiceRequest
-	17, // 73: tidegate.v1.OperatorService.AddStream:input_type -> tidegate.v1.AddStreamRequest
-	19, // 74: tidegate.v1.OperatorService.PauseStream:input_type -> tidegate.v1.PauseStreamRequest
-	21, // 75: tidegate.v1.OperatorService.ResumeStream:input_type -> tidegate.v1.ResumeStreamRequest
-	23, // 76: tidegate.v1.OperatorService.RemoveStream:input_type -> tidegate.v1.RemoveStreamRequest
-	25, // 77: tidegate.v1.OperatorService.SetMode:input_type -> tidegate.v1.SetModeRequest
-	27, // 78: tidegate.v1.OperatorService.Freeze:input_type -> tidegate.v1.FreezeRequest
-	29, // 79: tidegate.v1.OperatorService.Failover:input_type -> tidegate.v1.FailoverRequest
-	34, // 80: tidegate.v1.OperatorService.ShowPlan:input_type -> tidegate.v1.ShowPlanRequest
-	36, // 81: tidegate.v1.OperatorService.ListPlans:input_type -> tidegate.v1.ListPlansRequest
-	38, // 82: tidegate.v1.OperatorService.Rebuild:input_type -> tidegate.v1.RebuildRequest
-	40, // 83: tidegate.v1.OperatorService.Doctor:input_type -> tidegate.v1.DoctorRequest
-	3,  // 84: tidegate.v1.OperatorService.Status:output_type -> tidegate.v1.StatusResponse
-	12, // 85: tidegate.v1.OperatorService.ListStreams:output_type -> tidegate.v1.ListStreamsResponse
-	16, // 86: tidegate.v1.OperatorService.AddService:output_type -> tidegate.v1.AddServiceResponse
-	18, // 87: tidegate.v1.OperatorService.AddStream:output_type -> tidegate.v1.AddStreamResponse
-	20, // 88: tidegate.v1.OperatorService.PauseStream:output_type -> tidegate.v1.PauseStreamResponse
-	22, // 89: tidegate.v1.OperatorService.ResumeStream:output_type -> tidegate.v1.ResumeStreamResponse
-	24, // 90: tidegate.v1.OperatorService.RemoveStream:output_type -> tidegate.v1.RemoveStreamResponse
-	26, // 91: tidegate.v1.OperatorService.SetMode:output_type -> tidegate.v1.SetModeResponse
-	28, // 92: tidegate.v1.OperatorService.Freeze:output_type -> tidegate.v1.FreezeResponse
-	30, // 93: tidegate.v1.OperatorService.Failover:output_type -> tidegate.v1.FailoverResponse
-	35, // 94: tidegate.v1.OperatorService.ShowPlan:output_type -> tidegate.v1.ShowPlanResponse
-	37, // 95: tidegate.v1.OperatorService.ListPlans:output_type -> tidegate.v1.ListPlansResponse
-	39, // 96: tidegate.v1.OperatorService.Rebuild:output_type -> tidegate.v1.RebuildResponse
-	41, // 97: tidegate.v1.OperatorService.Doctor:output_type -> tidegate.v1.DoctorResponse
-	84, // [84:98] is the sub-list for method output_type
-	70, // [70:84] is the sub-list for method input_type
-	70, // [70:70] is the sub-list for extension type_name
-	70, // [70:70] is the sub-list for extension extendee
-	0,  // [0:70] is the sub-list for field type_name
+	55, // 34: tidegate.v1.Service.max_loss:type_name -> tidegate.v1.Bounds
+	13, // 35: tidegate.v1.AddServiceRequest.service:type_name -> tidegate.v1.Service
+	56, // 36: tidegate.v1.AddServiceResponse.service:type_name -> tidegate.v1.ServiceView
+	57, // 37: tidegate.v1.AddStreamRequest.mode:type_name -> tidegate.v1.Mode
+	55, // 38: tidegate.v1.AddStreamRequest.bounds:type_name -> tidegate.v1.Bounds
+	58, // 39: tidegate.v1.AddStreamRequest.policy:type_name -> tidegate.v1.GatePolicy
+	48, // 40: tidegate.v1.AddStreamResponse.stream:type_name -> tidegate.v1.StreamView
+	48, // 41: tidegate.v1.PauseStreamResponse.stream:type_name -> tidegate.v1.StreamView
+	48, // 42: tidegate.v1.ResumeStreamResponse.stream:type_name -> tidegate.v1.StreamView
+	57, // 43: tidegate.v1.SetModeRequest.mode:type_name -> tidegate.v1.Mode
+	55, // 44: tidegate.v1.SetModeRequest.bounds:type_name -> tidegate.v1.Bounds
+	48, // 45: tidegate.v1.SetModeResponse.stream:type_name -> tidegate.v1.StreamView
+	56, // 46: tidegate.v1.FreezeResponse.service:type_name -> tidegate.v1.ServiceView
+	31, // 47: tidegate.v1.FailoverResponse.plan:type_name -> tidegate.v1.Plan
+	33, // 48: tidegate.v1.FailoverResponse.step:type_name -> tidegate.v1.PlanStep
+	31, // 49: tidegate.v1.FailoverResponse.done:type_name -> tidegate.v1.Plan
+	59, // 50: tidegate.v1.Plan.kind:type_name -> tidegate.v1.PlanKind
+	60, // 51: tidegate.v1.Plan.target:type_name -> tidegate.v1.Holder
+	0,  // 52: tidegate.v1.Plan.outcome:type_name -> tidegate.v1.PlanOutcome
+	33, // 53: tidegate.v1.Plan.steps:type_name -> tidegate.v1.PlanStep
+	61, // 54: tidegate.v1.Plan.rules:type_name -> tidegate.v1.RuleVerdict
+	32, // 55: tidegate.v1.Plan.streams:type_name -> tidegate.v1.PlanStream
+	47, // 56: tidegate.v1.Plan.loss:type_name -> tidegate.v1.LossStatement
+	62, // 57: tidegate.v1.Plan.phases:type_name -> tidegate.v1.Phases
+	44, // 58: tidegate.v1.Plan.started:type_name -> google.protobuf.Timestamp
+	44, // 59: tidegate.v1.Plan.ended:type_name -> google.protobuf.Timestamp
+	46, // 60: tidegate.v1.Plan.expected:type_name -> google.protobuf.Duration
+	63, // 61: tidegate.v1.PlanStream.head:type_name -> tidegate.v1.LogPos
+	47, // 62: tidegate.v1.PlanStream.loss:type_name -> tidegate.v1.LossStatement
+	44, // 63: tidegate.v1.PlanStep.started:type_name -> google.protobuf.Timestamp
+	46, // 64: tidegate.v1.PlanStep.took:type_name -> google.protobuf.Duration
+	46, // 65: tidegate.v1.PlanStep.expected:type_name -> google.protobuf.Duration
+	31, // 66: tidegate.v1.ShowPlanResponse.plan:type_name -> tidegate.v1.Plan
+	31, // 67: tidegate.v1.ListPlansResponse.plans:type_name -> tidegate.v1.Plan
+	48, // 68: tidegate.v1.RebuildResponse.streams:type_name -> tidegate.v1.StreamView
+	42, // 69: tidegate.v1.DoctorResponse.findings:type_name -> tidegate.v1.Finding
+	1,  // 70: tidegate.v1.Finding.severity:type_name -> tidegate.v1.Severity
+	2,  // 71: tidegate.v1.OperatorService.Status:input_type -> tidegate.v1.StatusRequest
+	11, // 72: tidegate.v1.OperatorService.ListStreams:input_type -> tidegate.v1.ListStreamsRequest
+	15, // 73: tidegate.v1.OperatorService.AddService:input_type -> tidegate.v1.AddServiceRequest
+	17, // 74: tidegate.v1.OperatorService.AddStream:input_type -> tidegate.v1.AddStreamRequest
+	19, // 75: tidegate.v1.OperatorService.PauseStream:input_type -> tidegate.v1.PauseStreamRequest
+	21, // 76: tidegate.v1.OperatorService.ResumeStream:input_type -> tidegate.v1.ResumeStreamRequest
+	23, // 77: tidegate.v1.OperatorService.RemoveStream:input_type -> tidegate.v1.RemoveStreamRequest
+	25, // 78: tidegate.v1.OperatorService.SetMode:input_type -> tidegate.v1.SetModeRequest
+	27, // 79: tidegate.v1.OperatorService.Freeze:input_type -> tidegate.v1.FreezeRequest
+	29, // 80: tidegate.v1.OperatorService.Failover:input_type -> tidegate.v1.FailoverRequest
+	34, // 81: tidegate.v1.OperatorService.ShowPlan:input_type -> tidegate.v1.ShowPlanRequest
+	36, // 82: tidegate.v1.OperatorService.ListPlans:input_type -> tidegate.v1.ListPlansRequest
+	38, // 83: tidegate.v1.OperatorService.Rebuild:input_type -> tidegate.v1.RebuildRequest
+	40, // 84: tidegate.v1.OperatorService.Doctor:input_type -> tidegate.v1.DoctorRequest
+	3,  // 85: tidegate.v1.OperatorService.Status:output_type -> tidegate.v1.StatusResponse
+	12, // 86: tidegate.v1.OperatorService.ListStreams:output_type -> tidegate.v1.ListStreamsResponse
+	16, // 87: tidegate.v1.OperatorService.AddService:output_type -> tidegate.v1.AddServiceResponse
+	18, // 88: tidegate.v1.OperatorService.AddStream:output_type -> tidegate.v1.AddStreamResponse
+	20, // 89: tidegate.v1.OperatorService.PauseStream:output_type -> tidegate.v1.PauseStreamResponse
+	22, // 90: tidegate.v1.OperatorService.ResumeStream:output_type -> tidegate.v1.ResumeStreamResponse
+	24, // 91: tidegate.v1.OperatorService.RemoveStream:output_type -> tidegate.v1.RemoveStreamResponse
+	26, // 92: tidegate.v1.OperatorService.SetMode:output_type -> tidegate.v1.SetModeResponse
+	28, // 93: tidegate.v1.OperatorService.Freeze:output_type -> tidegate.v1.FreezeResponse
+	30, // 94: tidegate.v1.OperatorService.Failover:output_type -> tidegate.v1.FailoverResponse
+	35, // 95: tidegate.v1.OperatorService.ShowPlan:output_type -> tidegate.v1.ShowPlanResponse
+	37, // 96: tidegate.v1.OperatorService.ListPlans:output_type -> tidegate.v1.ListPlansResponse
+	39, // 97: tidegate.v1.OperatorService.Rebuild:output_type -> tidegate.v1.RebuildResponse
+	41, // 98: tidegate.v1.OperatorService.Doctor:output_type -> tidegate.v1.DoctorResponse
+	85, // [85:99] is the sub-list for method output_type
+	71, // [71:85] is the sub-list for method input_type
+	71, // [71:71] is the sub-list for extension type_name
+	71, // [71:71] is the sub-list for extension extendee
+	0,  // [0:71] is the sub-list for field type_name
 }
 
 func init() { file_tidegate_v1_operator_proto_init() }

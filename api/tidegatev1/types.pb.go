@@ -1462,27 +1462,15 @@ func (x *Route) GetSince() *timestamppb.Timestamp {
 	return nil
 }
 
-// Phases are the RTO phases of a role change, in seconds since the first known
-// stamp; an absent stamp did not happen or is not known.
+// Phases are the RTO phases of a role change, in order. A phase whose duration
+// is not known has none.
 type Phases struct {
-	state     protoimpl.MessageState `protogen:"open.v1"`
-	Fault     *float64               `protobuf:"fixed64,1,opt,name=fault,proto3,oneof" json:"fault,omitempty"`
-	Suspected *float64               `protobuf:"fixed64,2,opt,name=suspected,proto3,oneof" json:"suspected,omitempty"`
-	Decided   *float64               `protobuf:"fixed64,3,opt,name=decided,proto3,oneof" json:"decided,omitempty"`
-	Fenced    *float64               `protobuf:"fixed64,4,opt,name=fenced,proto3,oneof" json:"fenced,omitempty"`
-	LeaseOver *float64               `protobuf:"fixed64,5,opt,name=lease_over,json=leaseOver,proto3,oneof" json:"lease_over,omitempty"`
-	Adopted   *float64               `protobuf:"fixed64,6,opt,name=adopted,proto3,oneof" json:"adopted,omitempty"`
-	Active    *float64               `protobuf:"fixed64,7,opt,name=active,proto3,oneof" json:"active,omitempty"`
-	Applied   *float64               `protobuf:"fixed64,8,opt,name=applied,proto3,oneof" json:"applied,omitempty"`
-	Verified  *float64               `protobuf:"fixed64,9,opt,name=verified,proto3,oneof" json:"verified,omitempty"`
-	Routed    *float64               `protobuf:"fixed64,10,opt,name=routed,proto3,oneof" json:"routed,omitempty"`
-	Redundant *float64               `protobuf:"fixed64,11,opt,name=redundant,proto3,oneof" json:"redundant,omitempty"`
-	// Wall time of the first known stamp, for reading only.
-	Origin *timestamppb.Timestamp `protobuf:"bytes,12,opt,name=origin,proto3" json:"origin,omitempty"`
-	// From the fault to the first good write; absent while either is unknown.
-	Rta *durationpb.Duration `protobuf:"bytes,13,opt,name=rta,proto3" json:"rta,omitempty"`
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	Phases []*Phase               `protobuf:"bytes,1,rep,name=phases,proto3" json:"phases,omitempty"`
+	// From the fault to the first good write through the normal route; absent while either is unknown.
+	Rta *durationpb.Duration `protobuf:"bytes,2,opt,name=rta,proto3" json:"rta,omitempty"`
 	// From the decision to the first good write.
-	Controllable  *durationpb.Duration `protobuf:"bytes,14,opt,name=controllable,proto3" json:"controllable,omitempty"`
+	Controllable  *durationpb.Duration `protobuf:"bytes,3,opt,name=controllable,proto3" json:"controllable,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1517,86 +1505,9 @@ func (*Phases) Descriptor() ([]byte, []int) {
 	return file_tidegate_v1_types_proto_rawDescGZIP(), []int{14}
 }
 
-func (x *Phases) GetFault() float64 {
-	if x != nil && x.Fault != nil {
-		return *x.Fault
-	}
-	return 0
-}
-
-func (x *Phases) GetSuspected() float64 {
-	if x != nil && x.Suspected != nil {
-		return *x.Suspected
-	}
-	return 0
-}
-
-func (x *Phases) GetDecided() float64 {
-	if x != nil && x.Decided != nil {
-		return *x.Decided
-	}
-	return 0
-}
-
-func (x *Phases) GetFenced() float64 {
-	if x != nil && x.Fenced != nil {
-		return *x.Fenced
-	}
-	return 0
-}
-
-func (x *Phases) GetLeaseOver() float64 {
-	if x != nil && x.LeaseOver != nil {
-		return *x.LeaseOver
-	}
-	return 0
-}
-
-func (x *Phases) GetAdopted() float64 {
-	if x != nil && x.Adopted != nil {
-		return *x.Adopted
-	}
-	return 0
-}
-
-func (x *Phases) GetActive() float64 {
-	if x != nil && x.Active != nil {
-		return *x.Active
-	}
-	return 0
-}
-
-func (x *Phases) GetApplied() float64 {
-	if x != nil && x.Applied != nil {
-		return *x.Applied
-	}
-	return 0
-}
-
-func (x *Phases) GetVerified() float64 {
-	if x != nil && x.Verified != nil {
-		return *x.Verified
-	}
-	return 0
-}
-
-func (x *Phases) GetRouted() float64 {
-	if x != nil && x.Routed != nil {
-		return *x.Routed
-	}
-	return 0
-}
-
-func (x *Phases) GetRedundant() float64 {
-	if x != nil && x.Redundant != nil {
-		return *x.Redundant
-	}
-	return 0
-}
-
-func (x *Phases) GetOrigin() *timestamppb.Timestamp {
+func (x *Phases) GetPhases() []*Phase {
 	if x != nil {
-		return x.Origin
+		return x.Phases
 	}
 	return nil
 }
@@ -1611,6 +1522,79 @@ func (x *Phases) GetRta() *durationpb.Duration {
 func (x *Phases) GetControllable() *durationpb.Duration {
 	if x != nil {
 		return x.Controllable
+	}
+	return nil
+}
+
+// Phase is one step of a recovery.
+type Phase struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// "detect", "decide", "fence"...
+	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// The moment that ends it: "suspected", "decided", "fenced"...
+	Ends string `protobuf:"bytes,2,opt,name=ends,proto3" json:"ends,omitempty"`
+	// When it ended, on the controller's wall clock; absent when it did not.
+	At *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=at,proto3" json:"at,omitempty"`
+	// Absent when not known.
+	Took          *durationpb.Duration `protobuf:"bytes,4,opt,name=took,proto3" json:"took,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Phase) Reset() {
+	*x = Phase{}
+	mi := &file_tidegate_v1_types_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Phase) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Phase) ProtoMessage() {}
+
+func (x *Phase) ProtoReflect() protoreflect.Message {
+	mi := &file_tidegate_v1_types_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Phase.ProtoReflect.Descriptor instead.
+func (*Phase) Descriptor() ([]byte, []int) {
+	return file_tidegate_v1_types_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *Phase) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Phase) GetEnds() string {
+	if x != nil {
+		return x.Ends
+	}
+	return ""
+}
+
+func (x *Phase) GetAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.At
+	}
+	return nil
+}
+
+func (x *Phase) GetTook() *durationpb.Duration {
+	if x != nil {
+		return x.Took
 	}
 	return nil
 }
@@ -1709,41 +1693,16 @@ const file_tidegate_v1_types_proto_rawDesc = "" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12\x1c\n" +
 	"\tendpoints\x18\x03 \x03(\tR\tendpoints\x12\x12\n" +
 	"\x04site\x18\x04 \x01(\tR\x04site\x120\n" +
-	"\x05since\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\"\x89\x05\n" +
-	"\x06Phases\x12\x19\n" +
-	"\x05fault\x18\x01 \x01(\x01H\x00R\x05fault\x88\x01\x01\x12!\n" +
-	"\tsuspected\x18\x02 \x01(\x01H\x01R\tsuspected\x88\x01\x01\x12\x1d\n" +
-	"\adecided\x18\x03 \x01(\x01H\x02R\adecided\x88\x01\x01\x12\x1b\n" +
-	"\x06fenced\x18\x04 \x01(\x01H\x03R\x06fenced\x88\x01\x01\x12\"\n" +
-	"\n" +
-	"lease_over\x18\x05 \x01(\x01H\x04R\tleaseOver\x88\x01\x01\x12\x1d\n" +
-	"\aadopted\x18\x06 \x01(\x01H\x05R\aadopted\x88\x01\x01\x12\x1b\n" +
-	"\x06active\x18\a \x01(\x01H\x06R\x06active\x88\x01\x01\x12\x1d\n" +
-	"\aapplied\x18\b \x01(\x01H\aR\aapplied\x88\x01\x01\x12\x1f\n" +
-	"\bverified\x18\t \x01(\x01H\bR\bverified\x88\x01\x01\x12\x1b\n" +
-	"\x06routed\x18\n" +
-	" \x01(\x01H\tR\x06routed\x88\x01\x01\x12!\n" +
-	"\tredundant\x18\v \x01(\x01H\n" +
-	"R\tredundant\x88\x01\x01\x122\n" +
-	"\x06origin\x18\f \x01(\v2\x1a.google.protobuf.TimestampR\x06origin\x12+\n" +
-	"\x03rta\x18\r \x01(\v2\x19.google.protobuf.DurationR\x03rta\x12=\n" +
-	"\fcontrollable\x18\x0e \x01(\v2\x19.google.protobuf.DurationR\fcontrollableB\b\n" +
-	"\x06_faultB\f\n" +
-	"\n" +
-	"_suspectedB\n" +
-	"\n" +
-	"\b_decidedB\t\n" +
-	"\a_fencedB\r\n" +
-	"\v_lease_overB\n" +
-	"\n" +
-	"\b_adoptedB\t\n" +
-	"\a_activeB\n" +
-	"\n" +
-	"\b_appliedB\v\n" +
-	"\t_verifiedB\t\n" +
-	"\a_routedB\f\n" +
-	"\n" +
-	"_redundant*\xaa\x01\n" +
+	"\x05since\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\"\xa0\x01\n" +
+	"\x06Phases\x12*\n" +
+	"\x06phases\x18\x01 \x03(\v2\x12.tidegate.v1.PhaseR\x06phases\x12+\n" +
+	"\x03rta\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x03rta\x12=\n" +
+	"\fcontrollable\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\fcontrollable\"\x8a\x01\n" +
+	"\x05Phase\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
+	"\x04ends\x18\x02 \x01(\tR\x04ends\x12*\n" +
+	"\x02at\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x12-\n" +
+	"\x04took\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\x04took*\xaa\x01\n" +
 	"\n" +
 	"EpochState\x12\x1b\n" +
 	"\x17EPOCH_STATE_UNSPECIFIED\x10\x00\x12\x16\n" +
@@ -1792,7 +1751,7 @@ func file_tidegate_v1_types_proto_rawDescGZIP() []byte {
 }
 
 var file_tidegate_v1_types_proto_enumTypes = make([]protoimpl.EnumInfo, 6)
-var file_tidegate_v1_types_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
+var file_tidegate_v1_types_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
 var file_tidegate_v1_types_proto_goTypes = []any{
 	(EpochState)(0),               // 0: tidegate.v1.EpochState
 	(GateState)(0),                // 1: tidegate.v1.GateState
@@ -1815,12 +1774,13 @@ var file_tidegate_v1_types_proto_goTypes = []any{
 	(*Areas)(nil),                 // 18: tidegate.v1.Areas
 	(*Route)(nil),                 // 19: tidegate.v1.Route
 	(*Phases)(nil),                // 20: tidegate.v1.Phases
-	(*durationpb.Duration)(nil),   // 21: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil), // 22: google.protobuf.Timestamp
+	(*Phase)(nil),                 // 21: tidegate.v1.Phase
+	(*durationpb.Duration)(nil),   // 22: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil), // 23: google.protobuf.Timestamp
 }
 var file_tidegate_v1_types_proto_depIdxs = []int32{
 	10, // 0: tidegate.v1.Config.members:type_name -> tidegate.v1.Member
-	21, // 1: tidegate.v1.Bounds.window:type_name -> google.protobuf.Duration
+	22, // 1: tidegate.v1.Bounds.window:type_name -> google.protobuf.Duration
 	1,  // 2: tidegate.v1.GateRecord.state:type_name -> tidegate.v1.GateState
 	2,  // 3: tidegate.v1.GateRecord.mode:type_name -> tidegate.v1.Mode
 	12, // 4: tidegate.v1.GateRecord.bounds:type_name -> tidegate.v1.Bounds
@@ -1831,24 +1791,26 @@ var file_tidegate_v1_types_proto_depIdxs = []int32{
 	6,  // 9: tidegate.v1.EpochRecord.head:type_name -> tidegate.v1.LogPos
 	9,  // 10: tidegate.v1.EpochRecord.history:type_name -> tidegate.v1.Term
 	3,  // 11: tidegate.v1.EpochRecord.plan_kind:type_name -> tidegate.v1.PlanKind
-	22, // 12: tidegate.v1.EpochRecord.since:type_name -> google.protobuf.Timestamp
+	23, // 12: tidegate.v1.EpochRecord.since:type_name -> google.protobuf.Timestamp
 	4,  // 13: tidegate.v1.LossStatement.kind:type_name -> tidegate.v1.LossKind
 	12, // 14: tidegate.v1.LossStatement.bounds:type_name -> tidegate.v1.Bounds
-	21, // 15: tidegate.v1.LossStatement.blind:type_name -> google.protobuf.Duration
+	22, // 15: tidegate.v1.LossStatement.blind:type_name -> google.protobuf.Duration
 	16, // 16: tidegate.v1.LossStatement.measured:type_name -> tidegate.v1.MeasuredLoss
-	21, // 17: tidegate.v1.MeasuredLoss.window:type_name -> google.protobuf.Duration
-	21, // 18: tidegate.v1.Exposure.age:type_name -> google.protobuf.Duration
-	21, // 19: tidegate.v1.Exposure.loss_window:type_name -> google.protobuf.Duration
-	21, // 20: tidegate.v1.Areas.covered:type_name -> google.protobuf.Duration
-	22, // 21: tidegate.v1.Route.since:type_name -> google.protobuf.Timestamp
-	22, // 22: tidegate.v1.Phases.origin:type_name -> google.protobuf.Timestamp
-	21, // 23: tidegate.v1.Phases.rta:type_name -> google.protobuf.Duration
-	21, // 24: tidegate.v1.Phases.controllable:type_name -> google.protobuf.Duration
-	25, // [25:25] is the sub-list for method output_type
-	25, // [25:25] is the sub-list for method input_type
-	25, // [25:25] is the sub-list for extension type_name
-	25, // [25:25] is the sub-list for extension extendee
-	0,  // [0:25] is the sub-list for field type_name
+	22, // 17: tidegate.v1.MeasuredLoss.window:type_name -> google.protobuf.Duration
+	22, // 18: tidegate.v1.Exposure.age:type_name -> google.protobuf.Duration
+	22, // 19: tidegate.v1.Exposure.loss_window:type_name -> google.protobuf.Duration
+	22, // 20: tidegate.v1.Areas.covered:type_name -> google.protobuf.Duration
+	23, // 21: tidegate.v1.Route.since:type_name -> google.protobuf.Timestamp
+	21, // 22: tidegate.v1.Phases.phases:type_name -> tidegate.v1.Phase
+	22, // 23: tidegate.v1.Phases.rta:type_name -> google.protobuf.Duration
+	22, // 24: tidegate.v1.Phases.controllable:type_name -> google.protobuf.Duration
+	23, // 25: tidegate.v1.Phase.at:type_name -> google.protobuf.Timestamp
+	22, // 26: tidegate.v1.Phase.took:type_name -> google.protobuf.Duration
+	27, // [27:27] is the sub-list for method output_type
+	27, // [27:27] is the sub-list for method input_type
+	27, // [27:27] is the sub-list for extension type_name
+	27, // [27:27] is the sub-list for extension extendee
+	0,  // [0:27] is the sub-list for field type_name
 }
 
 func init() { file_tidegate_v1_types_proto_init() }
@@ -1858,14 +1820,13 @@ func file_tidegate_v1_types_proto_init() {
 	}
 	file_tidegate_v1_types_proto_msgTypes[6].OneofWrappers = []any{}
 	file_tidegate_v1_types_proto_msgTypes[11].OneofWrappers = []any{}
-	file_tidegate_v1_types_proto_msgTypes[14].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tidegate_v1_types_proto_rawDesc), len(file_tidegate_v1_types_proto_rawDesc)),
 			NumEnums:      6,
-			NumMessages:   15,
+			NumMessages:   16,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -6,13 +6,12 @@ import (
 	"path/filepath"
 	"time"
 
-	"github.com/tidegate/tidegate"
+	"github.com/tidegate/tidegate/internal/config"
 )
 
 // Config says where the registry is. Without endpoints the gate runs a member
 // of its own under Dir.
 type Config struct {
-	Cluster   string        `yaml:"cluster"`   // name of the tidegate cluster; every certificate carries it
 	Endpoints []string      `yaml:"endpoints"` // of an existing etcd cluster; empty runs one member inside the gate
 	TLS       TLS           `yaml:"tls"`       // for an existing cluster
 	Dir       string        `yaml:"dir"`       // the embedded member's data, and this gate's mark
@@ -48,32 +47,29 @@ func (c Config) SetDefaults() Config {
 // Validate reports every broken rule.
 func (c Config) Validate() error {
 	var errs []error
-	bad := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
-	if err := tidegate.ValidName(c.Cluster); err != nil {
-		bad("cluster: %w", err)
-	}
+	bad := func(path, rule string, got any) { errs = append(errs, config.Broken(path, rule, got)) }
 	if c.Dir == "" {
-		bad("dir: want a directory (got nothing)")
+		bad("dir", "want a directory", c.Dir)
 	}
 	if len(c.Endpoints) == 0 && len(c.Socket) > socketLenMax {
-		bad("socket: want at most %d bytes (got %d: %s)", socketLenMax, len(c.Socket), c.Socket)
+		bad("socket", fmt.Sprintf("want at most %d bytes", socketLenMax), c.Socket)
 	}
 	for i, e := range c.Endpoints {
 		if e == "" {
-			bad("endpoints.%d: want a URL (got nothing)", i)
+			bad(fmt.Sprintf("endpoints[%d]", i), "want a URL", e)
 		}
 	}
 	if (c.TLS.Cert == "") != (c.TLS.Key == "") {
-		bad("tls: want cert and key together (got cert %q, key %q)", c.TLS.Cert, c.TLS.Key)
+		bad("tls", "want cert and key together", c.TLS.Cert+c.TLS.Key)
 	}
 	if c.TLS != (TLS{}) && len(c.Endpoints) == 0 {
-		bad("tls: want none without endpoints: the embedded member listens on a socket only the gate's user may open")
+		bad("tls", "want none without endpoints: the embedded member listens on a socket that only the gate's user may open", c.TLS.CA+c.TLS.Cert)
 	}
 	if c.Timeout < 100*time.Millisecond {
-		bad("timeout: want at least 100ms (got %s)", c.Timeout)
+		bad("timeout", "want at least 100ms", c.Timeout)
 	}
 	if c.LeaderTTL < 2*time.Second {
-		bad("leader_ttl: want at least 2s, which is etcd's own minimum (got %s)", c.LeaderTTL)
+		bad("leader_ttl", "want at least 2s, which is etcd's own minimum", c.LeaderTTL)
 	}
 	return errors.Join(errs...)
 }

@@ -4,9 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net/url"
-	"os"
 	"path/filepath"
 	"time"
 
@@ -14,19 +14,23 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/tidegate/tidegate"
+	"github.com/tidegate/tidegate/internal/durable"
+	"github.com/tidegate/tidegate/internal/vfs"
 )
 
 // Server is the embedded etcd: one member, reachable through a socket that only
 // the gate's user may open. Run may be called once.
 type Server struct {
-	cfg   Config
-	log   *slog.Logger
-	ready chan struct{}
+	fs      vfs.FS
+	log     *slog.Logger
+	cluster string
+	cfg     Config
+	ready   chan struct{}
 }
 
 // NewServer makes a server; it does no I/O.
-func NewServer(log *slog.Logger, cfg Config) *Server {
-	return &Server{cfg: cfg, log: log, ready: make(chan struct{})}
+func NewServer(fsys vfs.FS, log *slog.Logger, cluster string, cfg Config) *Server {
+	return &Server{fs: fsys, log: log, cluster: cluster, cfg: cfg, ready: make(chan struct{})}
 }
 
 // Ready is closed when the member serves clients.
@@ -49,13 +53,13 @@ func (s *Server) Run(ctx context.Context) error {
 		return &tidegate.Error{Op: "run embedded registry", Subject: s.cfg.Dir, Class: tidegate.Permanent, Err: err}
 	}
 	data := filepath.Join(s.cfg.Dir, "etcd")
-	if err := os.MkdirAll(data, 0o700); err != nil {
+	if err := durable.MkdirAll(s.fs, data); err != nil {
 		return fail(err)
 	}
 	peerSocket := s.cfg.Socket + ".peer"
 	for _, p := range []string{s.cfg.Socket, peerSocket} {
 		// A killed gate leaves its sockets behind; etcd's lock on its data tells whether another one lives.
-		if err := os.Remove(p); err != nil && !errors.Is(err, os.ErrNotExist) {
+		if err := s.fs.Remove(p); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return fail(err)
 		}
 	}
@@ -101,7 +105,7 @@ func (s *Server) embedConfig(data, peerSocket string) (*embed.Config, error) {
 	cfg.ListenPeerUrls = []url.URL{{Scheme: "unix", Path: peerSocket}}
 	cfg.AdvertisePeerUrls = []url.URL{*peer}
 	cfg.InitialCluster = memberName + "=" + peerURL
-	cfg.InitialClusterToken = "tidegate-" + s.cfg.Cluster
+	cfg.InitialClusterToken = "tidegate-" + s.cluster
 	cfg.AutoCompactionMode = embed.CompactorModePeriodic
 	cfg.AutoCompactionRetention = "1h"
 	cfg.ZapLoggerBuilder = embed.NewZapLoggerBuilder(zap.New(&slogCore{log: s.log}))

@@ -5,10 +5,14 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"os"
+	"io"
+	"io/fs"
 	"path/filepath"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"github.com/tidegate/tidegate/internal/durable"
+	"github.com/tidegate/tidegate/internal/vfs"
 )
 
 // Mark is the newest revision a gate has seen, by etcd cluster.
@@ -16,9 +20,6 @@ type Mark struct {
 	ClusterID uint64 `json:"cluster_id,string"`
 	Revision  int64  `json:"revision,string"`
 }
-
-// WriteFile replaces a file durably; see package durable.
-type WriteFile func(path string, data []byte) error
 
 // markFile lies beside the embedded member's data, so that a restore of the
 // member's own directory leaves it alone.
@@ -28,16 +29,16 @@ const markFile = "registry-mark.json"
 // when the registry may have been restored from an older backup: then epochs may
 // have gone back, and no zero-loss claim may rest on it. The mark is brought up
 // to date in either case.
-func (s *Store) CheckMark(ctx context.Context, dir string, write WriteFile) (suspect string, err error) {
+func (s *Store) CheckMark(ctx context.Context, fsys vfs.FS, dir string) (suspect string, err error) {
 	path := filepath.Join(dir, markFile)
 	now, err := s.now(ctx)
 	if err != nil {
 		return "", err
 	}
-	b, err := os.ReadFile(path)
+	b, err := readFile(fsys, path)
 	switch {
-	case errors.Is(err, os.ErrNotExist):
-		return "", s.saveMark(path, now, write)
+	case errors.Is(err, fs.ErrNotExist):
+		return "", saveMark(fsys, path, now)
 	case err != nil:
 		return "", fmt.Errorf("read registry mark: %w", err)
 	}
@@ -51,24 +52,24 @@ func (s *Store) CheckMark(ctx context.Context, dir string, write WriteFile) (sus
 	case now.Revision < old.Revision:
 		suspect = fmt.Sprintf("the registry is at revision %d, this gate has seen %d", now.Revision, old.Revision)
 	}
-	return suspect, s.saveMark(path, now, write)
+	return suspect, saveMark(fsys, path, now)
 }
 
 // SaveMark remembers the registry's revision; call it after a change of writer.
-func (s *Store) SaveMark(ctx context.Context, dir string, write WriteFile) error {
+func (s *Store) SaveMark(ctx context.Context, fsys vfs.FS, dir string) error {
 	now, err := s.now(ctx)
 	if err != nil {
 		return err
 	}
-	return s.saveMark(filepath.Join(dir, markFile), now, write)
+	return saveMark(fsys, filepath.Join(dir, markFile), now)
 }
 
-func (s *Store) saveMark(path string, m Mark, write WriteFile) error {
+func saveMark(fsys vfs.FS, path string, m Mark) error {
 	b, err := json.Marshal(m)
 	if err != nil {
 		return err
 	}
-	if err := write(path, append(b, '\n')); err != nil {
+	if err := durable.WriteFile(fsys, path, append(b, '\n')); err != nil {
 		return fmt.Errorf("write registry mark: %w", err)
 	}
 	return nil
@@ -82,4 +83,13 @@ func (s *Store) now(ctx context.Context) (Mark, error) {
 		return Mark{}, s.fail("read revision of", electionTable, err)
 	}
 	return Mark{ClusterID: r.Header.ClusterId, Revision: r.Header.Revision}, nil
+}
+
+func readFile(fsys vfs.FS, path string) (b []byte, err error) {
+	f, err := fsys.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	return io.ReadAll(io.LimitReader(f, 1<<16))
 }

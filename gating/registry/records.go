@@ -14,6 +14,7 @@ type Service struct {
 	RTO       time.Duration                  `json:"rto"`       // objective, nanoseconds; 0 is none set
 	Routes    []string                       `json:"routes"`    // route names that must apply a change before it is done
 	Endpoints map[tidegate.SiteName][]string `json:"endpoints"` // by site, until the active service reports its own
+	MaxLoss   *tidegate.Bounds               `json:"max_loss"`  // a failover may lose this without being told; nil: window RPO, no other limit
 	Frozen    bool                           `json:"frozen"`    // no role change
 	Reason    string                         `json:"reason"`    // of the freeze
 }

@@ -13,16 +13,17 @@ import (
 
 	"github.com/tidegate/tidegate"
 	"github.com/tidegate/tidegate/gating/fence"
+	"github.com/tidegate/tidegate/internal/vfs"
 )
 
 // start runs an embedded member until the test ends, and a store on it.
 func start(t *testing.T, dir string) (s *Store, stop func()) {
 	t.Helper()
-	cfg := Config{Cluster: "demo", Dir: dir}.SetDefaults()
+	cfg := Config{Dir: dir}.SetDefaults()
 	if err := cfg.Validate(); err != nil {
 		t.Fatal(err)
 	}
-	srv := NewServer(slog.New(slog.DiscardHandler), cfg)
+	srv := NewServer(vfs.OS(), slog.New(slog.DiscardHandler), "demo", cfg)
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- srv.Run(ctx) }() // owned by stop
@@ -31,7 +32,7 @@ func start(t *testing.T, dir string) (s *Store, stop func()) {
 	case err := <-done:
 		t.Fatalf("run: %v", err)
 	}
-	s, err := Open(cfg)
+	s, err := Open("demo", cfg)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -172,7 +173,7 @@ func TestOldLeaderCannotWrite(t *testing.T) {
 }
 
 func TestUnreachableIsTransientWithHint(t *testing.T) {
-	s, err := Open(Config{Cluster: "demo", Dir: t.TempDir(), Timeout: 200 * time.Millisecond}.SetDefaults())
+	s, err := Open("demo", Config{Dir: t.TempDir(), Timeout: 200 * time.Millisecond}.SetDefaults())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -185,9 +186,8 @@ func TestUnreachableIsTransientWithHint(t *testing.T) {
 
 func TestRestoredBackupIsRecognised(t *testing.T) {
 	dir := t.TempDir()
-	write := func(path string, b []byte) error { return os.WriteFile(path, b, 0o600) }
 	s, stop := start(t, dir)
-	if suspect, err := s.CheckMark(t.Context(), dir, write); err != nil || suspect != "" {
+	if suspect, err := s.CheckMark(t.Context(), vfs.OS(), dir); err != nil || suspect != "" {
 		t.Fatalf("first start: %q, %v", suspect, err)
 	}
 	stop()
@@ -199,10 +199,10 @@ func TestRestoredBackupIsRecognised(t *testing.T) {
 	if _, err := s.Commit(t.Context(), new(Tx).Put(PlanKey("1"), 1)); err != nil {
 		t.Fatal(err)
 	}
-	if err := s.SaveMark(t.Context(), dir, write); err != nil {
+	if err := s.SaveMark(t.Context(), vfs.OS(), dir); err != nil {
 		t.Fatal(err)
 	}
-	if suspect, err := s.CheckMark(t.Context(), dir, write); err != nil || suspect != "" {
+	if suspect, err := s.CheckMark(t.Context(), vfs.OS(), dir); err != nil || suspect != "" {
 		t.Fatalf("nothing was restored: %q, %v", suspect, err)
 	}
 	stop()
@@ -213,14 +213,14 @@ func TestRestoredBackupIsRecognised(t *testing.T) {
 		t.Fatal(err)
 	}
 	s, _ = start(t, dir)
-	if suspect, err := s.CheckMark(t.Context(), dir, write); err != nil || suspect == "" {
+	if suspect, err := s.CheckMark(t.Context(), vfs.OS(), dir); err != nil || suspect == "" {
 		t.Fatalf("a restored backup went unnoticed: %q, %v", suspect, err)
 	}
 }
 
 func TestConfigNamesEveryMistake(t *testing.T) {
-	err := Config{Cluster: "No", Endpoints: []string{""}, TLS: TLS{Cert: "c"}, Timeout: 1, LeaderTTL: 1}.Validate()
-	want := 6
+	err := Config{Endpoints: []string{""}, TLS: TLS{Cert: "c"}, Timeout: 1, LeaderTTL: 1}.Validate()
+	want := 5
 	joined, ok := err.(interface{ Unwrap() []error })
 	if !ok || len(joined.Unwrap()) != want {
 		t.Fatalf("want %d mistakes, got: %v", want, err)

@@ -29,14 +29,14 @@ const hintUnreachable = "the registry (etcd) does not answer; streams keep flowi
 
 // Open connects to the registry. It does not wait for an answer: a registry
 // that is down is reported by the first request. Close it.
-func Open(cfg Config) (*Store, error) {
+func Open(cluster string, cfg Config) (*Store, error) {
 	endpoints := cfg.Endpoints
 	if cfg.Embedded() {
 		endpoints = []string{"unix://" + cfg.Socket}
 	}
 	tlsCfg, err := clientTLS(cfg.TLS)
 	if err != nil {
-		return nil, &tidegate.Error{Op: "open registry", Subject: cfg.Cluster, Class: tidegate.Misuse, Err: err}
+		return nil, &tidegate.Error{Op: "open registry", Subject: cluster, Class: tidegate.Misuse, Err: err}
 	}
 	client, err := clientv3.New(clientv3.Config{
 		Endpoints:            endpoints,
@@ -47,9 +47,9 @@ func Open(cfg Config) (*Store, error) {
 		Logger:               zap.NewNop(), // every failure also comes back as an error
 	})
 	if err != nil {
-		return nil, &tidegate.Error{Op: "open registry", Subject: cfg.Cluster, Class: tidegate.Misuse, Err: err}
+		return nil, &tidegate.Error{Op: "open registry", Subject: cluster, Class: tidegate.Misuse, Err: err}
 	}
-	return &Store{client: client, root: "/tidegate/" + cfg.Cluster + "/", timeout: cfg.Timeout}, nil
+	return &Store{client: client, root: "/tidegate/" + cluster + "/", timeout: cfg.Timeout}, nil
 }
 
 func clientTLS(t TLS) (*tls.Config, error) {
