@@ -19,10 +19,6 @@ type Unit struct {
 // Source reads one stream's log on a node of the primary cluster, usually in
 // another process than the one that writes it.
 type Source interface {
-	// Identify returns the source's own history id as it is now, and the
-	// oldest position that can still be read.
-	Identify(ctx context.Context) (lineage tidegate.Lineage, first tidegate.Position, err error)
-
 	// Follow opens a cursor at from, which must be the start of a record or
 	// the end of the log. Outcomes: a cursor; an error that wraps
 	// tidegate.ErrNotFound when the source has trimmed or not yet reached

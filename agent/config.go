@@ -1,0 +1,191 @@
+package agent
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"time"
+
+	"github.com/tidegate/tidegate"
+	"github.com/tidegate/tidegate/batch"
+	"github.com/tidegate/tidegate/internal/config"
+)
+
+// Config is the file of tidegate-agent.
+type Config struct {
+	Node config.Node `yaml:"node"`
+	TLS  config.TLS  `yaml:"tls"`
+	// Gates are the addresses of the gates' API, host:port, tried in turn.
+	Gates []string `yaml:"gates"`
+	// Listen is where /metrics and /status answer; a loopback address.
+	Listen string `yaml:"listen"`
+	// DataDir holds the quarantine and the lock that keeps a second agent out.
+	DataDir string `yaml:"data_dir"`
+	// RunDir holds the sockets, <run_dir>/agent/<service>.<stream>.sock.
+	RunDir  string         `yaml:"run_dir"`
+	Streams []StreamConfig `yaml:"streams"`
+	Limits  Limits         `yaml:"limits"`
+}
+
+// StreamConfig is one stream that this node may write.
+type StreamConfig struct {
+	Service tidegate.ServiceName `yaml:"service"`
+	Stream  tidegate.StreamName  `yaml:"stream"`
+	// Source is the store: journal.
+	Source string `yaml:"source"`
+	// JournalDir is the directory of the service's journal.
+	JournalDir string `yaml:"journal_dir"`
+	// Endpoint is where the service answers its clients, host:port; used when
+	// the library names none.
+	Endpoint string `yaml:"endpoint"`
+}
+
+// Limits bounds what one agent uses.
+type Limits struct {
+	// BatchBytesMax is the most raw payload in one batch; a single larger
+	// record still goes, alone.
+	BatchBytesMax config.Bytes `yaml:"batch_bytes_max"`
+	// RingBytesMax is the memory for sealed batches that are not durable yet,
+	// per stream. When it is full capture stops and the source retains.
+	RingBytesMax config.Bytes `yaml:"ring_bytes_max"`
+	// MemoryMax is the soft limit given to the Go runtime; 0 for none.
+	MemoryMax config.Bytes `yaml:"memory_max"`
+	// ProofWait is how long a new writer waits for its own log to reach the
+	// end that the standby nodes hold, before it reports diverged.
+	ProofWait time.Duration `yaml:"proof_wait"`
+}
+
+// SourceJournal is the one value of StreamConfig.Source in this version.
+const SourceJournal = "journal"
+
+// Defaults. Where a number is large, the reason stands beside it.
+const (
+	DefaultListen  = "127.0.0.1:7413"
+	DefaultDataDir = "/var/lib/tidegate/agent"
+	DefaultRunDir  = "/run/tidegate"
+	// DefaultBatchBytes amortises header, digest and system calls to below one
+	// per cent while a batch still crosses a 1 Gbit/s link in 9 ms.
+	DefaultBatchBytes config.Bytes = 1 << 20
+	// DefaultRingBytes covers 200 MB/s for 160 ms of round trip and fsync.
+	DefaultRingBytes config.Bytes = 32 << 20
+	// DefaultMemory leaves the 100 MB of the agent's budget some room.
+	DefaultMemory config.Bytes = 96 << 20
+	// BatchBytesLimit keeps the largest sealed batch well below what one
+	// message of a ship session may carry.
+	BatchBytesLimit config.Bytes = 4 << 20
+	// DefaultProofWait is many times what a replica of the primary cluster
+	// needs to catch up with its leader.
+	DefaultProofWait = 15 * time.Second
+)
+
+// SetDefaults returns c with every unset key at its default.
+func (c Config) SetDefaults() Config {
+	setDefault(&c.Listen, DefaultListen)
+	setDefault(&c.DataDir, DefaultDataDir)
+	setDefault(&c.RunDir, DefaultRunDir)
+	setDefault(&c.Limits.BatchBytesMax, DefaultBatchBytes)
+	setDefault(&c.Limits.RingBytesMax, DefaultRingBytes)
+	setDefault(&c.Limits.MemoryMax, DefaultMemory)
+	setDefault(&c.Limits.ProofWait, DefaultProofWait)
+	streams := make([]StreamConfig, len(c.Streams))
+	for i, s := range c.Streams {
+		setDefault(&s.Source, SourceJournal)
+		streams[i] = s
+	}
+	c.Streams = streams
+	return c
+}
+
+func setDefault[T comparable](v *T, d T) {
+	var zero T
+	if *v == zero {
+		*v = d
+	}
+}
+
+// Validate reports every broken rule.
+func (c Config) Validate() error {
+	all := []error{
+		config.Under("node", c.Node.Validate()),
+		config.Under("tls", c.TLS.Validate()),
+		loopback("listen", c.Listen),
+		config.AbsPath("data_dir", c.DataDir),
+		config.AbsPath("run_dir", c.RunDir),
+		config.Under("limits", c.Limits.Validate()),
+	}
+	if len(c.Gates) == 0 {
+		all = append(all, config.Broken("gates", "want at least one host:port", c.Gates))
+	}
+	for i, g := range c.Gates {
+		all = append(all, config.HostPort(fmt.Sprintf("gates[%d]", i), g))
+	}
+	if len(c.Streams) == 0 {
+		all = append(all, config.Broken("streams", "want at least one stream", c.Streams))
+	}
+	seen := map[string]int{}
+	dirs := map[string]int{}
+	for i, s := range c.Streams {
+		path := fmt.Sprintf("streams[%d]", i)
+		all = append(all, config.Under(path, s.Validate()))
+		name := string(s.Service) + "/" + string(s.Stream)
+		if j, ok := seen[name]; ok {
+			all = append(all, config.Broken(path+".stream", fmt.Sprintf("want each stream once, streams[%d] is the same", j), s.Stream))
+		}
+		if j, ok := dirs[s.JournalDir]; ok && s.JournalDir != "" {
+			all = append(all, config.Broken(path+".journal_dir", fmt.Sprintf("want one journal for one stream, streams[%d] has it too", j), s.JournalDir))
+		}
+		seen[name], dirs[s.JournalDir] = i, i
+	}
+	return errors.Join(all...)
+}
+
+// Validate reports every broken rule.
+func (s StreamConfig) Validate() error {
+	all := []error{
+		config.Name("service", string(s.Service)),
+		config.Name("stream", string(s.Stream)),
+		config.AbsPath("journal_dir", s.JournalDir),
+	}
+	if s.Source != SourceJournal {
+		all = append(all, config.Broken("source", "want journal", s.Source))
+	}
+	if s.Endpoint != "" {
+		all = append(all, config.HostPort("endpoint", s.Endpoint))
+	}
+	return errors.Join(all...)
+}
+
+// Validate reports every broken rule.
+func (l Limits) Validate() error {
+	all := []error{
+		config.AtLeast("batch_bytes_max", l.BatchBytesMax, 4<<10),
+		config.AtLeast("proof_wait", int64(l.ProofWait), 1),
+	}
+	if l.BatchBytesMax > BatchBytesLimit {
+		all = append(all, config.Broken("batch_bytes_max", "want at most "+BatchBytesLimit.String(), l.BatchBytesMax))
+	}
+	// Two largest batches, so that one can be sealed while another is in flight.
+	if least := 2 * config.Bytes(sealedMax(int(min(l.BatchBytesMax, BatchBytesLimit)))); l.RingBytesMax < least {
+		all = append(all, config.Broken("ring_bytes_max", fmt.Sprintf("want at least two sealed batches, %s", least), l.RingBytesMax))
+	}
+	if l.MemoryMax != 0 && l.MemoryMax < l.RingBytesMax+16<<20 {
+		all = append(all, config.Broken("memory_max", "want 0 for none, or at least ring_bytes_max and 16MiB", l.MemoryMax))
+	}
+	return errors.Join(all...)
+}
+
+// sealedMax is the most that a batch of n raw bytes can take once sealed.
+func sealedMax(n int) int { return batch.NewSealer(batch.CodecSnappy).Room(n) }
+
+// loopback refuses an address that other machines can reach: /status and
+// /metrics are served without a certificate.
+func loopback(path, addr string) error {
+	if err := config.HostPort(path, addr); err != nil {
+		return err
+	}
+	host, _, err := net.SplitHostPort(addr)
+	if ip := net.ParseIP(host); err != nil || host != "localhost" && (ip == nil || !ip.IsLoopback()) {
+		return config.Broken(path, "want a loopback address such as 127.0.0.1:7413", addr)
+	}
+	return nil
+}

@@ -1,0 +1,205 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"sync"
+
+	"github.com/tidegate/tidegate"
+	"github.com/tidegate/tidegate/internal/local"
+)
+
+// library is what a stream knows of the journal library beside it. It is
+// guarded by the stream's mutex; conn may be used without it.
+type library struct {
+	conn      *local.Conn // nil while none is connected
+	hello     local.Hello
+	active    bool
+	activated uint64 // counts activations: each one may be used for one try to become writer
+	lineage   tidegate.Lineage
+	progress  local.LibraryProgress
+	known     bool // progress has been heard on this connection
+}
+
+// head is the newest position that the source has made durable, as far as this
+// process has heard.
+func (l *library) head() tidegate.Position { return l.progress.L.Position }
+
+// serveLibraries accepts libraries on the stream's socket until ctx ends.
+func (s *stream) serveLibraries(ctx context.Context) error {
+	ln, err := local.Listen(local.SocketPath(s.agent.cfg.RunDir, local.DaemonAgent, s.cfg.Service, s.cfg.Stream))
+	if err != nil {
+		return err
+	}
+	var sessions sync.WaitGroup
+	defer sessions.Wait()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	stop := context.AfterFunc(ctx, func() { _ = ln.Close() }) // Accept reports it
+	defer stop()
+	for {
+		conn, err := ln.Accept()
+		if err != nil {
+			if ctx.Err() != nil {
+				return nil
+			}
+			return errors.Join(fmt.Errorf("accept on %s: %w", ln.Addr(), err), ln.Close())
+		}
+		sessions.Go(func() { s.serveLibrary(ctx, conn) })
+	}
+}
+
+func (s *stream) serveLibrary(ctx context.Context, conn *local.Conn) {
+	stop := context.AfterFunc(ctx, func() { _ = conn.Close() }) // Recv reports it
+	defer stop()
+	hello, err := conn.Serve(ctx, local.Welcome{Daemon: local.DaemonAgent, Node: s.agent.cfg.Node.Name}, s.checkHello)
+	if err != nil {
+		s.log.Warn("library refused", "err", err)
+		return
+	}
+	s.libraryUp(conn, hello)
+	for {
+		m, err := conn.Recv()
+		if err != nil {
+			s.libraryDown(conn, err)
+			return
+		}
+		if err := s.fromLibrary(conn, m); err != nil {
+			s.log.Warn("library broke the protocol", "err", err)
+			s.libraryDown(conn, err)
+			return
+		}
+	}
+}
+
+func (s *stream) checkHello(h local.Hello) error {
+	var what string
+	switch {
+	case h.Service != s.cfg.Service || h.Stream != s.cfg.Stream:
+		what = fmt.Sprintf("library speaks for %s/%s, this socket is of %s/%s", h.Service, h.Stream, s.cfg.Service, s.cfg.Stream)
+	case h.Dir != s.cfg.JournalDir:
+		what = fmt.Sprintf("library writes %s, the agent is configured for %s", h.Dir, s.cfg.JournalDir)
+	default:
+		return nil
+	}
+	return &tidegate.Error{
+		Op: "accept library", Subject: string(s.cfg.Stream), Class: tidegate.Misuse,
+		Hint: "compare the service's configuration with the streams section of the agent's", Err: errors.New(what),
+	}
+}
+
+// libraryUp makes conn the stream's library. An older connection of the same
+// stream is a service that died without the kernel telling us yet, or a second
+// one by mistake: the journal's lock decides that, not the agent.
+func (s *stream) libraryUp(conn *local.Conn, h local.Hello) {
+	s.mu.Lock()
+	old := s.lib.conn
+	s.lib.conn, s.lib.hello, s.lib.active, s.lib.known, s.lib.lineage = conn, h, false, false, h.Lineage
+	s.mu.Unlock()
+	if old != nil {
+		_ = old.Close() // its receiver reports it
+	}
+	s.log.Info("library connected", "lineage", string(h.Lineage), "end", h.End.String())
+	s.tellRole()
+	s.tellGrant()
+	s.poke()
+}
+
+func (s *stream) libraryDown(conn *local.Conn, err error) {
+	_ = conn.Close() // it is over in any case
+	s.mu.Lock()
+	mine := s.lib.conn == conn
+	if mine {
+		s.lib.conn, s.lib.known = nil, false
+	}
+	s.mu.Unlock()
+	if !mine {
+		return
+	}
+	if w := s.writer.Load(); w != nil {
+		w.libraryLost()
+	}
+	if errors.Is(err, io.EOF) || errors.Is(err, net.ErrClosed) {
+		err = nil
+	}
+	s.log.Info("library disconnected", "err", err)
+	s.poke()
+}
+
+// fromLibrary takes one message. Progress is the hot path: it takes the
+// stream's mutex once and wakes the writer.
+func (s *stream) fromLibrary(conn *local.Conn, m local.Message) error {
+	s.mu.Lock()
+	if s.lib.conn != conn {
+		s.mu.Unlock()
+		return net.ErrClosed
+	}
+	switch m := m.(type) {
+	case *local.LibraryProgress:
+		first := !s.lib.known
+		s.lib.progress, s.lib.known = *m, true
+		s.mu.Unlock()
+		if w := s.writer.Load(); w != nil {
+			w.libraryMoved(m)
+		}
+		if first {
+			s.poke()
+		}
+		s.headMoved(m.L.Position)
+		return nil
+	case *local.Activated:
+		if !s.lib.active {
+			s.lib.activated++
+		}
+		s.lib.active, s.lib.lineage = true, m.Lineage
+		s.mu.Unlock()
+		s.log.Info("service is active here", "lineage", string(m.Lineage), "head", m.L.String())
+	case *local.Deactivated:
+		s.lib.active = false
+		s.mu.Unlock()
+		s.log.Info("service is no longer active here")
+	default:
+		s.mu.Unlock()
+		return fmt.Errorf("message %T out of place", m)
+	}
+	s.tellRole()
+	s.poke()
+	return nil
+}
+
+// send gives m to the library, if one is connected. What is lost with a
+// connection is said again on the next one.
+func (s *stream) send(m local.Message) {
+	s.mu.Lock()
+	conn := s.lib.conn
+	s.mu.Unlock()
+	if conn != nil {
+		_ = conn.Send(m) // the receiver notices the end of the connection
+	}
+}
+
+// tellRole tells the library its part as it is now.
+func (s *stream) tellRole() {
+	s.sending.Lock()
+	defer s.sending.Unlock()
+	s.mu.Lock()
+	role := s.roleLocked()
+	s.mu.Unlock()
+	s.send(&role)
+}
+
+// tellGrant tells the library what is durable and within which bounds it may
+// release. Always the newest state, and in order: a tightening must not be
+// overtaken by what was true before it.
+func (s *stream) tellGrant() {
+	s.sending.Lock()
+	defer s.sending.Unlock()
+	if w := s.writer.Load(); w != nil {
+		if grant, ok := w.grant(); ok {
+			s.send(&grant)
+		}
+	}
+}

@@ -1,0 +1,344 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/tidegate/tidegate"
+	"github.com/tidegate/tidegate/gating/fence"
+	"github.com/tidegate/tidegate/internal/local"
+	"github.com/tidegate/tidegate/stores"
+)
+
+// State is what an agent does for a stream.
+type State string
+
+// The states.
+const (
+	StateDormant   State = "dormant"   // no running service beside the agent, or no view of the stream
+	StateObserving State = "observing" // compares what another agent ships with its own copy
+	StateAcquiring State = "acquiring" // the service is active here; asks the gate for an epoch
+	StateProving   State = "proving"   // holds the epoch; proves that its log continues the standby nodes'
+	StateWriting   State = "writing"   // seals and ships
+	StateFenced    State = "fenced"    // was writer; a newer epoch is held elsewhere
+	StateDiverged  State = "diverged"  // its copy of the log is not the one that was shipped: unfit
+)
+
+// States lists every state, for metrics.
+var States = []State{StateDormant, StateObserving, StateAcquiring, StateProving, StateWriting, StateFenced, StateDiverged}
+
+// stream is one stream on this node. One goroutine (run) decides what is done;
+// at most one job, writing or observing, runs at a time.
+type stream struct {
+	agent  *Agent
+	cfg    StreamConfig
+	log    *slog.Logger
+	source stores.Source
+	meters *streamMetrics
+
+	changed chan struct{} // something that decide looks at has changed; capacity 1
+	sending sync.Mutex    // order of what is told to the library; taken before mu
+	writer  atomic.Pointer[writer]
+
+	mu       sync.Mutex
+	lib      library
+	view     streamView
+	members  map[tidegate.NodeName]string
+	spent    tidegate.Epoch // newest epoch under which this process has written; never again
+	spentBy  uint64         // activation that it was written for
+	fenced   *fencing       // the end of the last term as writer, until the next one begins
+	diverged *divergence
+	seen     observation
+	acquire  string // why the gate's answer is still due; for status
+	lastErr  string
+	waiters  map[chan struct{}]tidegate.Position // woken when the library's head reaches the position
+}
+
+// fencing is how a term as writer ended.
+type fencing struct {
+	epoch    tidegate.Epoch // ours
+	by       fence.Promise
+	durable  facts // D of our term, or the head we began at
+	released local.Count
+	known    bool // released is
+}
+
+// divergence is where this node's log leaves the shipped one.
+type divergence struct {
+	at     tidegate.Position
+	seq    tidegate.Seq
+	epoch  tidegate.Epoch // of the log that goes on without us
+	reason string
+}
+
+func newStream(a *Agent, cfg StreamConfig, src stores.Source) *stream {
+	return &stream{
+		agent: a, cfg: cfg, source: src,
+		log:     a.log.With("service", string(cfg.Service), "stream", string(cfg.Stream)),
+		meters:  a.metrics.stream(cfg),
+		changed: make(chan struct{}, 1),
+		waiters: map[chan struct{}]tidegate.Position{},
+	}
+}
+
+// poke makes run look again.
+func (s *stream) poke() {
+	select {
+	case s.changed <- struct{}{}:
+	default:
+	}
+	s.agent.poke(s.cfg.Service)
+}
+
+// show takes the gate's view of the stream.
+func (s *stream) show(v streamView, nodes map[tidegate.NodeName]string) {
+	s.mu.Lock()
+	if v.revision < s.view.revision {
+		// A grant has run ahead of the watch.
+		v.rec, v.revision = s.view.rec, s.view.revision
+	}
+	old := s.view.rec.Epoch
+	s.view, s.members = v, nodes
+	if old != v.rec.Epoch && s.seen.proven >= v.rec.StartSeq && v.rec.StartSeq > 0 {
+		// What was compared beyond the new writer's head may have been cut.
+		s.seen.proven = v.rec.StartSeq - 1
+	}
+	s.mu.Unlock()
+	if w := s.writer.Load(); w != nil {
+		w.recordChanged(v)
+	}
+	s.poke()
+}
+
+// granted takes a record that the gate has just written for us.
+func (s *stream) granted(rec fence.EpochRecord, revision int64) {
+	s.mu.Lock()
+	v, nodes := s.view, s.members
+	s.mu.Unlock()
+	if revision > v.revision {
+		v.rec, v.revision = rec, revision
+		s.show(v, nodes)
+	}
+}
+
+// job is what a stream does for a while.
+type job struct {
+	kind  jobKind
+	epoch tidegate.Epoch
+	why   fence.Holder // observers begin anew when the writer changes
+}
+
+type jobKind uint8
+
+const (
+	jobNone jobKind = iota
+	jobObserve
+	jobWrite
+)
+
+// decide returns the job that the stream should do now.
+func (s *stream) decide(now job) job {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	rec := s.view.rec
+	if !s.view.known() {
+		return job{}
+	}
+	// A writer goes on until it is fenced: neither a lost library nor a lost
+	// gate ends its term.
+	if now.kind == jobWrite {
+		return now
+	}
+	if s.mine(rec) && rec.Epoch > s.spent && s.lib.conn != nil && s.lib.known && s.lib.active {
+		return job{kind: jobWrite, epoch: rec.Epoch}
+	}
+	if s.lib.conn != nil && s.lib.known && rec.ActiveEpoch > 0 && s.diverged == nil {
+		return job{kind: jobObserve, epoch: rec.ActiveEpoch, why: rec.Holder}
+	}
+	return job{}
+}
+
+// mine reports whether rec makes this run of this agent the writer.
+func (s *stream) mine(rec fence.EpochRecord) bool {
+	return rec.State == fence.StateActive && rec.Holder.UUID == s.agent.holder && rec.Holder.Node == s.agent.cfg.Node.Name
+}
+
+// run does whatever decide says until ctx ends. It returns an error only when
+// the agent cannot go on.
+func (s *stream) run(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return s.serveLibraries(ctx) })
+	g.Go(func() error { return s.supervise(ctx) })
+	return g.Wait()
+}
+
+func (s *stream) supervise(ctx context.Context) error {
+	var (
+		now    job
+		cancel context.CancelFunc
+		done   chan error
+	)
+	stop := func() error {
+		if done == nil {
+			return nil
+		}
+		cancel()
+		err := <-done
+		cancel, done = nil, nil
+		return err
+	}
+	defer func() { _ = stop() }() // the agent is stopping; a job's end has no more consequences
+	for {
+		if want := s.decide(now); want != now {
+			s.ended(now, stop())
+			now = want
+			if now.kind != jobNone {
+				var jctx context.Context
+				jctx, cancel = context.WithCancel(ctx)
+				done = make(chan error, 1)
+				// owned by supervise; ends with jctx, awaited by stop or below
+				go func(j job, done chan<- error) { done <- s.do(jctx, j) }(now, done)
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-s.changed:
+		case err := <-done:
+			cancel()
+			cancel, done = nil, nil
+			s.ended(now, err)
+			now = job{}
+		}
+	}
+}
+
+func (s *stream) do(ctx context.Context, j job) error {
+	if j.kind == jobWrite {
+		return s.write(ctx, j.epoch)
+	}
+	return s.observe(ctx)
+}
+
+// ended takes the end of a job: only a writer's has consequences of its own.
+func (s *stream) ended(j job, err error) {
+	if j.kind == jobNone || err == nil || errors.Is(err, context.Canceled) {
+		return
+	}
+	s.setErr(err)
+	s.log.Warn("job ended", "writing", j.kind == jobWrite, "epoch", j.epoch.String(), "err", err)
+	s.tellRole()
+	s.agent.poke(s.cfg.Service)
+}
+
+func (s *stream) setErr(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.lastErr = ""
+	if err != nil {
+		s.lastErr = err.Error()
+	}
+}
+
+// write is the writer's job: one term, from the record that names us until a
+// newer epoch ends it.
+func (s *stream) write(ctx context.Context, epoch tidegate.Epoch) error {
+	s.mu.Lock()
+	rec, revision := s.view.rec, s.view.revision
+	s.spent, s.spentBy = epoch, s.lib.activated
+	s.fenced, s.diverged, s.acquire = nil, nil, ""
+	s.mu.Unlock()
+	w, err := newWriter(s, rec, revision)
+	if err != nil {
+		return err
+	}
+	s.writer.Store(w)
+	s.log.Info("holding the epoch", "epoch", epoch.String(), "start", rec.StartSeq.String())
+	err = w.run(ctx)
+	s.writer.Store(nil)
+	switch {
+	case errors.Is(err, tidegate.ErrFenced):
+		s.mu.Lock()
+		by, _ := w.fencedBy()
+		s.fenced = &fencing{epoch: epoch, by: by, durable: w.durable(), released: s.lib.progress.A, known: s.lib.known && s.lib.progress.AKnown}
+		s.seen = observation{proven: s.fenced.durable.seq}
+		s.mu.Unlock()
+		s.log.Warn("fenced", "epoch", epoch.String(), "by", by.Epoch.String())
+	case errors.Is(err, tidegate.ErrDiverged):
+		s.mu.Lock()
+		s.diverged = &divergence{at: s.lib.head(), seq: rec.Head.Seq, epoch: epoch, reason: err.Error()}
+		s.mu.Unlock()
+	}
+	return err
+}
+
+// roleLocked returns the library's part.
+func (s *stream) roleLocked() local.Role {
+	rec := s.view.rec
+	r := local.Role{State: local.StateIdle, Epoch: rec.Epoch, Holder: rec.Holder.UUID, Lineage: s.lib.lineage}
+	switch w := s.writer.Load(); {
+	case w != nil && w.writing():
+		r.State, r.Epoch, r.Holder = local.StateActive, w.epoch, s.agent.holder
+	case s.fenced != nil && s.fencedHere():
+		r.State, r.Epoch, r.Holder = local.StateFenced, max(s.fenced.by.Epoch, rec.Epoch), rec.Holder.UUID
+	case s.diverged != nil:
+		r.State = local.StateFenced
+	}
+	return r
+}
+
+// fencedHere reports whether the activation that we wrote for is still the
+// library's: only then is it told that it is over. A service that has been
+// made active anew by its own cluster starts with a clean slate.
+func (s *stream) fencedHere() bool { return s.lib.active && s.lib.activated == s.spentBy }
+
+// headMoved wakes those who wait for the library to reach a position.
+func (s *stream) headMoved(head tidegate.Position) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for ch, at := range s.waiters {
+		if head >= at {
+			close(ch)
+			delete(s.waiters, ch)
+		}
+	}
+}
+
+// waitHead returns nil once the library has made everything before p durable.
+func (s *stream) waitHead(ctx context.Context, p tidegate.Position, atMost time.Duration) error {
+	s.mu.Lock()
+	if s.lib.head() >= p {
+		s.mu.Unlock()
+		return nil
+	}
+	ch := make(chan struct{})
+	s.waiters[ch] = p
+	s.mu.Unlock()
+	defer func() {
+		s.mu.Lock()
+		delete(s.waiters, ch)
+		s.mu.Unlock()
+	}()
+	timer := time.NewTimer(atMost)
+	defer timer.Stop()
+	select {
+	case <-ch:
+		return nil
+	case <-timer.C:
+		return context.DeadlineExceeded
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (s *stream) head() tidegate.Position {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.lib.head()
+}
