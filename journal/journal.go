@@ -3,26 +3,75 @@ package journal
 import (
 	"context"
 	"errors"
-	"time"
+	"fmt"
+	"io"
+	"path/filepath"
+	"sync"
 
 	"github.com/tidegate/tidegate"
+	"github.com/tidegate/tidegate/internal/durable"
+	"github.com/tidegate/tidegate/internal/seglog"
 	"github.com/tidegate/tidegate/internal/vfs"
 	"github.com/tidegate/tidegate/rpo"
 )
 
-// ErrInactive is what Await and Activate's counterpart answer when this
-// service is not the active one.
-var ErrInactive = errors.New("the service is not active here")
+// Journal is an open journal; see the package's documentation.
+type Journal struct {
+	cfg      Config
+	fs       vfs.FS
+	dir      string
+	lock     io.Closer
+	log      *seglog.Log
+	recovery Recovery
+	gate     gate
 
-// HeaderSize is the length of a record's header in bytes.
-const HeaderSize = 28
+	// One token each: the links read the present state when they get it.
+	agentKick, standbyKick chan struct{}
+	failed                 chan struct{} // closed when the committer has failed
+	done                   chan struct{} // closed when the committer has ended
+	compare                comparer
 
-// Journal is an open journal.
-type Journal struct{}
+	mu       sync.Mutex
+	work     sync.Cond         // the committer waits for something to do
+	idle     sync.Cond         // the committer has finished a group
+	pending  *group            // being filled
+	spare    *group            // the other one, while not being written
+	end      rpo.Mark          // end of what was appended
+	written  tidegate.Position // handed to the operating system
+	durable  tidegate.Position
+	syncTo   tidegate.Position // somebody waits for this much to be durable
+	syncers  waitlist          // for durable
+	writers  waitlist          // for written
+	room     waitlist          // for pending to be taken
+	busy     bool              // the committer is writing
+	frozen   bool              // CutTo or TrimBefore is at work: nothing may be appended
+	closing  bool
+	err      error // sticky: a write or sync failed, or Close was called
+	meta     meta
+	ran      bool
+	released bool
+}
+
+// group is what one write hands to the operating system.
+type group struct {
+	buf   []byte
+	marks []rpo.Mark // every record's end
+	sync  bool       // somebody relies on it: fsync
+}
+
+func (g *group) reset() {
+	if cap(g.buf) > groupKeepMax {
+		g.buf = nil
+	}
+	g.buf, g.marks, g.sync = g.buf[:0], g.marks[:0], false
+}
+
+// groupKeepMax is the largest buffer kept for reuse.
+const groupKeepMax = 16 << 20
 
 // Recovery says what Open found after an unclean stop.
 type Recovery struct {
-	TornBytes   int64  // of a record that was never acknowledged, moved aside
+	TornBytes   int64  // of records that were never acknowledged, moved aside
 	Quarantined string // where to; empty if nothing was
 }
 
@@ -30,155 +79,260 @@ type Recovery struct {
 func Open(dir string, cfg Config) (*Journal, error) { return OpenFS(vfs.OS(), dir, cfg) }
 
 // OpenFS is Open on another file system.
-func OpenFS(fsys vfs.FS, dir string, cfg Config) (*Journal, error) { return nil, tidegate.ErrStopped }
+func OpenFS(fsys vfs.FS, dir string, cfg Config) (*Journal, error) {
+	cfg = cfg.SetDefaults()
+	if err := cfg.Validate(); err != nil {
+		return nil, &tidegate.Error{Op: "open journal", Subject: dir, Class: tidegate.Misuse, Err: err}
+	}
+	abs, err := filepath.Abs(dir)
+	if err != nil {
+		return nil, fmt.Errorf("open journal %s: %w", dir, err)
+	}
+	if err := durable.MkdirAll(fsys, abs); err != nil {
+		return nil, fmt.Errorf("open journal %s: %w", dir, err)
+	}
+	lock, err := fsys.Lock(filepath.Join(abs, lockName))
+	if err != nil {
+		return nil, &tidegate.Error{
+			Op: "open journal", Subject: dir, Class: tidegate.ClassOf(err), Err: err,
+			Hint: "another process has this journal open",
+		}
+	}
+	j := &Journal{
+		cfg: cfg, fs: fsys, dir: abs, lock: lock,
+		agentKick: make(chan struct{}, 1), standbyKick: make(chan struct{}, 1),
+		failed: make(chan struct{}), done: make(chan struct{}),
+		pending: new(group), spare: new(group),
+	}
+	j.work.L, j.idle.L = &j.mu, &j.mu
+	j.gate.clock = cfg.Clock
+	j.gate.kick = j.kick
+	if err := j.load(); err != nil {
+		return nil, errors.Join(fmt.Errorf("open journal %s: %w", dir, err), j.closeFiles())
+	}
+	go j.commit() // owned by the Journal; ends in Close
+	return j, nil
+}
 
-// Close waits for what was appended to become durable and releases the
-// journal. Run must have returned.
-func (j *Journal) Close() error { return nil }
+// load reads what is there, or makes it.
+func (j *Journal) load() error {
+	if err := durable.SweepTemp(j.fs, j.dir); err != nil {
+		return err
+	}
+	var err error
+	j.meta, err = j.readOrMakeMeta()
+	if err != nil {
+		return err
+	}
+	log, rec, err := seglog.Open(j.fs, filepath.Join(j.dir, logName), format{}, seglog.Config{
+		SegmentBytes: j.meta.SegmentBytes,
+		Quarantine:   filepath.Join(j.dir, quarantineName, "torn"),
+	})
+	if err != nil {
+		return err
+	}
+	j.log, j.recovery = log, Recovery(rec)
+	// What the crash left in the page cache only must not be built upon.
+	if err := log.Sync(); err != nil {
+		return err
+	}
+	j.setEnd()
+	if err := j.confirmBranches(); err != nil {
+		return err
+	}
+	j.gate.head = j.end
+	return nil
+}
+
+// setEnd takes the end from the log, all of which is durable.
+func (j *Journal) setEnd() {
+	end := j.log.End()
+	j.end = rpo.Mark{
+		Position: tidegate.Position(end),
+		Records:  int64(recordNumber(j.log.EndState())),
+		Bytes:    int64(end),
+	}
+	j.written, j.durable = j.end.Position, j.end.Position
+}
+
+func (j *Journal) readOrMakeMeta() (meta, error) {
+	m, err := readMeta(j.fs, j.dir)
+	if err == nil {
+		if !j.cfg.ID.IsZero() && j.cfg.ID != m.ID {
+			return meta{}, fmt.Errorf("its id is %s, %s is configured: %w", m.ID, j.cfg.ID, tidegate.ErrDiverged)
+		}
+		if m.SegmentBytes != j.cfg.SegmentBytes {
+			return meta{}, fmt.Errorf("its segments have %d bytes, %d are configured: %w", m.SegmentBytes, j.cfg.SegmentBytes, tidegate.ErrConflict)
+		}
+		return m, nil
+	}
+	if !errors.Is(err, tidegate.ErrNotFound) {
+		return meta{}, err
+	}
+	// Records without meta are a journal that lost its name, not a new one.
+	if _, err := j.fs.Stat(filepath.Join(j.dir, logName)); !errors.Is(err, tidegate.ErrNotFound) {
+		return meta{}, &tidegate.CorruptError{Path: filepath.Join(j.dir, metaName), Offset: -1, What: "missing beside a log"}
+	}
+	m = meta{Format: metaFormat, Version: metaVersion, ID: j.cfg.ID, SegmentBytes: j.cfg.SegmentBytes}
+	if m.ID.IsZero() {
+		m.ID = tidegate.NewID()
+	}
+	return m, m.write(j.fs, j.dir)
+}
+
+// confirmBranches drops branches whose record did not survive: it was never
+// acknowledged, for the record is durable before anything is.
+func (j *Journal) confirmBranches() error {
+	kept := j.meta.Branches
+	for len(kept) > 0 {
+		ok, err := j.confirmed(kept[len(kept)-1])
+		if err != nil {
+			return err
+		}
+		if ok {
+			break
+		}
+		kept = kept[:len(kept)-1]
+	}
+	if len(kept) == len(j.meta.Branches) {
+		return nil
+	}
+	j.meta.Branches = kept
+	return j.meta.write(j.fs, j.dir)
+}
+
+func (j *Journal) confirmed(b Branch) (bool, error) {
+	if b.Position < j.First() {
+		return true, nil // trimmed since: it was durable then
+	}
+	if b.Position >= j.end.Position {
+		return false, nil
+	}
+	r, err := j.NewReader(b.Position)
+	if err != nil {
+		return false, err
+	}
+	defer func() { _ = r.Close() }() // only read
+	rec, ok, err := r.TryNext()
+	if err != nil || !ok || rec.Kind != KindBranch {
+		return false, err
+	}
+	got, err := parseBranch(rec)
+	return got == b, err
+}
+
+// Close makes what was appended durable and releases the journal; later calls
+// fail with tidegate.ErrStopped. Run must have returned.
+func (j *Journal) Close() error {
+	j.mu.Lock()
+	j.closing = true
+	j.work.Broadcast()
+	j.mu.Unlock()
+	<-j.done
+	j.gate.stop(errClosed)
+	j.mu.Lock()
+	err := j.err
+	if err == errClosed { //nolint:errorlint // identity: closed by us, not failed
+		err = nil
+	}
+	again := j.released
+	j.released = true
+	j.mu.Unlock()
+	if again {
+		return nil
+	}
+	return errors.Join(err, j.compare.close(), j.closeFiles())
+}
+
+var errClosed = fmt.Errorf("journal is closed: %w", tidegate.ErrStopped)
+
+func (j *Journal) closeFiles() error {
+	var err error
+	if j.log != nil {
+		err = j.log.Close()
+	}
+	return errors.Join(err, j.lock.Close())
+}
+
+// kick tells the agent's link to report; it never blocks.
+func (j *Journal) kick() { signal(j.agentKick) }
+
+func (j *Journal) kickStandby() { signal(j.standbyKick) }
+
+func signal(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default: // one is due anyway
+	}
+}
 
 // Recovery returns what Open found.
-func (j *Journal) Recovery() Recovery { return Recovery{} }
+func (j *Journal) Recovery() Recovery { return j.recovery }
+
+// Dir returns the journal's directory, absolute.
+func (j *Journal) Dir() string { return j.dir }
 
 // Lineage returns the journal's history id and its branches.
-func (j *Journal) Lineage() tidegate.Lineage { return "" }
+func (j *Journal) Lineage() tidegate.Lineage {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.meta.lineage()
+}
 
 // First returns the position of the oldest record that is kept.
-func (j *Journal) First() tidegate.Position { return 0 }
+func (j *Journal) First() tidegate.Position { return tidegate.Position(j.log.First()) }
 
 // End returns the end of what was appended, durable or not.
-func (j *Journal) End() tidegate.Position { return 0 }
+func (j *Journal) End() tidegate.Position { return j.endMark().Position }
 
-// Durable returns the end of what is fsynced.
-func (j *Journal) Durable() tidegate.Position { return 0 }
+// Records returns how many records the journal has had from its beginning to
+// its end, trimmed ones included.
+func (j *Journal) Records() uint64 { return uint64(j.endMark().Records) }
 
-// Append appends one record and returns when it is durable. On an error the
-// record may or may not be there; after ctx ended it usually will be.
-func (j *Journal) Append(ctx context.Context, payload []byte, t time.Time) (Range, error) {
-	return Range{}, tidegate.ErrStopped
+func (j *Journal) endMark() rpo.Mark {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.end
 }
 
-// AppendBatch appends records next to each other, all of the same time, and
-// returns when all are durable. After a crash a prefix of them may be there.
-func (j *Journal) AppendBatch(ctx context.Context, payloads [][]byte, t time.Time) (Range, error) {
-	return Range{}, tidegate.ErrStopped
+// Durable returns the end of what is fsynced here.
+func (j *Journal) Durable() tidegate.Position {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.durable
 }
-
-// Submit appends one record without waiting for the disk; it blocks only while
-// GroupBytesMax wait already. The record is durable once WaitDurable or Await
-// has returned for its Next.
-func (j *Journal) Submit(ctx context.Context, payload []byte, t time.Time) (Range, error) {
-	return Range{}, tidegate.ErrStopped
-}
-
-// AppendAt is SubmitAt and WaitDurable.
-func (j *Journal) AppendAt(ctx context.Context, at tidegate.Position, payload []byte, t time.Time) (Range, error) {
-	return Range{}, tidegate.ErrStopped
-}
-
-// SubmitAt appends one record at a position the caller knows from its own
-// replicated log; doing it again is harmless. If the journal already reaches
-// beyond at, the bytes there are compared: tidegate.ErrDiverged if they differ.
-// tidegate.ErrGap if at lies beyond the end.
-func (j *Journal) SubmitAt(ctx context.Context, at tidegate.Position, payload []byte, t time.Time) (Range, error) {
-	return Range{}, tidegate.ErrStopped
-}
-
-// AppendRaw appends whole records as they stand in another copy of this
-// journal; raw is only read. Overlap with what is there is compared as by
-// SubmitAt. The bytes are handed to the operating system, not fsynced.
-func (j *Journal) AppendRaw(ctx context.Context, first tidegate.Position, raw []byte) (Range, error) {
-	return Range{}, tidegate.ErrStopped
-}
-
-// WaitDurable returns when everything before p is fsynced here.
-func (j *Journal) WaitDurable(ctx context.Context, p tidegate.Position) error {
-	return tidegate.ErrStopped
-}
-
-// Sync makes everything appended so far durable.
-func (j *Journal) Sync(ctx context.Context) error { return tidegate.ErrStopped }
 
 // Await returns nil when outputs that depend on the journal up to p may leave:
-// at that moment p counts as released. Errors: tidegate.ErrFenced,
-// [ErrInactive], tidegate.ErrStopped, or ctx's; after an error p must not be
-// released, though it may be durable.
-func (j *Journal) Await(ctx context.Context, p tidegate.Position) error { return tidegate.ErrStopped }
+// at that moment p counts as released. p is the Next of a record, and anything
+// before p is released with it. Errors: tidegate.ErrFenced, [ErrInactive],
+// tidegate.ErrGap if p was never appended, tidegate.ErrStopped, or ctx's; after
+// an error p must not be released, though it may be durable at the other site.
+func (j *Journal) Await(ctx context.Context, p tidegate.Position) error {
+	if end := j.End(); p > end {
+		return fmt.Errorf("await %s: journal ends at %s: %w", p, end, tidegate.ErrGap)
+	}
+	return j.gate.await(ctx, p)
+}
 
 // Activate says that the service has become the active one here. From now on
 // nothing is released beyond the DR site's durable position, until that has
 // reached today's end of the journal: somebody may have released up to there.
-func (j *Journal) Activate() error { return nil }
+// Again while active it does nothing. tidegate.ErrFenced if another site holds
+// the stream.
+func (j *Journal) Activate() error {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.gate.activate(j.end)
+}
 
 // Deactivate takes Activate back. Waiters in Await fail with [ErrInactive].
-func (j *Journal) Deactivate() {}
+func (j *Journal) Deactivate() { j.gate.deactivate(ErrInactive) }
 
-// Exposure returns what a disaster would lose now; Known is false unless the
-// service is active here.
-func (j *Journal) Exposure() rpo.Exposure { return rpo.Exposure{} }
+// Exposure returns what a disaster would lose now, as this end knows it; Known
+// is false unless the service is active here.
+func (j *Journal) Exposure() rpo.Exposure { return j.gate.exposure() }
 
-// Run connects the journal to the daemons on this node until ctx ends, and
-// reconnects as often as needed. It returns nil when ctx ended, or the first
-// error after which the service must not go on. Without Run nothing is ever
-// released. May be called once.
-func (j *Journal) Run(ctx context.Context, svc Service) error { return tidegate.ErrStopped }
-
-// Branch appends the record by which epoch's history forks off at the
-// journal's end, makes it durable and extends the lineage. Again with the same
-// arguments it does nothing; tidegate.ErrConflict if the end is not at.
-func (j *Journal) Branch(ctx context.Context, epoch tidegate.Epoch, at tidegate.Position) (Range, error) {
-	return Range{}, tidegate.ErrStopped
-}
-
-// CutTo moves everything from position at on into a directory below quarantineDir.
-func (j *Journal) CutTo(at tidegate.Position, quarantineDir, reason string) (Cut, error) {
-	return Cut{}, nil
-}
-
-// Cut says what CutTo moved aside.
-type Cut struct {
-	Range
-
-	Records    uint64
-	OldestTime time.Time
-	NewestTime time.Time
-	Path       string // of the quarantined bytes; empty if nothing was cut
-}
-
-// TrimBefore lets go of whole segments that end at or before p.
-func (j *Journal) TrimBefore(p tidegate.Position) error { return nil }
-
-// Reader reads records in order, beside the appender. Not safe for concurrent use.
-type Reader struct{}
-
-// NewReader reads from a record's first position on.
-func (j *Journal) NewReader(from tidegate.Position) (*Reader, error) { return nil, nil }
-
-// Next returns the next durable record, waiting for it if necessary.
-func (r *Reader) Next(ctx context.Context) (Record, error) { return Record{}, nil }
-
-// TryNext is Next without waiting: false when there is none yet.
-func (r *Reader) TryNext() (Record, bool, error) { return Record{}, false, nil }
-
-// Close releases the reader.
-func (r *Reader) Close() error { return nil }
-
-// RawReader reads whole records as raw bytes; from another process too.
-type RawReader struct{}
-
-// OpenReader reads a journal that another process may have open, from a
-// record's first position on.
-func OpenReader(fsys vfs.FS, dir string, from tidegate.Position) (*RawReader, error) { return nil, nil }
-
-// Read returns whole records of at most about max bytes, at least one, ending
-// at or before limit, and the position behind them; nothing when there is none
-// before limit. The bytes are valid until the next call.
-func (r *RawReader) Read(limit tidegate.Position, max int) (raw []byte, next tidegate.Position, err error) {
-	return nil, 0, nil
-}
-
-// Close releases the reader.
-func (r *RawReader) Close() error { return nil }
-
-// Scan calls f for each record in raw, which begins at position first. It
-// verifies every record's checksum, and that the bytes end with a whole record.
-func Scan(raw []byte, first tidegate.Position, f func(Record) error) error { return nil }
+// ReleaseSlack returns the longest time that has passed from the clock reading
+// by which an Await was decided to its return: the epsilon by which the loss
+// window can exceed its bound.
+func (j *Journal) ReleaseSlack() tidegate.Instant { return tidegate.Instant(j.gate.slack.Load()) }

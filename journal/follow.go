@@ -1,0 +1,255 @@
+package journal
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/tidegate/tidegate"
+	"github.com/tidegate/tidegate/internal/local"
+)
+
+// follower applies what the standby node's daemon sends. It outlives sessions;
+// only the session's receiving goroutine changes it.
+type follower struct {
+	j   *Journal
+	svc Service
+
+	started bool
+	applied tidegate.Position // everything before it is applied
+	applyTo tidegate.Position // committed so far
+}
+
+// standbyLink is one session with the standby node's daemon.
+type standbyLink struct {
+	f    *follower
+	conn *local.Conn
+}
+
+func (l *standbyLink) run(ctx context.Context) error {
+	r := &reporter{j: l.f.j, svc: l.f.svc, conn: l.conn, kick: l.f.j.standbyKick, prepare: l.prepare}
+	return pair(ctx, l.conn, l.recv, r.run)
+}
+
+func (l *standbyLink) prepare(m *local.LibraryProgress) error {
+	l.f.j.gate.progress(m)
+	return nil
+}
+
+func (l *standbyLink) recv(ctx context.Context) error {
+	for {
+		m, err := l.conn.Recv()
+		if err != nil {
+			return err
+		}
+		switch m := m.(type) {
+		case *local.Role:
+			err = l.f.role(ctx, m)
+		case *local.Batch:
+			err = l.f.batch(ctx, m)
+		case *local.DaemonProgress: // for display only: the grant is the agent's
+		default:
+			err = fmt.Errorf("standby node sent %T", m)
+		}
+		if err != nil {
+			return err
+		}
+		l.f.j.kickStandby()
+	}
+}
+
+// role takes a part over. Errors of the service and of the journal are fatal.
+func (f *follower) role(ctx context.Context, m *local.Role) error {
+	switch m.State {
+	case local.StateFollow:
+		return fatal(ctx, f.follow(ctx, m))
+	case local.StateActive:
+		return fatal(ctx, f.promote(ctx, m))
+	case local.StateFenced:
+		f.j.fence(m.Epoch, f.svc)
+	case local.StateIdle:
+	}
+	return nil
+}
+
+// fatal marks err as one that must end Run, unless it only says that ctx did.
+func fatal(ctx context.Context, err error) error {
+	if err == nil || ctx.Err() != nil {
+		return err
+	}
+	return fatalError{err}
+}
+
+// follow applies what the journal has already, as far as it is committed.
+func (f *follower) follow(ctx context.Context, m *local.Role) error {
+	if f.j.gate.active() {
+		// The service is active; batches, if they came, would be refused.
+		f.j.cfg.Log.Warn("told to follow while active", "epoch", uint64(m.Epoch))
+		return nil
+	}
+	if err := f.start(m); err != nil {
+		return err
+	}
+	f.applyTo = max(f.applyTo, m.ApplyTo)
+	return f.catchUp(ctx)
+}
+
+// start learns once, and after every time the service was active, where its
+// state stands.
+func (f *follower) start(m *local.Role) error {
+	if m.Lineage != "" {
+		id, err := LineageID(m.Lineage)
+		if err != nil {
+			return err
+		}
+		if err := f.j.adopt(id); err != nil {
+			return err
+		}
+	}
+	if f.started {
+		return nil
+	}
+	applied, _ := f.svc.State()
+	if first, end := f.j.First(), f.j.End(); applied < first || applied > end {
+		return &tidegate.Error{
+			Op: "follow", Subject: f.j.dir, Class: tidegate.Permanent,
+			Hint: "the service's state and its journal are not of one history, or one of them lost its tail: start from a snapshot",
+			Err:  fmt.Errorf("state at %s, journal has [%s, %s): %w", applied, first, end, tidegate.ErrGap),
+		}
+	}
+	f.applied, f.started = applied, true
+	return nil
+}
+
+// catchUp applies from the journal up to applyTo.
+func (f *follower) catchUp(ctx context.Context) error {
+	limit := min(f.applyTo, f.j.End())
+	if f.applied >= limit {
+		return nil
+	}
+	if err := f.j.Sync(ctx); err != nil {
+		return err
+	}
+	r, err := f.j.NewReader(f.applied)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = r.Close() }() // only read
+	for f.applied < limit {
+		rec, ok, err := r.TryNext()
+		if err != nil {
+			return err
+		}
+		if !ok || rec.Next > limit {
+			return nil // committed up to the middle of a record: not this one
+		}
+		if err := f.apply(rec); err != nil {
+			return err
+		}
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+	}
+	return nil
+}
+
+func (f *follower) apply(rec Record) error {
+	if rec.Kind == KindData {
+		if err := f.svc.Apply(rec); err != nil {
+			return fmt.Errorf("apply record %d at %s: %w", rec.Number, rec.First, err)
+		}
+	}
+	f.applied = rec.Next
+	return nil
+}
+
+// batch appends a committed batch to the journal, then applies it.
+func (f *follower) batch(ctx context.Context, m *local.Batch) error {
+	if !f.started || f.j.gate.active() {
+		return fmt.Errorf("batch %s came while not following", m.Seq)
+	}
+	if _, err := f.j.AppendRaw(ctx, m.First, m.Payload); err != nil {
+		return fatal(ctx, fmt.Errorf("follow batch %s: %w", m.Seq, err))
+	}
+	if f.applied < m.First {
+		f.applyTo = max(f.applyTo, m.First)
+		if err := f.catchUp(ctx); err != nil {
+			return fatal(ctx, err)
+		}
+	}
+	f.applyTo = max(f.applyTo, m.Next)
+	// Straight from the batch: its bytes were verified and are the journal's.
+	at := m.First
+	for raw := m.Payload; len(raw) > 0; {
+		rec, err := parseRecord(raw, at)
+		if err != nil {
+			return fatal(ctx, err)
+		}
+		raw, at = raw[rec.Next-rec.First:], rec.Next
+		if rec.First < f.applied {
+			continue
+		}
+		if err := f.apply(rec); err != nil {
+			return fatal(ctx, err)
+		}
+	}
+	return nil
+}
+
+// promote makes this follower the active service of m's epoch. Every step may
+// be repeated: a crash in between, or a second telling, changes nothing.
+func (f *follower) promote(ctx context.Context, m *local.Role) error {
+	if f.j.gate.active() {
+		return nil
+	}
+	if !f.j.gate.unfence(m.Epoch) {
+		f.j.cfg.Log.Warn("promotion under an old epoch ignored", "epoch", uint64(m.Epoch))
+		return nil
+	}
+	if err := f.start(m); err != nil {
+		return err
+	}
+	f.applyTo = max(f.applyTo, m.ApplyTo)
+	if err := f.catchUp(ctx); err != nil {
+		return err
+	}
+	if f.applied < m.Branch {
+		return &tidegate.Error{
+			Op: "promote", Subject: f.j.dir, Class: tidegate.Permanent, Err: tidegate.ErrGap,
+			Hint: fmt.Sprintf("applied to %s, the new history begins at %s: wait for the batches in between", f.applied, m.Branch),
+		}
+	}
+	if err := f.j.Sync(ctx); err != nil {
+		return err
+	}
+	branch, err := f.j.Branch(ctx, m.Epoch, m.Branch)
+	if err != nil {
+		return err
+	}
+	// What a promotion that was cut short appended after its branch is applied by
+	// the service itself, from its own replay.
+	f.applied = max(f.applied, branch.Next)
+	if err := f.svc.Promote(ctx, m.Epoch, m.Branch); err != nil {
+		return fmt.Errorf("promote under epoch %s at %s: %w", m.Epoch, m.Branch, err)
+	}
+	f.started = false // when it follows again, its state is where it left it
+	f.j.cfg.Log.Info("promoted", "epoch", uint64(m.Epoch), "position", m.Branch.String())
+	return f.j.Activate()
+}
+
+// syncLazily fsyncs what was followed: the standby node's log is the durable
+// copy, this one only must not fall behind for ever.
+func (f *follower) syncLazily(ctx context.Context) error {
+	tick := time.NewTicker(f.j.cfg.SyncEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+		if err := f.j.Sync(ctx); err != nil && ctx.Err() == nil {
+			return err
+		}
+	}
+}

@@ -1,0 +1,257 @@
+package journal
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/tidegate/tidegate"
+	"github.com/tidegate/tidegate/internal/local"
+	"github.com/tidegate/tidegate/internal/retry"
+)
+
+// stateEvery is how often the service is asked for its state's digest.
+const stateEvery = time.Second
+
+// redial bounds the wait for a daemon that is not there: it is on this machine,
+// and while it is away nothing is released.
+var redial = retry.Policy{First: 20 * time.Millisecond, Max: time.Second}
+
+// fatalError wraps what must end Run; any other error of a session only ends
+// the session.
+type fatalError struct{ error }
+
+func (e fatalError) Unwrap() error { return e.error }
+
+// Run connects the journal to the daemons on this node until ctx ends, and
+// reconnects as often as needed. It returns nil when ctx ended, or the first
+// error after which the service must not go on: a failed disk, an Apply or
+// Promote that failed, a journal that diverged from the stream. Without Run
+// nothing is ever released. May be called once.
+func (j *Journal) Run(ctx context.Context, svc Service) error {
+	j.mu.Lock()
+	again := j.ran
+	j.ran = true
+	j.mu.Unlock()
+	if again {
+		return &tidegate.Error{Op: "run journal", Subject: j.dir, Class: tidegate.Misuse, Err: errors.New("called twice")}
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return j.watch(ctx) })
+	if j.cfg.AgentSocket != "" {
+		g.Go(func() error {
+			return j.connect(ctx, j.cfg.AgentSocket, func(ctx context.Context, c *local.Conn) error {
+				return (&agentLink{j: j, svc: svc, conn: c}).run(ctx)
+			})
+		})
+	}
+	if j.cfg.StandbySocket != "" {
+		f := &follower{j: j, svc: svc}
+		g.Go(func() error { return f.syncLazily(ctx) })
+		g.Go(func() error {
+			return j.connect(ctx, j.cfg.StandbySocket, func(ctx context.Context, c *local.Conn) error {
+				return (&standbyLink{f: f, conn: c}).run(ctx)
+			})
+		})
+	}
+	return g.Wait()
+}
+
+// watch ends Run when the committer has failed.
+func (j *Journal) watch(ctx context.Context) error {
+	select {
+	case <-ctx.Done():
+		return nil
+	case <-j.failed:
+		j.mu.Lock()
+		defer j.mu.Unlock()
+		return j.err
+	}
+}
+
+// connect keeps a session with the daemon at path going until ctx ends.
+func (j *Journal) connect(ctx context.Context, path string, session func(context.Context, *local.Conn) error) error {
+	log := j.cfg.Log.With("socket", path, "stream", string(j.cfg.Stream))
+	backoff := redial.Backoff()
+	for last := ""; ctx.Err() == nil; {
+		began := j.cfg.Clock.Boot()
+		err := j.session(ctx, path, session, log)
+		var fatal fatalError
+		if errors.As(err, &fatal) {
+			return fatal.error
+		}
+		if ctx.Err() != nil {
+			return nil
+		}
+		// One line per change: a daemon that is away is asked for every second.
+		if err != nil && err.Error() != last {
+			last = err.Error()
+			log.Warn("no session with the daemon", "err", err, "hint", tidegate.HintOf(err))
+		}
+		if time.Duration(j.cfg.Clock.Boot()-began) > 10*time.Second {
+			backoff.Reset()
+		}
+		if backoff.Wait(ctx) != nil {
+			return nil
+		}
+	}
+	return nil
+}
+
+// session dials once and talks until either end stops.
+func (j *Journal) session(ctx context.Context, path string, talk func(context.Context, *local.Conn) error, log *slog.Logger) error {
+	conn, welcome, err := local.Dial(ctx, path, local.Hello{
+		Service: j.cfg.Service, Stream: j.cfg.Stream, Kind: local.KindJournal,
+		Dir: j.dir, Lineage: j.Lineage(), End: j.End(), Endpoint: j.cfg.Endpoint,
+	})
+	if err != nil {
+		return err
+	}
+	log.Info("session with the daemon", "daemon", welcome.Daemon.String(), "node", string(welcome.Node))
+	stop := context.AfterFunc(ctx, func() { _ = conn.Close() }) // unblocks Recv
+	defer stop()
+	err = talk(ctx, conn)
+	_ = conn.Close() // a session's end is known from what ended it
+	return err
+}
+
+// pair runs a session's two halves; the first to end ends the other. A session
+// ends with an error even when the peer just hangs up.
+func pair(ctx context.Context, c *local.Conn, recv, send func(context.Context) error) error {
+	g, ctx := errgroup.WithContext(ctx)
+	half := func(f func(context.Context) error) func() error {
+		return func() error {
+			err := f(ctx)
+			_ = c.Close() // unblocks the other half
+			if err == nil {
+				err = errSessionOver
+			}
+			return err
+		}
+	}
+	g.Go(half(recv))
+	g.Go(half(send))
+	return g.Wait()
+}
+
+var errSessionOver = &tidegate.Error{Op: "local session", Class: tidegate.Transient, Err: errors.New("ended")}
+
+// reporter sends progress: at once when kicked, and every ProgressEvery.
+type reporter struct {
+	j       *Journal
+	svc     Service
+	conn    *local.Conn
+	kick    <-chan struct{}
+	prepare func(*local.LibraryProgress) error // fills in, and may send something first
+	asked   tidegate.Instant                   // when the service was asked for its state
+	state   local.LibraryProgress              // applied, digest and digest position
+}
+
+func (r *reporter) run(ctx context.Context) error {
+	tick := time.NewTicker(r.j.cfg.ProgressEvery)
+	defer tick.Stop()
+	for {
+		m := local.LibraryProgress{End: r.j.End()}
+		r.askState()
+		m.Applied, m.Digest, m.DigestAt = r.state.Applied, r.state.Digest, r.state.DigestAt
+		if err := r.prepare(&m); err != nil {
+			return err
+		}
+		if err := r.conn.Send(&m); err != nil {
+			return fmt.Errorf("report progress: %w", err)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-r.kick:
+		case <-tick.C:
+		}
+	}
+}
+
+func (r *reporter) askState() {
+	now := r.j.cfg.Clock.Boot()
+	if r.asked != 0 && time.Duration(now-r.asked) < stateEvery {
+		return
+	}
+	r.asked = now
+	at, digest := r.svc.State()
+	r.state.Applied, r.state.Digest, r.state.DigestAt = at, digest, at
+}
+
+// agentLink is one session with the agent: the service's activity goes out, the
+// grant comes in.
+type agentLink struct {
+	j    *Journal
+	svc  Service
+	conn *local.Conn
+
+	activated bool
+	sent      uint64 // activation the agent was told about
+}
+
+func (l *agentLink) run(ctx context.Context) error {
+	// Whatever ends the session: what is granted stays, nothing more is.
+	defer l.j.gate.release(true)
+	r := &reporter{j: l.j, svc: l.svc, conn: l.conn, kick: l.j.agentKick, prepare: l.prepare}
+	return pair(ctx, l.conn, l.recv, r.run)
+}
+
+// prepare says first what changed in who is active.
+func (l *agentLink) prepare(m *local.LibraryProgress) error {
+	activation, active, start := l.j.gate.progress(m)
+	if l.activated && (!active || activation != l.sent) {
+		if err := l.conn.Send(&local.Deactivated{}); err != nil {
+			return fmt.Errorf("report deactivation: %w", err)
+		}
+		l.activated = false
+	}
+	if active && !l.activated {
+		if err := l.conn.Send(&local.Activated{Lineage: l.j.Lineage(), L: start}); err != nil {
+			return fmt.Errorf("report activation: %w", err)
+		}
+		l.activated, l.sent = true, activation
+	}
+	return nil
+}
+
+func (l *agentLink) recv(context.Context) error {
+	for {
+		m, err := l.conn.Recv()
+		if err != nil {
+			return err
+		}
+		switch m := m.(type) {
+		case *local.Role:
+			l.role(m)
+		case *local.DaemonProgress:
+			l.j.gate.grant(m)
+		default:
+			return fmt.Errorf("agent sent %T", m)
+		}
+	}
+}
+
+func (l *agentLink) role(m *local.Role) {
+	switch m.State {
+	case local.StateActive:
+		l.j.gate.hold(m.Epoch)
+	case local.StateFenced:
+		l.j.fence(m.Epoch, l.svc)
+	case local.StateIdle, local.StateFollow:
+		l.j.gate.release(false)
+	}
+}
+
+// fence stops the journal for a newer epoch, and tells the service once.
+func (j *Journal) fence(epoch tidegate.Epoch, svc Service) {
+	if !j.gate.fence(epoch) {
+		return
+	}
+	j.cfg.Log.Error("fenced", "stream", string(j.cfg.Stream), "epoch", uint64(epoch))
+	svc.Fenced(epoch)
+}
