@@ -1,0 +1,94 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"time"
+
+	"connectrpc.com/connect"
+	ucli "github.com/urfave/cli/v2"
+
+	pb "github.com/tidegate/tidegate/api/tidegatev1"
+	"github.com/tidegate/tidegate/api/tidegatev1/tidegatev1connect"
+	"github.com/tidegate/tidegate/internal/cli"
+)
+
+func planCommand() *ucli.Command {
+	return &ucli.Command{
+		Name:  "plan",
+		Usage: "role changes, step by step",
+		Subcommands: []*ucli.Command{
+			{
+				Name: "list", Usage: "list plans, newest first", ArgsUsage: " ",
+				Flags: operatorFlags(cli.OutputFlag(),
+					&ucli.StringFlag{Name: "service", Usage: "only this `SERVICE`"},
+					&ucli.UintFlag{Name: "limit", Value: 20, Usage: "at most `N`"}),
+				Action: planList,
+			},
+			{
+				Name: "show", Usage: "show one plan: steps, times, loss statement", ArgsUsage: "PLAN",
+				Flags: operatorFlags(cli.OutputFlag()), Action: planShow,
+			},
+		},
+	}
+}
+
+func planList(c *ucli.Context) error {
+	if _, err := cli.Args(c); err != nil {
+		return err
+	}
+	req := &pb.ListPlansRequest{Service: c.String("service"), Limit: uint32(min(c.Uint("limit"), 1000))} //nolint:gosec // at most 1000
+	var out *pb.ListPlansResponse
+	return operate(c, "list plans", c.String("service"), func(ctx context.Context, client tidegatev1connect.OperatorServiceClient) error {
+		res, err := client.ListPlans(ctx, connect.NewRequest(req))
+		if err == nil {
+			out = res.Msg
+		}
+		return err
+	}, func() error {
+		return cli.Print(c, out, func(w io.Writer) error {
+			table := cli.NewTable("plan", "service", "kind", "target", "outcome", "started", "rta", "loss")
+			for _, p := range out.GetPlans() {
+				started := ""
+				if p.GetStarted() != nil {
+					started = p.GetStarted().AsTime().Format(time.RFC3339)
+				}
+				table.Row(p.GetId(), p.GetService(), enumWord(p.GetKind()), p.GetTarget().GetNode(), enumWord(p.GetOutcome()),
+					started, span(p.GetPhases().GetRta(), cli.Unknown), enumWord(p.GetLoss().GetKind()))
+			}
+			_, err := table.WriteTo(w)
+			return err
+		})
+	})
+}
+
+func planShow(c *ucli.Context) error {
+	args, err := cli.Args(c, "PLAN")
+	if err != nil {
+		return err
+	}
+	var out *pb.Plan
+	return operate(c, "show plan", args[0], func(ctx context.Context, client tidegatev1connect.OperatorServiceClient) error {
+		res, err := client.ShowPlan(ctx, connect.NewRequest(&pb.ShowPlanRequest{Id: args[0]}))
+		if err == nil {
+			out = res.Msg.GetPlan()
+		}
+		return err
+	}, func() error {
+		return cli.Print(c, out, func(w io.Writer) error {
+			writePlanHead(w, out)
+			if out.GetReason() != "" {
+				fmt.Fprintf(w, "reason: %s (%s)\n", out.GetReason(), out.GetActor())
+			}
+			for _, s := range out.GetSteps() {
+				writeStep(w, s)
+			}
+			writePlanEnd(w, out)
+			if out.GetError() != "" {
+				fmt.Fprintln(w, "error:", out.GetError())
+			}
+			return nil
+		})
+	})
+}

@@ -1,0 +1,260 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"connectrpc.com/connect"
+	ucli "github.com/urfave/cli/v2"
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	pb "github.com/tidegate/tidegate/api/tidegatev1"
+	"github.com/tidegate/tidegate/api/tidegatev1/tidegatev1connect"
+	"github.com/tidegate/tidegate/internal/cli"
+)
+
+func statusCommand() *ucli.Command {
+	return &ucli.Command{
+		Name:      "status",
+		Usage:     "answer \"are we safe?\" and show every stream",
+		ArgsUsage: " ",
+		Flags: operatorFlags(cli.OutputFlag(),
+			&ucli.StringFlag{Name: "service", Usage: "only this `SERVICE`"}),
+		Action: status,
+	}
+}
+
+func status(c *ucli.Context) error {
+	if _, err := cli.Args(c); err != nil {
+		return err
+	}
+	op, err := newOperator(c)
+	if err != nil {
+		return err
+	}
+	var st *pb.StatusResponse
+	err = op.do(c.Context, "status", c.String("service"), func(client tidegatev1connect.OperatorServiceClient) error {
+		res, err := client.Status(c.Context, connect.NewRequest(&pb.StatusRequest{Service: c.String("service")}))
+		if err == nil {
+			st = res.Msg
+		}
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	if err := cli.Print(c, st, func(w io.Writer) error { return writeStatus(w, st) }); err != nil {
+		return err
+	}
+	return cli.Exit(statusCode(st))
+}
+
+// statusCode lets a script ask without reading: a breach is an exit code, and
+// so is not knowing.
+func statusCode(st *pb.StatusResponse) cli.Code {
+	for _, s := range st.GetServices() {
+		if s.GetVerdict() != pb.Verdict_VERDICT_UNSAFE && s.GetRto() != nil && s.GetRtoPredicted() != nil &&
+			s.GetRtoPredicted().AsDuration() > s.GetRto().AsDuration() && s.GetRto().AsDuration() > 0 {
+			return cli.RTOBreached
+		}
+	}
+	switch st.GetVerdict() {
+	case pb.Verdict_VERDICT_SAFE, pb.Verdict_VERDICT_AT_RISK:
+		return cli.OK
+	case pb.Verdict_VERDICT_UNSAFE:
+		return cli.RPOBreached
+	case pb.Verdict_VERDICT_UNKNOWN, pb.Verdict_VERDICT_UNSPECIFIED:
+	}
+	return cli.UnknownState
+}
+
+// verdictWord is the first word of the answer.
+func verdictWord(v pb.Verdict) string {
+	switch v {
+	case pb.Verdict_VERDICT_SAFE:
+		return "SAFE"
+	case pb.Verdict_VERDICT_AT_RISK:
+		return "AT RISK"
+	case pb.Verdict_VERDICT_UNSAFE:
+		return "UNSAFE"
+	case pb.Verdict_VERDICT_UNKNOWN, pb.Verdict_VERDICT_UNSPECIFIED:
+	}
+	return "UNKNOWN"
+}
+
+func writeStatus(w io.Writer, st *pb.StatusResponse) error {
+	fmt.Fprintln(w, answer(st.GetVerdict(), st.GetReasons()))
+	if !st.GetRegistryReachable() {
+		fmt.Fprintln(w, "The registry does not answer: streams flow on, role changes wait, and this is the gate's last view.")
+	}
+	if st.GetRegistrySuspect() {
+		fmt.Fprintln(w, "The registry may have been restored from a backup: no zero-loss claim until a live writer arms its gate again.")
+	}
+	for _, s := range st.GetServices() {
+		writeService(w, s)
+	}
+	return writeNodes(w, st)
+}
+
+// answer is the whole story in one line.
+func answer(v pb.Verdict, reasons []string) string {
+	if len(reasons) == 0 {
+		return verdictWord(v)
+	}
+	return verdictWord(v) + ": " + strings.Join(reasons, "; ")
+}
+
+func writeService(w io.Writer, s *pb.ServiceStatus) {
+	fmt.Fprintf(w, "\nservice %s  %s\n", s.GetName(), answer(s.GetVerdict(), s.GetReasons()))
+	fmt.Fprintf(w, "  rpo %s, rto %s (predicted %s), a failover now: %s\n",
+		span(s.GetRpo(), "none"), span(s.GetRto(), "none"), span(s.GetRtoPredicted(), cli.Unknown), lossText(s.GetLossIfNow()))
+	if r := s.GetRoute(); r != nil {
+		fmt.Fprintf(w, "  served at %s (site %s, epoch %d)\n", strings.Join(r.GetEndpoints(), ", "), r.GetSite(), r.GetEpoch())
+	}
+	if s.GetFrozen() {
+		fmt.Fprintln(w, "  role changes are frozen")
+	}
+	if s.GetPlanId() != "" {
+		fmt.Fprintf(w, "  plan %s is under way: `tidegate plan show %s`\n", s.GetPlanId(), s.GetPlanId())
+	}
+	table := cli.NewTable("  stream", "verdict", "writer", "epoch", "mode", "gate", "exposed", "age", "members", "notes")
+	for _, x := range s.GetStreams() {
+		table.Row(streamRow(x)...)
+	}
+	_, _ = table.WriteTo(w) // the caller's next write reports a broken pipe
+}
+
+func streamRow(s *pb.StreamStatus) []string {
+	v, writer := s.GetView(), s.GetWriter()
+	epoch := v.GetEpoch()
+	var notes []string
+	for flag, note := range map[string]bool{"paused": v.GetPaused(), "under-protected": s.GetUnderProtected(), "site-redundant: no": !s.GetSiteRedundant()} {
+		if note {
+			notes = append(notes, flag)
+		}
+	}
+	holder, number, gate := "", "none", ""
+	if epoch != nil {
+		holder, number, gate = epoch.GetHolder().GetNode(), fmt.Sprint(epoch.GetEpoch()), enumWord(epoch.GetGate().GetState())
+		if epoch.GetState() != pb.EpochState_EPOCH_STATE_ACTIVE {
+			notes = append(notes, enumWord(epoch.GetState()))
+		}
+	}
+	exposed, age := cli.Unknown, cli.Unknown
+	if e := writer.GetExposure(); e != nil {
+		exposed = cli.Count(e.Records) + " rec, " + cli.MaybeSize(e.Bytes)
+		age = span(e.GetAge(), cli.Unknown)
+	}
+	members := fmt.Sprintf("%d of %d, w %d", s.GetMembersCounted(), len(s.GetMembers()), v.GetW())
+	return []string{
+		"  " + v.GetName(), answer(s.GetVerdict(), nil), holder, number, enumWord(v.GetMode()), gate, exposed, age, members,
+		strings.Join(append(notes, s.GetReasons()...), "; "),
+	}
+}
+
+func writeNodes(w io.Writer, st *pb.StatusResponse) error {
+	table := cli.NewTable("role", "node", "site", "stream", "state", "durable", "commit", "applied", "seen")
+	names := streamNames(st)
+	for _, s := range st.GetStandbys() {
+		node := s.GetNode()
+		if s.GetReport() == nil {
+			table.Row("standby", node.GetNode(), node.GetSite(), "", "no report", "", "", "", "never")
+			continue
+		}
+		for _, x := range s.GetReport().GetStreams() {
+			state := "receiving"
+			if x.GetLimbo() {
+				state = "limbo"
+			}
+			if x.GetError() != "" {
+				state = x.GetError()
+			}
+			table.Row("standby", node.GetNode(), node.GetSite(), names[x.GetStreamId()], state,
+				fmt.Sprint(x.GetDurable().GetSeq()), fmt.Sprint(x.GetCommitSeq()), cli.Count(x.AppliedSeq), ago(s.GetReportAge()))
+		}
+	}
+	for _, a := range st.GetAgents() {
+		for _, x := range a.GetReport().GetStreams() {
+			table.Row("agent", a.GetNode(), a.GetSite(), names[x.GetStreamId()], enumWord(x.GetRole()),
+				fmt.Sprint(x.GetDurableSeq()), "", "", ago(a.GetReportAge()))
+		}
+	}
+	for _, r := range st.GetRoutes() {
+		for _, x := range r.GetServices() {
+			table.Row("route", r.GetName(), r.GetSite(), x.GetService(),
+				fmt.Sprintf("to %s, epoch %d, %d connections", x.GetEndpoint(), x.GetEpoch(), x.GetConnections()), "", "", "", ago(r.GetReportAge()))
+		}
+	}
+	fmt.Fprintln(w)
+	_, err := table.WriteTo(w)
+	return err
+}
+
+func streamNames(st *pb.StatusResponse) map[string]string {
+	names := map[string]string{}
+	for _, s := range st.GetServices() {
+		for _, x := range s.GetStreams() {
+			names[x.GetView().GetId()] = s.GetName() + "/" + x.GetView().GetName()
+		}
+	}
+	return names
+}
+
+func span(d *durationpb.Duration, absent string) string {
+	if d == nil {
+		return absent
+	}
+	return cli.Span(d.AsDuration())
+}
+
+func ago(d *durationpb.Duration) string {
+	if d == nil {
+		return "never"
+	}
+	return cli.Span(d.AsDuration().Round(time.Millisecond)) + " ago"
+}
+
+// lossText is a loss statement as a sentence's end.
+func lossText(l *pb.LossStatement) string {
+	text := "loss unknown"
+	switch l.GetKind() {
+	case pb.LossKind_LOSS_KIND_ZERO:
+		text = "loses nothing acknowledged"
+	case pb.LossKind_LOSS_KIND_AT_MOST:
+		text = "loses at most " + boundsText(l.GetBounds())
+	case pb.LossKind_LOSS_KIND_UNKNOWN, pb.LossKind_LOSS_KIND_UNSPECIFIED:
+		if n := l.GetAtLeast(); n > 0 {
+			text += fmt.Sprintf(", at least %d batches", n)
+		}
+	}
+	if l.GetWhy() != "" {
+		text += " (" + l.GetWhy() + ")"
+	}
+	if l.GetBlind() != nil {
+		text += ", blind for " + cli.Span(l.GetBlind().AsDuration())
+	}
+	if len(l.GetMissing()) > 0 {
+		text += ", without " + strings.Join(l.GetMissing(), ", ")
+	}
+	return text
+}
+
+// boundsText names the limits that bounds has; what it lacks is unlimited.
+func boundsText(b *pb.Bounds) string {
+	var parts []string
+	if b != nil && b.Records != nil {
+		parts = append(parts, fmt.Sprintf("%d records", b.GetRecords()))
+	}
+	if b != nil && b.Bytes != nil {
+		parts = append(parts, cli.Size(b.GetBytes()))
+	}
+	if b.GetWindow() != nil {
+		parts = append(parts, "a window of "+cli.Span(b.GetWindow().AsDuration()))
+	}
+	if len(parts) == 0 {
+		return "no limit"
+	}
+	return strings.Join(parts, ", ")
+}
