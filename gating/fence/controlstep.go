@@ -123,6 +123,8 @@ type (
 		Node tidegate.NodeName
 		Req  PromoteRequest
 	}
+	// Verify: F7, run the verification journeys, then step Verified.
+	Verify struct{}
 	// SwitchRoute: F8, clients go to the holder; then step RouteSwitched.
 	SwitchRoute struct {
 		Service tidegate.ServiceName
@@ -149,6 +151,7 @@ func (SendFence) controlEffect()   {}
 func (SendAdopt) controlEffect()   {}
 func (AwaitLease) controlEffect()  {}
 func (SendPromote) controlEffect() {}
+func (Verify) controlEffect()      {}
 func (SwitchRoute) controlEffect() {}
 func (Report) controlEffect()      {}
 func (SetDeadline) controlEffect() {}

@@ -77,7 +77,9 @@ const (
 	RuleAdoptQuorum  = "adopt-quorum"   // no member (or not the target) reached H
 	RuleSameSite     = "same-site"      // an agent may acquire only where the stream already lives
 	RuleTarget       = "target"         // the target is not a member, or unknown
-	RuleRecord       = "record"         // the registry's record is missing or unreadable
+	RuleUnderway     = "failover-under-way"
+	RuleAttempts     = "attempts" // F1 was committed AttemptsMax times without success
+	RuleRecord       = "record"   // the registry's record is missing or unreadable
 )
 
 // StreamPlan is one stream's part of a plan.
@@ -109,6 +111,9 @@ type Plan struct {
 	Force             bool                 `json:"force"`               // go on with fewer than R fence replies (unclean)
 	AttestPrimaryDown bool                 `json:"attest_primary_down"` // a human says that the old writer's outputs are over
 	SameBoot          bool                 `json:"same_boot,omitempty"` // acquire: old holder ran on the same boot of the same node and is proven dead
+	Shrink            bool                 `json:"shrink"`              // F6 may write the adopters as a smaller configuration when F5 runs out of patience
+	Preempt           bool                 `json:"preempt"`             // acquire: an unfinished failover of these streams is known to be over
+	Verify            bool                 `json:"verify"`              // F7 waits for Verified before the route is switched
 	Reason            string               `json:"reason"`              // for people
 	Actor             string               `json:"actor"`               // for people
 	Streams           []StreamPlan         `json:"streams"`             // sorted by name, at least one
@@ -120,6 +125,9 @@ type Plan struct {
 	Loss     []LossStatement `json:"loss,omitempty"` // one per stream, same order; failovers only
 	Times    Timings         `json:"times"`
 }
+
+// AttemptsMax bounds how often one plan reserves an epoch.
+const AttemptsMax = 16
 
 // PlanVersion is the version of the JSON form of [Plan].
 const PlanVersion = 1

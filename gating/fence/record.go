@@ -66,6 +66,7 @@ type EpochRecord struct {
 	Gate        GateRecord        `json:"gate"`
 	Config      Config            `json:"config"`       // last active configuration
 	ActiveEpoch tidegate.Epoch    `json:"active_epoch"` // the epoch Config was written under; 0: registration
+	Active      Holder            `json:"active"`       // holder of ActiveEpoch: where the stream lives
 	StartSeq    tidegate.Seq      `json:"start_seq"`
 	Head        tidegate.LogPos   `json:"head"`
 	History     History           `json:"history"`            // terms of the log; in ACTIVE it ends with this epoch
@@ -180,6 +181,9 @@ func (r EpochRecord) SetGate(by Promise, g GateRecord) (EpochRecord, error) {
 	}
 	r = r.Clone()
 	r.Gate = g
+	if g.State == GateArmed {
+		r.Restored = false // a live writer has re-armed: claims are sound again
+	}
 	return r, nil
 }
 

@@ -62,8 +62,15 @@ type Config struct {
 // Quorum returns N and W of the configuration; its R is the fence quorum.
 func (c Config) Quorum() tidegate.Quorum { return tidegate.Quorum{N: len(c.Members), W: c.W} }
 
-// Validate checks 1 <= W <= N and that members are sorted and unique by node.
+// MembersMax bounds the standby nodes of one stream.
+const MembersMax = 15
+
+// Validate checks 1 <= W <= N <= MembersMax and that members are sorted and
+// unique by node.
 func (c Config) Validate() error {
+	if len(c.Members) > MembersMax {
+		return fmt.Errorf("%d members: want at most %d", len(c.Members), MembersMax)
+	}
 	if err := c.Quorum().Validate(); err != nil {
 		return err
 	}
@@ -221,10 +228,10 @@ func FormatMeta(stream tidegate.StreamID, m Member) NodeMeta {
 
 // Damaged returns the metadata of a node that may have lost data it once
 // acknowledged (failed fsync, corruption inside the log): the promise stays, the
-// incarnation is a new one, and the node is in limbo.
+// incarnation is a new one, the node is in limbo, and it has adopted nothing, so
+// that the next adopt compares and completes its log.
 func (m NodeMeta) Damaged(fresh tidegate.Incarnation) NodeMeta {
-	m.Incarnation, m.Limbo, m.Starts = fresh, true, 0
-	m.History = m.History.Clone()
+	m.Incarnation, m.Limbo, m.Starts, m.History = fresh, true, 0, nil
 	return m
 }
 
