@@ -48,7 +48,10 @@ func House() []Entry {
 		{"shipper", 20, "the crossing"},
 		{"standby/deltalog", 20, "sealed batches over seglog"},
 
+		{"gating/fencewire", 25, "conversion between the protocol's values and messages"},
+		{"gating/route", 38, "drivers and the proxy that send clients to the writer"},
 		{"gating/registry", 39, "etcd behind the controller's own interface"},
+		{"gating", 40, "the controller: who may write, and what a failover may claim"},
 		{"agent", 40, "every node that may be active"},
 		{"standby", 40, "every node that keeps a log"},
 
