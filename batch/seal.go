@@ -130,7 +130,13 @@ func VerifyBytes(sealed []byte) (Header, error) {
 // Follows reports whether the batch at the start of sealed, which has passed
 // [ParseHeader], comes right after a log whose chain is prev.
 func Follows(sealed []byte, prev tidegate.Chain) bool {
-	return chainAfter(prev, sealed[:HeaderSize]) == tidegate.Chain(sealed[offChain:offChain+16])
+	return chainAfter(prev, sealed[:HeaderSize]) == ChainOf(sealed)
+}
+
+// ChainOf reads the chain of the batch at the start of sealed, which has passed
+// [ParseHeader].
+func ChainOf(sealed []byte) tidegate.Chain {
+	return tidegate.Chain(sealed[offChain : offChain+16])
 }
 
 // Opener opens sealed batches. Reuse it; it is not for concurrent use.
