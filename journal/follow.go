@@ -3,6 +3,7 @@ package journal
 import (
 	"context"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"github.com/tidegate/tidegate"
@@ -15,6 +16,7 @@ type follower struct {
 	j   *Journal
 	svc Service
 
+	reached atomic.Uint64 // applied, for the reporter; 0 before following
 	started bool
 	applied tidegate.Position // everything before it is applied
 	applyTo tidegate.Position // committed so far
@@ -33,6 +35,9 @@ func (l *standbyLink) run(ctx context.Context) error {
 
 func (l *standbyLink) prepare(m *local.LibraryProgress) error {
 	l.f.j.gate.progress(m)
+	if p := l.f.reached.Load(); p != 0 {
+		m.Applied = tidegate.Position(p)
+	}
 	return nil
 }
 
@@ -117,7 +122,8 @@ func (f *follower) start(m *local.Role) error {
 			Err:  fmt.Errorf("state at %s, journal has [%s, %s): %w", applied, first, end, tidegate.ErrGap),
 		}
 	}
-	f.applied, f.started = applied, true
+	f.started = true
+	f.advance(applied)
 	return nil
 }
 
@@ -159,8 +165,13 @@ func (f *follower) apply(rec Record) error {
 			return fmt.Errorf("apply record %d at %s: %w", rec.Number, rec.First, err)
 		}
 	}
-	f.applied = rec.Next
+	f.advance(rec.Next)
 	return nil
+}
+
+func (f *follower) advance(p tidegate.Position) {
+	f.applied = p
+	f.reached.Store(uint64(p))
 }
 
 // batch appends a committed batch to the journal, then applies it.
@@ -222,17 +233,20 @@ func (f *follower) promote(ctx context.Context, m *local.Role) error {
 	if err := f.j.Sync(ctx); err != nil {
 		return err
 	}
-	branch, err := f.j.Branch(ctx, m.Epoch, m.Branch)
-	if err != nil {
+	if _, err := f.j.Branch(ctx, m.Epoch, m.Branch); err != nil {
 		return err
 	}
-	// What a promotion that was cut short appended after its branch is applied by
-	// the service itself, from its own replay.
-	f.applied = max(f.applied, branch.Next)
+	// Beyond the branch is what this service wrote itself, before a restart.
+	f.applyTo = max(f.applyTo, f.j.End())
+	if err := f.catchUp(ctx); err != nil {
+		return err
+	}
 	if err := f.svc.Promote(ctx, m.Epoch, m.Branch); err != nil {
 		return fmt.Errorf("promote under epoch %s at %s: %w", m.Epoch, m.Branch, err)
 	}
-	f.started = false // when it follows again, its state is where it left it
+	// When it follows again, its state is where it will have left it.
+	f.started, f.applyTo = false, 0
+	f.reached.Store(0)
 	f.j.cfg.Log.Info("promoted", "epoch", uint64(m.Epoch), "position", m.Branch.String())
 	return f.j.Activate()
 }

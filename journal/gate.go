@@ -23,8 +23,8 @@ const noPosition = ^tidegate.Position(0)
 //
 //  1. ceiling is nil unless the service is active.
 //  2. nobody waits unless it is.
-//  3. granted only while the agent on this node says that it holds an epoch not
-//     below the fencing one; without it the ceiling is held.
+//  3. the ceiling grants anew only while the agent on this node says that it
+//     holds an epoch not below the fencing one, or an open stream lost its agent.
 type gate struct {
 	clock clock.Clock
 	kick  func() // tells the links that L or A changed; does not block
@@ -37,11 +37,12 @@ type gate struct {
 	waiters    waitlist
 	stopped    error // sticky: the journal cannot go on
 
-	epoch    tidegate.Epoch // latest the agent held
-	dEpoch   tidegate.Epoch // under which the ceiling's D was told
-	fencedBy tidegate.Epoch // 0: not fenced
-	granted  bool
-	openGoes bool // the gate's record says open: it goes on without a daemon
+	epoch    tidegate.Epoch       // latest the agent held
+	dEpoch   tidegate.Epoch       // under which the ceiling's D was told
+	fencedBy tidegate.Epoch       // 0: not fenced
+	held     bool                 // the agent says that it holds epoch for this node
+	openGoes bool                 // the gate's record says open: it goes on without a daemon
+	last     local.DaemonProgress // latest grant of the held epoch; its Epoch is 0 if there is none
 
 	fenced atomic.Bool  // fencedBy != 0, for the append path
 	slack  atomic.Int64 // longest time from a release's clock reading to Await's return, ns
@@ -86,7 +87,10 @@ func (g *gate) activate(end rpo.Mark) error {
 	g.start = end.Position
 	g.ceiling = rpo.NewCeiling(end)
 	g.ceiling.Hold(g.clock.Boot())
-	g.granted, g.openGoes = false, false
+	g.openGoes = false
+	if g.held && g.last.Epoch == g.epoch {
+		g.apply(&g.last)
+	}
 	g.kick()
 	return nil
 }
@@ -100,7 +104,7 @@ func (g *gate) deactivate(err error) {
 
 func (g *gate) end(err error) {
 	g.ceiling = nil
-	g.granted, g.openGoes = false, false
+	g.openGoes = false
 	g.waiters.wake(noPosition, err)
 	g.kick()
 }
@@ -125,6 +129,7 @@ func (g *gate) fence(epoch tidegate.Epoch) bool {
 	}
 	g.fencedBy = epoch
 	g.fenced.Store(true)
+	g.held, g.last = false, local.DaemonProgress{}
 	g.end(g.fencedError("await"))
 	return true
 }
@@ -156,7 +161,7 @@ func (g *gate) hold(epoch tidegate.Epoch) {
 	if epoch != g.epoch {
 		g.epoch, g.openGoes = epoch, false
 	}
-	g.granted = g.ceiling != nil
+	g.held = true
 }
 
 // release takes hold back, or stands for a lost daemon: what is granted stays,
@@ -164,7 +169,8 @@ func (g *gate) hold(epoch tidegate.Epoch) {
 func (g *gate) release(lost bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.granted = false
+	g.held = false
+	g.last = local.DaemonProgress{}
 	if g.ceiling != nil && (!lost || !g.openGoes) {
 		g.ceiling.Hold(g.clock.Boot())
 	}
@@ -174,9 +180,16 @@ func (g *gate) release(lost bool) {
 func (g *gate) grant(p *local.DaemonProgress) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if !g.granted || p.Epoch != g.epoch {
+	if !g.held || p.Epoch != g.epoch {
 		return
 	}
+	g.last = *p
+	if g.ceiling != nil {
+		g.apply(p)
+	}
+}
+
+func (g *gate) apply(p *local.DaemonProgress) {
 	if p.DKnown {
 		if d, _ := g.ceiling.D(); p.D < d && p.Epoch != g.dEpoch {
 			// A new epoch that begins below the old D has lost something: what was

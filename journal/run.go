@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -13,9 +14,6 @@ import (
 	"github.com/tidegate/tidegate/internal/local"
 	"github.com/tidegate/tidegate/internal/retry"
 )
-
-// stateEvery is how often the service is asked for its state's digest.
-const stateEvery = time.Second
 
 // redial bounds the wait for a daemon that is not there: it is on this machine,
 // and while it is away nothing is released.
@@ -119,23 +117,28 @@ func (j *Journal) session(ctx context.Context, path string, talk func(context.Co
 	return err
 }
 
-// pair runs a session's two halves; the first to end ends the other. A session
-// ends with an error even when the peer just hangs up.
+// pair runs a session's two halves; the first to end ends the other. recv gets
+// the outer ctx: what it began, such as a promotion, is not cut short by a
+// daemon that hangs up. A session never ends without an error.
 func pair(ctx context.Context, c *local.Conn, recv, send func(context.Context) error) error {
-	g, ctx := errgroup.WithContext(ctx)
-	half := func(f func(context.Context) error) func() error {
-		return func() error {
-			err := f(ctx)
+	sendCtx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var errs [2]error
+	var wg sync.WaitGroup
+	half := func(i int, ctx context.Context, f func(context.Context) error) {
+		wg.Go(func() {
+			errs[i] = f(ctx)
+			cancel()
 			_ = c.Close() // unblocks the other half
-			if err == nil {
-				err = errSessionOver
-			}
-			return err
-		}
+		})
 	}
-	g.Go(half(recv))
-	g.Go(half(send))
-	return g.Wait()
+	half(0, ctx, recv)
+	half(1, sendCtx, send)
+	wg.Wait()
+	if err := errors.Join(errs[:]...); err != nil {
+		return err
+	}
+	return errSessionOver
 }
 
 var errSessionOver = &tidegate.Error{Op: "local session", Class: tidegate.Transient, Err: errors.New("ended")}
@@ -175,7 +178,7 @@ func (r *reporter) run(ctx context.Context) error {
 
 func (r *reporter) askState() {
 	now := r.j.cfg.Clock.Boot()
-	if r.asked != 0 && time.Duration(now-r.asked) < stateEvery {
+	if r.asked != 0 && time.Duration(now-r.asked) < r.j.cfg.ProgressEvery {
 		return
 	}
 	r.asked = now

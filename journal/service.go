@@ -38,7 +38,7 @@ type Service interface {
 	// State returns the position up to which the state machine has applied the
 	// journal, and a digest of its state there; the zero digest if it keeps none.
 	// The two belong together. Called at the start of following, from where Apply
-	// then goes on, and about once a second to report; may be called concurrently
+	// then goes on, and every ProgressEvery to report; may be called concurrently
 	// with everything else, and must be quick.
 	State() (applied tidegate.Position, digest tidegate.Digest)
 
@@ -49,12 +49,13 @@ type Service interface {
 	// record is never skipped.
 	Apply(r Record) error
 
-	// Promote makes a following service the active one. When it is called every
-	// record before at is applied, the journal is durable, and it ends with the
-	// branch record of epoch; the service's own first record goes to the journal's
-	// End. It returns once the service can take writes; the library then reports
-	// it active, as if it had called Activate. It is called again, with the same
-	// arguments, after a restart in between: it must be idempotent. Not concurrent
+	// Promote makes a following service the active one. at is where the old history
+	// was left; the branch record of epoch lies there, durable. Every record of the
+	// journal is applied: normally none follows the branch record, after a restart
+	// of a promoted service those do that it wrote itself. The service's next record
+	// goes to the journal's End. Promote returns once the service can take writes;
+	// the library then reports it active, as if it had called Activate. It may be
+	// called again with the same arguments and must then do no harm. Not concurrent
 	// with Apply. An error ends Run with that error.
 	Promote(ctx context.Context, epoch tidegate.Epoch, at tidegate.Position) error
 
