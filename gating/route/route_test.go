@@ -215,11 +215,17 @@ func TestExecHookThatHangsIsKilledWithItsChildren(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	// The child is dead, or a zombie that init has not reaped yet.
-	stat, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "stat"))
-	if err == nil && !strings.Contains(string(stat), ") Z ") {
-		t.Fatalf("child %d outlived the hook: %s", pid, stat)
+	// SIGKILL is on its way to the child: it is gone, or a zombie that init reaps, soon.
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for range 400 {
+		stat, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "stat"))
+		if err != nil || strings.Contains(string(stat), ") Z ") {
+			return
+		}
+		<-tick.C
 	}
+	t.Fatalf("child %d outlived the hook", pid)
 }
 
 func TestExecHookGetsTheTarget(t *testing.T) {
