@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"time"
 
 	"github.com/tidegate/tidegate"
 )
@@ -238,4 +239,22 @@ func parseFields(b []byte) (fields, error) {
 		from:     b[commandHeaderLen : commandHeaderLen+from],
 		to:       b[commandHeaderLen+from:],
 	}, nil
+}
+
+// RecordTime returns the time in an encoded command.
+func RecordTime(rec []byte) (time.Time, error) {
+	f, err := parseFields(rec)
+	if err != nil {
+		return time.Time{}, fmt.Errorf("decode command: %w", err)
+	}
+	return time.Unix(0, f.timeUnix), nil
+}
+
+// RecordCurrency returns the currency of an encoded command.
+func RecordCurrency(rec []byte) (Currency, error) {
+	f, err := parseFields(rec)
+	if err != nil {
+		return 0, fmt.Errorf("decode command: %w", err)
+	}
+	return f.currency, nil
 }

@@ -113,6 +113,26 @@ func (s *State) Lookup(id ClientID, r Request) (o Outcome, found, forgotten bool
 	return Outcome{}, false, false
 }
 
+// Remembered returns the outcome of the command in rec if the very same request
+// was applied before and is in its client's window.
+func (s *State) Remembered(rec []byte) (Outcome, bool) {
+	f, err := parseFields(rec)
+	if err != nil {
+		return Outcome{}, false
+	}
+	c := s.clients[f.client]
+	if c == nil {
+		return Outcome{}, false
+	}
+	sl := c.slot(f.request)
+	if sl == nil || sl.request != f.request || sl.fingerprint != fingerprint(rec) {
+		return Outcome{}, false
+	}
+	o := sl.outcome()
+	o.Duplicate = true
+	return o, true
+}
+
 // Apply applies the command in rec, which lies at [first, next) in the journal.
 // An error means that rec is not a command of this currency at this position:
 // the state is unchanged and the caller stops. rec is only read.

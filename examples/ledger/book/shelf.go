@@ -1,0 +1,153 @@
+package book
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/tidegate/tidegate"
+	"github.com/tidegate/tidegate/examples/ledger/ledger"
+	"github.com/tidegate/tidegate/journal"
+)
+
+// Config says where the books are and who carries them.
+type Config struct {
+	Dir        string               // one folder per currency is made below it
+	Service    tidegate.ServiceName // the consistency group: its streams are the currencies
+	History    string               // name of the history, equal on all replicas; see [HistoryID]
+	AgentRun   string               // folder of the agent's sockets <service>.<stream>.sock; empty: no agent
+	StandbyRun string               // folder of the standby node's sockets; empty: none
+	Endpoint   string               // host:port where this node answers clients
+}
+
+// Desk is told what the daemons decide about the node's part.
+type Desk interface {
+	// Promote makes book b the active one under epoch; the journal ends with the
+	// branch record of epoch, which lies at position at, and the state is there
+	// too. It returns once commands can be taken. It may be called again with
+	// the same arguments, and for several books at the same time.
+	Promote(ctx context.Context, b *Book, epoch tidegate.Epoch, at tidegate.Position) error
+
+	// Fenced says that epoch is held by somebody else. It must not block.
+	Fenced(b *Book, epoch tidegate.Epoch)
+}
+
+// Shelf is the books of all currencies.
+type Shelf struct {
+	books []*Book
+	log   *slog.Logger
+}
+
+// Open opens or makes the journals. The states are empty until they are
+// replayed or installed.
+func Open(log *slog.Logger, cfg Config) (*Shelf, error) {
+	s := &Shelf{log: log}
+	for _, c := range ledger.Currencies() {
+		dir := filepath.Join(cfg.Dir, c.String())
+		socket := func(run string) string {
+			if run == "" {
+				return ""
+			}
+			return filepath.Join(run, fmt.Sprintf("%s.%s.sock", cfg.Service, c))
+		}
+		j, err := journal.Open(dir, journal.Config{
+			Service: cfg.Service, Stream: tidegate.StreamName(c.String()), ID: HistoryID(cfg.History, c),
+			AgentSocket: socket(cfg.AgentRun), StandbySocket: socket(cfg.StandbyRun), Endpoint: cfg.Endpoint,
+			Log: log.With("stream", c.String()),
+		})
+		if err != nil {
+			return nil, errors.Join(fmt.Errorf("open book %s: %w", c, err), s.Close())
+		}
+		if r := j.Recovery(); r.Quarantined != "" {
+			log.Warn("torn end of journal moved aside", "stream", c.String(), "bytes", r.TornBytes, "path", r.Quarantined)
+		}
+		s.books = append(s.books, newBook(c, dir, j))
+	}
+	return s, nil
+}
+
+// Books returns the books in the order of [ledger.Currencies].
+func (s *Shelf) Books() []*Book { return s.books }
+
+// Book returns a currency's book, nil for a currency that is not kept.
+func (s *Shelf) Book(c ledger.Currency) *Book {
+	for _, b := range s.books {
+		if b.currency == c {
+			return b
+		}
+	}
+	return nil
+}
+
+// Replay rebuilds every state from its journal.
+func (s *Shelf) Replay() error {
+	for _, b := range s.books {
+		if err := b.Replay(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Run connects every journal to the daemons on this node until ctx ends.
+func (s *Shelf) Run(ctx context.Context, desk Desk) error {
+	g, ctx := errgroup.WithContext(ctx)
+	for _, b := range s.books {
+		g.Go(func() error {
+			if err := b.journal.Run(ctx, &service{book: b, desk: desk}); err != nil {
+				return fmt.Errorf("run journal %s: %w", b.currency, err)
+			}
+			return nil
+		})
+	}
+	return g.Wait()
+}
+
+// Close closes the journals; Run must have returned.
+func (s *Shelf) Close() error {
+	var errs []error
+	for _, b := range s.books {
+		if err := b.journal.Close(); err != nil {
+			errs = append(errs, fmt.Errorf("close journal %s: %w", b.currency, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// service is what one journal calls back.
+type service struct {
+	book *Book
+	desk Desk
+}
+
+func (s *service) State() (tidegate.Position, tidegate.Digest) {
+	c := s.book.Digest()
+	return c.Position, c.Digest
+}
+
+func (s *service) Apply(r journal.Record) error { return s.book.Apply(r) }
+
+func (s *service) Promote(ctx context.Context, epoch tidegate.Epoch, at tidegate.Position) error {
+	if s.book.Position() < at {
+		return &tidegate.Error{
+			Op: "promote", Subject: s.book.currency.String(), Class: tidegate.Permanent,
+			Err: fmt.Errorf("state is at %s, the branch at %s: %w", s.book.Position(), at, tidegate.ErrGap),
+		}
+	}
+	// Whoever held an older epoch is fenced now, not we.
+	if old := s.book.fenced.Load(); old != 0 && old <= uint64(epoch) {
+		s.book.fenced.CompareAndSwap(old, 0)
+	}
+	return s.desk.Promote(ctx, s.book, epoch, at)
+}
+
+func (s *service) Fenced(epoch tidegate.Epoch) {
+	if old := s.book.fenced.Load(); uint64(epoch) > old {
+		s.book.fenced.CompareAndSwap(old, uint64(epoch))
+	}
+	s.desk.Fenced(s.book, epoch)
+}

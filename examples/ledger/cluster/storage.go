@@ -1,0 +1,171 @@
+package cluster
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"path/filepath"
+	"time"
+
+	"github.com/hashicorp/raft"
+	raftboltdb "github.com/hashicorp/raft-boltdb/v2"
+	"go.etcd.io/bbolt"
+
+	"github.com/tidegate/tidegate"
+	"github.com/tidegate/tidegate/examples/ledger/book"
+	"github.com/tidegate/tidegate/internal/durable"
+	"github.com/tidegate/tidegate/internal/vfs"
+)
+
+const (
+	snapshotsKept  = 2
+	transportPool  = 3
+	transportLimit = 10 * time.Second
+	logsCached     = 1024
+)
+
+// storage is everything raft writes to and speaks through.
+type storage struct {
+	bolt      *raftboltdb.BoltStore
+	cache     *raft.LogCache
+	snapshots *raft.FileSnapshotStore
+	transport *raft.NetworkTransport
+	existing  bool
+}
+
+func raftDir(dir string) string      { return filepath.Join(dir, "raft") }
+func snapshotsDir(dir string) string { return filepath.Join(raftDir(dir), "snapshots") }
+
+// openStores opens what lies on disk.
+func openStores(log *slog.Logger, dir string) (*raftboltdb.BoltStore, *raft.FileSnapshotStore, error) {
+	fsys := vfs.OS()
+	if err := durable.MkdirAll(fsys, snapshotsDir(dir)); err != nil {
+		return nil, nil, fmt.Errorf("open raft store: %w", err)
+	}
+	bolt, err := raftboltdb.New(raftboltdb.Options{
+		Path: filepath.Join(raftDir(dir), "raft.db"),
+		// A second process on the same folder is a mistake to report, not to wait for.
+		BoltOptions: &bbolt.Options{Timeout: time.Second},
+	})
+	if err != nil {
+		return nil, nil, fmt.Errorf("open raft log %s: %w", dir, err)
+	}
+	// bbolt syncs its file, not the name of the file.
+	if err := fsys.SyncDir(raftDir(dir)); err != nil {
+		return nil, nil, errors.Join(fmt.Errorf("open raft log: %w", err), bolt.Close())
+	}
+	snapshots, err := raft.NewFileSnapshotStoreWithLogger(raftDir(dir), snapshotsKept, raftLog(log))
+	if err != nil {
+		return nil, nil, errors.Join(fmt.Errorf("open raft snapshots: %w", err), bolt.Close())
+	}
+	return bolt, snapshots, nil
+}
+
+func openStorage(log *slog.Logger, cfg Config) (*storage, error) {
+	self, _ := cfg.peer(cfg.Self) // validated
+	bolt, snapshots, err := openStores(log, cfg.Dir)
+	if err != nil {
+		return nil, err
+	}
+	st := &storage{bolt: bolt, snapshots: snapshots}
+	if st.cache, err = raft.NewLogCache(logsCached, bolt); err != nil {
+		return nil, errors.Join(fmt.Errorf("open raft log: %w", err), bolt.Close())
+	}
+	if st.existing, err = raft.HasExistingState(bolt, bolt, snapshots); err != nil {
+		return nil, errors.Join(fmt.Errorf("read raft log: %w", err), bolt.Close())
+	}
+	ln, err := cfg.Listen(self.Raft)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("listen for raft: %w", err), bolt.Close())
+	}
+	st.transport = raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
+		Stream: streamLayer{Listener: ln, addr: raft.ServerAddress(self.Raft)}, MaxPool: transportPool,
+		Timeout: transportLimit, Logger: raftLog(log),
+	})
+	return st, nil
+}
+
+func (st *storage) close() error {
+	return errors.Join(st.transport.Close(), st.bolt.Close())
+}
+
+// streamLayer is raft's transport over a listener that we chose.
+type streamLayer struct {
+	net.Listener
+	addr raft.ServerAddress
+}
+
+// Dial implements [raft.StreamLayer].
+func (streamLayer) Dial(addr raft.ServerAddress, timeout time.Duration) (net.Conn, error) {
+	return net.DialTimeout("tcp", string(addr), timeout)
+}
+
+// Addr implements [net.Listener]: raft announces it to the others, so it is the
+// configured name and not what the listener was bound to.
+func (s streamLayer) Addr() net.Addr { return peerAddr(s.addr) }
+
+type peerAddr string
+
+func (peerAddr) Network() string  { return "tcp" }
+func (a peerAddr) String() string { return string(a) }
+
+// Exists reports whether dir holds the state of a cluster: a node that was
+// promoted before it was restarted is a primary from then on.
+func Exists(dir string) (bool, error) {
+	fsys := vfs.OS()
+	names, err := fsys.List(snapshotsDir(dir))
+	if errors.Is(err, tidegate.ErrNotFound) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("look for raft snapshots: %w", err)
+	}
+	for _, n := range names {
+		info, err := fsys.Stat(filepath.Join(snapshotsDir(dir), n))
+		if err != nil {
+			return false, fmt.Errorf("look for raft snapshots: %w", err)
+		}
+		if info.Dir && filepath.Ext(n) != ".tmp" {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
+// Seed writes the state of a one-node cluster whose history so far is the books
+// as they are now: a raft snapshot at index 1. When it returned, [Exists] is true
+// for ever; when the process dies before that, nothing has happened yet. The
+// books must not change meanwhile.
+func Seed(log *slog.Logger, dir string, shelf *book.Shelf, self Peer) (err error) {
+	bolt, snapshots, err := openStores(log, dir)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, bolt.Close()) }()
+	// The snapshot claims term 1, so no election may ever hand out term 1 again.
+	if err := bolt.SetUint64([]byte("CurrentTerm"), seedTerm); err != nil {
+		return fmt.Errorf("seed raft: %w", err)
+	}
+	conf := raft.Configuration{Servers: []raft.Server{{ID: raft.ServerID(self.Node), Address: raft.ServerAddress(self.Raft)}}}
+	sink, err := snapshots.Create(raft.SnapshotVersionMax, seedIndex, seedTerm, conf, seedIndex, seedTransport{})
+	if err != nil {
+		return fmt.Errorf("seed raft: %w", err)
+	}
+	if err := snapshot(encodeBooks(shelf)).Persist(sink); err != nil {
+		return fmt.Errorf("seed raft: %w", err)
+	}
+	return nil
+}
+
+const (
+	seedIndex = 1
+	seedTerm  = 1
+)
+
+// seedTransport spells peers' addresses for a snapshot; raft asks nothing else
+// of a transport there.
+type seedTransport struct{ raft.Transport }
+
+// EncodePeer implements [raft.Transport].
+func (seedTransport) EncodePeer(_ raft.ServerID, addr raft.ServerAddress) []byte { return []byte(addr) }

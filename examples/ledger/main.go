@@ -1,0 +1,66 @@
+// Command ledger is the demo service of Tidegate: a replicated, event-sourced
+// money ledger whose answers wait for the gate.
+//
+//	ledger node    takes part in the primary site's raft cluster
+//	ledger follow  follows at the DR site, and serves after a failover
+//	ledger load    transfers money and writes down what was acknowledged
+//	ledger check   compares what was acknowledged with what a node holds
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/tidegate/tidegate"
+)
+
+// Exit codes.
+const (
+	exitFailed  = 1 // it did not work
+	exitMisuse  = 2 // flags or configuration are wrong
+	exitVerdict = 3 // check: it worked, and the answer is no
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	code := run(ctx, os.Args, os.Stdout, os.Stderr)
+	stop()
+	os.Exit(code)
+}
+
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	app := &cli.App{
+		Name: "ledger", Usage: "a replicated money ledger behind Tidegate's gate",
+		Writer: stdout, ErrWriter: stderr, HideVersion: true,
+		Commands:       []*cli.Command{nodeCommand(stderr), followCommand(stderr), loadCommand(stdout, stderr), checkCommand(stdout)},
+		ExitErrHandler: func(*cli.Context, error) {},
+		OnUsageError:   func(_ *cli.Context, err error, _ bool) error { return misuse(err) },
+	}
+	err := app.RunContext(ctx, args)
+	if err == nil {
+		return 0
+	}
+	// A terminal that is gone takes no message; the exit code still speaks.
+	_, _ = fmt.Fprintln(stderr, "ledger:", err)
+	if hint := tidegate.HintOf(err); hint != "" {
+		_, _ = fmt.Fprintln(stderr, "hint:", hint)
+	}
+	switch {
+	case errors.Is(err, errVerdict):
+		return exitVerdict
+	case tidegate.ClassOf(err) == tidegate.Misuse:
+		return exitMisuse
+	}
+	return exitFailed
+}
+
+func misuse(err error) error {
+	return &tidegate.Error{Op: "read flags", Class: tidegate.Misuse, Err: err, Hint: "`ledger help` lists the flags"}
+}

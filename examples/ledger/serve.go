@@ -1,0 +1,99 @@
+package main
+
+import (
+	"io"
+	"log/slog"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/tidegate/tidegate"
+	"github.com/tidegate/tidegate/examples/ledger/cluster"
+	"github.com/tidegate/tidegate/examples/ledger/node"
+)
+
+func logger(c *cli.Context, w io.Writer) (*slog.Logger, error) {
+	var level slog.Level
+	if err := level.UnmarshalText([]byte(c.String("log-level"))); err != nil {
+		return nil, misuse(err)
+	}
+	return slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{Level: level})), nil
+}
+
+// serveFlags are those that both roles have.
+func serveFlags() []cli.Flag {
+	return []cli.Flag{
+		&cli.StringFlag{Name: "name", Required: true, Usage: "`NAME` of this node"},
+		&cli.StringFlag{Name: "data", Required: true, Usage: "`FOLDER` of the journals and raft's log"},
+		&cli.StringFlag{Name: "http", Required: true, Usage: "`HOST:PORT` to answer on"},
+		&cli.StringFlag{Name: "service", Value: "ledger", Usage: "`NAME` of the service: its streams are eur and usd"},
+		&cli.StringFlag{Name: "history", Usage: "`NAME` of the history, the same on every node of every site (default: the service's)"},
+		&cli.StringFlag{Name: "agent-run", Usage: "`FOLDER` of the agent's sockets <service>.<stream>.sock"},
+		&cli.StringFlag{Name: "standby-run", Usage: "`FOLDER` of the standby node's sockets"},
+		&cli.DurationFlag{Name: "heartbeat", Usage: "how long raft waits for a leader (default: 1s, 50ms alone)"},
+		&cli.Uint64Flag{Name: "snapshot-entries", Usage: "raft entries between snapshots (default: 65536)"},
+		&cli.StringFlag{Name: "log-level", Value: "info", Usage: "`LEVEL`: debug, info, warn or error"},
+	}
+}
+
+func serveConfig(c *cli.Context) node.Config {
+	return node.Config{
+		Name: tidegate.NodeName(c.String("name")), Service: tidegate.ServiceName(c.String("service")),
+		History: c.String("history"), Dir: c.String("data"), HTTP: c.String("http"),
+		AgentRun: c.String("agent-run"), StandbyRun: c.String("standby-run"),
+		Cluster: cluster.Config{Heartbeat: c.Duration("heartbeat"), SnapshotEntries: c.Uint64("snapshot-entries")},
+	}
+}
+
+func serve(c *cli.Context, stderr io.Writer, cfg node.Config) error {
+	log, err := logger(c, stderr)
+	if err != nil {
+		return err
+	}
+	n, err := node.New(log, cfg)
+	if err != nil {
+		return err
+	}
+	return n.Run(c.Context)
+}
+
+func nodeCommand(stderr io.Writer) *cli.Command {
+	return &cli.Command{
+		Name: "node", Usage: "take part in the primary site's raft cluster",
+		Flags: append(serveFlags(), &cli.StringSliceFlag{
+			Name: "peer", Required: true, Usage: "`NAME=RAFT-HOST:PORT,HTTP-HOST:PORT` of every node, this one included",
+		}),
+		// A peer has a comma in it.
+		Before: func(c *cli.Context) error { c.App.DisableSliceFlagSeparator = true; return nil },
+		Action: func(c *cli.Context) error {
+			cfg := serveConfig(c)
+			for _, s := range c.StringSlice("peer") {
+				p, err := node.ParsePeer(s)
+				if err != nil {
+					return misuse(err)
+				}
+				cfg.Peers = append(cfg.Peers, p)
+			}
+			return serve(c, stderr, cfg)
+		},
+	}
+}
+
+func followCommand(stderr io.Writer) *cli.Command {
+	return &cli.Command{
+		Name: "follow", Usage: "follow at the DR site, and serve after a failover",
+		Flags: append(serveFlags(),
+			&cli.StringFlag{Name: "raft", Required: true, Usage: "`HOST:PORT` of raft once this node is promoted"},
+			&cli.StringFlag{Name: "advertise", Usage: "`HOST:PORT` that clients and the route reach (default: that of --http)"},
+		),
+		Action: func(c *cli.Context) error {
+			cfg := serveConfig(c)
+			cfg.Follow = true
+			at := c.String("advertise")
+			if at == "" {
+				at = cfg.HTTP
+			}
+			cfg.Peers = []cluster.Peer{{Node: cfg.Name, Raft: c.String("raft"), HTTP: "http://" + at}}
+			return serve(c, stderr, cfg)
+		},
+	}
+}
