@@ -54,20 +54,19 @@ func status(c *ucli.Context) error {
 // statusCode lets a script ask without reading: a breach is an exit code, and
 // so is not knowing.
 func statusCode(st *pb.StatusResponse) cli.Code {
-	for _, s := range st.GetServices() {
-		if s.GetVerdict() != pb.Verdict_VERDICT_UNSAFE && s.GetRto() != nil && s.GetRtoPredicted() != nil &&
-			s.GetRtoPredicted().AsDuration() > s.GetRto().AsDuration() && s.GetRto().AsDuration() > 0 {
-			return cli.RTOBreached
-		}
-	}
 	switch st.GetVerdict() {
 	case pb.Verdict_VERDICT_SAFE, pb.Verdict_VERDICT_AT_RISK:
-		return cli.OK
 	case pb.Verdict_VERDICT_UNSAFE:
 		return cli.RPOBreached
 	case pb.Verdict_VERDICT_UNKNOWN, pb.Verdict_VERDICT_UNSPECIFIED:
+		return cli.UnknownState
 	}
-	return cli.UnknownState
+	for _, s := range st.GetServices() {
+		if rto := s.GetRto().AsDuration(); rto > 0 && s.GetRtoPredicted().AsDuration() > rto {
+			return cli.RTOBreached
+		}
+	}
+	return cli.OK
 }
 
 // verdictWord is the first word of the answer.

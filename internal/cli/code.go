@@ -83,7 +83,11 @@ func Remote(op, subject string, err error) error {
 	}
 	out := api.FromError(op, subject, err)
 	if untrusted(err) {
-		return WithCode(Auth, out)
+		hint := tidegate.HintOf(err)
+		if hint == "" {
+			hint = "the peer does not accept this certificate: compare the authority and the role of both ends"
+		}
+		return WithCode(Auth, &tidegate.Error{Op: op, Subject: subject, Class: tidegate.Refused, Hint: hint, Err: errors.Unwrap(out)})
 	}
 	if code, ok := codeOfConnect(connect.CodeOf(err)); ok {
 		return WithCode(code, out)

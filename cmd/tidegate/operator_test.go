@@ -1,0 +1,301 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"log"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"connectrpc.com/connect"
+	"github.com/google/go-cmp/cmp"
+	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/tidegate/tidegate"
+	"github.com/tidegate/tidegate/api"
+	pb "github.com/tidegate/tidegate/api/tidegatev1"
+	"github.com/tidegate/tidegate/api/tidegatev1/tidegatev1connect"
+	"github.com/tidegate/tidegate/internal/cli"
+	"github.com/tidegate/tidegate/internal/pki"
+)
+
+// fakeGate answers with what a test gives it.
+type fakeGate struct {
+	tidegatev1connect.UnimplementedOperatorServiceHandler
+	status   *pb.StatusResponse
+	failover func(*pb.FailoverRequest, *connect.ServerStream[pb.FailoverResponse]) error
+	added    *pb.AddStreamRequest
+}
+
+func (g *fakeGate) Status(context.Context, *connect.Request[pb.StatusRequest]) (*connect.Response[pb.StatusResponse], error) {
+	if g.status == nil {
+		return nil, api.Error(&tidegate.Error{Op: "status", Class: tidegate.Transient, Err: errors.New("not yet")})
+	}
+	return connect.NewResponse(g.status), nil
+}
+
+func (g *fakeGate) AddStream(_ context.Context, r *connect.Request[pb.AddStreamRequest]) (*connect.Response[pb.AddStreamResponse], error) {
+	g.added = r.Msg
+	return connect.NewResponse(&pb.AddStreamResponse{Stream: &pb.StreamView{Id: "id"}}), nil
+}
+
+func (g *fakeGate) Failover(_ context.Context, r *connect.Request[pb.FailoverRequest], s *connect.ServerStream[pb.FailoverResponse]) error {
+	return g.failover(r.Msg, s)
+}
+
+// commandLine serves g over mutual TLS and returns a function that runs the
+// program against it; the first gate of its file does not answer.
+func commandLine(t *testing.T, g *fakeGate) func(args ...string) (code cli.Code, stdout, stderr string) {
+	t.Helper()
+	dir := t.TempDir()
+	authority, err := pki.Dev(dir, "demo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	creds, err := authority.Credentials(tidegate.Identity{Cluster: "demo", Site: "west", Role: tidegate.RoleGate, Name: "g1"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	files, err := authority.Issue(tidegate.Identity{Cluster: "demo", Site: "west", Role: tidegate.RoleOperator, Name: "ada"}, nil, time.Hour)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, handler := tidegatev1connect.NewOperatorServiceHandler(g)
+	listener, err := tls.Listen("tcp", "127.0.0.1:0", creds.ServerTLS(tidegate.RoleOperator))
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := &http.Server{Handler: handler, ReadHeaderTimeout: time.Minute, ErrorLog: log.New(io.Discard, "", 0)}
+	var serving sync.WaitGroup
+	serving.Go(func() { _ = server.Serve(listener) })
+	t.Cleanup(func() { server.Close(); serving.Wait() })
+
+	closed, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	closed.Close()
+	config := filepath.Join(dir, "operator.yaml")
+	text := fmt.Sprintf("gates: [%q, %q]\ntls: {ca: %s, cert: %s, key: %s}\n", closed.Addr(), listener.Addr(), files.CA, files.Cert, files.Key)
+	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return func(args ...string) (cli.Code, string, string) {
+		var stdout, stderr bytes.Buffer
+		code := run(t.Context(), append(append([]string{"tidegate"}, args...), "-c", config), nil, &stdout, &stderr)
+		return cli.Code(code), stdout.String(), stderr.String()
+	}
+}
+
+func ptr[T any](v T) *T { return &v }
+
+func exampleStatus() *pb.StatusResponse {
+	return &pb.StatusResponse{
+		Cluster: "demo", Verdict: pb.Verdict_VERDICT_AT_RISK, Reasons: []string{"bank/main: 2 of 3 members count"}, RegistryReachable: true,
+		Services: []*pb.ServiceStatus{{
+			Name: "bank", Verdict: pb.Verdict_VERDICT_AT_RISK, Reasons: []string{"main: 2 of 3 members count"},
+			Rpo: durationpb.New(2 * time.Second), Rto: durationpb.New(time.Minute), RtoPredicted: durationpb.New(4300 * time.Millisecond),
+			LossIfNow: &pb.LossStatement{Kind: pb.LossKind_LOSS_KIND_ZERO, Why: "sync and armed"},
+			Route:     &pb.Route{Epoch: 3, Endpoints: []string{"n1:8080"}, Site: "east"},
+			Streams: []*pb.StreamStatus{{
+				View: &pb.StreamView{
+					Id: "s1", Name: "main", Mode: pb.Mode_MODE_SYNC, W: 2,
+					Epoch: &pb.EpochRecord{Epoch: 3, State: pb.EpochState_EPOCH_STATE_ACTIVE, Holder: &pb.Holder{Node: "n1"}, Gate: &pb.GateRecord{State: pb.GateState_GATE_STATE_ARMED}},
+				},
+				Verdict: pb.Verdict_VERDICT_AT_RISK, MembersCounted: 2, Members: make([]*pb.MemberStatus, 3), SiteRedundant: true,
+				Writer: &pb.AgentStream{Exposure: &pb.Exposure{Records: ptr[int64](0), Bytes: ptr[int64](0), Age: durationpb.New(0)}},
+			}},
+		}},
+		Standbys: []*pb.StandbyStatus{
+			{
+				Node: &pb.NodeView{Node: "w1", Site: "west"}, ReportAge: durationpb.New(300 * time.Millisecond),
+				Report: &pb.ReportStandbyRequest{Streams: []*pb.StandbyStream{{StreamId: "s1", Durable: &pb.LogPos{Seq: 42}, CommitSeq: 41, AppliedSeq: ptr[uint64](40)}}},
+			},
+			{Node: &pb.NodeView{Node: "w2", Site: "west"}},
+		},
+	}
+}
+
+func TestStatusAnswersInTheFirstLine(t *testing.T) {
+	code, stdout, stderr := commandLine(t, &fakeGate{status: exampleStatus()})("status")
+	if code != cli.OK || stderr != "" {
+		t.Errorf("exit code %d, stderr %q", code, stderr)
+	}
+	want := `AT RISK: bank/main: 2 of 3 members count
+
+service bank  AT RISK: main: 2 of 3 members count
+  rpo 2s, rto 1m0s (predicted 4.3s), a failover now: loses nothing acknowledged (sync and armed)
+  served at n1:8080 (site east, epoch 3)
+  STREAM  VERDICT  WRITER  EPOCH  MODE  GATE   EXPOSED     AGE  MEMBERS      NOTES
+  main    AT RISK  n1      3      sync  armed  0 rec, 0 B  0s   2 of 3, w 2  -
+
+ROLE     NODE  SITE  STREAM     STATE      DURABLE  COMMIT  APPLIED  SEEN
+standby  w1    west  bank/main  receiving  42       41      40       300ms ago
+standby  w2    west  -          no report  -        -       -        never
+`
+	if diff := cmp.Diff(want, stdout); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestStatusNeverPrintsZeroForUnknown(t *testing.T) {
+	st := exampleStatus()
+	st.Services[0].Streams[0].Writer = nil
+	st.Services[0].RtoPredicted, st.Services[0].LossIfNow = nil, nil
+	_, stdout, _ := commandLine(t, &fakeGate{status: st})("status")
+	for _, want := range []string{"predicted unknown", "a failover now: loss unknown", "armed  unknown  unknown"} {
+		if !strings.Contains(stdout, want) {
+			t.Errorf("stdout lacks %q:\n%s", want, stdout)
+		}
+	}
+}
+
+func TestStatusExitCodes(t *testing.T) {
+	for name, tc := range map[string]struct {
+		change func(*pb.StatusResponse)
+		want   cli.Code
+	}{
+		"at risk":     {func(*pb.StatusResponse) {}, cli.OK},
+		"safe":        {func(s *pb.StatusResponse) { s.Verdict = pb.Verdict_VERDICT_SAFE }, cli.OK},
+		"unsafe":      {func(s *pb.StatusResponse) { s.Verdict = pb.Verdict_VERDICT_UNSAFE }, cli.RPOBreached},
+		"unknown":     {func(s *pb.StatusResponse) { s.Verdict = pb.Verdict_VERDICT_UNKNOWN }, cli.UnknownState},
+		"unspecified": {func(s *pb.StatusResponse) { s.Verdict = 0 }, cli.UnknownState},
+		"slow": {func(s *pb.StatusResponse) {
+			s.Services[0].RtoPredicted = durationpb.New(2 * time.Minute)
+		}, cli.RTOBreached},
+		"slow and unsafe": {func(s *pb.StatusResponse) {
+			s.Verdict, s.Services[0].RtoPredicted = pb.Verdict_VERDICT_UNSAFE, durationpb.New(2*time.Minute)
+		}, cli.RPOBreached},
+		"slow and unknown": {func(s *pb.StatusResponse) {
+			s.Verdict, s.Services[0].RtoPredicted = pb.Verdict_VERDICT_UNKNOWN, durationpb.New(2*time.Minute)
+		}, cli.UnknownState},
+	} {
+		t.Run(name, func(t *testing.T) {
+			st := exampleStatus()
+			tc.change(st)
+			if got := statusCode(st); got != tc.want {
+				t.Errorf("got %d, want %d", got, tc.want)
+			}
+		})
+	}
+}
+
+func TestStatusAsJSON(t *testing.T) {
+	_, stdout, _ := commandLine(t, &fakeGate{status: exampleStatus()})("status", "-o", "json")
+	for _, want := range []string{`"verdict": "VERDICT_AT_RISK"`, `"durable": {`, `"registryReachable": true`} {
+		if !strings.Contains(stdout, want) {
+			t.Errorf("stdout lacks %q:\n%s", want, stdout)
+		}
+	}
+}
+
+func TestStreamsAddSendsWhatWasAsked(t *testing.T) {
+	g := &fakeGate{}
+	code, stdout, stderr := commandLine(t, g)("streams", "add", "bank/main", "--mode", "bounded", "--records", "100", "--bytes", "1MiB", "--window", "2s",
+		"--member", "w1", "--member", "w2", "--member", "w3")
+	if code != cli.OK || stdout != "stream bank/main added, id id\n" {
+		t.Fatalf("exit code %d, stdout %q, stderr %q", code, stdout, stderr)
+	}
+	a := g.added
+	if a.GetW() != 2 || a.GetBounds().GetRecords() != 100 || a.GetBounds().GetBytes() != 1<<20 || a.GetBounds().GetWindow().AsDuration() != 2*time.Second ||
+		a.GetMode() != pb.Mode_MODE_BOUNDED || len(a.GetMembers()) != 3 || a.GetPolicy() != pb.GatePolicy_GATE_POLICY_BLOCK {
+		t.Errorf("sent %v", a)
+	}
+}
+
+func TestFailoverShowsEveryStep(t *testing.T) {
+	plan := &pb.Plan{
+		Id: "p1", Kind: pb.PlanKind_PLAN_KIND_FAILOVER, Service: "bank", Target: &pb.Holder{Node: "w1", Site: "west"},
+		Impact: "writes stop for about 2 s", Expected: durationpb.New(2 * time.Second),
+		Rules: []*pb.RuleVerdict{{Rule: "gate-armed", Holds: true, Reason: "sync"}},
+	}
+	g := &fakeGate{failover: func(r *pb.FailoverRequest, s *connect.ServerStream[pb.FailoverResponse]) error {
+		if r.GetReason() != "fire" || !r.GetAttestPrimaryDown() || r.GetService() != "bank" {
+			return connect.NewError(connect.CodeInvalidArgument, fmt.Errorf("got %v", r))
+		}
+		done := &pb.Plan{
+			Id: "p1", Outcome: pb.PlanOutcome_PLAN_OUTCOME_DONE, Loss: &pb.LossStatement{Kind: pb.LossKind_LOSS_KIND_ZERO},
+			Streams: []*pb.PlanStream{{Name: "main", FromEpoch: 3, Epoch: 4, Head: &pb.LogPos{Seq: 42}, Loss: &pb.LossStatement{Kind: pb.LossKind_LOSS_KIND_ZERO}}},
+			Phases: &pb.Phases{Rta: durationpb.New(1500 * time.Millisecond), Phases: []*pb.Phase{
+				{Name: "fence", Ends: "fenced", At: timestamppb.New(time.Unix(0, 0)), Took: durationpb.New(20 * time.Millisecond)},
+				{Name: "verify", Ends: "verified"},
+			}},
+		}
+		return errors.Join(
+			s.Send(&pb.FailoverResponse{Event: &pb.FailoverResponse_Plan{Plan: plan}}),
+			s.Send(&pb.FailoverResponse{Event: &pb.FailoverResponse_Step{Step: &pb.PlanStep{Name: "F1 reserve", State: "done", Took: durationpb.New(3 * time.Millisecond)}}}),
+			s.Send(&pb.FailoverResponse{Event: &pb.FailoverResponse_Done{Done: done}}))
+	}}
+	code, stdout, stderr := commandLine(t, g)("failover", "bank", "--attest-primary-down", "--reason", "fire")
+	if code != cli.OK || stderr != "" {
+		t.Errorf("exit code %d, stderr %q", code, stderr)
+	}
+	want := `plan p1: failover of bank to w1 (site west)
+impact: writes stop for about 2 s
+RULE        HOLDS  WHY   OVERRIDE
+gate-armed  yes    sync  -
+expected: 2s
+F1 reserve       done      3ms
+plan p1: done
+  main: epoch 3 -> 4, log ends at batch 42: loses nothing acknowledged
+loss: loses nothing acknowledged
+PHASE   TOOK     ENDED
+fence   20ms     fenced 00:00:00.000
+verify  unknown  did not happen
+rta: 1.5s, from the decision: unknown
+`
+	if diff := cmp.Diff(want, stdout); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestFailoverRefusedNamesTheRule(t *testing.T) {
+	rule := &pb.RuleVerdict{Rule: "primary-fenced", Reason: "open mode, no lease", Override: "--attest-primary-down"}
+	refused := func(*pb.FailoverRequest, *connect.ServerStream[pb.FailoverResponse]) error {
+		return api.Error(&tidegate.Error{Op: "failover", Subject: "bank", Class: tidegate.Refused, Hint: "attest it", Err: &api.RulesError{Rules: []*pb.RuleVerdict{rule}}})
+	}
+	dry := func(_ *pb.FailoverRequest, s *connect.ServerStream[pb.FailoverResponse]) error {
+		return s.Send(&pb.FailoverResponse{Event: &pb.FailoverResponse_Plan{Plan: &pb.Plan{Id: "p", Service: "bank", Rules: []*pb.RuleVerdict{rule}, Hint: "attest it"}}})
+	}
+	for name, g := range map[string]*fakeGate{"refused": {failover: refused}, "dry run": {failover: dry}} {
+		t.Run(name, func(t *testing.T) {
+			args := []string{"failover", "bank", "--reason", "x"}
+			if name == "dry run" {
+				args = append(args, "--dry-run")
+			}
+			code, stdout, stderr := commandLine(t, g)(args...)
+			if code != cli.Refused || !strings.Contains(stderr, "primary-fenced (open mode, no lease)") || !strings.Contains(stderr, "hint: attest it") {
+				t.Errorf("exit code %d, stderr %q", code, stderr)
+			}
+			if !strings.Contains(stdout, "primary-fenced  no     open mode, no lease  --attest-primary-down") {
+				t.Errorf("stdout %q", stdout)
+			}
+		})
+	}
+}
+
+func TestFailoverCutOffIsNotStartedAgain(t *testing.T) {
+	calls := 0
+	g := &fakeGate{failover: func(_ *pb.FailoverRequest, s *connect.ServerStream[pb.FailoverResponse]) error {
+		calls++
+		if err := s.Send(&pb.FailoverResponse{Event: &pb.FailoverResponse_Plan{Plan: &pb.Plan{Id: "p1"}}}); err != nil {
+			return err
+		}
+		return connect.NewError(connect.CodeUnavailable, errors.New("gate stops"))
+	}}
+	code, _, stderr := commandLine(t, g)("failover", "bank", "--reason", "x")
+	if code == cli.OK || code == cli.Unreachable || calls != 1 || !strings.Contains(stderr, "tidegate plan show p1") {
+		t.Errorf("exit code %d after %d calls, stderr %q", code, calls, stderr)
+	}
+}
