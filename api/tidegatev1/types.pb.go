@@ -882,7 +882,9 @@ type EpochRecord struct {
 	// Last change, on the gate's wall clock; information only.
 	Since *timestamppb.Timestamp `protobuf:"bytes,17,opt,name=since,proto3" json:"since,omitempty"`
 	// Registry revision of the record, carried back in compare-and-swap calls.
-	Revision      int64 `protobuf:"varint,18,opt,name=revision,proto3" json:"revision,omitempty"`
+	Revision int64 `protobuf:"varint,18,opt,name=revision,proto3" json:"revision,omitempty"`
+	// Holder of active_epoch: where the stream lives while a change is under way.
+	Active        *Holder `protobuf:"bytes,19,opt,name=active,proto3" json:"active,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1041,6 +1043,13 @@ func (x *EpochRecord) GetRevision() int64 {
 		return x.Revision
 	}
 	return 0
+}
+
+func (x *EpochRecord) GetActive() *Holder {
+	if x != nil {
+		return x.Active
+	}
+	return nil
 }
 
 // LossStatement says what a failover lost. It is made at the failover and
@@ -1637,7 +1646,7 @@ const file_tidegate_v1_types_proto_rawDesc = "" +
 	"\x05state\x18\x01 \x01(\x0e2\x16.tidegate.v1.GateStateR\x05state\x12%\n" +
 	"\x04mode\x18\x02 \x01(\x0e2\x11.tidegate.v1.ModeR\x04mode\x12+\n" +
 	"\x06bounds\x18\x03 \x01(\v2\x13.tidegate.v1.BoundsR\x06bounds\x12\x1b\n" +
-	"\tsince_seq\x18\x04 \x01(\x04R\bsinceSeq\"\x8d\x05\n" +
+	"\tsince_seq\x18\x04 \x01(\x04R\bsinceSeq\"\xba\x05\n" +
 	"\vEpochRecord\x12\x1b\n" +
 	"\tstream_id\x18\x01 \x01(\tR\bstreamId\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12+\n" +
@@ -1657,7 +1666,8 @@ const file_tidegate_v1_types_proto_rawDesc = "" +
 	"\brestored\x18\x0f \x01(\bR\brestored\x12\x16\n" +
 	"\x06shrunk\x18\x10 \x01(\bR\x06shrunk\x120\n" +
 	"\x05since\x18\x11 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\x12\x1a\n" +
-	"\brevision\x18\x12 \x01(\x03R\brevision\"\xb0\x02\n" +
+	"\brevision\x18\x12 \x01(\x03R\brevision\x12+\n" +
+	"\x06active\x18\x13 \x01(\v2\x13.tidegate.v1.HolderR\x06active\"\xb0\x02\n" +
 	"\rLossStatement\x12)\n" +
 	"\x04kind\x18\x01 \x01(\x0e2\x15.tidegate.v1.LossKindR\x04kind\x12+\n" +
 	"\x06bounds\x18\x02 \x01(\v2\x13.tidegate.v1.BoundsR\x06bounds\x12\x19\n" +
@@ -1792,25 +1802,26 @@ var file_tidegate_v1_types_proto_depIdxs = []int32{
 	9,  // 10: tidegate.v1.EpochRecord.history:type_name -> tidegate.v1.Term
 	3,  // 11: tidegate.v1.EpochRecord.plan_kind:type_name -> tidegate.v1.PlanKind
 	23, // 12: tidegate.v1.EpochRecord.since:type_name -> google.protobuf.Timestamp
-	4,  // 13: tidegate.v1.LossStatement.kind:type_name -> tidegate.v1.LossKind
-	12, // 14: tidegate.v1.LossStatement.bounds:type_name -> tidegate.v1.Bounds
-	22, // 15: tidegate.v1.LossStatement.blind:type_name -> google.protobuf.Duration
-	16, // 16: tidegate.v1.LossStatement.measured:type_name -> tidegate.v1.MeasuredLoss
-	22, // 17: tidegate.v1.MeasuredLoss.window:type_name -> google.protobuf.Duration
-	22, // 18: tidegate.v1.Exposure.age:type_name -> google.protobuf.Duration
-	22, // 19: tidegate.v1.Exposure.loss_window:type_name -> google.protobuf.Duration
-	22, // 20: tidegate.v1.Areas.covered:type_name -> google.protobuf.Duration
-	23, // 21: tidegate.v1.Route.since:type_name -> google.protobuf.Timestamp
-	21, // 22: tidegate.v1.Phases.phases:type_name -> tidegate.v1.Phase
-	22, // 23: tidegate.v1.Phases.rta:type_name -> google.protobuf.Duration
-	22, // 24: tidegate.v1.Phases.controllable:type_name -> google.protobuf.Duration
-	23, // 25: tidegate.v1.Phase.at:type_name -> google.protobuf.Timestamp
-	22, // 26: tidegate.v1.Phase.took:type_name -> google.protobuf.Duration
-	27, // [27:27] is the sub-list for method output_type
-	27, // [27:27] is the sub-list for method input_type
-	27, // [27:27] is the sub-list for extension type_name
-	27, // [27:27] is the sub-list for extension extendee
-	0,  // [0:27] is the sub-list for field type_name
+	7,  // 13: tidegate.v1.EpochRecord.active:type_name -> tidegate.v1.Holder
+	4,  // 14: tidegate.v1.LossStatement.kind:type_name -> tidegate.v1.LossKind
+	12, // 15: tidegate.v1.LossStatement.bounds:type_name -> tidegate.v1.Bounds
+	22, // 16: tidegate.v1.LossStatement.blind:type_name -> google.protobuf.Duration
+	16, // 17: tidegate.v1.LossStatement.measured:type_name -> tidegate.v1.MeasuredLoss
+	22, // 18: tidegate.v1.MeasuredLoss.window:type_name -> google.protobuf.Duration
+	22, // 19: tidegate.v1.Exposure.age:type_name -> google.protobuf.Duration
+	22, // 20: tidegate.v1.Exposure.loss_window:type_name -> google.protobuf.Duration
+	22, // 21: tidegate.v1.Areas.covered:type_name -> google.protobuf.Duration
+	23, // 22: tidegate.v1.Route.since:type_name -> google.protobuf.Timestamp
+	21, // 23: tidegate.v1.Phases.phases:type_name -> tidegate.v1.Phase
+	22, // 24: tidegate.v1.Phases.rta:type_name -> google.protobuf.Duration
+	22, // 25: tidegate.v1.Phases.controllable:type_name -> google.protobuf.Duration
+	23, // 26: tidegate.v1.Phase.at:type_name -> google.protobuf.Timestamp
+	22, // 27: tidegate.v1.Phase.took:type_name -> google.protobuf.Duration
+	28, // [28:28] is the sub-list for method output_type
+	28, // [28:28] is the sub-list for method input_type
+	28, // [28:28] is the sub-list for extension type_name
+	28, // [28:28] is the sub-list for extension extendee
+	0,  // [0:28] is the sub-list for field type_name
 }
 
 func init() { file_tidegate_v1_types_proto_init() }

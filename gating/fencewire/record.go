@@ -132,7 +132,7 @@ func RecordMessage(r fence.EpochRecord, revision int64) *pb.EpochRecord {
 		Gate: GateMessage(r.Gate), Config: ConfigMessage(r.Config), ActiveEpoch: uint64(r.ActiveEpoch),
 		StartSeq: uint64(r.StartSeq), Head: api.LogPosMessage(r.Head), History: HistoryMessage(r.History),
 		Source: string(r.Source), PlanId: api.IDText(r.Plan), PlanKind: KindMessage(r.Kind),
-		Unclean: r.Unclean, Restored: r.Restored, Shrunk: r.Shrunk, Revision: revision,
+		Unclean: r.Unclean, Restored: r.Restored, Shrunk: r.Shrunk, Revision: revision, Active: HolderMessage(r.Active),
 	}
 	if r.Since != 0 {
 		out.Since = timestamppb.New(time.Unix(0, r.Since))
@@ -160,6 +160,7 @@ func Record(m *pb.EpochRecord) (r fence.EpochRecord, revision int64, err error) 
 	for _, parse := range []func() error{
 		func() (err error) { r.Stream, err = api.RequireID("stream id", m.GetStreamId()); return err },
 		func() (err error) { r.Holder, err = Holder(m.GetHolder()); return err },
+		func() (err error) { r.Active, err = Holder(m.GetActive()); return err },
 		func() (err error) { r.Gate, err = Gate(m.GetGate()); return err },
 		func() (err error) { r.Config, err = Config(m.GetConfig()); return err },
 		func() (err error) { r.Head, err = api.LogPos(m.GetHead()); return err },

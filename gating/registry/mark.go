@@ -25,34 +25,34 @@ type Mark struct {
 // member's own directory leaves it alone.
 const markFile = "registry-mark.json"
 
-// CheckMark compares the registry with this gate's mark. suspect is not empty
+// Suspect compares the registry with this gate's mark. The answer is not empty
 // when the registry may have been restored from an older backup: then epochs may
-// have gone back, and no zero-loss claim may rest on it. The mark is brought up
-// to date in either case.
-func (s *Store) CheckMark(ctx context.Context, fsys vfs.FS, dir string) (suspect string, err error) {
+// have gone back, and no zero-loss claim may rest on it. It changes nothing:
+// call SaveMark once the suspicion has been recorded.
+func (s *Store) Suspect(ctx context.Context, fsys vfs.FS, dir string) (string, error) {
 	path := filepath.Join(dir, markFile)
 	now, err := s.now(ctx)
 	if err != nil {
 		return "", err
 	}
 	b, err := readFile(fsys, path)
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		return "", saveMark(fsys, path, now)
-	case err != nil:
-		return "", fmt.Errorf("read registry mark: %w", err)
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", nil // this gate's first start
 	}
 	var old Mark
-	if err := json.Unmarshal(b, &old); err != nil {
+	if err == nil {
+		err = json.Unmarshal(b, &old)
+	}
+	if err != nil {
 		return "", fmt.Errorf("read registry mark %s: %w", path, err)
 	}
 	switch {
 	case old.ClusterID != now.ClusterID:
-		suspect = fmt.Sprintf("the registry is another etcd cluster (%x) than this gate last saw (%x)", now.ClusterID, old.ClusterID)
+		return fmt.Sprintf("the registry is another etcd cluster (%x) than this gate last saw (%x)", now.ClusterID, old.ClusterID), nil
 	case now.Revision < old.Revision:
-		suspect = fmt.Sprintf("the registry is at revision %d, this gate has seen %d", now.Revision, old.Revision)
+		return fmt.Sprintf("the registry is at revision %d, this gate has seen %d", now.Revision, old.Revision), nil
 	}
-	return suspect, saveMark(fsys, path, now)
+	return "", nil
 }
 
 // SaveMark remembers the registry's revision; call it after a change of writer.

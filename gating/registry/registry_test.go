@@ -187,8 +187,11 @@ func TestUnreachableIsTransientWithHint(t *testing.T) {
 func TestRestoredBackupIsRecognised(t *testing.T) {
 	dir := t.TempDir()
 	s, stop := start(t, dir)
-	if suspect, err := s.CheckMark(t.Context(), vfs.OS(), dir); err != nil || suspect != "" {
+	if suspect, err := s.Suspect(t.Context(), vfs.OS(), dir); err != nil || suspect != "" {
 		t.Fatalf("first start: %q, %v", suspect, err)
+	}
+	if err := s.SaveMark(t.Context(), vfs.OS(), dir); err != nil {
+		t.Fatal(err)
 	}
 	stop()
 	backup := filepath.Join(t.TempDir(), "backup")
@@ -202,7 +205,7 @@ func TestRestoredBackupIsRecognised(t *testing.T) {
 	if err := s.SaveMark(t.Context(), vfs.OS(), dir); err != nil {
 		t.Fatal(err)
 	}
-	if suspect, err := s.CheckMark(t.Context(), vfs.OS(), dir); err != nil || suspect != "" {
+	if suspect, err := s.Suspect(t.Context(), vfs.OS(), dir); err != nil || suspect != "" {
 		t.Fatalf("nothing was restored: %q, %v", suspect, err)
 	}
 	stop()
@@ -213,7 +216,7 @@ func TestRestoredBackupIsRecognised(t *testing.T) {
 		t.Fatal(err)
 	}
 	s, _ = start(t, dir)
-	if suspect, err := s.CheckMark(t.Context(), vfs.OS(), dir); err != nil || suspect == "" {
+	if suspect, err := s.Suspect(t.Context(), vfs.OS(), dir); err != nil || suspect == "" {
 		t.Fatalf("a restored backup went unnoticed: %q, %v", suspect, err)
 	}
 }

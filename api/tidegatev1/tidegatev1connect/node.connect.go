@@ -68,6 +68,8 @@ type NodeServiceClient interface {
 	Watch(context.Context, *connect.Request[tidegatev1.WatchRequest]) (*connect.ServerStreamForClient[tidegatev1.WatchResponse], error)
 	// AcquireEpoch makes the caller the writer of a service's streams: it fences,
 	// adopts and activates a new epoch on all of them in one transaction.
+	// Repeating it with the same holder returns the epoch that this holder already
+	// has: a holder that lost what it sealed must draw a new uuid first.
 	AcquireEpoch(context.Context, *connect.Request[tidegatev1.AcquireEpochRequest]) (*connect.Response[tidegatev1.AcquireEpochResponse], error)
 	// ReadEpoch reads a stream's epoch record linearizably.
 	ReadEpoch(context.Context, *connect.Request[tidegatev1.ReadEpochRequest]) (*connect.Response[tidegatev1.ReadEpochResponse], error)
@@ -237,6 +239,8 @@ type NodeServiceHandler interface {
 	Watch(context.Context, *connect.Request[tidegatev1.WatchRequest], *connect.ServerStream[tidegatev1.WatchResponse]) error
 	// AcquireEpoch makes the caller the writer of a service's streams: it fences,
 	// adopts and activates a new epoch on all of them in one transaction.
+	// Repeating it with the same holder returns the epoch that this holder already
+	// has: a holder that lost what it sealed must draw a new uuid first.
 	AcquireEpoch(context.Context, *connect.Request[tidegatev1.AcquireEpochRequest]) (*connect.Response[tidegatev1.AcquireEpochResponse], error)
 	// ReadEpoch reads a stream's epoch record linearizably.
 	ReadEpoch(context.Context, *connect.Request[tidegatev1.ReadEpochRequest]) (*connect.Response[tidegatev1.ReadEpochResponse], error)
