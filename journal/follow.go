@@ -26,6 +26,7 @@ type follower struct {
 type standbyLink struct {
 	f    *follower
 	conn *local.Conn
+	said activity
 }
 
 func (l *standbyLink) run(ctx context.Context) error {
@@ -33,8 +34,12 @@ func (l *standbyLink) run(ctx context.Context) error {
 	return pair(ctx, l.conn, l.recv, r.run)
 }
 
+// prepare says who is active to this daemon, too: it is how the standby node
+// learns that a promotion is done, and that there is nobody to follow here.
 func (l *standbyLink) prepare(m *local.LibraryProgress) error {
-	l.f.j.gate.progress(m)
+	if err := l.said.tell(l.f.j, l.conn, m); err != nil {
+		return err
+	}
 	if p := l.f.reached.Load(); p != 0 {
 		m.Applied = tidegate.Position(p)
 	}

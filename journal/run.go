@@ -192,9 +192,7 @@ type agentLink struct {
 	j    *Journal
 	svc  Service
 	conn *local.Conn
-
-	activated bool
-	sent      uint64 // activation the agent was told about
+	said activity
 }
 
 func (l *agentLink) run(ctx context.Context) error {
@@ -206,18 +204,29 @@ func (l *agentLink) run(ctx context.Context) error {
 
 // prepare says first what changed in who is active.
 func (l *agentLink) prepare(m *local.LibraryProgress) error {
-	activation, active, start := l.j.gate.progress(m)
-	if l.activated && (!active || activation != l.sent) {
-		if err := l.conn.Send(&local.Deactivated{}); err != nil {
+	return l.said.tell(l.j, l.conn, m)
+}
+
+// activity is what a daemon was told in one session about who is active.
+type activity struct {
+	activated bool
+	sent      uint64 // activation that the daemon was told about
+}
+
+// tell fills in the gate's part of m, and sends before it what has changed.
+func (a *activity) tell(j *Journal, conn *local.Conn, m *local.LibraryProgress) error {
+	activation, active, start := j.gate.progress(m)
+	if a.activated && (!active || activation != a.sent) {
+		if err := conn.Send(&local.Deactivated{}); err != nil {
 			return fmt.Errorf("report deactivation: %w", err)
 		}
-		l.activated = false
+		a.activated = false
 	}
-	if active && !l.activated {
-		if err := l.conn.Send(&local.Activated{Lineage: l.j.Lineage(), L: start}); err != nil {
+	if active && !a.activated {
+		if err := conn.Send(&local.Activated{Lineage: j.Lineage(), L: start}); err != nil {
 			return fmt.Errorf("report activation: %w", err)
 		}
-		l.activated, l.sent = true, activation
+		a.activated, a.sent = true, activation
 	}
 	return nil
 }

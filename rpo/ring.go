@@ -2,7 +2,8 @@ package rpo
 
 // ring is a queue of bounded length. When it is full, neighbours are merged two
 // by two, which halves it: O(1) amortised per push, and the newest entries stay
-// the finest. The first entry, the floor, is never merged.
+// the finest. The first entry, the floor, is never merged. limit is a power of
+// two, at least 4.
 type ring[E any] struct {
 	buf   []E // length is a power of two
 	first int
