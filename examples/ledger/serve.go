@@ -27,8 +27,7 @@ func serveFlags() []cli.Flag {
 		&cli.StringFlag{Name: "http", Required: true, Usage: "`HOST:PORT` to answer on"},
 		&cli.StringFlag{Name: "service", Value: "ledger", Usage: "`NAME` of the service: its streams are eur and usd"},
 		&cli.StringFlag{Name: "history", Usage: "`NAME` of the history, the same on every node of every site (default: the service's)"},
-		&cli.StringFlag{Name: "agent-run", Usage: "`FOLDER` of the agent's sockets <service>.<stream>.sock"},
-		&cli.StringFlag{Name: "standby-run", Usage: "`FOLDER` of the standby node's sockets"},
+		&cli.StringFlag{Name: "run", Usage: "`FOLDER` of the daemons on this machine: <run>/agent and <run>/standby hold their sockets"},
 		&cli.DurationFlag{Name: "heartbeat", Usage: "how long raft waits for a leader (default: 1s, 50ms alone)"},
 		&cli.Uint64Flag{Name: "snapshot-entries", Usage: "raft entries between snapshots (default: 65536)"},
 		&cli.StringFlag{Name: "log-level", Value: "info", Usage: "`LEVEL`: debug, info, warn or error"},
@@ -39,7 +38,7 @@ func serveConfig(c *cli.Context) node.Config {
 	return node.Config{
 		Name: tidegate.NodeName(c.String("name")), Service: tidegate.ServiceName(c.String("service")),
 		History: c.String("history"), Dir: c.String("data"), HTTP: c.String("http"),
-		AgentRun: c.String("agent-run"), StandbyRun: c.String("standby-run"),
+		RunDir:  c.String("run"),
 		Cluster: cluster.Config{Heartbeat: c.Duration("heartbeat"), SnapshotEntries: c.Uint64("snapshot-entries")},
 	}
 }

@@ -34,7 +34,6 @@ type Book struct {
 
 	taken  atomic.Bool           // raft alone feeds the state
 	broken atomic.Pointer[error] // why nothing more can be appended
-	fenced atomic.Uint64         // epoch held by somebody else; 0 if none
 }
 
 type waiter struct {
@@ -62,7 +61,7 @@ func (b *Book) Currency() ledger.Currency { return b.currency }
 func (b *Book) Journal() *journal.Journal { return b.journal }
 
 // Fenced returns the epoch that is held by somebody else, 0 if none is known.
-func (b *Book) Fenced() tidegate.Epoch { return tidegate.Epoch(b.fenced.Load()) }
+func (b *Book) Fenced() tidegate.Epoch { return b.journal.Status().FencedBy }
 
 // Broken returns why nothing can be appended any more, nil if it can. It is
 // never taken back: the process must be started again.
@@ -315,9 +314,16 @@ func (b *Book) forget(w *waiter) {
 	}
 }
 
-// ReadChunk returns whole journal records from position from on, about max bytes, not
-// beyond to nor beyond what is durable, and the position behind them.
-func (b *Book) ReadChunk(from, to tidegate.Position, max int) (raw []byte, next tidegate.Position, err error) {
+// ReadChunk returns whole journal records from position from on, about bytesMax
+// bytes, not beyond to, all durable here, and the position behind them; no bytes
+// if from is the journal's end.
+func (b *Book) ReadChunk(ctx context.Context, from, to tidegate.Position, bytesMax int) (raw []byte, next tidegate.Position, err error) {
+	if min(to, b.journal.End()) > b.journal.Durable() {
+		// A follower syncs its journal lazily.
+		if err := b.journal.Sync(ctx); err != nil {
+			return nil, from, fmt.Errorf("read journal %s at %s: %w", b.currency, from, err)
+		}
+	}
 	to = min(to, b.journal.Durable())
 	if from >= to {
 		return nil, from, nil
@@ -327,7 +333,7 @@ func (b *Book) ReadChunk(from, to tidegate.Position, max int) (raw []byte, next 
 		return nil, from, fmt.Errorf("read journal %s at %s: %w", b.currency, from, err)
 	}
 	defer func() { err = errors.Join(err, r.Close()) }()
-	raw, next, err = r.Read(to, max)
+	raw, next, err = r.Read(to, bytesMax)
 	if err != nil {
 		return nil, from, fmt.Errorf("read journal %s at %s: %w", b.currency, from, err)
 	}

@@ -11,17 +11,18 @@ import (
 
 	"github.com/tidegate/tidegate"
 	"github.com/tidegate/tidegate/examples/ledger/ledger"
+	"github.com/tidegate/tidegate/internal/local"
 	"github.com/tidegate/tidegate/journal"
 )
 
 // Config says where the books are and who carries them.
 type Config struct {
-	Dir        string               // one folder per currency is made below it
-	Service    tidegate.ServiceName // the consistency group: its streams are the currencies
-	History    string               // name of the history, equal on all replicas; see [HistoryID]
-	AgentRun   string               // folder of the agent's sockets <service>.<stream>.sock; empty: no agent
-	StandbyRun string               // folder of the standby node's sockets; empty: none
-	Endpoint   string               // host:port where this node answers clients
+	Dir      string               // one folder per currency is made below it
+	Service  tidegate.ServiceName // the consistency group: its streams are the currencies
+	History  string               // name of the history, equal on all replicas; see [HistoryID]
+	Run      string               // run folder of the daemons on this machine, see [local.SocketPath]; empty: no daemons
+	Standby  bool                 // a standby node's daemon is among them
+	Endpoint string               // host:port where this node answers clients
 }
 
 // Desk is told what the daemons decide about the node's part.
@@ -48,15 +49,17 @@ func Open(log *slog.Logger, cfg Config) (*Shelf, error) {
 	s := &Shelf{log: log}
 	for _, c := range ledger.Currencies() {
 		dir := filepath.Join(cfg.Dir, c.String())
-		socket := func(run string) string {
-			if run == "" {
-				return ""
+		stream := tidegate.StreamName(c.String())
+		var agent, standby string
+		if cfg.Run != "" {
+			agent = local.SocketPath(cfg.Run, local.DaemonAgent, cfg.Service, stream)
+			if cfg.Standby {
+				standby = local.SocketPath(cfg.Run, local.DaemonStandby, cfg.Service, stream)
 			}
-			return filepath.Join(run, fmt.Sprintf("%s.%s.sock", cfg.Service, c))
 		}
 		j, err := journal.Open(dir, journal.Config{
-			Service: cfg.Service, Stream: tidegate.StreamName(c.String()), ID: HistoryID(cfg.History, c),
-			AgentSocket: socket(cfg.AgentRun), StandbySocket: socket(cfg.StandbyRun), Endpoint: cfg.Endpoint,
+			Service: cfg.Service, Stream: stream, ID: HistoryID(cfg.History, c),
+			AgentSocket: agent, StandbySocket: standby, Endpoint: cfg.Endpoint,
 			Log: log.With("stream", c.String()),
 		})
 		if err != nil {
@@ -138,16 +141,7 @@ func (s *service) Promote(ctx context.Context, epoch tidegate.Epoch, at tidegate
 			Err: fmt.Errorf("state is at %s, the branch at %s: %w", s.book.Position(), at, tidegate.ErrGap),
 		}
 	}
-	// Whoever held an older epoch is fenced now, not we.
-	if old := s.book.fenced.Load(); old != 0 && old <= uint64(epoch) {
-		s.book.fenced.CompareAndSwap(old, 0)
-	}
 	return s.desk.Promote(ctx, s.book, epoch, at)
 }
 
-func (s *service) Fenced(epoch tidegate.Epoch) {
-	if old := s.book.fenced.Load(); uint64(epoch) > old {
-		s.book.fenced.CompareAndSwap(old, uint64(epoch))
-	}
-	s.desk.Fenced(s.book, epoch)
-}
+func (s *service) Fenced(epoch tidegate.Epoch) { s.desk.Fenced(s.book, epoch) }

@@ -168,6 +168,9 @@ func (c *Cluster) Run(ctx context.Context) (err error) {
 			return fmt.Errorf("bootstrap raft: %w", err)
 		}
 	}
+	again := time.NewTimer(time.Hour)
+	again.Stop()
+	defer again.Stop()
 	for {
 		select {
 		case <-ctx.Done():
@@ -195,15 +198,33 @@ func (c *Cluster) Run(ctx context.Context) (err error) {
 				c.resign()
 				continue
 			}
-			if err := c.takeOver(r); err != nil {
+			fenced, err := c.takeOver(r)
+			if err != nil {
 				return err
+			}
+			if fenced {
+				again.Reset(fencedRetry)
+			}
+		case <-again.C:
+			if r.State() != raft.Leader {
+				continue
+			}
+			if fenced, err := c.takeOver(r); err != nil {
+				return err
+			} else if fenced {
+				again.Reset(fencedRetry)
 			}
 		}
 	}
 }
 
-// takeOver makes this node serve, unless leadership is lost again meanwhile.
-func (c *Cluster) takeOver(r *raft.Raft) error {
+// fencedRetry is how often a leader that is fenced looks whether it still is:
+// its agent may win the stream back.
+const fencedRetry = time.Second
+
+// takeOver makes this node serve, unless leadership is lost again meanwhile or
+// a journal is fenced.
+func (c *Cluster) takeOver(r *raft.Raft) (fenced bool, err error) {
 	// Raft tells only the latest change: leadership may have been away and come
 	// back, and somebody else may have released outputs meanwhile.
 	c.resign()
@@ -211,15 +232,15 @@ func (c *Cluster) takeOver(r *raft.Raft) error {
 	// hear of the new leader: their end is then the end of the history.
 	if err := r.Barrier(0).Error(); err != nil {
 		c.log.Warn("leadership lost before it was used", "err", err)
-		return nil
+		return false, nil
 	}
 	for _, b := range c.shelf.Books() {
 		if err := b.Journal().Activate(); err != nil {
 			if errors.Is(err, tidegate.ErrFenced) {
 				c.log.Warn("leading, but fenced: commands are refused", "stream", b.Currency().String(), "err", err)
-				return nil
+				return true, nil
 			}
-			return fmt.Errorf("activate %s: %w", b.Currency(), err)
+			return false, fmt.Errorf("activate %s: %w", b.Currency(), err)
 		}
 	}
 	c.serving.Store(true)
@@ -229,7 +250,7 @@ func (c *Cluster) takeOver(r *raft.Raft) error {
 		close(c.ready)
 	}
 	c.log.Info("leading: commands are taken here", "node", c.cfg.Self)
-	return nil
+	return false, nil
 }
 
 func (c *Cluster) resign() {

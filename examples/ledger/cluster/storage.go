@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"github.com/hashicorp/raft"
@@ -80,30 +81,80 @@ func openStorage(log *slog.Logger, cfg Config) (*storage, error) {
 		return nil, errors.Join(fmt.Errorf("listen for raft: %w", err), bolt.Close())
 	}
 	st.transport = raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{
-		Stream: streamLayer{Listener: ln, addr: raft.ServerAddress(self.Raft)}, MaxPool: transportPool,
+		Stream: &streamLayer{Listener: ln, addr: raft.ServerAddress(self.Raft), conns: map[net.Conn]struct{}{}}, MaxPool: transportPool,
 		Timeout: transportLimit, Logger: raftLog(log),
 	})
 	return st, nil
 }
 
+// close ends the connections of both directions too: raft's own Close leaves
+// its pool and the peers' idle connections open.
 func (st *storage) close() error {
+	st.transport.CloseStreams()
 	return errors.Join(st.transport.Close(), st.bolt.Close())
 }
 
-// streamLayer is raft's transport over a listener that we chose.
+// streamLayer is raft's transport over a listener that we chose. It closes the
+// connections it accepted when it is closed.
 type streamLayer struct {
 	net.Listener
 	addr raft.ServerAddress
+
+	mu     sync.Mutex
+	conns  map[net.Conn]struct{}
+	closed bool
+}
+
+// Accept implements [net.Listener].
+func (s *streamLayer) Accept() (net.Conn, error) {
+	nc, err := s.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.closed {
+		return nil, errors.Join(net.ErrClosed, nc.Close())
+	}
+	s.conns[nc] = struct{}{}
+	return &acceptedConn{Conn: nc, layer: s}, nil
+}
+
+// Close implements [net.Listener].
+func (s *streamLayer) Close() error {
+	err := s.Listener.Close()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.closed = true
+	for nc := range s.conns {
+		_ = nc.Close() // its reader learns by the error
+	}
+	clear(s.conns)
+	return err
+}
+
+// acceptedConn leaves its layer's list when raft closes it.
+type acceptedConn struct {
+	net.Conn
+	layer *streamLayer
+}
+
+// Close implements [net.Conn].
+func (c *acceptedConn) Close() error {
+	c.layer.mu.Lock()
+	delete(c.layer.conns, c.Conn)
+	c.layer.mu.Unlock()
+	return c.Conn.Close()
 }
 
 // Dial implements [raft.StreamLayer].
-func (streamLayer) Dial(addr raft.ServerAddress, timeout time.Duration) (net.Conn, error) {
+func (*streamLayer) Dial(addr raft.ServerAddress, timeout time.Duration) (net.Conn, error) {
 	return net.DialTimeout("tcp", string(addr), timeout)
 }
 
 // Addr implements [net.Listener]: raft announces it to the others, so it is the
 // configured name and not what the listener was bound to.
-func (s streamLayer) Addr() net.Addr { return peerAddr(s.addr) }
+func (s *streamLayer) Addr() net.Addr { return peerAddr(s.addr) }
 
 type peerAddr string
 

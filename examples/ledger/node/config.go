@@ -13,16 +13,15 @@ import (
 
 // Config of a [Node].
 type Config struct {
-	Name       tidegate.NodeName
-	Service    tidegate.ServiceName
-	History    string // name of the ledger's history, the same on every node of every site; default Service
-	Dir        string
-	HTTP       string         // host:port to listen on
-	Follow     bool           // begin as a standby
-	Peers      []cluster.Peer // of a primary: all nodes of its cluster; of a standby: itself, for the time after a promotion
-	AgentRun   string         // folder of the agent's sockets
-	StandbyRun string         // folder of the standby node's sockets
-	Cluster    cluster.Config // its tunables; Dir, Self and Peers are set by the node
+	Name    tidegate.NodeName
+	Service tidegate.ServiceName
+	History string // name of the ledger's history, the same on every node of every site; default Service
+	Dir     string
+	HTTP    string         // host:port to listen on
+	Follow  bool           // begin as a standby
+	Peers   []cluster.Peer // of a primary: all nodes of its cluster; of a standby: itself, for the time after a promotion
+	RunDir  string         // run folder of the Tidegate daemons on this machine; empty: none, and nothing is ever released
+	Cluster cluster.Config // its tunables; Dir, Self and Peers are set by the node
 
 	// ShutdownTimeout bounds how long requests in flight may take when the node stops. Default 2 s.
 	ShutdownTimeout time.Duration
@@ -58,7 +57,7 @@ func (c Config) Validate() error {
 	rule(tidegate.ValidName(string(c.Service)) == nil, "service: want a name (got %q)", c.Service)
 	_, _, err := net.SplitHostPort(c.HTTP)
 	rule(err == nil, "http: want host:port (got %q)", c.HTTP)
-	rule(!c.Follow || c.StandbyRun != "", "standby-run: want the standby node's socket folder: a standby follows through it")
+	rule(!c.Follow || c.RunDir != "", "run: want the daemons' run folder: a standby follows through the socket there")
 	rule(!c.Follow || len(c.Peers) == 1, "peers: want only this node: a standby is promoted to a cluster of one (got %d)", len(c.Peers))
 	for i, p := range c.Peers {
 		rule(strings.HasPrefix(p.HTTP, "http://"), "peers[%d].http: want http://host:port (got %q)", i, p.HTTP)

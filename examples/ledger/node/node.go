@@ -68,7 +68,7 @@ func (n *Node) Run(ctx context.Context) (err error) {
 	defer n.http.CloseIdleConnections()
 	n.shelf, err = book.Open(n.log, book.Config{
 		Dir: filepath.Join(n.cfg.Dir, "journal"), Service: n.cfg.Service, History: n.cfg.History,
-		AgentRun: n.cfg.AgentRun, StandbyRun: n.cfg.StandbyRun, Endpoint: n.endpoint(),
+		Run: n.cfg.RunDir, Standby: n.cfg.Follow, Endpoint: n.endpoint(),
 	})
 	if err != nil {
 		return err
@@ -185,7 +185,7 @@ func closed(c <-chan struct{}) bool {
 	}
 }
 
-// Fenced implements [book.Desk]. The book remembers it and Submit asks the book.
+// Fenced implements [book.Desk]. The journal remembers it and Submit asks the book.
 func (n *Node) Fenced(b *book.Book, epoch tidegate.Epoch) {
 	n.log.Warn("fenced: clients are turned away", "stream", b.Currency().String(), "epoch", epoch)
 }

@@ -297,7 +297,7 @@ func (s *Server) journal(w http.ResponseWriter, r *http.Request) {
 	if !ok {
 		return
 	}
-	to := b.Journal().Durable()
+	to := b.Journal().End()
 	from, err := tidegate.ParsePosition(r.URL.Query().Get("from"))
 	if text := r.URL.Query().Get("to"); err == nil && text != "" {
 		to, err = tidegate.ParsePosition(text)
@@ -306,7 +306,7 @@ func (s *Server) journal(w http.ResponseWriter, r *http.Request) {
 		problem(w, http.StatusBadRequest, api.ReasonBadRequest, err.Error())
 		return
 	}
-	raw, next, err := b.ReadChunk(from, to, s.cfg.ChunkBytes)
+	raw, next, err := b.ReadChunk(r.Context(), from, to, s.cfg.ChunkBytes)
 	if err != nil {
 		// Most often a position inside a record.
 		problem(w, http.StatusBadRequest, api.ReasonBadRequest, err.Error())

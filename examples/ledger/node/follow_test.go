@@ -1,0 +1,166 @@
+package node
+
+import (
+	"net/http"
+	"testing"
+	"time"
+
+	"github.com/tidegate/tidegate"
+	"github.com/tidegate/tidegate/examples/ledger/api"
+	"github.com/tidegate/tidegate/examples/ledger/cluster"
+	"github.com/tidegate/tidegate/examples/ledger/ledger"
+	"github.com/tidegate/tidegate/internal/local"
+	"github.com/tidegate/tidegate/journal"
+)
+
+// shipped is what a standby node has of a primary's stream.
+type shipped struct {
+	raw     []byte
+	end     tidegate.Position
+	lineage tidegate.Lineage
+}
+
+func ship(t *testing.T, from *running) map[ledger.Currency]shipped {
+	t.Helper()
+	out := map[ledger.Currency]shipped{}
+	for _, c := range ledger.Currencies() {
+		end := from.digest(c).Position
+		out[c] = shipped{raw: from.journal(c, end), end: end, lineage: from.node.shelf.Book(c).Journal().Lineage()}
+	}
+	return out
+}
+
+// batches cuts raw journal bytes into batches of n records.
+func batches(t *testing.T, raw []byte, n int) []*local.Batch {
+	t.Helper()
+	var out []*local.Batch
+	b := &local.Batch{Epoch: 1, Seq: 1}
+	flush := func(next tidegate.Position) {
+		if b.Next = next; b.Records > 0 {
+			b.Payload = raw[b.First:next]
+			out = append(out, b)
+		}
+		b = &local.Batch{Epoch: 1, Seq: tidegate.Seq(len(out) + 1), First: next}
+	}
+	var last tidegate.Position
+	if err := journal.Scan(raw, 0, func(r journal.Record) error {
+		b.Records++
+		last = r.Next
+		if int(b.Records) == n {
+			flush(r.Next)
+		}
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	flush(last)
+	return out
+}
+
+func follower(t *testing.T) (*running, map[ledger.Currency]*script) {
+	t.Helper()
+	self := cluster.Peer{Node: "d1", Raft: address(t), HTTP: "http://" + address(t)}
+	n := newRunning(t, "d1", Config{HTTP: self.HTTP[len("http://"):], Follow: true, Peers: []cluster.Peer{self}})
+	standbys := map[ledger.Currency]*script{}
+	for _, c := range ledger.Currencies() {
+		standbys[c] = daemon(t, n.cfg.RunDir, local.DaemonStandby, c.String())
+	}
+	return n, standbys
+}
+
+func TestFollowThenPromote(t *testing.T) {
+	nodes := site(t, nil)
+	lead := leader(t, nodes)
+	acked := load(t, lead, 300)
+	dr, standbys := follower(t)
+	dr.start()
+	for c, s := range ship(t, lead) {
+		standbys[c].tell(&local.Role{State: local.StateFollow, Epoch: 1, ApplyTo: 0, Lineage: s.lineage})
+		for _, b := range batches(t, s.raw, 37) {
+			standbys[c].tell(b)
+		}
+		standbys[c].until(func(p local.LibraryProgress) bool { return p.Applied == s.end })
+	}
+	sameBooks(t, lead, dr)
+	if status, _, prob := dr.post("/accounts", api.Command{Client: tidegate.NewID(), Request: 1, Currency: ledger.EUR, To: "x"}, time.Second); status != http.StatusServiceUnavailable || prob.Reason != api.ReasonNotActive {
+		t.Fatalf("a standby took a command: %d %+v", status, prob)
+	}
+
+	// A follower that is started again finds its state in its journal.
+	dr.stop()
+	dr.start()
+	sameBooks(t, lead, dr)
+
+	ends := ship(t, lead)
+	for _, n := range nodes {
+		n.stop()
+	}
+	promote(t, dr, standbys, ends)
+	check(t, dr, acked)
+	acked2 := load(t, dr, 100)
+	check(t, dr, acked2)
+	for _, c := range ledger.Currencies() {
+		if got, want := dr.node.shelf.Book(c).Journal().Lineage(), ends[c].lineage+"+2@"+tidegate.Lineage(ends[c].end.String()); got != want {
+			t.Errorf("lineage %s, want %s", got, want)
+		}
+	}
+
+	// Promoted once, promoted for ever: what was acknowledged since is there
+	// after a restart, before anybody tells it anything, and being told again
+	// changes nothing.
+	before := dr.digest(ledger.EUR)
+	dr.stop()
+	dr.start()
+	leader(t, []*running{dr})
+	check(t, dr, acked2)
+	if after := dr.digest(ledger.EUR); after != before {
+		t.Errorf("digest after the restart %+v, before %+v", after, before)
+	}
+	check(t, dr, acked)
+	check(t, dr, load(t, dr, 50))
+}
+
+// promote does what a standby node does at F7.
+func promote(t *testing.T, dr *running, standbys map[ledger.Currency]*script, at map[ledger.Currency]shipped) {
+	t.Helper()
+	for c, s := range standbys {
+		dr.agents[c].mu.Lock()
+		dr.agents[c].epoch = 2
+		dr.agents[c].mu.Unlock()
+		s.mu.Lock()
+		s.greet = nil // a standby whose service is active ships nothing to it
+		s.mu.Unlock()
+		s.tell(&local.Role{State: local.StateActive, Epoch: 2, ApplyTo: at[c].end, Branch: at[c].end, Lineage: at[c].lineage})
+	}
+	leader(t, []*running{dr})
+}
+
+// TestPromotionInterrupted stops the node after one book's promotion and before
+// the other's: nothing was seeded yet, and the second attempt completes it.
+func TestPromotionInterrupted(t *testing.T) {
+	nodes := site(t, nil)
+	lead := leader(t, nodes)
+	acked := load(t, lead, 60)
+	all := ship(t, lead)
+	dr, standbys := follower(t)
+	dr.start()
+	for c, s := range all {
+		standbys[c].tell(&local.Role{State: local.StateFollow, Epoch: 1, Lineage: s.lineage})
+		for _, b := range batches(t, s.raw, 1000) {
+			standbys[c].tell(b)
+		}
+		standbys[c].until(func(p local.LibraryProgress) bool { return p.Applied == s.end })
+	}
+	eur := all[ledger.EUR]
+	standbys[ledger.EUR].tell(&local.Role{State: local.StateActive, Epoch: 2, ApplyTo: eur.end, Branch: eur.end, Lineage: eur.lineage})
+	// The branch is in the journal: the promotion of this book has begun.
+	standbys[ledger.EUR].until(func(p local.LibraryProgress) bool { return p.End > eur.end })
+	dr.stop()
+	if ok, err := cluster.Exists(dr.cfg.Dir); ok || err != nil {
+		t.Fatalf("seeded with one book only: %v, %v", ok, err)
+	}
+	dr.start()
+	promote(t, dr, standbys, all)
+	check(t, dr, acked)
+	check(t, dr, load(t, dr, 50))
+}
