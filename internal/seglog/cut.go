@@ -346,13 +346,15 @@ func sameFile(fsys vfs.FS, a, b string) (same bool, err error) {
 func (l *Log) TrimBefore(index uint64) error {
 	l.syncMu.Lock()
 	defer l.unlockSync()
+	// The tail may soon be all there is: were it torn then, the log would not
+	// even know at which index it stands.
+	if err := l.sync(); err != nil {
+		return err
+	}
 	for {
 		l.mu.Lock()
-		err, segments := l.err, l.segments
+		segments := l.segments
 		l.mu.Unlock()
-		if err != nil {
-			return err
-		}
 		if len(segments) < 2 || segments[1].first > index {
 			return nil
 		}

@@ -285,8 +285,8 @@ func readRecords(f vfs.File, format Format, off int64, at, limit uint64, buf []b
 	size := 0
 	for size < n && next < limit {
 		rec, bad := parseRecord(format, buf[size:n], next)
-		if bad == nil && rec.Next > limit {
-			break
+		if bad == nil && rec.Next > limit && size > 0 {
+			break // the next call looks whether it is the limit or the record that is wrong
 		}
 		switch {
 		case bad != nil && !atEnd && n-size < format.HeaderLen():
@@ -306,6 +306,9 @@ func readRecords(f vfs.File, format Format, off int64, at, limit uint64, buf []b
 				break
 			}
 			return nil, buf, at, &unreadable{bad}
+		}
+		if rec.Next > limit {
+			break // a whole record, beyond the limit
 		}
 		size += rec.Len
 		next = rec.Next
