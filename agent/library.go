@@ -98,6 +98,8 @@ func (s *stream) libraryUp(conn *local.Conn, h local.Hello) {
 	s.mu.Lock()
 	old := s.lib.conn
 	s.lib.conn, s.lib.hello, s.lib.active, s.lib.known, s.lib.lineage = conn, h, false, false, h.Lineage
+	// The journal may be another one now, repaired or copied anew: compare again.
+	s.diverged, s.seen = nil, observation{}
 	s.mu.Unlock()
 	if old != nil {
 		_ = old.Close() // its receiver reports it
@@ -141,6 +143,8 @@ func (s *stream) fromLibrary(conn *local.Conn, m local.Message) error {
 	case *local.LibraryProgress:
 		first := !s.lib.known
 		s.lib.progress, s.lib.known = *m, true
+		close(s.progressed)
+		s.progressed = make(chan struct{})
 		s.mu.Unlock()
 		if w := s.writer.Load(); w != nil {
 			w.libraryMoved(m)
@@ -181,14 +185,18 @@ func (s *stream) send(m local.Message) {
 	}
 }
 
-// tellRole tells the library its part as it is now.
+// tellRole tells the library its part, if that has changed.
 func (s *stream) tellRole() {
 	s.sending.Lock()
 	defer s.sending.Unlock()
 	s.mu.Lock()
-	role := s.roleLocked()
+	now := toldRole{s.lib.conn, s.roleLocked()}
+	news := now.conn != nil && now != s.told
+	s.told = now
 	s.mu.Unlock()
-	s.send(&role)
+	if news {
+		_ = now.conn.Send(&now.role) // the receiver notices the end of the connection
+	}
 }
 
 // tellGrant tells the library what is durable and within which bounds it may

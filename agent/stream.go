@@ -46,18 +46,28 @@ type stream struct {
 	sending sync.Mutex    // order of what is told to the library; taken before mu
 	writer  atomic.Pointer[writer]
 
-	mu       sync.Mutex
-	lib      library
-	view     streamView
-	members  map[tidegate.NodeName]string
-	spent    tidegate.Epoch // newest epoch under which this process has written; never again
-	spentBy  uint64         // activation that it was written for
-	fenced   *fencing       // the end of the last term as writer, until the next one begins
-	diverged *divergence
-	seen     observation
-	acquire  string // why the gate's answer is still due; for status
-	lastErr  string
-	waiters  map[chan struct{}]tidegate.Position // woken when the library's head reaches the position
+	mu         sync.Mutex
+	lib        library
+	view       streamView
+	members    map[tidegate.NodeName]string
+	spent      tidegate.Epoch // newest epoch under which this process has written; never again
+	spentBy    uint64         // activation that it was written for
+	fenced     *fencing       // the end of the last term as writer, until the next one begins
+	diverged   *divergence
+	seen       observation
+	acquire    string // why the gate's answer is still due; for status
+	lastErr    string
+	settling   bool                                // a term is over and its end is being counted
+	told       toldRole                            // what the library was told last
+	progressed chan struct{}                       // closed and replaced at every report of the library
+	former     tidegate.NodeName                   // node of the agent that wrote before the present one; empty if not seen
+	waiters    map[chan struct{}]tidegate.Position // woken when the library's head reaches the position
+}
+
+// toldRole is the role that a connection was given last.
+type toldRole struct {
+	conn *local.Conn
+	role local.Role
 }
 
 // fencing is how a term as writer ended.
@@ -84,6 +94,8 @@ func newStream(a *Agent, cfg StreamConfig, src stores.Source) *stream {
 		meters:  a.metrics.stream(cfg),
 		changed: make(chan struct{}, 1),
 		waiters: map[chan struct{}]tidegate.Position{},
+
+		progressed: make(chan struct{}),
 	}
 }
 
@@ -103,9 +115,12 @@ func (s *stream) show(v streamView, nodes map[tidegate.NodeName]string) {
 		// A grant has run ahead of the watch.
 		v.rec, v.revision = s.view.rec, s.view.revision
 	}
-	old := s.view.rec.Epoch
+	old := s.view.rec
 	s.view, s.members = v, nodes
-	if old != v.rec.Epoch && s.seen.proven >= v.rec.StartSeq && v.rec.StartSeq > 0 {
+	if old.State == fence.StateActive && old.Holder != v.rec.Holder {
+		s.former = old.Holder.Node
+	}
+	if old.Epoch != v.rec.Epoch && s.seen.proven >= v.rec.StartSeq && v.rec.StartSeq > 0 {
 		// What was compared beyond the new writer's head may have been cut.
 		s.seen.proven = v.rec.StartSeq - 1
 	}
@@ -113,6 +128,7 @@ func (s *stream) show(v streamView, nodes map[tidegate.NodeName]string) {
 	if w := s.writer.Load(); w != nil {
 		w.recordChanged(v)
 	}
+	s.tellRole()
 	s.poke()
 }
 
@@ -261,16 +277,13 @@ func (s *stream) write(ctx context.Context, epoch tidegate.Epoch) error {
 	s.writer.Store(w)
 	s.log.Info("holding the epoch", "epoch", epoch.String(), "start", rec.StartSeq.String())
 	err = w.run(ctx)
+	by, over := w.fencedBy()
+	if over {
+		s.log.Warn("fenced", "by", by.String())
+		s.settleFenced(ctx, w, by)
+	}
 	s.writer.Store(nil)
-	switch {
-	case errors.Is(err, tidegate.ErrFenced):
-		s.mu.Lock()
-		by, _ := w.fencedBy()
-		s.fenced = &fencing{epoch: epoch, by: by, durable: w.durable(), released: s.lib.progress.A, known: s.lib.known && s.lib.progress.AKnown}
-		s.seen = observation{proven: s.fenced.durable.seq}
-		s.mu.Unlock()
-		s.log.Warn("fenced", "epoch", epoch.String(), "by", by.Epoch.String())
-	case errors.Is(err, tidegate.ErrDiverged):
+	if errors.Is(err, tidegate.ErrDiverged) {
 		s.mu.Lock()
 		s.diverged = &divergence{at: s.lib.head(), seq: rec.Head.Seq, epoch: epoch, reason: err.Error()}
 		s.mu.Unlock()
@@ -278,25 +291,65 @@ func (s *stream) write(ctx context.Context, epoch tidegate.Epoch) error {
 	return err
 }
 
-// roleLocked returns the library's part.
+// settleFenced takes stock of a term that is over: what was durable, and what
+// the library has released. The library is told to wait first, and then asked
+// by its next progress, so that nothing is released after the count.
+func (s *stream) settleFenced(ctx context.Context, w *writer, by fence.Promise) {
+	s.mu.Lock()
+	s.settling = true
+	s.mu.Unlock()
+	s.tellRole()
+	s.awaitProgress(ctx, 2, 500*time.Millisecond)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.settling = false
+	s.fenced = &fencing{epoch: w.epoch, by: by, durable: w.durable(), released: s.lib.progress.A, known: s.lib.known && s.lib.progress.AKnown}
+	s.seen = observation{proven: s.fenced.durable.seq}
+	if start := s.view.rec.StartSeq; start > 0 && s.view.rec.Epoch > w.epoch {
+		s.seen.proven = min(s.seen.proven, start-1)
+	}
+}
+
+// awaitProgress waits until the library has reported n times more.
+func (s *stream) awaitProgress(ctx context.Context, n int, atMost time.Duration) {
+	timer := time.NewTimer(atMost)
+	defer timer.Stop()
+	for range n {
+		s.mu.Lock()
+		ch := s.progressed
+		s.mu.Unlock()
+		select {
+		case <-ch:
+		case <-timer.C:
+			return
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// roleLocked returns the library's part. A writer of the same site takes over
+// what this service was doing, so the service is told to wait (idle) and may be
+// active again; a writer at another site has gone on without it, so it is told
+// to stop (fenced).
 func (s *stream) roleLocked() local.Role {
 	rec := s.view.rec
 	r := local.Role{State: local.StateIdle, Epoch: rec.Epoch, Holder: rec.Holder.UUID, Lineage: s.lib.lineage}
-	switch w := s.writer.Load(); {
+	w := s.writer.Load()
+	switch {
 	case w != nil && w.writing():
 		r.State, r.Epoch, r.Holder = local.StateActive, w.epoch, s.agent.holder
-	case s.fenced != nil && s.fencedHere():
-		r.State, r.Epoch, r.Holder = local.StateFenced, max(s.fenced.by.Epoch, rec.Epoch), rec.Holder.UUID
-	case s.diverged != nil:
+	case s.settling:
+	case s.diverged != nil, s.elsewhere(rec) && (s.lib.active || s.fenced != nil):
 		r.State = local.StateFenced
 	}
 	return r
 }
 
-// fencedHere reports whether the activation that we wrote for is still the
-// library's: only then is it told that it is over. A service that has been
-// made active anew by its own cluster starts with a clean slate.
-func (s *stream) fencedHere() bool { return s.lib.active && s.lib.activated == s.spentBy }
+// elsewhere reports whether the stream is written at another site.
+func (s *stream) elsewhere(rec fence.EpochRecord) bool {
+	return rec.State == fence.StateActive && rec.Holder.Site != s.agent.cfg.Node.Site
+}
 
 // headMoved wakes those who wait for the library to reach a position.
 func (s *stream) headMoved(head tidegate.Position) {

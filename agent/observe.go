@@ -1,0 +1,220 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/tidegate/tidegate"
+	"github.com/tidegate/tidegate/batch"
+	"github.com/tidegate/tidegate/gating/fence"
+	"github.com/tidegate/tidegate/internal/retry"
+	"github.com/tidegate/tidegate/shipper"
+)
+
+// observation is how far an observer has come.
+type observation struct {
+	node     tidegate.NodeName // attached to; empty when to none
+	proven   tidegate.Seq      // compared equal, or not comparable, through this batch
+	end      tidegate.Seq      // newest batch heard of
+	commit   tidegate.Seq
+	caughtUp bool // proven has reached what the node held when we attached
+}
+
+// observe compares what is shipped with this node's own copy until another job
+// is due. It ends by itself only when the logs differ.
+func (s *stream) observe(ctx context.Context) error {
+	backoff := retry.Policy{First: 100 * time.Millisecond, Max: 3 * time.Second}.Backoff()
+	for i := 0; ; i++ {
+		s.mu.Lock()
+		rec := s.view.rec.Clone()
+		s.mu.Unlock()
+		member := rec.Config.Members[i%len(rec.Config.Members)]
+		began := s.agent.clk.Boot()
+		err := s.observeAt(ctx, rec, member.Node)
+		s.mu.Lock()
+		s.seen.node, s.seen.caughtUp = "", false
+		s.mu.Unlock()
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if d, ok := errors.AsType[*divergedError](err); ok {
+			return s.divergedAt(ctx, d)
+		}
+		s.setErr(err)
+		if time.Duration(s.agent.clk.Boot()-began) > 10*time.Second {
+			backoff.Reset()
+		}
+		if backoff.Wait(ctx) != nil {
+			return ctx.Err()
+		}
+	}
+}
+
+// observeAt follows the headers of one node's log.
+func (s *stream) observeAt(ctx context.Context, rec fence.EpochRecord, node tidegate.NodeName) error {
+	addr, ok := s.address(node)
+	if !ok {
+		return fmt.Errorf("observe %s: the gate has no address for it", node)
+	}
+	s.mu.Lock()
+	from := s.seen.proven + 1
+	s.mu.Unlock()
+	conn, attached, err := s.dialObserver(ctx, node, addr, rec, from)
+	if err != nil {
+		return err
+	}
+	stop := context.AfterFunc(ctx, func() { _ = conn.Close() }) // Recv reports it
+	defer stop()
+	defer func() { _ = conn.Close() }() // idempotent; the session's error says why
+	s.mu.Lock()
+	s.seen.node, s.seen.end, s.seen.commit = node, attached.Received.Seq, attached.Commit
+	s.mu.Unlock()
+	s.setErr(nil)
+	s.provenThrough(s.provenNow(), attached.Received.Seq)
+	for {
+		ev, err := conn.Recv()
+		if err != nil {
+			return err
+		}
+		switch ev := ev.(type) {
+		case *shipper.HeaderEvent:
+			h := ev.Header
+			if err := s.compare(ctx, rec, h); err != nil {
+				return err
+			}
+			s.provenThrough(h.Seq, attached.Received.Seq)
+		case *shipper.CommitEvent:
+			s.mu.Lock()
+			s.seen.commit = max(s.seen.commit, ev.Seq)
+			s.mu.Unlock()
+		}
+	}
+}
+
+// dialObserver attaches at from. An observer that has compared nothing yet
+// begins at the end, with the batches that the node names as its tail: they
+// are what a new writer would have to prove.
+func (s *stream) dialObserver(ctx context.Context, node tidegate.NodeName, addr string, rec fence.EpochRecord, from tidegate.Seq) (*shipper.Conn, shipper.Attached, error) {
+	attach := shipper.Attach{Stream: rec.Stream, As: shipper.AsObserver, From: from}
+	if from > 1 {
+		return s.agent.dialer(node).Dial(ctx, addr, attach)
+	}
+	attach.From = max(1, rec.StartSeq)
+	conn, attached, err := s.agent.dialer(node).Dial(ctx, addr, attach)
+	if err != nil {
+		return nil, attached, err
+	}
+	if len(attached.Tail) == 0 || attached.Tail[0].Seq == attach.From {
+		s.skipTo(attach.From)
+		return conn, attached, nil
+	}
+	attach.From = attached.Tail[0].Seq
+	if err := conn.Close(); err != nil {
+		return nil, attached, err
+	}
+	s.skipTo(attach.From)
+	return s.agent.dialer(node).Dial(ctx, addr, attach)
+}
+
+// skipTo begins the comparison at seq.
+func (s *stream) skipTo(seq tidegate.Seq) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.seen.proven = seq - 1
+}
+
+func (s *stream) provenNow() tidegate.Seq {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.seen.proven
+}
+
+// provenThrough notes that everything through seq has been compared; target is
+// where the node's log ended when we attached.
+func (s *stream) provenThrough(seq, target tidegate.Seq) {
+	s.mu.Lock()
+	s.seen.proven = max(s.seen.proven, seq)
+	s.seen.end = max(s.seen.end, seq)
+	news := !s.seen.caughtUp && s.seen.proven >= target
+	if news {
+		s.seen.caughtUp = true
+	}
+	s.mu.Unlock()
+	if news {
+		s.agent.poke(s.cfg.Service)
+	}
+}
+
+// divergedError is a batch of the shipped log that this node's log contradicts.
+type divergedError struct {
+	header batch.Header
+	err    error
+}
+
+func (e *divergedError) Error() string { return e.err.Error() }
+func (e *divergedError) Unwrap() error { return e.err }
+
+// compare finds a shipped batch in this node's own log, waiting for the
+// library to reach it.
+func (s *stream) compare(ctx context.Context, rec fence.EpochRecord, h batch.Header) error {
+	if h.Kind != batch.KindData {
+		return nil
+	}
+	for {
+		err := s.waitHead(ctx, h.Next, s.agent.cfg.Limits.ProofWait)
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if err == nil {
+			break
+		}
+		if s.overtaken(rec, h) {
+			return &divergedError{h, diverged("batch %s covers [%s, %s), own log ends inside it at %s and is written no more", h.Seq, h.First, h.Next, s.head())}
+		}
+	}
+	err := compareHeader(ctx, s, h)
+	if errors.Is(err, tidegate.ErrDiverged) {
+		return &divergedError{h, err}
+	}
+	return err
+}
+
+// overtaken reports whether this node's log ends within h and will never reach
+// its end: it was the writer's, and the stream goes on at another site.
+func (s *stream) overtaken(rec fence.EpochRecord, h batch.Header) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.fenced != nil && s.elsewhere(rec) && s.lib.head() >= h.First && s.lib.head() < h.Next
+}
+
+// divergedAt ends the observation: this node's log leaves the shipped one at a
+// batch. The node is unfit to become writer. The agent that wrote the part that
+// was left behind keeps a copy of it and reports how much of it had been
+// released; on other nodes the same bytes simply stay in their journals.
+func (s *stream) divergedAt(ctx context.Context, d *divergedError) error {
+	h := d.header
+	s.mu.Lock()
+	s.diverged = &divergence{at: h.First, seq: h.Seq, epoch: h.Epoch, reason: d.Error()}
+	report := s.fenced != nil || s.former == "" || s.former == s.agent.cfg.Node.Name
+	s.mu.Unlock()
+	s.log.Error("log diverged", "position", h.First.String(), "seq", h.Seq.String(), "epoch", h.Epoch.String(), "err", d.err)
+	s.tellRole()
+	s.agent.poke(s.cfg.Service)
+	if !report {
+		return d
+	}
+	backoff := retry.Policy{First: 200 * time.Millisecond, Max: 10 * time.Second}.Backoff()
+	for {
+		err := s.quarantine(ctx, h)
+		if err == nil {
+			return d
+		}
+		s.setErr(err)
+		s.log.Error("quarantine failed", "err", err, "hint", tidegate.HintOf(err))
+		if backoff.Wait(ctx) != nil {
+			return ctx.Err()
+		}
+	}
+}

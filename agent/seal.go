@@ -1,0 +1,292 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/tidegate/tidegate"
+	"github.com/tidegate/tidegate/batch"
+	"github.com/tidegate/tidegate/internal/local"
+	"github.com/tidegate/tidegate/internal/retry"
+	"github.com/tidegate/tidegate/stores"
+)
+
+// sealer is the state of the sealing goroutine: capture, seal, send. There is
+// no timer in its way: while a send is in flight the source goes on, and the
+// next batch is whatever has accumulated; on an idle link one record goes out
+// alone at once.
+type sealer struct {
+	w      *writer
+	codec  *batch.Sealer
+	cursor stores.Cursor
+	unit   stores.Unit // read and not sealed yet; empty when Records is 0
+	stream tidegate.StreamID
+	max    int
+}
+
+// seal runs until the term ends. A source that cannot be read is tried again:
+// the ring must not be lost, and what was sealed goes on being shipped.
+func (w *writer) seal(ctx context.Context) error {
+	select {
+	case <-w.proven:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	w.mu.Lock()
+	z := &sealer{
+		w: w, codec: batch.NewSealer(batch.CodecSnappy), stream: w.core.Record().Stream,
+		max: int(w.s.agent.cfg.Limits.BatchBytesMax),
+	}
+	w.mu.Unlock()
+	if err := z.open(ctx); err != nil {
+		return err
+	}
+	defer func() { _ = z.cursor.Close() }() // only read from
+	backoff := retry.Policy{First: 20 * time.Millisecond, Max: time.Second}.Backoff()
+	for {
+		if err := w.over(); err != nil {
+			return err
+		}
+		busy, err := z.step(ctx)
+		switch {
+		case ctx.Err() != nil:
+			return ctx.Err()
+		case err != nil:
+			w.s.setErr(err)
+			w.log.Error("capture failed", "err", err)
+			if backoff.Wait(ctx) != nil {
+				return ctx.Err()
+			}
+			continue
+		case busy:
+			continue
+		}
+		backoff.Reset()
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-w.kick:
+		}
+	}
+}
+
+// open makes the cursor and opens the term's log: with a lineage batch where
+// the source's history begins or has forked, else with a heartbeat, so that a
+// new writer's first acknowledgement does not wait for the service.
+func (z *sealer) open(ctx context.Context) error {
+	backoff := retry.Policy{First: 20 * time.Millisecond, Max: time.Second}.Backoff()
+	for {
+		c, err := z.w.s.source.Follow(ctx, z.w.start)
+		if err == nil {
+			z.cursor = c
+			break
+		}
+		z.w.s.setErr(err)
+		if backoff.Wait(ctx) != nil {
+			return ctx.Err()
+		}
+	}
+	z.w.s.mu.Lock()
+	lineage := z.w.s.lib.lineage
+	z.w.s.mu.Unlock()
+	payload, ok, err := lineagePayload(lineage, z.w.start, z.w.first())
+	if err != nil {
+		return err
+	}
+	if !ok {
+		return z.control(batch.KindHeartbeat, nil)
+	}
+	return z.control(batch.KindLineage, payload)
+}
+
+// first reports whether the term's first batch is the stream's.
+func (w *writer) first() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.ring.last().seq == 0
+}
+
+// step does one piece of work: send what is sealed, else seal more. false
+// means that there is nothing to do until somebody wakes us.
+func (z *sealer) step(ctx context.Context) (busy bool, err error) {
+	if z.send(ctx) {
+		return true, nil
+	}
+	w := z.w
+	w.mu.Lock()
+	head, captured, paused := w.meter.lib.L, w.ring.last().next, w.paused
+	due := w.hbDue
+	w.mu.Unlock()
+	if !paused && (head.Position > captured || z.unit.Records > 0) {
+		sealed, err := z.capture(head)
+		if sealed || err != nil {
+			return sealed, err
+		}
+	}
+	if due {
+		return true, z.control(batch.KindHeartbeat, nil)
+	}
+	return false, nil
+}
+
+// send ships the next batch that the relay does not have. It may wait for the
+// relay's credit; meanwhile the source accumulates the next batch.
+func (z *sealer) send(ctx context.Context) (busy bool) {
+	w := z.w
+	w.mu.Lock()
+	l := w.link
+	if l == nil || l.next == 0 {
+		w.mu.Unlock()
+		return false
+	}
+	last := w.ring.last().seq
+	if l.next > last {
+		w.mu.Unlock()
+		return z.flush(l)
+	}
+	it, ok := w.ring.get(l.next)
+	if !ok {
+		// What this relay lacks is durable elsewhere and gone from the ring: it
+		// will be fed from another node's log. The receiver picks another one.
+		w.mu.Unlock()
+		_ = l.conn.Close()
+		w.dropLink(l)
+		return true
+	}
+	sealed := it.sealed
+	l.next++
+	more := l.next <= last
+	w.mu.Unlock()
+	l.put = true
+	if err := l.conn.Send(ctx, sealed); err != nil {
+		// The receiver learns the reason and dials on; the batch stays in the ring.
+		_ = l.conn.Close()
+		w.dropLink(l)
+		return true
+	}
+	w.s.meters.shippedBytes.Add(float64(len(sealed)))
+	if !more {
+		z.flush(l)
+	}
+	return true
+}
+
+// flush starts writing what was put; false, because it leaves nothing to do.
+func (z *sealer) flush(l *link) bool {
+	if l.put {
+		l.put = false
+		_ = l.conn.Flush() // the receiver learns of a lost session
+	}
+	return false
+}
+
+// dropLink forgets a session that failed while sending; keepLink, which
+// receives from it, dials the next one.
+func (w *writer) dropLink(l *link) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.link == l {
+		w.link = nil
+	}
+}
+
+// capture reads and seals one batch; false when the ring has no room: the
+// source retains until D moves.
+func (z *sealer) capture(head local.Count) (sealed bool, err error) {
+	need := z.max
+	if z.unit.Records > 0 {
+		need = len(z.unit.Payload)
+	}
+	room := z.reserve(need)
+	if room == nil {
+		return false, nil
+	}
+	if z.unit.Records == 0 {
+		if z.unit, err = z.cursor.Read(head.Position, z.max); err != nil || z.unit.Records == 0 {
+			return false, err
+		}
+		if z.codec.Room(len(z.unit.Payload)) > cap(room) {
+			if room = z.reserve(len(z.unit.Payload)); room == nil {
+				return false, nil
+			}
+		}
+	}
+	u := z.unit
+	h := batch.Header{
+		Kind: batch.KindData, First: u.First, Next: u.Next, Records: u.Records,
+		OldestTime: u.Oldest, NewestTime: u.Newest, Head: max(head.Position, u.Next),
+	}
+	if err := z.add(room, h, u.Payload); err != nil {
+		return false, err
+	}
+	z.unit = stores.Unit{}
+	if u.Next == head.Position {
+		z.w.mu.Lock()
+		z.w.meter.align(head, z.w.ring.last())
+		z.w.mu.Unlock()
+	}
+	return true, nil
+}
+
+func (z *sealer) reserve(raw int) []byte {
+	z.w.mu.Lock()
+	defer z.w.mu.Unlock()
+	return z.w.ring.reserve(z.codec.Room(raw))
+}
+
+// control seals a batch without records at the captured position.
+func (z *sealer) control(kind batch.Kind, payload []byte) error {
+	room := z.reserve(len(payload))
+	if room == nil {
+		// A full ring is anything but quiet: what is in it will say more.
+		z.w.mu.Lock()
+		z.w.hbDue = false
+		z.w.mu.Unlock()
+		return nil
+	}
+	now := z.w.s.agent.clk.Wall().UnixNano()
+	return z.add(room, batch.Header{Kind: kind, OldestTime: now, NewestTime: now}, payload)
+}
+
+// add seals into room and hands the batch to ring and core.
+func (z *sealer) add(room []byte, h batch.Header, payload []byte) error {
+	w := z.w
+	began := w.s.agent.clk.Boot()
+	w.mu.Lock()
+	prev := w.ring.last()
+	h.Stream, h.Epoch, h.Seq, h.Generation = z.stream, w.epoch, prev.seq+1, w.gen
+	if h.Kind != batch.KindData {
+		h.First, h.Next, h.Head = prev.next, prev.next, max(w.meter.head(), prev.next)
+	}
+	w.mu.Unlock()
+	if h.First != prev.next {
+		return fmt.Errorf("capture: unit begins at %s, the log ends at %s: %w", h.First, prev.next, tidegate.ErrGap)
+	}
+	sealed, out, err := z.codec.Seal(room, h, prev.chain, payload)
+	if err != nil {
+		return err
+	}
+	now := w.s.agent.clk.Boot()
+	f := facts{
+		seq: out.Seq, next: out.Next, chain: out.Chain, epoch: out.Epoch,
+		records: prev.records + uint64(out.Records), bytes: prev.bytes + uint64(out.RawLen),
+	}
+	if out.Kind != batch.KindData {
+		f.bytes = prev.bytes
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if err := w.core.Sealed(out.Pos()); err != nil {
+		return err
+	}
+	w.ring.add(sealed, f, now)
+	w.sealedAt, w.hbDue = now, false
+	w.meter.captured(f)
+	m := w.s.meters
+	m.sealSeconds.Add(time.Duration(now - began).Seconds())
+	m.batches.Inc()
+	m.records.Add(float64(out.Records))
+	m.rawBytes.Add(float64(out.RawLen))
+	return nil
+}

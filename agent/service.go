@@ -1,0 +1,162 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"connectrpc.com/connect"
+
+	"github.com/tidegate/tidegate"
+	"github.com/tidegate/tidegate/api"
+	pb "github.com/tidegate/tidegate/api/tidegatev1"
+	"github.com/tidegate/tidegate/api/tidegatev1/tidegatev1connect"
+	"github.com/tidegate/tidegate/gating/fence"
+	"github.com/tidegate/tidegate/gating/fencewire"
+	"github.com/tidegate/tidegate/internal/retry"
+)
+
+// service is the consistency group: an epoch is acquired for all its streams
+// in one transaction, so one goroutine asks for all of them.
+type service struct {
+	agent   *Agent
+	name    tidegate.ServiceName
+	streams []*stream
+	log     *slog.Logger
+	changed chan struct{}
+}
+
+// run acquires an epoch whenever the service is active here and another holds
+// its streams, until ctx ends.
+func (v *service) run(ctx context.Context) error {
+	backoff := retry.Policy{First: 100 * time.Millisecond, Max: 5 * time.Second}.Backoff()
+	for {
+		due, why := v.due()
+		for _, s := range v.streams {
+			s.setAcquire(why)
+		}
+		if !due {
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-v.changed:
+			}
+			continue
+		}
+		err := v.acquire(ctx)
+		if ctx.Err() != nil {
+			return nil
+		}
+		if err == nil {
+			backoff.Reset()
+			continue
+		}
+		for _, s := range v.streams {
+			s.setAcquire(err.Error())
+		}
+		v.log.Warn("epoch not acquired", "err", err)
+		if backoff.Wait(ctx) != nil {
+			return nil
+		}
+	}
+}
+
+// due reports whether an epoch should be asked for now, and if the service is
+// active here and it should not, why.
+func (v *service) due() (due bool, why string) {
+	held := 0
+	for _, s := range v.streams {
+		active, mine, why := s.ready()
+		switch {
+		case !active:
+			return false, ""
+		case mine:
+			held++
+		case why != "":
+			return false, fmt.Sprintf("stream %s: %s", s.cfg.Stream, why)
+		}
+	}
+	return held < len(v.streams), ""
+}
+
+// ready tells whether the service is active on this stream and may be given an
+// epoch; mine is true when it has one. why says what is missing.
+func (s *stream) ready() (active, mine bool, why string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case s.lib.conn == nil || !s.lib.active:
+		return false, false, ""
+	case s.writer.Load() != nil:
+		return true, true, ""
+	case !s.view.known():
+		return true, false, "the gate has not told of it yet"
+	case s.mine(s.view.rec) && s.view.rec.Epoch > s.spent:
+		return true, true, ""
+	case s.elsewhere(s.view.rec):
+		return true, false, "the stream is written at site " + string(s.view.rec.Holder.Site) + "; a failover brings it here"
+	case s.spent > 0 && s.lib.activated == s.spentBy:
+		// One activation, one term: a writer that was deposed does not fight
+		// back. Its cluster decides who leads, and tells by activating anew.
+		return true, false, "another holds the stream since this service became active"
+	case s.diverged != nil:
+		return true, false, s.diverged.reason
+	case s.view.paused:
+		return true, false, "paused by the operator"
+	case !s.lib.known:
+		return true, false, "the library has not reported yet"
+	case s.view.rec.ActiveEpoch > 0 && !s.seen.caughtUp:
+		// Never depose a writer whose log we may not be able to continue.
+		return true, false, "comparing the log with the standby nodes'"
+	}
+	return true, false, ""
+}
+
+func (s *stream) setAcquire(why string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.acquire = why
+}
+
+// acquire asks the gate to make this agent the writer of all the streams.
+func (v *service) acquire(ctx context.Context) error {
+	a := v.agent
+	req := &pb.AcquireEpochRequest{
+		Service: string(v.name), Reason: "activated",
+		Holder: fencewire.HolderMessage(fence.Holder{Node: a.cfg.Node.Name, Site: a.cfg.Node.Site, UUID: a.holder}),
+	}
+	dead := true
+	for _, s := range v.streams {
+		s.mu.Lock()
+		req.Heads = append(req.Heads, &pb.StreamPosition{StreamId: api.IDText(s.view.id), Position: uint64(s.lib.head())})
+		// Our own earlier run is dead: it held the lock that we hold now.
+		dead = dead && s.view.rec.Holder.UUID == a.predecessor && !a.predecessor.IsZero()
+		s.mu.Unlock()
+	}
+	if req.PredecessorDead = dead; dead {
+		req.Reason = "restart"
+	}
+	began := a.clk.Boot()
+	res, err := call(ctx, a.gate, "acquire epoch", acquireTimeout, req,
+		func(c tidegatev1connect.NodeServiceClient, ctx context.Context, r *connect.Request[pb.AcquireEpochRequest]) (*connect.Response[pb.AcquireEpochResponse], error) {
+			return c.AcquireEpoch(ctx, r)
+		})
+	if err != nil {
+		return err
+	}
+	v.log.Info("epoch acquired", "took", time.Duration(a.clk.Boot()-began).String(), "plan", res.GetPlanId())
+	for _, g := range res.GetGrants() {
+		for _, s := range v.streams {
+			s.mu.Lock()
+			id := s.view.id
+			s.mu.Unlock()
+			if g.GetStreamId() == id.String() {
+				if err := s.recordFrom(g.GetEpoch()); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	return nil
+}

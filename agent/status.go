@@ -1,0 +1,256 @@
+package agent
+
+import (
+	"time"
+
+	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/tidegate/tidegate"
+	"github.com/tidegate/tidegate/api"
+	pb "github.com/tidegate/tidegate/api/tidegatev1"
+	"github.com/tidegate/tidegate/gating/fence"
+	"github.com/tidegate/tidegate/rpo"
+)
+
+// Status is what /status shows and `tidegate-agent status` prints.
+type Status struct {
+	Node        tidegate.NodeName `json:"node"`
+	Site        tidegate.SiteName `json:"site"`
+	Holder      tidegate.HolderID `json:"holder"`
+	Version     string            `json:"version"`
+	GateReached bool              `json:"gate_reached"`
+	Gate        string            `json:"gate"`                 // the one that answers, or is tried next
+	GateError   string            `json:"gate_error,omitempty"` // why none answers
+	Streams     []StreamStatus    `json:"streams"`
+}
+
+// StreamStatus is one stream.
+type StreamStatus struct {
+	Service tidegate.ServiceName `json:"service"`
+	Stream  tidegate.StreamName  `json:"stream"`
+	ID      tidegate.StreamID    `json:"id"`
+	State   State                `json:"state"`
+	Epoch   tidegate.Epoch       `json:"epoch"` // of the writer here, else the newest that is known
+	// Waiting says why a service that is active here has no writer yet.
+	Waiting string `json:"waiting,omitempty"`
+	Error   string `json:"error,omitempty"`
+
+	LibraryConnected bool   `json:"library_connected"`
+	ServiceActive    bool   `json:"service_active"`
+	Endpoint         string `json:"endpoint,omitempty"`
+
+	HeadKnown     bool              `json:"head_known"`
+	Head          tidegate.Position `json:"head"` // L
+	ReleasedKnown bool              `json:"released_known"`
+	Released      tidegate.Position `json:"released"` // A
+
+	Writer   *WriterStatus   `json:"writer,omitempty"`
+	Observer *ObserverStatus `json:"observer,omitempty"`
+}
+
+// WriterStatus is a term that is under way.
+type WriterStatus struct {
+	Captured     tidegate.Position  `json:"captured"`
+	CapturedSeq  tidegate.Seq       `json:"captured_seq"`
+	Shipped      tidegate.Seq       `json:"shipped_seq"`
+	Durable      tidegate.Position  `json:"durable"` // D
+	DurableSeq   tidegate.Seq       `json:"durable_seq"`
+	Mode         tidegate.Mode      `json:"mode"`
+	Bounds       tidegate.Bounds    `json:"bounds"`
+	Recorded     bool               `json:"recorded"` // mode and bounds are those of the gate's record
+	Exposure     rpo.Exposure       `json:"exposure"`
+	Areas        rpo.Areas          `json:"areas"`
+	Relay        tidegate.NodeName  `json:"relay"`
+	RelayUp      bool               `json:"relay_up"`
+	RingBytes    int                `json:"ring_bytes"`
+	RingBytesMax int                `json:"ring_bytes_max"`
+	Members      []fence.PeerStatus `json:"members"`
+}
+
+// ObserverStatus is how far the comparison has come.
+type ObserverStatus struct {
+	Node        tidegate.NodeName `json:"node,omitempty"` // attached to
+	ProvenSeq   tidegate.Seq      `json:"proven_seq"`
+	EndSeq      tidegate.Seq      `json:"end_seq"`
+	CaughtUp    bool              `json:"caught_up"`
+	DivergedSeq tidegate.Seq      `json:"diverged_seq,omitzero"`
+	DivergedAt  tidegate.Position `json:"diverged_at,omitzero"`
+	Diverged    string            `json:"diverged,omitempty"`
+}
+
+// Status returns the agent's state now.
+func (a *Agent) Status() Status {
+	st := Status{Node: a.cfg.Node.Name, Site: a.cfg.Node.Site, Holder: a.holder, Version: a.version}
+	st.GateReached, st.Gate, st.GateError = a.gate.state()
+	for _, s := range a.streams {
+		st.Streams = append(st.Streams, s.status())
+	}
+	return st
+}
+
+func (s *stream) status() StreamStatus {
+	w := s.writer.Load()
+	var ws *WriterStatus
+	if w != nil {
+		ws = w.status()
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	st := StreamStatus{
+		Service: s.cfg.Service, Stream: s.cfg.Stream, ID: s.view.id, Epoch: s.view.rec.Epoch,
+		Waiting: s.acquire, Error: s.lastErr, Writer: ws,
+		LibraryConnected: s.lib.conn != nil, ServiceActive: s.lib.conn != nil && s.lib.active, Endpoint: s.cfg.Endpoint,
+		HeadKnown: s.lib.known, Head: s.lib.head(), ReleasedKnown: s.lib.known && s.lib.progress.AKnown, Released: s.lib.progress.A.Position,
+		State: s.stateLocked(w),
+	}
+	if s.lib.hello.Endpoint != "" {
+		st.Endpoint = s.lib.hello.Endpoint
+	}
+	if w != nil {
+		st.Epoch = w.epoch
+		return st
+	}
+	o := &ObserverStatus{Node: s.seen.node, ProvenSeq: s.seen.proven, EndSeq: s.seen.end, CaughtUp: s.seen.caughtUp}
+	if d := s.diverged; d != nil {
+		o.DivergedSeq, o.DivergedAt, o.Diverged = d.seq, d.at, d.reason
+	}
+	st.Observer = o
+	return st
+}
+
+func (s *stream) stateLocked(w *writer) State {
+	active := s.lib.conn != nil && s.lib.active
+	switch {
+	case w != nil && w.writing():
+		return StateWriting
+	case w != nil:
+		return StateProving
+	case s.fenced != nil && (s.diverged != nil || s.elsewhere(s.view.rec) || s.lib.activated == s.spentBy && active):
+		return StateFenced
+	case s.diverged != nil:
+		return StateDiverged
+	case active:
+		return StateAcquiring
+	case s.seen.node != "":
+		return StateObserving
+	}
+	return StateDormant
+}
+
+func (w *writer) status() *WriterStatus {
+	now := w.s.agent.clk.Boot()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	st := &WriterStatus{RingBytesMax: int(w.s.agent.cfg.Limits.RingBytesMax), Members: w.core.Peers()}
+	st.Relay, st.RelayUp = w.core.Relay()
+	b, isRecord := w.effective()
+	st.Mode, st.Bounds, st.Recorded = modeOf(b), b, isRecord
+	st.Exposure = w.meter.exposure(now)
+	st.Areas = w.meter.areas.Areas(now)
+	if w.ring == nil {
+		head := w.core.Record().Head
+		st.CapturedSeq, st.Shipped, st.DurableSeq = head.Seq, head.Seq, head.Seq
+		return st
+	}
+	last := w.ring.last()
+	st.Captured, st.CapturedSeq = last.next, last.seq
+	st.Durable, st.DurableSeq = w.ring.floor.next, w.ring.floor.seq
+	st.Shipped = st.DurableSeq
+	if w.link != nil && w.link.next > 0 {
+		st.Shipped = w.link.next - 1
+	}
+	st.RingBytes = w.ring.used
+	return st
+}
+
+var roles = map[State]pb.AgentRole{
+	StateDormant: pb.AgentRole_AGENT_ROLE_DORMANT, StateObserving: pb.AgentRole_AGENT_ROLE_OBSERVER,
+	StateAcquiring: pb.AgentRole_AGENT_ROLE_ACQUIRING, StateProving: pb.AgentRole_AGENT_ROLE_PROVING,
+	StateWriting: pb.AgentRole_AGENT_ROLE_WRITER, StateFenced: pb.AgentRole_AGENT_ROLE_FENCED,
+	StateDiverged: pb.AgentRole_AGENT_ROLE_DIVERGED,
+}
+
+// report is the status in the form that the gate takes.
+func (a *Agent) report() *pb.ReportAgentRequest {
+	st := a.Status()
+	req := &pb.ReportAgentRequest{
+		Node: string(st.Node), Site: string(st.Site), Holder: api.IDText(st.Holder), Version: st.Version,
+		Sent: timestamppb.New(a.clk.Wall()),
+	}
+	for i := range st.Streams {
+		if one := &st.Streams[i]; !one.ID.IsZero() {
+			req.Streams = append(req.Streams, one.message())
+		}
+	}
+	return req
+}
+
+func (st *StreamStatus) message() *pb.AgentStream {
+	m := &pb.AgentStream{
+		StreamId: api.IDText(st.ID), Role: roles[st.State], Epoch: uint64(st.Epoch),
+		ServiceActive: st.ServiceActive, LibraryConnected: st.LibraryConnected, Error: st.Error,
+	}
+	if st.Waiting != "" && st.Error == "" {
+		m.Error = st.Waiting
+	}
+	if st.ServiceActive {
+		m.Endpoint = st.Endpoint
+	}
+	if st.HeadKnown {
+		m.Head = new(uint64(st.Head))
+	}
+	if st.ReleasedKnown {
+		m.Released = new(uint64(st.Released))
+	}
+	if o := st.Observer; o != nil {
+		m.ProvenSeq, m.DivergedSeq = uint64(o.ProvenSeq), uint64(o.DivergedSeq)
+	}
+	if st.Writer != nil {
+		st.Writer.fill(m)
+	}
+	return m
+}
+
+func (w *WriterStatus) fill(m *pb.AgentStream) {
+	m.Captured, m.Durable, m.DurableSeq = new(uint64(w.Captured)), new(uint64(w.Durable)), uint64(w.DurableSeq)
+	m.Mode, m.Bounds = api.ModeMessage(w.Mode), api.BoundsMessage(w.Bounds)
+	m.Utilisation = utilisation(w.Exposure, w.Bounds)
+	// In sync nothing is ever exposed: what is held back shows a closed gate.
+	m.Blocked = m.Utilisation >= 1 || w.Mode == tidegate.ModeSync && w.Exposure.Known && w.Exposure.InDoubtRecords > 0 && !w.RelayUp
+	m.Exposure = &pb.Exposure{}
+	if e := w.Exposure; e.Known {
+		m.Exposure = &pb.Exposure{Records: &e.Records, Bytes: &e.Bytes, Age: durationpb.New(e.Age), LossWindow: durationpb.New(e.Window)}
+	}
+	m.Areas = &pb.Areas{
+		RecordSeconds: w.Areas.RecordSeconds, ByteSeconds: w.Areas.ByteSeconds, AgeSecondsSquared: w.Areas.AgeSeconds2,
+		Covered: durationpb.New(time.Duration(w.Areas.KnownSeconds * float64(time.Second))),
+	}
+	if w.RelayUp {
+		m.Relay = string(w.Relay)
+	}
+	for _, p := range w.Members {
+		m.Members = append(m.Members, &pb.AgentMember{
+			Node: string(p.Member.Node), Incarnation: api.IDText(p.Member.Incarnation), DurableSeq: uint64(p.Durable),
+			Counted: p.Named && !p.Distrusted,
+		})
+	}
+}
+
+// utilisation is the share of the tightest bound in use; 0 while it is not
+// known, which the absent exposure says.
+func utilisation(e rpo.Exposure, b tidegate.Bounds) float64 {
+	if !e.Known {
+		return 0
+	}
+	share := func(n, of int64) float64 {
+		switch {
+		case of == tidegate.Unbounded || n == 0:
+			return 0
+		case of == 0:
+			return 1
+		}
+		return float64(n) / float64(of)
+	}
+	return max(share(e.Records, b.Records), share(e.Bytes, b.Bytes), share(int64(e.Age), int64(b.Window)))
+}
