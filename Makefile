@@ -25,7 +25,7 @@ build: ## build the product: bin/tidegate, bin/tidegate-agent and bin/ledger
 	@echo "build: $(VERSION) into bin/ (the first build downloads the modules of go.mod)"
 	mkdir -p bin
 	for cmd in tidegate tidegate-agent; do $(GOBUILD) -o bin/$$cmd ./cmd/$$cmd; done
-	$(GOBUILD) -o bin/ledger ./examples/ledger/cmd/ledger
+	$(GOBUILD) -o bin/ledger ./examples/ledger
 	ls -l bin
 
 .PHONY: test
@@ -50,6 +50,10 @@ check: tools ## gofumpt, vet, golangci-lint, buf lint and breaking, tidy, tests 
 	echo "check: house rules"
 	$(GO) test ./internal/tidy
 	echo "check: all good"
+
+.PHONY: generate
+generate: tools ## protobuf and Connect code from api/proto; commit the result
+	cd api && PATH="$(TOOLBIN):$$PATH" $(TOOLBIN)/buf generate
 
 .PHONY: fuzz
 fuzz: ## every fuzz target for FUZZTIME each (default 10s)

@@ -24,6 +24,7 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	app := &ucli.App{
 		Name:  "tidegate",
 		Usage: "disaster recovery with an enforced RPO and a measured RTO",
+		Flags: []ucli.Flag{&ucli.BoolFlag{Name: "debug", Usage: "log what a developer wants to know"}},
 		Commands: []*ucli.Command{
 			statusCommand(),
 			servicesCommand(),
@@ -32,6 +33,8 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 			planCommand(),
 			doctorCommand(),
 			gateCommand(),
+			routeCommand(),
+			checkConfigCommand(),
 			devCommand(),
 		},
 	}

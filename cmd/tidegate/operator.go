@@ -29,14 +29,7 @@ func (f operatorFile) SetDefaults() operatorFile { return f }
 
 // Validate reports every broken rule.
 func (f operatorFile) Validate() error {
-	all := []error{config.Under("tls", f.TLS.Validate())}
-	if len(f.Gates) == 0 {
-		all = append(all, config.Broken("gates", "want at least one host:port", f.Gates))
-	}
-	for i, g := range f.Gates {
-		all = append(all, config.HostPort(fmt.Sprintf("gates[%d]", i), g))
-	}
-	return errors.Join(all...)
+	return errors.Join(config.Under("tls", f.TLS.Validate()), gatesRule(f.Gates))
 }
 
 // operatorFlags are those of every command that talks to a gate.
@@ -52,8 +45,11 @@ type operator struct {
 	http  *http.Client
 }
 
-func newOperator(c *ucli.Context) (*operator, error) {
-	file, err := config.Load[operatorFile](c.String("config"))
+func newOperator(c *ucli.Context) (*operator, error) { return loadOperator(c.String("config")) }
+
+// loadOperator reads the file and the certificate, and dials nobody yet.
+func loadOperator(path string) (*operator, error) {
+	file, err := config.Load[operatorFile](path)
 	if err != nil {
 		return nil, err
 	}
@@ -85,4 +81,15 @@ func (o *operator) do(ctx context.Context, op, subject string, call func(tidegat
 		Op: op, Subject: subject, Class: tidegate.Transient, Err: errors.Join(unreachable...),
 		Hint: "streams flow on and gates hold without it; check that a gate runs and can be reached",
 	}
+}
+
+func gatesRule(gates []string) error {
+	if len(gates) == 0 {
+		return config.Broken("gates", "want at least one host:port", gates)
+	}
+	var all []error
+	for i, g := range gates {
+		all = append(all, config.Reachable(fmt.Sprintf("gates[%d]", i), g))
+	}
+	return errors.Join(all...)
 }

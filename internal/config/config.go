@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"reflect"
+	"slices"
 	"strings"
 
 	"go.yaml.in/yaml/v3"
@@ -152,20 +153,15 @@ func flatten(err error) Mistakes {
 	return Mistakes{{Rule: err.Error()}}
 }
 
-// without drops the mistakes at paths that known already names: a value that
-// could not be decoded is zero, and a rule broken by that zero is noise.
+// without drops the mistakes at or below paths that known already names: a
+// value that could not be decoded is zero, and a rule broken by that zero is noise.
 func without(m, known Mistakes) Mistakes {
-	seen := map[string]bool{}
-	for _, k := range known {
-		seen[k.Path] = true
-	}
-	var rest Mistakes
-	for _, one := range m {
-		if !seen[one.Path] {
-			rest = append(rest, one)
-		}
-	}
-	return rest
+	return slices.DeleteFunc(slices.Clone(m), func(one Mistake) bool {
+		return slices.ContainsFunc(known, func(k Mistake) bool {
+			rest, below := strings.CutPrefix(one.Path, k.Path)
+			return below && (k.Path == "" || rest == "" || rest[0] == '.' || rest[0] == '[')
+		})
+	})
 }
 
 func readFile(path string) (data []byte, err error) {

@@ -56,6 +56,19 @@ func AbsPath(path, name string) error {
 	return nil
 }
 
+// Reachable checks an address that others dial: every address (an empty host,
+// 0.0.0.0, ::) is nobody's address.
+func Reachable(path, addr string) error {
+	if err := HostPort(path, addr); err != nil {
+		return err
+	}
+	host, port, _ := net.SplitHostPort(addr)
+	if ip := net.ParseIP(host); host == "" || port == "0" || ip != nil && ip.IsUnspecified() {
+		return Broken(path, "want the host:port under which it is reached", addr)
+	}
+	return nil
+}
+
 // HostPort checks an address to dial, or, with an empty host, to listen on.
 func HostPort(path, addr string) error {
 	_, port, err := net.SplitHostPort(addr)

@@ -1,0 +1,74 @@
+package main
+
+import (
+	"errors"
+	"net/http"
+
+	ucli "github.com/urfave/cli/v2"
+
+	"github.com/tidegate/tidegate"
+	"github.com/tidegate/tidegate/api/tidegatev1/tidegatev1connect"
+	"github.com/tidegate/tidegate/gating/route"
+	"github.com/tidegate/tidegate/internal/cli"
+	"github.com/tidegate/tidegate/internal/config"
+	"github.com/tidegate/tidegate/internal/daemon"
+	"github.com/tidegate/tidegate/internal/pki"
+	"github.com/tidegate/tidegate/internal/vfs"
+)
+
+// routeFile is the file of `tidegate route`.
+type routeFile struct {
+	Node  config.Node  `yaml:"node"`
+	TLS   config.TLS   `yaml:"tls"`
+	Route route.Config `yaml:"route"`
+}
+
+// SetDefaults returns f with every unset key at its default.
+func (f routeFile) SetDefaults() routeFile {
+	if f.Route.Dir == "" {
+		f.Route.Dir = "/var/lib/tidegate/route"
+	}
+	f.Route = f.Route.SetDefaults()
+	return f
+}
+
+// Validate reports every broken rule.
+func (f routeFile) Validate() error {
+	return errors.Join(config.Under("node", f.Node.Validate()), config.Under("tls", f.TLS.Validate()), config.Under("route", f.Route.Validate()))
+}
+
+func routeCommand() *ucli.Command {
+	return &ucli.Command{
+		Name:      "route",
+		Usage:     "run the clients' address of services: a TCP proxy that follows the newest epoch",
+		ArgsUsage: " ",
+		Flags:     []ucli.Flag{roleFileFlag("route")},
+		Action: func(c *ucli.Context) error {
+			if _, err := cli.Args(c); err != nil {
+				return err
+			}
+			f, err := config.Load[routeFile](c.String("config"))
+			if err != nil {
+				return err
+			}
+			return runRoute(c, f)
+		},
+	}
+}
+
+func runRoute(c *ucli.Context, f routeFile) error {
+	creds, err := daemon.Credentials(f.TLS, f.Node, tidegate.RoleRoute)
+	if err != nil {
+		return err
+	}
+	log, reg := daemon.Logger(c.App.ErrWriter, logLevel(c)), daemon.Registry()
+	client := &http.Client{Transport: &http.Transport{TLSClientConfig: creds.ClientTLS(pki.Expect{Role: tidegate.RoleGate}), ForceAttemptHTTP2: true}}
+	var gates []route.Gate
+	for _, addr := range f.Route.Gates {
+		gates = append(gates, route.Gate{Addr: addr, Client: tidegatev1connect.NewNodeServiceClient(client, "https://"+addr)})
+	}
+	proxy := route.New(vfs.OS(), log, reg, route.NewFollower(log, creds.Identity(), gates, f.Route.ReportPeriod), f.Route)
+	return daemon.Serve(c.Context, log, "route",
+		daemon.Part{Name: "proxy", Run: proxy.Run, Ready: proxy.Ready()},
+		daemon.Metrics(f.Route.MetricsAddr, reg))
+}
