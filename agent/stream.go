@@ -194,43 +194,57 @@ func (s *stream) run(ctx context.Context) error {
 	return g.Wait()
 }
 
+// running is a job that has been started; its goroutine is owned by supervise.
+type running struct {
+	cancel context.CancelFunc
+	done   chan error // one value, when the job has ended
+}
+
+func (s *stream) start(ctx context.Context, j job) *running {
+	ctx, cancel := context.WithCancel(ctx)
+	r := &running{cancel: cancel, done: make(chan error, 1)}
+	go func() { r.done <- s.do(ctx, j) }() // owned by supervise; ends with ctx, awaited in stop or by done
+	return r
+}
+
+// stop ends the job and returns what it ended with; nil has none.
+func (r *running) stop() error {
+	if r == nil {
+		return nil
+	}
+	r.cancel()
+	return <-r.done
+}
+
+func (r *running) ended() chan error {
+	if r == nil {
+		return nil
+	}
+	return r.done
+}
+
 func (s *stream) supervise(ctx context.Context) error {
 	var (
-		now    job
-		cancel context.CancelFunc
-		done   chan error
+		now job
+		run *running
 	)
-	stop := func() error {
-		if done == nil {
-			return nil
-		}
-		cancel()
-		err := <-done
-		cancel, done = nil, nil
-		return err
-	}
-	defer func() { _ = stop() }() // the agent is stopping; a job's end has no more consequences
+	defer func() { _ = run.stop() }() // the agent is stopping; a job's end has no more consequences
 	for {
 		if want := s.decide(now); want != now {
-			s.ended(now, stop())
-			now = want
+			s.ended(now, run.stop())
+			now, run = want, nil
 			if now.kind != jobNone {
-				var jctx context.Context
-				jctx, cancel = context.WithCancel(ctx)
-				done = make(chan error, 1)
-				// owned by supervise; ends with jctx, awaited by stop or below
-				go func(j job, done chan<- error) { done <- s.do(jctx, j) }(now, done)
+				run = s.start(ctx, now)
 			}
 		}
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-s.changed:
-		case err := <-done:
-			cancel()
-			cancel, done = nil, nil
+		case err := <-run.ended():
+			run.cancel()
 			s.ended(now, err)
-			now = job{}
+			now, run = job{}, nil
 		}
 	}
 }

@@ -21,14 +21,14 @@ type Unit struct {
 type Source interface {
 	// Follow opens a cursor at from, which must be the start of a record or
 	// the end of the log. Outcomes: a cursor; an error that wraps
-	// tidegate.ErrNotFound when the source has trimmed or not yet reached
-	// from; *tidegate.CorruptError when from is not a record's start.
+	// tidegate.ErrNotFound when the source has trimmed from; another error when
+	// from is no record's start or lies beyond the end.
 	Follow(ctx context.Context, from tidegate.Position) (Cursor, error)
 
 	// Reread returns the content digest of [first, next), both the start of a
 	// record or the end of the log: what batch.ContentDigest gives for a batch
-	// of that range. Errors as for Follow. It may read gigabytes, and ends
-	// early with ctx.
+	// of that range. Errors as for Follow; tidegate.ErrNotFound also when no
+	// record ends at next. It may read gigabytes, and ends early with ctx.
 	Reread(ctx context.Context, first, next tidegate.Position) (tidegate.Digest, error)
 }
 
