@@ -170,8 +170,12 @@ func (j *Journal) readOrMakeMeta() (meta, error) {
 		return meta{}, err
 	}
 	// Records without meta are a journal that lost its name, not a new one.
-	if _, err := j.fs.Stat(filepath.Join(j.dir, logName)); !errors.Is(err, tidegate.ErrNotFound) {
+	_, err = j.fs.Stat(filepath.Join(j.dir, logName))
+	switch {
+	case err == nil:
 		return meta{}, &tidegate.CorruptError{Path: filepath.Join(j.dir, metaName), Offset: -1, What: "missing beside a log"}
+	case !errors.Is(err, tidegate.ErrNotFound):
+		return meta{}, err
 	}
 	m = meta{Format: metaFormat, Version: metaVersion, ID: j.cfg.ID, SegmentBytes: j.cfg.SegmentBytes}
 	if m.ID.IsZero() {
