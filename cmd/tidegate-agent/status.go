@@ -1,0 +1,126 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"time"
+
+	ucli "github.com/urfave/cli/v2"
+
+	"github.com/tidegate/tidegate"
+	"github.com/tidegate/tidegate/agent"
+	"github.com/tidegate/tidegate/internal/cli"
+	"github.com/tidegate/tidegate/internal/config"
+)
+
+// statusTimeout is long for a loopback address: an agent that takes longer hangs.
+const statusTimeout = 5 * time.Second
+
+func statusCommand() *ucli.Command {
+	return &ucli.Command{
+		Name:      "status",
+		Usage:     "ask the agent on this machine",
+		ArgsUsage: " ",
+		Flags:     []ucli.Flag{configFlag(), cli.OutputFlag()},
+		Action:    status,
+	}
+}
+
+func status(c *ucli.Context) error {
+	if _, err := cli.Args(c); err != nil {
+		return err
+	}
+	cfg, err := config.Load[agent.Config](c.String("config"))
+	if err != nil {
+		return err
+	}
+	st, err := fetch(c, cfg.Listen)
+	if err != nil {
+		return err
+	}
+	if err := cli.Print(c, st, func(w io.Writer) error { return write(w, st) }); err != nil {
+		return err
+	}
+	return cli.Exit(codeOf(st))
+}
+
+func fetch(c *ucli.Context, addr string) (st agent.Status, err error) {
+	fail := func(class tidegate.Class, err error) (agent.Status, error) {
+		return agent.Status{}, &tidegate.Error{
+			Op: "agent status", Subject: addr, Class: class, Err: err,
+			Hint: "is the agent running? systemctl status tidegate-agent",
+		}
+	}
+	req, err := http.NewRequestWithContext(c.Context, http.MethodGet, "http://"+addr+"/status", http.NoBody)
+	if err != nil {
+		return fail(tidegate.Misuse, err)
+	}
+	client := &http.Client{Timeout: statusTimeout}
+	res, err := client.Do(req)
+	if err != nil {
+		return fail(tidegate.Transient, err)
+	}
+	defer res.Body.Close()
+	if res.StatusCode != http.StatusOK {
+		return fail(tidegate.Permanent, fmt.Errorf("answered %s", res.Status))
+	}
+	if err := json.NewDecoder(res.Body).Decode(&st); err != nil {
+		return fail(tidegate.Permanent, err)
+	}
+	return st, nil
+}
+
+// codeOf is 12 when the agent cannot say what a disaster would cost: no gate,
+// no library, or a stream in error.
+func codeOf(st agent.Status) cli.Code {
+	if !st.GateReached {
+		return cli.UnknownState
+	}
+	for _, s := range st.Streams {
+		if s.Error != "" || s.Writer != nil && !s.Writer.Exposure.Known {
+			return cli.UnknownState
+		}
+	}
+	return cli.OK
+}
+
+func write(w io.Writer, st agent.Status) error {
+	gate := "gate " + st.Gate + " answers"
+	if !st.GateReached {
+		gate = "no gate answers (" + st.GateError + "); streams flow on, a restart of the writer waits"
+	}
+	fmt.Fprintf(w, "agent %s at %s, %s; %s\n", st.Node, st.Site, st.Version, gate)
+	table := cli.NewTable("stream", "state", "epoch", "library", "head", "durable", "exposed", "age", "relay", "notes")
+	for _, s := range st.Streams {
+		library, head, durable, exposed, age, relay := "absent", cli.Unknown, "", "", "", ""
+		switch {
+		case s.ServiceActive:
+			library = "active"
+		case s.LibraryConnected:
+			library = "following"
+		}
+		if s.HeadKnown {
+			head = fmt.Sprint(uint64(s.Head))
+		}
+		if x := s.Writer; x != nil {
+			durable, relay = fmt.Sprintf("%d (batch %d)", uint64(x.Durable), uint64(x.DurableSeq)), string(x.Relay)
+			exposed, age = cli.Unknown, cli.Unknown
+			if x.Exposure.Known {
+				exposed = fmt.Sprintf("%d rec, %s", x.Exposure.Records, cli.Size(x.Exposure.Bytes))
+				age = cli.Span(x.Exposure.Age)
+			}
+		}
+		notes := s.Waiting
+		if s.Error != "" {
+			notes = s.Error
+		}
+		if o := s.Observer; o != nil && o.Diverged != "" {
+			notes = fmt.Sprintf("diverged at batch %d: %s", uint64(o.DivergedSeq), o.Diverged)
+		}
+		table.Row(fmt.Sprintf("%s/%s", s.Service, s.Stream), string(s.State), fmt.Sprint(uint64(s.Epoch)), library, head, durable, exposed, age, relay, notes)
+	}
+	_, err := table.WriteTo(w)
+	return err
+}
