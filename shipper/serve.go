@@ -246,10 +246,14 @@ func (c *ServerConn) Grant(n int) error {
 	return c.send(typeCredit, wire.AppendI64(buf[:0], c.granted))
 }
 
-// SendAck sends a node's statement, this node's or another's unchanged.
+// SendAck queues a node's statement, this node's or another's unchanged; Flush
+// sends it.
 func (c *ServerConn) SendAck(a fence.Ack) error {
-	var buf [128]byte
-	return c.send(typeAck, appendAck(buf[:0], a))
+	var buf [160]byte
+	if err := c.w.Put(typeAck, appendAck(buf[:0], a)); err != nil {
+		return c.lost("send ack", err)
+	}
+	return nil
 }
 
 // SendBatch queues a whole batch for a reader; Flush sends it.
@@ -277,9 +281,14 @@ func (c *ServerConn) SendCommit(seq tidegate.Seq) error { return c.sendCommit(se
 // SendBeacon passes the writer's beacon on to an observer.
 func (c *ServerConn) SendBeacon(k Beacon) error { return c.sendBeacon(k) }
 
-// Close ends the session at once, also while I/O hangs; the receiving
-// goroutine's Recv returns. It is idempotent.
-func (c *ServerConn) Close(reason string) error { return c.close(reason) }
+// Interrupt makes Recv return err, now or at its next call, so that the handler
+// returns it and the peer is told. May be called from any goroutine; the first
+// error wins.
+func (c *ServerConn) Interrupt(err error) { c.interrupt(err) }
+
+// Hasten lets no write wait for long any more: the handler is about to return
+// and its sending goroutines must not hold it up.
+func (c *ServerConn) Hasten() { c.hasten() }
 
 // timeRequest answers, and returns the dialer's estimate once it has one.
 func (c *ServerConn) timeRequest(body []byte) (Event, error) {
@@ -310,7 +319,8 @@ const lingerBytesMax = 64 << 20
 // unread bytes would reset the connection, and the dialer would see its failed
 // write instead of the reason.
 func (c *ServerConn) refuse(r *Refusal) {
-	c.raw.hurry.Store(true)
+	c.hasten()
+	c.raw.interrupted.Store(false)
 	if c.send(typeRefusal, r.append(nil)) == nil {
 		// Both calls fail only on a connection that is already gone.
 		_ = c.tls.CloseWrite()

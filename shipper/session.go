@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -26,13 +27,19 @@ const goodbyeTimeout = 250 * time.Millisecond
 // duration, keeps a session alive.
 type timedConn struct {
 	net.Conn
-	idle  time.Duration
-	hurry atomic.Bool // the session is ending: goodbyeTimeout instead of idle
+	idle        time.Duration
+	hurry       atomic.Bool // the session is ending: goodbyeTimeout instead of idle
+	interrupted atomic.Bool // reads return at once
 }
 
 func (c *timedConn) Read(p []byte) (int, error) {
 	if err := c.SetReadDeadline(time.Now().Add(c.patience())); err != nil {
 		return 0, err
+	}
+	// Asked after the deadline was set: interrupt does the two in the other
+	// order, so that one of them is seen.
+	if c.interrupted.Load() {
+		return 0, os.ErrDeadlineExceeded
 	}
 	return c.Conn.Read(p)
 }
@@ -64,6 +71,7 @@ type session struct {
 
 	ended chan struct{} // closed when close begins
 	once  sync.Once
+	cause atomic.Pointer[error] // given to interrupt
 
 	// Reused for what Recv returns.
 	ack    AckEvent
@@ -147,6 +155,9 @@ func (s *session) malformed(err error) error {
 func (s *session) lost(op string, err error) error {
 	class, hint := tidegate.Transient, ""
 	alert, isAlert := errors.AsType[tls.AlertError](err)
+	if cause := s.cause.Load(); cause != nil {
+		return *cause
+	}
 	switch {
 	case s.isEnded():
 		err = net.ErrClosed
@@ -193,9 +204,8 @@ func (s *session) close(reason string) error {
 	var err error
 	s.once.Do(func() {
 		close(s.ended)
-		s.raw.hurry.Store(true)
 		// A write that hangs would otherwise have the whole idle timeout left.
-		_ = s.raw.SetWriteDeadline(time.Now().Add(goodbyeTimeout)) // fails only on a closed connection
+		s.hasten()
 		if reason != "" {
 			_ = s.w.Send(typeClose, wire.AppendString(nil, cut(reason))) // best effort: the peer also notices the end itself
 		}
@@ -203,6 +213,24 @@ func (s *session) close(reason string) error {
 		err = s.raw.Close()
 	})
 	return err
+}
+
+// interrupt makes the receiving goroutine's Recv return err, now or at its next
+// call, and lets no write wait for long. The connection stays open, so that err
+// can still be told to the peer.
+func (s *session) interrupt(err error) {
+	if !s.cause.CompareAndSwap(nil, &err) {
+		return
+	}
+	s.hasten()
+	s.raw.interrupted.Store(true)
+	_ = s.raw.SetReadDeadline(time.Unix(1, 0)) // fails only on a closed connection
+}
+
+// hasten shortens the patience with the peer: the session is about to end.
+func (s *session) hasten() {
+	s.raw.hurry.Store(true)
+	_ = s.raw.SetWriteDeadline(time.Now().Add(goodbyeTimeout)) // fails only on a closed connection
 }
 
 // closed turns a received close into an error.

@@ -1,0 +1,504 @@
+package standby
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/tidegate/tidegate"
+	"github.com/tidegate/tidegate/batch"
+	"github.com/tidegate/tidegate/gating/fence"
+	"github.com/tidegate/tidegate/internal/local"
+	"github.com/tidegate/tidegate/internal/retry"
+)
+
+// storeJournal is the store whose library is fed here.
+const storeJournal = "journal"
+
+// applyState is what is known of the warm service beside this node; guarded by
+// the stream's mu.
+type applyState struct {
+	fault     error    // why nothing is applied; stays until the library connects again
+	library   *library // nil while none is connected
+	promotion *promotion
+}
+
+// promotion is what Promote has been told, for as long as its epoch is adopted.
+type promotion struct {
+	promise fence.Promise
+	head    tidegate.LogPos
+	at      tidegate.Position // end of the head batch: where the new history forks off
+}
+
+// library is one session with the journal library.
+type library struct {
+	s     *stream
+	conn  *local.Conn
+	hello local.Hello
+
+	// Guarded by the stream's mu.
+	heard     bool // its first message came: whether it is active is known
+	active    bool
+	told      local.Role // last role sent
+	progress  local.LibraryProgress
+	applied   tidegate.Seq
+	appliedOK bool
+
+	// The feeding goroutine's own.
+	opener  batch.Opener
+	payload []byte
+	lineage tidegate.Lineage
+}
+
+// seq returns the newest batch that the warm service has applied, if known.
+func (a *applyState) seq() (tidegate.Seq, bool) {
+	if a.library == nil {
+		return 0, false
+	}
+	return a.library.applied, a.library.appliedOK
+}
+
+// serveLibraries listens for the service's library until ctx ends.
+func (s *stream) serveLibraries(ctx context.Context, service tidegate.ServiceName, name tidegate.StreamName) error {
+	path := local.SocketPath(s.n.cfg.RunDir, local.DaemonStandby, service, name)
+	check := func(h local.Hello) error { return checkLibrary(h, service, name) }
+	backoff := retry.Policy{}.Backoff()
+	for {
+		err := s.acceptLibraries(ctx, path, check)
+		if ctx.Err() != nil {
+			return nil
+		}
+		s.lg.Warn("local socket is not served", "path", path, keyErr, err, "hint", tidegate.HintOf(err))
+		s.setApplyFault(err)
+		if backoff.Wait(ctx) != nil {
+			return nil
+		}
+	}
+}
+
+func (s *stream) acceptLibraries(ctx context.Context, path string, check func(local.Hello) error) error {
+	ln, err := local.Listen(path)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	var sessions sync.WaitGroup
+	defer sessions.Wait()
+	defer cancel()
+	stop := context.AfterFunc(ctx, func() { _ = ln.Close() }) // Accept reports it
+	defer stop()
+	for {
+		conn, err := ln.Accept()
+		if err != nil {
+			return errors.Join(err, ln.Close())
+		}
+		sessions.Go(func() {
+			if err := s.serveLibrary(ctx, conn, check); err != nil && ctx.Err() == nil {
+				s.lg.Warn("session with the library ended", keyErr, err)
+			}
+		})
+	}
+}
+
+// serveLibrary runs one session. A newer one ends an older.
+func (s *stream) serveLibrary(ctx context.Context, conn *local.Conn, check func(local.Hello) error) error {
+	hello, err := conn.Serve(ctx, local.Welcome{Daemon: local.DaemonStandby, Node: s.n.cfg.Node}, check)
+	if err != nil {
+		return err
+	}
+	l := &library{s: s, conn: conn, hello: hello, lineage: hello.Lineage}
+	s.mu.Lock()
+	if old := s.apply.library; old != nil {
+		_ = old.conn.Close() // its session reports it
+	}
+	s.apply.library, s.apply.fault = l, nil
+	s.ring()
+	s.mu.Unlock()
+	s.lg.Info("library connected", "dir", hello.Dir, "end", hello.End.String(), "endpoint", hello.Endpoint)
+
+	g, ctx := errgroup.WithContext(ctx)
+	stop := context.AfterFunc(ctx, func() { _ = conn.Close() }) // Recv reports it
+	defer stop()
+	g.Go(l.receive)
+	g.Go(func() error { return l.feed(ctx) })
+	err = g.Wait()
+	s.mu.Lock()
+	if s.apply.library == l {
+		s.apply.library = nil
+	}
+	if tidegate.ClassOf(err) != tidegate.Transient && ctx.Err() == nil {
+		s.apply.fault = err
+	}
+	s.ring()
+	s.mu.Unlock()
+	return errors.Join(err, conn.Close())
+}
+
+func checkLibrary(h local.Hello, service tidegate.ServiceName, name tidegate.StreamName) error {
+	if h.Service == service && h.Stream == name {
+		return nil
+	}
+	return &tidegate.Error{
+		Op: "serve library of", Subject: fmt.Sprintf("%s/%s", h.Service, h.Stream), Class: tidegate.Misuse,
+		Hint: "the socket's name and the library's configuration must name the same stream",
+		Err:  fmt.Errorf("this socket is of %s/%s", service, name),
+	}
+}
+
+func (s *stream) setApplyFault(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.apply.fault = err
+	s.ring()
+}
+
+// receive takes the library's messages until the session ends.
+func (l *library) receive() error {
+	for {
+		m, err := l.conn.Recv()
+		if err != nil {
+			return &tidegate.Error{Op: "session with library", Class: tidegate.Transient, Err: err}
+		}
+		switch m := m.(type) {
+		case *local.Activated:
+			l.note(func() { l.heard, l.active = true, true })
+		case *local.Deactivated:
+			l.note(func() { l.active = false })
+		case *local.LibraryProgress:
+			p := *m
+			seq, ok, err := l.s.appliedSeq(p.Applied)
+			if err != nil {
+				return err
+			}
+			l.note(func() {
+				l.heard, l.progress = true, p
+				l.applied, l.appliedOK = seq, ok
+			})
+		default:
+			return fmt.Errorf("library sent %T", m)
+		}
+	}
+}
+
+func (l *library) note(change func()) {
+	l.s.mu.Lock()
+	defer l.s.mu.Unlock()
+	change()
+	l.s.ring()
+}
+
+// appliedSeq finds the newest batch that lies wholly before a position. It is
+// not known when the log does not reach to the position.
+func (s *stream) appliedSeq(p tidegate.Position) (tidegate.Seq, bool, error) {
+	end := s.log.End().Seq
+	if end == 0 {
+		return 0, p == 0, nil
+	}
+	_, h, err := s.log.At(end)
+	if err != nil {
+		return 0, false, err
+	}
+	if p >= h.Next {
+		return end, p == h.Next, nil
+	}
+	next, err := s.log.FindPosition(h.Generation, p)
+	switch {
+	case errors.Is(err, tidegate.ErrNotFound):
+		return 0, false, nil
+	case err != nil:
+		return 0, false, err
+	}
+	return next - 1, true, nil
+}
+
+// feed sends the library its part and, while it follows, what is committed.
+func (l *library) feed(ctx context.Context) error {
+	b := l.s.follow()
+	defer l.s.unfollow(b)
+	var cursor followCursor
+	defer func() { cursor.close() }()
+	for {
+		role, upTo, ok, err := l.part()
+		if err != nil {
+			return err
+		}
+		if ok {
+			if err := l.tell(role); err != nil {
+				return err
+			}
+			if err := l.feedTo(ctx, &cursor, role, upTo); err != nil {
+				return err
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-b:
+		}
+	}
+}
+
+// part decides what the library is told: its role, and up to which batch it is
+// fed. ok is false until it has said whether it is active.
+func (l *library) part() (role local.Role, upTo tidegate.Seq, ok bool, err error) {
+	s := l.s
+	s.mu.Lock()
+	term, rec, pro := s.core.Adopted(), s.view.Record, s.apply.promotion
+	upTo = s.core.ApplyTo()
+	heard, active, reached := l.heard, l.active, l.progress.Applied
+	s.mu.Unlock()
+	if !heard {
+		return role, 0, false, nil
+	}
+	role = local.Role{State: local.StateIdle, Epoch: term.Epoch, Holder: term.Holder, Lineage: l.lineage}
+	switch {
+	case pro != nil && pro.promise.Epoch == term.Epoch && pro.promise.Holder == term.Holder:
+		role.ApplyTo = pro.at
+		switch {
+		case active || reached >= pro.at:
+			role.State, role.Branch = local.StateActive, pro.at
+		default:
+			role.State = local.StateFollow
+			upTo = max(upTo, pro.head.Seq)
+		}
+	case active, term.Epoch == 0:
+		// Nobody to follow: the service here is the source, or there is none yet.
+	case rec != nil && rec.Epoch == term.Epoch && rec.State == fence.StateActive && rec.Holder.Node == s.n.cfg.Node:
+		// The writer is the agent on this very node: what comes back here is
+		// what the service beside it wrote.
+	default:
+		role.State = local.StateFollow
+		role.ApplyTo, err = s.positionAt(upTo)
+	}
+	return role, upTo, true, err
+}
+
+// positionAt returns the end of a batch in the source's own log.
+func (s *stream) positionAt(seq tidegate.Seq) (tidegate.Position, error) {
+	if seq == 0 {
+		return 0, nil
+	}
+	_, h, err := s.log.At(seq)
+	return h.Next, err
+}
+
+// tell sends the role if it differs from the last one sent.
+func (l *library) tell(role local.Role) error {
+	l.s.mu.Lock()
+	same := l.told == role
+	l.s.mu.Unlock()
+	if same {
+		return nil
+	}
+	if err := l.conn.Send(&role); err != nil {
+		return &tidegate.Error{Op: "tell library its role", Class: tidegate.Transient, Err: err}
+	}
+	if role.State != local.StateFollow || l.told.State != role.State {
+		l.s.lg.Info("library told its part", "role", role.State.String(), keyEpoch, uint64(role.Epoch), "apply_to", role.ApplyTo.String())
+	}
+	l.note(func() { l.told = role })
+	return nil
+}
+
+// followCursor is where the library stands in the log; no cursor before it has
+// been found.
+type followCursor struct {
+	c interface {
+		logCursor
+		Close() error
+	}
+}
+
+func (f *followCursor) close() {
+	if f.c != nil {
+		_ = f.c.Close() // it was only read from
+		f.c = nil
+	}
+}
+
+// feedTo sends committed batches through upTo. It blocks while the library's
+// socket is full: one batch is in memory, however far behind it is.
+func (l *library) feedTo(ctx context.Context, f *followCursor, role local.Role, upTo tidegate.Seq) error {
+	if role.State != local.StateFollow {
+		f.close()
+		return nil
+	}
+	if f.c == nil {
+		from, ok, err := l.start()
+		if err != nil || !ok {
+			return err
+		}
+		if f.c, err = l.s.log.ReadFrom(from); err != nil {
+			return err
+		}
+	}
+	for f.c.Seq() <= upTo {
+		h, sealed, err := f.c.Next(ctx)
+		if err == nil {
+			err = l.send(&h, sealed)
+		}
+		if errors.Is(err, tidegate.ErrConflict) || ctx.Err() != nil {
+			// Cut behind the cursor: the library starts over in a new session.
+			return &tidegate.Error{Op: "feed library", Class: tidegate.Transient, Err: err}
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// start finds the batch with the first byte that the library lacks. ok is false
+// while the log does not reach to the library's end: a node that lost its disk
+// copies the log again first.
+func (l *library) start() (from tidegate.Seq, ok bool, err error) {
+	s := l.s
+	l.s.mu.Lock()
+	have := max(l.hello.End, l.progress.End)
+	l.s.mu.Unlock()
+	end := s.log.End().Seq
+	if end == 0 {
+		return 1, have == 0, nil
+	}
+	_, h, err := s.log.At(end)
+	if err != nil {
+		return 0, false, err
+	}
+	if have >= h.Next {
+		return end + 1, have == h.Next, nil
+	}
+	from, err = s.log.FindPosition(h.Generation, have)
+	if err != nil {
+		return 0, false, fmt.Errorf("find position %s for the library: %w", have, err)
+	}
+	return from, true, nil
+}
+
+// send hands one committed batch over. What this version does not understand
+// stops the warm copy and nothing else.
+func (l *library) send(h *batch.Header, sealed []byte) error {
+	_, payload, err := l.opener.Open(l.payload, sealed)
+	if err != nil {
+		return fmt.Errorf("open batch %s: %w", h.Seq, err)
+	}
+	if cap(payload) > cap(l.payload) && h.Codec != batch.CodecNone {
+		l.payload = payload[:0]
+	}
+	switch h.Kind {
+	case batch.KindData:
+	case batch.KindLineage:
+		line, err := batch.ParseLineage(payload)
+		if err != nil {
+			return fmt.Errorf("batch %s: %w", h.Seq, err)
+		}
+		l.lineage = line.Lineage
+		return nil
+	case batch.KindHeartbeat, batch.KindBarrier, batch.KindHandover:
+		return nil // nothing for the store
+	case batch.KindGap:
+		return &tidegate.Error{
+			Op: "apply batch", Subject: h.Seq.String(), Class: tidegate.Permanent, Err: tidegate.ErrGap,
+			Hint: "positions are missing by declaration: rebuild the warm copy from a snapshot",
+		}
+	default:
+		return fmt.Errorf("apply batch %s of %s: %w", h.Seq, h.Kind, tidegate.ErrUnsupported)
+	}
+	err = l.conn.Send(&local.Batch{Epoch: h.Epoch, Seq: h.Seq, First: h.First, Next: h.Next, Records: h.Records, Payload: payload})
+	if err != nil {
+		return &tidegate.Error{Op: "send batch to library", Class: tidegate.Transient, Err: err}
+	}
+	return nil
+}
+
+// Promoted is how far a promotion has come.
+type Promoted struct {
+	AppliedSeq tidegate.Seq
+	Applied    tidegate.Position
+	Done       bool // the service beside the node is active
+	Endpoint   string
+	Digest     tidegate.Digest
+	DigestAt   tidegate.Position
+}
+
+// progressEvery is how often a long call tells how far it is.
+const progressEvery = 500 * time.Millisecond
+
+// Promote lets the warm service go up to the head and become active, and
+// returns when it is. progress, if not nil, is called every half second.
+// Asking again, after a crash or by another controller, is harmless.
+func (n *Standby) Promote(ctx context.Context, req fence.PromoteRequest, progress func(Promoted) error) (Promoted, error) {
+	s, err := n.served("promote", req.Stream)
+	if err != nil {
+		return Promoted{}, err
+	}
+	e, err := s.ask(ctx, func(call uint64) fence.NodeEvent { return fence.PromoteAsked{Call: call, Req: req} })
+	if err != nil {
+		return Promoted{}, err
+	}
+	if r := e.(fence.ReplyPromote).Reply; !r.Accepted {
+		return Promoted{}, &tidegate.Error{Op: "promote", Subject: s.id.String(), Class: r.Class, Err: errors.New(r.Why)}
+	}
+	at, err := s.positionAt(req.Head.Seq)
+	if err != nil {
+		return Promoted{}, err
+	}
+	s.mu.Lock()
+	s.apply.promotion = &promotion{promise: fence.Promise{Epoch: req.Epoch, Holder: req.Holder}, head: req.Head, at: at}
+	s.ring()
+	s.mu.Unlock()
+	s.lg.Info("promotion ordered", keyEpoch, uint64(req.Epoch), keySeq, uint64(req.Head.Seq))
+	return s.awaitActive(ctx, progress)
+}
+
+func (s *stream) awaitActive(ctx context.Context, progress func(Promoted) error) (Promoted, error) {
+	b := s.follow()
+	defer s.unfollow(b)
+	tick := time.NewTicker(progressEvery)
+	defer tick.Stop()
+	for {
+		p, err := s.promoted()
+		if err != nil || p.Done {
+			return p, err
+		}
+		select {
+		case <-ctx.Done():
+			return p, ctx.Err()
+		case <-s.n.stopped:
+			return p, &tidegate.Error{Op: "promote", Subject: s.id.String(), Class: tidegate.Transient, Err: tidegate.ErrStopped}
+		case <-b:
+		case <-tick.C:
+			if progress == nil {
+				break
+			}
+			if err := progress(p); err != nil {
+				return p, err
+			}
+		}
+	}
+}
+
+// promoted returns how far the promotion is; an error says that it cannot go on.
+func (s *stream) promoted() (Promoted, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var p Promoted
+	pro := s.apply.promotion
+	if pro.promise != s.core.Promise() {
+		return p, s.fencedBy(s.core.Promise())
+	}
+	if l := s.apply.library; l != nil {
+		p = Promoted{
+			AppliedSeq: l.applied, Applied: l.progress.Applied, Endpoint: l.hello.Endpoint,
+			Digest: l.progress.Digest, DigestAt: l.progress.DigestAt,
+		}
+		p.Done = l.active && l.told.State == local.StateActive && l.told.Epoch == pro.promise.Epoch
+	}
+	if s.apply.fault != nil && s.apply.library == nil {
+		return p, fmt.Errorf("promote stream %s: %w", s.id, s.apply.fault)
+	}
+	return p, nil
+}

@@ -1,0 +1,131 @@
+package standby
+
+import (
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/tidegate/tidegate/shipper"
+)
+
+const (
+	namespace = "tidegate"
+	subsystem = "standby"
+)
+
+// metrics are the node's. What is not known is absent, never 0.
+type metrics struct {
+	n *Standby
+
+	fsync       prometheus.Histogram
+	refused     *prometheus.CounterVec
+	quarantined prometheus.Counter
+	torn        prometheus.Counter
+
+	received, durable, commit, applied, appliedPosition,
+	beacon, blind, limbo, faulted, relayUp,
+	free, total, quarantine, full *prometheus.Desc
+}
+
+func newMetrics(reg prometheus.Registerer, n *Standby) *metrics {
+	m := &metrics{
+		n: n,
+		fsync: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Namespace: namespace, Subsystem: subsystem, Name: "fsync_seconds",
+			Help:    "Time of one delta log sync.",
+			Buckets: prometheus.ExponentialBuckets(50e-6, 2, 16), // 50 us to 1.6 s
+		}),
+		refused: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Namespace: namespace, Subsystem: subsystem, Name: "refused_total",
+			Help: "Ship sessions refused or ended, by refusal code.",
+		}, []string{"code"}),
+		quarantined: prometheus.NewCounter(prometheus.CounterOpts{
+			Namespace: namespace, Subsystem: subsystem, Name: "quarantined_bytes_total",
+			Help: "Raw bytes of batches cut from logs into quarantine.",
+		}),
+		torn: prometheus.NewCounter(prometheus.CounterOpts{
+			Namespace: namespace, Subsystem: subsystem, Name: "torn_bytes_total",
+			Help: "Bytes of torn log tails found at start and moved to quarantine.",
+		}),
+	}
+	stream := []string{"service", "stream"}
+	m.received = prometheus.NewDesc("tidegate_standby_received_seq", "Newest batch in the log.", stream, nil)
+	m.durable = prometheus.NewDesc("tidegate_standby_durable_seq", "Newest batch fsynced here.", stream, nil)
+	m.commit = prometheus.NewDesc("tidegate_standby_commit_seq", "Newest batch known durable on W nodes.", stream, nil)
+	m.applied = prometheus.NewDesc("tidegate_standby_applied_seq", "Newest batch applied to the warm service; absent while none is connected.", stream, nil)
+	m.appliedPosition = prometheus.NewDesc("tidegate_standby_applied_position", "Position up to which the warm service has applied; absent while none is connected.", stream, nil)
+	m.beacon = prometheus.NewDesc("tidegate_standby_last_beacon_timestamp_seconds", "The writer's wall clock in its last beacon.", stream, nil)
+	m.blind = prometheus.NewDesc("tidegate_standby_blind_window_seconds", "Upper bound on the time about which this node knows nothing; absent while clocks are not compared.", stream, nil)
+	m.limbo = prometheus.NewDesc("tidegate_standby_limbo", "1 while the node's copy counts for nothing.", stream, nil)
+	m.faulted = prometheus.NewDesc("tidegate_standby_faulted", "1 while the stream is not served or not applied and an operator must look.", stream, nil)
+	m.relayUp = prometheus.NewDesc("tidegate_standby_relay_up", "1 while the session to the other node is up; absent while this node is not the relay.", []string{"service", "stream", "node"}, nil)
+	m.free = prometheus.NewDesc("tidegate_standby_disk_free_bytes", "Room left on the data directory's file system.", nil, nil)
+	m.total = prometheus.NewDesc("tidegate_standby_disk_total_bytes", "Size of the data directory's file system.", nil, nil)
+	m.quarantine = prometheus.NewDesc("tidegate_standby_quarantine_bytes", "Bytes that lie in quarantine.", nil, nil)
+	m.full = prometheus.NewDesc("tidegate_standby_full", "1 while batches are refused for want of room.", nil, nil)
+	reg.MustRegister(m.fsync, m.refused, m.quarantined, m.torn, m)
+	return m
+}
+
+// refuse counts a refusal.
+func (m *metrics) refuse(c shipper.Code) { m.refused.WithLabelValues(c.String()).Inc() }
+
+// Describe implements prometheus.Collector.
+func (m *metrics) Describe(ch chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{
+		m.received, m.durable, m.commit, m.applied, m.appliedPosition, m.beacon, m.blind,
+		m.limbo, m.faulted, m.relayUp, m.free, m.total, m.quarantine, m.full,
+	} {
+		ch <- d
+	}
+}
+
+// Collect implements prometheus.Collector.
+func (m *metrics) Collect(ch chan<- prometheus.Metric) {
+	st := m.n.Status()
+	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
+	}
+	if st.TotalBytes > 0 {
+		gauge(m.free, float64(st.FreeBytes))
+		gauge(m.total, float64(st.TotalBytes))
+		gauge(m.quarantine, float64(st.Quarantined))
+		gauge(m.full, truth(st.Full))
+	}
+	for _, s := range st.Streams {
+		// A stream that no view has named yet goes by its id.
+		service, name := string(s.View.Service), string(s.View.Name)
+		if name == "" {
+			name = s.View.ID.String()
+		}
+		gauge(m.limbo, truth(s.Limbo), service, name)
+		gauge(m.faulted, truth(s.Err != ""), service, name)
+		if s.Received.Seq > 0 || !s.Limbo {
+			gauge(m.received, float64(s.Received.Seq), service, name)
+			gauge(m.durable, float64(s.Durable.Seq), service, name)
+		}
+		if s.Commit > 0 {
+			gauge(m.commit, float64(s.Commit), service, name)
+		}
+		if s.Applied != nil {
+			gauge(m.applied, float64(*s.Applied), service, name)
+		}
+		if s.AppliedPosition != nil {
+			gauge(m.appliedPosition, float64(*s.AppliedPosition), service, name)
+		}
+		if s.BeaconWall != nil {
+			gauge(m.beacon, float64(s.BeaconWall.UnixNano())/1e9, service, name)
+		}
+		if s.Blind != nil {
+			gauge(m.blind, s.Blind.Seconds(), service, name)
+		}
+		for node, problem := range s.Relays {
+			gauge(m.relayUp, truth(problem == ""), service, name, string(node))
+		}
+	}
+}
+
+func truth(b bool) float64 {
+	if b {
+		return 1
+	}
+	return 0
+}

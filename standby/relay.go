@@ -1,0 +1,272 @@
+package standby
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/tidegate/tidegate"
+	"github.com/tidegate/tidegate/batch"
+	"github.com/tidegate/tidegate/gating/fence"
+	"github.com/tidegate/tidegate/internal/retry"
+	"github.com/tidegate/tidegate/shipper"
+)
+
+// fanOut keeps a session to one member for as long as the writer is attached
+// here. It ends with ctx, or when the member has promised a higher epoch.
+func (s *stream) fanOut(ctx context.Context, p fence.Promise, members []fence.Member, m fence.Member) error {
+	defer s.relayed(m.Node, errNotRelaying)
+	backoff := retry.Policy{}.Backoff()
+	for {
+		attached, err := s.relayOnce(ctx, p, members, m)
+		if ctx.Err() != nil {
+			return nil
+		}
+		s.relayed(m.Node, err)
+		s.lg.Debug("relay session ended", "node", string(m.Node), keyErr, err)
+		if tidegate.ClassOf(err) == tidegate.Fenced {
+			// This node's own promise may still be the old one; the writer must
+			// learn that its epoch is over.
+			s.endFeeds(p, err)
+			return err
+		}
+		if attached {
+			backoff.Reset()
+		}
+		if backoff.Wait(ctx) != nil {
+			return nil
+		}
+	}
+}
+
+// errNotRelaying is why no session to another node is up while no writer is
+// attached here.
+var errNotRelaying = errors.New("no writer attached")
+
+// relayed notes the state of the session to a member; nil is up.
+func (s *stream) relayed(node tidegate.NodeName, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if errors.Is(err, errNotRelaying) {
+		delete(s.relays, node)
+		return
+	}
+	s.relays[node] = err
+}
+
+// endFeeds tells the writers under p that another node has refused their epoch.
+func (s *stream) endFeeds(p fence.Promise, err error) {
+	r := shipper.RefusalOf(err)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for f := range s.feeds {
+		if f.promise == p && r.Promise.Epoch > p.Epoch {
+			f.conn.Interrupt(r)
+		}
+	}
+}
+
+// relayOnce runs one session to a member.
+func (s *stream) relayOnce(ctx context.Context, p fence.Promise, members []fence.Member, m fence.Member) (attached bool, err error) {
+	addr, err := s.n.shipAddress(m.Node)
+	if err != nil {
+		return false, err
+	}
+	conn, at, err := s.n.dialer().Dial(ctx, addr, shipper.Attach{
+		Stream: s.id, As: shipper.AsRelay, Epoch: p.Epoch, Holder: p.Holder, Members: members,
+	})
+	if err != nil {
+		return false, err
+	}
+	// Receiving ends the others: it is where the session's end is seen first.
+	g, ctx := errgroup.WithContext(ctx)
+	stop := context.AfterFunc(ctx, func() { _ = conn.Close() }) // Recv reports it
+	defer stop()
+	g.Go(func() error { return s.takeAcks(conn, m.Node) })
+	g.Go(func() error { return s.spread(ctx, conn, forwarded) })
+	g.Go(func() error { return s.ship(ctx, conn, at) })
+	s.relayed(m.Node, nil)
+	err = g.Wait()
+	return true, errors.Join(err, conn.Close())
+}
+
+// forwarded dates a beacon for a node behind this one.
+func forwarded(k *shipper.Beacon, o clockOffset) {
+	k.OffsetKnown, k.Offset, k.OffsetErr = o.known, o.theta, o.within
+}
+
+// ship sends the member what it lacks, and then whatever arrives here, before
+// it is synced here.
+func (s *stream) ship(ctx context.Context, conn *shipper.Conn, at shipper.Attached) error {
+	b := s.follow()
+	defer s.unfollow(b)
+	// The member may have had more from an earlier relay than this node has yet.
+	for s.log.End().Seq < at.Received.Seq {
+		if err := s.log.Wait(ctx, at.Received.Seq-1); err != nil {
+			return err
+		}
+	}
+	own, err := logView{s.log}.At(at.Received.Seq)
+	if err != nil {
+		return fmt.Errorf("find %s in own log: %w", at.Received.Seq, err)
+	}
+	if own.Chain != at.Received.Chain {
+		return &tidegate.Error{
+			Op: "relay to", Subject: string(at.Node), Class: tidegate.Transient,
+			Hint: "the node must adopt the epoch again; `tidegate status` shows its promise",
+			Err:  fmt.Errorf("logs differ at %s: %w", at.Received.Seq, tidegate.ErrDiverged),
+		}
+	}
+	return s.shipFrom(ctx, conn, at.Received.Seq+1)
+}
+
+func (s *stream) shipFrom(ctx context.Context, conn *shipper.Conn, from tidegate.Seq) (err error) {
+	cursor, err := s.log.ReadFrom(from)
+	if err != nil {
+		return fmt.Errorf("read log from %s: %w", from, err)
+	}
+	defer func() { err = errors.Join(err, cursor.Close()) }()
+	for {
+		_, sealed, err := cursor.Next(ctx)
+		if err != nil {
+			return err
+		}
+		if err := conn.Send(ctx, sealed); err != nil {
+			return err
+		}
+		if cursor.Seq() > s.log.End().Seq {
+			if err := conn.Flush(); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// takeAcks keeps the member's statements for the writer. A node speaks for
+// itself only: its certificate must carry the name in the ack.
+func (s *stream) takeAcks(conn *shipper.Conn, node tidegate.NodeName) error {
+	for {
+		ev, err := conn.Recv()
+		if err != nil {
+			return err
+		}
+		ack, ok := ev.(*shipper.AckEvent)
+		if !ok {
+			continue
+		}
+		if ack.Ack.Node != node || conn.Peer().Name != string(node) {
+			return shipper.Refuse(shipper.CodeProtocol, "%s acknowledged in the name of %s", conn.Peer(), ack.Ack.Node)
+		}
+		s.mu.Lock()
+		s.acks[node] = ack.Ack
+		s.ring()
+		s.mu.Unlock()
+	}
+}
+
+// askChain reads the position of one batch in another node's log.
+func (n *Standby) askChain(ctx context.Context, id tidegate.StreamID, source tidegate.NodeName, seq tidegate.Seq) (pos tidegate.LogPos, err error) {
+	conn, err := n.attachTo(ctx, source, shipper.Attach{Stream: id, As: shipper.AsObserver, From: seq})
+	if err != nil {
+		return pos, err
+	}
+	stop := context.AfterFunc(ctx, func() { _ = conn.Close() }) // Recv reports it
+	defer stop()
+	defer func() { _ = conn.Close() }() // everything was read
+	for {
+		ev, err := conn.Recv()
+		if err != nil {
+			return pos, err
+		}
+		if h, ok := ev.(*shipper.HeaderEvent); ok {
+			if h.Header.Seq != seq {
+				return pos, fmt.Errorf("%s answered with batch %s, asked for %s: %w", source, h.Header.Seq, seq, tidegate.ErrGap)
+			}
+			return h.Header.Pos(), nil
+		}
+	}
+}
+
+// fetch copies (From, To] from another node's log, verbatim.
+func (s *stream) fetch(ctx context.Context, e fence.Fetch) error {
+	if e.To.Seq <= e.From.Seq {
+		return context.Canceled
+	}
+	conn, err := s.n.attachTo(ctx, e.Source, shipper.Attach{Stream: s.id, As: shipper.AsReader, From: e.From.Seq + 1})
+	if err != nil {
+		return err
+	}
+	stop := context.AfterFunc(ctx, func() { _ = conn.Close() }) // Recv reports it
+	defer stop()
+	defer func() { _ = conn.Close() }() // what was read is what counts
+	for next := e.From.Seq + 1; next <= e.To.Seq; {
+		ev, err := conn.Recv()
+		if err != nil {
+			return err
+		}
+		b, ok := ev.(*shipper.BatchEvent)
+		if !ok {
+			continue
+		}
+		if err := s.fetched(ctx, next, b); err != nil {
+			return err
+		}
+		next++
+	}
+	return nil
+}
+
+// fetched appends one copied batch. Only the fetch appends while it runs, so
+// that the core needs no say in it; ctx ends when the core cancels.
+func (s *stream) fetched(ctx context.Context, next tidegate.Seq, b *shipper.BatchEvent) error {
+	if b.Header.Seq != next {
+		return fmt.Errorf("got batch %s, want %s: %w", b.Header.Seq, next, tidegate.ErrGap)
+	}
+	if s.n.full.Load() {
+		return fmt.Errorf("copy batch %s: %w", next, tidegate.ErrFull)
+	}
+	if _, err := batch.VerifyBytes(b.Sealed); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if err := s.log.AppendVerified(&b.Header, b.Sealed); err != nil {
+		return s.appendFailed(err)
+	}
+	return nil
+}
+
+func (n *Standby) attachTo(ctx context.Context, node tidegate.NodeName, a shipper.Attach) (*shipper.Conn, error) {
+	addr, err := n.shipAddress(node)
+	if err != nil {
+		return nil, err
+	}
+	conn, _, err := n.dialer().Dial(ctx, addr, a)
+	return conn, err
+}
+
+func (n *Standby) dialer() shipper.Dialer {
+	return shipper.Dialer{TLS: n.deps.ShipDial, Clock: n.deps.Clock, Limits: n.cfg.Limits}
+}
+
+// shipAddress finds where a node takes ship sessions.
+func (n *Standby) shipAddress(node tidegate.NodeName) (string, error) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if v, ok := n.view.node(node); ok && v.Ship != "" {
+		return v.Ship, nil
+	}
+	if addr := n.heard[node]; addr != "" {
+		return addr, nil
+	}
+	return "", &tidegate.Error{
+		Op: "find node", Subject: string(node), Class: tidegate.Transient,
+		Hint: "the node has not registered with the gate yet",
+		Err:  tidegate.ErrNotFound,
+	}
+}

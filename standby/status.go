@@ -1,0 +1,128 @@
+package standby
+
+import (
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/tidegate/tidegate"
+	"github.com/tidegate/tidegate/gating/fence"
+)
+
+// Status is what a node knows of itself. Pointers are nil where it does not
+// know: unknown is never 0.
+type Status struct {
+	Node        tidegate.NodeName
+	Site        tidegate.SiteName
+	Incarnation tidegate.Incarnation
+	Streams     []StreamStatus // sorted by service and name
+	FreeBytes   uint64
+	TotalBytes  uint64
+	Quarantined int64 // bytes in quarantine
+	Full        bool  // batches are refused for want of room
+}
+
+// StreamStatus is one stream of a [Status].
+type StreamStatus struct {
+	View     StreamView
+	Member   fence.Member
+	Promise  fence.Promise
+	History  fence.History
+	Received tidegate.LogPos
+	Durable  tidegate.LogPos
+	Commit   tidegate.Seq
+	Limbo    bool
+	// Quarantined is what lies in the stream's quarantine, in bytes, as of the
+	// last look.
+	Quarantined int64
+	Err         string // why the stream is not served or not applied; empty if all is well
+
+	Applied         *tidegate.Seq
+	AppliedPosition *tidegate.Position
+	Endpoint        string // of the service beside the node; empty while none is connected
+	StateDigest     tidegate.Digest
+	StateDigestAt   tidegate.Position
+
+	BeaconAge      *time.Duration
+	BeaconHead     *tidegate.Position // L at the writer
+	BeaconReleased *tidegate.Position // A at the writer
+	Blind          *time.Duration     // upper bound on the time about which nothing is known here
+	BeaconWall     *time.Time         // the writer's wall clock in the last beacon
+	Relays         map[tidegate.NodeName]string
+}
+
+// Status returns the node's state.
+func (n *Standby) Status() Status {
+	id := n.Identity()
+	st := Status{Node: id.Node, Site: id.Site, Incarnation: id.Incarnation, Full: n.full.Load()}
+	if d := n.disk.Load(); d != nil {
+		st.FreeBytes, st.TotalBytes, st.Quarantined = d.free, d.total, d.quarantined
+	}
+	for _, s := range n.all() {
+		one := s.status()
+		if d := n.disk.Load(); d != nil {
+			one.Quarantined = d.perStream[s.id]
+		}
+		st.Streams = append(st.Streams, one)
+	}
+	slices.SortFunc(st.Streams, func(a, b StreamStatus) int {
+		return strings.Compare(string(a.View.Service)+"/"+string(a.View.Name)+a.View.ID.String(), string(b.View.Service)+"/"+string(b.View.Name)+b.View.ID.String())
+	})
+	return st
+}
+
+func (s *stream) status() StreamStatus {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.fault != nil {
+		return StreamStatus{View: s.view, Member: s.member(), Promise: s.meta.Promise, History: s.meta.History.Clone(), Limbo: true, Err: s.fault.Error()}
+	}
+	meta := s.core.Meta()
+	st := StreamStatus{
+		View: s.view, Member: meta.Member(), Promise: s.core.Promise(), History: meta.History.Clone(),
+		Received: s.log.End(), Durable: s.core.DurablePos(), Commit: s.core.KnownCommit(), Limbo: meta.Limbo,
+		Err: s.joining.last,
+	}
+	if s.apply.fault != nil {
+		st.Err = s.apply.fault.Error()
+	}
+	if l := s.apply.library; l != nil {
+		st.Endpoint = l.hello.Endpoint
+		if l.heard {
+			at := l.progress.Applied
+			st.AppliedPosition = &at
+			st.StateDigest, st.StateDigestAt = l.progress.Digest, l.progress.DigestAt
+		}
+		if l.appliedOK {
+			seq := l.applied
+			st.Applied = &seq
+		}
+	}
+	s.beaconStatus(&st)
+	st.Relays = make(map[tidegate.NodeName]string, len(s.relays))
+	for node, err := range s.relays {
+		st.Relays[node] = ""
+		if err != nil {
+			st.Relays[node] = err.Error()
+		}
+	}
+	return st
+}
+
+func (s *stream) beaconStatus(st *StreamStatus) {
+	b := s.beacon
+	if !b.known {
+		return
+	}
+	now := s.n.deps.Clock.Boot()
+	age := time.Duration(now - b.at)
+	head, wall := b.last.L, b.last.Wall
+	st.BeaconAge, st.BeaconHead, st.BeaconWall = &age, &head, &wall
+	if b.last.AKnown {
+		released := b.last.A
+		st.BeaconReleased = &released
+	}
+	if blind, ok := b.blind(now); ok {
+		st.Blind = &blind
+	}
+}
