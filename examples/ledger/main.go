@@ -41,7 +41,17 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		Writer: stdout, ErrWriter: stderr, HideVersion: true,
 		Commands:       []*cli.Command{nodeCommand(stderr), followCommand(stderr), loadCommand(stdout, stderr), checkCommand(stdout)},
 		ExitErrHandler: func(*cli.Context, error) {},
-		OnUsageError:   func(_ *cli.Context, err error, _ bool) error { return misuse(err) },
+		OnUsageError:   usage,
+		Action: func(c *cli.Context) error {
+			if c.Args().Present() {
+				return misuse(fmt.Errorf("unknown command %q", c.Args().First()))
+			}
+			return cli.ShowAppHelp(c)
+		},
+	}
+	for _, c := range app.Commands {
+		c.OnUsageError = usage
+		c.HideHelpCommand = true
 	}
 	err := app.RunContext(ctx, args)
 	if err == nil {
@@ -60,6 +70,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	}
 	return exitFailed
 }
+
+func usage(_ *cli.Context, err error, _ bool) error { return misuse(err) }
 
 func misuse(err error) error {
 	return &tidegate.Error{Op: "read flags", Class: tidegate.Misuse, Err: err, Hint: "`ledger help` lists the flags"}

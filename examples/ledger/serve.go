@@ -22,14 +22,14 @@ func logger(c *cli.Context, w io.Writer) (*slog.Logger, error) {
 // serveFlags are those that both roles have.
 func serveFlags() []cli.Flag {
 	return []cli.Flag{
-		&cli.StringFlag{Name: "name", Required: true, Usage: "`NAME` of this node"},
-		&cli.StringFlag{Name: "data", Required: true, Usage: "`FOLDER` of the journals and raft's log"},
-		&cli.StringFlag{Name: "http", Required: true, Usage: "`HOST:PORT` to answer on"},
+		&cli.StringFlag{Name: "name", Usage: "required: `NAME` of this node"},
+		&cli.StringFlag{Name: "data", Usage: "required: `FOLDER` of the journals and raft's log"},
+		&cli.StringFlag{Name: "http", Usage: "required: `HOST:PORT` to answer on"},
 		&cli.StringFlag{Name: "service", Value: "ledger", Usage: "`NAME` of the service: its streams are eur and usd"},
-		&cli.StringFlag{Name: "history", Usage: "`NAME` of the history, the same on every node of every site (default: the service's)"},
+		&cli.StringFlag{Name: "history", DefaultText: "the service's", Usage: "`NAME` of the history, the same on every node of every site"},
 		&cli.StringFlag{Name: "run", Usage: "`FOLDER` of the daemons on this machine: <run>/agent and <run>/standby hold their sockets"},
-		&cli.DurationFlag{Name: "heartbeat", Usage: "how long raft waits for a leader (default: 1s, 50ms alone)"},
-		&cli.Uint64Flag{Name: "snapshot-entries", Usage: "raft entries between snapshots (default: 65536)"},
+		&cli.DurationFlag{Name: "heartbeat", DefaultText: "1s, 50ms alone", Usage: "how long raft waits for a leader"},
+		&cli.Uint64Flag{Name: "snapshot-entries", DefaultText: "65536", Usage: "raft entries between snapshots"},
 		&cli.StringFlag{Name: "log-level", Value: "info", Usage: "`LEVEL`: debug, info, warn or error"},
 	}
 }
@@ -59,7 +59,7 @@ func nodeCommand(stderr io.Writer) *cli.Command {
 	return &cli.Command{
 		Name: "node", Usage: "take part in the primary site's raft cluster",
 		Flags: append(serveFlags(), &cli.StringSliceFlag{
-			Name: "peer", Required: true, Usage: "`NAME=RAFT-HOST:PORT,HTTP-HOST:PORT` of every node, this one included",
+			Name: "peer", Usage: "required: `NAME=RAFT-HOST:PORT,HTTP-HOST:PORT` of every node, this one included",
 		}),
 		// A peer has a comma in it.
 		Before: func(c *cli.Context) error { c.App.DisableSliceFlagSeparator = true; return nil },
@@ -81,8 +81,8 @@ func followCommand(stderr io.Writer) *cli.Command {
 	return &cli.Command{
 		Name: "follow", Usage: "follow at the DR site, and serve after a failover",
 		Flags: append(serveFlags(),
-			&cli.StringFlag{Name: "raft", Required: true, Usage: "`HOST:PORT` of raft once this node is promoted"},
-			&cli.StringFlag{Name: "advertise", Usage: "`HOST:PORT` that clients and the route reach (default: that of --http)"},
+			&cli.StringFlag{Name: "raft", Usage: "required: `HOST:PORT` of raft once this node is promoted"},
+			&cli.StringFlag{Name: "advertise", DefaultText: "that of --http", Usage: "`HOST:PORT` that clients and the route reach"},
 		),
 		Action: func(c *cli.Context) error {
 			cfg := serveConfig(c)

@@ -72,6 +72,9 @@ func Check(ctx context.Context, hc *http.Client, cfg CheckConfig) (Report, error
 	if cfg.Within == 0 {
 		cfg.Within = 30 * time.Second
 	}
+	if err := validURL(cfg.URL); err != nil {
+		return Report{}, &tidegate.Error{Op: "configure check", Class: tidegate.Misuse, Err: err}
+	}
 	acks, torn, err := readAcks(cfg.AckedPath)
 	if err != nil {
 		return Report{}, err

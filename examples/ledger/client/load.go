@@ -10,7 +10,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net/http"
-	"strings"
+	"net/url"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -70,7 +70,9 @@ func (c LoadConfig) Validate() error {
 			errs = append(errs, fmt.Errorf(format, args...))
 		}
 	}
-	rule(strings.HasPrefix(c.URL, "http://") || strings.HasPrefix(c.URL, "https://"), "url: want http://host:port (got %q)", c.URL)
+	if err := validURL(c.URL); err != nil {
+		errs = append(errs, err)
+	}
 	rule(c.AckedPath != "", "acked: want a file name")
 	rule(c.Workers >= 1 && c.Workers <= 4096, "workers: want 1 to 4096 (got %d)", c.Workers)
 	rule(c.Accounts >= 2 && c.Accounts <= ledger.AccountsMax, "accounts: want 2 to %d (got %d)", ledger.AccountsMax, c.Accounts)
@@ -78,6 +80,13 @@ func (c LoadConfig) Validate() error {
 	rule(c.TryTimeout > 0, "try-timeout: want above 0 (got %s)", c.TryTimeout)
 	rule(c.Progress > 0, "progress: want above 0 (got %s)", c.Progress)
 	return errors.Join(errs...)
+}
+
+func validURL(s string) error {
+	if u, err := url.Parse(s); err != nil || u.Host == "" || u.Path != "" || u.Scheme != "http" && u.Scheme != "https" {
+		return fmt.Errorf("url: want http://host:port (got %q)", s)
+	}
+	return nil
 }
 
 // Counts is what a load has seen so far.

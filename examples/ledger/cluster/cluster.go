@@ -60,7 +60,14 @@ func (c *Cluster) Ready() <-chan struct{} { return c.ready }
 func (c *Cluster) Restored() <-chan struct{} { return c.restored }
 
 // Serving reports that a command submitted here now would be carried out.
-func (c *Cluster) Serving() bool { return c.serving.Load() }
+func (c *Cluster) Serving() bool {
+	for _, b := range c.shelf.Books() {
+		if b.Fenced() != 0 {
+			return false
+		}
+	}
+	return c.serving.Load()
+}
 
 // Leader returns the peer that leads, if one is known.
 func (c *Cluster) Leader() (Peer, bool) {
@@ -79,10 +86,6 @@ func (c *Cluster) Leader() (Peer, bool) {
 // there on raft answers by itself, at the latest when leadership is lost.
 func (c *Cluster) Submit(ctx context.Context, cmd ledger.Command) (ledger.Outcome, error) {
 	subject := fmt.Sprintf("%s/%d", cmd.Client, cmd.Request)
-	r := c.raft.Load()
-	if r == nil || !c.serving.Load() {
-		return ledger.Outcome{}, &tidegate.Error{Op: "submit", Subject: subject, Class: tidegate.Transient, Err: ErrNotLeader}
-	}
 	b := c.shelf.Book(cmd.Currency)
 	if b == nil {
 		return ledger.Outcome{}, &tidegate.Error{
@@ -93,6 +96,10 @@ func (c *Cluster) Submit(ctx context.Context, cmd ledger.Command) (ledger.Outcom
 		return ledger.Outcome{}, &tidegate.Error{
 			Op: "submit", Subject: subject, Class: tidegate.Fenced, Err: fmt.Errorf("epoch %s is held elsewhere: %w", e, tidegate.ErrFenced),
 		}
+	}
+	r := c.raft.Load()
+	if r == nil || !c.serving.Load() {
+		return ledger.Outcome{}, &tidegate.Error{Op: "submit", Subject: subject, Class: tidegate.Transient, Err: ErrNotLeader}
 	}
 	cmd.TimeUnix = time.Now().UnixNano()
 	rec, err := cmd.Append(nil)

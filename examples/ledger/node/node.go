@@ -199,6 +199,8 @@ func (n *Node) serve(ctx context.Context) error {
 	srv := &http.Server{
 		Handler:           server.New(n.log, n, n.http.Transport, server.Config{Node: string(n.cfg.Name)}),
 		ReadHeaderTimeout: 10 * time.Second,
+		ReadTimeout:       30 * time.Second,
+		IdleTimeout:       2 * time.Minute,
 		ErrorLog:          slog.NewLogLogger(n.log.Handler(), slog.LevelDebug),
 		BaseContext:       func(net.Listener) context.Context { return ctx },
 	}

@@ -1,0 +1,185 @@
+package book
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"testing"
+
+	"go.uber.org/goleak"
+
+	"github.com/tidegate/tidegate"
+	"github.com/tidegate/tidegate/examples/ledger/ledger"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func open(t testing.TB, dir string) *Shelf {
+	t.Helper()
+	s, err := Open(slog.New(slog.DiscardHandler), Config{Dir: dir, Service: "ledger", History: "test"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := s.Close(); err != nil {
+			t.Errorf("close: %v", err)
+		}
+	})
+	return s
+}
+
+func opens(t testing.TB, from, n int) [][]byte {
+	t.Helper()
+	var out [][]byte
+	for i := from; i < from+n; i++ {
+		cmd := ledger.Command{
+			Kind: ledger.KindOpen, Currency: ledger.EUR, TimeUnix: int64(i + 1), Client: ledger.ClientID{1},
+			Request: ledger.Request(i + 1), To: ledger.AccountID(fmt.Sprintf("a-%d", i)),
+		}
+		rec, err := cmd.Append(nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		out = append(out, rec)
+	}
+	return out
+}
+
+func appendAll(t testing.TB, b *Book, recs [][]byte) {
+	t.Helper()
+	if _, err := b.Append(t.Context(), recs); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestAppendAgainComparesAndChangesNothing(t *testing.T) {
+	dir := t.TempDir()
+	s := open(t, dir)
+	b := s.Book(ledger.EUR)
+	recs := opens(t, 0, 30)
+	appendAll(t, b, recs)
+	want := b.Digest()
+	end := b.Journal().End()
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+
+	// Raft replays its log over a journal that has it all.
+	b = open(t, dir).Book(ledger.EUR)
+	appendAll(t, b, recs[:11])
+	appendAll(t, b, recs[11:])
+	if got := b.Digest(); got != want || b.Journal().End() != end {
+		t.Errorf("after the replay %+v and %s, want %+v and %s", got, b.Journal().End(), want, end)
+	}
+}
+
+func TestAppendOfOtherRecordsBreaksTheBook(t *testing.T) {
+	dir := t.TempDir()
+	s := open(t, dir)
+	appendAll(t, s.Book(ledger.EUR), opens(t, 0, 3))
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	b := open(t, dir).Book(ledger.EUR)
+	if _, err := b.Append(t.Context(), opens(t, 50, 1)); !errors.Is(err, tidegate.ErrDiverged) {
+		t.Fatalf("got %v, want diverged", err)
+	}
+	if b.Broken() == nil {
+		t.Error("the book takes more after that")
+	}
+	if _, err := b.Append(t.Context(), opens(t, 0, 1)); !errors.Is(err, tidegate.ErrDiverged) {
+		t.Errorf("got %v, want the first failure again", err)
+	}
+}
+
+func TestReplayGivesTheState(t *testing.T) {
+	dir := t.TempDir()
+	s := open(t, dir)
+	b := s.Book(ledger.EUR)
+	appendAll(t, b, opens(t, 0, 10))
+	// A branch record lies between commands; the state steps over it.
+	if _, err := b.Journal().Branch(t.Context(), 2, b.Position()); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.SkipTo(b.Journal().End()); err != nil {
+		t.Fatal(err)
+	}
+	appendAll(t, b, opens(t, 10, 10))
+	want := b.Digest()
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	again := open(t, dir)
+	if err := again.Replay(); err != nil {
+		t.Fatal(err)
+	}
+	if got := again.Book(ledger.EUR).Digest(); got != want {
+		t.Errorf("got %+v, want %+v", got, want)
+	}
+}
+
+func TestDigestAt(t *testing.T) {
+	b := open(t, t.TempDir()).Book(ledger.EUR)
+	appendAll(t, b, opens(t, 0, 5))
+	now := b.Digest()
+	if got, err := b.DigestAt(t.Context(), now.Position); err != nil || got != now {
+		t.Errorf("now: %+v, %v; want %+v", got, err, now)
+	}
+	if _, err := b.DigestAt(t.Context(), 0); !errors.Is(err, ErrPast) {
+		t.Errorf("past: %v", err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := b.DigestAt(ctx, now.Position+1); !errors.Is(err, context.Canceled) {
+		t.Errorf("cancelled: %v", err)
+	}
+
+	// Two wait for what two more records will reach, and between them.
+	size := now.Position / 5
+	type answer struct {
+		c   ledger.Checkpoint
+		err error
+	}
+	ends, middles := make(chan answer, 1), make(chan answer, 1)
+	var wg sync.WaitGroup
+	wait := func(at tidegate.Position, to chan<- answer) {
+		wg.Go(func() {
+			c, err := b.DigestAt(t.Context(), at)
+			to <- answer{c, err}
+		})
+	}
+	wait(now.Position+size, ends)
+	wait(now.Position+size-1, middles)
+	appendAll(t, b, opens(t, 5, 2))
+	wg.Wait()
+	if a := <-middles; !errors.Is(a.err, ErrNotABoundary) && !errors.Is(a.err, ErrPast) {
+		t.Errorf("inside a record: %+v", a)
+	}
+	switch a := <-ends; {
+	case errors.Is(a.err, ErrPast): // it asked only after the records came
+	case a.err != nil || a.c.Position != now.Position+size:
+		t.Errorf("future: %+v", a)
+	}
+	if len(b.waiters) != 0 {
+		t.Errorf("%d waiters are left", len(b.waiters))
+	}
+}
+
+func TestCheckpointsAnswerForThePast(t *testing.T) {
+	b := open(t, t.TempDir()).Book(ledger.EUR)
+	appendAll(t, b, opens(t, 0, ledger.CheckpointRecords))
+	at := b.Digest()
+	appendAll(t, b, opens(t, ledger.CheckpointRecords, 3))
+	if got, err := b.DigestAt(t.Context(), at.Position); err != nil || got != at {
+		t.Errorf("got %+v, %v; want %+v", got, err, at)
+	}
+}
+
+func TestHistoryIDs(t *testing.T) {
+	a, b := HistoryID("x", ledger.EUR), HistoryID("x", ledger.USD)
+	if a == b || a == HistoryID("y", ledger.EUR) || a != HistoryID("x", ledger.EUR) {
+		t.Error("ids must depend on history and currency, and on nothing else")
+	}
+}
