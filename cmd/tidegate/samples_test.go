@@ -20,6 +20,7 @@ func readers() map[string]func(path string) error {
 	return map[string]func(string) error{
 		"operator": reader[operatorFile],
 		"route":    reader[routeFile],
+		"standby":  reader[standbyFile],
 	}
 }
 

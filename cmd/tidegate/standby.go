@@ -1,0 +1,83 @@
+package main
+
+import (
+	"fmt"
+	"io"
+
+	ucli "github.com/urfave/cli/v2"
+
+	"github.com/tidegate/tidegate"
+	"github.com/tidegate/tidegate/internal/cli"
+	"github.com/tidegate/tidegate/internal/clock"
+	"github.com/tidegate/tidegate/internal/config"
+	"github.com/tidegate/tidegate/internal/daemon"
+	"github.com/tidegate/tidegate/internal/pki"
+	"github.com/tidegate/tidegate/internal/vfs"
+	"github.com/tidegate/tidegate/standby"
+)
+
+func standbyCommand() *ucli.Command {
+	return &ucli.Command{
+		Name:      "standby",
+		Usage:     "run a standby node: keep logs, fan out, apply",
+		ArgsUsage: " ",
+		Flags:     []ucli.Flag{roleFileFlag("standby")},
+		Action: func(c *ucli.Context) error {
+			if name := c.Args().First(); name != "" {
+				return cli.Usagef("unknown command %q", name)
+			}
+			f, err := config.Load[standbyFile](c.String("config"))
+			if err != nil {
+				return err
+			}
+			return runStandby(c, f)
+		},
+		Subcommands: []*ucli.Command{{
+			Name:      "format",
+			Usage:     "make the data directory and draw the node's incarnation; once, before the first start",
+			ArgsUsage: " ",
+			Flags:     []ucli.Flag{roleFileFlag("standby"), cli.OutputFlag()},
+			Action:    formatStandby,
+		}},
+	}
+}
+
+func formatStandby(c *ucli.Context) error {
+	if _, err := cli.Args(c); err != nil {
+		return err
+	}
+	f, err := config.Load[standbyFile](c.String("config"))
+	if err != nil {
+		return err
+	}
+	made, err := standby.Format(vfs.OS(), f.DataDir, f.Node.Name)
+	if err != nil {
+		return err
+	}
+	return cli.Print(c, made, func(w io.Writer) error {
+		_, err := fmt.Fprintf(w, "%s formatted for %s, incarnation %s\n", f.DataDir, made.Node, made.Incarnation)
+		return err
+	})
+}
+
+func runStandby(c *ucli.Context, f standbyFile) error {
+	creds, err := daemon.Credentials(f.TLS, f.Node, tidegate.RoleStandby)
+	if err != nil {
+		return err
+	}
+	log, clk := daemon.Logger(c.App.ErrWriter, logLevel(c)), clock.System()
+	directory, err := standby.NewGateDirectory(f.Gates, creds.ClientTLS(pki.Expect{Role: tidegate.RoleGate}), clk, log)
+	if err != nil {
+		return err
+	}
+	node, err := standby.New(f.config(), standby.Deps{
+		FS: vfs.OS(), Clock: clk, Log: log, Registry: daemon.Registry(), Directory: directory,
+		ShipServe: creds.ServerTLS(),
+		ShipDial:  creds.ClientTLS(pki.Expect{Role: tidegate.RoleStandby}),
+		APIServe:  creds.ServerTLS(),
+	})
+	if err != nil {
+		return err
+	}
+	return daemon.Serve(c.Context, log, "standby", daemon.Part{Name: "standby", Run: node.Run, Ready: node.Ready()})
+}

@@ -1,0 +1,91 @@
+package main
+
+import (
+	"errors"
+
+	"github.com/tidegate/tidegate/internal/config"
+	"github.com/tidegate/tidegate/standby"
+)
+
+// standbyFile is the file of `tidegate standby`.
+type standbyFile struct {
+	Node    config.Node `yaml:"node"`
+	TLS     config.TLS  `yaml:"tls"`
+	Gates   []string    `yaml:"gates"`    // host:port of the gates' API, tried in turn
+	DataDir string      `yaml:"data_dir"` // formatted by `tidegate standby format`
+	RunDir  string      `yaml:"run_dir"`  // of the local sockets; "-": no service beside this node
+	Ship    listenFile  `yaml:"ship"`
+	API     listenFile  `yaml:"api"`
+	Limits  struct {
+		SegmentBytes       config.Bytes `yaml:"segment_bytes"`        // of a delta log's files
+		QuarantineBytesMax config.Bytes `yaml:"quarantine_bytes_max"` // beyond it a node refuses to cut
+		FreeBytesMin       config.Bytes `yaml:"free_bytes_min"`       // below it a node refuses to append
+	} `yaml:"limits"`
+}
+
+// listenFile is one listener.
+type listenFile struct {
+	Listen string `yaml:"listen"` // host:port; an empty host is every address
+	Public string `yaml:"public"` // host:port under which others reach it
+}
+
+// Defaults of the standby's file; those of the limits are the package's own.
+const (
+	defaultStandbyDir = "/var/lib/tidegate/standby"
+	defaultRunDir     = "/run/tidegate"
+	noRunDir          = "-"
+)
+
+// SetDefaults returns f with every unset key at its default.
+func (f standbyFile) SetDefaults() standbyFile {
+	if f.DataDir == "" {
+		f.DataDir = defaultStandbyDir
+	}
+	if f.RunDir == "" {
+		f.RunDir = defaultRunDir
+	}
+	d := f.config().SetDefaults()
+	f.Ship.Listen, f.API.Listen = d.ShipListen, d.APIListen
+	f.Limits.QuarantineBytesMax = config.Bytes(d.QuarantineBytesMax)
+	f.Limits.FreeBytesMin = config.Bytes(d.FreeBytesMin) //nolint:gosec // came from a Bytes
+	return f
+}
+
+// Validate reports every broken rule.
+func (f standbyFile) Validate() error {
+	all := []error{
+		config.Under("node", f.Node.Validate()),
+		config.Under("tls", f.TLS.Validate()),
+		gatesRule(f.Gates),
+		config.AbsPath("data_dir", f.DataDir),
+		config.Under("ship", f.Ship.validate()),
+		config.Under("api", f.API.validate()),
+		config.AtLeast("limits.segment_bytes", f.Limits.SegmentBytes, 0),
+		config.AtLeast("limits.quarantine_bytes_max", f.Limits.QuarantineBytesMax, 1<<20),
+		config.AtLeast("limits.free_bytes_min", f.Limits.FreeBytesMin, 1<<20),
+	}
+	if f.RunDir != noRunDir {
+		all = append(all, config.AbsPath("run_dir", f.RunDir))
+	}
+	return errors.Join(all...)
+}
+
+func (l listenFile) validate() error {
+	err := config.HostPort("listen", l.Listen)
+	// Others cannot dial "every address": it must be said how they reach this node.
+	return errors.Join(err, config.Reachable("public", l.Public))
+}
+
+// config is the file as the package wants it.
+func (f standbyFile) config() standby.Config {
+	run := f.RunDir
+	if run == noRunDir {
+		run = ""
+	}
+	return standby.Config{
+		Node: f.Node.Name, Site: f.Node.Site, DataDir: f.DataDir, RunDir: run,
+		ShipListen: f.Ship.Listen, ShipPublic: f.Ship.Public, APIListen: f.API.Listen, APIPublic: f.API.Public,
+		SegmentBytes: int64(f.Limits.SegmentBytes), QuarantineBytesMax: int64(f.Limits.QuarantineBytesMax),
+		FreeBytesMin: uint64(max(f.Limits.FreeBytesMin, 0)),
+	}
+}
