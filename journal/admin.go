@@ -3,6 +3,7 @@ package journal
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"path/filepath"
 	"time"
@@ -13,6 +14,8 @@ import (
 
 // addBranch writes b into the meta file, before its record.
 func (j *Journal) addBranch(b Branch) error {
+	j.naming.Lock()
+	defer j.naming.Unlock()
 	j.mu.Lock()
 	m := j.meta.with(b)
 	known := len(m.Branches) == len(j.meta.Branches)
@@ -20,7 +23,6 @@ func (j *Journal) addBranch(b Branch) error {
 	if known {
 		return nil
 	}
-	// One appender at a time adds branches: see SubmitAt, Branch, AppendRaw.
 	if err := m.write(j.fs, j.dir); err != nil {
 		return err
 	}
@@ -47,7 +49,7 @@ func (j *Journal) Branch(ctx context.Context, epoch tidegate.Epoch, at tidegate.
 	if end != at {
 		return Range{}, fmt.Errorf("branch epoch %s at %s: journal ends at %s: %w", epoch, at, end, tidegate.ErrConflict)
 	}
-	if err := j.addBranch(b); err != nil {
+	if err := errors.Join(j.own(), j.addBranch(b)); err != nil {
 		return Range{}, fmt.Errorf("branch epoch %s at %s: %w", epoch, at, err)
 	}
 	if err := j.putBranch(ctx, b); err != nil {
@@ -70,29 +72,58 @@ func (j *Journal) putBranch(ctx context.Context, b Branch) error {
 	return nil
 }
 
-// adopt gives an empty journal whose id was drawn the id of the history that
-// it is about to follow.
-func (j *Journal) adopt(id tidegate.ID) error {
+// own makes a drawn id final, before this journal writes under it.
+func (j *Journal) own() error {
+	if !j.drawn.Load() {
+		return nil
+	}
+	return j.rename(func(m *meta) {})
+}
+
+// rename changes a drawn id, or nothing but that it is drawn.
+func (j *Journal) rename(change func(*meta)) error {
+	j.naming.Lock()
+	defer j.naming.Unlock()
+	if !j.drawn.Load() {
+		return nil
+	}
 	j.mu.Lock()
 	m := j.meta
-	free := j.end.Position == 0 && j.cfg.ID.IsZero()
 	j.mu.Unlock()
-	switch {
-	case m.ID == id:
-		return nil
-	case !free:
-		return &tidegate.Error{
-			Op: "follow", Subject: "journal:" + id.String(), Class: tidegate.Permanent, Err: tidegate.ErrDiverged,
-			Hint: fmt.Sprintf("the journal in %s is of history %s", j.dir, m.ID),
-		}
-	}
-	m.ID = id
+	m.Drawn = false
+	change(&m)
 	if err := m.write(j.fs, j.dir); err != nil {
 		return err
 	}
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	j.meta = m
+	j.drawn.Store(false)
+	return nil
+}
+
+// adopt gives a journal whose id was drawn, and that has only followed since,
+// the id of the history it follows. Any other must have that id already.
+func (j *Journal) adopt(l tidegate.Lineage) error {
+	if l == "" || l == j.Lineage() {
+		return nil
+	}
+	id, err := LineageID(l)
+	if err != nil {
+		return err
+	}
+	if err := j.rename(func(m *meta) { m.ID = id }); err != nil {
+		return err
+	}
+	j.mu.Lock()
+	have := j.meta.ID
+	j.mu.Unlock()
+	if have != id {
+		return &tidegate.Error{
+			Op: "follow", Subject: "journal:" + id.String(), Class: tidegate.Permanent, Err: tidegate.ErrDiverged,
+			Hint: fmt.Sprintf("the journal in %s is of history %s", j.dir, have),
+		}
+	}
 	return nil
 }
 

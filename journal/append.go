@@ -39,7 +39,7 @@ func (j *Journal) Submit(ctx context.Context, payload []byte, t time.Time) (Rang
 	if len(payload) > j.cfg.RecordBytesMax {
 		return Range{}, j.tooLong(len(payload))
 	}
-	if err := j.gate.mayAppend(); err != nil {
+	if err := j.mayAppend(); err != nil {
 		return Range{}, err
 	}
 	j.mu.Lock()
@@ -67,7 +67,7 @@ func (j *Journal) submit(ctx context.Context, t time.Time, payloads ...[]byte) (
 			Err: fmt.Errorf("%d bytes together, at most %d", total, j.cfg.GroupBytesMax),
 		}
 	}
-	if err := j.gate.mayAppend(); err != nil {
+	if err := j.mayAppend(); err != nil {
 		return Range{}, err
 	}
 	j.mu.Lock()
@@ -81,6 +81,14 @@ func (j *Journal) submit(ctx context.Context, t time.Time, payloads ...[]byte) (
 	}
 	j.queued()
 	return Range{First: first, Next: j.end.Position}, nil
+}
+
+// mayAppend returns why nothing of this journal's own may be appended.
+func (j *Journal) mayAppend() error {
+	if err := j.gate.mayAppend(); err != nil {
+		return err
+	}
+	return j.own()
 }
 
 func (j *Journal) tooLong(n int) error {
@@ -208,6 +216,7 @@ func (j *Journal) commitGroup() bool {
 		})
 		return false
 	}
+	j.groups++
 	j.written = end.Position
 	j.writers.wake(j.written, nil)
 	if sync {

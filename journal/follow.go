@@ -22,28 +22,10 @@ type follower struct {
 	applyTo tidegate.Position // committed so far
 }
 
-// standbyLink is one session with the standby node's daemon.
+// standbyLink is the receiving half of a session with the standby node's daemon.
 type standbyLink struct {
 	f    *follower
 	conn *local.Conn
-	said activity
-}
-
-func (l *standbyLink) run(ctx context.Context) error {
-	r := &reporter{j: l.f.j, svc: l.f.svc, conn: l.conn, kick: l.f.j.standbyKick, prepare: l.prepare}
-	return pair(ctx, l.conn, l.recv, r.run)
-}
-
-// prepare says who is active to this daemon, too: it is how the standby node
-// learns that a promotion is done, and that there is nobody to follow here.
-func (l *standbyLink) prepare(m *local.LibraryProgress) error {
-	if err := l.said.tell(l.f.j, l.conn, m); err != nil {
-		return err
-	}
-	if p := l.f.reached.Load(); p != 0 {
-		m.Applied = tidegate.Position(p)
-	}
-	return nil
 }
 
 func (l *standbyLink) recv(ctx context.Context) error {
@@ -64,7 +46,7 @@ func (l *standbyLink) recv(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		l.f.j.kickStandby()
+		signal(l.f.j.standbyKick)
 	}
 }
 
@@ -107,14 +89,8 @@ func (f *follower) follow(ctx context.Context, m *local.Role) error {
 // start learns once, and after every time the service was active, where its
 // state stands.
 func (f *follower) start(m *local.Role) error {
-	if m.Lineage != "" {
-		id, err := LineageID(m.Lineage)
-		if err != nil {
-			return err
-		}
-		if err := f.j.adopt(id); err != nil {
-			return err
-		}
+	if err := f.j.adopt(m.Lineage); err != nil {
+		return err
 	}
 	if f.started {
 		return nil

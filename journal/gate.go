@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/tidegate/tidegate"
 	"github.com/tidegate/tidegate/internal/clock"
@@ -27,7 +28,8 @@ const noPosition = ^tidegate.Position(0)
 //     holds an epoch not below the fencing one, or an open stream lost its agent.
 type gate struct {
 	clock clock.Clock
-	kick  func() // tells the links that L or A changed; does not block
+	kick  func() // tells the agent's link that L or A changed; does not block
+	turn  func() // tells both links that the service became active or no longer is
 
 	mu         sync.Mutex
 	head       rpo.Mark // durable here
@@ -91,7 +93,7 @@ func (g *gate) activate(end rpo.Mark) error {
 	if g.held && g.last.Epoch == g.epoch {
 		g.apply(&g.last)
 	}
-	g.kick()
+	g.turn()
 	return nil
 }
 
@@ -106,7 +108,7 @@ func (g *gate) end(err error) {
 	g.ceiling = nil
 	g.openGoes = false
 	g.waiters.wake(noPosition, err)
-	g.kick()
+	g.turn()
 }
 
 // stop makes every later call fail with err.
@@ -209,7 +211,7 @@ func (g *gate) apply(p *local.DaemonProgress) {
 func (g *gate) await(ctx context.Context, p tidegate.Position) error {
 	at, err := g.tryAwait(ctx, p)
 	if err == nil {
-		g.noteSlack(int64(g.clock.Boot() - at))
+		g.noteSlack(int64(time.Since(at)))
 	}
 	return err
 }
@@ -220,27 +222,29 @@ func (g *gate) noteSlack(d int64) {
 	}
 }
 
-// tryAwait returns the clock reading that the release was decided by.
-func (g *gate) tryAwait(ctx context.Context, p tidegate.Position) (tidegate.Instant, error) {
+// tryAwait returns when the clock was read that the release was decided by. The
+// process's own clock measures the slack: it costs a tenth of the boot clock,
+// and a suspend in between shows in neither before it is over.
+func (g *gate) tryAwait(ctx context.Context, p tidegate.Position) (time.Time, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	activation := g.activation
 	for {
 		if err := g.check(); err != nil {
-			return 0, err
+			return time.Time{}, err
 		}
 		if g.activation != activation {
-			return 0, ErrInactive
+			return time.Time{}, ErrInactive
 		}
 		// The clock is read in the same step as the release: nothing can come
 		// between them but a pause of the whole process.
-		now := g.clock.Boot()
+		at, now := time.Now(), g.clock.Boot()
 		if p <= g.ceiling.L().Position && g.ceiling.Release(now, p) {
 			g.released(p)
-			return now, nil
+			return at, nil
 		}
 		if err := g.waiters.wait(ctx, &g.mu, g.waiters.add(p)); err != nil {
-			return 0, err
+			return time.Time{}, err
 		}
 	}
 }

@@ -7,6 +7,8 @@ import (
 	"io"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
+	"time"
 
 	"github.com/tidegate/tidegate"
 	"github.com/tidegate/tidegate/internal/durable"
@@ -30,6 +32,9 @@ type Journal struct {
 	failed                 chan struct{} // closed when the committer has failed
 	done                   chan struct{} // closed when the committer has ended
 	compare                comparer
+	drawn                  atomic.Bool // meta.Drawn, for the append path
+
+	naming sync.Mutex // held while the meta file is written; taken before mu
 
 	mu       sync.Mutex
 	work     sync.Cond         // the committer waits for something to do
@@ -43,6 +48,7 @@ type Journal struct {
 	syncers  waitlist          // for durable
 	writers  waitlist          // for written
 	room     waitlist          // for pending to be taken
+	groups   uint64            // written so far
 	busy     bool              // the committer is writing
 	frozen   bool              // CutTo or TrimBefore is at work: nothing may be appended
 	closing  bool
@@ -106,7 +112,8 @@ func OpenFS(fsys vfs.FS, dir string, cfg Config) (*Journal, error) {
 	}
 	j.work.L, j.idle.L = &j.mu, &j.mu
 	j.gate.clock = cfg.Clock
-	j.gate.kick = j.kick
+	j.gate.kick = func() { signal(j.agentKick) }
+	j.gate.turn = func() { signal(j.agentKick); signal(j.standbyKick) }
 	if err := j.load(); err != nil {
 		return nil, errors.Join(fmt.Errorf("open journal %s: %w", dir, err), j.closeFiles())
 	}
@@ -140,6 +147,7 @@ func (j *Journal) load() error {
 	if err := j.confirmBranches(); err != nil {
 		return err
 	}
+	j.drawn.Store(j.meta.Drawn)
 	j.gate.head = j.end
 	return nil
 }
@@ -179,7 +187,7 @@ func (j *Journal) readOrMakeMeta() (meta, error) {
 	}
 	m = meta{Format: metaFormat, Version: metaVersion, ID: j.cfg.ID, SegmentBytes: j.cfg.SegmentBytes}
 	if m.ID.IsZero() {
-		m.ID = tidegate.NewID()
+		m.ID, m.Drawn = tidegate.NewID(), true
 	}
 	return m, m.write(j.fs, j.dir)
 }
@@ -258,11 +266,6 @@ func (j *Journal) closeFiles() error {
 	return errors.Join(err, j.lock.Close())
 }
 
-// kick tells the agent's link to report; it never blocks.
-func (j *Journal) kick() { signal(j.agentKick) }
-
-func (j *Journal) kickStandby() { signal(j.standbyKick) }
-
 func signal(c chan struct{}) {
 	select {
 	case c <- struct{}{}:
@@ -324,6 +327,9 @@ func (j *Journal) Await(ctx context.Context, p tidegate.Position) error {
 // Again while active it does nothing. tidegate.ErrFenced if another site holds
 // the stream.
 func (j *Journal) Activate() error {
+	if err := j.own(); err != nil {
+		return err
+	}
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	return j.gate.activate(j.end)
@@ -338,5 +344,5 @@ func (j *Journal) Exposure() rpo.Exposure { return j.gate.exposure() }
 
 // ReleaseSlack returns the longest time that has passed from the clock reading
 // by which an Await was decided to its return: the epsilon by which the loss
-// window can exceed its bound.
-func (j *Journal) ReleaseSlack() tidegate.Instant { return tidegate.Instant(j.gate.slack.Load()) }
+// window can exceed its bound. A suspend of the machine in between is not counted.
+func (j *Journal) ReleaseSlack() time.Duration { return time.Duration(j.gate.slack.Load()) }

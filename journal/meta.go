@@ -32,6 +32,7 @@ type meta struct {
 	Format       string      `json:"format"`
 	Version      int         `json:"version"`
 	ID           tidegate.ID `json:"id"`
+	Drawn        bool        `json:"drawn,omitempty"` // at random, and this journal has written nothing of its own yet
 	SegmentBytes int64       `json:"segmentBytes"`
 	Branches     []Branch    `json:"branches,omitempty"`
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -39,20 +40,22 @@ func (j *Journal) Run(ctx context.Context, svc Service) error {
 		return &tidegate.Error{Op: "run journal", Subject: j.dir, Class: tidegate.Misuse, Err: errors.New("called twice")}
 	}
 	g, ctx := errgroup.WithContext(ctx)
+	f := &follower{j: j, svc: svc}
 	g.Go(func() error { return j.watch(ctx) })
 	if j.cfg.AgentSocket != "" {
 		g.Go(func() error {
 			return j.connect(ctx, j.cfg.AgentSocket, func(ctx context.Context, c *local.Conn) error {
-				return (&agentLink{j: j, svc: svc, conn: c}).run(ctx)
+				r := &reporter{j: j, svc: svc, conn: c, kick: j.agentKick, applied: &f.reached}
+				return (&agentLink{j: j, svc: svc, conn: c}).run(ctx, r)
 			})
 		})
 	}
 	if j.cfg.StandbySocket != "" {
-		f := &follower{j: j, svc: svc}
 		g.Go(func() error { return f.syncLazily(ctx) })
 		g.Go(func() error {
 			return j.connect(ctx, j.cfg.StandbySocket, func(ctx context.Context, c *local.Conn) error {
-				return (&standbyLink{f: f, conn: c}).run(ctx)
+				r := &reporter{j: j, svc: svc, conn: c, kick: j.standbyKick, applied: &f.reached}
+				return pair(ctx, c, (&standbyLink{f: f, conn: c}).recv, r.run)
 			})
 		})
 	}
@@ -143,28 +146,26 @@ func pair(ctx context.Context, c *local.Conn, recv, send func(context.Context) e
 
 var errSessionOver = &tidegate.Error{Op: "local session", Class: tidegate.Transient, Err: errors.New("ended")}
 
-// reporter sends progress: at once when kicked, and every ProgressEvery.
+// reporter is the sending half of a session with either daemon: who is active,
+// and progress, at once when kicked and every ProgressEvery.
 type reporter struct {
 	j       *Journal
 	svc     Service
 	conn    *local.Conn
 	kick    <-chan struct{}
-	prepare func(*local.LibraryProgress) error // fills in, and may send something first
-	asked   tidegate.Instant                   // when the service was asked for its state
-	state   local.LibraryProgress              // applied, digest and digest position
+	applied *atomic.Uint64 // what the follower has applied; 0 while it does not follow
+
+	activated bool
+	sent      uint64                // activation the daemon was told about
+	asked     tidegate.Instant      // when the service was asked for its state
+	state     local.LibraryProgress // applied, digest and digest position
 }
 
 func (r *reporter) run(ctx context.Context) error {
 	tick := time.NewTicker(r.j.cfg.ProgressEvery)
 	defer tick.Stop()
 	for {
-		m := local.LibraryProgress{End: r.j.End()}
-		r.askState()
-		m.Applied, m.Digest, m.DigestAt = r.state.Applied, r.state.Digest, r.state.DigestAt
-		if err := r.prepare(&m); err != nil {
-			return err
-		}
-		if err := r.conn.Send(&m); err != nil {
+		if err := r.report(); err != nil {
 			return fmt.Errorf("report progress: %w", err)
 		}
 		select {
@@ -174,6 +175,38 @@ func (r *reporter) run(ctx context.Context) error {
 		case <-tick.C:
 		}
 	}
+}
+
+func (r *reporter) report() error {
+	r.askState()
+	m := local.LibraryProgress{
+		End: r.j.End(), Applied: r.state.Applied, Digest: r.state.Digest, DigestAt: r.state.DigestAt,
+	}
+	if p := r.applied.Load(); p != 0 {
+		m.Applied = tidegate.Position(p)
+	}
+	activation, active, start := r.j.gate.progress(&m)
+	if err := r.announce(activation, active, start); err != nil {
+		return err
+	}
+	return r.conn.Send(&m)
+}
+
+// announce says first what changed in who is active.
+func (r *reporter) announce(activation uint64, active bool, start tidegate.Position) error {
+	if r.activated && (!active || activation != r.sent) {
+		if err := r.conn.Send(&local.Deactivated{}); err != nil {
+			return err
+		}
+		r.activated = false
+	}
+	if active && !r.activated {
+		if err := r.conn.Send(&local.Activated{Lineage: r.j.Lineage(), L: start}); err != nil {
+			return err
+		}
+		r.activated, r.sent = true, activation
+	}
+	return nil
 }
 
 func (r *reporter) askState() {
@@ -186,49 +219,17 @@ func (r *reporter) askState() {
 	r.state.Applied, r.state.Digest, r.state.DigestAt = at, digest, at
 }
 
-// agentLink is one session with the agent: the service's activity goes out, the
-// grant comes in.
+// agentLink is one session with the agent: the grant comes in.
 type agentLink struct {
 	j    *Journal
 	svc  Service
 	conn *local.Conn
-	said activity
 }
 
-func (l *agentLink) run(ctx context.Context) error {
+func (l *agentLink) run(ctx context.Context, r *reporter) error {
 	// Whatever ends the session: what is granted stays, nothing more is.
 	defer l.j.gate.release(true)
-	r := &reporter{j: l.j, svc: l.svc, conn: l.conn, kick: l.j.agentKick, prepare: l.prepare}
 	return pair(ctx, l.conn, l.recv, r.run)
-}
-
-// prepare says first what changed in who is active.
-func (l *agentLink) prepare(m *local.LibraryProgress) error {
-	return l.said.tell(l.j, l.conn, m)
-}
-
-// activity is what a daemon was told in one session about who is active.
-type activity struct {
-	activated bool
-	sent      uint64 // activation that the daemon was told about
-}
-
-// tell fills in the gate's part of m, and sends before it what has changed.
-func (a *activity) tell(j *Journal, conn *local.Conn, m *local.LibraryProgress) error {
-	activation, active, start := j.gate.progress(m)
-	if a.activated && (!active || activation != a.sent) {
-		if err := conn.Send(&local.Deactivated{}); err != nil {
-			return fmt.Errorf("report deactivation: %w", err)
-		}
-		a.activated = false
-	}
-	if active && !a.activated {
-		if err := conn.Send(&local.Activated{Lineage: j.Lineage(), L: start}); err != nil {
-			return fmt.Errorf("report activation: %w", err)
-		}
-		a.activated, a.sent = true, activation
-	}
-	return nil
 }
 
 func (l *agentLink) recv(context.Context) error {

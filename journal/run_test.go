@@ -563,21 +563,22 @@ func (s *standbyRig) batches() []*local.Batch {
 func TestFollowAndBePromoted(t *testing.T) {
 	s := startStandby(t, vfs.NewMem(), newMachine())
 	lineage := tidegate.Lineage("journal:" + testConfig().ID.String())
-	s.daemon.send(&local.Role{State: local.StateFollow, Epoch: 1, Lineage: lineage})
+	s.daemon.send(&local.Role{State: local.StateFollow, Epoch: 1, Lineage: s.j.Lineage()})
 	bs := s.batches()
 	for _, b := range bs {
 		s.daemon.send(b)
 	}
 	h := bs[len(bs)-1].Next
+	// The lineage may come late, with the stream's own batch that says so.
+	s.daemon.send(&local.Role{State: local.StateFollow, Epoch: 1, Lineage: lineage})
 	m := expect(s.daemon, "applied", func(m *local.LibraryProgress) bool { return m.Applied == h && m.DigestAt == h })
 	if m.Digest[0] != 40 || m.End != h {
 		t.Errorf("progress %+v", m)
 	}
-	if s.j.Lineage() != lineage {
-		t.Errorf("lineage %s is not the stream's", s.j.Lineage())
-	}
+	eventually(t, "the stream's lineage", func() bool { return s.j.Lineage() == lineage })
 	s.daemon.send(&local.Role{State: local.StateActive, Epoch: 9, ApplyTo: h, Branch: h})
 	a := expect(s.agent, "activated", anyOf[*local.Activated])
+	expect(s.daemon, "activated", anyOf[*local.Activated])
 	if want := lineage + "+9@" + tidegate.Lineage(h.String()); a.Lineage != want {
 		t.Errorf("lineage %s, want %s", a.Lineage, want)
 	}
@@ -647,10 +648,7 @@ func TestFollowerStopsForGood(t *testing.T) {
 		}, tidegate.ErrDiverged},
 		{"state ahead of the journal", func(s *standbyRig) { s.svc.applied = 1 << 30 }, tidegate.ErrGap},
 		{"another history", func(s *standbyRig) {
-			if err := s.j.adopt(tidegate.ID{0xee}); err != nil {
-				panic(err)
-			}
-			if _, err := s.j.AppendRaw(context.Background(), 0, s.payload); err != nil {
+			if _, err := s.j.Append(context.Background(), payload(0), testTime); err != nil {
 				panic(err)
 			}
 		}, tidegate.ErrDiverged},
