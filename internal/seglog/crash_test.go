@@ -4,6 +4,9 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"io"
+	"slices"
+	"strings"
 	"testing"
 
 	"github.com/tidegate/tidegate"
@@ -165,12 +168,49 @@ func checkCrashed(h *history, mem *vfs.Mem) error {
 		}
 	}
 	// Opening again finds a clean log that takes appends.
-	l, rec, err = seglog.Open(mem.CrashClone(vfs.CrashLoseAll), "/log", frames{}, crashConfig)
+	survivor := mem.CrashClone(vfs.CrashLoseAll)
+	l, rec, err = seglog.Open(survivor, "/log", frames{}, crashConfig)
 	if err != nil || rec.TornBytes > 0 || l.End() != end {
-		return fmt.Errorf("open again: %+v, %w", rec, err)
+		return fmt.Errorf("open again: %+v: %v", rec, err)
 	}
 	next := frame(end, []byte("next"))
-	return errors.Join(l.Append(next, end+uint64(len(next))), l.Sync(), l.Close())
+	if err := errors.Join(l.Append(next, end+uint64(len(next))), l.Sync(), l.Close()); err != nil {
+		return err
+	}
+	if first > 0 {
+		return nil
+	}
+	return sameAsFresh(survivor, append(got, next...))
+}
+
+// sameAsFresh compares the segments of a log that went through a crash with
+// those of one that was fed the same records in peace.
+func sameAsFresh(mem *vfs.Mem, recs []byte) error {
+	fresh := vfs.NewMem()
+	l, _, err := seglog.Open(fresh, "/log", frames{}, crashConfig)
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(l.Append(recs, uint64(len(recs))), l.Close()); err != nil {
+		return err
+	}
+	names := must(fresh.List("/log"))
+	if got := must(mem.List("/log")); !slices.Equal(got, names) {
+		return fmt.Errorf("files %v, a log without a crash has %v", got, names)
+	}
+	for _, name := range names {
+		if strings.HasSuffix(name, ".seg") && !bytes.Equal(readFile(mem, "/log/"+name), readFile(fresh, "/log/"+name)) {
+			return fmt.Errorf("%s differs from that of a log without a crash", name)
+		}
+	}
+	return nil
+}
+
+func readFile(fsys vfs.FS, path string) []byte {
+	f := must(fsys.Open(path))
+	b := must(io.ReadAll(f))
+	must(0, f.Close())
+	return b
 }
 
 func mustNames(mem *vfs.Mem, dir string) func(func(uint64) bool) {

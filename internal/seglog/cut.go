@@ -232,12 +232,14 @@ func (q *quarantiner) fill(partial string) error {
 			return err
 		}
 	}
+	// There is at least cut.json, and writing it syncs the directory with all
+	// that was put there before.
 	for _, a := range q.attach {
 		if err := durable.WriteFile(q.fsys, filepath.Join(partial, a.Name), a.Data); err != nil {
 			return err
 		}
 	}
-	return q.fsys.SyncDir(partial)
+	return nil
 }
 
 // copy writes head and the bytes [from, to) of a file to a new, synced one.

@@ -136,14 +136,9 @@ func (l *Log) write(b []byte, p piece) error {
 	at := HeaderSize + l.end.offset - l.segments[len(l.segments)-1].offset
 	l.mu.Unlock()
 	if _, err := l.tail.WriteAt(b, at); err != nil {
-		// What the failed write left beyond the end must go, durably: a shorter
-		// record appended later would not cover it, and its rest could be read as
-		// records.
-		undo := l.tail.Truncate(at)
-		if undo == nil {
-			undo = l.tail.Sync()
-		}
-		return l.fullOrStop("append to", err, undo)
+		// What the failed write left beyond the end must go: a shorter record
+		// appended later would not cover it, and its rest could be read as records.
+		return l.fullOrStop("append to", err, l.tail.Truncate(at))
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
-	"io"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -136,10 +135,7 @@ func segments(t testing.TB, fsys vfs.FS, dir string) map[string]string {
 
 func slurp(t testing.TB, fsys vfs.FS, path string) []byte {
 	t.Helper()
-	f := must(fsys.Open(path))
-	b := must(io.ReadAll(f))
-	check(t, f.Close())
-	return b
+	return readFile(fsys, path)
 }
 
 func TestAppendSyncReopen(t *testing.T) {
@@ -441,8 +437,6 @@ func TestFullDisk(t *testing.T) {
 		l := open(t, mem, seglog.Config{SegmentBytes: segmentBytes})
 		want := add(t, l, 5, 84)
 		for room := uint64(0); room < 500; room += 37 {
-			_, used, _ := mem.Free("/")
-			_ = used
 			mem.SetCapacity(sizeOf(t, mem) + room)
 			batch := bytes.Join([][]byte{frame(l.End(), text(1, 84)), frame(l.End()+100, text(2, 84)), frame(l.End()+200, text(3, 84)), frame(l.End()+300, text(4, 84))}, nil)
 			before := l.End()
@@ -457,11 +451,14 @@ func TestFullDisk(t *testing.T) {
 			mem.SetCapacity(0)
 			want = append(want, add(t, l, 1, 20)...)
 			check(t, l.Sync())
-		}
-		check(t, l.Close())
-		l = open(t, mem.CrashClone(vfs.CrashLoseAll), seglog.Config{SegmentBytes: segmentBytes})
-		if l.End() != uint64(len(want)) {
-			t.Errorf("end %d, want %d", l.End(), len(want))
+			for seed := range int64(8) {
+				clone := mem.CrashClone(seed)
+				after, rec, err := seglog.Open(clone, "/log", frames{}, seglog.Config{SegmentBytes: segmentBytes})
+				if err != nil || rec.TornBytes > 0 || after.End() != uint64(len(want)) {
+					t.Fatalf("room %d seed %d: %+v, %v", room, seed, rec, err)
+				}
+				check(t, after.Close())
+			}
 		}
 		check(t, l.Close())
 		if got := contents(t, mem, "/log", 0, uint64(len(want))); !bytes.Equal(got, want) {
