@@ -39,6 +39,8 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	app := &cli.App{
 		Name: "ledger", Usage: "a replicated money ledger behind Tidegate's gate",
 		Writer: stdout, ErrWriter: stderr, HideVersion: true,
+		DisableSliceFlagSeparator: true, // a peer has a comma in it
+
 		Commands:       []*cli.Command{nodeCommand(stderr), followCommand(stderr), loadCommand(stdout, stderr), checkCommand(stdout)},
 		ExitErrHandler: func(*cli.Context, error) {},
 		OnUsageError:   usage,

@@ -61,8 +61,6 @@ func nodeCommand(stderr io.Writer) *cli.Command {
 		Flags: append(serveFlags(), &cli.StringSliceFlag{
 			Name: "peer", Usage: "required: `NAME=RAFT-HOST:PORT,HTTP-HOST:PORT` of every node, this one included",
 		}),
-		// A peer has a comma in it.
-		Before: func(c *cli.Context) error { c.App.DisableSliceFlagSeparator = true; return nil },
 		Action: func(c *cli.Context) error {
 			cfg := serveConfig(c)
 			for _, s := range c.StringSlice("peer") {

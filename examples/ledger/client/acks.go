@@ -55,18 +55,17 @@ func (a *ackFile) write() (err error) {
 		return fmt.Errorf("open ack file: %w", err)
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
-	w := bufio.NewWriter(f)
+	var lines []byte // whole lines only, so that several loads may share a file
 	tick := time.NewTicker(acksEvery)
 	defer tick.Stop()
-	dirty := false
 	sync := func() error {
-		if !dirty {
+		if len(lines) == 0 {
 			return nil
 		}
-		dirty = false
-		if err := w.Flush(); err != nil {
+		if _, err := f.Write(lines); err != nil {
 			return fmt.Errorf("write ack file: %w", err)
 		}
+		lines = lines[:0]
 		if err := f.Sync(); err != nil {
 			return fmt.Errorf("sync ack file: %w", err)
 		}
@@ -82,10 +81,7 @@ func (a *ackFile) write() (err error) {
 			if err != nil {
 				return fmt.Errorf("encode ack: %w", err)
 			}
-			dirty = true
-			if _, err := w.Write(append(line, '\n')); err != nil {
-				return fmt.Errorf("write ack file: %w", err)
-			}
+			lines = append(append(lines, line...), '\n')
 		case <-tick.C:
 			if err := sync(); err != nil {
 				return err

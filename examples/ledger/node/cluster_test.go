@@ -154,7 +154,7 @@ func TestNothingLeavesWhileTheGateIsClosed(t *testing.T) {
 	if rec := lead.must("/accounts", api.Command{Client: id, Request: 1, Currency: ledger.EUR, To: "alice"}); rec.Code != ledger.Done {
 		t.Fatalf("open: %+v", rec)
 	}
-	lead.agents[ledger.EUR].shut(true)
+	lead.agents[ledger.EUR].Shut(true)
 	deposit := api.Command{Client: id, Request: 2, Currency: ledger.EUR, To: "alice", Amount: 500}
 	for range 2 {
 		status, _, prob := lead.post("/deposits", deposit, 100*time.Millisecond)
@@ -175,7 +175,7 @@ func TestNothingLeavesWhileTheGateIsClosed(t *testing.T) {
 		t.Errorf("open in usd: %+v", rec)
 	}
 	records := lead.applied(ledger.EUR)
-	lead.agents[ledger.EUR].shut(false)
+	lead.agents[ledger.EUR].Shut(false)
 	rec := lead.must("/deposits", deposit)
 	if rec.Code != ledger.Done || !rec.Duplicate || rec.Balance != 500 {
 		t.Errorf("deposit after the gate opened: %+v", rec)
@@ -216,7 +216,7 @@ func TestFencedLeaderTurnsClientsAway(t *testing.T) {
 	lead := leader(t, nodes)
 	acked := load(t, lead, 50)
 	for _, c := range ledger.Currencies() {
-		lead.agents[c].tell(&local.Role{State: local.StateFenced, Epoch: 7})
+		lead.agents[c].Tell(&local.Role{State: local.StateFenced, Epoch: 7})
 	}
 	cmd := api.Command{Client: tidegate.NewID(), Request: 1, Currency: ledger.EUR, To: "late"}
 	for deadline := time.Now().Add(limit); ; {

@@ -8,6 +8,7 @@ import (
 	"github.com/tidegate/tidegate"
 	"github.com/tidegate/tidegate/examples/ledger/api"
 	"github.com/tidegate/tidegate/examples/ledger/cluster"
+	"github.com/tidegate/tidegate/examples/ledger/daemontest"
 	"github.com/tidegate/tidegate/examples/ledger/ledger"
 	"github.com/tidegate/tidegate/internal/local"
 	"github.com/tidegate/tidegate/journal"
@@ -57,13 +58,13 @@ func batches(t *testing.T, raw []byte, n int) []*local.Batch {
 	return out
 }
 
-func follower(t *testing.T) (*running, map[ledger.Currency]*script) {
+func follower(t *testing.T) (*running, map[ledger.Currency]*daemontest.Script) {
 	t.Helper()
 	self := cluster.Peer{Node: "d1", Raft: address(t), HTTP: "http://" + address(t)}
 	n := newRunning(t, "d1", Config{HTTP: self.HTTP[len("http://"):], Follow: true, Peers: []cluster.Peer{self}})
-	standbys := map[ledger.Currency]*script{}
+	standbys := map[ledger.Currency]*daemontest.Script{}
 	for _, c := range ledger.Currencies() {
-		standbys[c] = daemon(t, n.cfg.RunDir, local.DaemonStandby, c.String())
+		standbys[c] = daemontest.Start(t, n.cfg.RunDir, local.DaemonStandby, c.String())
 	}
 	return n, standbys
 }
@@ -75,11 +76,11 @@ func TestFollowThenPromote(t *testing.T) {
 	dr, standbys := follower(t)
 	dr.start()
 	for c, s := range ship(t, lead) {
-		standbys[c].tell(&local.Role{State: local.StateFollow, Epoch: 1, ApplyTo: 0, Lineage: s.lineage})
+		standbys[c].Tell(&local.Role{State: local.StateFollow, Epoch: 1, ApplyTo: 0, Lineage: s.lineage})
 		for _, b := range batches(t, s.raw, 37) {
-			standbys[c].tell(b)
+			standbys[c].Tell(b)
 		}
-		standbys[c].until(func(p local.LibraryProgress) bool { return p.Applied == s.end })
+		standbys[c].Until(func(p local.LibraryProgress) bool { return p.Applied == s.end })
 	}
 	sameBooks(t, lead, dr)
 	if status, _, prob := dr.post("/accounts", api.Command{Client: tidegate.NewID(), Request: 1, Currency: ledger.EUR, To: "x"}, time.Second); status != http.StatusServiceUnavailable || prob.Reason != api.ReasonNotActive {
@@ -121,16 +122,12 @@ func TestFollowThenPromote(t *testing.T) {
 }
 
 // promote does what a standby node does at F7.
-func promote(t *testing.T, dr *running, standbys map[ledger.Currency]*script, at map[ledger.Currency]shipped) {
+func promote(t *testing.T, dr *running, standbys map[ledger.Currency]*daemontest.Script, at map[ledger.Currency]shipped) {
 	t.Helper()
 	for c, s := range standbys {
-		dr.agents[c].mu.Lock()
-		dr.agents[c].epoch = 2
-		dr.agents[c].mu.Unlock()
-		s.mu.Lock()
-		s.greet = nil // a standby whose service is active ships nothing to it
-		s.mu.Unlock()
-		s.tell(&local.Role{State: local.StateActive, Epoch: 2, ApplyTo: at[c].end, Branch: at[c].end, Lineage: at[c].lineage})
+		dr.agents[c].Hold(2)
+		s.Forget() // a standby node whose service is active ships nothing to it
+		s.Tell(&local.Role{State: local.StateActive, Epoch: 2, ApplyTo: at[c].end, Branch: at[c].end, Lineage: at[c].lineage})
 	}
 	leader(t, []*running{dr})
 }
@@ -145,16 +142,16 @@ func TestPromotionInterrupted(t *testing.T) {
 	dr, standbys := follower(t)
 	dr.start()
 	for c, s := range all {
-		standbys[c].tell(&local.Role{State: local.StateFollow, Epoch: 1, Lineage: s.lineage})
+		standbys[c].Tell(&local.Role{State: local.StateFollow, Epoch: 1, Lineage: s.lineage})
 		for _, b := range batches(t, s.raw, 1000) {
-			standbys[c].tell(b)
+			standbys[c].Tell(b)
 		}
-		standbys[c].until(func(p local.LibraryProgress) bool { return p.Applied == s.end })
+		standbys[c].Until(func(p local.LibraryProgress) bool { return p.Applied == s.end })
 	}
 	eur := all[ledger.EUR]
-	standbys[ledger.EUR].tell(&local.Role{State: local.StateActive, Epoch: 2, ApplyTo: eur.end, Branch: eur.end, Lineage: eur.lineage})
+	standbys[ledger.EUR].Tell(&local.Role{State: local.StateActive, Epoch: 2, ApplyTo: eur.end, Branch: eur.end, Lineage: eur.lineage})
 	// The branch is in the journal: the promotion of this book has begun.
-	standbys[ledger.EUR].until(func(p local.LibraryProgress) bool { return p.End > eur.end })
+	standbys[ledger.EUR].Until(func(p local.LibraryProgress) bool { return p.End > eur.end })
 	dr.stop()
 	if ok, err := cluster.Exists(dr.cfg.Dir); ok || err != nil {
 		t.Fatalf("seeded with one book only: %v, %v", ok, err)

@@ -20,6 +20,7 @@ import (
 	"github.com/tidegate/tidegate/examples/ledger/api"
 	"github.com/tidegate/tidegate/examples/ledger/client"
 	"github.com/tidegate/tidegate/examples/ledger/cluster"
+	"github.com/tidegate/tidegate/examples/ledger/daemontest"
 	"github.com/tidegate/tidegate/examples/ledger/ledger"
 	"github.com/tidegate/tidegate/internal/local"
 )
@@ -55,7 +56,7 @@ type running struct {
 	name   string
 	cfg    Config
 	http   *http.Client
-	agents map[ledger.Currency]*script
+	agents map[ledger.Currency]*daemontest.Script
 	node   *Node
 	cancel context.CancelFunc
 	ended  chan error
@@ -105,9 +106,9 @@ func newRunning(t *testing.T, name string, cfg Config) *running {
 		cfg.Dir = filepath.Join(t.TempDir(), name)
 	}
 	hc := &http.Client{Transport: &http.Transport{}}
-	r := &running{t: t, name: name, cfg: cfg, http: hc, agents: map[ledger.Currency]*script{}}
+	r := &running{t: t, name: name, cfg: cfg, http: hc, agents: map[ledger.Currency]*daemontest.Script{}}
 	for _, c := range ledger.Currencies() {
-		r.agents[c] = daemon(t, run, local.DaemonAgent, c.String())
+		r.agents[c] = daemontest.Start(t, run, local.DaemonAgent, c.String())
 	}
 	t.Cleanup(func() {
 		r.stop()

@@ -1,4 +1,4 @@
-package node
+package daemontest
 
 import (
 	"context"
@@ -12,9 +12,8 @@ import (
 	"github.com/tidegate/tidegate/internal/local"
 )
 
-// script is a scripted Tidegate daemon on one stream's socket: the tests'
-// stand-in for an agent or a standby node.
-type script struct {
+// Script is a scripted daemon on one stream's socket.
+type Script struct {
 	t  *testing.T
 	ln *local.Listener
 
@@ -28,14 +27,15 @@ type script struct {
 	greet    []local.Message
 }
 
-// daemon starts one; it ends with the test, or with the returned stop.
-func daemon(t *testing.T, run string, kind local.Daemon, stream string, greet ...local.Message) *script {
+// Start starts one for a stream of the service "ledger"; it ends with the test.
+// It sends greet to every library that connects.
+func Start(t *testing.T, run string, kind local.Daemon, stream string, greet ...local.Message) *Script {
 	t.Helper()
 	ln, err := local.Listen(local.SocketPath(run, kind, "ledger", tidegate.StreamName(stream)))
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := &script{
+	s := &Script{
 		t: t, ln: ln, conns: map[*local.Conn]bool{}, active: map[*local.Conn]bool{}, epoch: 1,
 		heard: make(chan struct{}), greet: greet,
 	}
@@ -61,7 +61,7 @@ func daemon(t *testing.T, run string, kind local.Daemon, stream string, greet ..
 	return s
 }
 
-func (s *script) talk(kind local.Daemon, c *local.Conn) {
+func (s *Script) talk(kind local.Daemon, c *local.Conn) {
 	defer c.Close()
 	s.mu.Lock()
 	s.conns[c] = true
@@ -92,13 +92,13 @@ func (s *script) talk(kind local.Daemon, c *local.Conn) {
 	}
 }
 
-func (s *script) send(c *local.Conn, m local.Message) {
+func (s *Script) send(c *local.Conn, m local.Message) {
 	if err := c.Send(m); err != nil {
 		s.t.Logf("send %T: %v", m, err)
 	}
 }
 
-func (s *script) hear(c *local.Conn, m local.Message) {
+func (s *Script) hear(c *local.Conn, m local.Message) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch m := m.(type) {
@@ -119,15 +119,15 @@ func (s *script) hear(c *local.Conn, m local.Message) {
 
 // grant says that everything the library has is durable elsewhere, as a sync
 // stream's agent does once it is.
-func (s *script) grant(c *local.Conn) {
+func (s *Script) grant(c *local.Conn) {
 	if s.closed {
 		return
 	}
 	s.send(c, &local.DaemonProgress{D: s.progress.L.Position, DKnown: true, Epoch: s.epoch, Mode: tidegate.ModeSync, Recorded: true})
 }
 
-// shut closes or opens the gate.
-func (s *script) shut(closed bool) {
+// Shut closes or opens the gate.
+func (s *Script) Shut(closed bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.closed = closed
@@ -136,8 +136,8 @@ func (s *script) shut(closed bool) {
 	}
 }
 
-// tell sends m to the library, now and whenever it connects again.
-func (s *script) tell(m local.Message) {
+// Tell sends m to the library, now and whenever it connects again.
+func (s *Script) Tell(m local.Message) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.greet = append(s.greet, m)
@@ -146,8 +146,8 @@ func (s *script) tell(m local.Message) {
 	}
 }
 
-// until waits for the library to report something.
-func (s *script) until(ok func(local.LibraryProgress) bool) {
+// Until waits for the library to report something.
+func (s *Script) Until(ok func(local.LibraryProgress) bool) {
 	s.t.Helper()
 	for {
 		s.mu.Lock()
@@ -162,4 +162,18 @@ func (s *script) until(ok func(local.LibraryProgress) bool) {
 			s.t.Fatal("the test ended while waiting for the library")
 		}
 	}
+}
+
+// Hold sets the epoch that the agent holds from the next activation on.
+func (s *Script) Hold(epoch tidegate.Epoch) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.epoch = epoch
+}
+
+// Forget empties what is sent to a library that connects.
+func (s *Script) Forget() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.greet = nil
 }
