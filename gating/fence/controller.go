@@ -34,15 +34,16 @@ import (
 //
 // Not safe for concurrent use.
 type Controller struct {
-	p       Plan
-	now     time.Time
-	token   uint64
-	wait    uint64 // token of the outstanding ReadKeys or Txn; 0 none
-	then    Plan   // the plan as it stands once the outstanding Txn commits
-	settled bool   // a tick passed since the fence quorum was reached
-	asked   bool   // AwaitLease is out
-	recheck bool   // read the keys at the next tick
-	out     []ControlEffect
+	p         Plan
+	now       time.Time
+	token     uint64
+	wait      uint64 // token of the outstanding ReadKeys or Txn; 0 none
+	then      Plan   // the plan as it stands once the outstanding Txn commits
+	settled   bool   // a tick passed since the fence quorum was reached
+	asked     bool   // AwaitLease is out
+	recheck   bool   // read the keys at the next tick
+	verifying bool   // Verify is out
+	out       []ControlEffect
 }
 
 // NewController takes up a plan: a new one (Step empty), or one that another
@@ -112,7 +113,7 @@ func (c *Controller) Step(now time.Time, ev ControlEvent) []ControlEffect {
 	case Promoted:
 		c.onPromoted(ev)
 	case Verified:
-		if c.p.Step == StepApply && !c.p.Times.T6.IsZero() {
+		if c.p.Step == StepApply && c.verifying {
 			c.route()
 		}
 	case RouteSwitched:
@@ -224,7 +225,11 @@ func (c *Controller) onKeys(keys []KeyState) {
 func (c *Controller) resume(state State) {
 	c.p.Attempts = max(c.p.Attempts, 1)
 	for i := range c.p.Streams {
-		if s := &c.p.Streams[i]; state != StateActive && s.Heard.Epoch >= s.Record.Epoch {
+		s := &c.p.Streams[i]
+		if state != StateFencing && s.Heard == s.Record.Promise() {
+			s.Heard = Promise{} // adopted meanwhile, through another controller of this plan
+		}
+		if state != StateActive && s.Heard.Epoch >= s.Record.Epoch {
 			c.decide()
 			return
 		}
@@ -303,7 +308,7 @@ func (c *Controller) reserve() {
 		}
 		r.Epoch = max(r.Epoch, s.Heard.Epoch) + 1
 		r.Holder, r.State, r.Plan, r.Kind = c.p.Target, StateFencing, c.p.ID, c.p.Kind
-		r.Unclean, r.Source, r.Since = false, "", c.now.UnixNano()
+		r.Unclean, r.Source, r.Missing, r.Since = false, "", nil, c.now.UnixNano()
 		s.Record, s.Replies, s.Adopters, s.Heard = r, nil, nil, Promise{}
 	}
 	next.Attempts++
@@ -445,7 +450,6 @@ func (c *Controller) maybeChoose() {
 
 func (c *Controller) choose() {
 	next := clonePlan(c.p)
-	next.Loss = nil
 	for i := range next.Streams {
 		s := &next.Streams[i]
 		clean := c.clean(s)
@@ -453,9 +457,7 @@ func (c *Controller) choose() {
 		r := &s.Record
 		r.State, r.Head, r.StartSeq = StateRecovering, best.Durable, best.Durable.Seq+1
 		r.History, r.Source, r.Unclean, r.Since = best.History.Clone(), best.Member.Node, !clean, c.now.UnixNano()
-		if c.p.Kind == KindFailover {
-			next.Loss = append(next.Loss, s.loss())
-		}
+		r.Missing = s.missing()
 	}
 	next.Step = StepLease
 	stamp(&next.Times.T3, c.now)
@@ -497,6 +499,7 @@ func (r *FenceReply) better(o *FenceReply) bool {
 
 func (c *Controller) lease() {
 	c.p.Step, c.asked = StepLease, false
+	c.state()
 	for i := range c.p.Streams {
 		c.p.Streams[i].Adopters = nil
 	}
@@ -508,6 +511,16 @@ func (c *Controller) lease() {
 		return
 	}
 	c.adopt()
+}
+
+// state makes the loss statements of a failover from the records.
+func (c *Controller) state() {
+	c.p.Loss = nil
+	for i := range c.p.Streams {
+		if c.p.Kind == KindFailover {
+			c.p.Loss = append(c.p.Loss, c.p.Streams[i].loss())
+		}
+	}
 }
 
 // leaseDoubt says why the old writer's outputs are not provably over; "" when

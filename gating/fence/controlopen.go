@@ -152,6 +152,11 @@ func (c *Controller) activated() {
 		return
 	}
 	c.p.Step = StepApply
+	c.state()
+	for i := range c.p.Streams {
+		// A saved plan's word on the target is not trusted: it may have restarted.
+		c.p.Streams[i].Promoted, c.p.Streams[i].Applied = false, false
+	}
 	c.save()
 	c.sendPromotes()
 	c.emit(SetDeadline{StepApply})
@@ -182,11 +187,12 @@ func (c *Controller) onPromoted(ev Promoted) {
 			return
 		}
 	}
-	if !c.p.Times.T6.IsZero() && c.p.Verify {
-		return // the journeys are under way
+	if c.verifying {
+		return
 	}
 	stamp(&c.p.Times.T6, c.now)
 	if c.p.Verify {
+		c.verifying = true
 		c.save()
 		c.emit(Verify{})
 		return
@@ -249,7 +255,11 @@ func (c *Controller) tick() {
 }
 
 func (c *Controller) deadline(step PlanStep) {
-	if c.wait != 0 || step != c.p.Step {
+	if step != c.p.Step {
+		return
+	}
+	if c.wait != 0 {
+		c.emit(SetDeadline{step}) // the keys come first
 		return
 	}
 	switch step {

@@ -2,6 +2,7 @@ package fence
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/tidegate/tidegate"
 )
@@ -31,28 +32,33 @@ func predictLoss(g GateRecord, restored bool) LossStatement {
 // provided that R members that know what they had will answer.
 func PredictLoss(r EpochRecord) LossStatement { return predictLoss(r.Gate, r.Restored) }
 
-// loss makes the statement for a stream whose head has been chosen. (I23)
+// loss makes the statement for a stream whose head has been chosen. Everything
+// that decides is in the record, so that any controller says the same. (I23)
 func (s *StreamPlan) loss() LossStatement {
-	l := predictLoss(s.Record.Gate, s.Record.Restored)
-	for _, m := range s.Record.Config.Members {
-		answered := false
-		for _, r := range s.Replies {
-			answered = answered || r.Member.Node == m.Node && s.counts(r)
-		}
-		if !answered {
-			l.Missing = append(l.Missing, m.Node)
-		}
-	}
-	if s.Record.Unclean {
+	r := &s.Record
+	l := predictLoss(r.Gate, r.Restored)
+	l.Missing = slices.Clone(r.Missing)
+	if r.Unclean {
 		l.Kind, l.Unclean, l.Bounds = LossUnknown, true, tidegate.Bounds{}
-		l.Why = fmt.Sprintf("only %d of the %d fence replies that prove a head", s.counting(), s.need())
+		l.Why = "fewer members than the fence quorum answered that know what they had"
 	}
-	if h := s.Record.Head.Seq; s.Released > h {
-		l.AtLeast = int64(s.Released - h)
+	if s.Released > r.Head.Seq {
+		l.AtLeast = int64(s.Released - r.Head.Seq)
 	}
 	if l.Kind == LossZero && l.AtLeast > 0 {
 		// A beacon contradicts the proof: say the weaker thing.
 		l.Kind, l.Why = LossUnknown, "a beacon spoke of released batches beyond the chosen head"
 	}
 	return l
+}
+
+// missing returns the members whose reply does not count.
+func (s *StreamPlan) missing() []tidegate.NodeName {
+	var out []tidegate.NodeName
+	for _, m := range s.Record.Config.Members {
+		if !slices.ContainsFunc(s.Replies, func(r FenceReply) bool { return r.Member.Node == m.Node && s.counts(r) }) {
+			out = append(out, m.Node)
+		}
+	}
+	return out
 }

@@ -101,7 +101,7 @@ func (n *Node) CheckAppend(epoch tidegate.Epoch, holder tidegate.HolderID, seale
 	if broken(ruleEpochCheck) {
 		return nil
 	}
-	t := n.disk.History.Last()
+	t := n.Adopted()
 	switch {
 	case !n.promise.Allows(epoch, holder):
 		return errFencedAppend
@@ -143,7 +143,7 @@ func (n *Node) synced(end tidegate.LogPos) {
 // Ack returns the current ack, for a session that has just attached or to tell
 // of progress in Received; ok is false when nobody may count it.
 func (n *Node) Ack() (ack Ack, ok bool) {
-	t := n.disk.History.Last()
+	t := n.Adopted()
 	owes := n.promise == n.disk.Promise && t.Epoch == n.promise.Epoch && t.Holder == n.promise.Holder
 	if broken(ruleNoAckAfterFence) || broken(ruleEpochCheck) {
 		owes = true
@@ -182,8 +182,14 @@ func (n *Node) Meta() NodeMeta { return n.disk }
 // Promise returns the promise that the node enforces.
 func (n *Node) Promise() Promise { return n.promise }
 
-// Adopted returns the term that the log has adopted.
-func (n *Node) Adopted() Term { return n.disk.History.Last() }
+// Adopted returns the term that the log has adopted; the zero term when the log
+// is shorter than that (damage), so that the node is asked to adopt again.
+func (n *Node) Adopted() Term {
+	if t := n.disk.History.Last(); t.StartSeq <= n.end.Seq+1 {
+		return t
+	}
+	return Term{}
+}
 
 // Limbo reports whether the node does not know what it once acknowledged.
 func (n *Node) Limbo() bool { return n.disk.Limbo }
@@ -199,7 +205,7 @@ func (n *Node) KnownCommit() tidegate.Seq { return n.commit }
 
 func (n *Node) promoteReply(req PromoteRequest) PromoteReply {
 	want := Promise{req.Epoch, req.Holder}
-	t := n.disk.History.Last()
+	t := n.Adopted()
 	switch {
 	case !n.promise.Allows(req.Epoch, req.Holder):
 		return PromoteReply{Class: tidegate.Fenced, Why: fmt.Sprintf("promised %s", n.promise)}

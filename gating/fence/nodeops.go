@@ -109,7 +109,9 @@ func (n *Node) idle() {
 		if meta, free, due := n.afterRecord(*r); due {
 			o := &nodeOp{kind: opRecord, meta: meta}
 			n.op = o
-			n.promise = meta.Promise
+			if meta.Promise.Epoch > n.promise.Epoch {
+				n.promise = meta.Promise
+			}
 			n.persist(func() {
 				if free {
 					n.out = append(n.out, Freed{})

@@ -3,6 +3,7 @@ package fence
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 
 	"github.com/tidegate/tidegate"
 )
@@ -58,25 +59,26 @@ func (g GateRecord) Holds() bool {
 //  3. in RECOVERING and ACTIVE, StartSeq is Head.Seq+1
 //  4. History ends with ActiveEpoch, or in RECOVERING with the chosen log's last epoch
 type EpochRecord struct {
-	Version     int               `json:"version"` // EpochRecordVersion
-	Stream      tidegate.StreamID `json:"stream"`
-	Epoch       tidegate.Epoch    `json:"epoch"` // 0: formatted, never active
-	Holder      Holder            `json:"holder"`
-	State       State             `json:"state"`
-	Gate        GateRecord        `json:"gate"`
-	Config      Config            `json:"config"`       // last active configuration
-	ActiveEpoch tidegate.Epoch    `json:"active_epoch"` // the epoch Config was written under; 0: registration
-	Active      Holder            `json:"active"`       // holder of ActiveEpoch: where the stream lives
-	StartSeq    tidegate.Seq      `json:"start_seq"`
-	Head        tidegate.LogPos   `json:"head"`
-	History     History           `json:"history"`            // terms of the log; in ACTIVE it ends with this epoch
-	Source      tidegate.NodeName `json:"source,omitempty"`   // node that held the chosen log at F3
-	Plan        tidegate.ID       `json:"plan"`               // plan that wrote the record last
-	Kind        PlanKind          `json:"kind,omitempty"`     // of that plan
-	Unclean     bool              `json:"unclean,omitempty"`  // chosen with fewer than R replies
-	Restored    bool              `json:"restored,omitempty"` // a node's promise was above the key: etcd has gone back, no zero-loss claim
-	Shrunk      bool              `json:"shrunk,omitempty"`   // fewer members than wanted: under-protected
-	Since       int64             `json:"since"`              // wall clock of the last change, unix ns; information only
+	Version     int                 `json:"version"` // EpochRecordVersion
+	Stream      tidegate.StreamID   `json:"stream"`
+	Epoch       tidegate.Epoch      `json:"epoch"` // 0: formatted, never active
+	Holder      Holder              `json:"holder"`
+	State       State               `json:"state"`
+	Gate        GateRecord          `json:"gate"`
+	Config      Config              `json:"config"`       // last active configuration
+	ActiveEpoch tidegate.Epoch      `json:"active_epoch"` // the epoch Config was written under; 0: registration
+	Active      Holder              `json:"active"`       // holder of ActiveEpoch: where the stream lives
+	StartSeq    tidegate.Seq        `json:"start_seq"`
+	Head        tidegate.LogPos     `json:"head"`
+	History     History             `json:"history"`            // terms of the log; in ACTIVE it ends with this epoch
+	Source      tidegate.NodeName   `json:"source,omitempty"`   // node that held the chosen log at F3
+	Plan        tidegate.ID         `json:"plan"`               // plan that wrote the record last
+	Kind        PlanKind            `json:"kind,omitempty"`     // of that plan
+	Unclean     bool                `json:"unclean,omitempty"`  // chosen with fewer than R replies
+	Missing     []tidegate.NodeName `json:"missing,omitempty"`  // members that did not answer the fence of F3
+	Restored    bool                `json:"restored,omitempty"` // a node's promise was above the key: etcd has gone back, no zero-loss claim
+	Shrunk      bool                `json:"shrunk,omitempty"`   // fewer members than wanted: under-protected
+	Since       int64               `json:"since"`              // wall clock of the last change, unix ns; information only
 }
 
 // EpochRecordVersion is the version of the JSON form of [EpochRecord].
@@ -123,7 +125,7 @@ func (r EpochRecord) Validate() error {
 
 // Clone returns a copy that shares no memory with r.
 func (r EpochRecord) Clone() EpochRecord {
-	r.Config, r.History = r.Config.Clone(), r.History.Clone()
+	r.Config, r.History, r.Missing = r.Config.Clone(), r.History.Clone(), slices.Clone(r.Missing)
 	return r
 }
 

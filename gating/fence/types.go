@@ -227,11 +227,13 @@ func FormatMeta(stream tidegate.StreamID, m Member) NodeMeta {
 }
 
 // Damaged returns the metadata of a node that may have lost data it once
-// acknowledged (failed fsync, corruption inside the log): the promise stays, the
-// incarnation is a new one, the node is in limbo, and it has adopted nothing, so
-// that the next adopt compares and completes its log.
+// acknowledged (failed fsync, corruption inside the log): promise and history
+// stay, the incarnation is a new one, and the node is in limbo. What is left of
+// the log must be readable; a log that is shorter than the start of its last
+// term is completed by the next adopt.
 func (m NodeMeta) Damaged(fresh tidegate.Incarnation) NodeMeta {
-	m.Incarnation, m.Limbo, m.Starts, m.History = fresh, true, 0, nil
+	m.Incarnation, m.Limbo, m.Starts = fresh, true, 0
+	m.History = m.History.Clone()
 	return m
 }
 
