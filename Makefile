@@ -55,6 +55,10 @@ check: tools ## gofumpt, vet, golangci-lint, buf lint and breaking, tidy, tests 
 generate: tools ## protobuf and Connect code from api/proto; commit the result
 	cd api && PATH="$(TOOLBIN):$$PATH" $(TOOLBIN)/buf generate
 
+.PHONY: docs
+docs: ## the generated part of docs/metrics.md
+	$(GO) test ./internal/tidy -run TestRepository -update
+
 .PHONY: fuzz
 fuzz: ## every fuzz target for FUZZTIME each (default 10s)
 	tools/fuzz-all "$(FUZZTIME)"

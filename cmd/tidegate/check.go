@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"log/slog"
+	"slices"
 
 	ucli "github.com/urfave/cli/v2"
 
@@ -15,6 +16,17 @@ import (
 // roleFileFlag names the file of a role, where the package installs its sample.
 func roleFileFlag(role string) ucli.Flag {
 	return &ucli.StringFlag{Name: "config", Aliases: []string{"c"}, Value: "/etc/tidegate/" + role + ".yaml", Usage: "the " + role + "'s `FILE`"}
+}
+
+// roleFile is the file that was named, here or before the sub-command's name:
+// `standby -c x format` must not format what the default file says.
+func roleFile(c *ucli.Context) string {
+	for _, at := range c.Lineage() {
+		if slices.Contains(at.LocalFlagNames(), "config") {
+			return at.String("config")
+		}
+	}
+	return c.String("config")
 }
 
 // logLevel reads the program's own flag.

@@ -47,7 +47,7 @@ func routeCommand() *ucli.Command {
 			if _, err := cli.Args(c); err != nil {
 				return err
 			}
-			f, err := config.Load[routeFile](c.String("config"))
+			f, err := config.Load[routeFile](roleFile(c))
 			if err != nil {
 				return err
 			}

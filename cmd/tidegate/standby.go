@@ -17,28 +17,34 @@ import (
 )
 
 func standbyCommand() *ucli.Command {
+	run := func(c *ucli.Context) error {
+		if name := c.Args().First(); name != "" {
+			return cli.Usagef("unknown command %q", name)
+		}
+		f, err := config.Load[standbyFile](roleFile(c))
+		if err != nil {
+			return err
+		}
+		return runStandby(c, f)
+	}
 	return &ucli.Command{
 		Name:      "standby",
 		Usage:     "run a standby node: keep logs, fan out, apply",
 		ArgsUsage: " ",
 		Flags:     []ucli.Flag{roleFileFlag("standby")},
-		Action: func(c *ucli.Context) error {
-			if name := c.Args().First(); name != "" {
-				return cli.Usagef("unknown command %q", name)
-			}
-			f, err := config.Load[standbyFile](c.String("config"))
-			if err != nil {
-				return err
-			}
-			return runStandby(c, f)
+		Action:    run,
+		Subcommands: []*ucli.Command{
+			{
+				Name: "run", Usage: "the same, said in full", ArgsUsage: " ",
+				Flags: []ucli.Flag{roleFileFlag("standby")}, Action: run,
+			},
+			{
+				Name: "format", Usage: "make the data directory and draw the node's incarnation; once, before the first start",
+				ArgsUsage: " ",
+				Flags:     []ucli.Flag{roleFileFlag("standby"), cli.OutputFlag()},
+				Action:    formatStandby,
+			},
 		},
-		Subcommands: []*ucli.Command{{
-			Name:      "format",
-			Usage:     "make the data directory and draw the node's incarnation; once, before the first start",
-			ArgsUsage: " ",
-			Flags:     []ucli.Flag{roleFileFlag("standby"), cli.OutputFlag()},
-			Action:    formatStandby,
-		}},
 	}
 }
 
@@ -46,7 +52,7 @@ func formatStandby(c *ucli.Context) error {
 	if _, err := cli.Args(c); err != nil {
 		return err
 	}
-	f, err := config.Load[standbyFile](c.String("config"))
+	f, err := config.Load[standbyFile](roleFile(c))
 	if err != nil {
 		return err
 	}

@@ -29,6 +29,7 @@ func House() []Entry {
 		{"internal/retry", 1, "the one back-off policy"},
 		{"internal/tidy", 1, "reads source, imports nothing of ours"},
 		{"internal/vfs", 1, "the file-system seam"},
+		{"internal/vfs/vfstest", 2, "the conformance suite of file systems, for their tests"},
 		{"internal/wire", 1, "frames and field encoding, knows no message"},
 		{"internal/durable", 2, "atomic durable writes, on vfs"},
 		{"internal/pki", 3, "certificates and identities, written durably"},
@@ -43,24 +44,38 @@ func House() []Entry {
 		{"internal/local", 10, "frames between library and node"},
 
 		{"stores", 20, "what a store must offer"},
-		{"stores/storestest", 21, "the conformance suite of stores"},
+		{"stores/storestest", 21, "the conformance suite of stores, for their tests"},
 		{"journal", 20, "the public library"},
 		{"shipper", 20, "the crossing"},
 		{"standby/deltalog", 20, "sealed batches over seglog"},
 
-		{"gating/fencewire", 25, "conversion between the protocol's values and messages"},
-		{"gating/route", 38, "drivers and the proxy that send clients to the writer"},
-		{"gating/registry", 39, "etcd behind the controller's own interface"},
-		{"gating", 40, "the controller: who may write, and what a failover may claim"},
+		{"stores/journal/capture", 30, "the agent's side of the journal store"},
+
+		{"gating/fencewire", 38, "conversion between fence and the API's messages"},
+		{"gating/registry", 39, "etcd behind the controller's own interface; the only one that knows etcd"},
+		{"gating/route", 39, "route drivers and the TCP proxy, which runs without a gate"},
 		{"agent", 40, "every node that may be active"},
 		{"standby", 40, "every node that keeps a log"},
+		{"gating", 40, "the controller"},
 
 		{"internal/cli", 50, "the frame of every command"},
-		{"internal/lab", 51, "starts and kills real processes for demo, soak and benches"},
+		{"internal/daemon", 50, "the frame of every long-running role"},
+		{"internal/sim", 50, "the simulator: drives the pure cores"},
 
-		{"examples/ledger/ledger", 60, "the state machine of the example, pure"},
+		{"examples/ledger/ledger", 60, "the example's state machine, pure"},
 		{"examples/ledger/api", 61, "its HTTP messages"},
 		{"examples/ledger/client", 62, "its client"},
+		{"examples/ledger/daemontest", 62, "the daemon's end of the local socket, for its tests"},
+		{"examples/ledger/book", 63, "the state machine over the journal library"},
+		{"examples/ledger/cluster", 64, "its raft"},
+		{"examples/ledger/server", 64, "its HTTP server"},
+		{"examples/ledger/node", 65, "cluster, book and server of one node"},
+		{"examples/ledger", 66, "the example's binary"},
+
+		{"internal/lab", 67, "a whole Tidegate on one machine, of real processes; speaks with the ledger"},
+		{"examples/demo", 70, "the demonstration"},
+		{"cmd/tidegate", 70, "gate, standby, route and operator's commands"},
+		{"cmd/tidegate-agent", 70, "the agent's binary"},
 	}
 }
 

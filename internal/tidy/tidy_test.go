@@ -1,6 +1,7 @@
 package tidy
 
 import (
+	"flag"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -31,10 +32,18 @@ func rules(house []Entry) map[string]func(*Tree) []string {
 	}
 }
 
+var update = flag.Bool("update", false, "write the generated part of docs/metrics.md")
+
 func TestRepository(t *testing.T) {
 	tree, err := Load(os.DirFS("../.."))
 	if err != nil {
 		t.Fatal(err)
+	}
+	if *update {
+		if err := os.WriteFile("../../"+metricsDoc, []byte(tree.MetricsDoc()), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		return
 	}
 	for name, rule := range rules(House()) {
 		t.Run(name, func(t *testing.T) {
@@ -134,5 +143,31 @@ func TestWorkplace(t *testing.T) {
 func TestLoadRefusesATreeWithoutModule(t *testing.T) {
 	if _, err := Load(os.DirFS(t.TempDir())); err == nil {
 		t.Error("no error")
+	}
+}
+
+func TestMetricsDocIsWhatTheRuleWants(t *testing.T) {
+	archive, err := txtar.ParseFile("testdata/metrics.txtar")
+	if err != nil {
+		t.Fatal(err)
+	}
+	fsys := fstest.MapFS{}
+	for _, f := range archive.Files {
+		fsys[f.Name] = &fstest.MapFile{Data: f.Data}
+	}
+	fsys[metricsDoc] = &fstest.MapFile{Data: []byte("# Metrics\n\n" + metricsMarker + "stale\n")}
+	tree, err := Load(fsys)
+	if err != nil {
+		t.Fatal(err)
+	}
+	fsys[metricsDoc] = &fstest.MapFile{Data: []byte(tree.MetricsDoc())}
+	if tree, err = Load(fsys); err != nil {
+		t.Fatal(err)
+	}
+	if found := tree.Metrics(); len(found) > 0 {
+		t.Error(found)
+	}
+	if doc := tree.MetricsDoc(); !strings.HasPrefix(doc, "# Metrics\n") || strings.Contains(doc, "stale") {
+		t.Error(doc)
 	}
 }
