@@ -492,3 +492,27 @@ func TestCloseWhileSyncHangs(t *testing.T) {
 	<-done
 	check(t, open(t, fsys, crashConfig).Close()) // the lock is free again
 }
+
+// TestRestartAfterFailedSync: the kernel calls pages clean whose write failed.
+// A process that restarts reads them, and must not take the next sync's word
+// for them.
+func TestRestartAfterFailedSync(t *testing.T) {
+	mem := vfs.NewMem()
+	fault := vfs.OnIndex(1, vfs.ErrIO)
+	fsys := vfs.Inject(mem, vfs.PathMatch("*.seg", vfs.KindIs(vfs.OpSync, fault.Inject)))
+	l := open(t, fsys, crashConfig)
+	want := add(t, l, 5, 200)
+	if err := l.Sync(); !errors.Is(err, vfs.ErrIO) {
+		t.Fatalf("sync: %v", err)
+	}
+	check(t, mem.LoseWrites("/log/0000000000000000.seg"))
+	check(t, l.Close())
+	l = open(t, mem, crashConfig)
+	end := l.Durable()
+	check(t, l.Close())
+	l = open(t, mem.CrashClone(vfs.CrashLoseAll), crashConfig)
+	if l.End() != end || int(end) > len(want) {
+		t.Errorf("log ends at %d after the power cut, %d was called durable", l.End(), end)
+	}
+	check(t, l.Close())
+}

@@ -12,6 +12,10 @@ import (
 	"github.com/tidegate/tidegate/internal/vfs"
 )
 
+// reserveStep is the room set aside ahead of the tail's end, in bytes: what an
+// idle log holds of the disk beyond its records.
+const reserveStep = 8 << 20
+
 // Log is an open log.
 type Log struct {
 	fsys    vfs.FS
@@ -21,6 +25,10 @@ type Log struct {
 	cfg     Config
 	lock    io.Closer
 	plan    plan // scratch of Append
+
+	// reserved is how far the tail file has room set aside, as an offset in the
+	// file; only the appender uses it, and 0 is always right.
+	reserved int64
 
 	// syncMu is held by whoever syncs, rolls, cuts or trims: the tail file and
 	// the mark change hands only under it. It is taken before mu.
@@ -135,15 +143,29 @@ func (l *Log) write(b []byte, p piece) error {
 	l.mu.Lock()
 	at := HeaderSize + l.end.offset - l.segments[len(l.segments)-1].offset
 	l.mu.Unlock()
+	l.reserve(l.tail, at+int64(len(b)))
 	if _, err := l.tail.WriteAt(b, at); err != nil {
 		// What the failed write left beyond the end must go: a shorter record
 		// appended later would not cover it, and its rest could be read as records.
+		l.reserved = 0
 		return l.fullOrStop("append to", err, l.tail.Truncate(at))
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.advance(b, p)
 	return nil
+}
+
+// reserve sets room aside up to the offset to and some more, but not past what
+// the segment may grow to. It asks once in reserveStep, for that asks the file
+// system's journal.
+func (l *Log) reserve(tail vfs.File, to int64) {
+	if to <= l.reserved {
+		return
+	}
+	ahead := max(to, min(to+reserveStep, HeaderSize+l.cfg.SegmentBytes))
+	vfs.Reserve(tail, l.reserved, ahead)
+	l.reserved = ahead
 }
 
 // roll seals the tail, all of it durable, and starts a new segment with one
@@ -163,12 +185,15 @@ func (l *Log) roll(b []byte, p piece, state State) error {
 	if err != nil {
 		return l.fullOrStop("roll", err, nil)
 	}
+	l.reserved = 0
+	l.reserve(f, HeaderSize+int64(len(b)))
 	if _, err = f.WriteAt(header.encode(), 0); err == nil {
 		_, err = f.WriteAt(b, HeaderSize)
 	}
 	if err != nil {
 		// The name must be gone for good: the index it stands for may be written
 		// to the old tail next.
+		l.reserved = 0 // it was the new file's
 		return l.fullOrStop("roll", err, errors.Join(f.Close(), l.fsys.Remove(path), l.fsys.SyncDir(l.dir)))
 	}
 	old := l.tail

@@ -88,7 +88,9 @@ func (c *crash) file(n *memNode) *memNode {
 	for start := int64(0); start < size; start += SectorSize {
 		c.sector(n, start, data[start:min(start+SectorSize, size)])
 	}
-	return &memNode{data: data, durableSize: size, before: map[int64][]byte{}, modTime: n.modTime}
+	f := newMemFile()
+	f.data, f.durableSize, f.modTime = data, size, n.modTime
+	return f
 }
 
 func (c *crash) sector(n *memNode, start int64, to []byte) {

@@ -42,6 +42,7 @@ type memNode struct {
 	data        []byte
 	durableSize int64
 	before      map[int64][]byte
+	given       map[int64]bool // sectors in before that Sync takes for clean; see LoseWrites
 	modTime     time.Time
 }
 
@@ -69,6 +70,10 @@ func durableNames(d *memNode) map[string]*memNode { return d.durable }
 
 func newMemDir() *memNode {
 	return &memNode{names: map[string]*memNode{}, durable: map[string]*memNode{}}
+}
+
+func newMemFile() *memNode {
+	return &memNode{before: map[int64][]byte{}, given: map[int64]bool{}}
 }
 
 func (n *memNode) isDir() bool { return n.names != nil }
@@ -99,6 +104,33 @@ func (m *Mem) FlipBit(name string, bit int64) error {
 		return pathError("flip bit", name, fmt.Errorf("bit %d is outside the file", bit))
 	}
 	n.data[bit/8] ^= 1 << (bit % 8)
+	return nil
+}
+
+// LoseWrites does to a file what a failed fsync does: its unsynced bytes still
+// read as written, but count as clean. A later Sync succeeds without them, and
+// a power cut may then take them, until they are written again.
+func (m *Mem) LoseWrites(name string) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	n, err := m.file("lose writes", name)
+	if err != nil {
+		return err
+	}
+	for s := int64(0); s*SectorSize < int64(len(n.data)); s++ {
+		start, end := s*SectorSize, min((s+1)*SectorSize, int64(len(n.data)))
+		kept, dirty := n.before[s]
+		if !dirty && end <= n.durableSize {
+			continue
+		}
+		sector := make([]byte, end-start)
+		if dirty {
+			copy(sector, kept)
+		} else if start < n.durableSize {
+			copy(sector[:n.durableSize-start], n.data[start:])
+		}
+		n.before[s], n.given[s] = sector, true
+	}
 	return nil
 }
 
@@ -185,7 +217,8 @@ func (m *Mem) create(name string) (File, error) {
 	if _, taken := dir.names[base]; taken {
 		return nil, pathError("create", name, fs.ErrExist)
 	}
-	n := &memNode{before: map[int64][]byte{}, modTime: m.now()}
+	n := newMemFile()
+	n.modTime = m.now()
 	m.change(&nameChange{dir: dir, name: base, node: n})
 	return &memFile{fs: m, node: n, name: name, writable: true}, nil
 }

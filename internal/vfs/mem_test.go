@@ -161,6 +161,45 @@ func TestCrashCloneIsReproducible(t *testing.T) {
 	}
 }
 
+func TestLoseWrites(t *testing.T) {
+	mem := vfs.NewMem()
+	f := must(mem.Create("/f"))
+	check(t, mem.SyncDir("/"))
+	must(f.Write([]byte("durable ")))
+	check(t, f.Sync())
+	must(f.Write(bytes.Repeat([]byte("x"), 1000)))
+	check(t, mem.LoseWrites("/f"))
+	check(t, f.Sync())
+	if got := read(t, mem, "/f"); len(got) != 1008 || got[1000] != 'x' {
+		t.Errorf("read back %q: the cache must still have it", got)
+	}
+	got := read(t, mem.CrashClone(vfs.CrashLoseAll), "/f")
+	if len(got) != 1008 || !bytes.Equal(got[:8], []byte("durable ")) || bytes.ContainsRune(got, 'x') {
+		t.Errorf("after a power cut: %q", got)
+	}
+	must(f.WriteAt(bytes.Repeat([]byte("y"), 1000), 8))
+	check(t, f.Sync())
+	if got := read(t, mem.CrashClone(vfs.CrashLoseAll), "/f"); !bytes.Equal(got[8:], bytes.Repeat([]byte("y"), 1000)) {
+		t.Errorf("written again and synced, after a power cut: %q", got)
+	}
+}
+
+func TestReserveChangesNothing(t *testing.T) {
+	for _, fsys := range []vfs.FS{vfs.OS(), vfs.NewMem()} {
+		dir := "/"
+		if fsys == vfs.OS() {
+			dir = t.TempDir()
+		}
+		f := must(fsys.Create(dir + "/f"))
+		must(f.Write([]byte("abc")))
+		vfs.Reserve(f, 0, 1<<20)
+		if size := must(f.Size()); size != 3 {
+			t.Errorf("size %d after a reservation", size)
+		}
+		check(t, f.Close())
+	}
+}
+
 func TestMemCapacity(t *testing.T) {
 	mem := vfs.NewMem()
 	mem.SetCapacity(1000)

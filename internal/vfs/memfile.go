@@ -98,8 +98,13 @@ func (f *memFile) Sync() error {
 	if err := f.usable("sync", false); err != nil {
 		return err
 	}
-	clear(f.node.before)
-	f.node.durableSize = int64(len(f.node.data))
+	n := f.node
+	for s := range n.before {
+		if !n.given[s] {
+			delete(n.before, s)
+		}
+	}
+	n.durableSize = int64(len(n.data))
 	return nil
 }
 
@@ -168,6 +173,9 @@ func (n *memNode) grow(size int64) {
 // remember keeps what the disk holds of the sectors of [from, to) that are
 // about to change, unless it is kept already.
 func (n *memNode) remember(from, to int64) {
+	for s := from / SectorSize; s*SectorSize < to && len(n.given) > 0; s++ {
+		delete(n.given, s)
+	}
 	for s := from / SectorSize; s*SectorSize < min(to, n.durableSize); s++ {
 		if _, kept := n.before[s]; kept {
 			continue

@@ -137,6 +137,12 @@ func (f *osFile) Sync() error {
 	return mapError(err)
 }
 
+func (f *osFile) reserve(from, to int64) {
+	_ = f.conn.Control(func(fd uintptr) {
+		_ = unix.Fallocate(int(fd), unix.FALLOC_FL_KEEP_SIZE, from, to-from)
+	})
+}
+
 // retryInterrupted repeats a system call that a signal cut short before it did
 // anything; the Go runtime's preemption signals make that common.
 func retryInterrupted(call func() error) error {
