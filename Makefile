@@ -55,6 +55,14 @@ check: tools ## gofumpt, vet, golangci-lint, buf lint and breaking, tidy, tests 
 generate: tools ## protobuf and Connect code from api/proto; commit the result
 	cd api && PATH="$(TOOLBIN):$$PATH" $(TOOLBIN)/buf generate
 
+.PHONY: package
+package: build tools ## deb and rpm of tidegate-agent and tidegate into dist/, reproducible
+	packaging/build "$(TOOLBIN)/nfpm"
+
+.PHONY: test-package
+test-package: package ## install, run, remove and purge the deb in a Debian root of its own (needs root)
+	packaging/test/run
+
 .PHONY: docs
 docs: ## the generated part of docs/metrics.md
 	$(GO) test ./internal/tidy -run TestRepository -update
