@@ -1,0 +1,257 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/tidegate/tidegate"
+	pb "github.com/tidegate/tidegate/api/tidegatev1"
+	"github.com/tidegate/tidegate/examples/ledger/ledger"
+	"github.com/tidegate/tidegate/internal/lab"
+	"github.com/tidegate/tidegate/internal/vfs"
+	"github.com/tidegate/tidegate/journal"
+)
+
+// digestPair is the state of one stream at the recovered end, computed twice:
+// from what the lost primary wrote, and from what the DR site holds.
+type digestPair struct {
+	stream      string
+	at          tidegate.Position
+	primary, dr tidegate.Digest
+}
+
+// judge compares what clients were told with what the DR site holds.
+func (r *result) judge(ctx context.Context, l *lab.Lab, s *stage, acked string) error {
+	s.say("comparing what clients were told with what the DR site holds")
+	b, err := l.Command(ctx, l.Bin("ledger"), "check", "--url", l.Route(), "--acked", acked, "--lost-max", "1000000", "--json")
+	if err != nil && len(b) == 0 {
+		return err
+	}
+	if err := json.Unmarshal(b, &r.check); err != nil {
+		return fmt.Errorf("read the check's report: %w", err)
+	}
+	if err := r.compareStates(l); err != nil {
+		return err
+	}
+	r.verdicts()
+	return nil
+}
+
+// compareStates replays both sites' journals up to the fork.
+func (r *result) compareStates(l *lab.Lab) error {
+	target := r.plan.GetTarget().GetNode()
+	for _, c := range ledger.Currencies() {
+		fork, dr, err := replayTo(l.Journal(target, c.String()), c, 0)
+		if err != nil {
+			return err
+		}
+		// Any node of the old site will do: their journals are byte-identical.
+		_, primary, err := replayTo(l.Journal("p1", c.String()), c, fork)
+		if err != nil {
+			return err
+		}
+		r.digests = append(r.digests, digestPair{stream: c.String(), at: fork, primary: primary, dr: dr})
+	}
+	return nil
+}
+
+var errEnough = errors.New("enough")
+
+// replayTo replays a journal from its beginning up to position to, or, with 0,
+// up to the record by which a new epoch branched off, and returns where it
+// ended and the state's digest there. The journal's owner may be running.
+func replayTo(dir string, c ledger.Currency, to tidegate.Position) (tidegate.Position, tidegate.Digest, error) {
+	rd, err := journal.OpenReader(vfs.OS(), dir, 0)
+	if err != nil {
+		return 0, tidegate.Digest{}, err
+	}
+	defer rd.Close() //nolint:errcheck // only read
+	state := ledger.New(c)
+	limit := to
+	if limit == 0 {
+		limit = tidegate.Position(1<<63 - 1)
+	}
+	for at := tidegate.Position(0); at < limit; {
+		raw, next, err := rd.Read(limit, 1<<20)
+		if err != nil {
+			return 0, tidegate.Digest{}, fmt.Errorf("replay %s: %w", dir, err)
+		}
+		if len(raw) == 0 {
+			break
+		}
+		err = journal.Scan(raw, at, func(rec journal.Record) error {
+			if rec.Kind == journal.KindBranch {
+				if to == 0 {
+					return errEnough
+				}
+				return state.Skip(rec.First, rec.Next)
+			}
+			_, err := state.Apply(rec.First, rec.Next, rec.Payload)
+			return err
+		})
+		if errors.Is(err, errEnough) {
+			return state.Position(), state.Digest(), nil
+		}
+		if err != nil {
+			return 0, tidegate.Digest{}, fmt.Errorf("replay %s: %w", dir, err)
+		}
+		at = next
+	}
+	if to == 0 || state.Position() != to {
+		return 0, tidegate.Digest{}, fmt.Errorf("replay %s: ended at %s, want %s", dir, state.Position(), to)
+	}
+	return state.Position(), state.Digest(), nil
+}
+
+// verdicts decides what did not hold.
+func (r *result) verdicts() {
+	demand := func(ok bool, format string, args ...any) {
+		if !ok {
+			r.broken = append(r.broken, fmt.Errorf("act %d: %s", r.act.number, fmt.Sprintf(format, args...)))
+		}
+	}
+	demand(r.check.Acknowledged > 0, "nothing was acknowledged")
+	demand(r.check.Sound, "the DR site's books are not sound")
+	switch r.act.plant.Mode {
+	case tidegate.ModeBounded:
+		// K holds for each stream; the demo counts over all of them.
+		k := uint64(r.act.plant.Bounds.Records) * uint64(len(lab.Currencies)) //nolint:gosec // small and positive
+		demand(r.check.Lost <= k, "%d acknowledged transfers lost, the bound is %d", r.check.Lost, k)
+	case tidegate.ModeSync, tidegate.ModeOpen:
+		demand(r.check.Lost == 0, "%d acknowledged transfers lost in sync", r.check.Lost)
+	}
+	for _, d := range r.digests {
+		demand(d.primary == d.dr, "%s: state at %s differs: primary %s, DR %s", d.stream, d.at, d.primary, d.dr)
+	}
+	demand(r.plan.GetOutcome() == pb.PlanOutcome_PLAN_OUTCOME_DONE, "the failover ended as %s", r.plan.GetOutcome())
+	for _, st := range r.plan.GetStreams() {
+		loss := st.GetLoss()
+		demand(loss.GetMeasured() == nil || !loss.GetMeasured().GetReleasedKnown() ||
+			loss.GetKind() == pb.LossKind_LOSS_KIND_UNKNOWN ||
+			loss.GetMeasured().GetReleasedRecords() <= loss.GetBounds().GetRecords(),
+			"stream %s: measured loss of %d records exceeds the statement", st.GetName(), loss.GetMeasured().GetReleasedRecords())
+	}
+}
+
+func report(out io.Writer, results []*result) {
+	w := tabwriter.NewWriter(out, 0, 4, 3, ' ', 0)
+	row := func(label string, value func(*result) string) {
+		fmt.Fprint(w, label)
+		for _, r := range results {
+			fmt.Fprint(w, "\t", value(r))
+		}
+		fmt.Fprintln(w)
+	}
+	fmt.Fprintln(out)
+	row("", func(r *result) string { return fmt.Sprintf("act %d, %s", r.act.number, r.act.plant.Mode) })
+	row("acknowledged to clients", func(r *result) string { return fmt.Sprint(r.check.Acknowledged) })
+	row("recovered", func(r *result) string { return fmt.Sprint(r.check.Recovered) })
+	row("lost", func(r *result) string { return fmt.Sprint(r.check.Lost) })
+	row("books sound, money conserved", func(r *result) string { return yesNo(r.check.Sound) })
+	for i, c := range lab.Currencies {
+		row("state digest at the fork, "+c, func(r *result) string {
+			if i >= len(r.digests) {
+				return "unknown"
+			}
+			d := r.digests[i]
+			if d.primary != d.dr {
+				return "DIFFERS"
+			}
+			return fmt.Sprintf("%.12s equal at both sites", d.dr)
+		})
+	}
+	row("loss statement", func(r *result) string { return lossLine(r.plan.GetLoss()) })
+	row("tail found at the old site", func(r *result) string { return measuredLine(r.plan) })
+	row("RPO actual (acknowledged work lost)", func(r *result) string {
+		return (time.Duration(r.check.LastLostMS-r.check.FirstLostMS) * time.Millisecond).String()
+	})
+	seen := map[string]bool{}
+	for _, r := range results {
+		for _, p := range r.plan.GetPhases().GetPhases() {
+			if name := p.GetName(); !seen[name] {
+				seen[name] = true
+				row("RTO phase "+name, func(r *result) string { return phase(r.plan, name) })
+			}
+		}
+	}
+	row("RTO actual (first good client write)", func(r *result) string {
+		if r.plan.GetPhases().GetRta() == nil {
+			return "unknown"
+		}
+		return r.plan.GetPhases().GetRta().AsDuration().Round(time.Millisecond).String()
+	})
+	row("longest silence seen by the clients", func(r *result) string { return r.counts.Silence.Round(time.Millisecond).String() })
+	_ = w.Flush() // standard output; the exit code still speaks
+	for _, r := range results {
+		for _, b := range r.broken {
+			fmt.Fprintln(out, "DID NOT HOLD:", b)
+		}
+	}
+}
+
+func phase(p *pb.Plan, name string) string {
+	for _, ph := range p.GetPhases().GetPhases() {
+		if ph.GetName() == name && ph.GetTook() != nil {
+			return ph.GetTook().AsDuration().Round(time.Millisecond).String()
+		}
+	}
+	return "unknown"
+}
+
+func lossLine(l *pb.LossStatement) string {
+	switch l.GetKind() {
+	case pb.LossKind_LOSS_KIND_ZERO:
+		return "zero, proven"
+	case pb.LossKind_LOSS_KIND_AT_MOST:
+		b := l.GetBounds()
+		return fmt.Sprintf("at most %d records, %d bytes, %s", b.GetRecords(), b.GetBytes(), b.GetWindow().AsDuration())
+	case pb.LossKind_LOSS_KIND_UNKNOWN, pb.LossKind_LOSS_KIND_UNSPECIFIED:
+	}
+	return "unknown: " + l.GetWhy()
+}
+
+func measuredLine(p *pb.Plan) string {
+	var records, released int64
+	found := false
+	for _, st := range p.GetStreams() {
+		if m := st.GetLoss().GetMeasured(); m != nil {
+			found = true
+			records += m.GetRecords()
+			released += m.GetReleasedRecords()
+		}
+	}
+	if !found {
+		return "not looked at: the site is gone"
+	}
+	return fmt.Sprintf("%d records in quarantine, %d of them acknowledged", records, released)
+}
+
+func yesNo(ok bool) string {
+	if ok {
+		return "yes"
+	}
+	return "NO"
+}
+
+// tailOf helps when an act failed: the last lines of each log.
+func tailOf(dir string) string {
+	logs, _ := filepath.Glob(filepath.Join(dir, "logs", "*.log"))
+	var b strings.Builder
+	for _, f := range logs {
+		raw, err := os.ReadFile(f)
+		if err != nil {
+			continue
+		}
+		lines := strings.Split(strings.TrimSpace(string(raw)), "\n")
+		fmt.Fprintf(&b, "== %s\n%s\n", filepath.Base(f), strings.Join(lines[max(0, len(lines)-3):], "\n"))
+	}
+	return b.String()
+}

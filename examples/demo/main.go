@@ -1,0 +1,98 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/tidegate/tidegate"
+	"github.com/tidegate/tidegate/internal/lab"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	code := run(ctx, os.Args, os.Stdout, os.Stderr)
+	stop()
+	os.Exit(code)
+}
+
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	app := &cli.App{
+		Name: "demo", Usage: "lose a primary site twice, and see what is left",
+		Writer: stdout, ErrWriter: stderr, HideVersion: true,
+		Flags: []cli.Flag{
+			&cli.StringFlag{Name: "bin", Required: true, Usage: "`FOLDER` of the binaries"},
+			&cli.StringFlag{Name: "dir", Usage: "`FOLDER` to work in, empty (default: a new one, removed when all holds)"},
+			&cli.IntFlag{Name: "act", Usage: "only this act"},
+			&cli.DurationFlag{Name: "load", Value: 6 * time.Second, Usage: "how long clients transfer before the disaster"},
+		},
+		Action:         func(c *cli.Context) error { return demo(c.Context, stdout, c) },
+		ExitErrHandler: func(*cli.Context, error) {},
+	}
+	if err := app.RunContext(ctx, args); err != nil {
+		fmt.Fprintln(stderr, "demo:", err)
+		return 1
+	}
+	return 0
+}
+
+// acts are the two disasters.
+var acts = []act{
+	{
+		number: 1, title: "kill -9 of the whole primary site, sync",
+		plant: lab.Plant{Mode: tidegate.ModeSync},
+		down:  killSite,
+	},
+	{
+		number: 2, title: "the primary site cut off and frozen, then thawed; bounded",
+		plant: lab.Plant{Mode: tidegate.ModeBounded, Bounds: tidegate.Bounds{Records: 500, Bytes: 1 << 20, Window: 2 * time.Second}},
+		down:  freezeSite, thawed: true,
+	},
+}
+
+func demo(ctx context.Context, out io.Writer, c *cli.Context) (err error) {
+	bin, err := filepath.Abs(c.String("bin"))
+	if err != nil {
+		return err
+	}
+	dir := c.String("dir")
+	if dir == "" {
+		// Below /tmp, because a socket's path must fit into 107 bytes.
+		if dir, err = os.MkdirTemp("/tmp", "tidegate-demo-"); err != nil {
+			return err
+		}
+		defer func() {
+			if err != nil {
+				fmt.Fprintf(out, "\nlogs and data are left in %s\n", dir)
+				return
+			}
+			err = os.RemoveAll(dir)
+		}()
+	}
+	var results []*result
+	for _, a := range acts {
+		if only := c.Int("act"); only != 0 && only != a.number {
+			continue
+		}
+		a.plant.Dir, a.plant.Bin = filepath.Join(dir, fmt.Sprintf("act%d", a.number)), bin
+		r, err := a.play(ctx, out, c.Duration("load"))
+		if err != nil {
+			return fmt.Errorf("act %d: %w", a.number, err)
+		}
+		results = append(results, r)
+	}
+	report(out, results)
+	var broken []error
+	for _, r := range results {
+		broken = append(broken, r.broken...)
+	}
+	return errors.Join(broken...)
+}

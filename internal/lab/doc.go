@@ -1,0 +1,18 @@
+// Package lab runs a whole Tidegate on one machine out of real processes: a
+// primary site with its replicated ledger and agents, a DR site with standby
+// nodes and warm followers, a gate and a route at a third place. The demo, the
+// soak and the benchmarks are written against it.
+//
+// It writes the same configuration files and calls the same commands as an
+// operator does, so what works here works from the README. Nothing in it is a
+// stand-in: certificates, sockets, disks, kill -9 and SIGSTOP are real.
+//
+// # Words
+//
+//   - lab:   the directory with its processes, from New to Close
+//   - plant: what stands in it: how many nodes of each kind, which gate mode
+//   - act:   one disaster and what follows, by the caller
+//
+// A Lab belongs to one goroutine except where a method says otherwise. It keeps
+// no durable state of its own; its directory holds what the processes wrote.
+package lab

@@ -1,0 +1,163 @@
+package lab
+
+import (
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"time"
+
+	"go.yaml.in/yaml/v3"
+
+	"github.com/tidegate/tidegate"
+)
+
+// Service is the name of the one service of a lab; Currencies are its streams.
+const Service = "ledger"
+
+// Currencies are the streams of the service.
+var Currencies = []string{"eur", "usd"}
+
+// The sites of a lab.
+const (
+	SitePrimary = "east"
+	SiteDR      = "west"
+	SiteWitness = "north"
+)
+
+// cluster names the lab's cluster in certificates.
+const cluster = "lab"
+
+// Plant says what stands in a lab.
+type Plant struct {
+	Dir       string          // working directory, created; socket paths are limited to 107 bytes
+	Bin       string          // directory of the binaries tidegate, tidegate-agent and ledger
+	Primaries int             // nodes of the primary site; default 3
+	Standbys  int             // nodes of the DR site; default 3
+	W         int             // ack quorum; default a majority of Standbys
+	Mode      tidegate.Mode   // default sync
+	Bounds    tidegate.Bounds // of bounded
+	NoService bool            // agents and standby nodes only: the caller is the service
+	Streams   []string        // default Currencies
+}
+
+func (p Plant) withDefaults() Plant {
+	if p.Primaries == 0 {
+		p.Primaries = 3
+	}
+	if p.Standbys == 0 {
+		p.Standbys = 3
+	}
+	if p.W == 0 {
+		p.W = p.Standbys/2 + 1
+	}
+	if p.Mode == "" {
+		p.Mode = tidegate.ModeSync
+	}
+	if p.Streams == nil {
+		p.Streams = Currencies
+	}
+	return p
+}
+
+// proberID is the client id of the gate's synthetic writes.
+const proberID = "9999999999999999999999999999999f"
+
+// machine is one host of a lab: its daemons share directories as they would on
+// a machine of their own.
+type machine struct {
+	name string
+	site string
+	dir  string
+
+	ship, api, agent, http, raft string // addresses
+}
+
+func (m machine) run() string             { return filepath.Join(m.dir, "run") }
+func (m machine) file(name string) string { return filepath.Join(m.dir, name) }
+func (m machine) journal(stream string) string {
+	return filepath.Join(m.dir, "ledger", "journal", stream)
+}
+
+// ports hands out addresses on the loopback interface that nobody listens on.
+// All are taken at the same time, so that none is handed out twice.
+func ports(n int) ([]string, error) {
+	var addrs []string
+	for range n {
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			return nil, fmt.Errorf("find a free port: %w", err)
+		}
+		defer l.Close() //nolint:errcheck // nothing was accepted
+		addrs = append(addrs, l.Addr().String())
+	}
+	return addrs, nil
+}
+
+type tree map[string]any
+
+func (l *Lab) tls(site, role, name string) tree {
+	at := func(ext string) string {
+		return filepath.Join(l.pki(), fmt.Sprintf("%s-%s-%s.%s", site, role, name, ext))
+	}
+	return tree{"ca": filepath.Join(l.pki(), "ca.crt"), "cert": at("crt"), "key": at("key")}
+}
+
+func node(site, name string) tree { return tree{"cluster": cluster, "site": site, "name": name} }
+
+func (l *Lab) writeFiles() error {
+	files := map[string]tree{
+		l.operatorFile(): {"gates": []string{l.gateAddr}, "tls": l.tls(SiteWitness, "operator", "ada")},
+		l.path("gate.yaml"): {
+			"node": node(SiteWitness, "gate-1"), "tls": l.tls(SiteWitness, "gate", "gate-1"),
+			"gate": l.gateTree(),
+		},
+		l.path("route.yaml"): {
+			"node": node(SiteWitness, "route-1"), "tls": l.tls(SiteWitness, "route", "route-1"),
+			"route": tree{
+				"gates": []string{l.gateAddr}, "dir": l.path("route"), "report_period": "200ms", "dial_timeout": "300ms",
+				"services": []tree{{"name": Service, "listen": []string{l.routeAddr}}},
+			},
+		},
+	}
+	for _, m := range l.standbys {
+		files[m.file("standby.yaml")] = tree{
+			"node": node(m.site, m.name), "tls": l.tls(m.site, "standby", m.name), "gates": []string{l.gateAddr},
+			"data_dir": m.file("standby"), "run_dir": m.run(),
+			"ship": tree{"listen": m.ship, "public": m.ship}, "api": tree{"listen": m.api, "public": m.api},
+		}
+	}
+	for _, m := range append(append([]machine(nil), l.primaries...), l.standbys...) {
+		var streams []tree
+		for _, s := range l.plant.Streams {
+			streams = append(streams, tree{"service": Service, "stream": s, "source": "journal", "journal_dir": m.journal(s), "endpoint": m.http})
+		}
+		files[m.file("agent.yaml")] = tree{
+			"node": node(m.site, m.name), "tls": l.tls(m.site, "agent", m.name), "gates": []string{l.gateAddr},
+			"listen": m.agent, "data_dir": m.file("agent"), "run_dir": m.run(), "streams": streams,
+		}
+	}
+	for path, t := range files {
+		b, err := yaml.Marshal(t)
+		if err != nil {
+			return fmt.Errorf("write %s: %w", path, err)
+		}
+		if err := os.WriteFile(path, b, 0o640); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (l *Lab) gateTree() tree {
+	t := tree{"listen": l.gateAddr, "dir": l.path("gate"), "timing": tree{"adopt": (30 * time.Second).String()}}
+	if !l.plant.NoService {
+		t["probes"] = []tree{{
+			"service": Service, "url": "http://" + l.routeAddr + "/accounts",
+			"headers": tree{"Content-Type": "application/json", "Request-Timeout": "900ms"},
+			"body":    `{"client":"` + proberID + `","request":{n},"currency":"eur","to":"probe-{n}"}`,
+			"every":   "100ms", "timeout": "1s",
+		}}
+	}
+	return t
+}
