@@ -1917,7 +1917,9 @@ type StandbyStream struct {
 	ApplyLagRecords *int64 `protobuf:"varint,16,opt,name=apply_lag_records,json=applyLagRecords,proto3,oneof" json:"apply_lag_records,omitempty"`
 	Error           string `protobuf:"bytes,17,opt,name=error,proto3" json:"error,omitempty"`
 	// host:port of the warm service beside this node; empty when none is connected.
-	Endpoint      string `protobuf:"bytes,18,opt,name=endpoint,proto3" json:"endpoint,omitempty"`
+	Endpoint string `protobuf:"bytes,18,opt,name=endpoint,proto3" json:"endpoint,omitempty"`
+	// Of this stream's log; empty when it is the node's.
+	Incarnation   string `protobuf:"bytes,19,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2074,6 +2076,13 @@ func (x *StandbyStream) GetError() string {
 func (x *StandbyStream) GetEndpoint() string {
 	if x != nil {
 		return x.Endpoint
+	}
+	return ""
+}
+
+func (x *StandbyStream) GetIncarnation() string {
+	if x != nil {
+		return x.Incarnation
 	}
 	return ""
 }
@@ -2634,7 +2643,7 @@ const file_tidegate_v1_node_proto_rawDesc = "" +
 	"\x10disk_total_bytes\x18\a \x01(\x04R\x0ediskTotalBytes\x12.\n" +
 	"\x04sent\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\x04sent\x12:\n" +
 	"\x17growth_bytes_per_second\x18\t \x01(\x01H\x00R\x14growthBytesPerSecond\x88\x01\x01B\x1a\n" +
-	"\x18_growth_bytes_per_second\"\x88\a\n" +
+	"\x18_growth_bytes_per_second\"\xaa\a\n" +
 	"\rStandbyStream\x12\x1b\n" +
 	"\tstream_id\x18\x01 \x01(\tR\bstreamId\x12.\n" +
 	"\apromise\x18\x02 \x01(\v2\x14.tidegate.v1.PromiseR\apromise\x12+\n" +
@@ -2658,7 +2667,8 @@ const file_tidegate_v1_node_proto_rawDesc = "" +
 	"\x18apply_records_per_second\x18\x0f \x01(\x01H\x04R\x15applyRecordsPerSecond\x88\x01\x01\x12/\n" +
 	"\x11apply_lag_records\x18\x10 \x01(\x03H\x05R\x0fapplyLagRecords\x88\x01\x01\x12\x14\n" +
 	"\x05error\x18\x11 \x01(\tR\x05error\x12\x1a\n" +
-	"\bendpoint\x18\x12 \x01(\tR\bendpointB\x0e\n" +
+	"\bendpoint\x18\x12 \x01(\tR\bendpoint\x12 \n" +
+	"\vincarnation\x18\x13 \x01(\tR\vincarnationB\x0e\n" +
 	"\f_applied_seqB\x13\n" +
 	"\x11_applied_positionB\x0e\n" +
 	"\f_beacon_headB\x12\n" +

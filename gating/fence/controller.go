@@ -19,7 +19,7 @@ import (
 // plan goes on in the same epoch:
 //
 //	FENCING     ask for promises again; they are idempotent, and no log has adopted the epoch
-//	RECOVERING  ask for adoption of the recorded head again; idempotent too
+//	RECOVERING  confirm the promises, then ask for adoption of the recorded head; idempotent too
 //	ACTIVE      promote, route, report
 //
 // It starts again at F1 with a higher epoch only when a node has heard of one
@@ -43,6 +43,7 @@ type Controller struct {
 	asked     bool   // AwaitLease is out
 	recheck   bool   // read the keys at the next tick
 	verifying bool   // Verify is out
+	contested int    // times the target refused the active epoch as fenced
 	out       []ControlEffect
 }
 
@@ -226,8 +227,9 @@ func (c *Controller) resume(state State) {
 	c.p.Attempts = max(c.p.Attempts, 1)
 	for i := range c.p.Streams {
 		s := &c.p.Streams[i]
-		if state != StateFencing && s.Heard == s.Record.Promise() {
-			s.Heard = Promise{} // adopted meanwhile, through another controller of this plan
+		h, own := s.Heard, s.Heard.Epoch == s.Record.Epoch
+		if h == s.Record.Promise() || own && h.Holder.IsZero() && state != StateFencing {
+			s.Heard = Promise{} // another controller of this plan was ahead, and the keys say so
 		}
 		if state != StateActive && s.Heard.Epoch >= s.Record.Epoch {
 			c.decide()
@@ -238,8 +240,15 @@ func (c *Controller) resume(state State) {
 	case StateFencing:
 		c.fence()
 	case StateRecovering:
-		c.lease()
+		c.confirm()
 	case StateActive:
+		if c.contested >= 3 { // not one late reply of an earlier attempt
+			c.refuse(Refusal{
+				Rule: RuleRecord, Why: "the epoch is active in the registry, but the target has promised a higher one: the registry has gone back in time",
+				Hint: "run a new failover, or rebuild the registry from the standbys",
+			})
+			return
+		}
 		c.activated()
 	default:
 		c.refuse(Refusal{Rule: RuleRecord, Why: "unexpected state " + string(state)})
@@ -397,13 +406,19 @@ func (c *Controller) onFence(r FenceReply) {
 	// epoch got it from a registry that has since gone back in time.
 	again := c.p.Step == StepFence && r.Promise == want && r.History.Last().Epoch >= want.Epoch && !broken(ruleAdoptedEpoch) && !broken(ruleChoiceRecorded)
 	switch {
-	case c.p.Step != StepFence && c.p.Step != StepLease && c.p.Step != StepAdopt:
-	case foreign, again:
-		c.outbid(s, Promise{max(r.Promise.Epoch, r.History.Last().Epoch), r.Promise.Holder})
-	case c.p.Step == StepFence && c.wait == 0 && !r.Refused && r.Promise == want:
+	case c.p.Step != StepFence && c.p.Step != StepChoose && c.p.Step != StepLease && c.p.Step != StepAdopt:
+	case foreign:
+		c.outbid(s, r.Promise)
+	case again:
+		c.outbid(s, Promise{Epoch: r.History.Last().Epoch})
+	case (c.p.Step == StepFence || c.p.Step == StepChoose) && c.wait == 0 && !r.Refused && r.Promise == want:
 		s.Replies = slices.DeleteFunc(s.Replies, func(x FenceReply) bool { return x.Member.Node == r.Member.Node })
 		s.Replies = append(s.Replies, r)
 		slices.SortFunc(s.Replies, func(a, b FenceReply) int { return compareNodes(a.Member, b.Member) })
+		if c.p.Step == StepChoose {
+			c.maybeConfirmed()
+			return
+		}
 		c.maybeChoose()
 	}
 }
@@ -493,6 +508,28 @@ func (r *FenceReply) better(o *FenceReply) bool {
 		return a > b
 	}
 	return r.Durable.Seq > o.Durable.Seq
+}
+
+// confirm asks for the promises again before a recorded choice is taken up by a
+// controller that did not make it: R members that still stand by this epoch show
+// that the record is not an old one, put back from a backup after a higher epoch
+// had been opened elsewhere.
+func (c *Controller) confirm() {
+	c.p.Step = StepChoose
+	for i := range c.p.Streams {
+		c.p.Streams[i].Replies = nil
+	}
+	c.sendFences()
+	c.emit(SetDeadline{StepChoose})
+}
+
+func (c *Controller) maybeConfirmed() {
+	for i := range c.p.Streams {
+		if s := &c.p.Streams[i]; !c.clean(s) && !s.Record.Unclean {
+			return
+		}
+	}
+	c.lease()
 }
 
 // --- F4 ---

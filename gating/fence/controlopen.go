@@ -177,7 +177,10 @@ func (c *Controller) onPromoted(ev Promoted) {
 		return
 	}
 	if ev.Class == tidegate.Fenced {
-		c.recheck = true // another plan has probably gone on: the keys will tell
+		if !c.recheck {
+			c.recheck = true // another plan has probably gone on: the keys will tell
+			c.contested++
+		}
 		return
 	}
 	s.Promoted = s.Promoted || ev.Class == ""
@@ -245,6 +248,8 @@ func (c *Controller) tick() {
 			return
 		}
 		c.settled = ready
+	case StepChoose:
+		c.sendFences()
 	case StepAdopt:
 		c.sendAdopts()
 	case StepApply:
@@ -263,7 +268,7 @@ func (c *Controller) deadline(step PlanStep) {
 		return
 	}
 	switch step {
-	case StepFence:
+	case StepFence, StepChoose:
 		c.fenceDeadline()
 	case StepLease:
 		c.refuse(Refusal{Rule: RulePrimaryFence, Why: c.leaseDoubt(), Hint: "make sure that the primary is down, then attest it"})
@@ -283,6 +288,10 @@ func (c *Controller) fenceDeadline() {
 			Why:  fmt.Sprintf("%d of %d members answered that know what they had, want %d", s.counting(), len(s.Record.Config.Members), s.need()),
 			Hint: "bring members back, or force and accept unknown loss",
 		})
+		return
+	}
+	if c.p.Step == StepChoose {
+		c.lease()
 		return
 	}
 	c.choose()

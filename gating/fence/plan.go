@@ -91,7 +91,7 @@ type StreamPlan struct {
 
 	Revision int64        `json:"revision"` // of the epoch key when Record was read or written
 	Record   EpochRecord  `json:"record"`   // as last read or written by this plan
-	Heard    Promise      `json:"heard"`    // highest promise heard from a node
+	Heard    Promise      `json:"heard"`    // highest promise heard of that the record did not know; without holder: a log that had adopted it
 	Replies  []FenceReply `json:"replies,omitempty"`
 	Adopters []AdoptReply `json:"adopters,omitempty"`
 	Promoted bool         `json:"promoted,omitempty"`

@@ -76,6 +76,7 @@ type Route struct {
 
 // Quarantine is one bundle found beyond a recovered end.
 type Quarantine struct {
+	Role            tidegate.Role     `json:"role"` // of who reported it: an agent's copy of the log, or a standby node's
 	ID              string            `json:"id"`
 	Node            tidegate.NodeName `json:"node"`
 	Stream          tidegate.StreamID `json:"stream"`

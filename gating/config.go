@@ -1,0 +1,159 @@
+package gating
+
+import (
+	"errors"
+	"fmt"
+	"net/url"
+	"path/filepath"
+	"time"
+
+	"github.com/tidegate/tidegate/gating/registry"
+	"github.com/tidegate/tidegate/gating/route"
+	"github.com/tidegate/tidegate/internal/config"
+)
+
+// Config configures a gate. Who the gate is comes from its certificate.
+type Config struct {
+	Listen   string             `yaml:"listen"` // host:port of the API and /metrics; default :7412
+	Dir      string             `yaml:"dir"`    // the gate's own data
+	Registry registry.Config    `yaml:"registry"`
+	Route    route.DriverConfig `yaml:"route"`
+	Probes   []ProbeConfig      `yaml:"probes"`
+	Timing   Timing             `yaml:"timing"`
+}
+
+// Timing is the gate's patience.
+type Timing struct {
+	Fence  time.Duration `yaml:"fence"`   // for R promises; default 5s
+	Lease  time.Duration `yaml:"lease"`   // for the old writer's outputs to be provably over; default 1s
+	Adopt  time.Duration `yaml:"adopt"`   // for W members at the chosen head; default 5m
+	Apply  time.Duration `yaml:"apply"`   // after which a slow apply is warned of; default 1m
+	Route  time.Duration `yaml:"route"`   // for routes to have applied a switch, per attempt; default 15s
+	Call   time.Duration `yaml:"call"`    // one short call to a standby node; default 3s
+	Tick   time.Duration `yaml:"tick"`    // between repetitions of what was not answered; default 250ms
+	Stale  time.Duration `yaml:"stale"`   // a report older than this is not known any more; default 5s
+	RPOLow float64       `yaml:"rpo_low"` // share of the RPO from which a service is at risk; default 0.5
+}
+
+// ProbeConfig is the synthetic client of one service: a request through the
+// normal route, which a good service answers with the expected status.
+type ProbeConfig struct {
+	Service string            `yaml:"service"`
+	URL     string            `yaml:"url"`     // "{n}" is replaced by a number that grows with every request
+	Method  string            `yaml:"method"`  // default POST: a write, because only that proves the route
+	Body    string            `yaml:"body"`    // "{n}" as above
+	Headers map[string]string `yaml:"headers"` // "{n}" as above
+	Status  int               `yaml:"status"`  // default 200
+	Every   time.Duration     `yaml:"every"`   // default 200ms: the resolution of t0 and t8
+	Timeout time.Duration     `yaml:"timeout"` // default 2s
+}
+
+// SetDefaults fills what was left out.
+func (c Config) SetDefaults() Config {
+	if c.Listen == "" {
+		c.Listen = ":7412"
+	}
+	if c.Registry.Dir == "" && c.Dir != "" {
+		c.Registry.Dir = filepath.Join(c.Dir, "registry")
+	}
+	c.Registry = c.Registry.SetDefaults()
+	c.Route = c.Route.SetDefaults()
+	c.Timing = c.Timing.SetDefaults()
+	c.Probes = append([]ProbeConfig(nil), c.Probes...)
+	for i := range c.Probes {
+		c.Probes[i] = c.Probes[i].SetDefaults()
+	}
+	return c
+}
+
+// SetDefaults fills what was left out.
+func (t Timing) SetDefaults() Timing {
+	for _, d := range []struct {
+		v   *time.Duration
+		def time.Duration
+	}{
+		{&t.Fence, 5 * time.Second},       // several round trips of a WAN and an fsync on a busy disk
+		{&t.Lease, time.Second},           // there are no leases to wait out: only an attestation can come
+		{&t.Adopt, 5 * time.Minute},       // a member may have to copy a backlog
+		{&t.Apply, time.Minute},           // beyond a usual objective
+		{&t.Route, 15 * time.Second},      // longer than a hook's deadline
+		{&t.Call, 3 * time.Second},        // as the registry's
+		{&t.Tick, 250 * time.Millisecond}, // twice per beat of the core
+		{&t.Stale, 5 * time.Second},       // five reports
+	} {
+		if *d.v == 0 {
+			*d.v = d.def
+		}
+	}
+	if t.RPOLow == 0 {
+		t.RPOLow = 0.5
+	}
+	return t
+}
+
+// SetDefaults fills what was left out.
+func (p ProbeConfig) SetDefaults() ProbeConfig {
+	if p.Method == "" {
+		p.Method = "POST"
+	}
+	if p.Status == 0 {
+		p.Status = 200
+	}
+	if p.Every == 0 {
+		p.Every = 200 * time.Millisecond
+	}
+	if p.Timeout == 0 {
+		p.Timeout = 2 * time.Second
+	}
+	return p
+}
+
+// Validate reports every broken rule.
+func (c Config) Validate() error {
+	errs := []error{
+		config.HostPort("listen", c.Listen),
+		config.AbsPath("dir", c.Dir),
+		config.Under("registry", c.Registry.Validate()),
+		config.Under("route", c.Route.Validate()),
+		config.Under("timing", c.Timing.Validate()),
+	}
+	seen := map[string]bool{}
+	for i, p := range c.Probes {
+		path := fmt.Sprintf("probes[%d]", i)
+		errs = append(errs, config.Under(path, p.Validate()))
+		if seen[p.Service] {
+			errs = append(errs, config.Broken(path+".service", "want each service once", p.Service))
+		}
+		seen[p.Service] = true
+	}
+	return errors.Join(errs...)
+}
+
+// Validate reports every broken rule.
+func (t Timing) Validate() error {
+	least := 10 * time.Millisecond
+	errs := []error{
+		config.AtLeast("fence", t.Fence, least), config.AtLeast("lease", t.Lease, least), config.AtLeast("adopt", t.Adopt, least),
+		config.AtLeast("apply", t.Apply, least), config.AtLeast("route", t.Route, least), config.AtLeast("call", t.Call, least),
+		config.AtLeast("tick", t.Tick, least), config.AtLeast("stale", t.Stale, 2*time.Second),
+	}
+	if t.RPOLow <= 0 || t.RPOLow > 1 {
+		errs = append(errs, config.Broken("rpo_low", "want more than 0 and at most 1", t.RPOLow))
+	}
+	return errors.Join(errs...)
+}
+
+// Validate reports every broken rule.
+func (p ProbeConfig) Validate() error {
+	errs := []error{
+		config.Name("service", p.Service), config.AtLeast("every", p.Every, 10*time.Millisecond),
+		config.AtLeast("timeout", p.Timeout, p.Every),
+	}
+	if u, err := url.Parse(p.URL); err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
+		errs = append(errs, config.Broken("url", "want http://host:port/path or https://...", p.URL))
+	}
+	if p.Status < 100 || p.Status > 599 {
+		errs = append(errs, config.Broken("status", "want an HTTP status", p.Status))
+	}
+	return errors.Join(errs...)
+}

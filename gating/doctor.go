@@ -1,0 +1,139 @@
+package gating
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"connectrpc.com/connect"
+
+	"github.com/tidegate/tidegate"
+	pb "github.com/tidegate/tidegate/api/tidegatev1"
+	"github.com/tidegate/tidegate/gating/fence"
+	"github.com/tidegate/tidegate/gating/registry"
+)
+
+// From which a finding is made.
+const (
+	certificateSoon = 14 * 24 * time.Hour
+	diskFullSoon    = 24 * time.Hour
+	diskFreeLow     = 0.10
+	clockSkewMax    = 500 * time.Millisecond // beyond what a report's own delay explains on a healthy network
+)
+
+// findings collects what needs attention.
+type findings struct{ all []*pb.Finding }
+
+func (f *findings) add(s pb.Severity, subject, next, format string, args ...any) {
+	f.all = append(f.all, &pb.Finding{Severity: s, Subject: subject, Finding: fmt.Sprintf(format, args...), NextStep: next})
+}
+
+// Doctor implements OperatorService.
+func (s *operatorService) Doctor(ctx context.Context, _ *connect.Request[pb.DoctorRequest]) (*connect.Response[pb.DoctorResponse], error) {
+	f := &findings{}
+	v, reachable, _ := s.world.current()
+	if !reachable {
+		f.add(pb.Severity_SEVERITY_CRITICAL, "registry", "see the gate's log and the disk it lies on", "the registry does not answer; role changes wait")
+	}
+	if left := s.certificate(); left < certificateSoon {
+		f.add(severityOf(left < 24*time.Hour), "gate "+s.name, "issue a new certificate; it is taken up without a restart", "its certificate expires in %s", left.Round(time.Hour))
+	}
+	s.doctorStandbys(f, v)
+	s.doctorStreams(ctx, f, v)
+	return connect.NewResponse(&pb.DoctorResponse{Findings: f.all}), nil
+}
+
+func severityOf(critical bool) pb.Severity {
+	if critical {
+		return pb.Severity_SEVERITY_CRITICAL
+	}
+	return pb.Severity_SEVERITY_WARNING
+}
+
+func (s *operatorService) doctorStandbys(f *findings, v *registry.View) {
+	for _, n := range nodeViews(v) {
+		name := tidegate.NodeName(n.GetNode())
+		var rep *pb.ReportStandbyRequest
+		var age time.Duration
+		s.world.read(func() {
+			if st := s.world.standbys[name]; st != nil {
+				rep, age = st.report, s.world.age(st.at)
+			}
+		})
+		subject := "standby " + n.GetNode()
+		switch {
+		case rep == nil:
+			f.add(pb.Severity_SEVERITY_WARNING, subject, "start it, or check its gates and certificate", "has not reported to this gate")
+			continue
+		case age > s.timing.Stale:
+			f.add(pb.Severity_SEVERITY_CRITICAL, subject, "see whether the process runs and reaches a gate", "silent for %s", age.Round(time.Second))
+		}
+		if rep.GetIncarnation() != n.GetIncarnation() {
+			f.add(pb.Severity_SEVERITY_WARNING, subject, "nothing, if its disk was replaced: it counts again once it has caught up", "runs on another data directory than the registered one")
+		}
+		if sent := rep.GetSent(); sent != nil {
+			// The report's age is taken off: what remains is skew plus its way here.
+			if skew := s.now().Add(-age).Sub(sent.AsTime()).Abs(); skew > clockSkewMax {
+				f.add(pb.Severity_SEVERITY_WARNING, subject, "repair its time synchronisation", "its clock differs from the gate's by %s", skew.Round(time.Millisecond))
+			}
+		}
+		doctorDisk(f, subject, rep)
+	}
+}
+
+func doctorDisk(f *findings, subject string, rep *pb.ReportStandbyRequest) {
+	free, total := rep.GetDiskFreeBytes(), rep.GetDiskTotalBytes()
+	if total == 0 {
+		return
+	}
+	next := "free space or grow the disk; a full node refuses batches, and with fewer than W nodes left the gate closes"
+	if rate := rep.GetGrowthBytesPerSecond(); rate > 0 {
+		if left := time.Duration(float64(free) / rate * float64(time.Second)); left > 0 && left < diskFullSoon {
+			f.add(severityOf(left < time.Hour), subject, next, "its disk is full in about %s at this rate", left.Round(time.Minute))
+			return
+		}
+	}
+	if share := float64(free) / float64(total); share < diskFreeLow {
+		f.add(pb.Severity_SEVERITY_WARNING, subject, next, "%.0f%% of its disk is free", share*100)
+	}
+}
+
+func (s *operatorService) doctorStreams(ctx context.Context, f *findings, v *registry.View) {
+	known := map[string]bool{}
+	for id, e := range v.Streams {
+		known[id.String()] = true
+		rec, subject := v.Epochs[id].Value, fmt.Sprintf("stream %s/%s", e.Value.Service, e.Value.Name)
+		if rec.Restored {
+			f.add(pb.Severity_SEVERITY_CRITICAL, subject, "nothing, if a writer is active: it re-arms; otherwise start the service", "the registry went back in time; no zero-loss claim until the writer re-arms")
+		}
+		if rec.State == fence.StateFencing || rec.State == fence.StateRecovering {
+			f.add(pb.Severity_SEVERITY_CRITICAL, subject, "look at the plan, then run the failover again or let the old writer's agent acquire", "plan %s left it without a writer in %s", rec.Plan, rec.State)
+		}
+		for _, m := range rec.Config.Members {
+			if n, ok := v.Node(registry.KindStandby, m.Node); ok && n.APIAddress == "" {
+				f.add(pb.Severity_SEVERITY_WARNING, subject, "set the node's API address", "member %s has no address", m.Node)
+			}
+		}
+	}
+	s.world.read(func() {
+		for name, st := range s.world.standbys {
+			for _, one := range st.report.GetStreams() {
+				if !known[one.GetStreamId()] && v.Revision > 0 {
+					f.add(pb.Severity_SEVERITY_INFO, "standby "+string(name), "remove it there once nobody needs it; it is never deleted by itself", "keeps stream %s, which is not registered", one.GetStreamId())
+				}
+				if one.GetQuarantineBytes() > 0 {
+					f.add(pb.Severity_SEVERITY_INFO, "standby "+string(name), "look at it, archive it, then remove it by hand", "%d bytes of stream %s in quarantine", one.GetQuarantineBytes(), one.GetStreamId())
+				}
+			}
+		}
+	})
+	for _, name := range v.ServiceNames() {
+		svc := v.Services[name].Value
+		if behind := s.world.behind(svc, v.Routes[name].Value.Epoch); len(behind) > 0 {
+			f.add(pb.Severity_SEVERITY_WARNING, "service "+string(name), "see whether `tidegate route` runs and reaches a gate", "routes %v are not in step", behind)
+		}
+	}
+	if err := ctx.Err(); err != nil {
+		f.add(pb.Severity_SEVERITY_INFO, "doctor", "run it again", "cut short: %v", err)
+	}
+}

@@ -1,0 +1,371 @@
+package gating
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/tidegate/tidegate"
+	pb "github.com/tidegate/tidegate/api/tidegatev1"
+	"github.com/tidegate/tidegate/gating/fence"
+	"github.com/tidegate/tidegate/gating/registry"
+	"github.com/tidegate/tidegate/internal/retry"
+	"github.com/tidegate/tidegate/internal/vfs"
+)
+
+// errNotLeading says that another gate runs plans.
+var errNotLeading = errors.New("this gate does not lead")
+
+// parts are what the gate's components share.
+type parts struct {
+	name     string // of this gate
+	log      *slog.Logger
+	fs       vfs.FS
+	timing   Timing
+	dir      string
+	store    *registry.Store
+	world    *world
+	standbys *standbys
+	routes   *routes
+	probes   *probes
+	metrics  *metrics
+	now      func() time.Time // wall clock that advances with the boot clock: phases are exact
+
+	afterSave func(fence.PlanStep, int) // test seam: called after each durable record of a plan
+}
+
+// controller runs plans while this gate leads.
+type controller struct {
+	parts
+	ttl time.Duration
+
+	mu   sync.Mutex
+	term *term // nil while another gate leads
+}
+
+// term is one turn at leading.
+type term struct {
+	lead    *registry.Leadership
+	spawn   func(func(context.Context) error) // runs in the turn's group, with the turn's context
+	running map[tidegate.ServiceName]*handle
+}
+
+// run leads whenever it is this gate's turn, until ctx ends.
+func (c *controller) run(ctx context.Context) error {
+	b := retry.Policy{First: 100 * time.Millisecond, Max: 2 * time.Second}.Backoff()
+	for ctx.Err() == nil {
+		lead, err := c.store.Campaign(ctx, c.name, c.ttl)
+		if err == nil {
+			b.Reset()
+			err = c.turn(ctx, lead)
+		}
+		if ctx.Err() != nil {
+			return nil
+		}
+		if err != nil {
+			c.log.Warn("not leading", "err", err)
+		}
+		if b.Wait(ctx) != nil {
+			return nil
+		}
+	}
+	return nil
+}
+
+// resignTimeout bounds how long a stopping gate waits for the registry to hear of it.
+const resignTimeout = time.Second
+
+func (c *controller) turn(ctx context.Context, lead *registry.Leadership) error {
+	tctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	g := &errgroup.Group{}
+	t := &term{
+		lead: lead, running: map[tidegate.ServiceName]*handle{},
+		spawn: func(fn func(context.Context) error) { g.Go(func() error { return fn(tctx) }) },
+	}
+	c.log.Info("leading", "gate", c.name)
+	if err := c.resume(tctx, t); err != nil {
+		cancel(errNotLeading)
+		err = errors.Join(err, g.Wait())
+		c.resign(ctx, lead)
+		return err
+	}
+	c.setTerm(t)
+	t.spawn(func(ctx context.Context) error { return c.routes.follow(ctx, lead, c.busy) })
+	select {
+	case <-ctx.Done():
+	case <-lead.Done():
+		c.log.Warn("turn at leading is over: the registry has not heard from this gate")
+	}
+	c.setTerm(nil)
+	cancel(errNotLeading)
+	err := g.Wait()
+	c.resign(ctx, lead)
+	return err
+}
+
+func (c *controller) resign(ctx context.Context, lead *registry.Leadership) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), resignTimeout)
+	defer cancel()
+	if err := lead.Resign(ctx); err != nil {
+		c.log.Debug("resign", "err", err) // the turn runs out by itself
+	}
+}
+
+func (c *controller) setTerm(t *term) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.term = t
+}
+
+func (c *controller) leads() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.term != nil
+}
+
+// busy reports whether a failover of the service is under way.
+func (c *controller) busy(s tidegate.ServiceName) bool {
+	h := c.runningPlan(s)
+	return h != nil && h.kind == fence.KindFailover
+}
+
+func (c *controller) runningPlan(s tidegate.ServiceName) *handle {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.term == nil {
+		return nil
+	}
+	return c.term.running[s]
+}
+
+// resumeMax bounds the plans that a new leader looks at.
+const resumeMax = 200
+
+// resume takes up the newest plan of each service where a killed gate left it.
+func (c *controller) resume(ctx context.Context, t *term) error {
+	recs, err := c.plans(ctx, resumeMax)
+	if err != nil {
+		return err
+	}
+	seen := map[tidegate.ServiceName]bool{}
+	for _, rec := range recs {
+		s := rec.plan.Service
+		if seen[s] {
+			// Whatever it was, a newer plan of the service came after it: to take
+			// it up now could fence the writer that the newer one made.
+			continue
+		}
+		seen[s] = true
+		switch {
+		case !rec.plan.Finished():
+			c.log.Info("taking up a plan that another gate began", "plan", rec.plan.ID, "service", s, "step", rec.plan.Step, "from", rec.view.GetController())
+			r, err := newRunner(c.parts, t.lead, rec)
+			if err != nil {
+				return err
+			}
+			t.running[s] = r.handle
+			c.launch(t, r)
+		case rec.plan.Step == fence.StepDone && rec.plan.Kind == fence.KindFailover && rec.plan.Times.T9.IsZero():
+			r, err := newRunner(c.parts, t.lead, rec)
+			if err != nil {
+				return err
+			}
+			close(r.handle.over)
+			t.spawn(func(ctx context.Context) error { return c.tolerate(r.reconstitute(ctx)) })
+		}
+	}
+	return nil
+}
+
+// plans reads the newest plans. A record that cannot be read is an error: to
+// skip it could mean to forget a half-done change of writer.
+func (c *controller) plans(ctx context.Context, limit int) ([]planRecord, error) {
+	raw, err := c.store.Plans(ctx, limit)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]planRecord, 0, len(raw))
+	for _, b := range raw {
+		var rec planRecord
+		if err := rec.UnmarshalJSON(b); err != nil {
+			return nil, &tidegate.Error{Op: "read plan", Class: tidegate.Corrupt, Err: err}
+		}
+		out = append(out, rec)
+	}
+	return out, nil
+}
+
+// launch runs a plan in the turn's group; the handle must be among the running.
+// The service is free for other plans when the handle is over.
+func (c *controller) launch(t *term, r *runner) {
+	preempt := make(chan struct{})
+	var once sync.Once
+	r.handle.preempt = func() { once.Do(func() { close(preempt) }) }
+	t.spawn(func(turn context.Context) error {
+		ctx, cancel := context.WithCancelCause(turn)
+		defer cancel(nil)
+		var watch sync.WaitGroup
+		defer watch.Wait()
+		watch.Go(func() {
+			select {
+			case <-preempt:
+				cancel(errPreempted)
+			case <-ctx.Done():
+			}
+		})
+		defer cancel(nil)
+		err := r.run(ctx)
+		done := func() bool {
+			p := r.ctl.Plan()
+			return err == nil && p.Step == fence.StepDone && p.Kind == fence.KindFailover
+		}
+		if done() {
+			err = r.firstWrite(ctx)
+		}
+		if errors.Is(err, errPreempted) {
+			err = r.giveUp(turn)
+		}
+		c.mu.Lock()
+		if t.running[r.handle.service] == r.handle {
+			delete(t.running, r.handle.service)
+		}
+		c.mu.Unlock()
+		c.finish(turn, r)
+		r.handle.end(err)
+		if done() {
+			err = r.reconstitute(turn)
+		}
+		return c.tolerate(err)
+	})
+}
+
+// tolerate keeps what ends one plan from ending the turn: the plan's record
+// tells how far it came, and the next turn takes it up.
+func (c *controller) tolerate(err error) error {
+	if err != nil && !errors.Is(err, errNotLeading) && !errors.Is(err, context.Canceled) {
+		c.log.Error("plan stopped before its end", "err", err)
+	}
+	return nil
+}
+
+func (c *controller) finish(ctx context.Context, r *runner) {
+	plan, view := r.ctl.Plan(), r.view
+	c.metrics.plans.WithLabelValues(string(plan.Kind), outcomeLabel(view.GetOutcome())).Inc()
+	if plan.Step != fence.StepDone {
+		return
+	}
+	if err := c.store.SaveMark(ctx, c.fs, c.dir); err != nil {
+		c.log.Warn("registry mark not saved", "err", err)
+	}
+}
+
+// start begins a plan, or joins the one that does the same already. An acquire
+// gives way to everything newer, a failover to nothing.
+func (c *controller) start(ctx context.Context, rec planRecord) (*handle, error) {
+	for {
+		h, wait, err := c.tryStart(ctx, rec)
+		if err != nil || h != nil {
+			return h, err
+		}
+		select {
+		case <-wait:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+}
+
+func (c *controller) tryStart(ctx context.Context, rec planRecord) (h *handle, wait <-chan struct{}, err error) {
+	p := rec.plan
+	c.mu.Lock() // not held over I/O
+	t := c.term
+	if t == nil {
+		c.mu.Unlock()
+		return nil, nil, c.notLeading(ctx, p)
+	}
+	if cur := t.running[p.Service]; cur != nil {
+		c.mu.Unlock()
+		switch {
+		case cur.kind == fence.KindAcquire && p.Kind == fence.KindAcquire && cur.target == p.Target:
+			return cur, nil, nil
+		case cur.kind == fence.KindAcquire:
+			cur.preempt()
+			return nil, cur.over, nil
+		}
+		return nil, nil, &tidegate.Error{
+			Op: string(p.Kind), Subject: string(p.Service), Class: tidegate.Transient,
+			Err:  fmt.Errorf("failover %s to %s is under way: %w", cur.id, cur.target.Node, tidegate.ErrConflict),
+			Hint: "watch it with `tidegate status`; it goes on by itself",
+		}
+	}
+	r, err := newRunner(c.parts, t.lead, rec)
+	if err != nil {
+		c.mu.Unlock()
+		return nil, nil, err
+	}
+	t.running[p.Service] = r.handle
+	c.mu.Unlock()
+	// The plan is on record before anything is done, so that a killed gate's
+	// successor knows of it from the first step on.
+	if _, err := c.store.Commit(ctx, new(registry.Tx).Leading(t.lead).
+		Unchanged(registry.PlanKey(p.ID.String()), 0).Put(registry.PlanKey(p.ID.String()), planRecord{plan: r.ctl.Plan(), view: r.view})); err != nil {
+		c.mu.Lock()
+		delete(t.running, p.Service)
+		c.mu.Unlock()
+		r.handle.end(err)
+		return nil, nil, err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.term != t {
+		// The turn ended meanwhile: the plan is on record, the next leader takes it up.
+		r.handle.end(errNotLeading)
+		return r.handle, nil, nil
+	}
+	c.launch(t, r)
+	return r.handle, nil, nil
+}
+
+func (c *controller) notLeading(ctx context.Context, p fence.Plan) error {
+	e := &tidegate.Error{Op: string(p.Kind), Subject: string(p.Service), Class: tidegate.Transient, Err: errNotLeading}
+	who, err := c.store.Leader(ctx)
+	switch {
+	case err != nil:
+		return err
+	case who == "" || who == c.name:
+		e.Hint = "a gate is being elected, which takes a few seconds; try again"
+	default:
+		e.Hint = "gate " + who + " leads; ask it"
+	}
+	return e
+}
+
+// giveUp closes the record of a plan that another one replaced before it had
+// done anything that only it could finish.
+func (r *runner) giveUp(ctx context.Context) error {
+	p := r.ctl.Plan()
+	p.Step = fence.StepGone
+	r.view.Error = errPreempted.Error()
+	return r.save(ctx, p)
+}
+
+func outcomeLabel(o pb.PlanOutcome) string {
+	switch o {
+	case pb.PlanOutcome_PLAN_OUTCOME_DONE:
+		return "done"
+	case pb.PlanOutcome_PLAN_OUTCOME_REFUSED:
+		return "refused"
+	case pb.PlanOutcome_PLAN_OUTCOME_FAILED:
+		return "failed"
+	case pb.PlanOutcome_PLAN_OUTCOME_SUPERSEDED:
+		return "superseded"
+	case pb.PlanOutcome_PLAN_OUTCOME_RUNNING, pb.PlanOutcome_PLAN_OUTCOME_DRY_RUN, pb.PlanOutcome_PLAN_OUTCOME_UNSPECIFIED:
+	}
+	return "interrupted"
+}

@@ -1,0 +1,159 @@
+package gating
+
+import (
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/tidegate/tidegate"
+	pb "github.com/tidegate/tidegate/api/tidegatev1"
+)
+
+type metrics struct {
+	plans    *prometheus.CounterVec
+	watchers prometheus.Gauge
+}
+
+func newMetrics(reg prometheus.Registerer) *metrics {
+	m := &metrics{
+		plans: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "tidegate_gate_plans_total", Help: "Changes of writer that ended at this gate, by kind and outcome.",
+		}, []string{"kind", "outcome"}),
+		watchers: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "tidegate_gate_watchers", Help: "Watch streams that are open.",
+		}),
+	}
+	reg.MustRegister(m.plans, m.watchers)
+	return m
+}
+
+// collector exports the state of the world at the moment of the scrape: what
+// is not known then is not exported, rather than exported as an old value.
+type collector struct {
+	p       parts
+	control *controller
+}
+
+var (
+	descLeading   = prometheus.NewDesc("tidegate_gate_leading", "1 while this gate runs plans.", nil, nil)
+	descReachable = prometheus.NewDesc("tidegate_gate_registry_reachable", "1 while the registry answers.", nil, nil)
+	descVerdict   = prometheus.NewDesc("tidegate_gate_service_verdict", "1 for the service's verdict: safe, at-risk, unsafe or unknown.", []string{"service", "verdict"}, nil)
+	descRPO       = prometheus.NewDesc("tidegate_gate_service_rpo_seconds", "Objective.", []string{"service"}, nil)
+	descRTO       = prometheus.NewDesc("tidegate_gate_service_rto_seconds", "Objective.", []string{"service"}, nil)
+	descPredicted = prometheus.NewDesc("tidegate_gate_service_rto_predicted_seconds", "How long a recovery would take now; absent when it cannot be predicted.", []string{"service"}, nil)
+	descRoute     = prometheus.NewDesc("tidegate_gate_route_epoch", "Epoch of the service's recorded route.", []string{"service"}, nil)
+	descProbe     = prometheus.NewDesc("tidegate_gate_probe_good", "1 while the synthetic write succeeds.", []string{"service"}, nil)
+	descProbeAt   = prometheus.NewDesc("tidegate_gate_probe_last_good_timestamp_seconds", "Wall time of the last good synthetic write.", []string{"service"}, nil)
+	descEpoch     = prometheus.NewDesc("tidegate_gate_stream_epoch", "Epoch on record.", []string{"service", "stream"}, nil)
+	descMembers   = prometheus.NewDesc("tidegate_gate_stream_members_alive", "Members that reported lately and know what they had.", []string{"service", "stream"}, nil)
+	descRecords   = prometheus.NewDesc("tidegate_gate_stream_exposure_records", "Exposed records as the writer reports them; absent when not known.", []string{"service", "stream"}, nil)
+	descBytes     = prometheus.NewDesc("tidegate_gate_stream_exposure_bytes", "Exposed bytes as the writer reports them; absent when not known.", []string{"service", "stream"}, nil)
+	descReport    = prometheus.NewDesc("tidegate_gate_node_report_timestamp_seconds", "Wall time of the node's last report to this gate.", []string{"node", "kind"}, nil)
+)
+
+// Describe implements prometheus.Collector.
+func (c *collector) Describe(ch chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{
+		descLeading, descReachable, descVerdict, descRPO, descRTO, descPredicted, descRoute, descProbe, descProbeAt,
+		descEpoch, descMembers, descRecords, descBytes, descReport,
+	} {
+		ch <- d
+	}
+}
+
+// verdictLabels are the label values of the verdict.
+var verdictLabels = map[pb.Verdict]string{
+	pb.Verdict_VERDICT_SAFE: "safe", pb.Verdict_VERDICT_AT_RISK: "at-risk", pb.Verdict_VERDICT_UNSAFE: "unsafe", pb.Verdict_VERDICT_UNKNOWN: "unknown",
+}
+
+// Collect implements prometheus.Collector.
+func (c *collector) Collect(ch chan<- prometheus.Metric) {
+	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
+	}
+	v, reachable, _ := c.p.world.current()
+	gauge(descLeading, oneIf(c.control.leads()))
+	gauge(descReachable, oneIf(reachable))
+	for _, name := range v.ServiceNames() {
+		svc, s := string(name), c.p.serviceStatus(v, name)
+		for verdict, label := range verdictLabels {
+			gauge(descVerdict, oneIf(s.GetVerdict() == verdict), svc, label)
+		}
+		if s.GetRpo() != nil {
+			gauge(descRPO, s.GetRpo().AsDuration().Seconds(), svc)
+		}
+		if s.GetRto() != nil {
+			gauge(descRTO, s.GetRto().AsDuration().Seconds(), svc)
+		}
+		if s.GetRtoPredicted() != nil {
+			gauge(descPredicted, s.GetRtoPredicted().AsDuration().Seconds(), svc)
+		}
+		if r, ok := v.Routes[name]; ok {
+			gauge(descRoute, float64(r.Value.Epoch), svc)
+		}
+		if p := s.GetProbe(); p.GetEnabled() {
+			gauge(descProbe, oneIf(p.GetGood()), svc)
+			if p.GetSinceLastGood() != nil {
+				gauge(descProbeAt, seconds(c.p.now().Add(-p.GetSinceLastGood().AsDuration())), svc)
+			}
+		}
+		c.streams(gauge, svc, s)
+	}
+	c.reports(gauge)
+}
+
+func (c *collector) streams(gauge func(*prometheus.Desc, float64, ...string), svc string, s *pb.ServiceStatus) {
+	for _, st := range s.GetStreams() {
+		name := st.GetView().GetName()
+		gauge(descEpoch, float64(st.GetView().GetEpoch().GetEpoch()), svc, name)
+		v, _, _ := c.p.world.current()
+		if id, err := tidegate.ParseID(st.GetView().GetId()); err == nil {
+			gauge(descMembers, float64(len(c.p.world.aliveMembers(v.Epochs[id].Value.Config, id, c.p.timing.Stale))), svc, name)
+		}
+		if st.GetWriterReportAge() == nil || st.GetWriterReportAge().AsDuration() > c.p.timing.Stale {
+			continue
+		}
+		if x := st.GetWriter().GetExposure(); x != nil {
+			if x.Records != nil {
+				gauge(descRecords, float64(x.GetRecords()), svc, name)
+			}
+			if x.Bytes != nil {
+				gauge(descBytes, float64(x.GetBytes()), svc, name)
+			}
+		}
+	}
+}
+
+func (c *collector) reports(gauge func(*prometheus.Desc, float64, ...string)) {
+	w, now := c.p.world, c.p.now()
+	type report struct {
+		node, kind string
+		age        time.Duration
+	}
+	var all []report
+	w.read(func() {
+		for n, a := range w.agents {
+			if a.report != nil {
+				all = append(all, report{string(n), "agent", w.age(a.at)})
+			}
+		}
+		for n, s := range w.standbys {
+			all = append(all, report{string(n), "standby", w.age(s.at)})
+		}
+		for n, r := range w.routes {
+			all = append(all, report{n, "route", w.age(r.at)})
+		}
+	})
+	for _, r := range all {
+		gauge(descReport, seconds(now.Add(-r.age)), r.node, r.kind)
+	}
+}
+
+func oneIf(is bool) float64 {
+	if is {
+		return 1
+	}
+	return 0
+}
+
+func seconds(t time.Time) float64 { return float64(t.UnixNano()) / float64(time.Second) }

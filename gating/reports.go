@@ -1,0 +1,209 @@
+package gating
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"connectrpc.com/connect"
+	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/tidegate/tidegate"
+	"github.com/tidegate/tidegate/api"
+	pb "github.com/tidegate/tidegate/api/tidegatev1"
+	"github.com/tidegate/tidegate/gating/fence"
+	"github.com/tidegate/tidegate/gating/registry"
+)
+
+// ReportAgent implements NodeService.
+func (s *nodeService) ReportAgent(ctx context.Context, req *connect.Request[pb.ReportAgentRequest]) (*connect.Response[pb.ReportAgentResponse], error) {
+	m := req.Msg
+	if err := speaksFor(ctx, m.GetNode(), m.GetSite()); err != nil {
+		return nil, err
+	}
+	holder, err := api.RequireID("holder", m.GetHolder())
+	if err != nil {
+		return nil, misuse("report agent", m.GetNode(), err)
+	}
+	s.world.reportAgent(m, holder)
+	return connect.NewResponse(&pb.ReportAgentResponse{}), nil
+}
+
+// ReportStandby implements NodeService.
+func (s *nodeService) ReportStandby(ctx context.Context, req *connect.Request[pb.ReportStandbyRequest]) (*connect.Response[pb.ReportStandbyResponse], error) {
+	m := req.Msg
+	if err := speaksFor(ctx, m.GetNode(), m.GetSite()); err != nil {
+		return nil, err
+	}
+	s.world.reportStandby(m)
+	v, _, _ := s.world.current()
+	for _, st := range m.GetStreams() {
+		id, err := api.RequireID("stream id", st.GetStreamId())
+		if err != nil {
+			return nil, misuse("report standby", m.GetNode(), err)
+		}
+		e, ok := v.Epochs[id]
+		if ok && tidegate.Epoch(st.GetPromise().GetEpoch()) > e.Value.Epoch {
+			if err := s.promisedAbove(ctx, id, tidegate.Epoch(st.GetPromise().GetEpoch())); err != nil && !registry.Unreachable(err) {
+				return nil, err
+			}
+		}
+	}
+	return connect.NewResponse(&pb.ReportStandbyResponse{}), nil
+}
+
+// promisedAbove marks a stream whose node has sworn to an epoch that the key
+// does not know: a gate reserves an epoch before it asks anybody, so the
+// registry has gone back in time. The tables at hand may be old; the key is read anew.
+func (p parts) promisedAbove(ctx context.Context, id tidegate.StreamID, promised tidegate.Epoch) error {
+	return p.change(ctx, func() error {
+		e, err := p.epoch(ctx, id)
+		if err != nil || e.Value.Epoch >= promised || e.Value.Restored {
+			return err
+		}
+		p.log.Error("a node's promise is above the registry's epoch: the registry was restored from a backup; no zero-loss claim until a live writer re-arms",
+			"stream", id, "epoch", e.Value.Epoch, "promised", promised)
+		return p.distrust(ctx, e)
+	})
+}
+
+// distrust writes that no claim may rest on a record until a live writer re-arms.
+func (p parts) distrust(ctx context.Context, e registry.Entry[fence.EpochRecord]) error {
+	rec := e.Value.Clone()
+	rec.Restored, rec.Gate.State, rec.Since = true, fence.GateUnknown, p.now().UnixNano()
+	key := registry.EpochKey(rec.Stream)
+	_, err := p.store.Commit(ctx, new(registry.Tx).Unchanged(key, e.Revision).Put(key, rec))
+	return err
+}
+
+// ReportRoute implements NodeService.
+func (s *nodeService) ReportRoute(ctx context.Context, req *connect.Request[pb.ReportRouteRequest]) (*connect.Response[pb.ReportRouteResponse], error) {
+	if err := speaksFor(ctx, req.Msg.GetName(), req.Msg.GetSite()); err != nil {
+		return nil, err
+	}
+	s.world.reportRoute(req.Msg)
+	return connect.NewResponse(&pb.ReportRouteResponse{}), nil
+}
+
+// ReportQuarantine implements NodeService.
+func (s *nodeService) ReportQuarantine(ctx context.Context, req *connect.Request[pb.ReportQuarantineRequest]) (*connect.Response[pb.ReportQuarantineResponse], error) {
+	m := req.Msg
+	if err := speaksFor(ctx, m.GetNode(), ""); err != nil {
+		return nil, err
+	}
+	q, err := quarantineOf(m)
+	if err != nil {
+		return nil, misuse("report quarantine", m.GetNode(), err)
+	}
+	q.Role = callerOf(ctx).Role
+	key := registry.QuarantineKey(q.Stream, string(q.Node)+"-"+q.ID)
+	if _, err := s.store.Commit(ctx, new(registry.Tx).Put(key, q)); err != nil {
+		return nil, err
+	}
+	s.log.Warn("quarantine reported", "node", q.Node, "stream", q.Stream, "epoch", q.CutEpoch, "records", q.Records, "bytes", q.Bytes, "reason", q.Reason, "path", q.Path)
+	return connect.NewResponse(&pb.ReportQuarantineResponse{}), nil
+}
+
+func quarantineOf(m *pb.ReportQuarantineRequest) (registry.Quarantine, error) {
+	id, err := api.RequireID("stream id", m.GetStreamId())
+	q := registry.Quarantine{
+		ID: m.GetId(), Node: tidegate.NodeName(m.GetNode()), Stream: id,
+		WrittenEpoch: tidegate.Epoch(m.GetWrittenEpoch()), CutEpoch: tidegate.Epoch(m.GetCutEpoch()),
+		First: tidegate.Position(m.GetFirstPosition()), Next: tidegate.Position(m.GetNextPosition()),
+		Records: m.GetRecords(), Bytes: m.GetBytes(), ReleasedRecords: m.ReleasedRecords, Reason: m.GetReason(), Path: m.GetPath(),
+		Oldest: timeOf(m.GetOldest()), Newest: timeOf(m.GetNewest()),
+	}
+	switch {
+	case err != nil:
+		return q, err
+	case q.ID == "" || len(q.ID) > 200:
+		return q, errors.New("id: want 1 to 200 characters")
+	case q.CutEpoch == 0 || q.Next < q.First || q.Records < 0 || q.Bytes < 0:
+		return q, fmt.Errorf("cut epoch %s, range [%s, %s), %d records, %d bytes: want a real cut", q.CutEpoch, q.First, q.Next, q.Records, q.Bytes)
+	}
+	return q, nil
+}
+
+func timeOf(t *timestamppb.Timestamp) time.Time {
+	if t == nil {
+		return time.Time{}
+	}
+	return t.AsTime()
+}
+
+// measure completes a plan's loss statements with what was found since. It is
+// done whenever a plan is shown, so that a report which comes late counts too.
+func (p parts) measure(ctx context.Context, v *pb.Plan) error {
+	if v.GetKind() != pb.PlanKind_PLAN_KIND_FAILOVER {
+		return nil
+	}
+	for _, st := range v.GetStreams() {
+		id, err := api.RequireID("stream id", st.GetStreamId())
+		if err != nil || st.GetLoss() == nil {
+			continue
+		}
+		qs, err := p.store.Quarantines(ctx, id)
+		if err != nil {
+			return err
+		}
+		if m := measured(qs, tidegate.Epoch(st.GetEpoch())); m != nil {
+			st.Loss.Measured = m
+			contradict(st.Loss)
+		}
+	}
+	v.Loss = worstLoss(v.GetStreams())
+	return nil
+}
+
+// measured adds up what the old site's agents found beyond the head that an
+// epoch recovered. Every agent keeps its own copy of the same log, so the node
+// that holds most counts, and the others say the same again. A tail that the
+// next writer sealed anew is superseded, not lost; what standby nodes cut was
+// never more than these copies hold.
+func measured(qs []registry.Quarantine, cut tidegate.Epoch) *pb.MeasuredLoss {
+	byNode := map[tidegate.NodeName]*pb.MeasuredLoss{}
+	var worst *pb.MeasuredLoss
+	for _, q := range qs {
+		if q.CutEpoch != cut || q.Role != tidegate.RoleAgent || q.Reason == fence.ReasonSuperseded {
+			continue
+		}
+		m := byNode[q.Node]
+		if m == nil {
+			m = &pb.MeasuredLoss{ReleasedKnown: true, Window: durationpb.New(0)}
+			byNode[q.Node] = m
+		}
+		m.Bundles++
+		m.Records += q.Records
+		m.Bytes += q.Bytes
+		if q.ReleasedRecords != nil {
+			m.ReleasedRecords += *q.ReleasedRecords
+		} else {
+			m.ReleasedKnown = false
+		}
+		if !q.Oldest.IsZero() && q.Newest.After(q.Oldest) {
+			m.Window = durationpb.New(m.GetWindow().AsDuration() + q.Newest.Sub(q.Oldest))
+		}
+		if worst == nil || m.GetReleasedRecords() > worst.GetReleasedRecords() ||
+			m.GetReleasedRecords() == worst.GetReleasedRecords() && m.GetRecords() > worst.GetRecords() {
+			worst = m
+		}
+	}
+	return worst
+}
+
+// contradict weakens a claim that the measurement refutes: a statement is never
+// more optimistic than what is known. (I23)
+func contradict(l *pb.LossStatement) {
+	m := l.GetMeasured()
+	limit := int64(tidegate.Unbounded)
+	if b := l.GetBounds(); b != nil && b.Records != nil {
+		limit = b.GetRecords()
+	}
+	if l.GetKind() == pb.LossKind_LOSS_KIND_UNKNOWN || m.GetReleasedRecords() <= limit {
+		return
+	}
+	l.Why = fmt.Sprintf("%d released records were found beyond the head, against the claim (%s)", m.GetReleasedRecords(), l.GetWhy())
+	l.Kind, l.Bounds, l.AtLeast = pb.LossKind_LOSS_KIND_UNKNOWN, nil, max(l.GetAtLeast(), 1)
+}
