@@ -42,7 +42,7 @@ func checkConfigCommand() *ucli.Command {
 		Name:        "check-config",
 		Usage:       "read a role's configuration and report every mistake",
 		ArgsUsage:   "ROLE [FILE]",
-		Description: "ROLE is standby, route or operator. Reads the certificate too. Changes nothing.",
+		Description: "ROLE is gate, standby, route or operator. Reads the certificate too. Changes nothing.",
 		Action: func(c *ucli.Context) error {
 			args := c.Args().Slice()
 			if len(args) == 0 || len(args) > 2 {
@@ -50,7 +50,7 @@ func checkConfigCommand() *ucli.Command {
 			}
 			check, ok := checks()[args[0]]
 			if !ok {
-				return cli.Usagef("unknown role %q: want standby, route or operator", args[0])
+				return cli.Usagef("unknown role %q: want gate, standby, route or operator", args[0])
 			}
 			file := "/etc/tidegate/" + args[0] + ".yaml"
 			if len(args) == 2 {
@@ -76,6 +76,13 @@ func checks() map[string]func(path string) error {
 			f, err := config.Load[routeFile](path)
 			if err == nil {
 				_, err = daemon.Credentials(f.TLS, f.Node, tidegate.RoleRoute)
+			}
+			return err
+		},
+		"gate": func(path string) error {
+			f, err := config.Load[gateFile](path)
+			if err == nil {
+				_, err = daemon.Credentials(f.TLS, f.Node, tidegate.RoleGate)
 			}
 			return err
 		},

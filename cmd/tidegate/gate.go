@@ -16,9 +16,16 @@ import (
 func gateCommand() *ucli.Command {
 	reason := &ucli.StringFlag{Name: "reason", Usage: "`WHY`, for the record"}
 	return &ucli.Command{
-		Name:  "gate",
-		Usage: "the gate: its modes, and its registry",
+		Name:      "gate",
+		Usage:     "run a gate; set modes, freeze, rebuild the registry",
+		ArgsUsage: " ",
+		Flags:     []ucli.Flag{roleFileFlag("gate")},
+		Action:    gateRun,
 		Subcommands: []*ucli.Command{
+			{
+				Name: "run", Usage: "the same as gate alone, said in full", ArgsUsage: " ",
+				Flags: []ucli.Flag{roleFileFlag("gate")}, Action: gateRun,
+			},
 			{
 				Name: "set", Usage: "set a stream's mode and bounds", ArgsUsage: "SERVICE/STREAM",
 				Flags: operatorFlags(append(modeFlags(), reason)...), Action: gateSet,

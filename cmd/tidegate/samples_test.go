@@ -18,6 +18,7 @@ const samples = "../../packaging/samples"
 // readers read a role's sample without looking for its certificate.
 func readers() map[string]func(path string) error {
 	return map[string]func(string) error{
+		"gate":     reader[gateFile],
 		"operator": reader[operatorFile],
 		"route":    reader[routeFile],
 		"standby":  reader[standbyFile],

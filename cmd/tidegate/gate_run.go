@@ -1,0 +1,58 @@
+package main
+
+import (
+	"errors"
+
+	ucli "github.com/urfave/cli/v2"
+
+	"github.com/tidegate/tidegate"
+	"github.com/tidegate/tidegate/gating"
+	"github.com/tidegate/tidegate/internal/cli"
+	"github.com/tidegate/tidegate/internal/clock"
+	"github.com/tidegate/tidegate/internal/config"
+	"github.com/tidegate/tidegate/internal/daemon"
+	"github.com/tidegate/tidegate/internal/vfs"
+)
+
+// gateFile is the file of `tidegate gate`.
+type gateFile struct {
+	Node config.Node   `yaml:"node"`
+	TLS  config.TLS    `yaml:"tls"`
+	Gate gating.Config `yaml:"gate"`
+}
+
+// SetDefaults returns f with every unset key at its default.
+func (f gateFile) SetDefaults() gateFile {
+	if f.Gate.Dir == "" {
+		f.Gate.Dir = "/var/lib/tidegate/gate"
+	}
+	f.Gate = f.Gate.SetDefaults()
+	return f
+}
+
+// Validate reports every broken rule.
+func (f gateFile) Validate() error {
+	return errors.Join(config.Under("node", f.Node.Validate()), config.Under("tls", f.TLS.Validate()), config.Under("gate", f.Gate.Validate()))
+}
+
+// gateRun is the action of `gate` and of `gate run`.
+func gateRun(c *ucli.Context) error {
+	if name := c.Args().First(); name != "" {
+		return cli.Usagef("unknown command %q", name)
+	}
+	f, err := config.Load[gateFile](roleFile(c))
+	if err != nil {
+		return err
+	}
+	return runGate(c, f)
+}
+
+func runGate(c *ucli.Context, f gateFile) error {
+	creds, err := daemon.Credentials(f.TLS, f.Node, tidegate.RoleGate)
+	if err != nil {
+		return err
+	}
+	log := daemon.Logger(c.App.ErrWriter, logLevel(c))
+	gate := gating.New(gating.Deps{FS: vfs.OS(), Clock: clock.System(), Log: log, Metrics: daemon.Registry(), Creds: creds}, f.Gate)
+	return daemon.Serve(c.Context, log, "gate", daemon.Part{Name: "gate", Run: gate.Run, Ready: gate.Ready()})
+}
