@@ -39,6 +39,7 @@ func (s *stream) observe(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
+		s.log.Debug("observation ended", "node", string(member.Node), "err", err)
 		if d, ok := errors.AsType[*divergedError](err); ok {
 			return s.divergedAt(ctx, d)
 		}
@@ -72,6 +73,7 @@ func (s *stream) observeAt(ctx context.Context, rec fence.EpochRecord, node tide
 	s.seen.node, s.seen.end, s.seen.commit = node, attached.Received.Seq, attached.Commit
 	s.mu.Unlock()
 	s.setErr(nil)
+	s.log.Debug("observing", "node", string(node), "from", s.provenNow().String(), "end", attached.Received.Seq.String())
 	s.provenThrough(s.provenNow(), attached.Received.Seq)
 	for {
 		ev, err := conn.Recv()
@@ -198,7 +200,13 @@ func (s *stream) divergedAt(ctx context.Context, d *divergedError) error {
 	s.mu.Lock()
 	s.diverged = &divergence{at: h.First, seq: h.Seq, epoch: h.Epoch, reason: d.Error()}
 	report := s.fenced != nil || s.former == "" || s.former == s.agent.cfg.Node.Name
+	s.reporting = report
 	s.mu.Unlock()
+	defer func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.reporting = false
+	}()
 	s.log.Error("log diverged", "position", h.First.String(), "seq", h.Seq.String(), "epoch", h.Epoch.String(), "err", d.err)
 	s.tellRole()
 	s.agent.poke(s.cfg.Service)

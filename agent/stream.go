@@ -57,7 +57,7 @@ type stream struct {
 	seen       observation
 	acquire    string // why the gate's answer is still due; for status
 	lastErr    string
-	settling   bool                                // a term is over and its end is being counted
+	reporting  bool                                // a tail is being kept and reported: not to be cut short
 	told       toldRole                            // what the library was told last
 	progressed chan struct{}                       // closed and replaced at every report of the library
 	former     tidegate.NodeName                   // node of the agent that wrote before the present one; empty if not seen
@@ -168,7 +168,7 @@ func (s *stream) decide(now job) job {
 	}
 	// A writer goes on until it is fenced: neither a lost library nor a lost
 	// gate ends its term.
-	if now.kind == jobWrite {
+	if now.kind == jobWrite || s.reporting {
 		return now
 	}
 	if s.mine(rec) && rec.Epoch > s.spent && s.lib.conn != nil && s.lib.known && s.lib.active {
@@ -309,14 +309,10 @@ func (s *stream) write(ctx context.Context, epoch tidegate.Epoch) error {
 // the library has released. The library is told to wait first, and then asked
 // by its next progress, so that nothing is released after the count.
 func (s *stream) settleFenced(ctx context.Context, w *writer, by fence.Promise) {
-	s.mu.Lock()
-	s.settling = true
-	s.mu.Unlock()
 	s.tellRole()
 	s.awaitProgress(ctx, 2, 500*time.Millisecond)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.settling = false
 	s.fenced = &fencing{epoch: w.epoch, by: by, durable: w.durable(), released: s.lib.progress.A, known: s.lib.known && s.lib.progress.AKnown}
 	s.seen = observation{proven: s.fenced.durable.seq}
 	if start := s.view.rec.StartSeq; start > 0 && s.view.rec.Epoch > w.epoch {
@@ -345,7 +341,9 @@ func (s *stream) awaitProgress(ctx context.Context, n int, atMost time.Duration)
 // roleLocked returns the library's part. A writer of the same site takes over
 // what this service was doing, so the service is told to wait (idle) and may be
 // active again; a writer at another site has gone on without it, so it is told
-// to stop (fenced).
+// to stop (fenced). Only a service whose agent has written, or whose log has
+// diverged, is ever fenced: on the target of a failover the service may be
+// active a moment before the gate's view names this agent.
 func (s *stream) roleLocked() local.Role {
 	rec := s.view.rec
 	r := local.Role{State: local.StateIdle, Epoch: rec.Epoch, Holder: rec.Holder.UUID, Lineage: s.lib.lineage}
@@ -353,8 +351,8 @@ func (s *stream) roleLocked() local.Role {
 	switch {
 	case w != nil && w.writing():
 		r.State, r.Epoch, r.Holder = local.StateActive, w.epoch, s.agent.holder
-	case s.settling:
-	case s.diverged != nil, s.elsewhere(rec) && (s.lib.active || s.fenced != nil):
+	case w != nil: // proving, or over and being counted
+	case s.diverged != nil, s.fenced != nil && s.elsewhere(rec):
 		r.State = local.StateFenced
 	}
 	return r
