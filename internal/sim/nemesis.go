@@ -68,11 +68,11 @@ func (w *world) harm() {
 // mayLose keeps the losses within what W copies can bear: at most W-1 members
 // of any configuration may not know what they had.
 func (w *world) mayLose(n *standby) bool {
-	for _, k := range w.reg.keys {
+	for i, k := range w.reg.keys {
 		lost := 0
 		for _, m := range k.Record.Config.Members {
 			s := w.standbys[w.oracle.index(m.Node)]
-			if s.inc != m.Incarnation || s == n {
+			if s.inc != m.Incarnation || s.streams[i].meta.Limbo || s == n {
 				lost++
 			}
 		}

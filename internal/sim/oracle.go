@@ -260,6 +260,9 @@ func (o *oracle) recorded(stream int, old, rec fence.EpochRecord) {
 	if adopters < rec.Config.W || !target {
 		o.w.fail("I14", "stream %d: epoch %s opened with %d of %d adopters, target among them: %v", stream, rec.Epoch, adopters, rec.Config.W, target)
 	}
+	if a := t.active; a.Epoch == rec.Epoch && a.Holder == rec.Holder && a.Head == rec.Head {
+		return // the same epoch once more, after the registry went back: the same writer goes on
+	}
 	o.expose(stream, rec.Head, "I6")
 	if rec.Epoch > t.active.Epoch {
 		t.active = rec.Clone()
