@@ -45,7 +45,7 @@ const (
 // world is one stream with fake standby nodes, a fake gate, real agents and
 // real journals.
 type world struct {
-	t    *testing.T
+	t    testing.TB
 	ca   *pki.Authority
 	log  *dr
 	gate *fakeGate
@@ -53,7 +53,7 @@ type world struct {
 	wg   sync.WaitGroup
 }
 
-func newWorld(t *testing.T, nodes ...tidegate.NodeName) *world {
+func newWorld(t testing.TB, nodes ...tidegate.NodeName) *world {
 	t.Helper()
 	ca, err := pki.Dev(t.TempDir(), cluster)
 	if err != nil {
@@ -138,7 +138,7 @@ func (d *dr) setDeaf(deaf bool) {
 }
 
 // seal appends a batch that another site's writer would have sealed.
-func (d *dr) seal(t *testing.T, first tidegate.Position, payload []byte) {
+func (d *dr) seal(t testing.TB, first tidegate.Position, payload []byte) {
 	t.Helper()
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -185,7 +185,7 @@ func (d *dr) acks() (list []fence.Ack) {
 
 // content opens every data batch and returns the source's bytes, having
 // checked that they follow each other.
-func (d *dr) content(t *testing.T) []byte {
+func (d *dr) content(t testing.TB) []byte {
 	t.Helper()
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -208,7 +208,7 @@ func (d *dr) content(t *testing.T) []byte {
 }
 
 // wait blocks until ok holds.
-func (d *dr) wait(t *testing.T, what string, ok func(*dr) bool) {
+func (d *dr) wait(t testing.TB, what string, ok func(*dr) bool) {
 	t.Helper()
 	deadline := time.After(patient)
 	for {
@@ -282,9 +282,18 @@ func (a *acceptor) Attach(ctx context.Context, _ tidegate.Identity, at shipper.A
 	}
 	reply := shipper.Attached{
 		Node: a.name, Incarnation: n.member.Incarnation, Promise: d.promise, Durable: d.end(), Received: d.end(), Commit: d.commit,
-		Tail: bytes2headers(d.headers),
 	}
+	if at.As == shipper.AsWriter {
+		reply.Tail = append(reply.Tail, d.headers[max(0, len(d.headers)-shipper.TailMax):]...)
+	}
+	if at.From == 0 {
+		at.From = d.end().Seq + 1
+	}
+	gap := at.From > d.end().Seq+1
 	d.mu.Unlock()
+	if gap {
+		return shipper.Refuse(shipper.CodeGap, "asked from %s", at.From)
+	}
 	if err := conn.Accept(reply); err != nil {
 		return err
 	}
@@ -292,10 +301,6 @@ func (a *acceptor) Attach(ctx context.Context, _ tidegate.Identity, at shipper.A
 		return a.observer(ctx, at, conn)
 	}
 	return a.writer(ctx, at, conn)
-}
-
-func bytes2headers(h []batch.Header) []batch.Header {
-	return append([]batch.Header(nil), h[max(0, len(h)-shipper.TailMax):]...)
 }
 
 func (a *acceptor) writer(ctx context.Context, at shipper.Attach, conn *shipper.ServerConn) error {
@@ -594,7 +599,7 @@ func (g *fakeGate) set(mode tidegate.Mode, b tidegate.Bounds) {
 	g.shout()
 }
 
-func (g *fakeGate) wait(t *testing.T, what string, ok func(*fakeGate) bool) {
+func (g *fakeGate) wait(t testing.TB, what string, ok func(*fakeGate) bool) {
 	t.Helper()
 	deadline := time.After(patient)
 	for {
@@ -718,7 +723,7 @@ func (h *host) startAgent() *host {
 }
 
 // testWriter logs as long as the test runs.
-type testWriter struct{ t *testing.T }
+type testWriter struct{ t testing.TB }
 
 func (w testWriter) Write(p []byte) (int, error) {
 	w.t.Log(string(bytes.TrimSpace(p)))

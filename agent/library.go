@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"path/filepath"
 	"sync"
 
 	"github.com/tidegate/tidegate"
@@ -80,7 +81,7 @@ func (s *stream) checkHello(h local.Hello) error {
 	switch {
 	case h.Service != s.cfg.Service || h.Stream != s.cfg.Stream:
 		what = fmt.Sprintf("library speaks for %s/%s, this socket is of %s/%s", h.Service, h.Stream, s.cfg.Service, s.cfg.Stream)
-	case h.Dir != s.cfg.JournalDir:
+	case filepath.Clean(h.Dir) != filepath.Clean(s.cfg.JournalDir):
 		what = fmt.Sprintf("library writes %s, the agent is configured for %s", h.Dir, s.cfg.JournalDir)
 	default:
 		return nil

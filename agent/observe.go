@@ -95,29 +95,36 @@ func (s *stream) observeAt(ctx context.Context, rec fence.EpochRecord, node tide
 	}
 }
 
-// dialObserver attaches at from. An observer that has compared nothing yet
-// begins at the end, with the batches that the node names as its tail: they
-// are what a new writer would have to prove.
+// dialObserver attaches at from. An observer that has compared nothing yet, or
+// whose place is not in the node's log any more, begins with the newest batches:
+// as many as a new writer would have to prove.
 func (s *stream) dialObserver(ctx context.Context, node tidegate.NodeName, addr string, rec fence.EpochRecord, from tidegate.Seq) (*shipper.Conn, shipper.Attached, error) {
-	attach := shipper.Attach{Stream: rec.Stream, As: shipper.AsObserver, From: from}
+	d, attach := s.agent.dialer(node), shipper.Attach{Stream: rec.Stream, As: shipper.AsObserver, From: from}
 	if from > 1 {
-		return s.agent.dialer(node).Dial(ctx, addr, attach)
+		conn, attached, err := d.Dial(ctx, addr, attach)
+		if !errors.Is(err, tidegate.ErrGap) {
+			return conn, attached, err
+		}
 	}
-	attach.From = max(1, rec.StartSeq)
-	conn, attached, err := s.agent.dialer(node).Dial(ctx, addr, attach)
+	attach.From = 0 // the end
+	conn, attached, err := d.Dial(ctx, addr, attach)
 	if err != nil {
 		return nil, attached, err
 	}
-	if len(attached.Tail) == 0 || attached.Tail[0].Seq == attach.From {
+	end := attached.Received.Seq
+	attach.From = max(1, end-min(end, shipper.TailMax-1))
+	tail, tailed, err := d.Dial(ctx, addr, attach)
+	switch {
+	case err == nil:
 		s.skipTo(attach.From)
+		return tail, tailed, conn.Close()
+	case errors.Is(err, tidegate.ErrGap):
+		// Trimmed or cut meanwhile: what comes from now on is compared, and a
+		// new writer's proof looks at the tail in any case.
+		s.skipTo(end + 1)
 		return conn, attached, nil
 	}
-	attach.From = attached.Tail[0].Seq
-	if err := conn.Close(); err != nil {
-		return nil, attached, err
-	}
-	s.skipTo(attach.From)
-	return s.agent.dialer(node).Dial(ctx, addr, attach)
+	return nil, tailed, errors.Join(err, conn.Close())
 }
 
 // skipTo begins the comparison at seq.

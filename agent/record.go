@@ -70,6 +70,9 @@ func (w *writer) grant() (local.DaemonProgress, bool) {
 		return local.DaemonProgress{}, false
 	}
 	b, isRecord := w.effective()
+	if b != w.granted {
+		w.granted, w.grantedAt, w.reports = b, w.s.agent.clk.Boot(), 0
+	}
 	return local.DaemonProgress{
 		D: w.ring.floor.next, DKnown: true, Epoch: w.epoch, Mode: modeOf(b), Bounds: b, Recorded: isRecord,
 	}, true
@@ -107,15 +110,29 @@ func (w *writer) keepRecord(ctx context.Context) error {
 	}
 }
 
+// A library that has reported this often, and this long, after it was given new
+// bounds has obeyed them in what it reports: a report may have been on its way
+// when the bounds were given, but reports are 200 ms apart at most.
+const (
+	enforcedReports = 3
+	enforcedAfter   = 500 * time.Millisecond
+)
+
+// enforced reports whether what the library says it has released was released
+// under the bounds in force; mu is held.
+func (w *writer) enforced(now tidegate.Instant) bool {
+	return w.reports >= enforcedReports && time.Duration(now-w.grantedAt) >= enforcedAfter
+}
+
 func (w *writer) recordGate(ctx context.Context) error {
 	now := w.s.agent.clk.Boot()
 	w.mu.Lock()
 	rec := w.core.Record()
 	have, armed := recorded(rec.Gate)
 	due := w.ring != nil && w.wantMode != "" && (!armed || have != w.want)
-	if due && have.LooserThan(w.want) && !w.meter.within(now, w.want) {
-		// Enforced already, but something was released under the looser bounds
-		// and is not durable: the record must not deny it yet.
+	if due && have.LooserThan(w.want) && !(w.enforced(now) && w.meter.within(now, w.want)) {
+		// Something was, or may have been, released under the looser bounds and
+		// is not durable: the record must not deny it yet.
 		due = false
 	}
 	req := &pb.RecordGateRequest{

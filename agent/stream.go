@@ -111,8 +111,8 @@ func (s *stream) poke() {
 // show takes the gate's view of the stream.
 func (s *stream) show(v streamView, nodes map[tidegate.NodeName]string) {
 	s.mu.Lock()
-	if v.revision < s.view.revision {
-		// A grant has run ahead of the watch.
+	if older(v.rec.Epoch, v.revision, s.view.rec.Epoch, s.view.revision) {
+		// A grant has run ahead of the watch, or the registry has gone back.
 		v.rec, v.revision = s.view.rec, s.view.revision
 	}
 	old := s.view.rec
@@ -132,12 +132,19 @@ func (s *stream) show(v streamView, nodes map[tidegate.NodeName]string) {
 	s.poke()
 }
 
+// older reports whether a record of epoch e at revision r is older than one of
+// epoch f at revision g. Revisions alone do not tell: a registry that was rebuilt
+// counts from the beginning, under higher epochs.
+func older(e tidegate.Epoch, r int64, f tidegate.Epoch, g int64) bool {
+	return e < f || e == f && r < g
+}
+
 // granted takes a record that the gate has just written for us.
 func (s *stream) granted(rec fence.EpochRecord, revision int64) {
 	s.mu.Lock()
 	v, nodes := s.view, s.members
 	s.mu.Unlock()
-	if revision > v.revision {
+	if older(v.rec.Epoch, v.revision, rec.Epoch, revision) {
 		v.rec, v.revision = rec, revision
 		s.show(v, nodes)
 	}

@@ -38,21 +38,24 @@ type writer struct {
 	proven  chan struct{} // closed by the link goroutine once ring and start are set
 	isReady atomic.Bool   // proven is closed
 
-	mu       sync.Mutex
-	core     *fence.Writer
-	revision int64
-	ring     *ring
-	gen      tidegate.Generation
-	start    tidegate.Position // where this term's first batch begins
-	link     *link
-	dial     tidegate.NodeName // relay that the core wants
-	ended    bool              // the core has stepped down
-	paused   bool
-	wantMode tidegate.Mode   // what the operator wants; empty when the gate did not say
-	want     tidegate.Bounds // of that mode
-	hbDue    bool
-	sealedAt tidegate.Instant // of the last batch
-	meter    meter
+	mu        sync.Mutex
+	core      *fence.Writer
+	revision  int64
+	ring      *ring
+	gen       tidegate.Generation
+	start     tidegate.Position // where this term's first batch begins
+	link      *link
+	dial      tidegate.NodeName // relay that the core wants
+	ended     bool              // the core has stepped down
+	paused    bool
+	wantMode  tidegate.Mode    // what the operator wants; empty when the gate did not say
+	want      tidegate.Bounds  // of that mode
+	granted   tidegate.Bounds  // the library was given last
+	grantedAt tidegate.Instant // when these bounds were new
+	reports   int              // of the library since then
+	hbDue     bool
+	sealedAt  tidegate.Instant // of the last batch
+	meter     meter
 }
 
 // link is one session with a relay.
@@ -248,6 +251,7 @@ func (w *writer) advance(now tidegate.Instant) (d tidegate.Seq, moved bool) {
 func (w *writer) libraryMoved(p *local.LibraryProgress) {
 	w.mu.Lock()
 	w.meter.library(w.s.agent.clk.Boot(), p)
+	w.reports++
 	w.mu.Unlock()
 	wake(w.kick)
 }
@@ -263,7 +267,7 @@ func (w *writer) libraryLost() {
 func (w *writer) recordChanged(v streamView) {
 	w.mu.Lock()
 	var t todo
-	if v.revision >= w.revision && v.rec.Version != 0 {
+	if v.rec.Version != 0 && !older(v.rec.Epoch, v.revision, w.epoch, w.revision) {
 		w.revision = v.revision
 		t = w.effects(w.core.OnRecord(v.rec))
 		w.advance(w.s.agent.clk.Boot())

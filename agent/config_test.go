@@ -1,0 +1,113 @@
+package agent
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/tidegate/tidegate"
+	"github.com/tidegate/tidegate/batch"
+	"github.com/tidegate/tidegate/internal/config"
+)
+
+const goodFile = `
+node: {cluster: acme, site: east, name: n1}
+tls: {ca: /etc/tidegate/ca.crt, cert: /etc/tidegate/n1.crt, key: /etc/tidegate/n1.key}
+gates: ["g1:7412", "g2:7412"]
+streams:
+  - {service: ledger, stream: main, journal_dir: /var/lib/ledger/journal, endpoint: "n1:8080"}
+`
+
+func TestConfigDefaults(t *testing.T) {
+	c, err := config.Parse[Config]("agent.yaml", []byte(goodFile))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.Listen != DefaultListen || c.Limits.BatchBytesMax != 1<<20 || c.Limits.RingBytesMax != 32<<20 || c.Streams[0].Source != SourceJournal {
+		t.Errorf("defaults not set: %+v", c)
+	}
+}
+
+func TestConfigReportsEveryMistakeWithItsPath(t *testing.T) {
+	_, err := config.Parse[Config]("agent.yaml", []byte(`
+node: {cluster: acme, site: East, name: n1}
+tls: {ca: ca.crt, cert: /n1.crt, key: /n1.key}
+listen: "0.0.0.0:7413"
+data_dir: data
+limits: {batch_bytes_max: 8MiB, ring_bytes_max: 1MiB, memory_max: 1MiB}
+streams:
+  - {service: ledger, stream: main, journal_dir: /j}
+  - {service: ledger, stream: main, journal_dir: /j, source: mysql, endpoint: nowhere}
+`))
+	if err == nil {
+		t.Fatal("no error")
+	}
+	got := strings.Split(err.Error(), "\n")[1:]
+	for i, line := range got {
+		got[i], _, _ = strings.Cut(strings.TrimSpace(line), ": ")
+	}
+	want := []string{
+		"node.site", "tls.ca", "listen", "data_dir", "limits.batch_bytes_max", "limits.ring_bytes_max", "limits.memory_max",
+		"gates", "streams[1].source", "streams[1].endpoint", "streams[1].stream", "streams[1].journal_dir",
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("%s\n%v", diff, err)
+	}
+}
+
+func TestLineagePayload(t *testing.T) {
+	const root = "journal:01020300000000000000000000000000"
+	forked := root + "+2@0000000000000100"
+	for _, tc := range []struct {
+		name     string
+		lineage  string
+		start    tidegate.Position
+		first    bool
+		due      bool
+		previous string
+	}{
+		{"a stream begins", root, 0, true, true, ""},
+		{"a writer goes on", root, 0x100, false, false, ""},
+		{"the history forked where the term begins", forked, 0x100, false, true, root},
+		{"the history forked long ago", forked, 0x200, false, false, ""},
+		{"not known", "", 0, true, false, ""},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			payload, due, err := lineagePayload(tidegate.Lineage(tc.lineage), tc.start, tc.first)
+			if err != nil || due != tc.due {
+				t.Fatalf("due %v, %v; want %v", due, err, tc.due)
+			}
+			if !due {
+				return
+			}
+			l, err := batch.ParseLineage(payload)
+			if want := (batch.Lineage{Lineage: tidegate.Lineage(tc.lineage), Previous: tidegate.Lineage(tc.previous)}); err != nil || l != want {
+				t.Errorf("payload %+v, %v; want %+v", l, err, want)
+			}
+		})
+	}
+}
+
+func TestEffectiveBoundsAreTheTightest(t *testing.T) {
+	b := func(k, n int64) tidegate.Bounds {
+		return tidegate.Bounds{Records: k, Bytes: n, Window: tidegate.Unbounded}
+	}
+	for _, tc := range []struct {
+		name       string
+		want, have tidegate.Bounds
+		out        tidegate.Bounds
+		mode       tidegate.Mode
+	}{
+		{"loosening waits for the record", unbounded, tidegate.Bounds{}, tidegate.Bounds{}, tidegate.ModeSync},
+		{"tightening does not", tidegate.Bounds{}, unbounded, tidegate.Bounds{}, tidegate.ModeSync},
+		{"one of each", b(10, 500), b(100, 50), b(10, 50), tidegate.ModeBounded},
+		{"open", unbounded, unbounded, unbounded, tidegate.ModeOpen},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			if got := tightest(tc.have, tc.want); got != tc.out || modeOf(got) != tc.mode {
+				t.Errorf("bounds %+v (%s), want %+v (%s)", got, modeOf(got), tc.out, tc.mode)
+			}
+		})
+	}
+}
