@@ -19,11 +19,12 @@ const (
 
 // nodeOp is one running operation. It waits for one token at a time.
 type nodeOp struct {
-	kind  opKind
-	calls []uint64
-	fence FenceRequest
-	adopt AdoptRequest
-	meta  NodeMeta // being persisted
+	kind   opKind
+	calls  []uint64
+	fence  FenceRequest
+	adopt  AdoptRequest
+	before tidegate.Epoch // fence: promised until now
+	meta   NodeMeta       // being persisted
 
 	token     uint64
 	next      func(NodeEvent) // takes the completion
@@ -213,6 +214,7 @@ func (n *Node) askFence(ev FenceAsked) {
 }
 
 func (n *Node) runFence(o *nodeOp) {
+	o.before = n.disk.Promise.Epoch
 	n.raise(o.promise())
 	if n.end.Seq != n.durable.Seq {
 		// What was received is kept: the better the chosen head, the smaller the loss.
@@ -252,8 +254,8 @@ func (n *Node) replyFence(o *nodeOp, refused bool) {
 		Promise: n.disk.Promise, History: n.disk.History.Clone(), Durable: n.durable,
 		Commit: n.commit, Limbo: n.disk.Limbo,
 	}
-	if broken(ruleAdoptedEpoch) && n.disk.Promise.Epoch > 0 && !refused {
-		r.History = r.History.With(Term{Epoch: n.disk.Promise.Epoch, StartSeq: n.durable.Seq + 1, Holder: o.fence.Holder})
+	if broken(ruleAdoptedEpoch) && o.before > r.History.Last().Epoch && !refused {
+		r.History = r.History.With(Term{Epoch: o.before, StartSeq: n.durable.Seq + 1})
 	}
 	for _, c := range o.calls {
 		n.out = append(n.out, ReplyFence{c, r})

@@ -7,9 +7,6 @@ import (
 	"github.com/tidegate/tidegate/gating/fence"
 )
 
-// inFlightMax is the agent's bound on batches sealed beyond D.
-const inFlightMax = 12
-
 // agent seals and ships where it holds a stream. It keeps nothing on disk: a
 // restart is another holder.
 type agent struct {
@@ -142,7 +139,7 @@ func (as *agentStream) writing() bool {
 }
 
 func (as *agentStream) seal() {
-	if !as.writing() || as.w.End().Seq-as.w.Durable() >= inFlightMax {
+	if !as.writing() || as.w.End().Seq-as.w.Durable() >= tidegate.Seq(as.a.w.shape.flight) {
 		return
 	}
 	prev := as.w.End()

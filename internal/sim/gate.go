@@ -84,7 +84,7 @@ func (g *gate) start() {
 	g.gen++
 	g.plans = nil
 	g.adults = make([]tidegate.NodeName, len(g.w.streams))
-	g.every(150*time.Millisecond, func() {
+	g.every(g.w.shape.tend, func() {
 		g.w.reg.watch(&g.host)
 		g.reconcile()
 	})

@@ -2,6 +2,7 @@ package sim
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/tidegate/tidegate"
@@ -21,7 +22,7 @@ func (w *world) nemesis() {
 
 func (w *world) harm() {
 	s := w.shape
-	switch w.rng.IntN(12) {
+	switch w.rng.IntN(15) {
 	case 0, 1:
 		if s.crashes {
 			if n := w.standbys[w.rng.IntN(s.n)]; n.up {
@@ -48,6 +49,18 @@ func (w *world) harm() {
 		}
 	case 8:
 		w.failover()
+	case 12:
+		// Twice in a row: who missed the first must not look good in the second.
+		w.failover()
+		w.after(w.jitter(400*time.Millisecond), w.failover)
+	case 13:
+		if s.cuts {
+			w.isolate(w.standbys[w.rng.IntN(s.n)], w.rng.IntN(2) == 0)
+		}
+	case 14:
+		if s.cuts {
+			w.ambush()
+		}
 	case 9:
 		w.bounceGate()
 	case 10:
@@ -81,6 +94,37 @@ func (w *world) mayLose(n *standby) bool {
 		}
 	}
 	return true
+}
+
+// ambush lets one node fill up with a tail that nobody else has, moves the
+// stream on without it, and then asks that node and not one of those who know
+// better.
+func (w *world) ambush() {
+	stale := w.standbys[w.rng.IntN(w.shape.n)]
+	w.isolate(stale, false)
+	w.after(w.jitter(350*time.Millisecond), w.failover)
+	w.after(w.jitter(900*time.Millisecond), func() {
+		if other := w.standbys[w.rng.IntN(w.shape.n)]; w.chaos && other != stale {
+			w.isolate(other, true)
+			w.failover()
+		}
+	})
+}
+
+// isolate takes a standby away from everybody, or from everybody but the
+// agents: the old writer may then go on filling a log that nobody else sees.
+func (w *world) isolate(s *standby, agents bool) {
+	var pairs [][2]string
+	for _, h := range w.net.hosts {
+		if h != &s.host && (agents || h.addr[:2] != "a.") {
+			pairs = append(pairs, [2]string{s.addr, h.addr}, [2]string{h.addr, s.addr})
+		}
+	}
+	w.net.cuts = append(w.net.cuts, pairs...)
+	w.log(s.addr, "", "isolate", "agents too: %v", agents)
+	w.after(w.jitter(700*time.Millisecond), func() {
+		w.net.cuts = slices.DeleteFunc(slices.Clone(w.net.cuts), func(c [2]string) bool { return slices.Contains(pairs, c) })
+	})
 }
 
 // cut stops one direction between two hosts for a while.
@@ -138,7 +182,7 @@ func (w *world) failover() {
 	g := w.gates[w.rng.IntN(len(w.gates))]
 	members := w.reg.keys[0].Record.Config.Members
 	target := members[w.rng.IntN(len(members))].Node
-	if g.up && (w.shape.duel || len(g.plans) == 0 || w.rng.IntN(4) == 0) {
+	if w.chaos && g.up && (w.shape.duel || len(g.plans) == 0 || w.rng.IntN(4) == 0) {
 		g.run(w.plan(fence.KindFailover, w.agentOn(target).self))
 	}
 }

@@ -38,7 +38,7 @@ type nodeTruth struct {
 	replied  tidegate.Epoch // highest promise ever replied, by the node's name, whatever its disk
 	enforced tidegate.Epoch // in this life
 	disk     tidegate.Epoch // on this disk
-	had      tidegate.Seq   // fsynced at a loss of the disk: what its acks may have counted for
+	had      []entry        // fsynced at losses of the disk: what its acks may have counted for
 	marked   int
 }
 
@@ -154,7 +154,9 @@ func (o *oracle) crashed(ns *nodeStream) {
 
 func (o *oracle) wiped(ns *nodeStream, damage bool) {
 	n := o.node(ns)
-	n.had = max(n.had, tidegate.Seq(n.marked))
+	if n.marked > len(n.had) {
+		n.had = ns.lost[:n.marked]
+	}
 	n.marked = min(n.marked, len(ns.log))
 	if !damage {
 		n.disk, n.enforced = 0, 0
@@ -289,11 +291,14 @@ func (o *oracle) exitsLimbo(stream int, rec fence.EpochRecord, m fence.Member) {
 		return // lost its disk again meanwhile: a dead incarnation is named, and counts for nothing
 	}
 	n, ns := &t.nodes[o.index(m.Node)], s.streams[stream]
-	need := min(int(n.had), len(t.exposed))
+	need := min(len(n.had), len(t.exposed))
+	for need > 0 && n.had[need-1].pos.Chain != t.exposed[need-1] {
+		need-- // never exposed: divergent, and rightly gone
+	}
 	if need > ns.synced || need > 0 && ns.log[need-1].pos.Chain != t.exposed[need-1] {
 		o.w.fail("I22", "stream %d: %s left limbo with %d batches fsynced, had acknowledged %d", stream, m, ns.synced, need)
 	}
-	n.had = 0
+	n.had = nil
 }
 
 func (o *oracle) restored(int, fence.EpochRecord) {}

@@ -99,6 +99,7 @@ type nodeStream struct {
 	log    []entry
 	synced int
 	meta   fence.NodeMeta
+	lost   []entry // the log before the last wipe, for the oracle
 
 	// memory
 	n        *fence.Node
@@ -178,6 +179,7 @@ func (s *standby) crash() {
 func (s *standby) wipe(damage bool) {
 	s.inc = s.w.id()
 	for _, ns := range s.streams {
+		ns.lost = ns.log
 		if damage {
 			ns.log = ns.log[: ns.synced/2 : ns.synced/2]
 			ns.meta = ns.meta.Damaged(s.inc)

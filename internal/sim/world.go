@@ -52,11 +52,13 @@ type shape struct {
 	wipes    bool // never together with shrink: two ways to lose copies would need to share one budget
 	shrink   bool
 	cuts     bool
-	outages  bool // of the registry
-	restores bool // of the registry from an old backup
-	duel     bool // several controllers on one plan, several plans on one service
-	restarts bool // of the writer
-	pace     time.Duration
+	outages  bool          // of the registry
+	restores bool          // of the registry from an old backup
+	duel     bool          // several controllers on one plan, several plans on one service
+	restarts bool          // of the writer
+	pace     time.Duration // between batches
+	tend     time.Duration // between looks of a gate at the stragglers
+	flight   int           // batches sealed beyond D
 }
 
 type event struct {
@@ -144,6 +146,8 @@ func (w *world) choose() {
 	}
 	s.latency = time.Duration(1+w.rng.IntN(12)) * time.Millisecond
 	s.pace = time.Duration(4+w.rng.IntN(20)) * time.Millisecond
+	s.tend = []time.Duration{150, 600, 2500}[w.rng.IntN(3)] * time.Millisecond
+	s.flight = []int{4, 16, 200}[w.rng.IntN(3)]
 	s.crashes, s.cuts, s.outages, s.duel, s.restarts = some(), some(), some(), some(), some()
 	switch w.rng.IntN(4) {
 	case 0, 1:
