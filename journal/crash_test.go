@@ -3,6 +3,7 @@ package journal
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -143,7 +144,7 @@ func checkAfterCrash(t *testing.T, fsys vfs.FS, did acked, seed int64) {
 		return
 	}
 	defer r.Close()
-	have := map[string]bool{}
+	have, branches := map[string]bool{}, 0
 	for {
 		rec, ok, err := r.TryNext()
 		if err != nil {
@@ -154,6 +155,12 @@ func checkAfterCrash(t *testing.T, fsys vfs.FS, did acked, seed int64) {
 			break
 		}
 		have[string(rec.Payload)] = true
+		if rec.Kind == KindBranch {
+			branches++
+		}
+	}
+	if said := strings.Count(string(j.Lineage()), "+"); said != branches {
+		t.Errorf("seed %d: lineage %s names %d branches, the journal has %d", seed, j.Lineage(), said, branches)
 	}
 	at := tidegate.Position(0)
 	for i := range did.records {

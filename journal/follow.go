@@ -211,9 +211,7 @@ func (f *follower) promote(ctx context.Context, m *local.Role) error {
 			Hint: fmt.Sprintf("applied to %s, the new history begins at %s: wait for the batches in between", f.applied, m.Branch),
 		}
 	}
-	if err := f.j.Sync(ctx); err != nil {
-		return err
-	}
+	// Branch syncs what was followed, too: its own record lies behind it.
 	if _, err := f.j.Branch(ctx, m.Epoch, m.Branch); err != nil {
 		return err
 	}
