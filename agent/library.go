@@ -181,8 +181,8 @@ func (s *stream) send(m local.Message) {
 	s.mu.Lock()
 	conn := s.lib.conn
 	s.mu.Unlock()
-	if conn != nil {
-		_ = conn.Send(m) // the receiver notices the end of the connection
+	if conn != nil && conn.Send(m) != nil {
+		_ = conn.Close() // the receiver reports the end of the connection
 	}
 }
 
@@ -195,8 +195,8 @@ func (s *stream) tellRole() {
 	news := now.conn != nil && now != s.told
 	s.told = now
 	s.mu.Unlock()
-	if news {
-		_ = now.conn.Send(&now.role) // the receiver notices the end of the connection
+	if news && now.conn.Send(&now.role) != nil {
+		_ = now.conn.Close() // the receiver reports the end of the connection
 	}
 }
 

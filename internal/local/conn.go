@@ -17,6 +17,9 @@ import (
 // holds its sender back instead of memory.
 const sendBufferMax = 1 << 20
 
+// writeTimeout bounds one write to a peer on the same machine that does not read.
+const writeTimeout = 5 * time.Second
+
 // handshakeTimeout bounds Hello and its answer: both ends are on one machine.
 const handshakeTimeout = 5 * time.Second
 
@@ -35,7 +38,19 @@ type Conn struct {
 
 // NewConn wraps a connection on which no byte has been read; it owns nc.
 func NewConn(nc net.Conn) *Conn {
-	return &Conn{nc: nc, r: wire.NewReader(nc, bodyMax), w: wire.NewWriter(nc, sendBufferMax)}
+	return &Conn{nc: nc, r: wire.NewReader(nc, bodyMax), w: wire.NewWriter(boundedWriter{nc}, sendBufferMax)}
+}
+
+// boundedWriter gives every write a deadline of its own, so that a peer that
+// has stopped reading (frozen, hung) loses its connection instead of holding up
+// the sender: what a sender serves besides must go on.
+type boundedWriter struct{ nc net.Conn }
+
+func (w boundedWriter) Write(p []byte) (int, error) {
+	if err := w.nc.SetWriteDeadline(time.Now().Add(writeTimeout)); err != nil {
+		return 0, err
+	}
+	return w.nc.Write(p)
 }
 
 // Send hands m over; nil does not mean that the peer has it. m is not kept.
