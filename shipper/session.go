@@ -154,7 +154,9 @@ func (s *session) malformed(err error) error {
 // that it turned our certificate away or does not speak the protocol.
 func (s *session) lost(op string, err error) error {
 	class, hint := tidegate.Transient, ""
-	alert, isAlert := errors.AsType[tls.AlertError](err)
+	// crypto/tls keeps the type of a received alert to itself.
+	alert, isAlert := errors.AsType[*net.OpError](err)
+	isAlert = isAlert && alert.Op == "remote error"
 	if cause := s.cause.Load(); cause != nil {
 		return *cause
 	}
@@ -164,7 +166,7 @@ func (s *session) lost(op string, err error) error {
 	case isAlert:
 		class = tidegate.Refused
 		hint = "the peer turned this node's certificate away; `tidegate doctor` compares both"
-		err = fmt.Errorf("certificate refused: %w", alert)
+		err = fmt.Errorf("certificate refused: %w", err)
 	case errors.Is(err, wire.ErrFrame), errors.Is(err, wire.ErrTooLarge):
 		class = tidegate.Misuse
 		err = errors.Join(Refuse(CodeProtocol, "%v", err), err)

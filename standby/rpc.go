@@ -143,6 +143,7 @@ func descriptionMessage(s StreamStatus) *pb.StreamDescription {
 	}
 	if s.View.Record != nil {
 		d.Config = fencewire.ConfigMessage(s.View.Record.Config)
+		d.Record = fencewire.RecordMessage(*s.View.Record, 0)
 	}
 	for _, m := range s.View.Members {
 		d.Members = append(d.Members, string(m))
