@@ -28,8 +28,8 @@ type act struct {
 	number int
 	title  string
 	plant  lab.Plant
-	down   func(*lab.Lab) error // the disaster
-	thawed bool                 // the primary site comes back after the failover
+	down   func(context.Context, *lab.Lab) error // the disaster
+	thawed bool                                  // the primary site comes back after the failover
 }
 
 // result is what an act has shown.
@@ -96,11 +96,14 @@ func (r *result) run(ctx context.Context, l *lab.Lab, s *stage, load time.Durati
 	s.say(firstLine(status))
 
 	s.say("DISASTER: " + r.act.title)
-	if err := r.act.down(l); err != nil {
+	if err := r.act.down(ctx, l); err != nil {
 		return err
 	}
 	before, err := lastAck(acked)
 	if err != nil {
+		return err
+	}
+	if err := r.noticed(ctx, l, s); err != nil {
 		return err
 	}
 	if err := r.failover(ctx, l, s); err != nil {
@@ -160,7 +163,7 @@ func (r *result) watch(ctx context.Context, l *lab.Lab, s *stage, acked string, 
 }
 
 // killSite is a power cut as far as processes go: nothing gets a chance to say goodbye.
-func killSite(l *lab.Lab) error {
+func killSite(_ context.Context, l *lab.Lab) error {
 	for _, p := range l.Procs(lab.SitePrimary) {
 		if err := p.Signal(syscall.SIGKILL); err != nil {
 			return err
@@ -172,15 +175,57 @@ func killSite(l *lab.Lab) error {
 	return nil
 }
 
-// freezeSite stops every process of the site in its tracks: connections stay
-// open, nothing is answered, and everything will go on as if nothing had been.
-func freezeSite(l *lab.Lab) error {
-	for _, p := range l.Procs(lab.SitePrimary) {
-		if err := p.Signal(syscall.SIGSTOP); err != nil {
-			return err
+// freezeSite first cuts the site off: its agents stop, so nothing crosses any
+// more while the service goes on and answers its clients within the bounds. Then
+// everything stops in its tracks: connections stay open, nothing is answered,
+// and everything will go on as if nothing had been.
+func freezeSite(ctx context.Context, l *lab.Lab) error {
+	for _, agents := range []bool{true, false} {
+		for _, p := range l.Procs(lab.SitePrimary) {
+			if strings.HasPrefix(p.Name, "agent-") != agents {
+				continue
+			}
+			if err := p.Signal(syscall.SIGSTOP); err != nil {
+				return err
+			}
+		}
+		if agents {
+			select {
+			case <-ctx.Done():
+				return context.Cause(ctx)
+			case <-time.After(cutOff):
+			}
 		}
 	}
 	return nil
+}
+
+// cutOff is how long the second act's site goes on without its link.
+const cutOff = 700 * time.Millisecond
+
+// noticed waits until the gate's synthetic client has seen that something is
+// wrong, as an operator does who is called because of it.
+func (r *result) noticed(ctx context.Context, l *lab.Lab, s *stage) error {
+	wait, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	return l.Until(wait, "the gate to notice", func(ctx context.Context) error {
+		b, err := l.Tidegate(ctx, "status", "-o", "json")
+		var exit *lab.ExitError
+		if err != nil && !errors.As(err, &exit) {
+			return err
+		}
+		var st pb.StatusResponse
+		if err := (protojson.UnmarshalOptions{DiscardUnknown: true}).Unmarshal(b, &st); err != nil {
+			return err
+		}
+		for _, svc := range st.GetServices() {
+			if p := svc.GetProbe(); p.GetEnabled() && !p.GetGood() {
+				s.say("the gate noticed: " + p.GetError())
+				return nil
+			}
+		}
+		return errors.New("synthetic writes still succeed")
+	})
 }
 
 func (r *result) failover(ctx context.Context, l *lab.Lab, s *stage) error {

@@ -53,10 +53,18 @@ func (r *result) compareStates(l *lab.Lab) error {
 		if err != nil {
 			return err
 		}
-		// Any node of the old site will do: their journals are byte-identical.
-		_, primary, err := replayTo(l.Journal("p1", c.String()), c, fork)
-		if err != nil {
-			return err
+		// The journals of the old site are byte-identical as far as they go; the
+		// replicas were killed too, and may not have written what the writer had.
+		var primary tidegate.Digest
+		var short []error
+		for _, node := range l.Primaries() {
+			if _, primary, err = replayTo(l.Journal(node, c.String()), c, fork); err == nil {
+				break
+			}
+			short = append(short, err)
+		}
+		if len(short) == len(l.Primaries()) {
+			return fmt.Errorf("no node of the old site holds %s up to %s: %w", c, fork, errors.Join(short...))
 		}
 		r.digests = append(r.digests, digestPair{stream: c.String(), at: fork, primary: primary, dr: dr})
 	}
@@ -132,6 +140,12 @@ func (r *result) verdicts() {
 		demand(d.primary == d.dr, "%s: state at %s differs: primary %s, DR %s", d.stream, d.at, d.primary, d.dr)
 	}
 	demand(r.plan.GetOutcome() == pb.PlanOutcome_PLAN_OUTCOME_DONE, "the failover ended as %s", r.plan.GetOutcome())
+	if m := measured(r.plan); r.act.thawed {
+		demand(m.GetReleasedKnown(), "the old site does not know how many records of its tail it had acknowledged")
+		// Among them are the gate's synthetic writes, which the clients' file does not list.
+		demand(uint64(max(0, m.GetReleasedRecords())) >= r.check.Lost,
+			"the old site counts %d acknowledged records in its tail, clients lost %d", m.GetReleasedRecords(), r.check.Lost)
+	}
 	for _, st := range r.plan.GetStreams() {
 		loss := st.GetLoss()
 		demand(loss.GetMeasured() == nil || !loss.GetMeasured().GetReleasedKnown() ||
@@ -219,19 +233,32 @@ func lossLine(l *pb.LossStatement) string {
 }
 
 func measuredLine(p *pb.Plan) string {
-	var records, released int64
-	found := false
-	for _, st := range p.GetStreams() {
-		if m := st.GetLoss().GetMeasured(); m != nil {
-			found = true
-			records += m.GetRecords()
-			released += m.GetReleasedRecords()
-		}
-	}
-	if !found {
+	m := measured(p)
+	switch {
+	case m == nil:
 		return "not looked at: the site is gone"
+	case !m.GetReleasedKnown():
+		return fmt.Sprintf("%d records in quarantine, unknown how many were acknowledged", m.GetRecords())
 	}
-	return fmt.Sprintf("%d records in quarantine, %d of them acknowledged", records, released)
+	return fmt.Sprintf("%d records in quarantine, %d of them acknowledged", m.GetRecords(), m.GetReleasedRecords())
+}
+
+// measured adds up what the streams' old writers found beyond the fork; nil if none has looked.
+func measured(p *pb.Plan) *pb.MeasuredLoss {
+	var sum *pb.MeasuredLoss
+	for _, st := range p.GetStreams() {
+		m := st.GetLoss().GetMeasured()
+		if m == nil {
+			continue
+		}
+		if sum == nil {
+			sum = &pb.MeasuredLoss{ReleasedKnown: true}
+		}
+		sum.Records += m.GetRecords()
+		sum.ReleasedRecords += m.GetReleasedRecords()
+		sum.ReleasedKnown = sum.ReleasedKnown && m.GetReleasedKnown()
+	}
+	return sum
 }
 
 func yesNo(ok bool) string {

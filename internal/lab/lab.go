@@ -82,6 +82,20 @@ func (l *Lab) Gate() string { return l.gateAddr }
 // Route returns the URL of the clients' address.
 func (l *Lab) Route() string { return "http://" + l.routeAddr }
 
+// Primaries returns the names of the primary site's machines.
+func (l *Lab) Primaries() []string { return names(l.primaries) }
+
+// Standbys returns the names of the DR site's machines.
+func (l *Lab) Standbys() []string { return names(l.standbys) }
+
+func names(machines []machine) []string {
+	var out []string
+	for _, m := range machines {
+		out = append(out, m.name)
+	}
+	return out
+}
+
 // RunDir returns the directory of a machine's sockets.
 func (l *Lab) RunDir(name string) string { return l.machine(name).run() }
 
