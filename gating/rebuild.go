@@ -24,6 +24,8 @@ type found struct {
 	bounds               tidegate.Bounds
 	config               fence.Config
 	configEpoch          tidegate.Epoch
+	active               fence.Holder // where the stream lived; the zero holder when nobody remembers
+	activeEpoch          tidegate.Epoch
 	members              []tidegate.NodeName
 	highest              tidegate.Epoch // promised or adopted by anybody
 	best                 fence.FenceReply
@@ -69,11 +71,11 @@ func (s *operatorService) Rebuild(ctx context.Context, req *connect.Request[pb.R
 	}
 	services := map[string]bool{}
 	for id, f := range streams {
-		rec, st, warn, err := f.records(id, m.GetMissing())
+		rec, st, warn, err := f.records(id, m.GetMissing(), tidegate.SiteName(m.GetActiveSite()))
 		if err != nil {
 			return nil, &tidegate.Error{
 				Op: "rebuild registry", Subject: f.service + "/" + f.name, Class: tidegate.Refused, Err: err,
-				Hint: "give the address of every member, or name it as missing if it is lost for good",
+				Hint: "give the address of every member, or name it as missing if it is lost for good; name the active site if nobody remembers it",
 			}
 		}
 		rec.Since = s.now().UnixNano()
@@ -154,6 +156,16 @@ func (f *found) add(m fence.Member, sd *pb.StreamDescription) error {
 			f.best = fence.FenceReply{Member: m, History: history, Durable: durable}
 		}
 	}
+	if sd.GetRecord() != nil {
+		rec, _, err := fencewire.Record(sd.GetRecord())
+		if err != nil {
+			return err
+		}
+		f.highest = max(f.highest, rec.Epoch)
+		if rec.ActiveEpoch > f.activeEpoch {
+			f.active, f.activeEpoch = rec.Active, rec.ActiveEpoch
+		}
+	}
 	cfg, err := fencewire.Config(sd.GetConfig())
 	if err != nil {
 		return err
@@ -173,7 +185,7 @@ func (f *found) add(m fence.Member, sd *pb.StreamDescription) error {
 
 // records returns what is written for a stream: no writer, an unknown gate, and
 // an epoch above everything anybody has sworn to.
-func (f *found) records(id tidegate.StreamID, missing []string) (fence.EpochRecord, registry.Stream, []string, error) {
+func (f *found) records(id tidegate.StreamID, missing []string, site tidegate.SiteName) (fence.EpochRecord, registry.Stream, []string, error) {
 	var warn []string
 	name := f.service + "/" + f.name
 	if len(f.config.Members) == 0 {
@@ -199,10 +211,17 @@ func (f *found) records(id tidegate.StreamID, missing []string) (fence.EpochReco
 		warn = append(warn, fmt.Sprintf("stream %s: no node remembers its mode; set it again", name))
 	}
 	active := f.best.History.Last()
+	holder := f.active
+	if site != "" {
+		holder = fence.Holder{Site: site}
+	}
+	if active.Epoch > 0 && holder.Site == "" {
+		return fence.EpochRecord{}, registry.Stream{}, nil, errors.New("no node remembers where the service runs")
+	}
 	rec := fence.EpochRecord{
 		Version: fence.EpochRecordVersion, Stream: id, Epoch: max(f.highest, active.Epoch) + 1, State: fence.StateFencing,
 		Holder: fence.Holder{UUID: tidegate.NewID()}, Gate: fence.GateRecord{State: fence.GateUnknown, Mode: mode, Bounds: f.bounds, SinceSeq: 1},
-		Config: f.config, ActiveEpoch: active.Epoch, History: f.best.History, Head: f.best.Durable, StartSeq: f.best.Durable.Seq + 1,
+		Config: f.config, ActiveEpoch: active.Epoch, Active: holder, History: f.best.History, Head: f.best.Durable, StartSeq: f.best.Durable.Seq + 1,
 		Source: f.best.Member.Node, Kind: fence.KindAcquire, Restored: true, Unclean: answered < f.config.Quorum().R(),
 	}
 	st := registry.Stream{

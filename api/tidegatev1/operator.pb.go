@@ -2664,7 +2664,9 @@ type RebuildRequest struct {
 	Missing []string `protobuf:"bytes,2,rep,name=missing,proto3" json:"missing,omitempty"`
 	Reason  string   `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
 	// Report what would be written; change nothing.
-	DryRun        bool `protobuf:"varint,4,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
+	DryRun bool `protobuf:"varint,4,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
+	// Where the services run now; needed when no standby node remembers it.
+	ActiveSite    string `protobuf:"bytes,5,opt,name=active_site,json=activeSite,proto3" json:"active_site,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2725,6 +2727,13 @@ func (x *RebuildRequest) GetDryRun() bool {
 		return x.DryRun
 	}
 	return false
+}
+
+func (x *RebuildRequest) GetActiveSite() string {
+	if x != nil {
+		return x.ActiveSite
+	}
+	return ""
 }
 
 type RebuildResponse struct {
@@ -3124,12 +3133,14 @@ const file_tidegate_v1_operator_proto_rawDesc = "" +
 	"\aservice\x18\x01 \x01(\tR\aservice\x12\x14\n" +
 	"\x05limit\x18\x02 \x01(\rR\x05limit\"<\n" +
 	"\x11ListPlansResponse\x12'\n" +
-	"\x05plans\x18\x01 \x03(\v2\x11.tidegate.v1.PlanR\x05plans\"w\n" +
+	"\x05plans\x18\x01 \x03(\v2\x11.tidegate.v1.PlanR\x05plans\"\x98\x01\n" +
 	"\x0eRebuildRequest\x12\x1a\n" +
 	"\bstandbys\x18\x01 \x03(\tR\bstandbys\x12\x18\n" +
 	"\amissing\x18\x02 \x03(\tR\amissing\x12\x16\n" +
 	"\x06reason\x18\x03 \x01(\tR\x06reason\x12\x17\n" +
-	"\adry_run\x18\x04 \x01(\bR\x06dryRun\"`\n" +
+	"\adry_run\x18\x04 \x01(\bR\x06dryRun\x12\x1f\n" +
+	"\vactive_site\x18\x05 \x01(\tR\n" +
+	"activeSite\"`\n" +
 	"\x0fRebuildResponse\x121\n" +
 	"\astreams\x18\x01 \x03(\v2\x17.tidegate.v1.StreamViewR\astreams\x12\x1a\n" +
 	"\bwarnings\x18\x02 \x03(\tR\bwarnings\"\x0f\n" +

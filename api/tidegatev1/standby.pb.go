@@ -165,6 +165,8 @@ type StreamDescription struct {
 	Limbo      bool                   `protobuf:"varint,10,opt,name=limbo,proto3" json:"limbo,omitempty"`
 	// The configuration the node last saw for the stream.
 	Config *Config `protobuf:"bytes,11,opt,name=config,proto3" json:"config,omitempty"`
+	// The newest epoch record it last saw: where the stream lived.
+	Record *EpochRecord `protobuf:"bytes,15,opt,name=record,proto3" json:"record,omitempty"`
 	// The mode and bounds it last saw, and the configured members.
 	Mode          Mode     `protobuf:"varint,12,opt,name=mode,proto3,enum=tidegate.v1.Mode" json:"mode,omitempty"`
 	Bounds        *Bounds  `protobuf:"bytes,13,opt,name=bounds,proto3" json:"bounds,omitempty"`
@@ -276,6 +278,13 @@ func (x *StreamDescription) GetLimbo() bool {
 func (x *StreamDescription) GetConfig() *Config {
 	if x != nil {
 		return x.Config
+	}
+	return nil
+}
+
+func (x *StreamDescription) GetRecord() *EpochRecord {
+	if x != nil {
+		return x.Record
 	}
 	return nil
 }
@@ -1022,7 +1031,7 @@ const file_tidegate_v1_standby_proto_rawDesc = "" +
 	"\fship_address\x18\x04 \x01(\tR\vshipAddress\x12\x1f\n" +
 	"\vapi_address\x18\x05 \x01(\tR\n" +
 	"apiAddress\x128\n" +
-	"\astreams\x18\x06 \x03(\v2\x1e.tidegate.v1.StreamDescriptionR\astreams\"\x86\x04\n" +
+	"\astreams\x18\x06 \x03(\v2\x1e.tidegate.v1.StreamDescriptionR\astreams\"\xb8\x04\n" +
 	"\x11StreamDescription\x12\x1b\n" +
 	"\tstream_id\x18\x01 \x01(\tR\bstreamId\x12\x18\n" +
 	"\aservice\x18\x02 \x01(\tR\aservice\x12\x12\n" +
@@ -1037,7 +1046,8 @@ const file_tidegate_v1_standby_proto_rawDesc = "" +
 	"appliedSeq\x88\x01\x01\x12\x14\n" +
 	"\x05limbo\x18\n" +
 	" \x01(\bR\x05limbo\x12+\n" +
-	"\x06config\x18\v \x01(\v2\x13.tidegate.v1.ConfigR\x06config\x12%\n" +
+	"\x06config\x18\v \x01(\v2\x13.tidegate.v1.ConfigR\x06config\x120\n" +
+	"\x06record\x18\x0f \x01(\v2\x18.tidegate.v1.EpochRecordR\x06record\x12%\n" +
 	"\x04mode\x18\f \x01(\x0e2\x11.tidegate.v1.ModeR\x04mode\x12+\n" +
 	"\x06bounds\x18\r \x01(\v2\x13.tidegate.v1.BoundsR\x06bounds\x12\x18\n" +
 	"\amembers\x18\x0e \x03(\tR\amembersB\x0e\n" +
@@ -1140,10 +1150,11 @@ var file_tidegate_v1_standby_proto_goTypes = []any{
 	(*Term)(nil),                         // 12: tidegate.v1.Term
 	(*LogPos)(nil),                       // 13: tidegate.v1.LogPos
 	(*Config)(nil),                       // 14: tidegate.v1.Config
-	(Mode)(0),                            // 15: tidegate.v1.Mode
-	(*Bounds)(nil),                       // 16: tidegate.v1.Bounds
-	(*NodeView)(nil),                     // 17: tidegate.v1.NodeView
-	(*StandbyStream)(nil),                // 18: tidegate.v1.StandbyStream
+	(*EpochRecord)(nil),                  // 15: tidegate.v1.EpochRecord
+	(Mode)(0),                            // 16: tidegate.v1.Mode
+	(*Bounds)(nil),                       // 17: tidegate.v1.Bounds
+	(*NodeView)(nil),                     // 18: tidegate.v1.NodeView
+	(*StandbyStream)(nil),                // 19: tidegate.v1.StandbyStream
 }
 var file_tidegate_v1_standby_proto_depIdxs = []int32{
 	2,  // 0: tidegate.v1.DescribeResponse.streams:type_name -> tidegate.v1.StreamDescription
@@ -1151,33 +1162,34 @@ var file_tidegate_v1_standby_proto_depIdxs = []int32{
 	12, // 2: tidegate.v1.StreamDescription.history:type_name -> tidegate.v1.Term
 	13, // 3: tidegate.v1.StreamDescription.durable:type_name -> tidegate.v1.LogPos
 	14, // 4: tidegate.v1.StreamDescription.config:type_name -> tidegate.v1.Config
-	15, // 5: tidegate.v1.StreamDescription.mode:type_name -> tidegate.v1.Mode
-	16, // 6: tidegate.v1.StreamDescription.bounds:type_name -> tidegate.v1.Bounds
-	11, // 7: tidegate.v1.FenceResponse.promise:type_name -> tidegate.v1.Promise
-	12, // 8: tidegate.v1.FenceResponse.history:type_name -> tidegate.v1.Term
-	13, // 9: tidegate.v1.FenceResponse.durable:type_name -> tidegate.v1.LogPos
-	12, // 10: tidegate.v1.AdoptRequest.history:type_name -> tidegate.v1.Term
-	13, // 11: tidegate.v1.AdoptRequest.head:type_name -> tidegate.v1.LogPos
-	17, // 12: tidegate.v1.AdoptRequest.others:type_name -> tidegate.v1.NodeView
-	11, // 13: tidegate.v1.AdoptResponse.promise:type_name -> tidegate.v1.Promise
-	13, // 14: tidegate.v1.AdoptResponse.durable:type_name -> tidegate.v1.LogPos
-	13, // 15: tidegate.v1.PromoteRequest.head:type_name -> tidegate.v1.LogPos
-	18, // 16: tidegate.v1.StandbyServiceStatusResponse.streams:type_name -> tidegate.v1.StandbyStream
-	0,  // 17: tidegate.v1.StandbyService.Describe:input_type -> tidegate.v1.DescribeRequest
-	3,  // 18: tidegate.v1.StandbyService.Fence:input_type -> tidegate.v1.FenceRequest
-	5,  // 19: tidegate.v1.StandbyService.Adopt:input_type -> tidegate.v1.AdoptRequest
-	7,  // 20: tidegate.v1.StandbyService.Promote:input_type -> tidegate.v1.PromoteRequest
-	9,  // 21: tidegate.v1.StandbyService.Status:input_type -> tidegate.v1.StandbyServiceStatusRequest
-	1,  // 22: tidegate.v1.StandbyService.Describe:output_type -> tidegate.v1.DescribeResponse
-	4,  // 23: tidegate.v1.StandbyService.Fence:output_type -> tidegate.v1.FenceResponse
-	6,  // 24: tidegate.v1.StandbyService.Adopt:output_type -> tidegate.v1.AdoptResponse
-	8,  // 25: tidegate.v1.StandbyService.Promote:output_type -> tidegate.v1.PromoteResponse
-	10, // 26: tidegate.v1.StandbyService.Status:output_type -> tidegate.v1.StandbyServiceStatusResponse
-	22, // [22:27] is the sub-list for method output_type
-	17, // [17:22] is the sub-list for method input_type
-	17, // [17:17] is the sub-list for extension type_name
-	17, // [17:17] is the sub-list for extension extendee
-	0,  // [0:17] is the sub-list for field type_name
+	15, // 5: tidegate.v1.StreamDescription.record:type_name -> tidegate.v1.EpochRecord
+	16, // 6: tidegate.v1.StreamDescription.mode:type_name -> tidegate.v1.Mode
+	17, // 7: tidegate.v1.StreamDescription.bounds:type_name -> tidegate.v1.Bounds
+	11, // 8: tidegate.v1.FenceResponse.promise:type_name -> tidegate.v1.Promise
+	12, // 9: tidegate.v1.FenceResponse.history:type_name -> tidegate.v1.Term
+	13, // 10: tidegate.v1.FenceResponse.durable:type_name -> tidegate.v1.LogPos
+	12, // 11: tidegate.v1.AdoptRequest.history:type_name -> tidegate.v1.Term
+	13, // 12: tidegate.v1.AdoptRequest.head:type_name -> tidegate.v1.LogPos
+	18, // 13: tidegate.v1.AdoptRequest.others:type_name -> tidegate.v1.NodeView
+	11, // 14: tidegate.v1.AdoptResponse.promise:type_name -> tidegate.v1.Promise
+	13, // 15: tidegate.v1.AdoptResponse.durable:type_name -> tidegate.v1.LogPos
+	13, // 16: tidegate.v1.PromoteRequest.head:type_name -> tidegate.v1.LogPos
+	19, // 17: tidegate.v1.StandbyServiceStatusResponse.streams:type_name -> tidegate.v1.StandbyStream
+	0,  // 18: tidegate.v1.StandbyService.Describe:input_type -> tidegate.v1.DescribeRequest
+	3,  // 19: tidegate.v1.StandbyService.Fence:input_type -> tidegate.v1.FenceRequest
+	5,  // 20: tidegate.v1.StandbyService.Adopt:input_type -> tidegate.v1.AdoptRequest
+	7,  // 21: tidegate.v1.StandbyService.Promote:input_type -> tidegate.v1.PromoteRequest
+	9,  // 22: tidegate.v1.StandbyService.Status:input_type -> tidegate.v1.StandbyServiceStatusRequest
+	1,  // 23: tidegate.v1.StandbyService.Describe:output_type -> tidegate.v1.DescribeResponse
+	4,  // 24: tidegate.v1.StandbyService.Fence:output_type -> tidegate.v1.FenceResponse
+	6,  // 25: tidegate.v1.StandbyService.Adopt:output_type -> tidegate.v1.AdoptResponse
+	8,  // 26: tidegate.v1.StandbyService.Promote:output_type -> tidegate.v1.PromoteResponse
+	10, // 27: tidegate.v1.StandbyService.Status:output_type -> tidegate.v1.StandbyServiceStatusResponse
+	23, // [23:28] is the sub-list for method output_type
+	18, // [18:23] is the sub-list for method input_type
+	18, // [18:18] is the sub-list for extension type_name
+	18, // [18:18] is the sub-list for extension extendee
+	0,  // [0:18] is the sub-list for field type_name
 }
 
 func init() { file_tidegate_v1_standby_proto_init() }

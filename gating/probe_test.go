@@ -1,0 +1,181 @@
+package gating
+
+import (
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"connectrpc.com/connect"
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	"github.com/tidegate/tidegate"
+	pb "github.com/tidegate/tidegate/api/tidegatev1"
+)
+
+// TestRTAByTheSyntheticClient lets a service die, fails over, brings it back,
+// and demands that the plan's phases are those of the client, not of the gate.
+func TestRTAByTheSyntheticClient(t *testing.T) {
+	t.Parallel()
+	var up atomic.Bool
+	var writes atomic.Int64
+	up.Store(true)
+	service := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if !up.Load() {
+			w.WriteHeader(http.StatusServiceUnavailable)
+			return
+		}
+		if r.Method == http.MethodPost && r.URL.Query().Get("id") != "" {
+			writes.Add(1)
+		}
+	}))
+	defer service.Close()
+	s := newSite(t, "w1", "w2", "w3")
+	s.startGate("gate-a", nil, func(c *Config) {
+		c.Probes = []ProbeConfig{{Service: "ledger", URL: service.URL + "/probe?id={n}", Every: 20 * time.Millisecond}}
+	})
+	s.register()
+	ids := s.addStreams(pb.Mode_MODE_SYNC, nil)
+	s.agent("e1", "east")
+	for n := range s.nodes {
+		s.agent(n, "west")
+	}
+	recs := s.mustAcquire("e1", "east")
+	s.write(recs[0], 1, "w1", "w2")
+	s.report()
+	probe := func(good bool) {
+		s.eventually("probe", func() error {
+			r, err := s.operator(tidegate.RoleViewer).Status(t.Context(), connect.NewRequest(&pb.StatusRequest{}))
+			if err == nil && r.Msg.GetServices()[0].GetProbe().GetGood() != good {
+				err = fmt.Errorf("probe %v", r.Msg.GetServices()[0].GetProbe())
+			}
+			return err
+		})
+	}
+	probe(true)
+	up.Store(false)
+	probe(false)
+	go func() { // ends when the route is recorded: the service comes up behind it
+		s.eventuallyQuiet(func() bool {
+			r, err := s.operator(tidegate.RoleViewer).Status(t.Context(), connect.NewRequest(&pb.StatusRequest{}))
+			return err == nil && r.Msg.GetServices()[0].GetRoute().GetEpoch() == 2
+		})
+		up.Store(true)
+	}()
+	plan, _, err := s.failover(&pb.FailoverRequest{Target: "w1"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ph := plan.GetPhases()
+	if ph.GetRta() == nil || ph.GetControllable() == nil || ph.GetRta().AsDuration() <= ph.GetControllable().AsDuration() {
+		t.Fatalf("rta %v, controllable %v: want both, the fault came before the decision", ph.GetRta(), ph.GetControllable())
+	}
+	var sum time.Duration
+	for _, one := range ph.GetPhases() {
+		if one.GetName() == "reconstitute" {
+			continue
+		}
+		if one.GetTook() == nil {
+			t.Errorf("phase %s is not known", one.GetName())
+		}
+		sum += one.GetTook().AsDuration()
+	}
+	if diff := (sum - ph.GetRta().AsDuration()).Abs(); diff > time.Millisecond {
+		t.Errorf("phases add up to %s, rta is %s", sum, ph.GetRta().AsDuration())
+	}
+	if writes.Load() == 0 {
+		t.Error("the probe never wrote")
+	}
+	// t9 comes when the new writer counts its members.
+	rec := s.records(ids)
+	req := &pb.ReportAgentRequest{Node: "w1", Site: "west", Holder: s.agents["w1"].String()}
+	for _, r := range rec {
+		st := &pb.AgentStream{StreamId: r.Stream.String(), Role: pb.AgentRole_AGENT_ROLE_WRITER, Epoch: uint64(r.Epoch), Endpoint: "w1:8080"}
+		for _, m := range r.Config.Members {
+			st.Members = append(st.Members, &pb.AgentMember{Node: string(m.Node), Counted: true})
+		}
+		req.Streams = append(req.Streams, st)
+	}
+	agent := s.node(tidegate.RoleAgent, "west", "w1")
+	s.eventually("t9", func() error {
+		if _, err := agent.ReportAgent(t.Context(), connect.NewRequest(req)); err != nil {
+			return err
+		}
+		r, err := s.operator(tidegate.RoleViewer).ShowPlan(t.Context(), connect.NewRequest(&pb.ShowPlanRequest{Id: plan.GetId()}))
+		if err != nil {
+			return err
+		}
+		phases := r.Msg.GetPlan().GetPhases().GetPhases()
+		if phases[len(phases)-1].GetTook() == nil {
+			return fmt.Errorf("phases %v", phases)
+		}
+		return nil
+	})
+}
+
+// TestStatusAnswersAreWeSafe walks one stream from unknown to safe and to unsafe.
+func TestStatusAnswersAreWeSafe(t *testing.T) {
+	t.Parallel()
+	s, _, recs := ready(t, pb.Mode_MODE_SYNC, nil)
+	op := s.operator(tidegate.RoleOperator)
+	if _, err := op.AddService(t.Context(), connect.NewRequest(&pb.AddServiceRequest{Service: &pb.Service{Name: "ledger", Rpo: durationpb.New(time.Second)}})); err != nil {
+		t.Fatal(err)
+	}
+	agent := s.node(tidegate.RoleAgent, "east", "e1")
+	status := func(age time.Duration, known bool) *pb.StatusResponse {
+		t.Helper()
+		req := &pb.ReportAgentRequest{Node: "e1", Site: "east", Holder: s.agents["e1"].String()}
+		for _, r := range recs {
+			st := &pb.AgentStream{StreamId: r.Stream.String(), Role: pb.AgentRole_AGENT_ROLE_WRITER, Epoch: uint64(r.Epoch), Endpoint: "e1:8080"}
+			if known {
+				n := int64(0)
+				st.Exposure = &pb.Exposure{Records: &n, Bytes: &n, Age: durationpb.New(age)}
+			}
+			for _, m := range r.Config.Members {
+				st.Members = append(st.Members, &pb.AgentMember{Node: string(m.Node), Counted: true})
+			}
+			req.Streams = append(req.Streams, st)
+		}
+		if _, err := agent.ReportAgent(t.Context(), connect.NewRequest(req)); err != nil {
+			t.Fatal(err)
+		}
+		s.report()
+		r, err := op.Status(t.Context(), connect.NewRequest(&pb.StatusRequest{}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return r.Msg
+	}
+	r, err := op.Status(t.Context(), connect.NewRequest(&pb.StatusRequest{}))
+	if err != nil || r.Msg.GetVerdict() != pb.Verdict_VERDICT_UNKNOWN {
+		t.Fatalf("a writer that never reported: %v, %v", r.Msg.GetVerdict(), err)
+	}
+	for _, c := range []struct {
+		age   time.Duration
+		known bool
+		want  pb.Verdict
+	}{
+		{0, true, pb.Verdict_VERDICT_SAFE},
+		{600 * time.Millisecond, true, pb.Verdict_VERDICT_AT_RISK},
+		{2 * time.Second, true, pb.Verdict_VERDICT_UNSAFE},
+		{0, false, pb.Verdict_VERDICT_UNKNOWN},
+	} {
+		if got := status(c.age, c.known); got.GetVerdict() != c.want {
+			t.Errorf("age %s known %v: %s %v, want %s", c.age, c.known, got.GetVerdict(), got.GetReasons(), c.want)
+		}
+	}
+	// The route follows an acquisition without any F8.
+	s.eventually("route", func() error {
+		got := status(0, true).GetServices()[0].GetRoute()
+		if got.GetEpoch() != 1 || !slices.Equal(got.GetEndpoints(), []string{"e1:8080"}) {
+			return fmt.Errorf("route %v", got)
+		}
+		return nil
+	})
+	if l := status(0, true).GetServices()[0].GetLossIfNow(); l.GetKind() != pb.LossKind_LOSS_KIND_ZERO {
+		t.Errorf("loss if now %v", l)
+	}
+}
