@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -68,31 +67,17 @@ func binary(t *testing.T) string {
 	return link
 }
 
-func freeAddress(t *testing.T) string {
-	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ln.Close()
-	return ln.Addr().String()
-}
-
 func processes(t *testing.T) []*process {
 	t.Helper()
 	var all []*process
 	var peers []string
 	for i := range 3 {
-		name, at := fmt.Sprintf("p%d", i+1), freeAddress(t)
-		run, err := os.MkdirTemp("", "tg") // a socket's path has at most 108 bytes
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { _ = os.RemoveAll(run) })
+		name, at := fmt.Sprintf("p%d", i+1), daemontest.Address(t)
+		run := daemontest.RunDir(t)
 		for _, c := range ledger.Currencies() {
 			daemontest.Start(t, run, local.DaemonAgent, c.String())
 		}
-		peers = append(peers, "--peer", fmt.Sprintf("%s=%s,%s", name, freeAddress(t), at))
+		peers = append(peers, "--peer", fmt.Sprintf("%s=%s,%s", name, daemontest.Address(t), at))
 		all = append(all, &process{t: t, name: name, url: "http://" + at, args: []string{
 			"node", "--name", name, "--http", at, "--data", filepath.Join(t.TempDir(), name), "--run", run,
 			"--heartbeat", "300ms", "--snapshot-entries", "300",

@@ -1,10 +1,3 @@
-// Command ledger is the demo service of Tidegate: a replicated, event-sourced
-// money ledger whose answers wait for the gate.
-//
-//	ledger node    takes part in the primary site's raft cluster
-//	ledger follow  follows at the DR site, and serves after a failover
-//	ledger load    transfers money and writes down what was acknowledged
-//	ledger check   compares what was acknowledged with what a node holds
 package main
 
 import (

@@ -16,22 +16,22 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-func open(t testing.TB, dir string) *Shelf {
-	t.Helper()
+func open(tb testing.TB, dir string) *Shelf {
+	tb.Helper()
 	s, err := Open(slog.New(slog.DiscardHandler), Config{Dir: dir, Service: "ledger", History: "test"})
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	t.Cleanup(func() {
+	tb.Cleanup(func() {
 		if err := s.Close(); err != nil {
-			t.Errorf("close: %v", err)
+			tb.Errorf("close: %v", err)
 		}
 	})
 	return s
 }
 
-func opens(t testing.TB, from, n int) [][]byte {
-	t.Helper()
+func opens(tb testing.TB, from, n int) [][]byte {
+	tb.Helper()
 	var out [][]byte
 	for i := from; i < from+n; i++ {
 		cmd := ledger.Command{
@@ -40,17 +40,17 @@ func opens(t testing.TB, from, n int) [][]byte {
 		}
 		rec, err := cmd.Append(nil)
 		if err != nil {
-			t.Fatal(err)
+			tb.Fatal(err)
 		}
 		out = append(out, rec)
 	}
 	return out
 }
 
-func appendAll(t testing.TB, b *Book, recs [][]byte) {
-	t.Helper()
-	if _, err := b.Append(t.Context(), recs); err != nil {
-		t.Fatal(err)
+func appendAll(tb testing.TB, b *Book, recs [][]byte) {
+	tb.Helper()
+	if _, err := b.Append(tb.Context(), recs); err != nil {
+		tb.Fatal(err)
 	}
 }
 
@@ -182,4 +182,46 @@ func TestHistoryIDs(t *testing.T) {
 	if a == b || a == HistoryID("y", ledger.EUR) || a != HistoryID("x", ledger.EUR) {
 		t.Error("ids must depend on history and currency, and on nothing else")
 	}
+}
+
+// BenchmarkReplayJournal is the rate of a cold start: records read from the
+// journal's files, verified, and applied.
+func BenchmarkReplayJournal(b *testing.B) {
+	const accounts, records, batch = 1000, 200_000, 4096
+	dir := b.TempDir()
+	s := open(b, dir)
+	bk := s.Book(ledger.EUR)
+	recs := opens(b, 0, accounts)
+	client := ledger.ClientID{2}
+	request := ledger.Request(0)
+	put := func(c ledger.Command) {
+		request++
+		c.Currency, c.Client, c.Request = ledger.EUR, client, request
+		rec, err := c.Append(nil)
+		if err != nil {
+			b.Fatal(err)
+		}
+		if recs = append(recs, rec); len(recs) >= batch {
+			appendAll(b, bk, recs)
+			recs = recs[:0]
+		}
+	}
+	name := func(i int) ledger.AccountID { return ledger.AccountID(fmt.Sprintf("a-%d", i%accounts)) }
+	for i := range accounts {
+		put(ledger.Command{Kind: ledger.KindDeposit, To: name(i), Amount: 1_000_000})
+	}
+	for i := range records {
+		put(ledger.Command{Kind: ledger.KindTransfer, From: name(i * 7), To: name(i*7 + 13), Amount: 1})
+	}
+	appendAll(b, bk, recs)
+	b.SetBytes(int64(bk.Journal().End()))
+	var applied uint64
+	for b.Loop() {
+		cold := newBook(ledger.EUR, bk.dir, bk.journal)
+		if err := cold.Replay(); err != nil {
+			b.Fatal(err)
+		}
+		applied += cold.state.Records()
+	}
+	b.ReportMetric(float64(applied)/b.Elapsed().Seconds(), "records/s")
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -28,6 +29,7 @@ type Cluster struct {
 
 	raft     atomic.Pointer[raft.Raft] // nil before Run is up and after it ended
 	serving  atomic.Bool
+	door     door          // of Submit
 	restored chan struct{} // closed when the states are those of raft's snapshot
 	ready    chan struct{} // closed the first time this node serves
 }
@@ -98,9 +100,10 @@ func (c *Cluster) Submit(ctx context.Context, cmd ledger.Command) (ledger.Outcom
 		}
 	}
 	r := c.raft.Load()
-	if r == nil || !c.serving.Load() {
+	if r == nil || !c.serving.Load() || !c.door.enter() {
 		return ledger.Outcome{}, &tidegate.Error{Op: "submit", Subject: subject, Class: tidegate.Transient, Err: ErrNotLeader}
 	}
+	defer c.door.leave()
 	cmd.TimeUnix = time.Now().UnixNano()
 	rec, err := cmd.Append(nil)
 	if err != nil {
@@ -139,12 +142,12 @@ func (c *Cluster) Submit(ctx context.Context, cmd ledger.Command) (ledger.Outcom
 // Run takes part in the cluster until ctx ends, or until an entry could not be
 // journaled, which it returns: the node must not count as a replica any more.
 func (c *Cluster) Run(ctx context.Context) (err error) {
-	// Raft's callbacks get no context; what they wait for ends with this one.
+	// Raft's callbacks get no context; what they wait for ends with this one. It
+	// outlives ctx until those who wait for raft have been answered.
 	inner, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
 	c.machine.ctx = func() context.Context { return inner }
 	stop := context.AfterFunc(ctx, cancel)
-	defer stop()
 
 	st, err := openStorage(c.log, c.cfg)
 	if err != nil {
@@ -158,16 +161,11 @@ func (c *Cluster) Run(ctx context.Context) (err error) {
 		}
 		return fmt.Errorf("start raft: %w", err)
 	}
+	stop()
 	c.raft.Store(r)
 	close(c.restored)
-	defer func() {
-		c.serving.Store(false)
-		c.raft.Store(nil)
-		cancel()
-		if serr := r.Shutdown().Error(); serr != nil {
-			err = errors.Join(err, fmt.Errorf("stop raft: %w", serr))
-		}
-	}()
+	halt := sync.OnceValue(func() error { return c.halt(r, cancel) })
+	defer func() { err = errors.Join(err, halt()) }()
 	if !st.existing {
 		// Every node bootstraps with the same configuration; raft allows that
 		// exactly when there is no state yet.
@@ -181,7 +179,6 @@ func (c *Cluster) Run(ctx context.Context) (err error) {
 	for {
 		select {
 		case <-ctx.Done():
-			c.resign()
 			return nil
 		case err := <-c.machine.broken:
 			c.resign()
@@ -194,9 +191,8 @@ func (c *Cluster) Run(ctx context.Context) (err error) {
 			// A fenced node takes no part in raft any more, but goes on answering
 			// questions: an operator will want to see what it holds.
 			c.log.Warn("fenced: this node left the cluster", "node", c.cfg.Self, "err", err)
-			c.raft.Store(nil)
-			if serr := r.Shutdown().Error(); serr != nil {
-				return fmt.Errorf("stop raft: %w", serr)
+			if err := halt(); err != nil {
+				return err
 			}
 			<-ctx.Done()
 			return nil
@@ -223,6 +219,24 @@ func (c *Cluster) Run(ctx context.Context) (err error) {
 			}
 		}
 	}
+}
+
+// haltLimit bounds how long raft may take to answer what it took in: an election
+// and an fsync, generously. Beyond it the disk hangs, and the process is ending.
+const haltLimit = 10 * time.Second
+
+// halt stops raft after it has answered everybody.
+func (c *Cluster) halt(r *raft.Raft, cancel context.CancelFunc) error {
+	c.resign()
+	if !c.door.shut(haltLimit) {
+		c.log.Warn("commands in flight were not answered in time", "node", c.cfg.Self)
+	}
+	c.raft.Store(nil)
+	cancel()
+	if err := r.Shutdown().Error(); err != nil {
+		return fmt.Errorf("stop raft: %w", err)
+	}
+	return nil
 }
 
 // fencedRetry is how often a leader that is fenced looks whether it still is:

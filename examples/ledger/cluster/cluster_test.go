@@ -28,26 +28,27 @@ var update = flag.Bool("update", false, "rewrite the golden files of the newest 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 func testLog(t *testing.T) *slog.Logger {
+	t.Helper()
 	return slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: slog.LevelWarn}))
 }
 
-func shelf(t testing.TB, dir string) *book.Shelf {
-	t.Helper()
+func shelf(tb testing.TB, dir string) *book.Shelf {
+	tb.Helper()
 	s, err := book.Open(slog.New(slog.DiscardHandler), book.Config{Dir: dir, Service: "ledger", History: "test"})
 	if err != nil {
-		t.Fatal(err)
+		tb.Fatal(err)
 	}
-	t.Cleanup(func() {
+	tb.Cleanup(func() {
 		if err := s.Close(); err != nil {
-			t.Errorf("close: %v", err)
+			tb.Errorf("close: %v", err)
 		}
 	})
 	return s
 }
 
 // opens are commands that open n accounts.
-func opens(t testing.TB, c ledger.Currency, n int) [][]byte {
-	t.Helper()
+func opens(tb testing.TB, c ledger.Currency, n int) [][]byte {
+	tb.Helper()
 	var out [][]byte
 	for i := range n {
 		cmd := ledger.Command{
@@ -56,19 +57,19 @@ func opens(t testing.TB, c ledger.Currency, n int) [][]byte {
 		}
 		rec, err := cmd.Append(nil)
 		if err != nil {
-			t.Fatal(err)
+			tb.Fatal(err)
 		}
 		out = append(out, rec)
 	}
 	return out
 }
 
-func filled(t testing.TB, n int) *book.Shelf {
-	t.Helper()
-	s := shelf(t, t.TempDir())
+func filled(tb testing.TB, n int) *book.Shelf {
+	tb.Helper()
+	s := shelf(tb, tb.TempDir())
 	for _, b := range s.Books() {
-		if _, err := b.Append(t.Context(), opens(t, b.Currency(), n)); err != nil {
-			t.Fatal(err)
+		if _, err := b.Append(tb.Context(), opens(tb, b.Currency(), n)); err != nil {
+			tb.Fatal(err)
 		}
 	}
 	return s

@@ -3,8 +3,11 @@ package daemontest
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
+	"os"
 	"sync"
 	"testing"
 
@@ -176,4 +179,36 @@ func (s *Script) Forget() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.greet = nil
+}
+
+// RunDir returns a run folder for daemons that goes with the test.
+func RunDir(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "tg") //nolint:usetesting // a socket's path has at most 108 bytes, less than t.TempDir's
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	return dir
+}
+
+// Address returns a loopback address that nobody listens on. Its port is below
+// those that the kernel gives to outgoing connections, so that it stays free
+// until the test gets to it.
+func Address(t *testing.T) string {
+	t.Helper()
+	const low, high = 20000, 32000
+	for range 1000 {
+		addr := fmt.Sprintf("127.0.0.1:%d", low+rand.IntN(high-low))
+		ln, err := net.Listen("tcp", addr)
+		if err != nil {
+			continue
+		}
+		if err := ln.Close(); err != nil {
+			t.Fatal(err)
+		}
+		return addr
+	}
+	t.Fatal("no free port")
+	return ""
 }

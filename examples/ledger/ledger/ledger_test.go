@@ -137,13 +137,13 @@ func randomCommands(seed uint64, n int) [][]byte {
 	return out
 }
 
-func replay(t testing.TB, s *State, recs [][]byte) []Outcome {
-	t.Helper()
+func replay(tb testing.TB, s *State, recs [][]byte) []Outcome {
+	tb.Helper()
 	out := make([]Outcome, 0, len(recs))
 	for _, rec := range recs {
 		o, err := s.Apply(s.Position(), s.Position()+tidegate.Position(len(rec)), rec)
 		if err != nil {
-			t.Fatal(err)
+			tb.Fatal(err)
 		}
 		out = append(out, o)
 	}

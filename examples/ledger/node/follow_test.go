@@ -60,7 +60,7 @@ func batches(t *testing.T, raw []byte, n int) []*local.Batch {
 
 func follower(t *testing.T) (*running, map[ledger.Currency]*daemontest.Script) {
 	t.Helper()
-	self := cluster.Peer{Node: "d1", Raft: address(t), HTTP: "http://" + address(t)}
+	self := cluster.Peer{Node: "d1", Raft: daemontest.Address(t), HTTP: "http://" + daemontest.Address(t)}
 	n := newRunning(t, "d1", Config{HTTP: self.HTTP[len("http://"):], Follow: true, Peers: []cluster.Peer{self}})
 	standbys := map[ledger.Currency]*daemontest.Script{}
 	for _, c := range ledger.Currencies() {

@@ -7,9 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net"
 	"net/http"
-	"os"
 	"path/filepath"
 	"testing"
 	"time"
@@ -31,23 +29,12 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 const limit = 60 * time.Second
 
 func testLog(t *testing.T) *slog.Logger {
+	t.Helper()
 	level := slog.LevelWarn
 	if testing.Verbose() {
 		level = slog.LevelInfo
 	}
 	return slog.New(slog.NewTextHandler(t.Output(), &slog.HandlerOptions{Level: level}))
-}
-
-// address reserves a loopback address: the cluster's configuration names it
-// before anybody listens on it.
-func address(t *testing.T) string {
-	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ln.Close()
-	return ln.Addr().String()
 }
 
 // running is a node that can be stopped and started again.
@@ -76,6 +63,8 @@ func (r *running) start() {
 	select {
 	case <-n.Listens():
 	case err := <-r.ended:
+		r.cancel()
+		r.cancel = nil
 		r.t.Fatalf("node %s ended: %v", r.name, err)
 	}
 }
@@ -95,12 +84,7 @@ func (r *running) stop() {
 // newRunning prepares a node with scripted agents beside it.
 func newRunning(t *testing.T, name string, cfg Config) *running {
 	t.Helper()
-	// A socket's path has at most 108 bytes, less than t.TempDir's.
-	run, err := os.MkdirTemp("", "tg")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = os.RemoveAll(run) })
+	run := daemontest.RunDir(t)
 	cfg.Name, cfg.Service, cfg.RunDir = tidegate.NodeName(name), "ledger", run
 	if cfg.Dir == "" {
 		cfg.Dir = filepath.Join(t.TempDir(), name)
@@ -123,7 +107,7 @@ func site(t *testing.T, tune func(*cluster.Config)) []*running {
 	var peers []cluster.Peer
 	for i := range 3 {
 		peers = append(peers, cluster.Peer{
-			Node: tidegate.NodeName(fmt.Sprintf("p%d", i+1)), Raft: address(t), HTTP: "http://" + address(t),
+			Node: tidegate.NodeName(fmt.Sprintf("p%d", i+1)), Raft: daemontest.Address(t), HTTP: "http://" + daemontest.Address(t),
 		})
 	}
 	var nodes []*running
