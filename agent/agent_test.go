@@ -283,6 +283,39 @@ func TestFencedAgentKeepsItsTail(t *testing.T) {
 	}
 }
 
+// A replica of the old site has the same tail in its journal; only the agent
+// that wrote it knows what was released, so only that one reports.
+func TestOnlyTheFormerWriterReportsATail(t *testing.T) {
+	w := newWorld(t, "s1")
+	w.gate.set(tidegate.ModeBounded, tidegate.Bounds{Records: 100, Bytes: 1 << 20, Window: time.Hour})
+	n1 := w.host("east", "n1").openJournal().startAgent()
+	if err := n1.j.Activate(); err != nil {
+		t.Fatal(err)
+	}
+	head := n1.append(10)
+	n1.await(head)
+	n1.shipped(head)
+	w.log.setDeaf(true)
+	tail := n1.append(4)
+	n2 := w.host("east", "n2").openJournal()
+	n2.copyOf(n1, tail).startAgent()
+	n2.state(StateObserving)
+	n1.stopA()
+	// The replica sees the new log before the gate tells it of the new epoch.
+	w.log.adopt(fence.Promise{Epoch: 2, Holder: tidegate.NewID()})
+	w.log.seal(t, head, []byte("what the other site wrote next, longer than one record of the old"))
+	n2.state(StateDiverged)
+	n2.stopA() // waits for a report that would be under way
+	if len(w.gate.bundles) != 0 {
+		t.Errorf("the replica reported %v", w.gate.bundles)
+	}
+	n1.startAgent()
+	w.gate.wait(t, "the former writer's bundle", func(g *fakeGate) bool { return len(g.bundles) == 1 })
+	if b := w.gate.bundles[0]; b.GetNode() != "n1" || b.GetRecords() != 4 {
+		t.Errorf("bundle %v, want 4 records of n1", b)
+	}
+}
+
 func TestFencedWriterShipsNothingMore(t *testing.T) {
 	w := newWorld(t, "s1")
 	n := w.host("east", "n1").openJournal().startAgent()

@@ -206,7 +206,12 @@ func (s *stream) divergedAt(ctx context.Context, d *divergedError) error {
 	h := d.header
 	s.mu.Lock()
 	s.diverged = &divergence{at: h.First, seq: h.Seq, epoch: h.Epoch, reason: d.Error()}
-	report := s.fenced != nil || s.former == "" || s.former == s.agent.cfg.Node.Name
+	former := s.former
+	if rec := s.view.rec; rec.Epoch < h.Epoch && rec.Holder.Node != "" {
+		// The log is ahead of the gate's view: its holder is the one left behind.
+		former = rec.Holder.Node
+	}
+	report := s.fenced != nil || former == "" || former == s.agent.cfg.Node.Name
 	s.reporting = report
 	s.mu.Unlock()
 	defer func() {
