@@ -60,7 +60,7 @@ func Open(log *slog.Logger, cfg Config) (*Shelf, error) {
 		j, err := journal.Open(dir, journal.Config{
 			Service: cfg.Service, Stream: stream, ID: HistoryID(cfg.History, c),
 			AgentSocket: agent, StandbySocket: standby, Endpoint: cfg.Endpoint,
-			Log: log.With("stream", c.String()),
+			Log: log,
 		})
 		if err != nil {
 			return nil, errors.Join(fmt.Errorf("open book %s: %w", c, err), s.Close())
