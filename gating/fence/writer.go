@@ -227,6 +227,10 @@ func (w *Writer) OnRecord(rec EpochRecord) []WriterEffect {
 		return nil
 	case rec.Promise() != (Promise{w.epoch, w.self.UUID}):
 		return w.stepDown(rec.Promise())
+	case rec.State != StateActive && rec.State != StateSwitching:
+		// A late look at how this epoch came about: its head and members are not
+		// yet those of the active record.
+		return nil
 	}
 	members := make([]peer, 0, len(rec.Config.Members))
 	for _, m := range rec.Config.Members {

@@ -10,7 +10,7 @@ import (
 )
 
 // foundWithin bounds the seeds in which each broken rule must be noticed.
-const foundWithin = 600
+const foundWithin = 1000
 
 // TestBrokenRulesAreFound breaks the protocol's rules one at a time. A rule whose
 // absence the simulator does not notice is a rule that the simulator does not test.

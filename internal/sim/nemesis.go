@@ -22,7 +22,7 @@ func (w *world) nemesis() {
 
 func (w *world) harm() {
 	s := w.shape
-	switch w.rng.IntN(15) {
+	switch w.rng.IntN(16) {
 	case 0, 1:
 		if s.crashes {
 			if n := w.standbys[w.rng.IntN(s.n)]; n.up {
@@ -60,6 +60,10 @@ func (w *world) harm() {
 	case 14:
 		if s.cuts {
 			w.ambush()
+		}
+	case 15:
+		if s.duel {
+			w.twins()
 		}
 	case 9:
 		w.bounceGate()
@@ -184,6 +188,17 @@ func (w *world) failover() {
 	target := members[w.rng.IntN(len(members))].Node
 	if w.chaos && g.up && (w.shape.duel || len(g.plans) == 0 || w.rng.IntN(4) == 0) {
 		g.run(w.plan(fence.KindFailover, w.agentOn(target).self))
+	}
+}
+
+// twins runs one plan on both gates from the start, while the standbys' ends differ.
+func (w *world) twins() {
+	members := w.reg.keys[0].Record.Config.Members
+	p := w.plan(fence.KindFailover, w.agentOn(members[w.rng.IntN(len(members))].Node).self)
+	for _, g := range w.gates {
+		if g.up {
+			g.run(p)
+		}
 	}
 }
 
