@@ -15,6 +15,8 @@ TOOLBIN   := $(CURDIR)/.cache/bin
 # For one package under -race on two slow cores.
 TESTTIME  ?= 20m
 FUZZTIME  ?= 10s
+SEEDS     ?= 2000
+FROM      ?= 1
 
 .PHONY: help
 help: ## print the targets
@@ -50,6 +52,17 @@ check: tools ## gofumpt, vet, golangci-lint, buf lint and breaking, tidy, tests 
 	echo "check: house rules"
 	$(GO) test ./internal/tidy
 	echo "check: all good"
+
+.PHONY: sim
+sim: ## the simulator over SEEDS seeds from FROM (default 2000 from 1), printing how to replay a failure
+	$(GO) test ./internal/sim -run TestSeeds -count=1 -timeout 0 -v -seeds $(SEEDS) -from $(FROM)
+	echo "sim: the same with each rule of the protocol broken, which must be found"
+	$(GO) test ./internal/sim -tags mutate -run TestBrokenRulesAreFound -count=1 -timeout 0
+
+.PHONY: demo
+demo: build ## lose a primary site twice, with real processes, and count what is left
+	@echo "demo: real processes in /tmp, about two minutes"
+	$(GO) run ./examples/demo --bin bin
 
 .PHONY: generate
 generate: tools ## protobuf and Connect code from api/proto; commit the result

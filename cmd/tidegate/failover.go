@@ -156,6 +156,7 @@ func planResult(p *pb.Plan) error {
 		}
 		return &tidegate.Error{Op: "failover", Subject: p.GetService(), Class: class, Err: errors.New(text), Hint: p.GetHint()}
 	}
+	//exhaustive:enforce
 	switch p.GetOutcome() {
 	case pb.PlanOutcome_PLAN_OUTCOME_DONE, pb.PlanOutcome_PLAN_OUTCOME_DRY_RUN:
 		return nil

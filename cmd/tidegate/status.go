@@ -54,6 +54,7 @@ func status(c *ucli.Context) error {
 // statusCode lets a script ask without reading: a breach is an exit code, and
 // so is not knowing.
 func statusCode(st *pb.StatusResponse) cli.Code {
+	//exhaustive:enforce
 	switch st.GetVerdict() {
 	case pb.Verdict_VERDICT_SAFE, pb.Verdict_VERDICT_AT_RISK:
 	case pb.Verdict_VERDICT_UNSAFE:
@@ -71,6 +72,7 @@ func statusCode(st *pb.StatusResponse) cli.Code {
 
 // verdictWord is the first word of the answer.
 func verdictWord(v pb.Verdict) string {
+	//exhaustive:enforce
 	switch v {
 	case pb.Verdict_VERDICT_SAFE:
 		return "SAFE"

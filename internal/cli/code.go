@@ -119,6 +119,7 @@ func CodeOf(err error) Code {
 	case errors.Is(err, tidegate.ErrFull):
 		return Failed // transient for a stream that waits for space, not for a command
 	}
+	//exhaustive:enforce
 	switch tidegate.ClassOf(err) {
 	case tidegate.Misuse:
 		if errors.Is(err, os.ErrNotExist) {
@@ -146,6 +147,7 @@ func CodeOf(err error) Code {
 }
 
 func codeOfConnect(c connect.Code) (Code, bool) {
+	//exhaustive:enforce
 	switch c {
 	case connect.CodeUnauthenticated, connect.CodePermissionDenied:
 		return Auth, true
