@@ -207,7 +207,7 @@ func writeStep(w io.Writer, s *pb.PlanStep) {
 			took += " (expected " + cli.Span(s.GetExpected().AsDuration()) + ")"
 		}
 	}
-	fmt.Fprintln(w, strings.TrimRight(fmt.Sprintf("%-16s %-8s%s  %s", s.GetName(), s.GetState(), took, s.GetDetail()), " "))
+	fmt.Fprintln(w, strings.TrimRight(fmt.Sprintf("%-29s %-8s%s  %s", s.GetName(), s.GetState(), took, s.GetDetail()), " "))
 }
 
 func writePlanEnd(w io.Writer, p *pb.Plan) {

@@ -246,7 +246,7 @@ impact: writes stop for about 2 s
 RULE        HOLDS  WHY   OVERRIDE
 gate-armed  yes    sync  -
 expected: 2s
-F1 reserve       done      3ms
+F1 reserve                    done      3ms
 plan p1: done
   main: epoch 3 -> 4, log ends at batch 42: loses nothing acknowledged
 loss: loses nothing acknowledged
