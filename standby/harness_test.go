@@ -127,8 +127,8 @@ type node struct {
 	reg    *prometheus.Registry
 }
 
-// newCluster formats and starts nodes; fsOf gives each its file system, nil
-// means the operating system's and a temporary directory.
+// newCluster formats and starts nodes; fsOf gives each its file system, the
+// same at every call; nil means the operating system's, in a temporary directory.
 func newCluster(t *testing.T, w int, fsOf func(tidegate.NodeName) vfs.FS, names ...tidegate.NodeName) *cluster {
 	t.Helper()
 	ca, err := pki.Dev(t.TempDir(), "alpha")
@@ -146,7 +146,7 @@ func newCluster(t *testing.T, w int, fsOf func(tidegate.NodeName) vfs.FS, names 
 	for _, name := range names {
 		nd := &node{c: c, name: name, dir: t.TempDir() + "/data"}
 		nd.fs = vfs.OS()
-		if fsOf != nil {
+		if fsOf != nil && fsOf(name) != nil {
 			nd.fs, nd.dir = fsOf(name), "/data"
 		}
 		c.nodes[name] = nd
@@ -511,3 +511,7 @@ func mems(names ...tidegate.NodeName) (map[tidegate.NodeName]*vfs.Mem, func(tide
 }
 
 func describe(err error) string { return fmt.Sprintf("%s: %v", tidegate.ClassOf(err), err) }
+
+func fenceAsk(epoch tidegate.Epoch, holder tidegate.HolderID) fence.FenceRequest {
+	return fence.FenceRequest{Stream: theStream, Epoch: epoch, Holder: holder}
+}
