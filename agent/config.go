@@ -85,7 +85,7 @@ func (c Config) SetDefaults() Config {
 	setDefault(&c.RunDir, DefaultRunDir)
 	setDefault(&c.Limits.BatchBytesMax, DefaultBatchBytes)
 	setDefault(&c.Limits.RingBytesMax, DefaultRingBytes)
-	setDefault(&c.Limits.MemoryMax, DefaultMemory)
+	setDefault(&c.Limits.MemoryMax, max(DefaultMemory, c.rings()+32<<20))
 	setDefault(&c.Limits.ProofWait, DefaultProofWait)
 	streams := make([]StreamConfig, len(c.Streams))
 	for i, s := range c.Streams {
@@ -94,6 +94,11 @@ func (c Config) SetDefaults() Config {
 	}
 	c.Streams = streams
 	return c
+}
+
+// rings is the memory that all streams' rings take when they are full.
+func (c Config) rings() config.Bytes {
+	return config.Bytes(len(c.Streams)) * c.Limits.RingBytesMax
 }
 
 func setDefault[T comparable](v *T, d T) {
@@ -121,6 +126,10 @@ func (c Config) Validate() error {
 	}
 	if len(c.Streams) == 0 {
 		all = append(all, config.Broken("streams", "want at least one stream", c.Streams))
+	}
+	// Below what is live the collector would do nothing but collect.
+	if m := c.Limits.MemoryMax; m != 0 && m < c.rings()+16<<20 {
+		all = append(all, config.Broken("limits.memory_max", fmt.Sprintf("want 0 for none, or at least ring_bytes_max for each stream and 16MiB, %s", c.rings()+16<<20), m))
 	}
 	seen := map[string]int{}
 	dirs := map[string]int{}
@@ -167,9 +176,6 @@ func (l Limits) Validate() error {
 	// Two largest batches, so that one can be sealed while another is in flight.
 	if least := 2 * config.Bytes(sealedMax(int(min(l.BatchBytesMax, BatchBytesLimit)))); l.RingBytesMax < least {
 		all = append(all, config.Broken("ring_bytes_max", fmt.Sprintf("want at least two sealed batches, %s", least), l.RingBytesMax))
-	}
-	if l.MemoryMax != 0 && l.MemoryMax < l.RingBytesMax+16<<20 {
-		all = append(all, config.Broken("memory_max", "want 0 for none, or at least ring_bytes_max and 16MiB", l.MemoryMax))
 	}
 	return errors.Join(all...)
 }

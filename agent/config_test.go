@@ -48,8 +48,8 @@ streams:
 		got[i], _, _ = strings.Cut(strings.TrimSpace(line), ": ")
 	}
 	want := []string{
-		"node.site", "tls.ca", "listen", "data_dir", "limits.batch_bytes_max", "limits.ring_bytes_max", "limits.memory_max",
-		"gates", "streams[1].source", "streams[1].endpoint", "streams[1].stream", "streams[1].journal_dir",
+		"node.site", "tls.ca", "listen", "data_dir", "limits.batch_bytes_max", "limits.ring_bytes_max",
+		"gates", "limits.memory_max", "streams[1].source", "streams[1].endpoint", "streams[1].stream", "streams[1].journal_dir",
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("%s\n%v", diff, err)

@@ -65,19 +65,26 @@ func (v *service) run(ctx context.Context) error {
 // due reports whether an epoch should be asked for now, and if the service is
 // active here and it should not, why.
 func (v *service) due() (due bool, why string) {
-	held := 0
+	held, active := 0, 0
 	for _, s := range v.streams {
-		active, mine, why := s.ready()
+		isActive, mine, reason := s.ready()
 		switch {
-		case !active:
-			return false, ""
+		case !isActive:
+			reason = "the service is not active on it"
 		case mine:
 			held++
-		case why != "":
-			return false, fmt.Sprintf("stream %s: %s", s.cfg.Stream, why)
+			active++
+		default:
+			active++
+		}
+		if why == "" && reason != "" {
+			why = fmt.Sprintf("stream %s: %s", s.cfg.Stream, reason)
 		}
 	}
-	return held < len(v.streams), ""
+	if active == 0 {
+		return false, ""
+	}
+	return why == "" && held < len(v.streams), why
 }
 
 // ready tells whether the service is active on this stream and may be given an

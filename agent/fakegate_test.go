@@ -1,0 +1,222 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"net/http"
+	"sync"
+	"testing"
+	"time"
+
+	"connectrpc.com/connect"
+
+	"github.com/tidegate/tidegate"
+	"github.com/tidegate/tidegate/api"
+	pb "github.com/tidegate/tidegate/api/tidegatev1"
+	"github.com/tidegate/tidegate/api/tidegatev1/tidegatev1connect"
+	"github.com/tidegate/tidegate/gating/fence"
+	"github.com/tidegate/tidegate/gating/fencewire"
+)
+
+// fakeGate holds one stream's record and lets the test change it.
+type fakeGate struct {
+	tidegatev1connect.UnimplementedNodeServiceHandler
+
+	d    *dr
+	addr string
+	stop func()
+
+	mu       sync.Mutex
+	changed  chan struct{}
+	rec      fence.EpochRecord
+	revision int64
+	mode     tidegate.Mode
+	bounds   tidegate.Bounds
+	w        int
+	refuse   error
+	acquired int
+	recorded []fence.GateRecord
+	bundles  []*pb.ReportQuarantineRequest
+	reports  map[string]*pb.ReportAgentRequest
+}
+
+func (w *world) startGate() {
+	w.t.Helper()
+	g := w.gate
+	if g == nil {
+		g = &fakeGate{d: w.log, changed: make(chan struct{}), revision: 1, mode: tidegate.ModeSync, w: 1, reports: map[string]*pb.ReportAgentRequest{}}
+		rec, err := fence.NewRecord(w.log.stream, g.config(), fence.GateRecord{State: fence.GateArmed, Mode: tidegate.ModeSync})
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		g.rec, w.gate = rec, g
+		g.addr = "127.0.0.1:0"
+	}
+	ln, err := net.Listen("tcp", g.addr)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	g.addr = ln.Addr().String()
+	mux := http.NewServeMux()
+	mux.Handle(tidegatev1connect.NewNodeServiceHandler(g))
+	ctx, cancel := context.WithCancel(w.ctx)
+	srv := &http.Server{
+		Handler: mux, TLSConfig: w.credentials("witness", tidegate.RoleGate, "g1").ServerTLS(), ReadHeaderTimeout: time.Second,
+		BaseContext: func(net.Listener) context.Context { return ctx }, ErrorLog: slog.NewLogLogger(slog.DiscardHandler, slog.LevelInfo),
+	}
+	done := make(chan struct{})
+	w.wg.Go(func() {
+		defer close(done)
+		if err := srv.ServeTLS(ln, "", ""); !errors.Is(err, http.ErrServerClosed) {
+			w.t.Errorf("gate: %v", err)
+		}
+	})
+	g.stop = sync.OnceFunc(func() { cancel(); _ = srv.Close(); <-done })
+	w.t.Cleanup(g.stop)
+}
+
+func (g *fakeGate) config() fence.Config {
+	c := fence.Config{W: g.w}
+	for _, n := range g.d.nodes {
+		c.Members = append(c.Members, n.member)
+	}
+	fence.SortMembers(c.Members)
+	return c
+}
+
+func (g *fakeGate) shout() {
+	close(g.changed)
+	g.changed = make(chan struct{})
+}
+
+func (g *fakeGate) view() *pb.WatchResponse {
+	m := &pb.WatchResponse{Snapshot: true, RegistryReachable: true}
+	m.Services = []*pb.ServiceView{{Name: "ledger", Streams: []*pb.StreamView{{
+		Id: api.IDText(g.d.stream), Service: "ledger", Name: "main", Store: "journal",
+		Mode: api.ModeMessage(g.mode), Bounds: api.BoundsMessage(g.bounds), Epoch: fencewire.RecordMessage(g.rec, g.revision),
+	}}}}
+	g.d.mu.Lock()
+	defer g.d.mu.Unlock()
+	for _, n := range g.d.nodes {
+		m.Nodes = append(m.Nodes, &pb.NodeView{Node: string(n.member.Node), Kind: pb.NodeKind_NODE_KIND_STANDBY, ShipAddress: n.addr})
+	}
+	return m
+}
+
+func (g *fakeGate) Register(context.Context, *connect.Request[pb.RegisterRequest]) (*connect.Response[pb.RegisterResponse], error) {
+	return connect.NewResponse(&pb.RegisterResponse{}), nil
+}
+
+func (g *fakeGate) Watch(ctx context.Context, _ *connect.Request[pb.WatchRequest], stream *connect.ServerStream[pb.WatchResponse]) error {
+	for {
+		g.mu.Lock()
+		ch, m := g.changed, g.view()
+		g.mu.Unlock()
+		if err := stream.Send(m); err != nil {
+			return err
+		}
+		select {
+		case <-ch:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// grant makes holder the writer, as F1 to F6 would.
+func (g *fakeGate) grant(h fence.Holder, kind fence.PlanKind) fence.EpochRecord {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	epoch := g.rec.Epoch + 1
+	head := g.d.adopt(fence.Promise{Epoch: epoch, Holder: h.UUID})
+	gate := g.rec.Gate
+	g.rec = fence.EpochRecord{
+		Version: fence.EpochRecordVersion, Stream: g.d.stream, Epoch: epoch, ActiveEpoch: epoch, Holder: h, State: fence.StateActive,
+		Gate: gate, Config: g.rec.Config, Head: head, StartSeq: head.Seq + 1, Kind: kind, Plan: tidegate.NewID(),
+		History: g.rec.History.With(fence.Term{Epoch: epoch, StartSeq: head.Seq + 1, Holder: h.UUID}),
+	}
+	g.revision++
+	g.shout()
+	return g.rec
+}
+
+func (g *fakeGate) AcquireEpoch(_ context.Context, r *connect.Request[pb.AcquireEpochRequest]) (*connect.Response[pb.AcquireEpochResponse], error) {
+	g.mu.Lock()
+	g.acquired++
+	refuse := g.refuse
+	g.mu.Unlock()
+	if refuse != nil {
+		return nil, api.Error(refuse)
+	}
+	h, err := fencewire.Holder(r.Msg.GetHolder())
+	if err != nil {
+		return nil, api.Error(err)
+	}
+	rec := g.grant(h, fence.KindAcquire)
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return connect.NewResponse(&pb.AcquireEpochResponse{Grants: []*pb.StreamGrant{{
+		StreamId: api.IDText(g.d.stream), Epoch: fencewire.RecordMessage(rec, g.revision),
+	}}}), nil
+}
+
+func (g *fakeGate) RecordGate(_ context.Context, r *connect.Request[pb.RecordGateRequest]) (*connect.Response[pb.RecordGateResponse], error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if r.Msg.GetRevision() != g.revision {
+		return nil, api.Error(tidegate.ErrConflict)
+	}
+	gate, err := fencewire.Gate(r.Msg.GetGate())
+	if err != nil {
+		return nil, api.Error(err)
+	}
+	g.recorded = append(g.recorded, gate)
+	g.rec.Gate = gate
+	g.revision++
+	g.shout()
+	return connect.NewResponse(&pb.RecordGateResponse{Epoch: fencewire.RecordMessage(g.rec, g.revision)}), nil
+}
+
+func (g *fakeGate) ReportAgent(_ context.Context, r *connect.Request[pb.ReportAgentRequest]) (*connect.Response[pb.ReportAgentResponse], error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.reports[r.Msg.GetNode()] = r.Msg
+	g.shout()
+	return connect.NewResponse(&pb.ReportAgentResponse{}), nil
+}
+
+func (g *fakeGate) ReportQuarantine(_ context.Context, r *connect.Request[pb.ReportQuarantineRequest]) (*connect.Response[pb.ReportQuarantineResponse], error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.bundles = append(g.bundles, r.Msg)
+	g.shout()
+	return connect.NewResponse(&pb.ReportQuarantineResponse{}), nil
+}
+
+// set changes what the operator wants.
+func (g *fakeGate) set(mode tidegate.Mode, b tidegate.Bounds) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.mode, g.bounds = mode, b
+	g.shout()
+}
+
+func (g *fakeGate) wait(t testing.TB, what string, ok func(*fakeGate) bool) {
+	t.Helper()
+	deadline := time.After(patient)
+	for {
+		g.mu.Lock()
+		ch, done := g.changed, ok(g)
+		g.mu.Unlock()
+		if done {
+			return
+		}
+		select {
+		case <-ch:
+		case <-deadline:
+			t.Fatalf("not in time: %s", what)
+		}
+	}
+}
