@@ -115,7 +115,7 @@ func readAcks(path string) (acks []Ack, torn bool, err error) {
 	if err != nil {
 		return nil, false, fmt.Errorf("read ack file: %w", err)
 	}
-	defer f.Close()
+	defer func() { _ = f.Close() }() // only read
 	r := bufio.NewReader(f)
 	for n := 1; ; n++ {
 		line, err := r.ReadBytes('\n')

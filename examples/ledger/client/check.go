@@ -228,7 +228,7 @@ func (c *checker) getOnce(ctx context.Context, path string, q url.Values) ([]byt
 	if err != nil {
 		return nil, nil, fail(tidegate.Transient, err)
 	}
-	defer resp.Body.Close()
+	defer func() { _ = resp.Body.Close() }() // only read
 	b, err := io.ReadAll(resp.Body)
 	switch {
 	case err != nil:

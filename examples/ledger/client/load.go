@@ -378,7 +378,7 @@ func (w *worker) try(ctx context.Context, path string, body []byte) (api.Receipt
 	if err != nil {
 		return api.Receipt{}, &tidegate.Error{Op: "send", Subject: path, Class: tidegate.Transient, Err: err}
 	}
-	defer resp.Body.Close()
+	defer func() { _ = resp.Body.Close() }() // only read
 	data, err := io.ReadAll(io.LimitReader(resp.Body, api.BodyMax))
 	if err != nil {
 		return api.Receipt{}, &tidegate.Error{Op: "read answer", Subject: path, Class: tidegate.Transient, Err: err}

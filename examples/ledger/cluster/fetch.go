@@ -89,7 +89,7 @@ func (f *fetcher) get(ctx context.Context, p Peer, b *book.Book, from, to tidega
 	if err != nil {
 		return nil, err
 	}
-	defer resp.Body.Close()
+	defer func() { _ = resp.Body.Close() }() // only read
 	raw, err := io.ReadAll(io.LimitReader(resp.Body, ChunkBytes+journal.PayloadMax))
 	if err != nil {
 		return nil, err

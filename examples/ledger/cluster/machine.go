@@ -105,7 +105,7 @@ func (m *machine) Snapshot() (raft.FSMSnapshot, error) {
 // Restore implements [raft.FSM]: first the journals are made to reach the
 // snapshot's positions, then the states are replaced.
 func (m *machine) Restore(rc io.ReadCloser) error {
-	defer rc.Close()
+	defer func() { _ = rc.Close() }() // only read
 	b, err := io.ReadAll(rc)
 	if err != nil {
 		return fmt.Errorf("read raft snapshot: %w", err)

@@ -65,7 +65,7 @@ func Start(t *testing.T, run string, kind local.Daemon, stream string, greet ...
 }
 
 func (s *Script) talk(kind local.Daemon, c *local.Conn) {
-	defer c.Close()
+	defer func() { _ = c.Close() }() // the library sees it
 	s.mu.Lock()
 	s.conns[c] = true
 	s.mu.Unlock()
