@@ -59,7 +59,7 @@ func detailOf(err error) *pb.ErrorDetail {
 		Cause: err.Error(), Class: string(tidegate.ClassOf(err)), Hint: tidegate.HintOf(err), Condition: conditionOf(err),
 	}
 	var e *tidegate.Error
-	if errors.As(err, &e) && error(e) == err {
+	if errors.As(err, &e) && error(e) == err { //nolint:errorlint // is it the outermost?
 		d.Op, d.Subject, d.Cause = e.Op, e.Subject, e.Err.Error()
 	}
 	if errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {

@@ -244,6 +244,12 @@ func (p parts) pulse(ctx context.Context) error {
 		case <-tick.C:
 		}
 		v, err := p.store.Read(ctx)
+		if err == nil {
+			var who string
+			if who, err = p.store.Leader(ctx); err == nil {
+				p.world.setLeader(who)
+			}
+		}
 		switch {
 		case err == nil && v.Revision > 0 && p.world.known():
 			p.world.setPulse(v)

@@ -179,9 +179,7 @@ type fakeNode struct {
 	name tidegate.NodeName
 	inc  tidegate.Incarnation
 	addr string
-	stop func()
 
-	mu      sync.Mutex
 	streams map[tidegate.StreamID]*fakeStream
 	down    bool
 	tidegatev1connect.UnimplementedStandbyServiceHandler
@@ -369,7 +367,7 @@ func (s *site) startNode(name tidegate.NodeName) *fakeNode {
 	go func() { done <- srv.ServeTLS(l, "", "") }() // owned by the cleanup
 	s.t.Cleanup(func() {
 		_ = srv.Close()
-		<-done
+		_ = <-done // it was closed
 	})
 	return n
 }

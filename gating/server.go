@@ -169,7 +169,7 @@ func (s *server) run(ctx context.Context) error {
 	s.http.BaseContext = func(net.Listener) context.Context { return base }
 	s.addr <- l.Addr()
 	done := make(chan error, 1)
-	go func() { done <- s.http.ServeTLS(l, "", "") }() // ends with Shutdown or Close below, and is waited for
+	go func() { done <- s.http.ServeTLS(l, "", "") }() // owned by run; ends when Shutdown or Close below has been called
 	select {
 	case err := <-done:
 		return err

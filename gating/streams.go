@@ -209,7 +209,7 @@ func (s *operatorService) edit(ctx context.Context, op, service, name string, ch
 	if err != nil {
 		return nil, err
 	}
-	s.log.Info(op, "service", service, "stream", name, "actor", actor(ctx))
+	s.log.Info("stream changed", "change", op, "service", service, "stream", name, "actor", actor(ctx))
 	return s.streamNow(ctx, id)
 }
 

@@ -19,6 +19,7 @@ type world struct {
 	view      *registry.View
 	reachable bool
 	suspect   string
+	leader    string // gate that led at the last pulse; "" when none did
 	agents    map[tidegate.NodeName]*agentState
 	standbys  map[tidegate.NodeName]*standbyState
 	routes    map[string]*routeState
@@ -97,6 +98,12 @@ func (w *world) setPulse(v *registry.View) {
 	}
 	w.view, w.reachable = v, true
 	w.notify()
+}
+
+func (w *world) setLeader(name string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.leader = name
 }
 
 // forget drops the tables of a registry that has gone back in time.

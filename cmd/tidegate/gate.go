@@ -45,6 +45,7 @@ func gateCommand() *ucli.Command {
 				Flags: operatorFlags(cli.OutputFlag(), reason,
 					&ucli.StringSliceFlag{Name: "from-standbys", Usage: "API `HOST:PORT` of a standby node; give every one that is left"},
 					&ucli.StringSliceFlag{Name: "missing", Usage: "`NODE` that is lost for good; without it every configured node must answer"},
+					&ucli.StringFlag{Name: "active-site", Usage: "`SITE` where the services run now; needed when no standby node remembers it"},
 					&ucli.BoolFlag{Name: "dry-run", Usage: "report what would be written; change nothing"}),
 				Action: gateRebuild,
 			},
@@ -101,7 +102,7 @@ func gateRebuild(c *ucli.Context) error {
 	if !c.Bool("dry-run") && c.String("reason") == "" {
 		return cli.Usagef("gate rebuild: want --reason, it goes on the record")
 	}
-	req := &pb.RebuildRequest{Standbys: standbys, Missing: c.StringSlice("missing"), DryRun: c.Bool("dry-run"), Reason: c.String("reason")}
+	req := &pb.RebuildRequest{Standbys: standbys, Missing: c.StringSlice("missing"), DryRun: c.Bool("dry-run"), Reason: c.String("reason"), ActiveSite: c.String("active-site")}
 	var out *pb.RebuildResponse
 	return operate(c, "rebuild registry", "", func(ctx context.Context, client tidegatev1connect.OperatorServiceClient) error {
 		res, err := client.Rebuild(ctx, connect.NewRequest(req))

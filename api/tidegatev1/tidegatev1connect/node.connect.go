@@ -80,7 +80,8 @@ type NodeServiceClient interface {
 	// calls it: it vouches that the node has caught up with what was sealed when
 	// the writer first heard of the incarnation.
 	ExitLimbo(context.Context, *connect.Request[tidegatev1.ExitLimboRequest]) (*connect.Response[tidegatev1.ExitLimboResponse], error)
-	// ReportAgent is sent each second.
+	// ReportAgent is sent each second. Reports are turned away as transient when
+	// another gate leads: the node goes there, so that the leader hears everybody.
 	ReportAgent(context.Context, *connect.Request[tidegatev1.ReportAgentRequest]) (*connect.Response[tidegatev1.ReportAgentResponse], error)
 	// ReportStandby is sent each second.
 	ReportStandby(context.Context, *connect.Request[tidegatev1.ReportStandbyRequest]) (*connect.Response[tidegatev1.ReportStandbyResponse], error)
@@ -251,7 +252,8 @@ type NodeServiceHandler interface {
 	// calls it: it vouches that the node has caught up with what was sealed when
 	// the writer first heard of the incarnation.
 	ExitLimbo(context.Context, *connect.Request[tidegatev1.ExitLimboRequest]) (*connect.Response[tidegatev1.ExitLimboResponse], error)
-	// ReportAgent is sent each second.
+	// ReportAgent is sent each second. Reports are turned away as transient when
+	// another gate leads: the node goes there, so that the leader hears everybody.
 	ReportAgent(context.Context, *connect.Request[tidegatev1.ReportAgentRequest]) (*connect.Response[tidegatev1.ReportAgentResponse], error)
 	// ReportStandby is sent each second.
 	ReportStandby(context.Context, *connect.Request[tidegatev1.ReportStandbyRequest]) (*connect.Response[tidegatev1.ReportStandbyResponse], error)
