@@ -105,7 +105,6 @@ func listen(t *testing.T, cfg *tls.Config, l Limits, h Handler) string {
 type memory struct {
 	mu     sync.Mutex
 	stored []tidegate.Seq
-	grant  bool
 }
 
 func (m *memory) Attach(_ context.Context, _ tidegate.Identity, a Attach, conn *ServerConn) error {
