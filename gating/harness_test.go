@@ -367,7 +367,7 @@ func (s *site) startNode(name tidegate.NodeName) *fakeNode {
 	go func() { done <- srv.ServeTLS(l, "", "") }() // owned by the cleanup
 	s.t.Cleanup(func() {
 		_ = srv.Close()
-		_ = <-done // it was closed
+		<-done //nolint:errcheck // it was closed
 	})
 	return n
 }

@@ -51,7 +51,7 @@ func Format(fsys vfs.FS, dir string, node tidegate.NodeName) (NodeFile, error) {
 	case err != nil:
 		return fail(tidegate.Permanent, "", err)
 	case len(names) > 0:
-		return fail(tidegate.Misuse, "move what is there aside first; format never deletes", fmt.Errorf("directory is not empty: %s...", names[0]))
+		return fail(tidegate.Misuse, "move what is there aside first; format never deletes", fmt.Errorf("directory is not empty: it has %s", names[0]))
 	}
 	if err := durable.MkdirAll(fsys, dir); err != nil {
 		return fail(tidegate.Permanent, "", err)

@@ -93,12 +93,12 @@ func (c *Conn) Refuse(err error) error {
 	return errors.Join(sendErr, c.Close())
 }
 
-func (r *Refusal) err() error {
-	cause := errors.New(r.Text)
-	if r.Class == tidegate.Fenced {
-		cause = fmt.Errorf("%s: %w", r.Text, tidegate.ErrFenced)
+func (m *Refusal) err() error {
+	cause := errors.New(m.Text)
+	if m.Class == tidegate.Fenced {
+		cause = fmt.Errorf("%s: %w", m.Text, tidegate.ErrFenced)
 	}
-	return &tidegate.Error{Op: "local session", Class: r.Class, Hint: r.Hint, Err: cause}
+	return &tidegate.Error{Op: "local session", Class: m.Class, Hint: m.Hint, Err: cause}
 }
 
 // Dial connects to a daemon's socket and introduces the library; the versions

@@ -30,7 +30,7 @@ func credentials(t *testing.T, dir string, id tidegate.Identity) *Credentials {
 }
 
 // handshake returns both ends' verdicts and what the server saw.
-func handshake(t *testing.T, server, client *tls.Config) (srvErr, cliErr error, peer tidegate.Identity) {
+func handshake(t *testing.T, server, client *tls.Config) (srvErr, cliErr error, peer tidegate.Identity) { //nolint:staticcheck // two errors, as the name says
 	t.Helper()
 	a, b := net.Pipe()
 	defer a.Close()

@@ -171,7 +171,7 @@ func checkCrashed(h *history, mem *vfs.Mem) error {
 	survivor := mem.CrashClone(vfs.CrashLoseAll)
 	l, rec, err = seglog.Open(survivor, "/log", frames{}, crashConfig)
 	if err != nil || rec.TornBytes > 0 || l.End() != end {
-		return fmt.Errorf("open again: %+v: %v", rec, err)
+		return fmt.Errorf("open again: %+v: %w", rec, err)
 	}
 	next := frame(end, []byte("next"))
 	if err := errors.Join(l.Append(next, end+uint64(len(next))), l.Sync(), l.Close()); err != nil {
@@ -489,7 +489,7 @@ func TestCloseWhileSyncHangs(t *testing.T) {
 	check(t, l.Close())
 	armed = false
 	close(hang)
-	<-done
+	<-done //nolint:errcheck // whatever the disk said in the end
 	check(t, open(t, fsys, crashConfig).Close()) // the lock is free again
 }
 

@@ -26,7 +26,7 @@ func TestBrokenRulesAreFound(t *testing.T) {
 			fence.Break(fence.Rules[name])
 			for seed := uint64(1); seed <= foundWithin; seed++ {
 				if r := Run(Options{Seed: seed}); r.Violation != "" && !liveness(r.Violation) {
-					t.Logf("found with seed %d: %s", seed, r.Violation)
+					t.Logf("%s: found with seed %d: %s", name, seed, r.Violation)
 					return
 				}
 			}

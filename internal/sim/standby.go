@@ -86,7 +86,6 @@ type standby struct {
 	name    tidegate.NodeName
 	inc     tidegate.Incarnation
 	streams []*nodeStream
-	fresh   bool // the disk was lost since the last start
 }
 
 // nodeStream is the standby's shell of one stream.
@@ -171,7 +170,7 @@ func (s *standby) crash() {
 		s.w.oracle.crashed(ns)
 		s.w.oracle.syncedTo(ns) // what a power cut has left is on the disk
 	}
-	s.w.log(string(s.addr), "", "crash", "")
+	s.w.log(s.addr, "", "crash", "")
 }
 
 // wipe replaces the disk; damage keeps the promise and part of the log. Either
@@ -193,7 +192,7 @@ func (s *standby) wipe(damage bool) {
 		}
 		s.w.oracle.wiped(ns, damage)
 	}
-	s.w.log(string(s.addr), "", "wipe", "damage=%v", damage)
+	s.w.log(s.addr, "", "wipe", "damage=%v", damage)
 }
 
 func (ns *nodeStream) end() tidegate.LogPos { return ns.at(len(ns.log)) }

@@ -146,7 +146,7 @@ func (w *world) choose() {
 	}
 	s.latency = time.Duration(1+w.rng.IntN(12)) * time.Millisecond
 	s.pace = time.Duration(4+w.rng.IntN(20)) * time.Millisecond
-	s.tend = []time.Duration{150, 600, 2500}[w.rng.IntN(3)] * time.Millisecond
+	s.tend = []time.Duration{150 * time.Millisecond, 600 * time.Millisecond, 2500 * time.Millisecond}[w.rng.IntN(3)]
 	s.flight = []int{4, 16, 200}[w.rng.IntN(3)]
 	s.crashes, s.cuts, s.outages, s.duel, s.restarts = some(), some(), some(), some(), some()
 	switch w.rng.IntN(4) {

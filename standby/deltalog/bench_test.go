@@ -73,7 +73,7 @@ func benchAppendSync(b *testing.B, size int) {
 func benchDir(b *testing.B) string {
 	b.Helper()
 	if dir := os.Getenv("TIDEGATE_BENCH_DIR"); dir != "" {
-		dir = must(os.MkdirTemp(dir, "deltalog"))
+		dir = must(os.MkdirTemp(dir, "deltalog")) //nolint:usetesting // on the disk that was named
 		b.Cleanup(func() { check(b, os.RemoveAll(dir)) })
 		return dir
 	}

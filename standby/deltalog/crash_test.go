@@ -18,7 +18,6 @@ var crashConfig = deltalog.Config{SegmentBytes: 2500}
 type history struct {
 	byPos map[tidegate.LogPos][]byte // sealed bytes by the position they lead to
 	acked tidegate.LogPos            // newest position that Sync returned and no cut took back
-	cut   []tidegate.LogPos          // positions whose batches an acknowledged cut moved away
 	dirs  map[string]tidegate.LogPos
 }
 
