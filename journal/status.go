@@ -13,14 +13,18 @@ type Status struct {
 	AKnown   bool
 	D        tidegate.Position // durable at the other site
 	DKnown   bool
+	Groups   uint64 // writes to the disk since Open, each of all records that had gathered
 }
 
 // Status returns what the gate knows now.
 func (j *Journal) Status() Status {
+	j.mu.Lock()
+	groups := j.groups
+	j.mu.Unlock()
 	g := &j.gate
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	s := Status{Active: g.ceiling != nil, Epoch: g.epoch, FencedBy: g.fencedBy, L: g.head.Position}
+	s := Status{Active: g.ceiling != nil, Epoch: g.epoch, FencedBy: g.fencedBy, L: g.head.Position, Groups: groups}
 	if g.ceiling != nil {
 		a, known := g.ceiling.A()
 		s.A, s.AKnown = a.Position, known

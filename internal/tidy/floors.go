@@ -73,6 +73,7 @@ func House() []Entry {
 		{"examples/ledger", 66, "the example's binary"},
 
 		{"internal/lab", 67, "a whole Tidegate on one machine, of real processes; speaks with the ledger"},
+		{"bench", 70, "the measurements, beside the machine's own limits"},
 		{"examples/demo", 70, "the demonstration"},
 		{"cmd/tidegate", 70, "gate, standby, route and operator's commands"},
 		{"cmd/tidegate-agent", 70, "the agent's binary"},

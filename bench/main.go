@@ -1,0 +1,204 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/urfave/cli/v2"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	code := run(ctx, os.Args, os.Stdout, os.Stderr)
+	stop()
+	os.Exit(code)
+}
+
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	app := &cli.App{
+		Name: "bench", Usage: "measure the crossing beside the physical limits of this machine",
+		Writer: stdout, ErrWriter: stderr, HideVersion: true,
+		Flags: []cli.Flag{
+			&cli.StringFlag{Name: "bin", Required: true, Usage: "`FOLDER` of the binaries"},
+			&cli.StringFlag{Name: "dir", Usage: "`FOLDER` to work in, empty, on the file system to be measured (default: a new one, removed at the end)"},
+			&cli.StringFlag{Name: "json", Usage: "write the results to this `FILE`, too"},
+			&cli.StringFlag{Name: "only", Value: "b1,b2,b3", Usage: "which benches"},
+			&cli.StringFlag{Name: "sizes", Value: "125,250,500,1000,2000", Usage: "record sizes in bytes"},
+			&cli.StringFlag{Name: "nodes", Value: "1,3", Usage: "numbers of standby nodes; W is their majority"},
+			&cli.IntFlag{Name: "rounds", Value: 7, Usage: "rounds of each bench"},
+			&cli.BoolFlag{Name: "quick", Usage: "one short round each: shows that the bench works, measures nothing"},
+		},
+		Commands: []*cli.Command{{
+			Name: peerCommand, Hidden: true, Action: func(c *cli.Context) error { return servePeer(c.Args().Slice(), stdout) },
+		}},
+		Action:         func(c *cli.Context) error { return bench(c.Context, stdout, c) },
+		ExitErrHandler: func(*cli.Context, error) {},
+	}
+	// The peer needs none of the flags that the bench requires.
+	if len(args) > 1 && args[1] == peerCommand {
+		app.Flags = nil
+	}
+	if err := app.RunContext(ctx, args); err != nil {
+		fmt.Fprintln(stderr, "bench:", err)
+		return 1
+	}
+	return 0
+}
+
+// plan is what a run does.
+type plan struct {
+	bin, dir string
+	only     []string
+	sizes    []int
+	nodes    []int
+	rounds   int
+
+	trips       int           // B1: round trips of product and limit in a round
+	turn        int           // B1: of them in a row before it is the other's turn
+	pumpBytes   int           // B2: bytes of a round, or
+	pumpTime    time.Duration // at most so long
+	replayCount int           // B3: records
+}
+
+func parsePlan(c *cli.Context) (p plan, err error) {
+	p = plan{
+		rounds: c.Int("rounds"), only: strings.Split(c.String("only"), ","),
+		trips: 400, turn: 50, pumpBytes: 128 << 20, pumpTime: time.Second, replayCount: 2_000_000,
+	}
+	if c.Bool("quick") {
+		p.rounds, p.trips, p.turn, p.pumpBytes, p.pumpTime, p.replayCount = 1, 20, 10, 4<<20, 200*time.Millisecond, 20_000
+	}
+	if p.bin, err = filepath.Abs(c.String("bin")); err != nil {
+		return p, err
+	}
+	var errs []error
+	for flag, into := range map[string]*[]int{"sizes": &p.sizes, "nodes": &p.nodes} {
+		for _, text := range strings.Split(c.String(flag), ",") {
+			n, err := strconv.Atoi(text)
+			if err != nil || n < 1 {
+				errs = append(errs, fmt.Errorf("--%s: want positive numbers with commas between (got %q)", flag, c.String(flag)))
+				break
+			}
+			*into = append(*into, n)
+		}
+	}
+	for _, name := range p.only {
+		if !slices.Contains([]string{"b1", "b2", "b3"}, name) {
+			errs = append(errs, fmt.Errorf("--only: want b1, b2, b3 with commas between (got %q)", name))
+		}
+	}
+	if p.rounds < 1 {
+		errs = append(errs, fmt.Errorf("--rounds: want at least 1 (got %d)", p.rounds))
+	}
+	p.dir = c.String("dir")
+	return p, errors.Join(errs...)
+}
+
+func (p plan) does(names ...string) bool {
+	return slices.ContainsFunc(names, func(name string) bool { return slices.Contains(p.only, name) })
+}
+
+func bench(ctx context.Context, out io.Writer, c *cli.Context) (err error) {
+	p, err := parsePlan(c)
+	if err != nil {
+		return err
+	}
+	if p.dir == "" {
+		// Below /tmp, because a socket's path must fit into 107 bytes.
+		if p.dir, err = os.MkdirTemp("/tmp", "tidegate-bench-"); err != nil {
+			return err
+		}
+		defer func() {
+			if err != nil {
+				fmt.Fprintf(out, "\nlogs and data are left in %s\n", p.dir)
+				return
+			}
+			err = os.RemoveAll(p.dir)
+		}()
+	}
+	r := &report{Machine: describeMachine(p.dir), Rounds: p.rounds}
+	fmt.Fprintln(out, r.Machine)
+	say := func(format string, args ...any) {
+		fmt.Fprintf(out, "%s  %s\n", time.Now().Format("15:04:05"), fmt.Sprintf(format, args...))
+	}
+	if err := measure(ctx, p, r, say); err != nil {
+		return err
+	}
+	r.print(out)
+	if name := c.String("json"); name != "" {
+		text, err := json.MarshalIndent(r, "", "  ")
+		if err != nil {
+			return err
+		}
+		return os.WriteFile(name, append(text, '\n'), 0o644)
+	}
+	return nil
+}
+
+func measure(ctx context.Context, p plan, r *report, say func(string, ...any)) error {
+	var err error
+	if r.Agent, err = agentSize(p.bin); err != nil {
+		return err
+	}
+	for _, n := range p.nodes {
+		if !p.does("b1", "b2") {
+			break
+		}
+		if err := measureStack(ctx, p, n, r, say); err != nil {
+			return err
+		}
+	}
+	if !p.does("b3") {
+		return nil
+	}
+	say("B3: replay of %d records", p.replayCount)
+	r.Replay, err = measureReplay(ctx, filepath.Join(p.dir, "replay"), p)
+	return err
+}
+
+func measureStack(ctx context.Context, p plan, n int, r *report, say func(string, ...any)) (err error) {
+	dir := filepath.Join(p.dir, fmt.Sprintf("n%d", n))
+	l, err := newLimit(ctx, filepath.Join(dir, "limit"))
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, l.close()) }()
+	s, err := startStack(ctx, filepath.Join(dir, "lab"), p.bin, n, func(text string) { say("N=%d: %s", n, text) })
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, s.close()) }()
+	if p.does("b1") {
+		for _, size := range p.sizes {
+			say("B1: N=%d W=%d, %d B, %d rounds", n, s.w, size, p.rounds)
+			row, err := s.measureTrips(ctx, l, p, size)
+			if err != nil {
+				return err
+			}
+			r.Trips = append(r.Trips, row)
+		}
+	}
+	if !p.does("b2") {
+		return nil
+	}
+	for _, size := range p.sizes {
+		say("B2: N=%d W=%d, %d B, %d rounds", n, s.w, size, p.rounds)
+		row, err := s.measurePump(ctx, l, p, size)
+		if err != nil {
+			return err
+		}
+		r.Pumps = append(r.Pumps, row)
+	}
+	return nil
+}
