@@ -9,12 +9,8 @@ import (
 	"io"
 	"net/http"
 	"os"
-	"path/filepath"
 	"strings"
-	"syscall"
 	"time"
-
-	"google.golang.org/protobuf/encoding/protojson"
 
 	"github.com/tidegate/tidegate"
 	pb "github.com/tidegate/tidegate/api/tidegatev1"
@@ -77,12 +73,9 @@ func (s *stage) say(text string) {
 }
 
 func (r *result) run(ctx context.Context, l *lab.Lab, s *stage, load time.Duration) error {
-	acked := filepath.Join(r.act.plant.Dir, "acknowledged.jsonl")
-	loadOut := filepath.Join(r.act.plant.Dir, "load.json")
+	acked := l.Acked()
 	s.say("clients transfer, and write down every acknowledgement")
-	// The counts go to a file of their own, so that they can be read when it has ended.
-	if err := l.StartProc("load", lab.SiteWitness, "/bin/sh", "-c", `exec "$0" "$@" >`+loadOut, l.Bin("ledger"), "load",
-		"--url", l.Route(), "--acked", acked, "--json", "--accounts", "100"); err != nil {
+	if err := l.StartLoad("--accounts", "100"); err != nil {
 		return err
 	}
 	if err := r.watch(ctx, l, s, acked, load); err != nil {
@@ -129,13 +122,10 @@ func (r *result) run(ctx context.Context, l *lab.Lab, s *stage, load time.Durati
 	if err := r.watch(ctx, l, s, acked, 2*time.Second); err != nil {
 		return err
 	}
-	l.Proc("load").Stop(patience)
-	if b, err := os.ReadFile(loadOut); err != nil {
+	if r.counts, err = l.StopLoad(patience); err != nil {
 		return err
-	} else if err := json.Unmarshal(b, &r.counts); err != nil {
-		return fmt.Errorf("read what the clients counted: %w", err)
 	}
-	return r.judge(ctx, l, s, acked)
+	return r.judge(ctx, l, s)
 }
 
 // watch shows progress for a while.
@@ -162,112 +152,51 @@ func (r *result) watch(ctx context.Context, l *lab.Lab, s *stage, acked string, 
 	}
 }
 
-// killSite is a power cut as far as processes go: nothing gets a chance to say goodbye.
 func killSite(_ context.Context, l *lab.Lab) error {
-	for _, p := range l.Procs(lab.SitePrimary) {
-		if err := p.Signal(syscall.SIGKILL); err != nil {
-			return err
-		}
-	}
-	for _, p := range l.Procs(lab.SitePrimary) {
-		p.Kill()
-	}
+	l.KillSite(lab.SitePrimary)
 	return nil
 }
 
-// freezeSite first cuts the site off: its agents stop, so nothing crosses any
-// more while the service goes on and answers its clients within the bounds. Then
-// everything stops in its tracks: connections stay open, nothing is answered,
-// and everything will go on as if nothing had been.
 func freezeSite(ctx context.Context, l *lab.Lab) error {
-	for _, agents := range []bool{true, false} {
-		for _, p := range l.Procs(lab.SitePrimary) {
-			if strings.HasPrefix(p.Name, "agent-") != agents {
-				continue
-			}
-			if err := p.Signal(syscall.SIGSTOP); err != nil {
-				return err
-			}
-		}
-		if agents {
-			select {
-			case <-ctx.Done():
-				return context.Cause(ctx)
-			case <-time.After(cutOff):
-			}
-		}
-	}
-	return nil
+	return l.FreezeSite(ctx, lab.SitePrimary, cutOff)
 }
 
 // cutOff is how long the second act's site goes on without its link.
 const cutOff = 700 * time.Millisecond
 
-// noticed waits until the gate's synthetic client has seen that something is
-// wrong, as an operator does who is called because of it.
 func (r *result) noticed(ctx context.Context, l *lab.Lab, s *stage) error {
 	wait, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	return l.Until(wait, "the gate to notice", func(ctx context.Context) error {
-		b, err := l.Tidegate(ctx, "status", "-o", "json")
-		var exit *lab.ExitError
-		if err != nil && !errors.As(err, &exit) {
-			return err
-		}
-		var st pb.StatusResponse
-		if err := (protojson.UnmarshalOptions{DiscardUnknown: true}).Unmarshal(b, &st); err != nil {
-			return err
-		}
-		for _, svc := range st.GetServices() {
-			if p := svc.GetProbe(); p.GetEnabled() && !p.GetGood() {
-				s.say("the gate noticed: " + p.GetError())
-				return nil
-			}
-		}
-		return errors.New("synthetic writes still succeed")
-	})
+	what, err := l.Noticed(wait)
+	if err == nil {
+		s.say("the gate noticed: " + what)
+	}
+	return err
 }
 
 func (r *result) failover(ctx context.Context, l *lab.Lab, s *stage) error {
-	args := []string{"failover", "--reason", "demo: " + r.act.title}
 	wait, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	text, err := l.Tidegate(wait, append(args, lab.Service)...)
-	s.say(string(text))
-	if err != nil {
-		return err
-	}
-	id, ok := strings.CutPrefix(firstLine(text), "plan ")
-	id, _, ok2 := strings.Cut(id, ":")
-	if !ok || !ok2 {
-		return fmt.Errorf("failover: no plan in %q", firstLine(text))
-	}
-	return r.readPlan(ctx, l, id)
-}
-
-func (r *result) readPlan(ctx context.Context, l *lab.Lab, id string) error {
-	b, err := l.Tidegate(ctx, "plan", "show", "-o", "json", id)
-	if err != nil {
-		return err
-	}
-	r.plan = &pb.Plan{}
-	return protojson.UnmarshalOptions{DiscardUnknown: true}.Unmarshal(b, r.plan)
+	text, plan, err := l.Failover(wait, "demo: "+r.act.title)
+	s.say(text)
+	r.plan = plan
+	return err
 }
 
 // thaw lets the old primary site go on, and waits until it has understood.
 func (r *result) thaw(ctx context.Context, l *lab.Lab, s *stage) error {
 	s.say("the primary site thaws; it knows nothing of what happened")
-	for _, p := range l.Procs(lab.SitePrimary) {
-		if err := p.Signal(syscall.SIGCONT); err != nil {
-			return err
-		}
+	if err := l.ThawSite(lab.SitePrimary); err != nil {
+		return err
 	}
 	wait, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	if err := l.Until(wait, "the old primary to be fenced and its tail counted", func(ctx context.Context) error {
-		if err := r.readPlan(ctx, l, r.plan.GetId()); err != nil {
+		plan, err := l.Plan(ctx, r.plan.GetId())
+		if err != nil {
 			return err
 		}
+		r.plan = plan
 		for _, st := range r.plan.GetStreams() {
 			if st.GetLoss().GetMeasured() == nil {
 				return fmt.Errorf("stream %s: its old writer has not reported its tail", st.GetName())

@@ -2,13 +2,9 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"os"
-	"path/filepath"
-	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -16,8 +12,6 @@ import (
 	pb "github.com/tidegate/tidegate/api/tidegatev1"
 	"github.com/tidegate/tidegate/examples/ledger/ledger"
 	"github.com/tidegate/tidegate/internal/lab"
-	"github.com/tidegate/tidegate/internal/vfs"
-	"github.com/tidegate/tidegate/journal"
 )
 
 // digestPair is the state of one stream at the recovered end, computed twice:
@@ -29,14 +23,10 @@ type digestPair struct {
 }
 
 // judge compares what clients were told with what the DR site holds.
-func (r *result) judge(ctx context.Context, l *lab.Lab, s *stage, acked string) error {
+func (r *result) judge(ctx context.Context, l *lab.Lab, s *stage) (err error) {
 	s.say("comparing what clients were told with what the DR site holds")
-	b, err := l.Command(ctx, l.Bin("ledger"), "check", "--url", l.Route(), "--acked", acked, "--lost-max", "1000000", "--json")
-	if err != nil && len(b) == 0 {
+	if r.check, err = l.Check(ctx, l.Route()); err != nil {
 		return err
-	}
-	if err := json.Unmarshal(b, &r.check); err != nil {
-		return fmt.Errorf("read the check's report: %w", err)
 	}
 	if err := r.compareStates(l); err != nil {
 		return err
@@ -49,7 +39,7 @@ func (r *result) judge(ctx context.Context, l *lab.Lab, s *stage, acked string) 
 func (r *result) compareStates(l *lab.Lab) error {
 	target := r.plan.GetTarget().GetNode()
 	for _, c := range ledger.Currencies() {
-		fork, dr, err := replayTo(l.Journal(target, c.String()), c, 0)
+		fork, dr, err := lab.ReplayTo(l.Journal(target, c.String()), c, 0)
 		if err != nil {
 			return err
 		}
@@ -58,7 +48,7 @@ func (r *result) compareStates(l *lab.Lab) error {
 		var primary tidegate.Digest
 		var short []error
 		for _, node := range l.Primaries() {
-			if _, primary, err = replayTo(l.Journal(node, c.String()), c, fork); err == nil {
+			if _, primary, err = lab.ReplayTo(l.Journal(node, c.String()), c, fork); err == nil {
 				break
 			}
 			short = append(short, err)
@@ -69,54 +59,6 @@ func (r *result) compareStates(l *lab.Lab) error {
 		r.digests = append(r.digests, digestPair{stream: c.String(), at: fork, primary: primary, dr: dr})
 	}
 	return nil
-}
-
-var errEnough = errors.New("enough")
-
-// replayTo replays a journal from its beginning up to position to, or, with 0,
-// up to the record by which a new epoch branched off, and returns where it
-// ended and the state's digest there. The journal's owner may be running.
-func replayTo(dir string, c ledger.Currency, to tidegate.Position) (tidegate.Position, tidegate.Digest, error) {
-	rd, err := journal.OpenReader(vfs.OS(), dir, 0)
-	if err != nil {
-		return 0, tidegate.Digest{}, err
-	}
-	defer rd.Close() //nolint:errcheck // only read
-	state := ledger.New(c)
-	limit := to
-	if limit == 0 {
-		limit = tidegate.Position(1<<63 - 1)
-	}
-	for at := tidegate.Position(0); at < limit; {
-		raw, next, err := rd.Read(limit, 1<<20)
-		if err != nil {
-			return 0, tidegate.Digest{}, fmt.Errorf("replay %s: %w", dir, err)
-		}
-		if len(raw) == 0 {
-			break
-		}
-		err = journal.Scan(raw, at, func(rec journal.Record) error {
-			if rec.Kind == journal.KindBranch {
-				if to == 0 {
-					return errEnough
-				}
-				return state.Skip(rec.First, rec.Next)
-			}
-			_, err := state.Apply(rec.First, rec.Next, rec.Payload)
-			return err
-		})
-		if errors.Is(err, errEnough) {
-			return state.Position(), state.Digest(), nil
-		}
-		if err != nil {
-			return 0, tidegate.Digest{}, fmt.Errorf("replay %s: %w", dir, err)
-		}
-		at = next
-	}
-	if to == 0 || state.Position() != to {
-		return 0, tidegate.Digest{}, fmt.Errorf("replay %s: ended at %s, want %s", dir, state.Position(), to)
-	}
-	return state.Position(), state.Digest(), nil
 }
 
 // verdicts decides what did not hold.
@@ -266,19 +208,4 @@ func yesNo(ok bool) string {
 		return "yes"
 	}
 	return "NO"
-}
-
-// tailOf helps when an act failed: the last lines of each log.
-func tailOf(dir string) string {
-	logs, _ := filepath.Glob(filepath.Join(dir, "logs", "*.log"))
-	var b strings.Builder
-	for _, f := range logs {
-		raw, err := os.ReadFile(f)
-		if err != nil {
-			continue
-		}
-		lines := strings.Split(strings.TrimSpace(string(raw)), "\n")
-		fmt.Fprintf(&b, "== %s\n%s\n", filepath.Base(f), strings.Join(lines[max(0, len(lines)-3):], "\n"))
-	}
-	return b.String()
 }

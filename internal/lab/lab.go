@@ -284,8 +284,8 @@ func (l *Lab) StartProc(name, site string, args ...string) error { return l.star
 // Bin returns the path of one of the lab's binaries.
 func (l *Lab) Bin(name string) string { return l.bin(name) }
 
-// died returns the first process that ended by itself.
-func (l *Lab) died() error {
+// Died returns the first process that ended by itself, with the end of its log.
+func (l *Lab) Died() error {
 	for _, p := range l.procs {
 		if err := p.Died(); err != nil {
 			return fmt.Errorf("%w\n%s", err, tail(p.logPath, 12))

@@ -2,6 +2,7 @@ package lab
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"os"
 	"path/filepath"
@@ -79,19 +80,37 @@ func (m machine) journal(stream string) string {
 	return filepath.Join(m.dir, "ledger", "journal", stream)
 }
 
+// The kernel hands ephemeral ports to clients. A process that is killed and
+// started again must find its port free, so the lab stays below them, and above
+// the ports of well-known services.
+const (
+	portsFrom      = 10000
+	ephemeralFile  = "/proc/sys/net/ipv4/ip_local_port_range"
+	ephemeralFirst = 32768 // where the file says nothing
+)
+
 // ports hands out addresses on the loopback interface that nobody listens on.
 // All are taken at the same time, so that none is handed out twice.
 func ports(n int) ([]string, error) {
+	first := ephemeralFirst
+	if b, err := os.ReadFile(ephemeralFile); err == nil {
+		_, _ = fmt.Sscan(string(b), &first) // keeps the default when it does not parse
+	}
+	if first < portsFrom+100*n {
+		return nil, fmt.Errorf("find %d free ports: ephemeral ports begin at %d already (%s), want %d", n, first, ephemeralFile, portsFrom+100*n)
+	}
 	var addrs []string
-	for range n {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
+	for range 50 * n {
+		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", portsFrom+rand.IntN(first-portsFrom)))
 		if err != nil {
-			return nil, fmt.Errorf("find a free port: %w", err)
+			continue // somebody else's
 		}
 		defer l.Close() //nolint:errcheck // nothing was accepted
-		addrs = append(addrs, l.Addr().String())
+		if addrs = append(addrs, l.Addr().String()); len(addrs) == n {
+			return addrs, nil
+		}
 	}
-	return addrs, nil
+	return nil, fmt.Errorf("find %d free ports between %d and %d: only %d are free", n, portsFrom, first, len(addrs))
 }
 
 type tree map[string]any

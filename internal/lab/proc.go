@@ -165,7 +165,7 @@ func (l *Lab) Until(ctx context.Context, what string, cond func(context.Context)
 		if last = cond(ctx); last == nil {
 			return nil
 		}
-		if err := l.died(); err != nil {
+		if err := l.Died(); err != nil {
 			return fmt.Errorf("wait for %s: %w", what, err)
 		}
 		select {
