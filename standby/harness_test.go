@@ -114,6 +114,26 @@ type cluster struct {
 	nodes map[tidegate.NodeName]*node
 	w     int
 	run   string
+
+	// Of tests that start many nodes: issued once.
+	serve, agent *pki.Credentials
+	sealer       *batch.Sealer
+}
+
+// newCrashCluster has a gate and certificates, and no node.
+func newCrashCluster(t *testing.T) *cluster {
+	t.Helper()
+	ca, err := pki.Dev(t.TempDir(), "alpha")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := &cluster{
+		t: t, ca: ca, w: 1, sealer: batch.NewSealer(batch.CodecNone),
+		gate: &gate{watches: map[tidegate.NodeName]bell{}, reports: map[tidegate.NodeName]Status{}},
+	}
+	c.gate.view.Streams = []StreamView{{ID: theStream, Service: "ledger", Name: "main", Store: storeJournal, Members: []tidegate.NodeName{"dr1"}, Mode: tidegate.ModeSync}}
+	c.serve, c.agent = c.creds(tidegate.RoleStandby, "dr1"), c.creds(tidegate.RoleAgent, "app1")
+	return c
 }
 
 type node struct {

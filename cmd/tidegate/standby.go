@@ -44,6 +44,12 @@ func standbyCommand() *ucli.Command {
 				Flags:     []ucli.Flag{roleFileFlag("standby"), cli.OutputFlag()},
 				Action:    formatStandby,
 			},
+			{
+				Name: "set-aside", Usage: "move a damaged stream's log to quarantine, so that the stopped node copies it again when it starts",
+				ArgsUsage: "<stream-id>",
+				Flags:     []ucli.Flag{roleFileFlag("standby"), cli.OutputFlag()},
+				Action:    setAsideStandby,
+			},
 		},
 	}
 }
@@ -62,6 +68,35 @@ func formatStandby(c *ucli.Context) error {
 	}
 	return cli.Print(c, made, func(w io.Writer) error {
 		_, err := fmt.Fprintf(w, "%s formatted for %s, incarnation %s\n", f.DataDir, made.Node, made.Incarnation)
+		return err
+	})
+}
+
+// asideResult is what set-aside prints.
+type asideResult struct {
+	Stream     tidegate.StreamID `json:"stream"`
+	Quarantine string            `json:"quarantine"`
+}
+
+func setAsideStandby(c *ucli.Context) error {
+	args, err := cli.Args(c, "stream-id")
+	if err != nil {
+		return err
+	}
+	id, err := tidegate.ParseID(args[0])
+	if err != nil {
+		return cli.Usagef("%v", err)
+	}
+	f, err := config.Load[standbyFile](roleFile(c))
+	if err != nil {
+		return err
+	}
+	to, err := standby.SetAside(vfs.OS(), f.DataDir, id)
+	if err != nil {
+		return err
+	}
+	return cli.Print(c, asideResult{id, to}, func(w io.Writer) error {
+		_, err := fmt.Fprintf(w, "log of stream %s is now %s; start the node to copy it again\n", id, to)
 		return err
 	})
 }
