@@ -64,6 +64,16 @@ demo: build ## lose a primary site twice, with real processes, and count what is
 	@echo "demo: real processes in /tmp, about two minutes"
 	$(GO) run ./examples/demo --bin bin
 
+.PHONY: soak
+soak: build ## five minutes of kill -9 under load, in sync and in bounded mode
+	@echo "soak: real processes in /tmp, about five minutes"
+	$(GO) run ./examples/soak --bin bin
+
+.PHONY: bench
+bench: build ## B1 round trip, B2 throughput, B3 replay, each beside the machine's own limit
+	@echo "bench: real processes on this disk, some minutes; a quiet machine gives steadier ratios"
+	$(GO) run ./bench --bin bin
+
 .PHONY: generate
 generate: tools ## protobuf and Connect code from api/proto; commit the result
 	cd api && PATH="$(TOOLBIN):$$PATH" $(TOOLBIN)/buf generate

@@ -62,7 +62,7 @@ func fetch(c *ucli.Context, addr string) (st agent.Status, err error) {
 	if err != nil {
 		return fail(tidegate.Transient, err)
 	}
-	defer res.Body.Close() //nolint:errcheck // only read from
+	defer res.Body.Close()
 	if res.StatusCode != http.StatusOK {
 		return fail(tidegate.Permanent, fmt.Errorf("answered %s", res.Status))
 	}

@@ -75,6 +75,7 @@ func House() []Entry {
 		{"internal/lab", 67, "a whole Tidegate on one machine, of real processes; speaks with the ledger"},
 		{"bench", 70, "the measurements, beside the machine's own limits"},
 		{"examples/demo", 70, "the demonstration"},
+		{"examples/soak", 70, "kill -9 under load, round after round"},
 		{"cmd/tidegate", 70, "gate, standby, route and operator's commands"},
 		{"cmd/tidegate-agent", 70, "the agent's binary"},
 	}
