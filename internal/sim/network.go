@@ -67,9 +67,3 @@ func (n *network) send(from *host, to string, msg any) {
 		})
 	}
 }
-
-func (w *world) logMsg(from, to, kind string, msg any) {
-	if w.trace != nil {
-		w.log(from, to, kind, "%T %v", msg, msg)
-	}
-}

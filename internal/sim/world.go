@@ -244,13 +244,6 @@ func (w *world) fail(invariant, format string, args ...any) {
 	}
 }
 
-// log writes one line of the trace: time, from, to, kind, details.
-func (w *world) log(from, to, kind, format string, args ...any) {
-	if w.trace != nil {
-		fmt.Fprintf(w.trace, "%12.6f %-8s %-8s %-12s %s\n", w.now.Seconds(), from, to, kind, fmt.Sprintf(format, args...))
-	}
-}
-
 // jitter returns d, more or less.
 func (w *world) jitter(d time.Duration) time.Duration {
 	return d/2 + time.Duration(w.rng.Int64N(int64(d)+1))
