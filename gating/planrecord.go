@@ -149,7 +149,8 @@ func showStep(v *pb.Plan, step fence.PlanStep, now time.Time) []*pb.PlanStep {
 		name     string
 		expected time.Duration
 		failover bool
-	}) bool {
+	},
+	) bool {
 		return s.step == step
 	})
 	switch step {

@@ -145,8 +145,10 @@ func (l *Lab) Procs(site string) []*Proc {
 // it serves: a test of the whole, not of the parts. say is told what goes on.
 func (l *Lab) Up(ctx context.Context, say func(string)) error {
 	say("certificates and configuration")
-	args := []string{"dev", "pki", "--dir", l.pki(), "--cluster", cluster,
-		"--identity", SiteWitness + "/gate/gate-1", "--identity", SiteWitness + "/operator/ada", "--identity", SiteWitness + "/route/route-1"}
+	args := []string{
+		"dev", "pki", "--dir", l.pki(), "--cluster", cluster,
+		"--identity", SiteWitness + "/gate/gate-1", "--identity", SiteWitness + "/operator/ada", "--identity", SiteWitness + "/route/route-1",
+	}
 	for _, m := range slices.Concat(l.primaries, l.standbys) {
 		args = append(args, "--node", m.site+"/"+m.name)
 	}

@@ -489,7 +489,7 @@ func TestCloseWhileSyncHangs(t *testing.T) {
 	check(t, l.Close())
 	armed = false
 	close(hang)
-	<-done //nolint:errcheck // whatever the disk said in the end
+	<-done                                       //nolint:errcheck // whatever the disk said in the end
 	check(t, open(t, fsys, crashConfig).Close()) // the lock is free again
 }
 
