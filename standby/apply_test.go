@@ -26,7 +26,7 @@ import (
 
 // fakeLibrary follows like a journal: it appends what comes and reports it.
 type fakeLibrary struct {
-	t    *testing.T
+	t    testing.TB
 	conn *local.Conn
 
 	mu     sync.Mutex

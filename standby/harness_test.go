@@ -108,7 +108,7 @@ func (g *gate) set(rec fence.EpochRecord) {
 
 // cluster is several nodes on real sockets.
 type cluster struct {
-	t     *testing.T
+	t     testing.TB
 	gate  *gate
 	ca    *pki.Authority
 	nodes map[tidegate.NodeName]*node
@@ -121,7 +121,7 @@ type cluster struct {
 }
 
 // newCrashCluster has a gate and certificates, and no node.
-func newCrashCluster(t *testing.T) *cluster {
+func newCrashCluster(t testing.TB) *cluster {
 	t.Helper()
 	ca, err := pki.Dev(t.TempDir(), "alpha")
 	if err != nil {
@@ -149,7 +149,7 @@ type node struct {
 
 // newCluster formats and starts nodes; fsOf gives each its file system, the
 // same at every call; nil means the operating system's, in a temporary directory.
-func newCluster(t *testing.T, w int, fsOf func(tidegate.NodeName) vfs.FS, names ...tidegate.NodeName) *cluster {
+func newCluster(t testing.TB, w int, fsOf func(tidegate.NodeName) vfs.FS, names ...tidegate.NodeName) *cluster {
 	t.Helper()
 	ca, err := pki.Dev(t.TempDir(), "alpha")
 	if err != nil {
