@@ -51,6 +51,9 @@
 //	commit:   n.Commit(epoch, holder, seq); apply up to n.ApplyTo()
 //	the rest: n.Step(event)
 //
+// NewNode takes the end of a log that was fsynced when it was opened: what a
+// killed process left in the page cache is not durable by being readable.
+//
 // While a Cut is outstanding the shell appends nothing else; while a Fetch is
 // outstanding only the fetch appends. CheckAppend refuses during both. Sync ends
 // of appends may be reported at any time.
@@ -61,10 +64,17 @@
 // for its one session. Durable is D, Floor the lowest seq that must stay in the
 // ring.
 //
+// A record may name the same run of an agent again, under a later epoch: the shell
+// makes a new Writer when an ACTIVE record with a higher epoch names it, and never
+// from any other state. A relay stops fanning out when its writer's session ends.
+//
 // Gate shell: NewController(plan), Start, then Step for every event; a Tick every
 // half second; a Deadline when the patience for a step is over. After a crash, or
 // on another gate: NewController(saved plan), Start: it reads the keys and goes on
-// where the keys stand. See [Controller].
+// where the keys stand. See [Controller]. Every ReadKeys and Txn is answered, by
+// TxnUnknown when nothing better is known. A registry is put back from a backup
+// with its revisions moved forward (etcdutl snapshot restore --bump-revision):
+// compare-and-swap is no defence once a revision number is used twice.
 //
 // # Durability
 //
