@@ -75,7 +75,7 @@ func TestWatchViewAddsUp(t *testing.T) {
 	standby, agent := pb.NodeKind_NODE_KIND_STANDBY, pb.NodeKind_NODE_KIND_AGENT
 	var w watchView
 	var err error
-	changed := false
+	var changed bool
 	for _, step := range []struct {
 		m       *pb.WatchResponse
 		changed bool

@@ -36,6 +36,7 @@
 //	view.json            the gate's last word, used while no gate can be reached
 //	streams/<id>/meta.json   promise, history, limbo (fence.NodeMeta)
 //	streams/<id>/log/        delta log
+//	streams/<id>/suspect.json   after a failed sync: what of the log is certain
 //	quarantine/<id>/...      what was cut or torn; never deleted here
 //
 // All methods of a [Standby] may be called concurrently.

@@ -109,6 +109,30 @@ func TestFailedSyncStopsTheNode(t *testing.T) {
 	if got := w.acked("dr2"); got != 10 {
 		t.Errorf("acknowledged %s without a sync", got)
 	}
+
+	// The kernel could still show the tail from memory: it is not believed.
+	broken.Store(false)
+	w.close()
+	if err := c.nodes["dr1"].stop(); err != nil {
+		t.Fatal(err)
+	}
+	c.nodes["dr2"].start()
+	if st := c.nodes["dr2"].status(); st.Received.Seq != 10 || st.Limbo {
+		t.Errorf("came back with %s, limbo %v", st.Received, st.Limbo)
+	}
+	if held, err := treeBytes(faulty, quarantineDir("/data", theStream)); err != nil || held == 0 {
+		t.Errorf("quarantine holds %d bytes, %v", held, err)
+	}
+	w.attach("dr3")
+	c.until("dr2 copies it again", func() bool { return w.acked("dr2") == 20 })
+	w.same(20, "dr2")
+	if err := c.nodes["dr2"].stop(); err != nil {
+		t.Fatal(err)
+	}
+	c.nodes["dr2"].start()
+	if st := c.nodes["dr2"].status(); st.Received.Seq != 20 {
+		t.Errorf("doubted twice: came back with %s", st.Received)
+	}
 }
 
 // A full disk refuses batches as full, keeps what it has, and takes them again

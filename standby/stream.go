@@ -105,6 +105,9 @@ func (n *Standby) openStream(v StreamView) (*stream, error) {
 		s.lg.Warn("torn tail truncated into quarantine", "bytes", recovery.TornBytes, "path", recovery.Quarantined)
 		n.metrics.torn.Add(float64(recovery.TornBytes))
 	}
+	if err := s.clearDoubt(log); err != nil {
+		return s.faulted(errors.Join(err, log.Close()))
+	}
 	s.log = log
 	var effects []fence.NodeEffect
 	s.core, effects = fence.NewNode(s.meta, log.Durable(), logView{log})
@@ -366,7 +369,7 @@ func (s *stream) syncLog() (tidegate.LogPos, error) {
 	began := time.Now()
 	end, err := s.log.Sync()
 	if err != nil {
-		return end, fmt.Errorf("sync delta log: %w", err)
+		return end, fmt.Errorf("sync delta log: %w", errors.Join(err, s.doubt(err)))
 	}
 	s.n.metrics.fsync.Observe(time.Since(began).Seconds())
 	return end, nil
