@@ -62,7 +62,8 @@ sim: ## the simulator over SEEDS seeds from FROM (default 2000 from 1), printing
 .PHONY: demo
 demo: build ## lose a primary site twice, with real processes, and count what is left
 	@echo "demo: real processes in /tmp, about two minutes"
-	$(GO) run ./examples/demo --bin bin
+	$(GOBUILD) -o bin/demo ./examples/demo
+	bin/demo --bin bin
 
 .PHONY: soak
 soak: build ## five minutes of kill -9 under load, in sync and in bounded mode

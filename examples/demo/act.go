@@ -12,7 +12,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/tidegate/tidegate"
 	pb "github.com/tidegate/tidegate/api/tidegatev1"
 	ledgerapi "github.com/tidegate/tidegate/examples/ledger/api"
 	"github.com/tidegate/tidegate/examples/ledger/client"
@@ -30,14 +29,13 @@ type act struct {
 
 // result is what an act has shown.
 type result struct {
-	act      act
-	check    client.Report
-	plan     *pb.Plan
-	counts   client.Counts
-	digests  []digestPair
-	fenced   []string // what the thawed site showed
-	broken   []error  // what did not hold
-	headsEnd map[string]tidegate.Position
+	act     act
+	check   client.Report
+	plan    *pb.Plan
+	counts  client.Counts
+	digests []digestPair
+	fenced  []string // what the thawed site showed
+	broken  []error  // what did not hold
 }
 
 // patience bounds each wait: a demo that hangs has failed.
@@ -234,7 +232,7 @@ func oldSiteAnswers(ctx context.Context, url string) (string, error) {
 	if err != nil {
 		return "no answer", nil //nolint:nilerr // no answer is as good as a refusal
 	}
-	defer res.Body.Close() //nolint:errcheck // only read
+	defer res.Body.Close()
 	var p ledgerapi.Problem
 	if err := json.NewDecoder(res.Body).Decode(&p); err != nil {
 		return "", fmt.Errorf("old node %s: %w", url, err)
