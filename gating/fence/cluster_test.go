@@ -651,7 +651,7 @@ func (c *cluster) relay(up bool, a args) {
 func (c *cluster) ack(a args) {
 	n := c.node(a.words[0])
 	d := tidegate.Seq(a.num("durable", 0))
-	k := fence.Ack{Node: n.name, Incarnation: n.inc, Epoch: tidegate.Epoch(a.num("epoch", int(c.w.Epoch()))), Received: d, Durable: d, Stamp: uint64(a.num("stamp", 1<<40))}
+	k := fence.Ack{Node: n.name, Incarnation: n.inc, Epoch: tidegate.Epoch(a.num("epoch", int(c.w.Epoch()))), Received: d, Durable: d, Stamp: uint64(a.num("stamp", 1<<62))}
 	if d > 0 && int(d) <= len(c.log) {
 		k.Chain = c.log[d-1].Chain
 	}

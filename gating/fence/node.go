@@ -26,7 +26,7 @@ type Node struct {
 	durable tidegate.LogPos
 	commit  tidegate.Seq // highest known; volatile, learned again after a start
 	started bool         // the start counter is on disk: acks may be stamped
-	acks    uint32
+	acks    uint64       // low 40 bits of Ack.Stamp: four years at 8,000 acks a second
 	cutAt   tidegate.Seq // lowest cut of this run: late sync reports beyond it are checked
 	token   uint64
 	op      *nodeOp
@@ -159,7 +159,7 @@ func (n *Node) Ack() (ack Ack, ok bool) {
 	return Ack{
 		Node: n.disk.Node, Incarnation: n.disk.Incarnation, Epoch: t.Epoch,
 		Received: n.end.Seq, Durable: d.Seq, Chain: d.Chain,
-		Stamp: uint64(n.disk.Starts)<<32 | uint64(n.acks),
+		Stamp: uint64(n.disk.Starts)<<40 | n.acks,
 	}, true
 }
 

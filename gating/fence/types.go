@@ -213,7 +213,7 @@ type NodeMeta struct {
 	EpochRead   bool                 `json:"epoch_read"` // the promise covers a linearizable read of the epoch record made after the loss
 	Promise     Promise              `json:"promise"`
 	History     History              `json:"history"`
-	Starts      uint32               `json:"starts"` // process starts of this incarnation; high half of Ack.Stamp
+	Starts      uint32               `json:"starts"` // process starts of this incarnation; high 24 bits of Ack.Stamp
 }
 
 // NodeMetaVersion is the version of the JSON form of [NodeMeta].
