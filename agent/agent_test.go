@@ -230,6 +230,13 @@ func (w *world) failover(first tidegate.Position) {
 }
 
 func TestFencedAgentKeepsItsTail(t *testing.T) {
+	t.Run("active", func(t *testing.T) { fencedAgentKeepsItsTail(t, false) })
+	// A service steps down altogether when one of its streams is fenced, which
+	// may be before the agent has counted on the others.
+	t.Run("stepped down", func(t *testing.T) { fencedAgentKeepsItsTail(t, true) })
+}
+
+func fencedAgentKeepsItsTail(t *testing.T, stepDown bool) {
 	w := newWorld(t, "s1")
 	w.gate.set(tidegate.ModeBounded, tidegate.Bounds{Records: 100, Bytes: 1 << 20, Window: time.Hour})
 	n := w.host("east", "n1").openJournal().startAgent()
@@ -248,6 +255,9 @@ func TestFencedAgentKeepsItsTail(t *testing.T) {
 		e := n.agent.Status().Streams[0].Writer.Exposure
 		return e.Known && e.Records == 5 && e.InDoubtRecords == 3
 	})
+	if stepDown {
+		n.j.Deactivate()
+	}
 	w.failover(head)
 	w.gate.wait(t, "a bundle", func(g *fakeGate) bool { return len(g.bundles) > 0 })
 	b := w.gate.bundles[0]

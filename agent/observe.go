@@ -225,6 +225,7 @@ func (s *stream) divergedAt(ctx context.Context, d *divergedError) error {
 	if !report {
 		return d
 	}
+	s.awaitFinal(ctx, 2*time.Second)
 	backoff := retry.Policy{First: 200 * time.Millisecond, Max: 10 * time.Second}.Backoff()
 	for {
 		err := s.quarantine(ctx, h)

@@ -345,6 +345,26 @@ func (s *stream) awaitProgress(ctx context.Context, n int, atMost time.Duration)
 	}
 }
 
+// awaitFinal waits until the service is no longer active here and has said what
+// it had released by then: what is counted before that may still grow.
+func (s *stream) awaitFinal(ctx context.Context, atMost time.Duration) {
+	ctx, cancel := context.WithTimeout(ctx, atMost)
+	defer cancel()
+	for over := false; !over && ctx.Err() == nil; {
+		s.mu.Lock()
+		ch, gone := s.progressed, s.lib.conn == nil
+		over = gone || !s.lib.active // then the next progress is the final one
+		s.mu.Unlock()
+		if gone {
+			return
+		}
+		select {
+		case <-ch:
+		case <-ctx.Done():
+		}
+	}
+}
+
 // roleLocked returns the library's part. A writer of the same site takes over
 // what this service was doing, so the service is told to wait (idle) and may be
 // active again; a writer at another site has gone on without it, so it is told

@@ -36,6 +36,7 @@ type gate struct {
 	ceiling    *rpo.Ceiling
 	activation uint64            // counts Activate
 	start      tidegate.Position // head when it was activated
+	final      final             // of the last activity, once it has ended
 	waiters    waitlist
 	stopped    error // sticky: the journal cannot go on
 
@@ -48,6 +49,14 @@ type gate struct {
 
 	fenced atomic.Bool  // fencedBy != 0, for the append path
 	slack  atomic.Int64 // longest time from a release's clock reading to Await's return, ns
+}
+
+// final is what an activity had released when it ended. The agent asks for it
+// when it counts what a lost tail had promised, which is after the end.
+type final struct {
+	a            rpo.Mark
+	known        bool
+	t0, released tidegate.Instant
 }
 
 // appended says that the journal is durable up to end. marks are the records'
@@ -105,6 +114,10 @@ func (g *gate) deactivate(err error) {
 }
 
 func (g *gate) end(err error) {
+	if c := g.ceiling; c != nil {
+		a, known := c.A()
+		g.final = final{a: a, known: known, t0: c.T0(), released: c.LastRelease()}
+	}
 	g.ceiling = nil
 	g.openGoes = false
 	g.waiters.wake(noPosition, err)
@@ -296,6 +309,8 @@ func (g *gate) progress(m *local.LibraryProgress) (activation uint64, active boo
 	defer g.mu.Unlock()
 	m.L = count(g.head)
 	if g.ceiling == nil {
+		f := &g.final
+		m.A, m.AKnown, m.T0, m.Released = count(f.a), f.known, f.t0, f.released
 		return g.activation, false, 0
 	}
 	a, known := g.ceiling.A()
@@ -329,4 +344,5 @@ func (g *gate) rewind(end rpo.Mark) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.head = end
+	g.final = final{} // it counted in a history that is no longer this one
 }

@@ -482,6 +482,36 @@ func TestFencedStopsEverything(t *testing.T) {
 	}
 }
 
+// TestTheCountOutlivesItsActivity: the agent counts the released part of a lost
+// tail when the service has been fenced or has stepped down already.
+func TestTheCountOutlivesItsActivity(t *testing.T) {
+	for name, end := range map[string]func(*primary){
+		"fenced":      func(p *primary) { p.agent.send(&local.Role{State: local.StateFenced, Epoch: 2}) },
+		"deactivated": func(p *primary) { p.j.Deactivate() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := startPrimary(t, vfs.NewMem())
+			p.activate(1)
+			p.agent.grant(p.j, progress(1, 0, tidegate.ModeBounded, bounds(2, tidegate.Unbounded, tidegate.Unbounded)))
+			p.append(0)
+			b := p.append(1)
+			p.append(2)
+			if p.blocked(b.Next) {
+				t.Fatal("blocked within K")
+			}
+			end(p)
+			expect(p.agent, "deactivated", anyOf[*local.Deactivated])
+			m := expect(p.agent, "progress", anyOf[*local.LibraryProgress])
+			if !m.AKnown || m.A.Position != b.Next || m.A.Records != 2 || m.L.Records != 3 || m.T0 == 0 {
+				t.Errorf("progress after the end: %+v", m)
+			}
+			if p.j.Status().AKnown {
+				t.Error("an activity that is over still shows as releasing")
+			}
+		})
+	}
+}
+
 func TestDeactivatedAndNewEpochWithLoss(t *testing.T) {
 	p := startPrimary(t, vfs.NewMem())
 	if err := p.j.Await(t.Context(), 0); !errors.Is(err, ErrInactive) {
