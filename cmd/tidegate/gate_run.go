@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"log/slog"
 
 	ucli "github.com/urfave/cli/v2"
 
@@ -48,11 +49,20 @@ func gateRun(c *ucli.Context) error {
 }
 
 func runGate(c *ucli.Context, f gateFile) error {
-	creds, err := daemon.Credentials(f.TLS, f.Node, tidegate.RoleGate)
+	log := daemon.Logger(c.App.ErrWriter, logLevel(c))
+	parts, err := gateParts(f, log)
 	if err != nil {
 		return err
 	}
-	log := daemon.Logger(c.App.ErrWriter, logLevel(c))
+	return daemon.Serve(c.Context, log, "gate", parts...)
+}
+
+// gateParts wires a gate, with a metrics registry of its own.
+func gateParts(f gateFile, log *slog.Logger) ([]daemon.Part, error) {
+	creds, err := daemon.Credentials(f.TLS, f.Node, tidegate.RoleGate)
+	if err != nil {
+		return nil, err
+	}
 	gate := gating.New(gating.Deps{FS: vfs.OS(), Clock: clock.System(), Log: log, Metrics: daemon.Registry(), Creds: creds}, f.Gate)
-	return daemon.Serve(c.Context, log, "gate", daemon.Part{Name: "gate", Run: gate.Run, Ready: gate.Ready()})
+	return []daemon.Part{{Name: "gate", Run: gate.Run, Ready: gate.Ready()}}, nil
 }

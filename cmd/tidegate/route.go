@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"log/slog"
 	"net/http"
 
 	ucli "github.com/urfave/cli/v2"
@@ -57,18 +58,26 @@ func routeCommand() *ucli.Command {
 }
 
 func runRoute(c *ucli.Context, f routeFile) error {
-	creds, err := daemon.Credentials(f.TLS, f.Node, tidegate.RoleRoute)
+	log := daemon.Logger(c.App.ErrWriter, logLevel(c))
+	parts, err := routeParts(f, log)
 	if err != nil {
 		return err
 	}
-	log, reg := daemon.Logger(c.App.ErrWriter, logLevel(c)), daemon.Registry()
+	return daemon.Serve(c.Context, log, "route", parts...)
+}
+
+// routeParts wires a route and its metrics, in a registry of its own.
+func routeParts(f routeFile, log *slog.Logger) ([]daemon.Part, error) {
+	creds, err := daemon.Credentials(f.TLS, f.Node, tidegate.RoleRoute)
+	if err != nil {
+		return nil, err
+	}
 	client := &http.Client{Transport: &http.Transport{TLSClientConfig: creds.ClientTLS(pki.Expect{Role: tidegate.RoleGate}), ForceAttemptHTTP2: true}}
 	var gates []route.Gate
 	for _, addr := range f.Route.Gates {
 		gates = append(gates, route.Gate{Addr: addr, Client: tidegatev1connect.NewNodeServiceClient(client, "https://"+addr)})
 	}
+	reg := daemon.Registry()
 	proxy := route.New(vfs.OS(), log, reg, route.NewFollower(log, creds.Identity(), gates, f.Route.ReportPeriod), f.Route)
-	return daemon.Serve(c.Context, log, "route",
-		daemon.Part{Name: "proxy", Run: proxy.Run, Ready: proxy.Ready()},
-		daemon.Metrics(f.Route.MetricsAddr, reg))
+	return []daemon.Part{{Name: "proxy", Run: proxy.Run, Ready: proxy.Ready()}, daemon.Metrics(f.Route.MetricsAddr, reg)}, nil
 }

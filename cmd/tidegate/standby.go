@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"io"
+	"log/slog"
 
 	ucli "github.com/urfave/cli/v2"
 
@@ -102,14 +103,24 @@ func setAsideStandby(c *ucli.Context) error {
 }
 
 func runStandby(c *ucli.Context, f standbyFile) error {
-	creds, err := daemon.Credentials(f.TLS, f.Node, tidegate.RoleStandby)
+	log := daemon.Logger(c.App.ErrWriter, logLevel(c))
+	parts, err := standbyParts(f, log)
 	if err != nil {
 		return err
 	}
-	log, clk := daemon.Logger(c.App.ErrWriter, logLevel(c)), clock.System()
+	return daemon.Serve(c.Context, log, "standby", parts...)
+}
+
+// standbyParts wires a standby node, with a metrics registry of its own.
+func standbyParts(f standbyFile, log *slog.Logger) ([]daemon.Part, error) {
+	creds, err := daemon.Credentials(f.TLS, f.Node, tidegate.RoleStandby)
+	if err != nil {
+		return nil, err
+	}
+	clk := clock.System()
 	directory, err := standby.NewGateDirectory(f.Gates, creds.ClientTLS(pki.Expect{Role: tidegate.RoleGate}), clk, log)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	node, err := standby.New(f.config(), standby.Deps{
 		FS: vfs.OS(), Clock: clk, Log: log, Registry: daemon.Registry(), Directory: directory,
@@ -118,7 +129,7 @@ func runStandby(c *ucli.Context, f standbyFile) error {
 		APIServe:  creds.ServerTLS(),
 	})
 	if err != nil {
-		return err
+		return nil, err
 	}
-	return daemon.Serve(c.Context, log, "standby", daemon.Part{Name: "standby", Run: node.Run, Ready: node.Ready()})
+	return []daemon.Part{{Name: "standby", Run: node.Run, Ready: node.Ready()}}, nil
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"os"
@@ -40,37 +41,50 @@ type Part struct {
 // others are stopped then. It tells systemd, if that is the parent, when all
 // parts are ready and when they stop.
 func Serve(ctx context.Context, log *slog.Logger, role string, parts ...Part) error {
+	return serve(ctx, log, role, parts, sideBySide)
+}
+
+// ServeStacked is Serve for parts that stand on each other: a part is started
+// when the one before it is ready, and stopped when those after it have ended.
+func ServeStacked(ctx context.Context, log *slog.Logger, role string, parts ...Part) error {
+	return serve(ctx, log, role, parts, stacked)
+}
+
+// runPart runs one part; ctx is the part's own.
+type runPart func(ctx context.Context, p Part) error
+
+func serve(ctx context.Context, log *slog.Logger, role string, parts []Part, all func(context.Context, []Part, runPart) error) error {
 	log.Info("starting", "role", role)
+	ctx, fail := context.WithCancel(ctx)
+	defer fail()
 	var mu sync.Mutex
 	running := map[string]bool{}
-	for _, p := range parts {
+	one := func(ctx context.Context, p Part) error {
+		mu.Lock()
 		running[p.Name] = true
-	}
-	group, groupCtx := errgroup.WithContext(ctx)
-	for _, p := range parts {
-		group.Go(func() error {
-			err := p.Run(groupCtx)
-			mu.Lock()
-			delete(running, p.Name)
-			mu.Unlock()
-			if err == nil && ctx.Err() == nil && groupCtx.Err() == nil {
-				err = errors.New("ended by itself")
-			}
-			if err != nil {
-				return fmt.Errorf("%s: %w", p.Name, err)
-			}
+		mu.Unlock()
+		err := p.Run(ctx)
+		mu.Lock()
+		delete(running, p.Name)
+		mu.Unlock()
+		if err == nil && ctx.Err() == nil {
+			err = errors.New("ended by itself")
+		}
+		if err == nil {
 			return nil
-		})
+		}
+		fail()
+		return fmt.Errorf("%s: %w", p.Name, err)
 	}
 	done := make(chan error, 1)
-	// owned by Serve; ends with the last part, or with the process if that hangs
-	go func() { done <- group.Wait() }()
+	// owned by serve; ends with the last part, or with the process if that hangs
+	go func() { done <- all(ctx, parts, one) }()
 
-	if ready(groupCtx, parts) {
+	if ready(ctx, parts) {
 		log.Info("ready", "role", role)
 		notify(log, daemon.SdNotifyReady)
 	}
-	<-groupCtx.Done()
+	<-ctx.Done()
 	notify(log, daemon.SdNotifyStopping)
 	log.Info("stopping", "role", role)
 	select {
@@ -80,17 +94,39 @@ func Serve(ctx context.Context, log *slog.Logger, role string, parts ...Part) er
 	case <-time.After(StopWithin):
 		mu.Lock()
 		defer mu.Unlock()
-		var names []string
-		for name := range running {
-			names = append(names, name)
-		}
-		slices.Sort(names)
 		return &tidegate.Error{
 			Op: "stop", Subject: role, Class: tidegate.Permanent,
 			Hint: "look for a disk or a network file system that does not answer",
-			Err:  fmt.Errorf("%s still running after %s", strings.Join(names, ", "), StopWithin),
+			Err:  fmt.Errorf("%s still running after %s", strings.Join(slices.Sorted(maps.Keys(running)), ", "), StopWithin),
 		}
 	}
+}
+
+func sideBySide(ctx context.Context, parts []Part, run runPart) error {
+	var group errgroup.Group
+	for _, p := range parts {
+		group.Go(func() error { return run(ctx, p) })
+	}
+	return group.Wait()
+}
+
+// stacked runs the first part, and the others on top of it once it is ready. A
+// part does not see ctx end: it ends after what stands on it.
+func stacked(ctx context.Context, parts []Part, run runPart) error {
+	if len(parts) == 0 {
+		<-ctx.Done()
+		return nil
+	}
+	own, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	var lowest errgroup.Group
+	lowest.Go(func() error { return run(own, parts[0]) })
+	var above error
+	if ready(ctx, parts[:1]) {
+		above = stacked(ctx, parts[1:], run)
+	}
+	stop()
+	return errors.Join(above, lowest.Wait())
 }
 
 // ready waits for all parts; false when ctx ended first.

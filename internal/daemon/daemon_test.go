@@ -95,6 +95,76 @@ func TestServeNamesThePartThatHangs(t *testing.T) {
 	})
 }
 
+// logged is a part that writes down when it starts and stops, and is ready at once.
+func logged(name string, lines chan<- string, fail error) Part {
+	up := make(chan struct{})
+	return Part{Name: name, Ready: up, Run: func(ctx context.Context) error {
+		lines <- "start " + name
+		close(up)
+		if fail != nil {
+			return fail
+		}
+		<-ctx.Done()
+		lines <- "stop " + name
+		return nil
+	}}
+}
+
+func drained(lines chan string) []string {
+	close(lines)
+	var all []string
+	for l := range lines {
+		all = append(all, l)
+	}
+	return all
+}
+
+func TestServeStackedStopsInReverse(t *testing.T) {
+	lines := make(chan string, 10)
+	ctx, cancel := context.WithCancel(t.Context())
+	up := make(chan struct{})
+	last := Part{Name: "c", Ready: up, Run: func(ctx context.Context) error { close(up); <-ctx.Done(); lines <- "stop c"; return nil }}
+	result := make(chan error, 1)
+	go func() {
+		result <- ServeStacked(ctx, quiet(), "test", logged("a", lines, nil), logged("b", lines, nil), last)
+	}()
+	<-up
+	cancel()
+	if err := <-result; err != nil {
+		t.Error(err)
+	}
+	if got := strings.Join(drained(lines), ", "); got != "start a, start b, stop c, stop b, stop a" {
+		t.Errorf("got %s", got)
+	}
+}
+
+func TestServeStackedStartsNothingOnWhatFailed(t *testing.T) {
+	lines := make(chan string, 10)
+	cause := errors.New("port in use")
+	never := make(chan struct{})
+	b := Part{Name: "b", Ready: never, Run: func(context.Context) error { return cause }}
+	err := ServeStacked(t.Context(), quiet(), "test", logged("a", lines, nil), b, logged("c", lines, nil))
+	if !errors.Is(err, cause) || err.Error() != "b: port in use" {
+		t.Errorf("got %v", err)
+	}
+	if got := strings.Join(drained(lines), ", "); got != "start a, stop a" {
+		t.Errorf("got %s", got)
+	}
+}
+
+func TestServeStackedStopsTheOthersWhenTheLowestFails(t *testing.T) {
+	lines := make(chan string, 10)
+	up := make(chan struct{})
+	cause := errors.New("no disk")
+	on := make(chan struct{})
+	a := Part{Name: "a", Ready: up, Run: func(context.Context) error { close(up); <-on; return cause }}
+	b := Part{Name: "b", Run: func(ctx context.Context) error { close(on); <-ctx.Done(); lines <- "stop b"; return nil }}
+	err := ServeStacked(t.Context(), quiet(), "test", a, b)
+	if !errors.Is(err, cause) || strings.Join(drained(lines), ", ") != "stop b" {
+		t.Errorf("got %v", err)
+	}
+}
+
 func TestMetricsServesTheRegistry(t *testing.T) {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
