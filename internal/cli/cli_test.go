@@ -81,7 +81,7 @@ func app(result error) *cli.App {
 			}
 			fmt.Fprintf(c.App.Writer, "%s dry=%v reason=%q\n", args[0], c.Bool("dry-run"), c.String("reason"))
 			return result
-		}, Flags: []cli.Flag{&cli.BoolFlag{Name: "dry-run"}, &cli.StringFlag{Name: "reason", Aliases: []string{"r"}}}},
+		}, Flags: []cli.Flag{&cli.BoolFlag{Name: "dry-run"}, &cli.StringFlag{Name: "reason", Aliases: []string{"r"}}, OutputFlag()}},
 		{Name: "group", Subcommands: []*cli.Command{{Name: "list", Flags: []cli.Flag{OutputFlag()}, Action: func(c *cli.Context) error {
 			return Print(c, map[string]int{"n": 1}, func(w io.Writer) error { _, err := fmt.Fprintln(w, "one"); return err })
 		}}}},
@@ -105,9 +105,11 @@ func TestRun(t *testing.T) {
 		"extra argument":        {args: "do a b", code: Usage, stderr: "prog: unexpected argument \"b\"\nhint: `prog --help` lists commands and flags\n"},
 		"unknown flag":          {args: "do a --dry", code: Usage, stderr: "prog: flag provided but not defined: -dry\nhint: `prog --help` lists commands and flags\n"},
 		"unknown command":       {args: "dont", code: Usage, stderr: "prog: unknown command \"dont\"\nhint: `prog --help` lists commands and flags\n"},
+		"unknown with flags":    {args: "group lst -o json", code: Usage, stderr: "prog: unknown command \"lst\"\nhint: `prog --help` lists commands and flags\n"},
 		"unknown subcommand":    {args: "group lst", code: Usage, stderr: "prog: unknown command \"lst\"\nhint: `prog --help` lists commands and flags\n"},
 		"text":                  {args: "group list", code: OK, stdout: "one\n"},
 		"json":                  {args: "group list -o json", code: OK, stdout: "{\n  \"n\": 1\n}\n"},
+		"format before action":  {args: "do bank -o xml", code: Usage, stderr: "prog: unknown output format \"xml\": want text or json\nhint: `prog --help` lists commands and flags\n"},
 		"unknown format":        {args: "group list -o xml", code: Usage, stderr: "prog: unknown output format \"xml\": want text or json\nhint: `prog --help` lists commands and flags\n"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -141,6 +143,17 @@ func TestPrintProtoIsStable(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := "{\n  \"epoch\": \"3\",\n  \"seq\": \"0\",\n  \"chain\": \"ab\"\n}\n"
+	if diff := cmp.Diff(want, b.String()); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestPrintEventIsOneLine(t *testing.T) {
+	var b bytes.Buffer
+	if err := PrintEvent(&b, &pb.RuleVerdict{Rule: "target"}); err != nil {
+		t.Fatal(err)
+	}
+	want := `{"rule":"target","holds":false,"reason":"","override":""}` + "\n"
 	if diff := cmp.Diff(want, b.String()); diff != "" {
 		t.Error(diff)
 	}

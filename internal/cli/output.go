@@ -13,22 +13,30 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-// OutputFlag is the flag of every reading command.
+// OutputFlag is the flag of every reading command. A format that does not exist
+// is refused before the command does anything: some of them also write.
 func OutputFlag() cli.Flag {
-	return &cli.StringFlag{Name: "output", Aliases: []string{"o"}, Value: "text", Usage: "`FORMAT` of the result: text or json"}
+	return &cli.StringFlag{
+		Name: "output", Aliases: []string{"o"}, Value: "text", Usage: "`FORMAT` of the result: text or json",
+		Action: func(_ *cli.Context, format string) error {
+			if format != "text" && format != "json" {
+				return Usagef("unknown output format %q: want text or json", format)
+			}
+			return nil
+		},
+	}
 }
+
+// WantsJSON reports whether the operator asked for JSON.
+func WantsJSON(c *cli.Context) bool { return c.String("output") == "json" }
 
 // Print writes a command's result to its stdout: v as indented JSON when the
 // operator asked for it, else whatever text writes.
 func Print(c *cli.Context, v any, text func(w io.Writer) error) error {
-	switch format := c.String("output"); format {
-	case "text", "":
-		return text(c.App.Writer)
-	case "json":
+	if WantsJSON(c) {
 		return writeJSON(c.App.Writer, v)
-	default:
-		return Usagef("unknown output format %q: want text or json", format)
 	}
+	return text(c.App.Writer)
 }
 
 func writeJSON(w io.Writer, v any) error {
@@ -39,13 +47,21 @@ func writeJSON(w io.Writer, v any) error {
 		enc.SetEscapeHTML(false)
 		return enc.Encode(v)
 	}
+	return writeMessage(w, msg, func(b *bytes.Buffer, raw []byte) error { return json.Indent(b, raw, "", "  ") })
+}
+
+// PrintEvent writes one event of a command that goes on as a line of JSON.
+func PrintEvent(w io.Writer, event proto.Message) error { return writeMessage(w, event, json.Compact) }
+
+// writeMessage writes msg with every field that is known, in the given layout:
+// protojson varies its spaces on purpose; scripts and tests want one form.
+func writeMessage(w io.Writer, msg proto.Message, layout func(*bytes.Buffer, []byte) error) error {
 	raw, err := protojson.MarshalOptions{EmitDefaultValues: true}.Marshal(msg)
 	if err != nil {
 		return err
 	}
-	// protojson varies its spaces on purpose; scripts and tests want one form.
 	var b bytes.Buffer
-	if err := json.Indent(&b, raw, "", "  "); err != nil {
+	if err := layout(&b, raw); err != nil {
 		return err
 	}
 	b.WriteByte('\n')

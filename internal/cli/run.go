@@ -109,6 +109,10 @@ func reorder(app *cli.App, args []string) []string {
 			out, commands, flags = append(out, arg), cmd.Subcommands, cmd.Flags
 			continue
 		}
+		if len(commands) > 0 && len(positional) == 0 {
+			// No such command, so nobody knows its flags: it is the word that is reported.
+			return append(append(out, arg), rest...)
+		}
 		positional = append(positional, arg)
 	}
 	return append(out, positional...)
