@@ -30,7 +30,9 @@ type service struct {
 // run acquires an epoch whenever the service is active here and another holds
 // its streams, until ctx ends.
 func (v *service) run(ctx context.Context) error {
-	backoff := retry.Policy{First: 100 * time.Millisecond, Max: 5 * time.Second}.Backoff()
+	// Short at most: while this agent waits, the service answers nobody, and only
+	// the one agent beside the active service asks.
+	backoff := retry.Policy{First: 100 * time.Millisecond, Max: time.Second}.Backoff()
 	for {
 		due, why := v.due()
 		for _, s := range v.streams {

@@ -19,11 +19,16 @@ type Leadership struct {
 }
 
 // Campaign waits until this gate leads. Its turn ends with Resign, or when the
-// registry has not heard from it for ttl.
+// registry has not heard from it for ttl. The name must be this gate's alone: a
+// turn that an earlier run under it has left behind is ended at once.
 func (s *Store) Campaign(ctx context.Context, name string, ttl time.Duration) (*Leadership, error) {
 	session, err := concurrency.NewSession(s.client, concurrency.WithTTL(int(ttl/time.Second)), concurrency.WithContext(ctx))
 	if err != nil {
 		return nil, s.fail("join election in", electionTable, err)
+	}
+	if err := s.retire(ctx, name, session.Lease()); err != nil {
+		session.Orphan()
+		return nil, err
 	}
 	e := concurrency.NewElection(session, s.root+electionTable)
 	if err := e.Campaign(ctx, name); err != nil {
@@ -31,6 +36,26 @@ func (s *Store) Campaign(ctx context.Context, name string, ttl time.Duration) (*
 		return nil, s.fail("campaign in", electionTable, err)
 	}
 	return &Leadership{session: session, election: e, key: Key(strings.TrimPrefix(e.Key(), s.root)), revision: e.Rev()}, nil
+}
+
+// retire ends the turns and candidacies of earlier runs of this gate. A gate that
+// was killed could not resign; without this its restart, which knows better than
+// anybody that the old run is dead, would wait for the ttl behind itself.
+func (s *Store) retire(ctx context.Context, name string, own clientv3.LeaseID) error {
+	r, err := s.client.Get(ctx, s.root+electionTable+"/", clientv3.WithPrefix())
+	if err != nil {
+		return s.fail("look for earlier runs in", electionTable, err)
+	}
+	for _, kv := range r.Kvs {
+		lease := clientv3.LeaseID(kv.Lease)
+		if string(kv.Value) != name || lease == own || lease == clientv3.NoLease {
+			continue
+		}
+		// It may have run out just now. If it has not, the campaign waits for it as
+		// it would for another gate's.
+		_, _ = s.client.Revoke(ctx, lease)
+	}
+	return nil
 }
 
 // Done is closed when the turn is over without Resign.

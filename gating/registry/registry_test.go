@@ -172,6 +172,37 @@ func TestOldLeaderCannotWrite(t *testing.T) {
 	}
 }
 
+func TestRestartedGateDoesNotWaitBehindItself(t *testing.T) {
+	s, _ := start(t, t.TempDir())
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	const ttl = time.Minute
+	killed, err := s.Campaign(ctx, "gate-a", ttl)
+	if err != nil {
+		t.Fatal(err)
+	}
+	killed.session.Orphan() // what a kill leaves behind: a turn that nobody keeps up or resigns
+	again, err := s.Campaign(ctx, "gate-a", ttl)
+	if err != nil {
+		t.Fatalf("the same gate again: %v", err)
+	}
+	if _, err := s.Commit(ctx, new(Tx).Leading(killed).Put(PlanKey("1"), 1)); !errors.Is(err, tidegate.ErrConflict) {
+		t.Fatalf("the killed run wrote: %v", err)
+	}
+	if _, err := s.Commit(ctx, new(Tx).Leading(again).Put(PlanKey("1"), 1)); err != nil {
+		t.Fatal(err)
+	}
+	// Another gate's turn is not touched.
+	waiting, stop := context.WithTimeout(ctx, 500*time.Millisecond)
+	defer stop()
+	if _, err := s.Campaign(waiting, "gate-b", ttl); err == nil {
+		t.Fatal("gate-b leads beside gate-a")
+	}
+	if who, err := s.Leader(ctx); err != nil || who != "gate-a" {
+		t.Fatalf("leader %q, %v", who, err)
+	}
+}
+
 func TestUnreachableIsTransientWithHint(t *testing.T) {
 	s, err := Open("demo", Config{Dir: t.TempDir(), Timeout: 200 * time.Millisecond}.SetDefaults())
 	if err != nil {
