@@ -36,6 +36,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 			&cli.DurationFlag{Name: "load", Value: 20 * time.Second, Usage: "how long a round kills under load"},
 			&cli.Uint64Flag{Name: "seed", DefaultText: "drawn", Usage: "of all rounds"},
 			&cli.IntFlag{Name: "round", Usage: "only round `N` of the seed"},
+			&cli.BoolFlag{Name: "keep", Usage: "keep the directory also when all holds"},
 			&cli.BoolFlag{Name: "handover", Usage: "only kill the writer's machine, three times in each round, without a disaster"},
 		},
 		Action:         func(c *cli.Context) error { return soak(c.Context, stdout, c) },
@@ -67,14 +68,14 @@ type runner struct {
 	bin, dir       string
 	seed           uint64
 	load           time.Duration
-	handover       bool
+	handover, keep bool
 	rounds, kills  int
 	acks, lost     uint64
 	longestHandled time.Duration
 }
 
 func soak(ctx context.Context, out io.Writer, c *cli.Context) (err error) {
-	r := &runner{out: out, seed: c.Uint64("seed"), load: c.Duration("load"), handover: c.Bool("handover"), dir: c.String("dir")}
+	r := &runner{out: out, seed: c.Uint64("seed"), load: c.Duration("load"), handover: c.Bool("handover"), keep: c.Bool("keep"), dir: c.String("dir")}
 	if !c.IsSet("seed") {
 		r.seed = rand.Uint64N(seedsUpTo)
 	}
@@ -87,7 +88,7 @@ func soak(ctx context.Context, out io.Writer, c *cli.Context) (err error) {
 			return err
 		}
 		defer func() {
-			if err == nil {
+			if err == nil && !r.keep {
 				err = os.RemoveAll(r.dir)
 			}
 		}()
@@ -145,6 +146,9 @@ func (r *runner) play(ctx context.Context, number int) error {
 	r.longestHandled = max(r.longestHandled, p.took)
 	fmt.Fprintln(r.out, p.line())
 	if err == nil {
+		if r.keep {
+			return nil
+		}
 		return os.RemoveAll(dir)
 	}
 	if ctx.Err() == nil {

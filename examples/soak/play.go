@@ -92,6 +92,7 @@ func (p *play) run(ctx context.Context, handovers int, disaster bool) error {
 	if err := p.redundant(ctx); err != nil {
 		return err
 	}
+	p.say("every standby node has the writer's epoch")
 	if p.counts, err = l.StopLoad(patience); err != nil {
 		return err
 	}
