@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"strings"
 	"runtime"
 	"sync/atomic"
 	"testing"
@@ -177,6 +178,21 @@ func TestFullDiskRefusesAndRecovers(t *testing.T) {
 	}
 	c.nodes["dr1"].start()
 	w.same(20, "dr1")
+}
+
+// What an operator reads must say why a node with a full disk falls behind.
+func TestStatusSaysFull(t *testing.T) {
+	mem := vfs.NewMem()
+	c := newCluster(t, 1, func(tidegate.NodeName) vfs.FS { return mem }, "dr1")
+	c.start1()
+	told := func() string { return c.nodes["dr1"].n.Status().Streams[0].Err }
+	if told() != "" {
+		t.Fatalf("with room: %s", told())
+	}
+	mem.SetCapacity(1)
+	c.until("status says full", func() bool { return strings.Contains(told(), "full") && strings.Contains(told(), "dr1") })
+	mem.SetCapacity(0)
+	c.until("status says nothing more", func() bool { return told() == "" })
 }
 
 // A node that does not get on holds neither the writer nor memory.

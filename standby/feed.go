@@ -196,7 +196,7 @@ func (f *feed) append(ev *shipper.BatchEvent) error {
 	case h.Stream != s.id:
 		return shipper.Refuse(shipper.CodeProtocol, "batch of stream %s", h.Stream)
 	case s.n.full.Load():
-		return shipper.Refuse(shipper.CodeFull, "less than %d bytes left on the disk of node %s", s.n.cfg.FreeBytesMin, s.n.cfg.Node)
+		return s.n.refuseFull()
 	}
 	if _, err := batch.VerifyBytes(ev.Sealed); err != nil {
 		return err
@@ -207,6 +207,11 @@ func (f *feed) append(ev *shipper.BatchEvent) error {
 		s.n.syncer.mark(s)
 	}
 	return err
+}
+
+// refuseFull is the answer to batches while the disk lacks room.
+func (n *Standby) refuseFull() *shipper.Refusal {
+	return shipper.Refuse(shipper.CodeFull, "less than %d bytes left on the disk of node %s", n.cfg.FreeBytesMin, n.cfg.Node)
 }
 
 // append puts a verified batch behind the log's end, or finds that another

@@ -60,6 +60,9 @@ func (n *Standby) Status() Status {
 	}
 	for _, s := range n.all() {
 		one := s.status()
+		if st.Full && one.Err == "" {
+			one.Err = n.refuseFull().Error()
+		}
 		if d := n.disk.Load(); d != nil {
 			one.Quarantined = d.perStream[s.id]
 		}
