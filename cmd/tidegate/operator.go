@@ -9,6 +9,7 @@ import (
 	ucli "github.com/urfave/cli/v2"
 
 	"github.com/tidegate/tidegate"
+	"github.com/tidegate/tidegate/api"
 	"github.com/tidegate/tidegate/api/tidegatev1/tidegatev1connect"
 	"github.com/tidegate/tidegate/internal/cli"
 	"github.com/tidegate/tidegate/internal/config"
@@ -57,9 +58,7 @@ func loadOperator(path string) (*operator, error) {
 	if err != nil {
 		return nil, err
 	}
-	// A transport with its own TLS configuration speaks HTTP/2 only when told to.
-	transport := &http.Transport{TLSClientConfig: creds.ClientTLS(pki.Expect{Role: tidegate.RoleGate}), ForceAttemptHTTP2: true}
-	return &operator{gates: file.Gates, http: &http.Client{Transport: transport}}, nil
+	return &operator{gates: file.Gates, http: api.NewHTTPClient(creds.ClientTLS(pki.Expect{Role: tidegate.RoleGate}))}, nil
 }
 
 // do calls one gate after the other until one answers, whatever the answer is.

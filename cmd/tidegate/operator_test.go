@@ -299,3 +299,36 @@ func TestFailoverCutOffIsNotStartedAgain(t *testing.T) {
 		t.Errorf("exit code %d after %d calls, stderr %q", code, calls, stderr)
 	}
 }
+
+// A frozen gate's connections are still accepted, by its kernel: it must count
+// as one that does not answer, and not hold the command for ever.
+func TestFrozenGateIsUnreachable(t *testing.T) {
+	dir := t.TempDir()
+	authority, err := pki.Dev(dir, "demo")
+	if err != nil {
+		t.Fatal(err)
+	}
+	files, err := authority.Issue(tidegate.Identity{Cluster: "demo", Site: "west", Role: tidegate.RoleOperator, Name: "ada"}, nil, time.Hour)
+	if err != nil {
+		t.Fatal(err)
+	}
+	frozen, err := net.Listen("tcp", "127.0.0.1:0") // and never accepts
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer frozen.Close()
+	config := filepath.Join(dir, "operator.yaml")
+	text := fmt.Sprintf("gates: [%q]\ntls: {ca: %s, cert: %s, key: %s}\n", frozen.Addr(), files.CA, files.Cert, files.Key)
+	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	for _, args := range [][]string{{"status", "-c", config}, {"failover", "-c", config, "--reason", "x", "bank"}} {
+		var stdout, stderr bytes.Buffer
+		code := run(ctx, append([]string{"tidegate"}, args...), nil, &stdout, &stderr)
+		if cli.Code(code) != cli.Unreachable || !strings.Contains(stderr.String(), "hint: streams flow on") || ctx.Err() != nil {
+			t.Errorf("%s: exit code %d, stderr %q", args[0], code, stderr.String())
+		}
+	}
+}

@@ -3,11 +3,11 @@ package main
 import (
 	"errors"
 	"log/slog"
-	"net/http"
 
 	ucli "github.com/urfave/cli/v2"
 
 	"github.com/tidegate/tidegate"
+	"github.com/tidegate/tidegate/api"
 	"github.com/tidegate/tidegate/api/tidegatev1/tidegatev1connect"
 	"github.com/tidegate/tidegate/gating/route"
 	"github.com/tidegate/tidegate/internal/cli"
@@ -72,7 +72,7 @@ func routeParts(f routeFile, log *slog.Logger) ([]daemon.Part, error) {
 	if err != nil {
 		return nil, err
 	}
-	client := &http.Client{Transport: &http.Transport{TLSClientConfig: creds.ClientTLS(pki.Expect{Role: tidegate.RoleGate}), ForceAttemptHTTP2: true}}
+	client := api.NewHTTPClient(creds.ClientTLS(pki.Expect{Role: tidegate.RoleGate}))
 	var gates []route.Gate
 	for _, addr := range f.Route.Gates {
 		gates = append(gates, route.Gate{Addr: addr, Client: tidegatev1connect.NewNodeServiceClient(client, "https://"+addr)})
