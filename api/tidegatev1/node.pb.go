@@ -1913,7 +1913,7 @@ type StandbyStream struct {
 	BeaconAge      *durationpb.Duration `protobuf:"bytes,14,opt,name=beacon_age,json=beaconAge,proto3" json:"beacon_age,omitempty"`
 	// Replay rate of the warm store, for the prediction; absent until measured.
 	ApplyRecordsPerSecond *float64 `protobuf:"fixed64,15,opt,name=apply_records_per_second,json=applyRecordsPerSecond,proto3,oneof" json:"apply_records_per_second,omitempty"`
-	// Records between the durable and the applied end.
+	// Records in the log that are not applied, an upper bound; absent while not counted.
 	ApplyLagRecords *int64 `protobuf:"varint,16,opt,name=apply_lag_records,json=applyLagRecords,proto3,oneof" json:"apply_lag_records,omitempty"`
 	Error           string `protobuf:"bytes,17,opt,name=error,proto3" json:"error,omitempty"`
 	// host:port of the warm service beside this node; empty when none is connected.
@@ -2308,7 +2308,8 @@ func (*ReportRouteResponse) Descriptor() ([]byte, []int) {
 
 type ReportQuarantineRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Names the bundle: repeated reports of one id count once.
+	// Names the bundle: repeated reports of one id count once. The report that
+	// knows what had been released wins over one that does not.
 	Id       string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
 	Node     string `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"`
 	StreamId string `protobuf:"bytes,3,opt,name=stream_id,json=streamId,proto3" json:"stream_id,omitempty"`
@@ -2325,10 +2326,12 @@ type ReportQuarantineRequest struct {
 	Oldest          *timestamppb.Timestamp `protobuf:"bytes,11,opt,name=oldest,proto3" json:"oldest,omitempty"`
 	Newest          *timestamppb.Timestamp `protobuf:"bytes,12,opt,name=newest,proto3" json:"newest,omitempty"`
 	// "diverged", "superseded", "unreadable".
-	Reason        string `protobuf:"bytes,13,opt,name=reason,proto3" json:"reason,omitempty"`
-	Path          string `protobuf:"bytes,14,opt,name=path,proto3" json:"path,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Reason string `protobuf:"bytes,13,opt,name=reason,proto3" json:"reason,omitempty"`
+	Path   string `protobuf:"bytes,14,opt,name=path,proto3" json:"path,omitempty"`
+	// Newest source time among the released records; absent when none was released or it is not known.
+	ReleasedNewest *timestamppb.Timestamp `protobuf:"bytes,15,opt,name=released_newest,json=releasedNewest,proto3" json:"released_newest,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *ReportQuarantineRequest) Reset() {
@@ -2457,6 +2460,13 @@ func (x *ReportQuarantineRequest) GetPath() string {
 		return x.Path
 	}
 	return ""
+}
+
+func (x *ReportQuarantineRequest) GetReleasedNewest() *timestamppb.Timestamp {
+	if x != nil {
+		return x.ReleasedNewest
+	}
+	return nil
 }
 
 type ReportQuarantineResponse struct {
@@ -2687,7 +2697,7 @@ const file_tidegate_v1_node_proto_rawDesc = "" +
 	"\vconnections\x18\x04 \x01(\rR\vconnections\x12\x1b\n" +
 	"\tcut_total\x18\x05 \x01(\x04R\bcutTotal\x120\n" +
 	"\x05since\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\"\x15\n" +
-	"\x13ReportRouteResponse\"\xf1\x03\n" +
+	"\x13ReportRouteResponse\"\xb6\x04\n" +
 	"\x17ReportQuarantineRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04node\x18\x02 \x01(\tR\x04node\x12\x1b\n" +
@@ -2703,7 +2713,8 @@ const file_tidegate_v1_node_proto_rawDesc = "" +
 	"\x06oldest\x18\v \x01(\v2\x1a.google.protobuf.TimestampR\x06oldest\x122\n" +
 	"\x06newest\x18\f \x01(\v2\x1a.google.protobuf.TimestampR\x06newest\x12\x16\n" +
 	"\x06reason\x18\r \x01(\tR\x06reason\x12\x12\n" +
-	"\x04path\x18\x0e \x01(\tR\x04pathB\x13\n" +
+	"\x04path\x18\x0e \x01(\tR\x04path\x12C\n" +
+	"\x0freleased_newest\x18\x0f \x01(\v2\x1a.google.protobuf.TimestampR\x0ereleasedNewestB\x13\n" +
 	"\x11_released_records\"\x1a\n" +
 	"\x18ReportQuarantineResponse*f\n" +
 	"\bNodeKind\x12\x19\n" +
@@ -2842,31 +2853,32 @@ var file_tidegate_v1_node_proto_depIdxs = []int32{
 	39, // 37: tidegate.v1.RouteApplied.since:type_name -> google.protobuf.Timestamp
 	39, // 38: tidegate.v1.ReportQuarantineRequest.oldest:type_name -> google.protobuf.Timestamp
 	39, // 39: tidegate.v1.ReportQuarantineRequest.newest:type_name -> google.protobuf.Timestamp
-	3,  // 40: tidegate.v1.NodeService.Register:input_type -> tidegate.v1.RegisterRequest
-	5,  // 41: tidegate.v1.NodeService.Watch:input_type -> tidegate.v1.WatchRequest
-	10, // 42: tidegate.v1.NodeService.AcquireEpoch:input_type -> tidegate.v1.AcquireEpochRequest
-	14, // 43: tidegate.v1.NodeService.ReadEpoch:input_type -> tidegate.v1.ReadEpochRequest
-	16, // 44: tidegate.v1.NodeService.RecordGate:input_type -> tidegate.v1.RecordGateRequest
-	18, // 45: tidegate.v1.NodeService.ExitLimbo:input_type -> tidegate.v1.ExitLimboRequest
-	20, // 46: tidegate.v1.NodeService.ReportAgent:input_type -> tidegate.v1.ReportAgentRequest
-	24, // 47: tidegate.v1.NodeService.ReportStandby:input_type -> tidegate.v1.ReportStandbyRequest
-	27, // 48: tidegate.v1.NodeService.ReportRoute:input_type -> tidegate.v1.ReportRouteRequest
-	30, // 49: tidegate.v1.NodeService.ReportQuarantine:input_type -> tidegate.v1.ReportQuarantineRequest
-	4,  // 50: tidegate.v1.NodeService.Register:output_type -> tidegate.v1.RegisterResponse
-	6,  // 51: tidegate.v1.NodeService.Watch:output_type -> tidegate.v1.WatchResponse
-	12, // 52: tidegate.v1.NodeService.AcquireEpoch:output_type -> tidegate.v1.AcquireEpochResponse
-	15, // 53: tidegate.v1.NodeService.ReadEpoch:output_type -> tidegate.v1.ReadEpochResponse
-	17, // 54: tidegate.v1.NodeService.RecordGate:output_type -> tidegate.v1.RecordGateResponse
-	19, // 55: tidegate.v1.NodeService.ExitLimbo:output_type -> tidegate.v1.ExitLimboResponse
-	23, // 56: tidegate.v1.NodeService.ReportAgent:output_type -> tidegate.v1.ReportAgentResponse
-	26, // 57: tidegate.v1.NodeService.ReportStandby:output_type -> tidegate.v1.ReportStandbyResponse
-	29, // 58: tidegate.v1.NodeService.ReportRoute:output_type -> tidegate.v1.ReportRouteResponse
-	31, // 59: tidegate.v1.NodeService.ReportQuarantine:output_type -> tidegate.v1.ReportQuarantineResponse
-	50, // [50:60] is the sub-list for method output_type
-	40, // [40:50] is the sub-list for method input_type
-	40, // [40:40] is the sub-list for extension type_name
-	40, // [40:40] is the sub-list for extension extendee
-	0,  // [0:40] is the sub-list for field type_name
+	39, // 40: tidegate.v1.ReportQuarantineRequest.released_newest:type_name -> google.protobuf.Timestamp
+	3,  // 41: tidegate.v1.NodeService.Register:input_type -> tidegate.v1.RegisterRequest
+	5,  // 42: tidegate.v1.NodeService.Watch:input_type -> tidegate.v1.WatchRequest
+	10, // 43: tidegate.v1.NodeService.AcquireEpoch:input_type -> tidegate.v1.AcquireEpochRequest
+	14, // 44: tidegate.v1.NodeService.ReadEpoch:input_type -> tidegate.v1.ReadEpochRequest
+	16, // 45: tidegate.v1.NodeService.RecordGate:input_type -> tidegate.v1.RecordGateRequest
+	18, // 46: tidegate.v1.NodeService.ExitLimbo:input_type -> tidegate.v1.ExitLimboRequest
+	20, // 47: tidegate.v1.NodeService.ReportAgent:input_type -> tidegate.v1.ReportAgentRequest
+	24, // 48: tidegate.v1.NodeService.ReportStandby:input_type -> tidegate.v1.ReportStandbyRequest
+	27, // 49: tidegate.v1.NodeService.ReportRoute:input_type -> tidegate.v1.ReportRouteRequest
+	30, // 50: tidegate.v1.NodeService.ReportQuarantine:input_type -> tidegate.v1.ReportQuarantineRequest
+	4,  // 51: tidegate.v1.NodeService.Register:output_type -> tidegate.v1.RegisterResponse
+	6,  // 52: tidegate.v1.NodeService.Watch:output_type -> tidegate.v1.WatchResponse
+	12, // 53: tidegate.v1.NodeService.AcquireEpoch:output_type -> tidegate.v1.AcquireEpochResponse
+	15, // 54: tidegate.v1.NodeService.ReadEpoch:output_type -> tidegate.v1.ReadEpochResponse
+	17, // 55: tidegate.v1.NodeService.RecordGate:output_type -> tidegate.v1.RecordGateResponse
+	19, // 56: tidegate.v1.NodeService.ExitLimbo:output_type -> tidegate.v1.ExitLimboResponse
+	23, // 57: tidegate.v1.NodeService.ReportAgent:output_type -> tidegate.v1.ReportAgentResponse
+	26, // 58: tidegate.v1.NodeService.ReportStandby:output_type -> tidegate.v1.ReportStandbyResponse
+	29, // 59: tidegate.v1.NodeService.ReportRoute:output_type -> tidegate.v1.ReportRouteResponse
+	31, // 60: tidegate.v1.NodeService.ReportQuarantine:output_type -> tidegate.v1.ReportQuarantineResponse
+	51, // [51:61] is the sub-list for method output_type
+	41, // [41:51] is the sub-list for method input_type
+	41, // [41:41] is the sub-list for extension type_name
+	41, // [41:41] is the sub-list for extension extendee
+	0,  // [0:41] is the sub-list for field type_name
 }
 
 func init() { file_tidegate_v1_node_proto_init() }

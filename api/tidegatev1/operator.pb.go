@@ -2118,8 +2118,11 @@ type Plan struct {
 	AttestPrimaryDown bool   `protobuf:"varint,19,opt,name=attest_primary_down,json=attestPrimaryDown,proto3" json:"attest_primary_down,omitempty"`
 	Error             string `protobuf:"bytes,20,opt,name=error,proto3" json:"error,omitempty"`
 	Hint              string `protobuf:"bytes,21,opt,name=hint,proto3" json:"hint,omitempty"`
-	unknownFields     protoimpl.UnknownFields
-	sizeCache         protoimpl.SizeCache
+	// RPO actual: span of time over which acknowledged work was lost, the worst of
+	// the streams; absent while it is not known of every one.
+	RpoActual     *durationpb.Duration `protobuf:"bytes,22,opt,name=rpo_actual,json=rpoActual,proto3" json:"rpo_actual,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Plan) Reset() {
@@ -2297,6 +2300,13 @@ func (x *Plan) GetHint() string {
 		return x.Hint
 	}
 	return ""
+}
+
+func (x *Plan) GetRpoActual() *durationpb.Duration {
+	if x != nil {
+		return x.RpoActual
+	}
+	return nil
 }
 
 type PlanStream struct {
@@ -2562,8 +2572,10 @@ func (x *ShowPlanResponse) GetPlan() *Plan {
 type ListPlansRequest struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
 	Service string                 `protobuf:"bytes,1,opt,name=service,proto3" json:"service,omitempty"`
-	// Newest first; 0 is 50.
-	Limit         uint32 `protobuf:"varint,2,opt,name=limit,proto3" json:"limit,omitempty"`
+	// Newest first; 0 is 50, at most 1000.
+	Limit uint32 `protobuf:"varint,2,opt,name=limit,proto3" json:"limit,omitempty"`
+	// Only plans older than this one: next of the page before.
+	Before        string `protobuf:"bytes,3,opt,name=before,proto3" json:"before,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2612,9 +2624,18 @@ func (x *ListPlansRequest) GetLimit() uint32 {
 	return 0
 }
 
+func (x *ListPlansRequest) GetBefore() string {
+	if x != nil {
+		return x.Before
+	}
+	return ""
+}
+
 type ListPlansResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Plans         []*Plan                `protobuf:"bytes,1,rep,name=plans,proto3" json:"plans,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Plans []*Plan                `protobuf:"bytes,1,rep,name=plans,proto3" json:"plans,omitempty"`
+	// Where the next page begins; empty when there is none.
+	Next          string `protobuf:"bytes,2,opt,name=next,proto3" json:"next,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2654,6 +2675,13 @@ func (x *ListPlansResponse) GetPlans() []*Plan {
 		return x.Plans
 	}
 	return nil
+}
+
+func (x *ListPlansResponse) GetNext() string {
+	if x != nil {
+		return x.Next
+	}
+	return ""
 }
 
 type RebuildRequest struct {
@@ -3082,7 +3110,7 @@ const file_tidegate_v1_operator_proto_rawDesc = "" +
 	"\x04plan\x18\x01 \x01(\v2\x11.tidegate.v1.PlanH\x00R\x04plan\x12+\n" +
 	"\x04step\x18\x02 \x01(\v2\x15.tidegate.v1.PlanStepH\x00R\x04step\x12'\n" +
 	"\x04done\x18\x03 \x01(\v2\x11.tidegate.v1.PlanH\x00R\x04doneB\a\n" +
-	"\x05event\"\xa9\x06\n" +
+	"\x05event\"\xe3\x06\n" +
 	"\x04Plan\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12)\n" +
 	"\x04kind\x18\x02 \x01(\x0e2\x15.tidegate.v1.PlanKindR\x04kind\x12\x18\n" +
@@ -3108,7 +3136,9 @@ const file_tidegate_v1_operator_proto_rawDesc = "" +
 	"acceptLoss\x12.\n" +
 	"\x13attest_primary_down\x18\x13 \x01(\bR\x11attestPrimaryDown\x12\x14\n" +
 	"\x05error\x18\x14 \x01(\tR\x05error\x12\x12\n" +
-	"\x04hint\x18\x15 \x01(\tR\x04hint\"\xcb\x01\n" +
+	"\x04hint\x18\x15 \x01(\tR\x04hint\x128\n" +
+	"\n" +
+	"rpo_actual\x18\x16 \x01(\v2\x19.google.protobuf.DurationR\trpoActual\"\xcb\x01\n" +
 	"\n" +
 	"PlanStream\x12\x1b\n" +
 	"\tstream_id\x18\x01 \x01(\tR\bstreamId\x12\x12\n" +
@@ -3128,12 +3158,14 @@ const file_tidegate_v1_operator_proto_rawDesc = "" +
 	"\x0fShowPlanRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\"9\n" +
 	"\x10ShowPlanResponse\x12%\n" +
-	"\x04plan\x18\x01 \x01(\v2\x11.tidegate.v1.PlanR\x04plan\"B\n" +
+	"\x04plan\x18\x01 \x01(\v2\x11.tidegate.v1.PlanR\x04plan\"Z\n" +
 	"\x10ListPlansRequest\x12\x18\n" +
 	"\aservice\x18\x01 \x01(\tR\aservice\x12\x14\n" +
-	"\x05limit\x18\x02 \x01(\rR\x05limit\"<\n" +
+	"\x05limit\x18\x02 \x01(\rR\x05limit\x12\x16\n" +
+	"\x06before\x18\x03 \x01(\tR\x06before\"P\n" +
 	"\x11ListPlansResponse\x12'\n" +
-	"\x05plans\x18\x01 \x03(\v2\x11.tidegate.v1.PlanR\x05plans\"\x98\x01\n" +
+	"\x05plans\x18\x01 \x03(\v2\x11.tidegate.v1.PlanR\x05plans\x12\x12\n" +
+	"\x04next\x18\x02 \x01(\tR\x04next\"\x98\x01\n" +
 	"\x0eRebuildRequest\x12\x1a\n" +
 	"\bstandbys\x18\x01 \x03(\tR\bstandbys\x12\x18\n" +
 	"\amissing\x18\x02 \x03(\tR\amissing\x12\x16\n" +
@@ -3324,49 +3356,50 @@ var file_tidegate_v1_operator_proto_depIdxs = []int32{
 	44, // 58: tidegate.v1.Plan.started:type_name -> google.protobuf.Timestamp
 	44, // 59: tidegate.v1.Plan.ended:type_name -> google.protobuf.Timestamp
 	46, // 60: tidegate.v1.Plan.expected:type_name -> google.protobuf.Duration
-	63, // 61: tidegate.v1.PlanStream.head:type_name -> tidegate.v1.LogPos
-	47, // 62: tidegate.v1.PlanStream.loss:type_name -> tidegate.v1.LossStatement
-	44, // 63: tidegate.v1.PlanStep.started:type_name -> google.protobuf.Timestamp
-	46, // 64: tidegate.v1.PlanStep.took:type_name -> google.protobuf.Duration
-	46, // 65: tidegate.v1.PlanStep.expected:type_name -> google.protobuf.Duration
-	31, // 66: tidegate.v1.ShowPlanResponse.plan:type_name -> tidegate.v1.Plan
-	31, // 67: tidegate.v1.ListPlansResponse.plans:type_name -> tidegate.v1.Plan
-	48, // 68: tidegate.v1.RebuildResponse.streams:type_name -> tidegate.v1.StreamView
-	42, // 69: tidegate.v1.DoctorResponse.findings:type_name -> tidegate.v1.Finding
-	1,  // 70: tidegate.v1.Finding.severity:type_name -> tidegate.v1.Severity
-	2,  // 71: tidegate.v1.OperatorService.Status:input_type -> tidegate.v1.StatusRequest
-	11, // 72: tidegate.v1.OperatorService.ListStreams:input_type -> tidegate.v1.ListStreamsRequest
-	15, // 73: tidegate.v1.OperatorService.AddService:input_type -> tidegate.v1.AddServiceRequest
-	17, // 74: tidegate.v1.OperatorService.AddStream:input_type -> tidegate.v1.AddStreamRequest
-	19, // 75: tidegate.v1.OperatorService.PauseStream:input_type -> tidegate.v1.PauseStreamRequest
-	21, // 76: tidegate.v1.OperatorService.ResumeStream:input_type -> tidegate.v1.ResumeStreamRequest
-	23, // 77: tidegate.v1.OperatorService.RemoveStream:input_type -> tidegate.v1.RemoveStreamRequest
-	25, // 78: tidegate.v1.OperatorService.SetMode:input_type -> tidegate.v1.SetModeRequest
-	27, // 79: tidegate.v1.OperatorService.Freeze:input_type -> tidegate.v1.FreezeRequest
-	29, // 80: tidegate.v1.OperatorService.Failover:input_type -> tidegate.v1.FailoverRequest
-	34, // 81: tidegate.v1.OperatorService.ShowPlan:input_type -> tidegate.v1.ShowPlanRequest
-	36, // 82: tidegate.v1.OperatorService.ListPlans:input_type -> tidegate.v1.ListPlansRequest
-	38, // 83: tidegate.v1.OperatorService.Rebuild:input_type -> tidegate.v1.RebuildRequest
-	40, // 84: tidegate.v1.OperatorService.Doctor:input_type -> tidegate.v1.DoctorRequest
-	3,  // 85: tidegate.v1.OperatorService.Status:output_type -> tidegate.v1.StatusResponse
-	12, // 86: tidegate.v1.OperatorService.ListStreams:output_type -> tidegate.v1.ListStreamsResponse
-	16, // 87: tidegate.v1.OperatorService.AddService:output_type -> tidegate.v1.AddServiceResponse
-	18, // 88: tidegate.v1.OperatorService.AddStream:output_type -> tidegate.v1.AddStreamResponse
-	20, // 89: tidegate.v1.OperatorService.PauseStream:output_type -> tidegate.v1.PauseStreamResponse
-	22, // 90: tidegate.v1.OperatorService.ResumeStream:output_type -> tidegate.v1.ResumeStreamResponse
-	24, // 91: tidegate.v1.OperatorService.RemoveStream:output_type -> tidegate.v1.RemoveStreamResponse
-	26, // 92: tidegate.v1.OperatorService.SetMode:output_type -> tidegate.v1.SetModeResponse
-	28, // 93: tidegate.v1.OperatorService.Freeze:output_type -> tidegate.v1.FreezeResponse
-	30, // 94: tidegate.v1.OperatorService.Failover:output_type -> tidegate.v1.FailoverResponse
-	35, // 95: tidegate.v1.OperatorService.ShowPlan:output_type -> tidegate.v1.ShowPlanResponse
-	37, // 96: tidegate.v1.OperatorService.ListPlans:output_type -> tidegate.v1.ListPlansResponse
-	39, // 97: tidegate.v1.OperatorService.Rebuild:output_type -> tidegate.v1.RebuildResponse
-	41, // 98: tidegate.v1.OperatorService.Doctor:output_type -> tidegate.v1.DoctorResponse
-	85, // [85:99] is the sub-list for method output_type
-	71, // [71:85] is the sub-list for method input_type
-	71, // [71:71] is the sub-list for extension type_name
-	71, // [71:71] is the sub-list for extension extendee
-	0,  // [0:71] is the sub-list for field type_name
+	46, // 61: tidegate.v1.Plan.rpo_actual:type_name -> google.protobuf.Duration
+	63, // 62: tidegate.v1.PlanStream.head:type_name -> tidegate.v1.LogPos
+	47, // 63: tidegate.v1.PlanStream.loss:type_name -> tidegate.v1.LossStatement
+	44, // 64: tidegate.v1.PlanStep.started:type_name -> google.protobuf.Timestamp
+	46, // 65: tidegate.v1.PlanStep.took:type_name -> google.protobuf.Duration
+	46, // 66: tidegate.v1.PlanStep.expected:type_name -> google.protobuf.Duration
+	31, // 67: tidegate.v1.ShowPlanResponse.plan:type_name -> tidegate.v1.Plan
+	31, // 68: tidegate.v1.ListPlansResponse.plans:type_name -> tidegate.v1.Plan
+	48, // 69: tidegate.v1.RebuildResponse.streams:type_name -> tidegate.v1.StreamView
+	42, // 70: tidegate.v1.DoctorResponse.findings:type_name -> tidegate.v1.Finding
+	1,  // 71: tidegate.v1.Finding.severity:type_name -> tidegate.v1.Severity
+	2,  // 72: tidegate.v1.OperatorService.Status:input_type -> tidegate.v1.StatusRequest
+	11, // 73: tidegate.v1.OperatorService.ListStreams:input_type -> tidegate.v1.ListStreamsRequest
+	15, // 74: tidegate.v1.OperatorService.AddService:input_type -> tidegate.v1.AddServiceRequest
+	17, // 75: tidegate.v1.OperatorService.AddStream:input_type -> tidegate.v1.AddStreamRequest
+	19, // 76: tidegate.v1.OperatorService.PauseStream:input_type -> tidegate.v1.PauseStreamRequest
+	21, // 77: tidegate.v1.OperatorService.ResumeStream:input_type -> tidegate.v1.ResumeStreamRequest
+	23, // 78: tidegate.v1.OperatorService.RemoveStream:input_type -> tidegate.v1.RemoveStreamRequest
+	25, // 79: tidegate.v1.OperatorService.SetMode:input_type -> tidegate.v1.SetModeRequest
+	27, // 80: tidegate.v1.OperatorService.Freeze:input_type -> tidegate.v1.FreezeRequest
+	29, // 81: tidegate.v1.OperatorService.Failover:input_type -> tidegate.v1.FailoverRequest
+	34, // 82: tidegate.v1.OperatorService.ShowPlan:input_type -> tidegate.v1.ShowPlanRequest
+	36, // 83: tidegate.v1.OperatorService.ListPlans:input_type -> tidegate.v1.ListPlansRequest
+	38, // 84: tidegate.v1.OperatorService.Rebuild:input_type -> tidegate.v1.RebuildRequest
+	40, // 85: tidegate.v1.OperatorService.Doctor:input_type -> tidegate.v1.DoctorRequest
+	3,  // 86: tidegate.v1.OperatorService.Status:output_type -> tidegate.v1.StatusResponse
+	12, // 87: tidegate.v1.OperatorService.ListStreams:output_type -> tidegate.v1.ListStreamsResponse
+	16, // 88: tidegate.v1.OperatorService.AddService:output_type -> tidegate.v1.AddServiceResponse
+	18, // 89: tidegate.v1.OperatorService.AddStream:output_type -> tidegate.v1.AddStreamResponse
+	20, // 90: tidegate.v1.OperatorService.PauseStream:output_type -> tidegate.v1.PauseStreamResponse
+	22, // 91: tidegate.v1.OperatorService.ResumeStream:output_type -> tidegate.v1.ResumeStreamResponse
+	24, // 92: tidegate.v1.OperatorService.RemoveStream:output_type -> tidegate.v1.RemoveStreamResponse
+	26, // 93: tidegate.v1.OperatorService.SetMode:output_type -> tidegate.v1.SetModeResponse
+	28, // 94: tidegate.v1.OperatorService.Freeze:output_type -> tidegate.v1.FreezeResponse
+	30, // 95: tidegate.v1.OperatorService.Failover:output_type -> tidegate.v1.FailoverResponse
+	35, // 96: tidegate.v1.OperatorService.ShowPlan:output_type -> tidegate.v1.ShowPlanResponse
+	37, // 97: tidegate.v1.OperatorService.ListPlans:output_type -> tidegate.v1.ListPlansResponse
+	39, // 98: tidegate.v1.OperatorService.Rebuild:output_type -> tidegate.v1.RebuildResponse
+	41, // 99: tidegate.v1.OperatorService.Doctor:output_type -> tidegate.v1.DoctorResponse
+	86, // [86:100] is the sub-list for method output_type
+	72, // [72:86] is the sub-list for method input_type
+	72, // [72:72] is the sub-list for extension type_name
+	72, // [72:72] is the sub-list for extension extendee
+	0,  // [0:72] is the sub-list for field type_name
 }
 
 func init() { file_tidegate_v1_operator_proto_init() }

@@ -9,6 +9,7 @@ package tidegatev1
 import (
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	durationpb "google.golang.org/protobuf/types/known/durationpb"
 	reflect "reflect"
 	sync "sync"
 	unsafe "unsafe"
@@ -168,9 +169,11 @@ type StreamDescription struct {
 	// The newest epoch record it last saw: where the stream lived.
 	Record *EpochRecord `protobuf:"bytes,15,opt,name=record,proto3" json:"record,omitempty"`
 	// The mode and bounds it last saw, and the configured members.
-	Mode          Mode     `protobuf:"varint,12,opt,name=mode,proto3,enum=tidegate.v1.Mode" json:"mode,omitempty"`
-	Bounds        *Bounds  `protobuf:"bytes,13,opt,name=bounds,proto3" json:"bounds,omitempty"`
-	Members       []string `protobuf:"bytes,14,rep,name=members,proto3" json:"members,omitempty"`
+	Mode    Mode     `protobuf:"varint,12,opt,name=mode,proto3,enum=tidegate.v1.Mode" json:"mode,omitempty"`
+	Bounds  *Bounds  `protobuf:"bytes,13,opt,name=bounds,proto3" json:"bounds,omitempty"`
+	Members []string `protobuf:"bytes,14,rep,name=members,proto3" json:"members,omitempty"`
+	// As in a fence's answer, against the node's durable end now.
+	Beacon        *BeaconEvidence `protobuf:"bytes,16,opt,name=beacon,proto3" json:"beacon,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -310,6 +313,13 @@ func (x *StreamDescription) GetMembers() []string {
 	return nil
 }
 
+func (x *StreamDescription) GetBeacon() *BeaconEvidence {
+	if x != nil {
+		return x.Beacon
+	}
+	return nil
+}
+
 type FenceRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	StreamId      string                 `protobuf:"bytes,1,opt,name=stream_id,json=streamId,proto3" json:"stream_id,omitempty"`
@@ -383,7 +393,9 @@ type FenceResponse struct {
 	// Known committed; never a reason to cut.
 	CommitSeq uint64 `protobuf:"varint,7,opt,name=commit_seq,json=commitSeq,proto3" json:"commit_seq,omitempty"`
 	// The node may have forgotten: its answer counts for no quorum.
-	Limbo         bool `protobuf:"varint,8,opt,name=limbo,proto3" json:"limbo,omitempty"`
+	Limbo bool `protobuf:"varint,8,opt,name=limbo,proto3" json:"limbo,omitempty"`
+	// What the writer's newest beacon says against the end that durable names.
+	Beacon        *BeaconEvidence `protobuf:"bytes,9,opt,name=beacon,proto3" json:"beacon,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -474,6 +486,71 @@ func (x *FenceResponse) GetLimbo() bool {
 	return false
 }
 
+func (x *FenceResponse) GetBeacon() *BeaconEvidence {
+	if x != nil {
+		return x.Beacon
+	}
+	return nil
+}
+
+// BeaconEvidence is what a node can tell of releases that its log does not hold.
+type BeaconEvidence struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Records that had been released beyond the node's end, at least; absent when
+	// no beacon told what had been released.
+	ReleasedBeyond *int64 `protobuf:"varint,1,opt,name=released_beyond,json=releasedBeyond,proto3,oneof" json:"released_beyond,omitempty"`
+	// Upper bound on the time of which the node knows nothing: since the newest
+	// moment at which everything released was in its log. Absent while clocks are
+	// not compared.
+	BlindWindow   *durationpb.Duration `protobuf:"bytes,2,opt,name=blind_window,json=blindWindow,proto3" json:"blind_window,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BeaconEvidence) Reset() {
+	*x = BeaconEvidence{}
+	mi := &file_tidegate_v1_standby_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BeaconEvidence) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BeaconEvidence) ProtoMessage() {}
+
+func (x *BeaconEvidence) ProtoReflect() protoreflect.Message {
+	mi := &file_tidegate_v1_standby_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BeaconEvidence.ProtoReflect.Descriptor instead.
+func (*BeaconEvidence) Descriptor() ([]byte, []int) {
+	return file_tidegate_v1_standby_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *BeaconEvidence) GetReleasedBeyond() int64 {
+	if x != nil && x.ReleasedBeyond != nil {
+		return *x.ReleasedBeyond
+	}
+	return 0
+}
+
+func (x *BeaconEvidence) GetBlindWindow() *durationpb.Duration {
+	if x != nil {
+		return x.BlindWindow
+	}
+	return nil
+}
+
 type AdoptRequest struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
 	StreamId string                 `protobuf:"bytes,1,opt,name=stream_id,json=streamId,proto3" json:"stream_id,omitempty"`
@@ -498,7 +575,7 @@ type AdoptRequest struct {
 
 func (x *AdoptRequest) Reset() {
 	*x = AdoptRequest{}
-	mi := &file_tidegate_v1_standby_proto_msgTypes[5]
+	mi := &file_tidegate_v1_standby_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -510,7 +587,7 @@ func (x *AdoptRequest) String() string {
 func (*AdoptRequest) ProtoMessage() {}
 
 func (x *AdoptRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_standby_proto_msgTypes[5]
+	mi := &file_tidegate_v1_standby_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -523,7 +600,7 @@ func (x *AdoptRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AdoptRequest.ProtoReflect.Descriptor instead.
 func (*AdoptRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_standby_proto_rawDescGZIP(), []int{5}
+	return file_tidegate_v1_standby_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *AdoptRequest) GetStreamId() string {
@@ -618,7 +695,7 @@ type AdoptResponse struct {
 
 func (x *AdoptResponse) Reset() {
 	*x = AdoptResponse{}
-	mi := &file_tidegate_v1_standby_proto_msgTypes[6]
+	mi := &file_tidegate_v1_standby_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -630,7 +707,7 @@ func (x *AdoptResponse) String() string {
 func (*AdoptResponse) ProtoMessage() {}
 
 func (x *AdoptResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_standby_proto_msgTypes[6]
+	mi := &file_tidegate_v1_standby_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -643,7 +720,7 @@ func (x *AdoptResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AdoptResponse.ProtoReflect.Descriptor instead.
 func (*AdoptResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_standby_proto_rawDescGZIP(), []int{6}
+	return file_tidegate_v1_standby_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *AdoptResponse) GetNode() string {
@@ -735,7 +812,7 @@ type PromoteRequest struct {
 
 func (x *PromoteRequest) Reset() {
 	*x = PromoteRequest{}
-	mi := &file_tidegate_v1_standby_proto_msgTypes[7]
+	mi := &file_tidegate_v1_standby_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -747,7 +824,7 @@ func (x *PromoteRequest) String() string {
 func (*PromoteRequest) ProtoMessage() {}
 
 func (x *PromoteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_standby_proto_msgTypes[7]
+	mi := &file_tidegate_v1_standby_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -760,7 +837,7 @@ func (x *PromoteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PromoteRequest.ProtoReflect.Descriptor instead.
 func (*PromoteRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_standby_proto_rawDescGZIP(), []int{7}
+	return file_tidegate_v1_standby_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *PromoteRequest) GetStreamId() string {
@@ -813,7 +890,7 @@ type PromoteResponse struct {
 
 func (x *PromoteResponse) Reset() {
 	*x = PromoteResponse{}
-	mi := &file_tidegate_v1_standby_proto_msgTypes[8]
+	mi := &file_tidegate_v1_standby_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -825,7 +902,7 @@ func (x *PromoteResponse) String() string {
 func (*PromoteResponse) ProtoMessage() {}
 
 func (x *PromoteResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_standby_proto_msgTypes[8]
+	mi := &file_tidegate_v1_standby_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -838,7 +915,7 @@ func (x *PromoteResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PromoteResponse.ProtoReflect.Descriptor instead.
 func (*PromoteResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_standby_proto_rawDescGZIP(), []int{8}
+	return file_tidegate_v1_standby_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *PromoteResponse) GetAppliedSeq() uint64 {
@@ -912,7 +989,7 @@ type StandbyServiceStatusRequest struct {
 
 func (x *StandbyServiceStatusRequest) Reset() {
 	*x = StandbyServiceStatusRequest{}
-	mi := &file_tidegate_v1_standby_proto_msgTypes[9]
+	mi := &file_tidegate_v1_standby_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -924,7 +1001,7 @@ func (x *StandbyServiceStatusRequest) String() string {
 func (*StandbyServiceStatusRequest) ProtoMessage() {}
 
 func (x *StandbyServiceStatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_standby_proto_msgTypes[9]
+	mi := &file_tidegate_v1_standby_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -937,7 +1014,7 @@ func (x *StandbyServiceStatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StandbyServiceStatusRequest.ProtoReflect.Descriptor instead.
 func (*StandbyServiceStatusRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_standby_proto_rawDescGZIP(), []int{9}
+	return file_tidegate_v1_standby_proto_rawDescGZIP(), []int{10}
 }
 
 type StandbyServiceStatusResponse struct {
@@ -953,7 +1030,7 @@ type StandbyServiceStatusResponse struct {
 
 func (x *StandbyServiceStatusResponse) Reset() {
 	*x = StandbyServiceStatusResponse{}
-	mi := &file_tidegate_v1_standby_proto_msgTypes[10]
+	mi := &file_tidegate_v1_standby_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -965,7 +1042,7 @@ func (x *StandbyServiceStatusResponse) String() string {
 func (*StandbyServiceStatusResponse) ProtoMessage() {}
 
 func (x *StandbyServiceStatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_standby_proto_msgTypes[10]
+	mi := &file_tidegate_v1_standby_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -978,7 +1055,7 @@ func (x *StandbyServiceStatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StandbyServiceStatusResponse.ProtoReflect.Descriptor instead.
 func (*StandbyServiceStatusResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_standby_proto_rawDescGZIP(), []int{10}
+	return file_tidegate_v1_standby_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *StandbyServiceStatusResponse) GetNode() string {
@@ -1020,7 +1097,7 @@ var File_tidegate_v1_standby_proto protoreflect.FileDescriptor
 
 const file_tidegate_v1_standby_proto_rawDesc = "" +
 	"\n" +
-	"\x19tidegate/v1/standby.proto\x12\vtidegate.v1\x1a\x16tidegate/v1/node.proto\x1a\x17tidegate/v1/types.proto\"0\n" +
+	"\x19tidegate/v1/standby.proto\x12\vtidegate.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x16tidegate/v1/node.proto\x1a\x17tidegate/v1/types.proto\"0\n" +
 	"\x0fDescribeRequest\x12\x1d\n" +
 	"\n" +
 	"stream_ids\x18\x01 \x03(\tR\tstreamIds\"\xda\x01\n" +
@@ -1031,7 +1108,7 @@ const file_tidegate_v1_standby_proto_rawDesc = "" +
 	"\fship_address\x18\x04 \x01(\tR\vshipAddress\x12\x1f\n" +
 	"\vapi_address\x18\x05 \x01(\tR\n" +
 	"apiAddress\x128\n" +
-	"\astreams\x18\x06 \x03(\v2\x1e.tidegate.v1.StreamDescriptionR\astreams\"\xb8\x04\n" +
+	"\astreams\x18\x06 \x03(\v2\x1e.tidegate.v1.StreamDescriptionR\astreams\"\xed\x04\n" +
 	"\x11StreamDescription\x12\x1b\n" +
 	"\tstream_id\x18\x01 \x01(\tR\bstreamId\x12\x18\n" +
 	"\aservice\x18\x02 \x01(\tR\aservice\x12\x12\n" +
@@ -1050,12 +1127,13 @@ const file_tidegate_v1_standby_proto_rawDesc = "" +
 	"\x06record\x18\x0f \x01(\v2\x18.tidegate.v1.EpochRecordR\x06record\x12%\n" +
 	"\x04mode\x18\f \x01(\x0e2\x11.tidegate.v1.ModeR\x04mode\x12+\n" +
 	"\x06bounds\x18\r \x01(\v2\x13.tidegate.v1.BoundsR\x06bounds\x12\x18\n" +
-	"\amembers\x18\x0e \x03(\tR\amembersB\x0e\n" +
+	"\amembers\x18\x0e \x03(\tR\amembers\x123\n" +
+	"\x06beacon\x18\x10 \x01(\v2\x1b.tidegate.v1.BeaconEvidenceR\x06beaconB\x0e\n" +
 	"\f_applied_seq\"Y\n" +
 	"\fFenceRequest\x12\x1b\n" +
 	"\tstream_id\x18\x01 \x01(\tR\bstreamId\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12\x16\n" +
-	"\x06holder\x18\x03 \x01(\tR\x06holder\"\xa0\x02\n" +
+	"\x06holder\x18\x03 \x01(\tR\x06holder\"\xd5\x02\n" +
 	"\rFenceResponse\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12 \n" +
 	"\vincarnation\x18\x02 \x01(\tR\vincarnation\x12\x18\n" +
@@ -1065,7 +1143,12 @@ const file_tidegate_v1_standby_proto_rawDesc = "" +
 	"\adurable\x18\x06 \x01(\v2\x13.tidegate.v1.LogPosR\adurable\x12\x1d\n" +
 	"\n" +
 	"commit_seq\x18\a \x01(\x04R\tcommitSeq\x12\x14\n" +
-	"\x05limbo\x18\b \x01(\bR\x05limbo\"\xd8\x02\n" +
+	"\x05limbo\x18\b \x01(\bR\x05limbo\x123\n" +
+	"\x06beacon\x18\t \x01(\v2\x1b.tidegate.v1.BeaconEvidenceR\x06beacon\"\x90\x01\n" +
+	"\x0eBeaconEvidence\x12,\n" +
+	"\x0freleased_beyond\x18\x01 \x01(\x03H\x00R\x0ereleasedBeyond\x88\x01\x01\x12<\n" +
+	"\fblind_window\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\vblindWindowB\x12\n" +
+	"\x10_released_beyond\"\xd8\x02\n" +
 	"\fAdoptRequest\x12\x1b\n" +
 	"\tstream_id\x18\x01 \x01(\tR\bstreamId\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12\x16\n" +
@@ -1133,63 +1216,68 @@ func file_tidegate_v1_standby_proto_rawDescGZIP() []byte {
 	return file_tidegate_v1_standby_proto_rawDescData
 }
 
-var file_tidegate_v1_standby_proto_msgTypes = make([]protoimpl.MessageInfo, 11)
+var file_tidegate_v1_standby_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
 var file_tidegate_v1_standby_proto_goTypes = []any{
 	(*DescribeRequest)(nil),              // 0: tidegate.v1.DescribeRequest
 	(*DescribeResponse)(nil),             // 1: tidegate.v1.DescribeResponse
 	(*StreamDescription)(nil),            // 2: tidegate.v1.StreamDescription
 	(*FenceRequest)(nil),                 // 3: tidegate.v1.FenceRequest
 	(*FenceResponse)(nil),                // 4: tidegate.v1.FenceResponse
-	(*AdoptRequest)(nil),                 // 5: tidegate.v1.AdoptRequest
-	(*AdoptResponse)(nil),                // 6: tidegate.v1.AdoptResponse
-	(*PromoteRequest)(nil),               // 7: tidegate.v1.PromoteRequest
-	(*PromoteResponse)(nil),              // 8: tidegate.v1.PromoteResponse
-	(*StandbyServiceStatusRequest)(nil),  // 9: tidegate.v1.StandbyServiceStatusRequest
-	(*StandbyServiceStatusResponse)(nil), // 10: tidegate.v1.StandbyServiceStatusResponse
-	(*Promise)(nil),                      // 11: tidegate.v1.Promise
-	(*Term)(nil),                         // 12: tidegate.v1.Term
-	(*LogPos)(nil),                       // 13: tidegate.v1.LogPos
-	(*Config)(nil),                       // 14: tidegate.v1.Config
-	(*EpochRecord)(nil),                  // 15: tidegate.v1.EpochRecord
-	(Mode)(0),                            // 16: tidegate.v1.Mode
-	(*Bounds)(nil),                       // 17: tidegate.v1.Bounds
-	(*NodeView)(nil),                     // 18: tidegate.v1.NodeView
-	(*StandbyStream)(nil),                // 19: tidegate.v1.StandbyStream
+	(*BeaconEvidence)(nil),               // 5: tidegate.v1.BeaconEvidence
+	(*AdoptRequest)(nil),                 // 6: tidegate.v1.AdoptRequest
+	(*AdoptResponse)(nil),                // 7: tidegate.v1.AdoptResponse
+	(*PromoteRequest)(nil),               // 8: tidegate.v1.PromoteRequest
+	(*PromoteResponse)(nil),              // 9: tidegate.v1.PromoteResponse
+	(*StandbyServiceStatusRequest)(nil),  // 10: tidegate.v1.StandbyServiceStatusRequest
+	(*StandbyServiceStatusResponse)(nil), // 11: tidegate.v1.StandbyServiceStatusResponse
+	(*Promise)(nil),                      // 12: tidegate.v1.Promise
+	(*Term)(nil),                         // 13: tidegate.v1.Term
+	(*LogPos)(nil),                       // 14: tidegate.v1.LogPos
+	(*Config)(nil),                       // 15: tidegate.v1.Config
+	(*EpochRecord)(nil),                  // 16: tidegate.v1.EpochRecord
+	(Mode)(0),                            // 17: tidegate.v1.Mode
+	(*Bounds)(nil),                       // 18: tidegate.v1.Bounds
+	(*durationpb.Duration)(nil),          // 19: google.protobuf.Duration
+	(*NodeView)(nil),                     // 20: tidegate.v1.NodeView
+	(*StandbyStream)(nil),                // 21: tidegate.v1.StandbyStream
 }
 var file_tidegate_v1_standby_proto_depIdxs = []int32{
 	2,  // 0: tidegate.v1.DescribeResponse.streams:type_name -> tidegate.v1.StreamDescription
-	11, // 1: tidegate.v1.StreamDescription.promise:type_name -> tidegate.v1.Promise
-	12, // 2: tidegate.v1.StreamDescription.history:type_name -> tidegate.v1.Term
-	13, // 3: tidegate.v1.StreamDescription.durable:type_name -> tidegate.v1.LogPos
-	14, // 4: tidegate.v1.StreamDescription.config:type_name -> tidegate.v1.Config
-	15, // 5: tidegate.v1.StreamDescription.record:type_name -> tidegate.v1.EpochRecord
-	16, // 6: tidegate.v1.StreamDescription.mode:type_name -> tidegate.v1.Mode
-	17, // 7: tidegate.v1.StreamDescription.bounds:type_name -> tidegate.v1.Bounds
-	11, // 8: tidegate.v1.FenceResponse.promise:type_name -> tidegate.v1.Promise
-	12, // 9: tidegate.v1.FenceResponse.history:type_name -> tidegate.v1.Term
-	13, // 10: tidegate.v1.FenceResponse.durable:type_name -> tidegate.v1.LogPos
-	12, // 11: tidegate.v1.AdoptRequest.history:type_name -> tidegate.v1.Term
-	13, // 12: tidegate.v1.AdoptRequest.head:type_name -> tidegate.v1.LogPos
-	18, // 13: tidegate.v1.AdoptRequest.others:type_name -> tidegate.v1.NodeView
-	11, // 14: tidegate.v1.AdoptResponse.promise:type_name -> tidegate.v1.Promise
-	13, // 15: tidegate.v1.AdoptResponse.durable:type_name -> tidegate.v1.LogPos
-	13, // 16: tidegate.v1.PromoteRequest.head:type_name -> tidegate.v1.LogPos
-	19, // 17: tidegate.v1.StandbyServiceStatusResponse.streams:type_name -> tidegate.v1.StandbyStream
-	0,  // 18: tidegate.v1.StandbyService.Describe:input_type -> tidegate.v1.DescribeRequest
-	3,  // 19: tidegate.v1.StandbyService.Fence:input_type -> tidegate.v1.FenceRequest
-	5,  // 20: tidegate.v1.StandbyService.Adopt:input_type -> tidegate.v1.AdoptRequest
-	7,  // 21: tidegate.v1.StandbyService.Promote:input_type -> tidegate.v1.PromoteRequest
-	9,  // 22: tidegate.v1.StandbyService.Status:input_type -> tidegate.v1.StandbyServiceStatusRequest
-	1,  // 23: tidegate.v1.StandbyService.Describe:output_type -> tidegate.v1.DescribeResponse
-	4,  // 24: tidegate.v1.StandbyService.Fence:output_type -> tidegate.v1.FenceResponse
-	6,  // 25: tidegate.v1.StandbyService.Adopt:output_type -> tidegate.v1.AdoptResponse
-	8,  // 26: tidegate.v1.StandbyService.Promote:output_type -> tidegate.v1.PromoteResponse
-	10, // 27: tidegate.v1.StandbyService.Status:output_type -> tidegate.v1.StandbyServiceStatusResponse
-	23, // [23:28] is the sub-list for method output_type
-	18, // [18:23] is the sub-list for method input_type
-	18, // [18:18] is the sub-list for extension type_name
-	18, // [18:18] is the sub-list for extension extendee
-	0,  // [0:18] is the sub-list for field type_name
+	12, // 1: tidegate.v1.StreamDescription.promise:type_name -> tidegate.v1.Promise
+	13, // 2: tidegate.v1.StreamDescription.history:type_name -> tidegate.v1.Term
+	14, // 3: tidegate.v1.StreamDescription.durable:type_name -> tidegate.v1.LogPos
+	15, // 4: tidegate.v1.StreamDescription.config:type_name -> tidegate.v1.Config
+	16, // 5: tidegate.v1.StreamDescription.record:type_name -> tidegate.v1.EpochRecord
+	17, // 6: tidegate.v1.StreamDescription.mode:type_name -> tidegate.v1.Mode
+	18, // 7: tidegate.v1.StreamDescription.bounds:type_name -> tidegate.v1.Bounds
+	5,  // 8: tidegate.v1.StreamDescription.beacon:type_name -> tidegate.v1.BeaconEvidence
+	12, // 9: tidegate.v1.FenceResponse.promise:type_name -> tidegate.v1.Promise
+	13, // 10: tidegate.v1.FenceResponse.history:type_name -> tidegate.v1.Term
+	14, // 11: tidegate.v1.FenceResponse.durable:type_name -> tidegate.v1.LogPos
+	5,  // 12: tidegate.v1.FenceResponse.beacon:type_name -> tidegate.v1.BeaconEvidence
+	19, // 13: tidegate.v1.BeaconEvidence.blind_window:type_name -> google.protobuf.Duration
+	13, // 14: tidegate.v1.AdoptRequest.history:type_name -> tidegate.v1.Term
+	14, // 15: tidegate.v1.AdoptRequest.head:type_name -> tidegate.v1.LogPos
+	20, // 16: tidegate.v1.AdoptRequest.others:type_name -> tidegate.v1.NodeView
+	12, // 17: tidegate.v1.AdoptResponse.promise:type_name -> tidegate.v1.Promise
+	14, // 18: tidegate.v1.AdoptResponse.durable:type_name -> tidegate.v1.LogPos
+	14, // 19: tidegate.v1.PromoteRequest.head:type_name -> tidegate.v1.LogPos
+	21, // 20: tidegate.v1.StandbyServiceStatusResponse.streams:type_name -> tidegate.v1.StandbyStream
+	0,  // 21: tidegate.v1.StandbyService.Describe:input_type -> tidegate.v1.DescribeRequest
+	3,  // 22: tidegate.v1.StandbyService.Fence:input_type -> tidegate.v1.FenceRequest
+	6,  // 23: tidegate.v1.StandbyService.Adopt:input_type -> tidegate.v1.AdoptRequest
+	8,  // 24: tidegate.v1.StandbyService.Promote:input_type -> tidegate.v1.PromoteRequest
+	10, // 25: tidegate.v1.StandbyService.Status:input_type -> tidegate.v1.StandbyServiceStatusRequest
+	1,  // 26: tidegate.v1.StandbyService.Describe:output_type -> tidegate.v1.DescribeResponse
+	4,  // 27: tidegate.v1.StandbyService.Fence:output_type -> tidegate.v1.FenceResponse
+	7,  // 28: tidegate.v1.StandbyService.Adopt:output_type -> tidegate.v1.AdoptResponse
+	9,  // 29: tidegate.v1.StandbyService.Promote:output_type -> tidegate.v1.PromoteResponse
+	11, // 30: tidegate.v1.StandbyService.Status:output_type -> tidegate.v1.StandbyServiceStatusResponse
+	26, // [26:31] is the sub-list for method output_type
+	21, // [21:26] is the sub-list for method input_type
+	21, // [21:21] is the sub-list for extension type_name
+	21, // [21:21] is the sub-list for extension extendee
+	0,  // [0:21] is the sub-list for field type_name
 }
 
 func init() { file_tidegate_v1_standby_proto_init() }
@@ -1200,13 +1288,14 @@ func file_tidegate_v1_standby_proto_init() {
 	file_tidegate_v1_node_proto_init()
 	file_tidegate_v1_types_proto_init()
 	file_tidegate_v1_standby_proto_msgTypes[2].OneofWrappers = []any{}
+	file_tidegate_v1_standby_proto_msgTypes[5].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tidegate_v1_standby_proto_rawDesc), len(file_tidegate_v1_standby_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   11,
+			NumMessages:   12,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -1059,15 +1059,18 @@ type LossStatement struct {
 	Kind  LossKind               `protobuf:"varint,1,opt,name=kind,proto3,enum=tidegate.v1.LossKind" json:"kind,omitempty"`
 	// Upper bounds when the kind is at most, all zero when it is zero.
 	Bounds *Bounds `protobuf:"bytes,2,opt,name=bounds,proto3" json:"bounds,omitempty"`
-	// Batches known to have been released beyond the recovered end; a lower bound.
+	// Records known to have been released beyond the recovered end; a lower bound.
 	AtLeast int64 `protobuf:"varint,3,opt,name=at_least,json=atLeast,proto3" json:"at_least,omitempty"`
 	// The fact that decided the kind.
 	Why string `protobuf:"bytes,4,opt,name=why,proto3" json:"why,omitempty"`
 	// Promoted without a fence quorum.
 	Unclean bool `protobuf:"varint,5,opt,name=unclean,proto3" json:"unclean,omitempty"`
-	// Members that did not answer the fence.
+	// Members that did not answer the fence, where their answer was needed: unclean.
 	Missing []string `protobuf:"bytes,6,rep,name=missing,proto3" json:"missing,omitempty"`
-	// Upper bound on the time the DR side knows nothing about; absent when not known.
+	// Upper bound on the span of time over which acknowledged work may be missing,
+	// as the DR side can tell it: from the newest moment at which everything
+	// released was in the recovered log to the end of the old writer's releases.
+	// Absent when not known.
 	Blind *durationpb.Duration `protobuf:"bytes,7,opt,name=blind,proto3" json:"blind,omitempty"`
 	// Measured later, from the old writer's journal beyond the recovered end.
 	Measured      *MeasuredLoss `protobuf:"bytes,8,opt,name=measured,proto3" json:"measured,omitempty"`
@@ -1175,8 +1178,10 @@ type MeasuredLoss struct {
 	Bundles uint32 `protobuf:"varint,5,opt,name=bundles,proto3" json:"bundles,omitempty"`
 	// False when a bundle did not know what was released; released_records is then a lower bound.
 	ReleasedKnown bool `protobuf:"varint,6,opt,name=released_known,json=releasedKnown,proto3" json:"released_known,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	// Span of source times of the released records: the RPO actual. Absent when not known.
+	ReleasedWindow *durationpb.Duration `protobuf:"bytes,7,opt,name=released_window,json=releasedWindow,proto3" json:"released_window,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *MeasuredLoss) Reset() {
@@ -1249,6 +1254,13 @@ func (x *MeasuredLoss) GetReleasedKnown() bool {
 		return x.ReleasedKnown
 	}
 	return false
+}
+
+func (x *MeasuredLoss) GetReleasedWindow() *durationpb.Duration {
+	if x != nil {
+		return x.ReleasedWindow
+	}
+	return nil
 }
 
 // Exposure is what a disaster would lose now. Absent numbers are not known.
@@ -1676,14 +1688,15 @@ const file_tidegate_v1_types_proto_rawDesc = "" +
 	"\aunclean\x18\x05 \x01(\bR\aunclean\x12\x18\n" +
 	"\amissing\x18\x06 \x03(\tR\amissing\x12/\n" +
 	"\x05blind\x18\a \x01(\v2\x19.google.protobuf.DurationR\x05blind\x125\n" +
-	"\bmeasured\x18\b \x01(\v2\x19.tidegate.v1.MeasuredLossR\bmeasured\"\xdd\x01\n" +
+	"\bmeasured\x18\b \x01(\v2\x19.tidegate.v1.MeasuredLossR\bmeasured\"\xa1\x02\n" +
 	"\fMeasuredLoss\x12\x18\n" +
 	"\arecords\x18\x01 \x01(\x03R\arecords\x12\x14\n" +
 	"\x05bytes\x18\x02 \x01(\x03R\x05bytes\x12)\n" +
 	"\x10released_records\x18\x03 \x01(\x03R\x0freleasedRecords\x121\n" +
 	"\x06window\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\x06window\x12\x18\n" +
 	"\abundles\x18\x05 \x01(\rR\abundles\x12%\n" +
-	"\x0ereleased_known\x18\x06 \x01(\bR\rreleasedKnown\"\xc3\x01\n" +
+	"\x0ereleased_known\x18\x06 \x01(\bR\rreleasedKnown\x12B\n" +
+	"\x0freleased_window\x18\a \x01(\v2\x19.google.protobuf.DurationR\x0ereleasedWindow\"\xc3\x01\n" +
 	"\bExposure\x12\x1d\n" +
 	"\arecords\x18\x01 \x01(\x03H\x00R\arecords\x88\x01\x01\x12\x19\n" +
 	"\x05bytes\x18\x02 \x01(\x03H\x01R\x05bytes\x88\x01\x01\x12+\n" +
@@ -1808,20 +1821,21 @@ var file_tidegate_v1_types_proto_depIdxs = []int32{
 	22, // 16: tidegate.v1.LossStatement.blind:type_name -> google.protobuf.Duration
 	16, // 17: tidegate.v1.LossStatement.measured:type_name -> tidegate.v1.MeasuredLoss
 	22, // 18: tidegate.v1.MeasuredLoss.window:type_name -> google.protobuf.Duration
-	22, // 19: tidegate.v1.Exposure.age:type_name -> google.protobuf.Duration
-	22, // 20: tidegate.v1.Exposure.loss_window:type_name -> google.protobuf.Duration
-	22, // 21: tidegate.v1.Areas.covered:type_name -> google.protobuf.Duration
-	23, // 22: tidegate.v1.Route.since:type_name -> google.protobuf.Timestamp
-	21, // 23: tidegate.v1.Phases.phases:type_name -> tidegate.v1.Phase
-	22, // 24: tidegate.v1.Phases.rta:type_name -> google.protobuf.Duration
-	22, // 25: tidegate.v1.Phases.controllable:type_name -> google.protobuf.Duration
-	23, // 26: tidegate.v1.Phase.at:type_name -> google.protobuf.Timestamp
-	22, // 27: tidegate.v1.Phase.took:type_name -> google.protobuf.Duration
-	28, // [28:28] is the sub-list for method output_type
-	28, // [28:28] is the sub-list for method input_type
-	28, // [28:28] is the sub-list for extension type_name
-	28, // [28:28] is the sub-list for extension extendee
-	0,  // [0:28] is the sub-list for field type_name
+	22, // 19: tidegate.v1.MeasuredLoss.released_window:type_name -> google.protobuf.Duration
+	22, // 20: tidegate.v1.Exposure.age:type_name -> google.protobuf.Duration
+	22, // 21: tidegate.v1.Exposure.loss_window:type_name -> google.protobuf.Duration
+	22, // 22: tidegate.v1.Areas.covered:type_name -> google.protobuf.Duration
+	23, // 23: tidegate.v1.Route.since:type_name -> google.protobuf.Timestamp
+	21, // 24: tidegate.v1.Phases.phases:type_name -> tidegate.v1.Phase
+	22, // 25: tidegate.v1.Phases.rta:type_name -> google.protobuf.Duration
+	22, // 26: tidegate.v1.Phases.controllable:type_name -> google.protobuf.Duration
+	23, // 27: tidegate.v1.Phase.at:type_name -> google.protobuf.Timestamp
+	22, // 28: tidegate.v1.Phase.took:type_name -> google.protobuf.Duration
+	29, // [29:29] is the sub-list for method output_type
+	29, // [29:29] is the sub-list for method input_type
+	29, // [29:29] is the sub-list for extension type_name
+	29, // [29:29] is the sub-list for extension extendee
+	0,  // [0:29] is the sub-list for field type_name
 }
 
 func init() { file_tidegate_v1_types_proto_init() }
