@@ -129,6 +129,7 @@ func (s *stream) serveLibrary(ctx context.Context, conn *local.Conn, check func(
 	s.mu.Lock()
 	if s.apply.library == l {
 		s.apply.library = nil
+		s.replay.paused()
 	}
 	if tidegate.ClassOf(err) != tidegate.Transient && ctx.Err() == nil {
 		s.apply.fault = err
@@ -177,6 +178,9 @@ func (l *library) receive() error {
 			l.note(func() {
 				l.heard, l.progress = true, p
 				l.applied, l.appliedOK = seq, ok
+				if ok {
+					l.s.replay.applied(l.s.n.deps.Clock.Boot(), seq)
+				}
 			})
 		default:
 			return fmt.Errorf("library sent %T", m)

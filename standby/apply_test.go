@@ -164,7 +164,7 @@ func TestLibraryIsFedUpToCommitAndResumes(t *testing.T) {
 	c.until("library has all", func() bool { return bytes.Equal(l.have(), w.raw()) })
 	c.until("applied is known", func() bool {
 		st := c.nodes["dr1"].status()
-		return st.Applied != nil && *st.Applied == 40 && st.Endpoint == "dr1:8080"
+		return st.Applied != nil && *st.Applied == 40 && st.Endpoint == "dr1:8080" && st.ApplyLag != nil && *st.ApplyLag == 0
 	})
 	c.until("applied rides on acks", func() bool {
 		w.mu.Lock()
@@ -180,6 +180,9 @@ func TestLibraryIsFedUpToCommitAndResumes(t *testing.T) {
 		t.Fatal(err)
 	}
 	c.until("dr1 has what is not committed", func() bool { return w.acked("dr1") == 50 })
+	if m := streamMessage(c.nodes["dr1"].status()); m.ApplyLagRecords == nil || m.GetApplyLagRecords() <= 0 {
+		t.Errorf("reported lag %v with ten batches that must wait", m.ApplyLagRecords)
+	}
 	if got := l.have(); !bytes.Equal(got, committed) {
 		t.Errorf("library has %d bytes, committed are %d", len(got), len(committed))
 	}

@@ -232,6 +232,7 @@ func (s *stream) append(p fence.Promise, h *batch.Header, sealed []byte) (append
 	if err := s.log.AppendVerified(h, sealed); err != nil {
 		return false, s.appendFailed(err)
 	}
+	s.replay.appended(h.Seq, h.Records)
 	s.core.Received(s.log.End())
 	return true, nil
 }

@@ -289,6 +289,7 @@ func streamMessage(s StreamStatus) *pb.StandbyStream {
 		seq := uint64(*s.Applied)
 		m.AppliedSeq = &seq
 	}
+	m.ApplyLagRecords, m.ApplyRecordsPerSecond = s.ApplyLag, s.ApplyRate
 	m.AppliedPosition = positionMessage(s.AppliedPosition)
 	m.BeaconHead = positionMessage(s.BeaconHead)
 	m.BeaconReleased = positionMessage(s.BeaconReleased)

@@ -39,7 +39,9 @@ type StreamStatus struct {
 
 	Applied         *tidegate.Seq
 	AppliedPosition *tidegate.Position
-	Endpoint        string // of the service beside the node; empty while none is connected
+	ApplyLag        *int64   // records in the log that are not applied; an upper bound
+	ApplyRate       *float64 // records per second that the warm service has applied while it had a backlog
+	Endpoint        string   // of the service beside the node; empty while none is connected
 	StateDigest     tidegate.Digest
 	StateDigestAt   tidegate.Position
 
@@ -99,7 +101,13 @@ func (s *stream) status() StreamStatus {
 		if l.appliedOK {
 			seq := l.applied
 			st.Applied = &seq
+			if lag, known := s.replay.lag(seq); known {
+				st.ApplyLag = &lag
+			}
 		}
+	}
+	if rate, known := s.replay.rate(); known {
+		st.ApplyRate = &rate
 	}
 	s.beaconStatus(&st)
 	st.Relays = make(map[tidegate.NodeName]string, len(s.relays))

@@ -46,6 +46,7 @@ type stream struct {
 	relays  map[tidegate.NodeName]error     // nil: up; of the fan-out, while this node is the relay
 	beacon  beaconState
 	apply   applyState
+	replay  replay
 	bells   map[bell]struct{}
 	joining joinState
 
@@ -108,7 +109,7 @@ func (n *Standby) openStream(v StreamView) (*stream, error) {
 	if err := s.clearDoubt(log); err != nil {
 		return s.faulted(errors.Join(err, log.Close()))
 	}
-	s.log = log
+	s.log, s.replay = log, startReplay(log.End().Seq)
 	var effects []fence.NodeEffect
 	s.core, effects = fence.NewNode(s.meta, log.Durable(), logView{log})
 	s.perform(effects)
@@ -349,6 +350,9 @@ func (s *stream) cut(e fence.Cut) (tidegate.LogPos, error) {
 	if err != nil {
 		return s.log.End(), err
 	}
+	s.mu.Lock()
+	s.replay.cut(e.To.Seq)
+	s.mu.Unlock()
 	s.lg.Warn("tail moved to quarantine", keyEpoch, uint64(e.Epoch), "reason", e.Reason, "path", summary.Dir,
 		"batches", summary.Batches, "records", summary.Records, "bytes", summary.RawBytes)
 	s.n.metrics.quarantined.Add(float64(summary.RawBytes))
