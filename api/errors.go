@@ -90,7 +90,7 @@ func FromError(op, subject string, err error) error {
 			continue // a detail of a newer version; the code still classifies the error
 		}
 		if detail, ok := v.(*pb.ErrorDetail); ok {
-			return &tidegate.Error{Op: op, Subject: subject, Class: tidegate.Class(detail.GetClass()), Hint: detail.GetHint(), Err: causeOf(detail)}
+			return &tidegate.Error{Op: op, Subject: subject, Class: tidegate.Class(detail.GetClass()), Hint: detail.GetHint(), Err: causeOf(op, subject, detail)}
 		}
 	}
 	return &tidegate.Error{Op: op, Subject: subject, Class: classOfCode(ce.Code()), Err: errors.New(ce.Message())}
@@ -105,14 +105,15 @@ type remoteError struct {
 func (e *remoteError) Error() string   { return e.text }
 func (e *remoteError) Unwrap() []error { return e.tree }
 
-func causeOf(d *pb.ErrorDetail) error {
+// causeOf is what the peer said, without the operation that the caller names too.
+func causeOf(op, subject string, d *pb.ErrorDetail) error {
 	text := d.GetCause()
-	if d.GetOp() != "" {
-		subject := d.GetOp()
+	if d.GetOp() != "" && (d.GetOp() != op || d.GetSubject() != subject) {
+		at := d.GetOp()
 		if d.GetSubject() != "" {
-			subject += " " + d.GetSubject()
+			at += " " + d.GetSubject()
 		}
-		text = subject + ": " + text
+		text = at + ": " + text
 	}
 	e := &remoteError{text: text}
 	if s := sentinelOf(d.GetCondition()); s != nil {

@@ -56,6 +56,18 @@ func TestErrorsCrossWhole(t *testing.T) {
 	}
 }
 
+func TestAnOperationIsNamedOnce(t *testing.T) {
+	remote := &tidegate.Error{Op: "show plan", Subject: "p1", Class: tidegate.Misuse, Err: tidegate.ErrNotFound}
+	for op, want := range map[string]string{
+		"show plan": "show plan p1: not found",
+		"read":      "read p1: show plan p1: not found",
+	} {
+		if got := FromError(op, "p1", over(t, remote)).Error(); got != want {
+			t.Errorf("got %q, want %q", got, want)
+		}
+	}
+}
+
 func TestErrorsOfOthersAreClassifiedByCode(t *testing.T) {
 	for code, want := range map[connect.Code]tidegate.Class{
 		connect.CodeUnavailable: tidegate.Transient, connect.CodePermissionDenied: tidegate.Misuse,
