@@ -109,6 +109,7 @@ func (s *operatorService) doctorStreams(ctx context.Context, f *findings, v *reg
 		if rec.State == fence.StateFencing || rec.State == fence.StateRecovering {
 			f.add(pb.Severity_SEVERITY_CRITICAL, subject, "look at the plan, then run the failover again or let the old writer's agent acquire", "plan %s left it without a writer in %s", rec.Plan, rec.State)
 		}
+		s.doctorWriter(f, subject, e.Value, rec)
 		for _, m := range rec.Config.Members {
 			if n, ok := v.Node(registry.KindStandby, m.Node); ok && n.APIAddress == "" {
 				f.add(pb.Severity_SEVERITY_WARNING, subject, "set the node's API address", "member %s has no address", m.Node)
@@ -135,5 +136,28 @@ func (s *operatorService) doctorStreams(ctx context.Context, f *findings, v *reg
 	}
 	if err := ctx.Err(); err != nil {
 		f.add(pb.Severity_SEVERITY_INFO, "doctor", "run it again", "cut short: %v", err)
+	}
+}
+
+// doctorWriter finds streams that nobody ships.
+func (s *operatorService) doctorWriter(f *findings, subject string, st registry.Stream, rec fence.EpochRecord) {
+	name := fmt.Sprintf("%s/%s", st.Service, st.Name)
+	if st.Paused {
+		f.add(pb.Severity_SEVERITY_WARNING, subject, "`tidegate streams resume "+name+"`", "is paused (%s): its exposure grows", first(st.Reason, "no reason was given"))
+	}
+	if rec.ActiveEpoch == 0 {
+		f.add(pb.Severity_SEVERITY_WARNING, subject, "start the service and the agent beside it with this stream, or `tidegate streams remove "+name+"`",
+			"never had a writer: its service cannot fail over")
+		return
+	}
+	if rec.State != fence.StateActive {
+		return
+	}
+	next := "see whether the agent on " + string(rec.Holder.Node) + " runs and reaches a gate; if its site is lost, `tidegate failover " + string(st.Service) + "`"
+	switch w, age := s.world.writerReport(rec); {
+	case w == nil:
+		f.add(pb.Severity_SEVERITY_CRITICAL, subject, next, "its writer %s has not reported to this gate", rec.Holder.Node)
+	case age > s.timing.Stale:
+		f.add(pb.Severity_SEVERITY_CRITICAL, subject, next, "its writer %s has been silent for %s", rec.Holder.Node, age.Round(time.Second))
 	}
 }

@@ -86,6 +86,11 @@ func TestFailover(t *testing.T) {
 	if want := []string{"F1", "F2", "F3", "F4", "F5", "F6", "F7", "F8", "F9"}; !slices.Equal(names, want) {
 		t.Errorf("steps %v, want %v", names, want)
 	}
+	for _, st := range plan.GetStreams() {
+		if st.GetFromEpoch() != 1 || st.GetEpoch() != 2 {
+			t.Errorf("stream %s: epoch %d -> %d, want 1 -> 2", st.GetName(), st.GetFromEpoch(), st.GetEpoch())
+		}
+	}
 	for name, rec := range s.records(ids) {
 		if rec.State != fence.StateActive || rec.Epoch != 2 || rec.Holder.UUID != s.agents["w1"] {
 			t.Errorf("stream %s: %+v", name, rec)

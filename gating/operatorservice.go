@@ -76,11 +76,26 @@ func overrideHint(rules []*pb.RuleVerdict) string {
 			continue
 		}
 		if r.GetOverride() == "" {
-			return "rule " + r.GetRule() + " has no override: " + r.GetReason()
+			return nextStep(r.GetRule())
 		}
 		with = unique(with, []string{r.GetOverride()})
 	}
 	return fmt.Sprintf("if it must be, repeat with %v; the override is recorded with your name and reason", with)
+}
+
+// nextStep is what to do about a rule that has no override.
+func nextStep(rule string) string {
+	switch rule {
+	case ruleFreeze:
+		return "allow role changes again with `tidegate gate thaw`"
+	case ruleTarget:
+		return "name another --target: `tidegate status` lists the standby nodes and their agents"
+	case ruleRecord:
+		return "start a writer on that stream, or take it out of the service with `tidegate streams remove`"
+	case ruleAdopt:
+		return "name a --target that is a member of every stream and answers, or bring members back"
+	}
+	return "rule " + rule + " has no override; make it hold"
 }
 
 func actor(ctx context.Context) string {
@@ -115,7 +130,7 @@ func (s *operatorService) watchPlan(ctx context.Context, h *handle, out *connect
 	if err != nil {
 		return &tidegate.Error{
 			Op: "failover", Subject: view.GetService(), Class: tidegate.Transient, Err: err,
-			Hint: "the plan is on record and the next leading gate goes on with it: `tidegate failover show " + view.GetId() + "`",
+			Hint: "the plan is on record and the next leading gate goes on with it: `tidegate plan show " + view.GetId() + "`",
 		}
 	}
 	if err := s.measure(ctx, view); err != nil {
@@ -135,7 +150,7 @@ func (s *operatorService) ShowPlan(ctx context.Context, req *connect.Request[pb.
 		return nil, err
 	}
 	if rev == 0 {
-		return nil, notFound("show plan", req.Msg.GetId(), "list the plans")
+		return nil, notFound("show plan", req.Msg.GetId(), "see `tidegate plan list`")
 	}
 	if err := s.measure(ctx, rec.view); err != nil {
 		return nil, err

@@ -128,7 +128,7 @@ func showStreams(v *pb.Plan, p fence.Plan) {
 	for i := range p.Streams {
 		s := &p.Streams[i]
 		out := &pb.PlanStream{
-			StreamId: s.Stream.String(), Name: string(s.Name), FromEpoch: uint64(s.Record.ActiveEpoch), Epoch: uint64(s.Record.Epoch),
+			StreamId: s.Stream.String(), Name: string(s.Name), FromEpoch: uint64(fromEpoch(p, s.Record)), Epoch: uint64(s.Record.Epoch),
 			Head: api.LogPosMessage(s.Record.Head),
 		}
 		if i < len(p.Loss) {
@@ -139,6 +139,18 @@ func showStreams(v *pb.Plan, p fence.Plan) {
 	v.Loss = worstLoss(v.Streams)
 	v.Phases = phasesMessage(p.Times)
 	v.AttestPrimaryDown = p.AttestPrimaryDown
+}
+
+// fromEpoch is the epoch that the plan replaces: the last active one, and once
+// the plan's own is active the one before it in the log. 0: there was none.
+func fromEpoch(p fence.Plan, r fence.EpochRecord) tidegate.Epoch {
+	switch n := len(r.History); {
+	case p.Attempts == 0 || r.ActiveEpoch < r.Epoch:
+		return r.ActiveEpoch
+	case n >= 2:
+		return r.History[n-2].Epoch
+	}
+	return 0
 }
 
 // showStep brings the view's steps to the plan's step and returns the ones that

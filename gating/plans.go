@@ -206,7 +206,11 @@ func (w *world) applyTime(v *registry.View, service string, target tidegate.Node
 	return d, known
 }
 
+// impact is what users notice; empty while there is nowhere to send them.
 func impact(v *pb.Plan) string {
+	if v.GetTarget().GetSite() == "" {
+		return ""
+	}
 	return fmt.Sprintf("clients of %s get no answer to writes for about %s, their connections are cut once, and they are sent to %s (%s)",
 		v.GetService(), v.GetExpected().AsDuration().Round(10*time.Millisecond), v.GetTarget().GetSite(), v.GetTarget().GetNode())
 }

@@ -50,7 +50,7 @@ func (w *world) evaluate(v *registry.View, q question, stale time.Duration) []*p
 		out = append(out, &pb.RuleVerdict{Rule: rule, Holds: holds, Reason: fmt.Sprintf(format, args...), Override: overrides[rule]})
 	}
 	if svc.Frozen {
-		add(ruleFreeze, false, "frozen: %s", svc.Reason)
+		add(ruleFreeze, false, "frozen: %s", first(svc.Reason, "no reason was given"))
 	} else {
 		add(ruleFreeze, true, "role changes are allowed")
 	}

@@ -158,6 +158,7 @@ func (p parts) streamStatus(v *registry.View, svc registry.Service, st registry.
 	out.SiteRedundant = p.siteRedundant(v, rec)
 	judgeRecord(&j, rec, st)
 	switch {
+	case rec.ActiveEpoch == 0: // judgeRecord has said it
 	case w == nil:
 		j.say(pb.Verdict_VERDICT_UNKNOWN, "the writer %s has not reported to this gate", rec.Holder.Node)
 	case age > p.timing.Stale:
@@ -203,7 +204,7 @@ func judgeRecord(j *judgement, rec fence.EpochRecord, st registry.Stream) {
 		j.say(pb.Verdict_VERDICT_AT_RISK, "the gate is open: nothing bounds the loss")
 	}
 	if st.Paused {
-		j.say(pb.Verdict_VERDICT_UNSAFE, "paused: %s", st.Reason)
+		j.say(pb.Verdict_VERDICT_UNSAFE, "paused: %s", first(st.Reason, "no reason was given"))
 	}
 }
 
