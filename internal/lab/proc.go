@@ -155,11 +155,13 @@ func (p *Proc) RSS() (int64, error) {
 	return resident * int64(os.Getpagesize()), nil
 }
 
-// Until calls cond every few milliseconds until it returns nil, and returns its
-// last error once ctx ends. A process that dies meanwhile ends the wait at once.
+// Until calls cond until it returns nil, soon at first and every quarter of a
+// second later: most conditions run a command, and a lab that is waited for must
+// not be starved by the waiting. It returns cond's last error once ctx ends. A
+// process that dies meanwhile ends the wait at once.
 func (l *Lab) Until(ctx context.Context, what string, cond func(context.Context) error) error {
-	tick := time.NewTicker(20 * time.Millisecond)
-	defer tick.Stop()
+	const soon, seldom = 20 * time.Millisecond, 250 * time.Millisecond
+	pause := soon
 	var last error
 	for {
 		if last = cond(ctx); last == nil {
@@ -171,7 +173,8 @@ func (l *Lab) Until(ctx context.Context, what string, cond func(context.Context)
 		select {
 		case <-ctx.Done():
 			return fmt.Errorf("wait for %s: %w", what, errors.Join(context.Cause(ctx), last))
-		case <-tick.C:
+		case <-time.After(pause):
+			pause = min(pause*3/2, seldom)
 		}
 	}
 }
