@@ -73,7 +73,8 @@ soak: build ## five minutes of kill -9 under load, in sync and in bounded mode
 .PHONY: bench
 bench: build ## B1 round trip, B2 throughput, B3 replay, each beside the machine's own limit
 	@echo "bench: real processes on this disk, some minutes; a quiet machine gives steadier ratios"
-	$(GO) run ./bench --bin bin
+	$(GOBUILD) -o bin/bench ./bench
+	bin/bench --bin bin
 
 .PHONY: generate
 generate: tools ## protobuf and Connect code from api/proto; commit the result
