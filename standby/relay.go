@@ -168,13 +168,16 @@ func (s *stream) takeAcks(conn *shipper.Conn, node tidegate.NodeName) error {
 
 // askChain reads the position of one batch in another node's log.
 func (n *Standby) askChain(ctx context.Context, id tidegate.StreamID, source tidegate.NodeName, seq tidegate.Seq) (pos tidegate.LogPos, err error) {
-	conn, err := n.attachTo(ctx, source, shipper.Attach{Stream: id, As: shipper.AsObserver, From: seq})
+	conn, at, err := n.attachTo(ctx, source, shipper.Attach{Stream: id, As: shipper.AsObserver, From: seq})
 	if err != nil {
 		return pos, err
 	}
 	stop := context.AfterFunc(ctx, func() { _ = conn.Close() }) // Recv reports it
 	defer stop()
 	defer func() { _ = conn.Close() }() // everything was read
+	if at.Received.Seq < seq {
+		return pos, tooShort(source, at.Received.Seq, seq)
+	}
 	for {
 		ev, err := conn.Recv()
 		if err != nil {
@@ -194,13 +197,16 @@ func (s *stream) fetch(ctx context.Context, e fence.Fetch) error {
 	if e.To.Seq <= e.From.Seq {
 		return context.Canceled
 	}
-	conn, err := s.n.attachTo(ctx, e.Source, shipper.Attach{Stream: s.id, As: shipper.AsReader, From: e.From.Seq + 1})
+	conn, at, err := s.n.attachTo(ctx, e.Source, shipper.Attach{Stream: s.id, As: shipper.AsReader, From: e.From.Seq + 1})
 	if err != nil {
 		return err
 	}
 	stop := context.AfterFunc(ctx, func() { _ = conn.Close() }) // Recv reports it
 	defer stop()
 	defer func() { _ = conn.Close() }() // what was read is what counts
+	if at.Durable.Seq < e.To.Seq {
+		return tooShort(e.Source, at.Durable.Seq, e.To.Seq)
+	}
 	for next := e.From.Seq + 1; next <= e.To.Seq; {
 		ev, err := conn.Recv()
 		if err != nil {
@@ -242,13 +248,19 @@ func (s *stream) fetched(ctx context.Context, next tidegate.Seq, b *shipper.Batc
 	return nil
 }
 
-func (n *Standby) attachTo(ctx context.Context, node tidegate.NodeName, a shipper.Attach) (*shipper.Conn, error) {
+// tooShort refuses a source that does not have what is asked of it. Waiting for
+// it to grow would never end when it waits for this node in turn, as two nodes
+// that lost their disks do.
+func tooShort(source tidegate.NodeName, end, want tidegate.Seq) error {
+	return fmt.Errorf("log of %s ends at %s, want %s: %w", source, end, want, tidegate.ErrGap)
+}
+
+func (n *Standby) attachTo(ctx context.Context, node tidegate.NodeName, a shipper.Attach) (*shipper.Conn, shipper.Attached, error) {
 	addr, err := n.shipAddress(node)
 	if err != nil {
-		return nil, err
+		return nil, shipper.Attached{}, err
 	}
-	conn, _, err := n.dialer().Dial(ctx, addr, a)
-	return conn, err
+	return n.dialer().Dial(ctx, addr, a)
 }
 
 func (n *Standby) dialer() shipper.Dialer {
