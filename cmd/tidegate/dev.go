@@ -1,109 +1,192 @@
 package main
 
 import (
-	"fmt"
-	"io"
-	"strings"
-	"time"
+	"context"
+	"errors"
+	"log/slog"
+	"os"
+	"path/filepath"
 
 	ucli "github.com/urfave/cli/v2"
 
 	"github.com/tidegate/tidegate"
+	"github.com/tidegate/tidegate/agent"
 	"github.com/tidegate/tidegate/internal/cli"
-	"github.com/tidegate/tidegate/internal/pki"
+	"github.com/tidegate/tidegate/internal/config"
+	"github.com/tidegate/tidegate/internal/daemon"
+	"github.com/tidegate/tidegate/internal/daemon/agentd"
+	"github.com/tidegate/tidegate/internal/durable"
+	"github.com/tidegate/tidegate/internal/vfs"
 )
-
-// devValidity is short enough that nobody mistakes these for real certificates.
-const devValidity = 365 * 24 * time.Hour
 
 func devCommand() *ucli.Command {
 	return &ucli.Command{
-		Name:  "dev",
-		Usage: "for trying out",
-		Subcommands: []*ucli.Command{{
-			Name:      "pki",
-			Usage:     "make a certificate authority and certificates for a cluster",
-			ArgsUsage: " ",
-			Description: "Makes DIR with ca.crt, ca.key and, per identity, <site>-<role>-<name>.crt and .key. A second call\n" +
-				"with more nodes uses the same authority. Not for production: the authority's key lies beside the rest.",
-			Flags: []ucli.Flag{
-				&ucli.StringFlag{Name: "dir", Usage: "`DIR` to write to"},
-				&ucli.StringFlag{Name: "cluster", Value: "dev", Usage: "`NAME` of the cluster; certificates of another one are refused"},
-				&ucli.StringSliceFlag{Name: "node", Usage: "`SITE/NODE`: an agent's and a standby's certificate; give each node"},
-				&ucli.StringSliceFlag{Name: "identity", Usage: "`SITE/ROLE/NAME`: one certificate, such as west/gate/g1 or west/operator/ada"},
-				&ucli.StringSliceFlag{Name: "host", Usage: "`HOST` name or address for browsers and curl", Value: ucli.NewStringSlice("localhost", "127.0.0.1", "::1")},
-				cli.OutputFlag(),
-			},
-			Action: devPKI,
-		}},
+		Name:      "dev",
+		Usage:     "for trying out: every role in this process, on the same sockets, TLS and disks",
+		ArgsUsage: " ",
+		Description: "Lays out DIR when it is new: certificates, a configuration file for each role, formatted standby nodes.\n" +
+			"Then runs a gate with its own etcd, the standby nodes d1, d2, ..., an agent for the primary node p1 and\n" +
+			"one beside each standby node, and a route, registers the service, prints how to reach all of it, and\n" +
+			"serves until it is interrupted. Started again on the same DIR it goes on with everything kept: --dir is\n" +
+			"then enough, and other flags must agree with what DIR was made with.\n\n" +
+			"All listeners are on 127.0.0.1. With N for --port-base and i for the number of the standby node:\n\n" +
+			"   p1        agent N+3, service N+8, its raft N+9\n" +
+			"   di        ship N+10i+1, agent N+10i+3, API N+10i+4, service N+10i+8, its raft N+10i+9\n" +
+			"   gate      API N+12\n" +
+			"   route     metrics N+15, clients N+16\n\n" +
+			"Not for production: one process is one failure, and the authority's key lies beside the rest.",
+		Flags: append([]ucli.Flag{
+			&ucli.StringFlag{Name: "dir", Usage: "`DIR` of everything this keeps"},
+			&ucli.IntFlag{Name: "port-base", Value: 7400, Usage: "`N`, the first of the ports"},
+			&ucli.StringFlag{Name: "service", Value: "bank", Usage: "`SERVICE` to register"},
+			&ucli.StringSliceFlag{Name: "stream", Value: ucli.NewStringSlice("main"), Usage: "`STREAM` of the service; give each"},
+			&ucli.IntFlag{Name: "standbys", Value: 3, Usage: "`NUMBER` of standby nodes, 1 to 9"},
+			&ucli.IntFlag{Name: "w", DefaultText: "a majority", Usage: "standby nodes that must have fsynced a batch"},
+			cli.OutputFlag(),
+		}, modeFlags()...),
+		Subcommands: []*ucli.Command{devPKICommand()},
+		Action:      dev,
 	}
 }
 
-// issued is one certificate as devPKI reports it.
-type issued struct {
-	Identity string `json:"identity"`
-	Cert     string `json:"cert"`
-	Key      string `json:"key"`
-	CA       string `json:"ca"`
+func dev(c *ucli.Context) (err error) {
+	if name := c.Args().First(); name != "" {
+		return cli.Usagef("unknown command %q", name)
+	}
+	plan, err := devPlanOf(c)
+	if err != nil {
+		return err
+	}
+	fsys := vfs.OS()
+	if err := durable.MkdirAll(fsys, plan.Dir); err != nil {
+		return err
+	}
+	lock, err := fsys.Lock(filepath.Join(plan.Dir, "lock"))
+	if err != nil {
+		return &tidegate.Error{Op: "dev", Subject: plan.Dir, Class: tidegate.Misuse, Err: err, Hint: "another `tidegate dev` runs on this directory"}
+	}
+	defer func() { err = errors.Join(err, lock.Close()) }()
+	if plan, err = plan.keep(c, fsys); err != nil {
+		return err
+	}
+	site, err := openDevSite(fsys, plan)
+	if err != nil {
+		return err
+	}
+	if err := site.portsFree(c.Context); err != nil {
+		return err
+	}
+	return site.serve(c)
 }
 
-func devPKI(c *ucli.Context) error {
-	if _, err := cli.Args(c); err != nil {
-		return err
-	}
-	if c.String("dir") == "" {
-		return cli.Usagef("dev pki: want --dir")
-	}
-	ids, err := devIdentities(c.String("cluster"), c.StringSlice("node"), c.StringSlice("identity"))
+// serve runs every role until c ends.
+func (s *devSite) serve(c *ucli.Context) (err error) {
+	logs := &devLogs{dir: filepath.Join(s.plan.Dir, "logs"), level: logLevel(c)}
+	defer func() { err = errors.Join(err, logs.close()) }()
+	parts, err := s.parts(logs)
 	if err != nil {
 		return err
 	}
-	authority, err := pki.Dev(c.String("dir"), c.String("cluster"))
-	if err != nil {
-		return err
-	}
-	var out []issued
-	for _, id := range ids {
-		f, err := authority.Issue(id, c.StringSlice("host"), devValidity)
+	parts = append(parts, s.once("register", s.register), s.once("show", func(context.Context) error { return s.show(c) }))
+	return daemon.ServeStacked(c.Context, daemon.Logger(c.App.ErrWriter, logLevel(c)), "dev", parts...)
+}
+
+// parts are all roles, each made as its own process makes it, in the order in
+// which they start. A role's name says whose it is.
+func (s *devSite) parts(logs *devLogs) ([]daemon.Part, error) {
+	var all []daemon.Part
+	var errs []error
+	add := func(role string, build func(*slog.Logger) ([]daemon.Part, error)) {
+		log, err := logs.open(role)
 		if err != nil {
+			errs = append(errs, err)
+			return
+		}
+		parts, err := build(log)
+		errs = append(errs, err)
+		for _, p := range parts {
+			if p.Name != role {
+				p.Name = role + ": " + p.Name
+			}
+			all = append(all, p)
+		}
+	}
+	add("gate", func(l *slog.Logger) ([]daemon.Part, error) { return gateParts(s.gate, l) })
+	for _, f := range s.standbys {
+		add("standby-"+string(f.Node.Name), func(l *slog.Logger) ([]daemon.Part, error) { return standbyParts(f, l) })
+	}
+	for _, f := range s.agents {
+		add("agent-"+string(f.Node.Name), func(l *slog.Logger) ([]daemon.Part, error) { return agentd.Parts(f, l) })
+	}
+	add("route", func(l *slog.Logger) ([]daemon.Part, error) { return routeParts(s.route, l) })
+	return all, errors.Join(errs...)
+}
+
+// once is a part that does one thing and then stays until it is stopped.
+func (s *devSite) once(name string, do func(context.Context) error) daemon.Part {
+	done := make(chan struct{})
+	return daemon.Part{Name: name, Ready: done, Run: func(ctx context.Context) error {
+		if err := do(ctx); err != nil {
+			if ctx.Err() != nil {
+				return nil // interrupted before it was done
+			}
 			return err
 		}
-		out = append(out, issued{id.String(), f.Cert, f.Key, f.CA})
-	}
-	return cli.Print(c, out, func(w io.Writer) error {
-		table := cli.NewTable("identity", "certificate", "key")
-		for _, i := range out {
-			table.Row(i.Identity, i.Cert, i.Key)
-		}
-		_, err := table.WriteTo(w)
-		return err
-	})
+		close(done)
+		<-ctx.Done()
+		return nil
+	}}
 }
 
-// devIdentities lists whom to issue certificates for, everything checked before
-// anything is written.
-func devIdentities(cluster string, nodes, identities []string) ([]tidegate.Identity, error) {
-	var wanted []string
-	for _, n := range nodes {
-		site, name, ok := strings.Cut(n, "/")
-		if !ok {
-			return nil, cli.Usagef("node %q: want SITE/NODE", n)
-		}
-		for _, role := range []tidegate.Role{tidegate.RoleAgent, tidegate.RoleStandby} {
-			wanted = append(wanted, fmt.Sprintf("%s/%s/%s", site, role, name))
+// devLogs are the log files of the roles: each has its own, as it would alone.
+type devLogs struct {
+	dir   string
+	level slog.Level
+	files []*os.File
+}
+
+// open begins a role's log; that of the last run is kept beside it as .old.
+func (l *devLogs) open(role string) (*slog.Logger, error) {
+	if err := os.MkdirAll(l.dir, 0o750); err != nil {
+		return nil, err
+	}
+	path := filepath.Join(l.dir, role+".log")
+	if err := os.Rename(path, path+".old"); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, err
+	}
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o640)
+	if err != nil {
+		return nil, err
+	}
+	l.files = append(l.files, f)
+	return daemon.Logger(f, l.level), nil
+}
+
+func (l *devLogs) close() error {
+	var errs []error
+	for _, f := range l.files {
+		errs = append(errs, f.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// loadDev reads a role's file through the reader that its own process uses.
+func loadDev[F config.Defaulter[F]](s *devSite, errs *[]error, elem ...string) F {
+	f, err := config.Load[F](s.path(elem...))
+	*errs = append(*errs, err)
+	return f
+}
+
+// load reads every role's file.
+func (s *devSite) load() error {
+	var errs []error
+	s.gate = loadDev[gateFile](s, &errs, "gate.yaml")
+	s.route = loadDev[routeFile](s, &errs, "route.yaml")
+	for _, n := range s.plan.nodes() {
+		s.agents = append(s.agents, loadDev[agent.Config](s, &errs, n.name, "agent.yaml"))
+		if n.standby {
+			s.standbys = append(s.standbys, loadDev[standbyFile](s, &errs, n.name, "standby.yaml"))
 		}
 	}
-	wanted = append(wanted, identities...)
-	if len(wanted) == 0 {
-		return nil, cli.Usagef("dev pki: want --node or --identity")
-	}
-	var ids []tidegate.Identity
-	for _, w := range wanted {
-		id, err := tidegate.ParseIdentity("tidegate://" + cluster + "/" + w)
-		if err != nil {
-			return nil, cli.Usagef("identity %q: want SITE/ROLE/NAME: %w", w, err)
-		}
-		ids = append(ids, id)
-	}
-	return ids, nil
+	return errors.Join(errs...)
 }

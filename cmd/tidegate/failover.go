@@ -9,7 +9,6 @@ import (
 
 	"connectrpc.com/connect"
 	ucli "github.com/urfave/cli/v2"
-	"google.golang.org/protobuf/encoding/protojson"
 
 	"github.com/tidegate/tidegate"
 	"github.com/tidegate/tidegate/api"
@@ -52,7 +51,7 @@ func failover(c *ucli.Context) error {
 		Service: args[0], Target: c.String("target"), DryRun: dry, AcceptLoss: c.Bool("accept-loss"),
 		AttestPrimaryDown: c.Bool("attest-primary-down"), Reason: c.String("reason"),
 	}
-	show := &follower{w: c.App.Writer, json: c.String("output") == "json"}
+	show := &follower{w: c.App.Writer, json: cli.WantsJSON(c)}
 	err = o.do(c.Context, "failover", args[0], func(client tidegatev1connect.OperatorServiceClient) error {
 		return show.follow(c.Context, client, req)
 	})
@@ -93,16 +92,15 @@ func (f *follower) follow(ctx context.Context, client tidegatev1connect.Operator
 
 func (f *follower) event(m *pb.FailoverResponse) error {
 	if f.json {
-		raw, err := protojson.Marshal(m)
-		if err == nil {
-			_, err = fmt.Fprintf(f.w, "%s\n", raw) // one event a line
-		}
 		f.keep(m)
-		return err
+		return cli.PrintEvent(f.w, m)
 	}
 	switch {
 	case m.GetPlan() != nil:
 		writePlanHead(f.w, m.GetPlan())
+		if m.GetPlan().GetOutcome() == pb.PlanOutcome_PLAN_OUTCOME_DRY_RUN {
+			writeSteps(f.w, m.GetPlan())
+		}
 	case m.GetStep() != nil:
 		writeStep(f.w, m.GetStep())
 	case m.GetDone() != nil:
@@ -120,10 +118,10 @@ func (f *follower) keep(m *pb.FailoverResponse) {
 	}
 }
 
-// rules prints the verdicts behind a refusal, one a line.
+// rules prints the verdicts behind a refusal, one a line, unless a plan has shown them.
 func (f *follower) rules(err error) {
 	var refused *api.RulesError
-	if f.json || !errors.As(err, &refused) {
+	if f.json || f.last != nil || !errors.As(err, &refused) {
 		return
 	}
 	writeRules(f.w, refused.Rules)
@@ -174,7 +172,10 @@ func planResult(p *pb.Plan) error {
 func writePlanHead(w io.Writer, p *pb.Plan) {
 	fmt.Fprintf(w, "plan %s: %s of %s", p.GetId(), enumWord(p.GetKind()), p.GetService())
 	if t := p.GetTarget(); t.GetNode() != "" {
-		fmt.Fprintf(w, " to %s (site %s)", t.GetNode(), t.GetSite())
+		fmt.Fprintf(w, " to %s", t.GetNode())
+		if t.GetSite() != "" {
+			fmt.Fprintf(w, " (site %s)", t.GetSite())
+		}
 	}
 	fmt.Fprintln(w)
 	if p.GetImpact() != "" {
@@ -199,13 +200,19 @@ func writeRules(w io.Writer, rules []*pb.RuleVerdict) {
 	_, _ = table.WriteTo(w) // the next write reports a broken pipe
 }
 
+func writeSteps(w io.Writer, p *pb.Plan) {
+	for _, s := range p.GetSteps() {
+		writeStep(w, s)
+	}
+}
+
 func writeStep(w io.Writer, s *pb.PlanStep) {
 	took := ""
 	if s.GetTook() != nil && s.GetState() != "running" {
 		took = "  " + cli.Span(s.GetTook().AsDuration())
-		if s.GetExpected() != nil {
-			took += " (expected " + cli.Span(s.GetExpected().AsDuration()) + ")"
-		}
+	}
+	if s.GetExpected() != nil && s.GetState() != "running" {
+		took += " (expected " + cli.Span(s.GetExpected().AsDuration()) + ")"
 	}
 	fmt.Fprintln(w, strings.TrimRight(fmt.Sprintf("%-29s %-8s%s  %s", s.GetName(), s.GetState(), took, s.GetDetail()), " "))
 }
@@ -213,7 +220,14 @@ func writeStep(w io.Writer, s *pb.PlanStep) {
 func writePlanEnd(w io.Writer, p *pb.Plan) {
 	fmt.Fprintf(w, "plan %s: %s\n", p.GetId(), enumWord(p.GetOutcome()))
 	for _, s := range p.GetStreams() {
-		fmt.Fprintf(w, "  %s: epoch %d -> %d, log ends at batch %d: %s\n", s.GetName(), s.GetFromEpoch(), s.GetEpoch(), s.GetHead().GetSeq(), lossText(s.GetLoss()))
+		fmt.Fprintf(w, "  %s: epoch %d -> %d", s.GetName(), s.GetFromEpoch(), s.GetEpoch())
+		if s.GetEpoch() > s.GetFromEpoch() { // the end is chosen after the epoch is reserved
+			fmt.Fprintf(w, ", log ends at batch %d", s.GetHead().GetSeq())
+		}
+		if s.GetLoss() != nil { // a failover's alone
+			fmt.Fprintf(w, ": %s", lossText(s.GetLoss()))
+		}
+		fmt.Fprintln(w)
 	}
 	if p.GetLoss() != nil {
 		fmt.Fprintln(w, "loss:", lossText(p.GetLoss()))

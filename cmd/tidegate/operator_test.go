@@ -124,6 +124,17 @@ func exampleStatus() *pb.StatusResponse {
 			},
 			{Node: &pb.NodeView{Node: "w2", Site: "west"}},
 		},
+		Agents: []*pb.AgentStatus{
+			{
+				Node: "n1", Site: "east", ReportAge: durationpb.New(time.Second),
+				Report: &pb.ReportAgentRequest{Streams: []*pb.AgentStream{{StreamId: "s1", Role: pb.AgentRole_AGENT_ROLE_WRITER, DurableSeq: 42}}},
+			},
+			{
+				Node: "n2", Site: "east", ReportAge: durationpb.New(time.Second),
+				Report: &pb.ReportAgentRequest{Streams: []*pb.AgentStream{{StreamId: "s1", Role: pb.AgentRole_AGENT_ROLE_OBSERVER}}},
+			},
+			{Node: "n3", Site: "east"},
+		},
 	}
 }
 
@@ -143,6 +154,9 @@ service bank  AT RISK: main: 2 of 3 members count
 ROLE     NODE  SITE  STREAM     STATE      DURABLE  COMMIT  APPLIED  SEEN
 standby  w1    west  bank/main  receiving  42       41      40       300ms ago
 standby  w2    west  -          no report  -        -       -        never
+agent    n1    east  bank/main  writer     42       -       -        1s ago
+agent    n2    east  bank/main  observer   -        -       -        1s ago
+agent    n3    east  -          no report  -        -       -        never
 `
 	if diff := cmp.Diff(want, stdout); diff != "" {
 		t.Error(diff)
@@ -153,8 +167,9 @@ func TestStatusNeverPrintsZeroForUnknown(t *testing.T) {
 	st := exampleStatus()
 	st.Services[0].Streams[0].Writer = nil
 	st.Services[0].RtoPredicted, st.Services[0].LossIfNow = nil, nil
+	st.Services[0].Streams[0].UnderProtected, st.Services[0].Streams[0].SiteRedundant = true, false
 	_, stdout, _ := commandLine(t, &fakeGate{status: st})("status")
-	for _, want := range []string{"predicted unknown", "a failover now: loss unknown", "armed  unknown  unknown"} {
+	for _, want := range []string{"predicted unknown", "a failover now: loss unknown", "armed  unknown  unknown", "under-protected; site-redundant: no"} {
 		if !strings.Contains(stdout, want) {
 			t.Errorf("stdout lacks %q:\n%s", want, stdout)
 		}
@@ -266,7 +281,10 @@ func TestFailoverRefusedNamesTheRule(t *testing.T) {
 		return api.Error(&tidegate.Error{Op: "failover", Subject: "bank", Class: tidegate.Refused, Hint: "attest it", Err: &api.RulesError{Rules: []*pb.RuleVerdict{rule}}})
 	}
 	dry := func(_ *pb.FailoverRequest, s *connect.ServerStream[pb.FailoverResponse]) error {
-		return s.Send(&pb.FailoverResponse{Event: &pb.FailoverResponse_Plan{Plan: &pb.Plan{Id: "p", Service: "bank", Rules: []*pb.RuleVerdict{rule}, Hint: "attest it"}}})
+		return errors.Join(s.Send(&pb.FailoverResponse{Event: &pb.FailoverResponse_Plan{Plan: &pb.Plan{
+			Id: "p", Service: "bank", Outcome: pb.PlanOutcome_PLAN_OUTCOME_DRY_RUN, Rules: []*pb.RuleVerdict{rule},
+			Steps: []*pb.PlanStep{{Name: "F1 reserve", State: "pending", Expected: durationpb.New(20 * time.Millisecond)}},
+		}}}), refused(nil, nil))
 	}
 	for name, g := range map[string]*fakeGate{"refused": {failover: refused}, "dry run": {failover: dry}} {
 		t.Run(name, func(t *testing.T) {
@@ -278,10 +296,20 @@ func TestFailoverRefusedNamesTheRule(t *testing.T) {
 			if code != cli.Refused || !strings.Contains(stderr, "primary-fenced (open mode, no lease)") || !strings.Contains(stderr, "hint: attest it") {
 				t.Errorf("exit code %d, stderr %q", code, stderr)
 			}
-			if !strings.Contains(stdout, "primary-fenced  no     open mode, no lease  --attest-primary-down") {
+			if strings.Count(stdout, "primary-fenced  no     open mode, no lease  --attest-primary-down") != 1 {
 				t.Errorf("stdout %q", stdout)
 			}
+			if name == "dry run" && !strings.Contains(stdout, "F1 reserve                    pending  (expected 20ms)\n") {
+				t.Errorf("the dry run does not show what each step would take:\n%s", stdout)
+			}
 		})
+	}
+}
+
+func TestUnknownFormatDoesNothing(t *testing.T) {
+	g := &fakeGate{}
+	if code, _, _ := commandLine(t, g)("streams", "add", "bank/main", "--member", "w1", "-o", "xml"); code != cli.Usage || g.added != nil {
+		t.Errorf("exit code %d, sent %v", code, g.added)
 	}
 }
 

@@ -54,8 +54,11 @@ func planList(c *ucli.Context) error {
 				if p.GetStarted() != nil {
 					started = p.GetStarted().AsTime().Format(time.RFC3339)
 				}
-				table.Row(p.GetId(), p.GetService(), enumWord(p.GetKind()), p.GetTarget().GetNode(), enumWord(p.GetOutcome()),
-					started, span(p.GetPhases().GetRta(), cli.Unknown), enumWord(p.GetLoss().GetKind()))
+				rta, loss := "", "" // an acquisition loses nothing and has no outage of its own
+				if p.GetKind() == pb.PlanKind_PLAN_KIND_FAILOVER {
+					rta, loss = span(p.GetPhases().GetRta(), cli.Unknown), enumWord(p.GetLoss().GetKind())
+				}
+				table.Row(p.GetId(), p.GetService(), enumWord(p.GetKind()), p.GetTarget().GetNode(), enumWord(p.GetOutcome()), started, rta, loss)
 			}
 			_, err := table.WriteTo(w)
 			return err
@@ -81,9 +84,7 @@ func planShow(c *ucli.Context) error {
 			if out.GetReason() != "" {
 				fmt.Fprintf(w, "reason: %s (%s)\n", out.GetReason(), out.GetActor())
 			}
-			for _, s := range out.GetSteps() {
-				writeStep(w, s)
-			}
+			writeSteps(w, out)
 			writePlanEnd(w, out)
 			if out.GetError() != "" {
 				fmt.Fprintln(w, "error:", out.GetError())

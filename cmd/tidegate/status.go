@@ -131,13 +131,15 @@ func streamRow(s *pb.StreamStatus) []string {
 	v, writer := s.GetView(), s.GetWriter()
 	epoch := v.GetEpoch()
 	var notes []string
-	for flag, note := range map[string]bool{"paused": v.GetPaused(), "under-protected": s.GetUnderProtected(), "site-redundant: no": !s.GetSiteRedundant()} {
-		if note {
-			notes = append(notes, flag)
+	note := func(holds bool, text string) {
+		if holds {
+			notes = append(notes, text)
 		}
 	}
+	note(s.GetUnderProtected(), "under-protected")
+	note(!s.GetSiteRedundant(), "site-redundant: no")
 	holder, number, gate := "", "none", ""
-	if epoch != nil {
+	if epoch.GetEpoch() > 0 {
 		holder, number, gate = epoch.GetHolder().GetNode(), fmt.Sprint(epoch.GetEpoch()), enumWord(epoch.GetGate().GetState())
 		if epoch.GetState() != pb.EpochState_EPOCH_STATE_ACTIVE {
 			notes = append(notes, enumWord(epoch.GetState()))
@@ -177,15 +179,25 @@ func writeNodes(w io.Writer, st *pb.StatusResponse) error {
 		}
 	}
 	for _, a := range st.GetAgents() {
+		if a.GetReport() == nil {
+			table.Row("agent", a.GetNode(), a.GetSite(), "", "no report", "", "", "", "never")
+			continue
+		}
 		for _, x := range a.GetReport().GetStreams() {
-			table.Row("agent", a.GetNode(), a.GetSite(), names[x.GetStreamId()], enumWord(x.GetRole()),
-				fmt.Sprint(x.GetDurableSeq()), "", "", ago(a.GetReportAge()))
+			durable := "" // only the writer counts acknowledgements
+			if x.GetRole() == pb.AgentRole_AGENT_ROLE_WRITER {
+				durable = fmt.Sprint(x.GetDurableSeq())
+			}
+			table.Row("agent", a.GetNode(), a.GetSite(), names[x.GetStreamId()], enumWord(x.GetRole()), durable, "", "", ago(a.GetReportAge()))
 		}
 	}
 	for _, r := range st.GetRoutes() {
 		for _, x := range r.GetServices() {
-			table.Row("route", r.GetName(), r.GetSite(), x.GetService(),
-				fmt.Sprintf("to %s, epoch %d, %d connections", x.GetEndpoint(), x.GetEpoch(), x.GetConnections()), "", "", "", ago(r.GetReportAge()))
+			state := fmt.Sprintf("to %s, epoch %d, %d connections", x.GetEndpoint(), x.GetEpoch(), x.GetConnections())
+			if x.GetEndpoint() == "" {
+				state = fmt.Sprintf("epoch %d, nobody was connected yet", x.GetEpoch())
+			}
+			table.Row("route", r.GetName(), r.GetSite(), x.GetService(), state, "", "", "", ago(r.GetReportAge()))
 		}
 	}
 	fmt.Fprintln(w)

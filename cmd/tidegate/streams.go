@@ -122,50 +122,6 @@ func streamsCommand() *ucli.Command {
 	}
 }
 
-// modeFlags are the gate's mode and bounds.
-func modeFlags() []ucli.Flag {
-	return []ucli.Flag{
-		&ucli.StringFlag{Name: "mode", Value: "sync", Usage: "how strictly outputs are held back: open, bounded or sync"},
-		&ucli.Int64Flag{Name: "records", Value: -1, Usage: "bounded: at most `K` records released but not durable"},
-		&ucli.StringFlag{Name: "bytes", Usage: "bounded: at most `B` bytes of them, such as 16MiB"},
-		&ucli.DurationFlag{Name: "window", Usage: "bounded: at most `T` of release time could be lost"},
-	}
-}
-
-// modeOf reads modeFlags.
-func modeOf(c *ucli.Context) (pb.Mode, *pb.Bounds, error) {
-	n, words, ok := enumValue(pb.Mode(0), c.String("mode"))
-	if !ok {
-		return 0, nil, cli.Usagef("mode %q: want one of %s", c.String("mode"), strings.Join(words, ", "))
-	}
-	mode, bounds := pb.Mode(n), &pb.Bounds{}
-	if c.IsSet("records") {
-		records := c.Int64("records")
-		bounds.Records = &records
-	}
-	if c.IsSet("bytes") {
-		var b config.Bytes
-		if err := b.UnmarshalText([]byte(c.String("bytes"))); err != nil {
-			return 0, nil, cli.Usagef("bytes: %w", err)
-		}
-		n := int64(b)
-		bounds.Bytes = &n
-	}
-	if c.IsSet("window") {
-		bounds.Window = durationpb.New(c.Duration("window"))
-	}
-	bounded := bounds.Records != nil || bounds.Bytes != nil || bounds.Window != nil
-	switch {
-	case mode == pb.Mode_MODE_BOUNDED && !bounded:
-		return 0, nil, cli.Usagef("mode bounded: want --records, --bytes or --window")
-	case mode != pb.Mode_MODE_BOUNDED && bounded:
-		return 0, nil, cli.Usagef("mode %s has no bounds: drop --records, --bytes and --window", c.String("mode"))
-	case bounds.GetRecords() < 0 || bounds.GetWindow().AsDuration() < 0:
-		return 0, nil, cli.Usagef("bounds: want none negative")
-	}
-	return mode, bounds, nil
-}
-
 // streamArg is the one argument SERVICE/STREAM.
 func streamArg(c *ucli.Context) (service, stream string, err error) {
 	args, err := cli.Args(c, "SERVICE/STREAM")

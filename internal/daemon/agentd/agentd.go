@@ -14,8 +14,8 @@ import (
 	"github.com/tidegate/tidegate/stores/journal/capture"
 )
 
-// Parts returns what runs an agent with configuration cfg, which must be valid,
-// and its defaults set. The agent has a metrics registry of its own. The memory
+// Parts returns what runs an agent with configuration cfg, which must be valid
+// and have its defaults. The agent has a metrics registry of its own. The memory
 // limit of cfg is the process's affair, not an agent's.
 func Parts(cfg agent.Config, log *slog.Logger) ([]daemon.Part, error) {
 	creds, err := daemon.Credentials(cfg.TLS, cfg.Node, tidegate.RoleAgent)
