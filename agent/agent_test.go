@@ -293,6 +293,28 @@ func fencedAgentKeepsItsTail(t *testing.T, stepDown bool) {
 	}
 }
 
+// A writer that had nothing beyond the fork says so as soon as its library is
+// fenced: nothing of the new epoch will ever be in its log, however long it waits.
+func TestFencedAgentWithoutATailSaysSoAtOnce(t *testing.T) {
+	w := newWorld(t, "s1")
+	n := w.host("east", "n1")
+	n.proofWait = time.Hour
+	n.openJournal().startAgent()
+	if err := n.j.Activate(); err != nil {
+		t.Fatal(err)
+	}
+	head := n.append(10)
+	n.await(head)
+	n.shipped(head)
+	n.state(StateWriting)
+	w.failover(head)
+	w.gate.wait(t, "an empty bundle", func(g *fakeGate) bool { return len(g.bundles) > 0 })
+	if b := w.gate.bundles[0]; b.GetRecords() != 0 || b.ReleasedRecords == nil || b.GetReleasedRecords() != 0 {
+		t.Errorf("bundle %v; want none, and known", b)
+	}
+	n.state(StateFenced)
+}
+
 // A replica of the old site has the same tail in its journal; only the agent
 // that wrote it knows what was released, so only that one reports.
 func TestOnlyTheFormerWriterReportsATail(t *testing.T) {

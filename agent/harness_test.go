@@ -2,6 +2,7 @@ package agent
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -71,6 +72,8 @@ func (w *world) credentials(site tidegate.SiteName, role tidegate.Role, name str
 
 // host is a machine that may be active: its journal and its agent.
 type host struct {
+	proofWait time.Duration // 0: short
+
 	w    *world
 	site tidegate.SiteName
 	name tidegate.NodeName
@@ -138,7 +141,7 @@ func (h *host) config() Config {
 		DataDir: filepath.Join(h.dir, "agent-data"),
 		RunDir:  h.dir,
 		Streams: []StreamConfig{{Service: "ledger", Stream: "main", JournalDir: filepath.Join(h.dir, "journal")}},
-		Limits:  Limits{ProofWait: 300 * time.Millisecond},
+		Limits:  Limits{ProofWait: cmp.Or(h.proofWait, 300*time.Millisecond)},
 	}.SetDefaults()
 }
 

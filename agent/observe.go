@@ -171,6 +171,13 @@ func (s *stream) compare(ctx context.Context, rec fence.EpochRecord, h batch.Hea
 	if h.Kind != batch.KindData {
 		return nil
 	}
+	if s.head() < h.Next && s.leftBehind(rec) {
+		// Its library is fenced: once it has said so, its log does not grow any more.
+		s.awaitFinal(ctx, s.agent.cfg.Limits.ProofWait)
+		if s.overtaken(rec, h) {
+			return s.endsInside(h)
+		}
+	}
 	for {
 		err := s.waitHead(ctx, h.Next, s.agent.cfg.Limits.ProofWait)
 		if ctx.Err() != nil {
@@ -180,7 +187,7 @@ func (s *stream) compare(ctx context.Context, rec fence.EpochRecord, h batch.Hea
 			break
 		}
 		if s.overtaken(rec, h) {
-			return &divergedError{h, diverged("batch %s covers [%s, %s), own log ends inside it at %s and is written no more", h.Seq, h.First, h.Next, s.head())}
+			return s.endsInside(h)
 		}
 	}
 	err := compareHeader(ctx, s, h)
@@ -188,6 +195,18 @@ func (s *stream) compare(ctx context.Context, rec fence.EpochRecord, h batch.Hea
 		return &divergedError{h, err}
 	}
 	return err
+}
+
+func (s *stream) endsInside(h batch.Header) error {
+	return &divergedError{h, diverged("batch %s covers [%s, %s), own log ends inside it at %s and is written no more", h.Seq, h.First, h.Next, s.head())}
+}
+
+// leftBehind reports whether this agent was the writer and the stream goes on
+// at another site.
+func (s *stream) leftBehind(rec fence.EpochRecord) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.fenced != nil && s.elsewhere(rec)
 }
 
 // overtaken reports whether this node's log ends within h and will never reach
