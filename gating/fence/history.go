@@ -77,6 +77,16 @@ func (h History) With(t Term) History {
 	return out
 }
 
+// through returns the terms that a log ending at end can vouch for, in memory of
+// their own: one that was damaged, or cut by an adopt that went no further, does
+// not reach to where its last terms begin.
+func (h History) through(end tidegate.Seq) History {
+	for len(h) > 0 && h.Last().StartSeq > end+1 {
+		h = h[:len(h)-1]
+	}
+	return h.Clone()
+}
+
 // Clone returns a copy that shares no memory with h.
 func (h History) Clone() History { return slices.Clone(h) }
 

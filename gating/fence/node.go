@@ -68,8 +68,7 @@ func (n *Node) Step(ev NodeEvent) []NodeEffect {
 	case PromoteAsked:
 		n.out = append(n.out, ReplyPromote{ev.Call, n.promoteReply(ev.Req)})
 	case RecordRead:
-		n.record = &ev
-		n.idle()
+		n.readRecord(ev)
 	case Persisted:
 		n.complete(ev.Token, ev)
 	case Synced:
@@ -85,6 +84,20 @@ func (n *Node) Step(ev NodeEvent) []NodeEffect {
 		n.complete(ev.Token, ev)
 	}
 	return n.take()
+}
+
+// readRecord keeps the newest record until no operation runs. A fresh read that
+// still waits must not be lost to a watched record that came after it: what is
+// at least as new as a linearizable read is as good as one.
+func (n *Node) readRecord(ev RecordRead) {
+	if old := n.record; old != nil && old.Fresh && !ev.Fresh {
+		if ev.Record.Epoch < old.Record.Epoch {
+			ev = *old
+		}
+		ev.Fresh = true
+	}
+	n.record = &ev
+	n.idle()
 }
 
 func (n *Node) take() []NodeEffect {

@@ -251,7 +251,7 @@ func (n *Node) persistPromise(o *nodeOp) {
 func (n *Node) replyFence(o *nodeOp, refused bool) {
 	r := FenceReply{
 		Stream: o.fence.Stream, Member: n.disk.Member(), Refused: refused,
-		Promise: n.disk.Promise, History: n.disk.History.Clone(), Durable: n.durable,
+		Promise: n.disk.Promise, History: n.disk.History.through(n.durable.Seq), Durable: n.durable,
 		Commit: n.commit, Limbo: n.disk.Limbo,
 	}
 	if broken(ruleAdoptedEpoch) && o.before > r.History.Last().Epoch && !refused {
@@ -518,6 +518,9 @@ func (n *Node) openTerm(o *nodeOp) {
 	o.meta = n.disk
 	o.meta.History = o.adopt.History.With(Term{o.adopt.Epoch, o.adopt.Head.Seq + 1, o.adopt.Holder})
 	n.persist(func() {
+		// An unclean head may lie below what an older writer had committed; what
+		// this epoch puts there has yet to be.
+		n.commit = min(n.commit, o.adopt.Head.Seq)
 		if n.overtaken(o) {
 			return
 		}

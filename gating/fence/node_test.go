@@ -1,0 +1,119 @@
+package fence_test
+
+import (
+	"testing"
+
+	"github.com/tidegate/tidegate"
+	"github.com/tidegate/tidegate/gating/fence"
+)
+
+// memLog is a log that a test may lengthen and cut.
+type memLog struct{ at []tidegate.LogPos }
+
+func (l *memLog) At(seq tidegate.Seq) (tidegate.LogPos, error) {
+	switch {
+	case seq == 0:
+		return tidegate.LogPos{}, nil
+	case int(seq) > len(l.at):
+		return tidegate.LogPos{}, tidegate.ErrNotFound
+	}
+	return l.at[seq-1], nil
+}
+
+func (l *memLog) grow(epoch tidegate.Epoch, to tidegate.Seq) tidegate.LogPos {
+	for s := tidegate.Seq(len(l.at)) + 1; s <= to; s++ {
+		l.at = append(l.at, tidegate.LogPos{Epoch: epoch, Seq: s, Chain: chainAt(s)})
+	}
+	return l.at[to-1]
+}
+
+// settle carries out what asks for no decision, and returns the rest.
+func settle(n *fence.Node, log *memLog, effects []fence.NodeEffect) (rest []fence.NodeEffect) {
+	for len(effects) > 0 {
+		e := effects[0]
+		effects = effects[1:]
+		switch e := e.(type) {
+		case fence.Persist:
+			effects = append(effects, n.Step(fence.Persisted{Token: e.Token})...)
+		case fence.Sync:
+			effects = append(effects, n.Step(fence.Synced{Token: e.Token, End: log.at[len(log.at)-1]})...)
+		case fence.Cut:
+			log.at = log.at[:e.To.Seq]
+			effects = append(effects, n.Step(fence.CutDone{Token: e.Token, End: e.To})...)
+		default:
+			rest = append(rest, e)
+		}
+	}
+	return rest
+}
+
+// A linearizable read that waits for a running operation must survive a watched
+// record that comes before the operation is over: it is the only way out of limbo.
+func TestFreshReadIsNotLostToAWatch(t *testing.T) {
+	m := fence.Member{Node: "n0", Incarnation: tidegate.ID{1}}
+	rec, err := fence.NewRecord(tidegate.ID{5}, fence.Config{Members: []fence.Member{m}, W: 1}, fence.GateRecord{State: fence.GateArmed, Mode: tidegate.ModeSync})
+	if err != nil {
+		t.Fatal(err)
+	}
+	log := &memLog{}
+	n, effects := fence.NewNode(fence.FormatMeta(rec.Stream, m), tidegate.LogPos{}, log)
+	if more := n.Step(fence.RecordRead{Record: rec, Fresh: true}); len(more) != 0 {
+		t.Fatalf("%v while the start is being written", more)
+	}
+	if more := n.Step(fence.RecordRead{Record: rec}); len(more) != 0 {
+		t.Fatalf("%v while the start is being written", more)
+	}
+	settle(n, log, effects)
+	if n.Limbo() {
+		t.Error("still in limbo")
+	}
+}
+
+// A damaged node must not pretend to a term that its log does not reach: a forced
+// choice would prefer its short log to a longer one of an older epoch.
+func TestFenceReplyClaimsOnlyWhatTheLogReaches(t *testing.T) {
+	log := &memLog{}
+	holder := tidegate.ID{7}
+	meta := fence.NodeMeta{
+		Version: 1, Stream: tidegate.ID{5}, Node: "n0", Incarnation: tidegate.ID{1}, EpochRead: true,
+		Promise: fence.Promise{Epoch: 4, Holder: holder},
+		History: fence.History{{Epoch: 2, StartSeq: 1, Holder: holder}, {Epoch: 4, StartSeq: 9, Holder: holder}},
+	}.Damaged(tidegate.ID{2})
+	n, effects := fence.NewNode(meta, log.grow(2, 5), log)
+	effects = append(effects, n.Step(fence.FenceAsked{Call: 1, Req: fence.FenceRequest{Stream: meta.Stream, Epoch: 5, Holder: holder}})...)
+	for _, e := range settle(n, log, effects) {
+		if r, ok := e.(fence.ReplyFence); ok {
+			if got := r.Reply.History.Last().Epoch; got != 2 || r.Reply.Durable.Seq != 5 || !r.Reply.Limbo {
+				t.Errorf("log of epoch %s through %s, limbo %v: want 2 through 5, true", got, r.Reply.Durable.Seq, r.Reply.Limbo)
+			}
+			return
+		}
+	}
+	t.Error("no reply")
+}
+
+// After an unclean head below what was committed, nothing that the new writer
+// puts there may be applied before the new writer has committed it. (I24)
+func TestUncleanHeadTakesCommitBack(t *testing.T) {
+	log := &memLog{}
+	old, holder := tidegate.ID{7}, tidegate.ID{8}
+	meta := fence.NodeMeta{
+		Version: 1, Stream: tidegate.ID{5}, Node: "n0", Incarnation: tidegate.ID{1},
+		Promise: fence.Promise{Epoch: 1, Holder: old}, History: fence.History{{Epoch: 1, StartSeq: 1, Holder: old}},
+	}
+	n, effects := fence.NewNode(meta, log.grow(1, 6), log)
+	settle(n, log, effects)
+	n.Commit(1, old, 10) // this node lags: 7 to 10 are on others, which are lost
+	effects = n.Step(fence.AdoptAsked{Call: 1, Req: fence.AdoptRequest{
+		Stream: meta.Stream, Epoch: 2, Holder: holder, History: meta.History, Head: log.at[5], Source: "n1", Reason: fence.ReasonDiverged, Unclean: true,
+	}})
+	settle(n, log, effects)
+	end := log.grow(2, 9)
+	n.Received(end)
+	if _, ok := n.Durable(end); !ok {
+		t.Fatal("epoch 2 not adopted")
+	}
+	if got := n.ApplyTo(); got != 6 {
+		t.Errorf("may apply to %s, committed is 6", got)
+	}
+}
