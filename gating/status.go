@@ -147,10 +147,13 @@ func (p parts) streamStatus(v *registry.View, svc registry.Service, st registry.
 	}
 	rec := e.Value
 	w, age := p.world.writerReport(rec)
-	out.Members = p.world.memberStatus(rec, st, w)
+	out.Members = p.world.memberStatus(rec, st, w, p.timing.Stale)
 	for _, m := range out.GetMembers() {
 		if m.GetCounted() {
 			out.MembersCounted++
+		}
+		if text := m.GetStream().GetError(); text != "" {
+			j.say(pb.Verdict_VERDICT_AT_RISK, "member %s: %s", m.GetNode(), text)
 		}
 	}
 	alive := len(p.world.aliveMembers(rec.Config, st.ID, p.timing.Stale))
@@ -174,6 +177,8 @@ func (p parts) streamStatus(v *registry.View, svc registry.Service, st registry.
 		j.say(pb.Verdict_VERDICT_UNSAFE, "%d of %d members answer, a proven recovery takes %d", alive, q.N, q.R())
 	case alive < q.N:
 		j.say(pb.Verdict_VERDICT_AT_RISK, "%d of %d members answer", alive, q.N)
+	case w != nil && int(out.GetMembersCounted()) < q.N:
+		j.say(pb.Verdict_VERDICT_AT_RISK, "%d of %d members are caught up", out.GetMembersCounted(), q.N)
 	}
 	if rec.Shrunk {
 		j.say(pb.Verdict_VERDICT_AT_RISK, "fewer members than configured since epoch %s", rec.ActiveEpoch)
@@ -226,8 +231,11 @@ func judgeWriter(j *judgement, w *pb.AgentStream, svc registry.Service, low floa
 	}
 }
 
-// memberStatus joins the configuration with what nodes and writer report.
-func (w *world) memberStatus(rec fence.EpochRecord, st registry.Stream, writer *pb.AgentStream) []*pb.MemberStatus {
+// memberStatus joins the configuration with what nodes and writer report. A
+// member counts when the writer counts its acks, and it answers, and it is
+// caught up: it holds what was durable one report of the writer ago. What was
+// durable at this moment no node's report can tell.
+func (w *world) memberStatus(rec fence.EpochRecord, st registry.Stream, writer *pb.AgentStream, stale time.Duration) []*pb.MemberStatus {
 	names := slices.Clone(st.Members)
 	for _, m := range rec.Config.Members {
 		if !slices.Contains(names, m.Node) {
@@ -237,6 +245,7 @@ func (w *world) memberStatus(rec fence.EpochRecord, st registry.Stream, writer *
 	slices.Sort(names)
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	due := w.durableBefore(rec)
 	var out []*pb.MemberStatus
 	for _, n := range names {
 		ms := &pb.MemberStatus{Node: string(n)}
@@ -248,12 +257,29 @@ func (w *world) memberStatus(rec fence.EpochRecord, st registry.Stream, writer *
 				}
 			}
 		}
+		one := ms.GetStream()
+		caughtUp := one != nil && ms.GetReportAge().AsDuration() <= stale && !one.GetLimbo() && one.GetError() == "" && one.GetDurable().GetSeq() >= due
 		for _, m := range writer.GetMembers() {
-			ms.Counted = ms.GetCounted() || m.GetNode() == string(n) && m.GetCounted()
+			ms.Counted = ms.GetCounted() || caughtUp && m.GetNode() == string(n) && m.GetCounted()
 		}
 		out = append(out, ms)
 	}
 	return out
+}
+
+// durableBefore returns what a record's writer called durable in its report
+// before the newest; 0 when there is none. Called with mu held.
+func (w *world) durableBefore(rec fence.EpochRecord) uint64 {
+	a := w.agents[rec.Holder.Node]
+	if a == nil || a.holder != rec.Holder.UUID {
+		return 0
+	}
+	for _, s := range a.before.GetStreams() {
+		if s.GetStreamId() == rec.Stream.String() && tidegate.Epoch(s.GetEpoch()) == rec.Epoch {
+			return s.GetDurableSeq()
+		}
+	}
+	return 0
 }
 
 func (p parts) siteRedundant(v *registry.View, rec fence.EpochRecord) bool {

@@ -32,6 +32,8 @@ type agentState struct {
 	sessions int // Watch streams open now
 	report   *pb.ReportAgentRequest
 	at       tidegate.Instant // of the report
+	// before is the same agent process's report before that one, or nil.
+	before *pb.ReportAgentRequest
 }
 
 type standbyState struct {
@@ -149,6 +151,9 @@ func (w *world) reportAgent(r *pb.ReportAgentRequest, holder tidegate.HolderID) 
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	a := w.agent(tidegate.NodeName(r.GetNode()))
+	if a.before = nil; a.holder == holder {
+		a.before = a.report
+	}
 	a.site, a.holder, a.report, a.at = tidegate.SiteName(r.GetSite()), holder, r, w.clock.Boot()
 }
 
