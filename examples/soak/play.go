@@ -257,6 +257,7 @@ func (p *play) back(ctx context.Context) error {
 				return fmt.Errorf("nothing about %s", st.GetName())
 			}
 		}
+		p.say("the old writer has counted its tail")
 		return nil
 	})
 }
