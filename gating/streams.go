@@ -140,8 +140,8 @@ func (s *operatorService) streamOf(v *registry.View, m *pb.AddStreamRequest) (re
 	}
 	st.Bounds, err = s.boundsOf(st.Mode, m.GetBounds())
 	errs = append(errs, err)
-	if st.Policy == registry.PolicyDegrade && s.cfg.Registry.Embedded() {
-		bad("policy: degrade takes a registry that survives the loss of either site, not the embedded one")
+	if st.Policy != registry.PolicyBlock {
+		bad("policy: want block (got %q)", st.Policy) // the word is reserved; no writer acts on the others
 	}
 	for _, n := range m.GetMembers() {
 		name := tidegate.NodeName(n)

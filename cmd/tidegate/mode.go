@@ -15,10 +15,10 @@ import (
 // modeFlags are the gate's mode and bounds.
 func modeFlags() []ucli.Flag {
 	return []ucli.Flag{
-		&ucli.StringFlag{Name: "mode", Value: "sync", Usage: "how strictly outputs are held back: open, bounded or sync"},
-		&ucli.Int64Flag{Name: "records", Value: -1, Usage: "bounded: at most `K` records released but not durable"},
-		&ucli.StringFlag{Name: "bytes", Usage: "bounded: at most `B` bytes of them, such as 16MiB"},
-		&ucli.DurationFlag{Name: "window", Usage: "bounded: at most `T` of release time could be lost"},
+		&ucli.StringFlag{Name: "mode", Value: "sync", Usage: "`MODE`, how strictly outputs are held back: open, bounded or sync"},
+		&ucli.Int64Flag{Name: "records", Usage: "bounded: at most `K` records released but not durable", DefaultText: "unlimited"},
+		&ucli.StringFlag{Name: "bytes", Usage: "bounded: at most `B` bytes of them, such as 16MiB", DefaultText: "unlimited"},
+		&ucli.DurationFlag{Name: "window", Usage: "bounded: at most `T` of release time could be lost", DefaultText: "unlimited"},
 	}
 }
 

@@ -27,8 +27,8 @@ func servicesCommand() *ucli.Command {
 			Usage:     "make a service known",
 			ArgsUsage: "SERVICE",
 			Flags: operatorFlags(cli.OutputFlag(),
-				&ucli.DurationFlag{Name: "rpo", Usage: "objective: the most `TIME` of acknowledged work that a disaster may cost"},
-				&ucli.DurationFlag{Name: "rto", Usage: "objective: the most `TIME` until clients write again"},
+				&ucli.DurationFlag{Name: "rpo", Usage: "objective: the most `TIME` of acknowledged work that a disaster may cost", DefaultText: "none"},
+				&ucli.DurationFlag{Name: "rto", Usage: "objective: the most `TIME` until clients write again", DefaultText: "none"},
 				&ucli.StringSliceFlag{Name: "route", Usage: "`NAME` of a route that must follow before a change counts as done"},
 				&ucli.StringSliceFlag{Name: "endpoint", Usage: "where a site serves clients until its library says so, `SITE=HOST:PORT`"}),
 			Action: servicesAdd,
@@ -100,9 +100,8 @@ func streamsCommand() *ucli.Command {
 					cli.OutputFlag(),
 					&ucli.StringFlag{Name: "id", Usage: "the stream's `ID`, 32 hex digits; drawn by the gate when absent"},
 					&ucli.StringFlag{Name: "store", Value: "journal", Usage: "`STORE` at the source"},
-					&ucli.StringFlag{Name: "policy", Value: "block", Usage: "at the gate's edge: block, reject or degrade"},
 					&ucli.StringSliceFlag{Name: "member", Usage: "standby `NODE` that keeps the log; give each"},
-					&ucli.UintFlag{Name: "w", Usage: "standby nodes that must have fsynced a batch; default: a majority of the members"},
+					&ucli.UintFlag{Name: "w", Usage: "`NUMBER` of standby nodes that must have fsynced a batch", DefaultText: "a majority of the members"},
 				})...),
 				Action: streamsAdd,
 			},
@@ -144,10 +143,6 @@ func streamsAdd(c *ucli.Context) error {
 	if err != nil {
 		return err
 	}
-	policy, words, ok := enumValue(pb.GatePolicy(0), c.String("policy"))
-	if !ok {
-		return cli.Usagef("policy %q: want one of %s", c.String("policy"), strings.Join(words, ", "))
-	}
 	members := c.StringSlice("member")
 	w := c.Uint("w")
 	if !c.IsSet("w") {
@@ -158,7 +153,7 @@ func streamsAdd(c *ucli.Context) error {
 	}
 	req := &pb.AddStreamRequest{
 		Service: service, Name: stream, Id: c.String("id"), Store: c.String("store"),
-		Mode: mode, Bounds: bounds, Policy: pb.GatePolicy(policy), Members: members, W: uint32(w), //nolint:gosec // at most len(members)
+		Mode: mode, Bounds: bounds, Policy: pb.GatePolicy_GATE_POLICY_BLOCK, Members: members, W: uint32(w), //nolint:gosec // at most len(members)
 	}
 	var out *pb.AddStreamResponse
 	return operate(c, "add stream", service+"/"+stream, func(ctx context.Context, client tidegatev1connect.OperatorServiceClient) error {
@@ -191,11 +186,11 @@ func streamsList(c *ucli.Context) error {
 			table := cli.NewTable("stream", "id", "store", "mode", "epoch", "state", "writer", "members", "w")
 			for _, s := range out.GetStreams() {
 				epoch, state, writer := "none", "", ""
-				if e := s.GetEpoch(); e != nil {
+				if e := s.GetEpoch(); e.GetEpoch() > 0 {
 					epoch, state, writer = fmt.Sprint(e.GetEpoch()), enumWord(e.GetState()), e.GetHolder().GetNode()
 				}
 				if s.GetPaused() {
-					state += " paused"
+					state = strings.TrimSpace(state + " paused")
 				}
 				table.Row(s.GetService()+"/"+s.GetName(), s.GetId(), s.GetStore(), modeText(s), epoch, state, writer,
 					strings.Join(s.GetMembers(), ","), fmt.Sprint(s.GetW()))
