@@ -232,7 +232,9 @@ func (z *sealer) capture(head local.Count) (sealed bool, err error) {
 func (z *sealer) reserve(raw int) []byte {
 	z.w.mu.Lock()
 	defer z.w.mu.Unlock()
-	return z.w.ring.reserve(z.codec.Room(raw))
+	room := z.w.ring.reserve(z.codec.Room(raw))
+	z.w.starved = room == nil
+	return room
 }
 
 // control seals a batch without records at the captured position.

@@ -48,6 +48,7 @@ type writer struct {
 	dial      tidegate.NodeName // relay that the core wants
 	ended     bool              // the core has stepped down
 	paused    bool
+	starved   bool             // the ring had no room when the sealing goroutine asked last
 	wantMode  tidegate.Mode    // what the operator wants; empty when the gate did not say
 	want      tidegate.Bounds  // of that mode
 	granted   tidegate.Bounds  // the library was given last
@@ -224,10 +225,14 @@ func (w *writer) onAck(l *link, a fence.Ack) {
 	w.mu.Lock()
 	t := w.effects(w.core.OnAck(a))
 	d, moved := w.advance(now)
+	room := moved && w.starved
+	w.starved = w.starved && !moved
 	w.mu.Unlock()
 	if moved {
 		w.s.tellGrant()
 		_ = l.conn.SendCommit(d) // a lost session is the receiver's to report; the next commit covers this one
+	}
+	if room {
 		wake(w.kick)
 	}
 	w.do(t)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -25,6 +26,11 @@ type feed struct {
 	members []fence.Member
 	next    tidegate.Seq // of this session; another session may have brought it already
 	offset  clockOffset
+	news    bell // there may be something to acknowledge
+
+	acking sync.Mutex                      // held while acks are sent; before the stream's mu
+	sent   map[tidegate.NodeName]fence.Ack // newest per node
+	due    []fence.Ack                     // scratch
 }
 
 // clockOffset dates what a peer says: this node's boot clock - the peer's.
@@ -93,7 +99,10 @@ func (s *stream) fencedBy(p fence.Promise) *shipper.Refusal {
 
 // serveFeed runs a writer's or relay's session.
 func (s *stream) serveFeed(ctx context.Context, peer tidegate.Identity, a shipper.Attach, conn *shipper.ServerConn) error {
-	f := &feed{s: s, conn: conn, peer: peer, as: a.As, promise: fence.Promise{Epoch: a.Epoch, Holder: a.Holder}, members: a.Members}
+	f := &feed{
+		s: s, conn: conn, peer: peer, as: a.As, promise: fence.Promise{Epoch: a.Epoch, Holder: a.Holder}, members: a.Members,
+		sent: map[tidegate.NodeName]fence.Ack{},
+	}
 	// Outside the lock: it reads the log's files. What is appended meanwhile
 	// only makes the proof longer than it names.
 	tail, err := s.log.Tail(shipper.TailMax)
@@ -111,6 +120,7 @@ func (s *stream) serveFeed(ctx context.Context, peer tidegate.Identity, a shippe
 	s.lg.Info("feed attached", keyPeer, peer.String(), "as", a.As.String(), keyEpoch, uint64(a.Epoch), keySeq, uint64(attached.Received.Seq))
 	ctx, cancel := context.WithCancel(ctx)
 	var sending errgroup.Group
+	f.news = s.follow()
 	sending.Go(func() error { return f.sendAcks(ctx) })
 	if a.As == shipper.AsWriter {
 		for _, m := range a.Members {
@@ -177,7 +187,7 @@ func (f *feed) receive() error {
 				return err
 			}
 		case *shipper.CommitEvent:
-			f.s.commit(f.promise, ev.Seq)
+			f.s.commit(f, ev.Seq)
 		case *shipper.BeaconEvent:
 			f.s.hear(f, ev.Beacon)
 		case *shipper.OffsetEvent:
@@ -203,10 +213,38 @@ func (f *feed) append(ev *shipper.BatchEvent) error {
 	}
 	f.next++
 	appended, err := s.append(f.promise, h, ev.Sealed)
-	if appended {
-		s.n.syncer.mark(s)
+	if !appended {
+		return err
 	}
-	return err
+	return f.sync(len(ev.Sealed))
+}
+
+// alongMax is the largest batch that the receiving goroutine syncs by itself, in
+// bytes. A quiet session is acknowledged sooner so, by two changes of goroutine;
+// under load the next batches are to be received while these are being synced.
+const alongMax = 64 << 10
+
+// sync makes what was appended durable: at once, if the session is quiet and the
+// node syncs nothing else, or else with the node's next group.
+func (f *feed) sync(size int) error {
+	if size > alongMax || f.conn.Buffered() {
+		f.s.n.syncer.mark(f.s)
+		return nil
+	}
+	done, err := f.s.n.syncer.now(f.s, f.news)
+	switch {
+	case err != nil:
+		f.s.n.stop(err)
+		return err
+	case !done:
+		f.s.n.syncer.mark(f.s)
+		return nil
+	case !f.acking.TryLock():
+		f.news.ring() // the other one is at it, and looks again
+		return nil
+	}
+	defer f.acking.Unlock()
+	return f.sendDue()
 }
 
 // refuseFull is the answer to batches while the disk lacks room.
@@ -256,29 +294,35 @@ func (s *stream) appendFailed(err error) error {
 // sendAcks passes on what is durable, here and, to a writer, on the others.
 // Acks are cumulative: while one write is in flight only the newest per node waits.
 func (f *feed) sendAcks(ctx context.Context) error {
-	b := f.s.follow()
-	defer f.s.unfollow(b)
-	sent := map[tidegate.NodeName]fence.Ack{}
-	var due []fence.Ack
+	defer f.s.unfollow(f.news)
 	for {
-		due = f.s.acksFor(f, sent, due[:0])
-		for _, a := range due {
-			if err := f.conn.SendAck(a); err != nil {
-				return err
-			}
-			sent[a.Node] = a
-		}
-		if len(due) > 0 {
-			if err := f.conn.Flush(); err != nil {
-				return err
-			}
+		f.acking.Lock()
+		err := f.sendDue()
+		f.acking.Unlock()
+		if err != nil {
+			return err
 		}
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-b:
+		case <-f.news:
 		}
 	}
+}
+
+// sendDue sends the acks that the peer does not have; acking is held.
+func (f *feed) sendDue() error {
+	f.due = f.s.acksFor(f, f.sent, f.due[:0])
+	for _, a := range f.due {
+		if err := f.conn.SendAck(a); err != nil {
+			return err
+		}
+		f.sent[a.Node] = a
+	}
+	if len(f.due) == 0 {
+		return nil
+	}
+	return f.conn.Flush()
 }
 
 func (s *stream) acksFor(f *feed, sent map[tidegate.NodeName]fence.Ack, due []fence.Ack) []fence.Ack {
@@ -300,12 +344,13 @@ func (s *stream) acksFor(f *feed, sent map[tidegate.NodeName]fence.Ack, due []fe
 	return due
 }
 
-// commit takes the writer's word on what is durable on W nodes.
-func (s *stream) commit(p fence.Promise, seq tidegate.Seq) {
+// commit takes the writer's word on what is durable on W nodes. The feed's own
+// acks do not speak of it.
+func (s *stream) commit(f *feed, seq tidegate.Seq) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.core.Commit(p.Epoch, p.Holder, seq)
-	s.ring()
+	s.core.Commit(f.promise.Epoch, f.promise.Holder, seq)
+	s.ringOthers(f.news)
 }
 
 // hear takes a beacon, from the writer or passed on by its relay.

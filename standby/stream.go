@@ -379,8 +379,9 @@ func (s *stream) syncLog() (tidegate.LogPos, error) {
 	return end, nil
 }
 
-// groupSync is the stream's part of a group sync.
-func (s *stream) groupSync() error {
+// groupSync is the stream's part of a group sync. It wakes everybody who follows
+// the stream but the owner of by.
+func (s *stream) groupSync(by bell) error {
 	end, err := s.syncLog()
 	if err != nil {
 		return fmt.Errorf("stream %s: %w", s.id, err)
@@ -390,14 +391,18 @@ func (s *stream) groupSync() error {
 	if ack, ok := s.core.Durable(end); ok {
 		s.acks[s.n.cfg.Node] = ack
 	}
-	s.ring()
+	s.ringOthers(by)
 	return nil
 }
 
 // ring wakes everybody who follows the stream, with mu held.
-func (s *stream) ring() {
+func (s *stream) ring() { s.ringOthers(nil) }
+
+func (s *stream) ringOthers(by bell) {
 	for b := range s.bells {
-		b.ring()
+		if b != by {
+			b.ring()
+		}
 	}
 }
 

@@ -14,6 +14,10 @@ type syncer struct {
 	dirty map[*stream]struct{}
 	spare map[*stream]struct{}
 	bell  bell
+
+	// running is held while a group, or one stream by now, is being synced; it
+	// is taken before mu.
+	running sync.Mutex
 }
 
 func newSyncer() *syncer {
@@ -26,6 +30,23 @@ func (y *syncer) mark(s *stream) {
 	y.dirty[s] = struct{}{}
 	y.mu.Unlock()
 	y.bell.ring()
+}
+
+// now syncs s at once, on the caller's goroutine, unless a group is being synced
+// or gathers: then it does nothing and reports false. by is the bell of a
+// follower that needs no word of it. The error is that of run.
+func (y *syncer) now(s *stream, by bell) (done bool, err error) {
+	if !y.running.TryLock() {
+		return false, nil
+	}
+	defer y.running.Unlock()
+	y.mu.Lock()
+	alone := len(y.dirty) == 0
+	y.mu.Unlock()
+	if !alone {
+		return false, nil
+	}
+	return true, s.groupSync(by)
 }
 
 func (y *syncer) take() map[*stream]struct{} {
@@ -53,9 +74,11 @@ func (y *syncer) run(ctx context.Context) error {
 			return nil
 		case <-y.bell:
 		}
+		y.running.Lock()
 		group := y.take()
 		err := syncGroup(group)
 		y.giveBack(group)
+		y.running.Unlock()
 		if err != nil {
 			return err
 		}
@@ -65,13 +88,13 @@ func (y *syncer) run(ctx context.Context) error {
 func syncGroup(group map[*stream]struct{}) error {
 	if len(group) == 1 {
 		for s := range group {
-			return s.groupSync()
+			return s.groupSync(nil)
 		}
 	}
 	// Side by side: the file system commits its journal once for all of them.
 	var g errgroup.Group
 	for s := range group {
-		g.Go(s.groupSync)
+		g.Go(func() error { return s.groupSync(nil) })
 	}
 	return g.Wait()
 }
