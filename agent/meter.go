@@ -14,9 +14,10 @@ import (
 // the writer's mutex.
 type meter struct {
 	lib   local.LibraryProgress
-	heard bool  // lib is from a library that is connected
-	d     facts // newest durable batch
-	last  facts // newest sealed batch
+	heard bool             // lib is from a library that is connected
+	at    tidegate.Instant // when lib was heard
+	d     facts            // newest durable batch
+	last  facts            // newest sealed batch
 	begun bool
 
 	// The library counts from the journal's beginning, the ring from the
@@ -49,7 +50,7 @@ func (m *meter) align(c local.Count, f facts) {
 }
 
 func (m *meter) library(now tidegate.Instant, p *local.LibraryProgress) {
-	m.lib, m.heard = *p, true
+	m.lib, m.heard, m.at = *p, true, now
 	m.align(p.L, m.last)
 	m.observe(now)
 }
@@ -113,7 +114,15 @@ func (m *meter) within(now tidegate.Instant, b tidegate.Bounds) bool {
 	return e.Known && e.Records <= b.Records && e.Bytes <= b.Bytes && e.Window <= b.Window
 }
 
-// beacon is the meter's part of a beacon.
-func (m *meter) beacon() shipper.Beacon {
-	return shipper.Beacon{AKnown: m.heard && m.lib.AKnown, A: m.lib.A.Position, L: m.lib.L.Position}
+// beacon is the meter's part of a beacon. It is dated by what it says of A: a
+// library that is silent makes the DR side blind, however often beacons come.
+func (m *meter) beacon(now tidegate.Instant) shipper.Beacon {
+	b := shipper.Beacon{AKnown: m.heard && m.lib.AKnown, A: m.lib.A.Position, L: m.lib.L.Position, D: m.d.next, Boot: now, Exposed: -1}
+	if b.AKnown {
+		b.Boot = m.at
+	}
+	if e := m.exposure(now); e.Known {
+		b.Exposed = e.Records
+	}
+	return b
 }

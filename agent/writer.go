@@ -302,11 +302,8 @@ func (w *writer) tick(ctx context.Context) error {
 			w.hbDue = true
 		}
 		due := w.hbDue
-		b := w.meter.beacon()
+		b := w.meter.beacon(now)
 		b.Epoch, b.Generation, b.Wall = w.epoch, w.gen, w.s.agent.clk.Wall()
-		if w.ring != nil {
-			b.D = w.ring.floor.next
-		}
 		ready := w.ring != nil
 		w.mu.Unlock()
 		if l != nil && ready {

@@ -120,8 +120,12 @@ type Beacon struct {
 	Generation tidegate.Generation // in which the positions are compared
 	AKnown     bool                // false after a start or change of writer: A is then meaningless
 	A, L, D    tidegate.Position   // released, head, durable
-	Boot       tidegate.Instant    // the writer's boot clock when it was made
+	Boot       tidegate.Instant    // the writer's boot clock when A, if known, was heard of
 	Wall       time.Time           // the writer's wall clock then
+
+	// Exposed counts the records in (D, A]; -1 when it is not known. What it says
+	// of A is as of Boot.
+	Exposed int64
 
 	// Offset is the sending node's boot clock - the writer's; a relay sets it
 	// when it forwards a beacon, so that a node behind it can date it. A writer
@@ -269,6 +273,7 @@ func (k Beacon) append(b []byte) []byte {
 	b = wire.AppendU64(b, uint64(k.D))
 	b = wire.AppendI64(b, int64(k.Boot))
 	b = wire.AppendI64(b, k.Wall.UnixNano())
+	b = wire.AppendI64(b, k.Exposed)
 	b = wire.AppendBool(b, k.OffsetKnown)
 	b = wire.AppendI64(b, int64(k.Offset))
 	return wire.AppendI64(b, int64(k.OffsetErr))
@@ -282,6 +287,7 @@ func parseBeacon(body []byte) (k Beacon, err error) {
 	k.A, k.L, k.D = tidegate.Position(d.U64()), tidegate.Position(d.U64()), tidegate.Position(d.U64())
 	k.Boot = tidegate.Instant(d.I64())
 	k.Wall = time.Unix(0, d.I64())
+	k.Exposed = d.I64()
 	k.OffsetKnown = d.Bool()
 	k.Offset, k.OffsetErr = time.Duration(d.I64()), time.Duration(d.I64())
 	return k, finish(&d, "beacon")

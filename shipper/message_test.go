@@ -91,7 +91,7 @@ func messages(t testing.TB) []message {
 		{"commit", typeCommit, wire.AppendU64(nil, 11), nil},
 		{
 			"beacon", typeBeacon,
-			Beacon{Epoch: 3, Generation: 1, AKnown: true, A: 1, L: 3, D: 2, Boot: 44, Wall: time.Unix(5, 6), OffsetKnown: true, Offset: -7, OffsetErr: 8}.append(nil),
+			Beacon{Epoch: 3, Generation: 1, AKnown: true, A: 1, L: 3, D: 2, Boot: 44, Wall: time.Unix(5, 6), Exposed: 9, OffsetKnown: true, Offset: -7, OffsetErr: 8}.append(nil),
 			again(parseBeacon, func(k Beacon, b []byte) []byte { return k.append(b) }),
 		},
 		{"credit", typeCredit, wire.AppendI64(nil, 1<<21), nil},

@@ -283,7 +283,7 @@ func TestBatchLargerThanTheLimitIsMisuse(t *testing.T) {
 func TestEventsCrossUnchanged(t *testing.T) {
 	ca := newCerts(t, "alpha", time.Now)
 	ack := fence.Ack{Node: "dr3", Incarnation: tidegate.ID{9}, Epoch: 3, Received: 12, Durable: 11, Chain: tidegate.Chain{4}, Applied: 10, Stamp: 1<<32 | 5}
-	beacon := Beacon{Epoch: 3, Generation: 1, AKnown: true, A: 1, L: 3, D: 2, Boot: 44, Wall: time.Unix(5, 6), OffsetKnown: true, Offset: -7, OffsetErr: 8}
+	beacon := Beacon{Epoch: 3, Generation: 1, AKnown: true, A: 1, L: 3, D: 2, Boot: 44, Wall: time.Unix(5, 6), Exposed: 9, OffsetKnown: true, Offset: -7, OffsetErr: 8}
 	log := sealLog(t, 2, 3, 50)
 	addr := listen(t, ca.serve("dr1"), fast, handlerFunc(func(_ context.Context, peer tidegate.Identity, a Attach, conn *ServerConn) error {
 		if peer.Name == "" || conn.Peer() != peer {

@@ -270,7 +270,8 @@ func (s *stream) append(p fence.Promise, h *batch.Header, sealed []byte) (append
 	if err := s.log.AppendVerified(h, sealed); err != nil {
 		return false, s.appendFailed(err)
 	}
-	s.replay.appended(h.Seq, h.Records)
+	s.replay.appended(h)
+	s.witness.appended(h)
 	s.core.Received(s.log.End())
 	return true, nil
 }
@@ -364,6 +365,7 @@ func (s *stream) hear(f *feed, k shipper.Beacon) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.beacon = beaconState{known: true, last: k, at: s.n.deps.Clock.Boot(), offset: o}
+	s.witness.hear(s.beacon)
 	s.ring()
 }
 

@@ -127,7 +127,13 @@ func (n *Standby) Fence(ctx context.Context, req fence.FenceRequest) (fence.Fenc
 	if err != nil {
 		return fence.FenceReply{}, err
 	}
-	return e.(fence.ReplyFence).Reply, nil
+	reply := e.(fence.ReplyFence).Reply
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if reply.Durable.Seq == s.log.End().Seq { // else the log moves on under another promise
+		reply.Evidence = s.evidence()
+	}
+	return reply, nil
 }
 
 // Adopt makes the node's log equal to the chosen one and opens the epoch's

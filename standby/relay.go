@@ -244,7 +244,8 @@ func (s *stream) fetched(ctx context.Context, next tidegate.Seq, b *shipper.Batc
 	if err := s.log.AppendVerified(&b.Header, b.Sealed); err != nil {
 		return s.appendFailed(err)
 	}
-	s.replay.appended(b.Header.Seq, b.Header.Records)
+	s.replay.appended(&b.Header)
+	s.witness.appended(&b.Header)
 	return nil
 }
 

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/tidegate/tidegate"
+	"github.com/tidegate/tidegate/batch"
 )
 
 // replay counts the records of a log as they are appended, so that the warm
@@ -15,9 +16,10 @@ import (
 //  1. marks ascend, lie in (base, end], and are at most marksMax
 //  2. what lies at or before base was not counted: nothing is claimed of it
 type replay struct {
-	base    tidegate.Seq // newest batch that was in the log before counting began
-	end     tidegate.Seq // newest batch counted
-	records uint64       // of (base, end]
+	base    tidegate.Seq      // newest batch that was in the log before counting began
+	end     tidegate.Seq      // newest batch counted
+	records uint64            // of (base, end]
+	next    tidegate.Position // end of the newest batch counted
 	marks   []mark
 	every   tidegate.Seq // distance of marks; 0 stands for 1
 
@@ -34,6 +36,7 @@ type replay struct {
 type mark struct {
 	seq     tidegate.Seq
 	records uint64
+	next    tidegate.Position // end of the batch
 }
 
 const (
@@ -53,8 +56,9 @@ const (
 func startReplay(end tidegate.Seq) replay { return replay{base: end, end: end} }
 
 // appended counts a batch that follows the end.
-func (r *replay) appended(seq tidegate.Seq, records uint32) {
-	r.end, r.records = seq, r.records+uint64(records)
+func (r *replay) appended(h *batch.Header) {
+	seq := h.Seq
+	r.end, r.records, r.next = seq, r.records+uint64(h.Records), h.Next
 	last := r.base
 	if n := len(r.marks); n > 0 {
 		last = r.marks[n-1].seq
@@ -69,7 +73,7 @@ func (r *replay) appended(seq tidegate.Seq, records uint32) {
 		}
 		r.marks, r.every = kept, max(1, r.every)*2
 	}
-	r.marks = append(r.marks, mark{seq, r.records})
+	r.marks = append(r.marks, mark{seq, r.records, r.next})
 }
 
 // cut starts over behind a log that was cut to seq. The rates stay.
@@ -110,6 +114,18 @@ func (r *replay) lag(seq tidegate.Seq) (records int64, known bool) {
 	return int64(r.records - done), known
 }
 
+// behind returns how many records lie behind a position, or somewhat more.
+func (r *replay) behind(p tidegate.Position) int64 {
+	through := uint64(0)
+	for _, m := range slices.Backward(r.marks) {
+		if m.next <= p {
+			through = m.records
+			break
+		}
+	}
+	return int64(r.records - through)
+}
+
 // applied takes the library's word on how far it is.
 func (r *replay) applied(now tidegate.Instant, seq tidegate.Seq) {
 	done, known := r.through(seq)
@@ -129,7 +145,7 @@ func (r *replay) applied(now tidegate.Instant, seq tidegate.Seq) {
 		r.timing, r.began, r.from = true, now, done
 	}
 	if n := len(r.marks); seq >= r.end && n > 0 && n < marksMax && r.marks[n-1].seq < r.end {
-		r.marks = append(r.marks, mark{r.end, r.records}) // exact again, however far apart the marks were
+		r.marks = append(r.marks, mark{r.end, r.records, r.next}) // exact again, however far apart the marks were
 	}
 	// What lies before the newest mark at or below seq is asked for no more.
 	i := slices.IndexFunc(r.marks, func(m mark) bool { return m.seq > seq })

@@ -5,7 +5,13 @@ import (
 	"time"
 
 	"github.com/tidegate/tidegate"
+	"github.com/tidegate/tidegate/batch"
 )
+
+// count appends a batch that ends at a hundred times its seq.
+func count(r *replay, seq tidegate.Seq, records uint32) {
+	r.appended(&batch.Header{Seq: seq, Records: records, Next: 100 * tidegate.Position(seq)})
+}
 
 func wantLag(t *testing.T, r *replay, applied tidegate.Seq, want int64) {
 	t.Helper()
@@ -21,9 +27,9 @@ func TestReplayLag(t *testing.T) {
 		t.Error("what was in the log before is not counted, and must not be claimed to be")
 	}
 	for seq := tidegate.Seq(11); seq <= 20; seq++ {
-		r.appended(seq, 3)
+		count(&r, seq, 3)
 	}
-	r.appended(21, 0) // a heartbeat
+	count(&r, 21, 0) // a heartbeat
 	wantLag(t, &r, 10, 30)
 	wantLag(t, &r, 15, 15)
 	wantLag(t, &r, 20, 0)
@@ -37,7 +43,7 @@ func TestReplayLag(t *testing.T) {
 	if _, known := r.lag(18); known {
 		t.Error("a lag is claimed behind a cut")
 	}
-	r.appended(20, 5)
+	count(&r, 20, 5)
 	wantLag(t, &r, 19, 5)
 }
 
@@ -45,7 +51,7 @@ func TestReplayLagStaysBounded(t *testing.T) {
 	r := startReplay(0)
 	const batches = 100_000
 	for seq := tidegate.Seq(1); seq <= batches; seq++ {
-		r.appended(seq, 2)
+		count(&r, seq, 2)
 	}
 	if len(r.marks) > marksMax {
 		t.Fatalf("%d marks, want at most %d", len(r.marks), marksMax)
@@ -58,7 +64,7 @@ func TestReplayLagStaysBounded(t *testing.T) {
 		}
 	}
 	r.applied(1, batches)
-	r.appended(batches+1, 7)
+	count(&r, batches+1, 7)
 	wantLag(t, &r, batches, 7)
 }
 
@@ -71,7 +77,7 @@ func TestReplayRate(t *testing.T) {
 		t.Fatalf("a rate of %g was measured while there was nothing to apply", rate)
 	}
 	for seq := tidegate.Seq(1); seq <= 100; seq++ {
-		r.appended(seq, 10)
+		count(&r, seq, 10)
 	}
 	begin := 2 * time.Hour
 	r.applied(at(begin), 0)                         // the hour of idleness before does not count
@@ -82,12 +88,12 @@ func TestReplayRate(t *testing.T) {
 		t.Fatalf("rate %g, known %v, want 1000/s: the best stretch", rate, known)
 	}
 	r.applied(at(3*time.Hour), 100)
-	r.appended(101, 10)
+	count(&r, 101, 10)
 	r.applied(at(4*time.Hour), 101)
 	if rate, _ := r.rate(); rate != 1000 {
 		t.Fatalf("rate %g after idling, want it to stay", rate)
 	}
-	r.appended(102, 10)
+	count(&r, 102, 10)
 	r.applied(at(5*time.Hour), 101)
 	r.paused() // the library went away
 	r.applied(at(6*time.Hour), 102)

@@ -137,6 +137,7 @@ func descriptionMessage(s StreamStatus) *pb.StreamDescription {
 		Durable: api.LogPosMessage(s.Durable), CommitSeq: uint64(s.Commit), Limbo: s.Limbo,
 		Mode: api.ModeMessage(s.View.Mode), Bounds: api.BoundsMessage(s.View.Bounds),
 	}
+	d.Beacon = fencewire.EvidenceMessage(s.Evidence)
 	if s.Applied != nil {
 		seq := uint64(*s.Applied)
 		d.AppliedSeq = &seq

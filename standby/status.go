@@ -50,6 +50,7 @@ type StreamStatus struct {
 	BeaconReleased *tidegate.Position // A at the writer
 	Blind          *time.Duration     // upper bound on the time about which nothing is known here
 	BeaconWall     *time.Time         // the writer's wall clock in the last beacon
+	Evidence       fence.Evidence     // against the end of the log now
 	Relays         map[tidegate.NodeName]string
 }
 
@@ -110,6 +111,7 @@ func (s *stream) status() StreamStatus {
 		st.ApplyRate = &rate
 	}
 	s.beaconStatus(&st)
+	st.Evidence = s.evidence()
 	st.Relays = make(map[tidegate.NodeName]string, len(s.relays))
 	for node, err := range s.relays {
 		st.Relays[node] = ""

@@ -47,6 +47,7 @@ type stream struct {
 	beacon  beaconState
 	apply   applyState
 	replay  replay
+	witness witness
 	bells   map[bell]struct{}
 	joining joinState
 
@@ -352,6 +353,7 @@ func (s *stream) cut(e fence.Cut) (tidegate.LogPos, error) {
 	}
 	s.mu.Lock()
 	s.replay.cut(e.To.Seq)
+	s.witness.cut()
 	s.mu.Unlock()
 	s.lg.Warn("tail moved to quarantine", keyEpoch, uint64(e.Epoch), "reason", e.Reason, "path", summary.Dir,
 		"batches", summary.Batches, "records", summary.Records, "bytes", summary.RawBytes)

@@ -473,6 +473,7 @@ func (c *Controller) choose() {
 		r.State, r.Head, r.StartSeq = StateRecovering, best.Durable, best.Durable.Seq+1
 		r.History, r.Source, r.Unclean, r.Since = best.History.Clone(), best.Member.Node, !clean, c.now.UnixNano()
 		r.Missing = s.missing()
+		s.Evidence = s.evidence(best)
 	}
 	next.Step = StepLease
 	stamp(&next.Times.T3, c.now)
@@ -555,9 +556,19 @@ func (c *Controller) state() {
 	c.p.Loss = nil
 	for i := range c.p.Streams {
 		if c.p.Kind == KindFailover {
-			c.p.Loss = append(c.p.Loss, c.p.Streams[i].loss())
+			c.p.Loss = append(c.p.Loss, c.p.Streams[i].loss(c.silence()))
 		}
 	}
+}
+
+// silence bounds from above how long the old writer may have gone on releasing
+// after the nodes gave their evidence, which was after F1.
+func (c *Controller) silence() time.Duration {
+	end := c.p.Times.T3Lease
+	if end.IsZero() {
+		end = c.now
+	}
+	return max(0, end.Sub(c.p.Times.T2))
 }
 
 // leaseDoubt says why the old writer's outputs are not provably over; "" when

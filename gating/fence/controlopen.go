@@ -204,7 +204,9 @@ func (c *Controller) onPromoted(ev Promoted) {
 }
 
 func (c *Controller) route() {
-	stamp(&c.p.Times.T7, c.now)
+	if c.verifying {
+		stamp(&c.p.Times.T7, c.now)
+	}
 	c.p.Step = StepRoute
 	c.save()
 	c.switchRoute()

@@ -3,6 +3,7 @@ package fence
 import (
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/tidegate/tidegate"
 )
@@ -33,23 +34,45 @@ func predictLoss(g GateRecord, restored bool) LossStatement {
 func PredictLoss(r EpochRecord) LossStatement { return predictLoss(r.Gate, r.Restored) }
 
 // loss makes the statement for a stream whose head has been chosen. Everything
-// that decides is in the record, so that any controller says the same. (I23)
-func (s *StreamPlan) loss() LossStatement {
+// that strengthens it is in the record, so that any controller says the same;
+// evidence, which the plan carries, only weakens it. after bounds how long the
+// old writer went on once the evidence had been given. (I23)
+func (s *StreamPlan) loss(after time.Duration) LossStatement {
 	r := &s.Record
 	l := predictLoss(r.Gate, r.Restored)
-	l.Missing = slices.Clone(r.Missing)
 	if r.Unclean {
 		l.Kind, l.Unclean, l.Bounds = LossUnknown, true, tidegate.Bounds{}
-		l.Why = "fewer members than the fence quorum answered that know what they had"
+		l.Why, l.Missing = "fewer members than the fence quorum answered that know what they had", slices.Clone(r.Missing)
 	}
-	if s.Released > r.Head.Seq {
-		l.AtLeast = int64(s.Released - r.Head.Seq)
+	if s.Evidence.ReleasedKnown {
+		l.AtLeast = s.Evidence.Beyond
 	}
-	if l.Kind == LossZero && l.AtLeast > 0 {
+	if l.Kind == LossZero && l.AtLeast > 0 || l.Kind == LossAtMost && l.AtLeast > l.Bounds.Records {
 		// A beacon contradicts the proof: say the weaker thing.
-		l.Kind, l.Why = LossUnknown, "a beacon spoke of released batches beyond the chosen head"
+		l.Kind, l.Bounds, l.Why = LossUnknown, tidegate.Bounds{}, "a beacon spoke of more released records beyond the chosen head"
+	}
+	if l.Kind != LossZero && s.Evidence.BlindKnown {
+		l.Blind = s.Evidence.Blind + after
 	}
 	return l
+}
+
+// evidence joins what the nodes know, against the chosen log: of lower bounds
+// the highest, of those who have as much; of upper bounds the lowest, of those
+// whose log is the beginning of the chosen one.
+func (s *StreamPlan) evidence(chosen FenceReply) (e Evidence) {
+	for _, r := range s.Replies {
+		if r.History.Last().Epoch != chosen.History.Last().Epoch || r.Durable.Seq > chosen.Durable.Seq {
+			continue
+		}
+		if r.Evidence.ReleasedKnown && r.Durable == chosen.Durable {
+			e.ReleasedKnown, e.Beyond = true, max(e.Beyond, r.Evidence.Beyond)
+		}
+		if r.Evidence.BlindKnown && (!e.BlindKnown || r.Evidence.Blind < e.Blind) {
+			e.BlindKnown, e.Blind = true, r.Evidence.Blind
+		}
+	}
+	return e
 }
 
 // missing returns the members whose reply does not count.

@@ -49,7 +49,7 @@ type Timings struct {
 	T4      time.Time `json:"t4,omitzero"`       // W adopters on every stream
 	T5      time.Time `json:"t5,omitzero"`       // ACTIVE committed
 	T6      time.Time `json:"t6,omitzero"`       // applied through H
-	T7      time.Time `json:"t7,omitzero"`       // verified
+	T7      time.Time `json:"t7,omitzero"`       // verified; zero when nothing was (Plan.Verify)
 	T8      time.Time `json:"t8,omitzero"`       // first client write through the normal route
 	T9      time.Time `json:"t9,omitzero"`       // redundancy restored
 }
@@ -86,8 +86,8 @@ const (
 type StreamPlan struct {
 	Stream   tidegate.StreamID   `json:"stream"`
 	Name     tidegate.StreamName `json:"name"`
-	Wanted   *Config             `json:"wanted,omitempty"` // configuration to reach; nil keeps the last active one
-	Released tidegate.Seq        `json:"released"`         // last A heard from the writer's beacons, as a seq; 0 unknown
+	Wanted   *Config             `json:"wanted,omitempty"`  // configuration to reach; nil keeps the last active one
+	Evidence Evidence            `json:"evidence,omitzero"` // of the nodes that answered, against the chosen head
 
 	Revision int64        `json:"revision"` // of the epoch key when Record was read or written
 	Record   EpochRecord  `json:"record"`   // as last read or written by this plan

@@ -137,6 +137,17 @@ type FenceReply struct {
 	Durable tidegate.LogPos   `json:"durable"`
 	Commit  tidegate.Seq      `json:"commit"`          // known committed; never a reason to cut
 	Limbo   bool              `json:"limbo,omitempty"` // "I do not know what I had": never counts
+
+	Evidence Evidence `json:"evidence,omitzero"` // filled in by the shell; weakens claims, decides nothing else
+}
+
+// Evidence is what a node can tell, from the writer's beacons, of releases that
+// its log up to Durable does not hold. The zero value knows nothing.
+type Evidence struct {
+	ReleasedKnown bool          `json:"released_known,omitempty"`
+	Beyond        int64         `json:"beyond,omitempty"` // records released beyond Durable, at least; meaningful only if ReleasedKnown
+	BlindKnown    bool          `json:"blind_known,omitempty"`
+	Blind         time.Duration `json:"blind_ns,omitempty"` // at most this long ago everything released lay within Durable; if BlindKnown
 }
 
 // AdoptRequest asks a node to make its log equal to the chosen one up to Head
@@ -277,12 +288,12 @@ const (
 type LossStatement struct {
 	Kind    LossKind            `json:"kind"`
 	Bounds  tidegate.Bounds     `json:"bounds"`             // upper bounds when Kind is at-most, zero for zero, ignored for unknown
-	AtLeast int64               `json:"at_least"`           // batches known to have been released beyond H; a lower bound, 0 when none is known
+	AtLeast int64               `json:"at_least"`           // records known to have been released beyond H; a lower bound, 0 when none is known
 	Why     string              `json:"why"`                // the fact that decided the kind
 	Unclean bool                `json:"unclean,omitempty"`  // promoted with fewer than R replies
-	Missing []tidegate.NodeName `json:"missing,omitempty"`  // members that did not answer the fence
+	Missing []tidegate.NodeName `json:"missing,omitempty"`  // members that did not answer the fence, of an unclean one
 	Actual  *MeasuredLoss       `json:"actual,omitempty"`   // once the old journal has been recovered
-	Blind   time.Duration       `json:"blind_ns,omitempty"` // upper bound on the time DR knows nothing about; 0 when unknown
+	Blind   time.Duration       `json:"blind_ns,omitempty"` // upper bound on the span of acknowledgements that may be missing; 0 when unknown, or proven zero
 }
 
 // MeasuredLoss is what was found beyond the recovered head on the old primary.

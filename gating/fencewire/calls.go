@@ -36,8 +36,37 @@ func FenceReplyMessage(r fence.FenceReply) *pb.FenceResponse {
 	return &pb.FenceResponse{
 		Node: string(r.Member.Node), Incarnation: api.IDText(r.Member.Incarnation), Refused: r.Refused,
 		Promise: PromiseMessage(r.Promise), History: HistoryMessage(r.History), Durable: api.LogPosMessage(r.Durable),
-		CommitSeq: uint64(r.Commit), Limbo: r.Limbo,
+		CommitSeq: uint64(r.Commit), Limbo: r.Limbo, Beacon: EvidenceMessage(r.Evidence),
 	}
+}
+
+// EvidenceMessage converts what beacons tell; nothing known is nil.
+func EvidenceMessage(e fence.Evidence) *pb.BeaconEvidence {
+	if e == (fence.Evidence{}) {
+		return nil
+	}
+	m := &pb.BeaconEvidence{}
+	if e.ReleasedKnown {
+		m.ReleasedBeyond = &e.Beyond
+	}
+	if e.BlindKnown {
+		m.BlindWindow = durationpb.New(e.Blind)
+	}
+	return m
+}
+
+// Evidence converts back; nil knows nothing.
+func Evidence(m *pb.BeaconEvidence) (e fence.Evidence, err error) {
+	if m != nil && m.ReleasedBeyond != nil {
+		e.ReleasedKnown, e.Beyond = true, m.GetReleasedBeyond()
+	}
+	if m.GetBlindWindow() != nil {
+		e.BlindKnown, e.Blind = true, m.GetBlindWindow().AsDuration()
+	}
+	if e.Beyond < 0 || e.Blind < 0 {
+		return e, fmt.Errorf("beacon: %d records beyond, blind for %s: want none negative", e.Beyond, e.Blind)
+	}
+	return e, nil
 }
 
 // FenceReply converts back; stream is the one that was asked about.
@@ -50,6 +79,9 @@ func FenceReply(stream tidegate.StreamID, m *pb.FenceResponse) (r fence.FenceRep
 		return r, err
 	}
 	if r.History, err = History(m.GetHistory()); err != nil {
+		return r, err
+	}
+	if r.Evidence, err = Evidence(m.GetBeacon()); err != nil {
 		return r, err
 	}
 	r.Durable, err = api.LogPos(m.GetDurable())

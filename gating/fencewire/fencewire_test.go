@@ -60,7 +60,7 @@ func TestCallsRoundTrip(t *testing.T) {
 	if got, err := FenceRequest(through(t, FenceRequestMessage(fr), &pb.FenceRequest{})); err != nil || got != fr {
 		t.Errorf("fence request %+v, %v", got, err)
 	}
-	fp := fence.FenceReply{Stream: r.Stream, Member: m, Refused: true, Promise: r.Promise(), History: r.History, Durable: r.Head, Commit: 9, Limbo: true}
+	fp := fence.FenceReply{Stream: r.Stream, Member: m, Refused: true, Promise: r.Promise(), History: r.History, Durable: r.Head, Commit: 9, Limbo: true, Evidence: fence.Evidence{ReleasedKnown: true, Beyond: 3, BlindKnown: true, Blind: time.Second}}
 	gotFence, err := FenceReply(r.Stream, through(t, FenceReplyMessage(fp), &pb.FenceResponse{}))
 	if d := cmp.Diff(fp, gotFence); err != nil || d != "" {
 		t.Error(d, err)
