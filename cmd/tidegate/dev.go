@@ -83,20 +83,22 @@ func dev(c *ucli.Context) (err error) {
 func (s *devSite) serve(c *ucli.Context) (err error) {
 	logs := &devLogs{dir: filepath.Join(s.plan.Dir, "logs"), level: logLevel(c)}
 	defer func() { err = errors.Join(err, logs.close()) }()
-	parts, err := s.parts(logs)
+	levels, err := s.levels(logs)
 	if err != nil {
 		return err
 	}
-	parts = append(parts, s.once("register", s.register), s.once("show", func(context.Context) error { return s.show(c) }))
-	return daemon.ServeStacked(c.Context, daemon.Logger(c.App.ErrWriter, logLevel(c)), "dev", parts...)
+	levels = append(levels,
+		[]daemon.Part{s.once("register", s.register)},
+		[]daemon.Part{s.once("show", func(context.Context) error { return s.show(c) })})
+	return daemon.ServeStacked(c.Context, daemon.Logger(c.App.ErrWriter, logLevel(c)), "dev", levels...)
 }
 
-// parts are all roles, each made as its own process makes it, in the order in
-// which they start. A role's name says whose it is.
-func (s *devSite) parts(logs *devLogs) ([]daemon.Part, error) {
-	var all []daemon.Part
+// levels are all roles, each made as its own process makes it, in the order in
+// which they start. A part's name says whose it is.
+func (s *devSite) levels(logs *devLogs) ([][]daemon.Part, error) {
+	var gate, standbys, agents, route []daemon.Part
 	var errs []error
-	add := func(role string, build func(*slog.Logger) ([]daemon.Part, error)) {
+	add := func(to *[]daemon.Part, role string, build func(*slog.Logger) ([]daemon.Part, error)) {
 		log, err := logs.open(role)
 		if err != nil {
 			errs = append(errs, err)
@@ -108,18 +110,18 @@ func (s *devSite) parts(logs *devLogs) ([]daemon.Part, error) {
 			if p.Name != role {
 				p.Name = role + ": " + p.Name
 			}
-			all = append(all, p)
+			*to = append(*to, p)
 		}
 	}
-	add("gate", func(l *slog.Logger) ([]daemon.Part, error) { return gateParts(s.gate, l) })
+	add(&gate, "gate", func(l *slog.Logger) ([]daemon.Part, error) { return gateParts(s.gate, l) })
 	for _, f := range s.standbys {
-		add("standby-"+string(f.Node.Name), func(l *slog.Logger) ([]daemon.Part, error) { return standbyParts(f, l) })
+		add(&standbys, "standby-"+string(f.Node.Name), func(l *slog.Logger) ([]daemon.Part, error) { return standbyParts(f, l) })
 	}
 	for _, f := range s.agents {
-		add("agent-"+string(f.Node.Name), func(l *slog.Logger) ([]daemon.Part, error) { return agentd.Parts(f, l) })
+		add(&agents, "agent-"+string(f.Node.Name), func(l *slog.Logger) ([]daemon.Part, error) { return agentd.Parts(f, l) })
 	}
-	add("route", func(l *slog.Logger) ([]daemon.Part, error) { return routeParts(s.route, l) })
-	return all, errors.Join(errs...)
+	add(&route, "route", func(l *slog.Logger) ([]daemon.Part, error) { return routeParts(s.route, l) })
+	return [][]daemon.Part{gate, standbys, agents, route}, errors.Join(errs...)
 }
 
 // once is a part that does one thing and then stays until it is stopped.

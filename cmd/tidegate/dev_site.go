@@ -224,7 +224,7 @@ func (s *devSite) portsFree(ctx context.Context) error {
 	for _, l := range s.listeners() {
 		ln, err := (&net.ListenConfig{}).Listen(ctx, "tcp", l.addr)
 		if err == nil {
-			defer ln.Close() // held until the end, so that two roles with one port are found
+			defer ln.Close() //nolint:errcheck // nothing was accepted; held until the end, so that two roles with one port are found
 			continue
 		}
 		if errors.Is(err, syscall.EADDRINUSE) {

@@ -18,6 +18,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
+	"go.uber.org/goleak"
 
 	"github.com/tidegate/tidegate"
 	"github.com/tidegate/tidegate/internal/cli"
@@ -211,6 +212,8 @@ func holders(t *testing.T, v devView, stream string, p tidegate.Position) int {
 // TestDev: everything from an empty directory to records that the standby nodes
 // hold, and from a stopped directory on.
 func TestDev(t *testing.T) {
+	before := goleak.IgnoreCurrent()
+	t.Cleanup(func() { goleak.VerifyNone(t, before) })
 	dir := devDir(t)
 	v, stop := startDev(t, "--dir", dir, "--port-base", fmt.Sprint(freePorts(t)), "--standbys", "3", "--w", "2", "--mode", "sync")
 	end := transact(t, v, 20)
@@ -227,7 +230,7 @@ func TestDev(t *testing.T) {
 	if n := holders(t, v, first.ID, end); n < 2 {
 		t.Errorf("released up to %s, which %d standby nodes hold", end, n)
 	}
-	before := identities(t, v)
+	made := identities(t, v)
 
 	// Other flags would change half of it.
 	var stderr bytes.Buffer
@@ -249,7 +252,7 @@ func TestDev(t *testing.T) {
 	if code, said := stop(); code != cli.OK {
 		t.Fatalf("exit code %d\n%s", code, said)
 	}
-	if diff := cmp.Diff(before, identities(t, v)); diff != "" {
+	if diff := cmp.Diff(made, identities(t, v)); diff != "" {
 		t.Errorf("made anew: %s", diff)
 	}
 }

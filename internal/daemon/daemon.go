@@ -41,19 +41,13 @@ type Part struct {
 // others are stopped then. It tells systemd, if that is the parent, when all
 // parts are ready and when they stop.
 func Serve(ctx context.Context, log *slog.Logger, role string, parts ...Part) error {
-	return serve(ctx, log, role, parts, sideBySide)
+	return ServeStacked(ctx, log, role, parts)
 }
 
-// ServeStacked is Serve for parts that stand on each other: a part is started
-// when the one before it is ready, and stopped when those after it have ended.
-func ServeStacked(ctx context.Context, log *slog.Logger, role string, parts ...Part) error {
-	return serve(ctx, log, role, parts, stacked)
-}
-
-// runPart runs one part; ctx is the part's own.
-type runPart func(ctx context.Context, p Part) error
-
-func serve(ctx context.Context, log *slog.Logger, role string, parts []Part, all func(context.Context, []Part, runPart) error) error {
+// ServeStacked is Serve for parts that stand on each other: the parts of a
+// level run side by side, are started when those of the level before are ready,
+// and are stopped when those of the levels after have ended.
+func ServeStacked(ctx context.Context, log *slog.Logger, role string, levels ...[]Part) error {
 	log.Info("starting", "role", role)
 	ctx, fail := context.WithCancel(ctx)
 	defer fail()
@@ -67,6 +61,7 @@ func serve(ctx context.Context, log *slog.Logger, role string, parts []Part, all
 		mu.Lock()
 		delete(running, p.Name)
 		mu.Unlock()
+		log.Debug("part ended", "role", role, "part", p.Name)
 		if err == nil && ctx.Err() == nil {
 			err = errors.New("ended by itself")
 		}
@@ -78,9 +73,9 @@ func serve(ctx context.Context, log *slog.Logger, role string, parts []Part, all
 	}
 	done := make(chan error, 1)
 	// owned by serve; ends with the last part, or with the process if that hangs
-	go func() { done <- all(ctx, parts, one) }()
+	go func() { done <- stacked(ctx, levels, one) }()
 
-	if ready(ctx, parts) {
+	if ready(ctx, slices.Concat(levels...)) {
 		log.Info("ready", "role", role)
 		notify(log, daemon.SdNotifyReady)
 	}
@@ -102,28 +97,22 @@ func serve(ctx context.Context, log *slog.Logger, role string, parts []Part, all
 	}
 }
 
-func sideBySide(ctx context.Context, parts []Part, run runPart) error {
-	var group errgroup.Group
-	for _, p := range parts {
-		group.Go(func() error { return run(ctx, p) })
-	}
-	return group.Wait()
-}
-
-// stacked runs the first part, and the others on top of it once it is ready. A
+// stacked runs the lowest level, and the others on top of it once it is ready. A
 // part does not see ctx end: it ends after what stands on it.
-func stacked(ctx context.Context, parts []Part, run runPart) error {
-	if len(parts) == 0 {
+func stacked(ctx context.Context, levels [][]Part, run func(ctx context.Context, p Part) error) error {
+	if len(levels) == 0 {
 		<-ctx.Done()
 		return nil
 	}
 	own, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
 	var lowest errgroup.Group
-	lowest.Go(func() error { return run(own, parts[0]) })
+	for _, p := range levels[0] {
+		lowest.Go(func() error { return run(own, p) })
+	}
 	var above error
-	if ready(ctx, parts[:1]) {
-		above = stacked(ctx, parts[1:], run)
+	if ready(ctx, levels[0]) {
+		above = stacked(ctx, levels[1:], run)
 	}
 	stop()
 	return errors.Join(above, lowest.Wait())

@@ -96,14 +96,11 @@ func TestServeNamesThePartThatHangs(t *testing.T) {
 }
 
 // logged is a part that writes down when it starts and stops, and is ready at once.
-func logged(name string, lines chan<- string, fail error) Part {
+func logged(name string, lines chan<- string) Part {
 	up := make(chan struct{})
 	return Part{Name: name, Ready: up, Run: func(ctx context.Context) error {
 		lines <- "start " + name
 		close(up)
-		if fail != nil {
-			return fail
-		}
 		<-ctx.Done()
 		lines <- "stop " + name
 		return nil
@@ -126,7 +123,7 @@ func TestServeStackedStopsInReverse(t *testing.T) {
 	last := Part{Name: "c", Ready: up, Run: func(ctx context.Context) error { close(up); <-ctx.Done(); lines <- "stop c"; return nil }}
 	result := make(chan error, 1)
 	go func() {
-		result <- ServeStacked(ctx, quiet(), "test", logged("a", lines, nil), logged("b", lines, nil), last)
+		result <- ServeStacked(ctx, quiet(), "test", []Part{logged("a", lines)}, []Part{logged("b", lines)}, []Part{last})
 	}()
 	<-up
 	cancel()
@@ -143,7 +140,7 @@ func TestServeStackedStartsNothingOnWhatFailed(t *testing.T) {
 	cause := errors.New("port in use")
 	never := make(chan struct{})
 	b := Part{Name: "b", Ready: never, Run: func(context.Context) error { return cause }}
-	err := ServeStacked(t.Context(), quiet(), "test", logged("a", lines, nil), b, logged("c", lines, nil))
+	err := ServeStacked(t.Context(), quiet(), "test", []Part{logged("a", lines)}, []Part{b}, []Part{logged("c", lines)})
 	if !errors.Is(err, cause) || err.Error() != "b: port in use" {
 		t.Errorf("got %v", err)
 	}
@@ -159,7 +156,7 @@ func TestServeStackedStopsTheOthersWhenTheLowestFails(t *testing.T) {
 	on := make(chan struct{})
 	a := Part{Name: "a", Ready: up, Run: func(context.Context) error { close(up); <-on; return cause }}
 	b := Part{Name: "b", Run: func(ctx context.Context) error { close(on); <-ctx.Done(); lines <- "stop b"; return nil }}
-	err := ServeStacked(t.Context(), quiet(), "test", a, b)
+	err := ServeStacked(t.Context(), quiet(), "test", []Part{a}, []Part{b})
 	if !errors.Is(err, cause) || strings.Join(drained(lines), ", ") != "stop b" {
 		t.Errorf("got %v", err)
 	}
