@@ -76,6 +76,10 @@ func (o *operator) do(ctx context.Context, op, subject string, call func(tidegat
 		}
 		unreachable = append(unreachable, fmt.Errorf("gate %s: %w", gate, err))
 	}
+	return noGate(op, subject, unreachable)
+}
+
+func noGate(op, subject string, unreachable []error) error {
 	return &tidegate.Error{
 		Op: op, Subject: subject, Class: tidegate.Transient, Err: errors.Join(unreachable...),
 		Hint: "streams flow on and gates hold without it; check that a gate runs and can be reached",

@@ -36,6 +36,7 @@ type fakeGate struct {
 	status   *pb.StatusResponse
 	failover func(*pb.FailoverRequest, *connect.ServerStream[pb.FailoverResponse]) error
 	added    *pb.AddStreamRequest
+	findings []*pb.Finding
 }
 
 func (g *fakeGate) Status(context.Context, *connect.Request[pb.StatusRequest]) (*connect.Response[pb.StatusResponse], error) {
@@ -48,6 +49,10 @@ func (g *fakeGate) Status(context.Context, *connect.Request[pb.StatusRequest]) (
 func (g *fakeGate) AddStream(_ context.Context, r *connect.Request[pb.AddStreamRequest]) (*connect.Response[pb.AddStreamResponse], error) {
 	g.added = r.Msg
 	return connect.NewResponse(&pb.AddStreamResponse{Stream: &pb.StreamView{Id: "id"}}), nil
+}
+
+func (g *fakeGate) Doctor(context.Context, *connect.Request[pb.DoctorRequest]) (*connect.Response[pb.DoctorResponse], error) {
+	return connect.NewResponse(&pb.DoctorResponse{Findings: g.findings}), nil
 }
 
 func (g *fakeGate) Failover(_ context.Context, r *connect.Request[pb.FailoverRequest], s *connect.ServerStream[pb.FailoverResponse]) error {
@@ -303,6 +308,18 @@ func TestFailoverRefusedNamesTheRule(t *testing.T) {
 				t.Errorf("the dry run does not show what each step would take:\n%s", stdout)
 			}
 		})
+	}
+}
+
+func TestDoctorFindsGatesThatDoNotAnswer(t *testing.T) {
+	g := &fakeGate{}
+	code, stdout, stderr := commandLine(t, g)("doctor")
+	if code != cli.OK || !strings.HasPrefix(stdout, "warning: gate 127.0.0.1:") || !strings.Contains(stdout, "does not answer") || !strings.Contains(stdout, "\n  next: ") {
+		t.Errorf("exit code %d, stdout %q, stderr %q", code, stdout, stderr)
+	}
+	g.findings = []*pb.Finding{{Severity: pb.Severity_SEVERITY_CRITICAL, Subject: "registry", Finding: "the registry does not answer", NextStep: "see the log"}}
+	if code, stdout, _ := commandLine(t, g)("doctor"); code != cli.Failed || !strings.HasPrefix(stdout, "critical: registry: the registry does not answer\n  next: see the log\nwarning: gate ") {
+		t.Errorf("exit code %d, stdout %q", code, stdout)
 	}
 }
 
