@@ -83,6 +83,9 @@ func (s *stream) observeAt(ctx context.Context, rec fence.EpochRecord, node tide
 		switch ev := ev.(type) {
 		case *shipper.HeaderEvent:
 			h := ev.Header
+			if s.leftOut(h) {
+				return fmt.Errorf("observe %s: its batch %s of epoch %s is not part of the log any more: it has not adopted the active epoch", node, h.Seq, h.Epoch)
+			}
 			if err := s.compare(ctx, rec, h); err != nil {
 				return err
 			}
@@ -93,6 +96,20 @@ func (s *stream) observeAt(ctx context.Context, rec fence.EpochRecord, node tide
 			s.mu.Unlock()
 		}
 	}
+}
+
+// leftOut reports whether the active epoch's log goes on without this batch: a
+// standby node that missed its adopt still has it. It must not be the measure of
+// this node's own log, which may have gone the way of the epoch.
+func (s *stream) leftOut(h batch.Header) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	rec := s.view.rec
+	if rec.State != fence.StateActive || h.Epoch > rec.Epoch {
+		return false // the node's log may be ahead of what the gate has told
+	}
+	epoch := rec.History.EpochAt(h.Seq)
+	return epoch != 0 && epoch != h.Epoch
 }
 
 // dialObserver attaches at from. An observer that has compared nothing yet, or
