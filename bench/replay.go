@@ -16,7 +16,6 @@ import (
 	"github.com/tidegate/tidegate"
 	"github.com/tidegate/tidegate/examples/ledger/book"
 	"github.com/tidegate/tidegate/examples/ledger/ledger"
-	"github.com/tidegate/tidegate/internal/vfs"
 	"github.com/tidegate/tidegate/journal"
 )
 
@@ -107,7 +106,7 @@ func writeBook(ctx context.Context, dir string, n int) (raw []byte, err error) {
 	if err := j.Sync(ctx); err != nil {
 		return nil, err
 	}
-	r, err := journal.OpenReader(vfs.OS(), j.Dir(), 0)
+	r, err := journal.OpenReader(j.Dir(), 0)
 	if err != nil {
 		return nil, err
 	}

@@ -29,8 +29,8 @@ type Config struct {
 	// RecordBytesMax bounds one record's payload; default 1 MiB, at most [PayloadMax].
 	RecordBytesMax int
 
-	AgentSocket   string        // of the agent on this node; empty: none
-	StandbySocket string        // of the standby node's daemon on this node; empty: none
+	AgentSocket   string        // of the agent on this node, <run_dir>/agent/<service>.<stream>.sock; empty: none
+	StandbySocket string        // of the standby node's daemon on this node, <run_dir>/standby/<service>.<stream>.sock; empty: none
 	Endpoint      string        // host:port where this service answers its clients
 	ProgressEvery time.Duration // report at least so often; default 200 ms
 	SyncEvery     time.Duration // while following, fsync at least so often; default 1 s

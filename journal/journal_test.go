@@ -268,7 +268,7 @@ func rawAt(t testing.TB, at tidegate.Position) []byte {
 
 func rawBytes(t testing.TB, j *Journal, from tidegate.Position) []byte {
 	t.Helper()
-	r, err := OpenReader(j.fs, j.Dir(), from)
+	r, err := OpenReaderFS(j.fs, j.Dir(), from)
 	if err != nil {
 		t.Fatal(err)
 	}

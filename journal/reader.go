@@ -83,8 +83,14 @@ type RawReader struct {
 	buf []byte
 }
 
-// OpenReader reads the journal in dir from a record's first position on.
-func OpenReader(fsys vfs.FS, dir string, from tidegate.Position) (*RawReader, error) {
+// OpenReader reads the journal in dir from a record's first position on. It
+// takes no lock and writes nothing.
+func OpenReader(dir string, from tidegate.Position) (*RawReader, error) {
+	return OpenReaderFS(vfs.OS(), dir, from)
+}
+
+// OpenReaderFS is OpenReader on another file system.
+func OpenReaderFS(fsys vfs.FS, dir string, from tidegate.Position) (*RawReader, error) {
 	r, err := seglog.OpenReader(fsys, filepath.Join(dir, logName), format{}, uint64(from))
 	if err != nil {
 		return nil, fmt.Errorf("read journal %s at %s: %w", dir, from, err)

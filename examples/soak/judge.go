@@ -12,7 +12,6 @@ import (
 	pb "github.com/tidegate/tidegate/api/tidegatev1"
 	"github.com/tidegate/tidegate/examples/ledger/ledger"
 	"github.com/tidegate/tidegate/internal/lab"
-	"github.com/tidegate/tidegate/internal/vfs"
 	"github.com/tidegate/tidegate/journal"
 )
 
@@ -76,7 +75,7 @@ func (p *play) measure() error {
 
 // count counts the records of a journal from the fork up to and with the one at last.
 func (b *beyond) count(dir string, last tidegate.Position) error {
-	rd, err := journal.OpenReader(vfs.OS(), dir, b.fork)
+	rd, err := journal.OpenReader(dir, b.fork)
 	if err != nil {
 		return err
 	}
@@ -170,6 +169,7 @@ func (p *play) verdicts() {
 
 func (p *play) planVerdicts() {
 	p.demand(p.plan.GetOutcome() == pb.PlanOutcome_PLAN_OUTCOME_DONE, "the failover ended as %s", p.plan.GetOutcome())
+	p.demand(p.plan.GetPhases().GetRta() != nil, "the failover does not know when clients were served again")
 	var released uint64
 	known := p.round.disaster == frozen
 	for _, st := range p.plan.GetStreams() {

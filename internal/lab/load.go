@@ -13,7 +13,6 @@ import (
 	"github.com/tidegate/tidegate"
 	"github.com/tidegate/tidegate/examples/ledger/client"
 	"github.com/tidegate/tidegate/examples/ledger/ledger"
-	"github.com/tidegate/tidegate/internal/vfs"
 	"github.com/tidegate/tidegate/journal"
 )
 
@@ -70,7 +69,7 @@ var errEnough = errors.New("enough")
 // up to the record by which a new epoch branched off, and returns where it
 // ended and the state's digest there. The journal's owner may be running.
 func ReplayTo(dir string, c ledger.Currency, to tidegate.Position) (tidegate.Position, tidegate.Digest, error) {
-	rd, err := journal.OpenReader(vfs.OS(), dir, 0)
+	rd, err := journal.OpenReader(dir, 0)
 	if err != nil {
 		return 0, tidegate.Digest{}, err
 	}

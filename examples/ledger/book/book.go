@@ -10,7 +10,6 @@ import (
 
 	"github.com/tidegate/tidegate"
 	"github.com/tidegate/tidegate/examples/ledger/ledger"
-	"github.com/tidegate/tidegate/internal/vfs"
 	"github.com/tidegate/tidegate/journal"
 )
 
@@ -328,7 +327,7 @@ func (b *Book) ReadChunk(ctx context.Context, from, to tidegate.Position, bytesM
 	if from >= to {
 		return nil, from, nil
 	}
-	r, err := journal.OpenReader(vfs.OS(), b.dir, from)
+	r, err := journal.OpenReader(b.dir, from)
 	if err != nil {
 		return nil, from, fmt.Errorf("read journal %s at %s: %w", b.currency, from, err)
 	}

@@ -57,7 +57,7 @@ func (s *Source) Follow(_ context.Context, from tidegate.Position) (stores.Curso
 }
 
 func (s *Source) open(from tidegate.Position) (*cursor, error) {
-	r, err := journal.OpenReader(s.fs, s.dir, from)
+	r, err := journal.OpenReaderFS(s.fs, s.dir, from)
 	if err != nil {
 		return nil, fmt.Errorf("capture journal %s from %s: %w", s.dir, from, err)
 	}
