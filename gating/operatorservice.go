@@ -3,6 +3,7 @@ package gating
 import (
 	"context"
 	"fmt"
+	"strings"
 	"time"
 
 	"connectrpc.com/connect"
@@ -80,7 +81,7 @@ func overrideHint(rules []*pb.RuleVerdict) string {
 		}
 		with = unique(with, []string{r.GetOverride()})
 	}
-	return fmt.Sprintf("if it must be, repeat with %v; the override is recorded with your name and reason", with)
+	return fmt.Sprintf("if it must be, repeat with %s; the override is recorded with your name and reason", strings.Join(with, " "))
 }
 
 // nextStep is what to do about a rule that has no override.

@@ -77,7 +77,11 @@ func (w *world) evaluate(v *registry.View, q question, stale time.Duration) []*p
 		if len(alive) < need {
 			l = fence.LossStatement{Kind: fence.LossUnknown, Why: "no fence quorum"}
 		}
-		add(ruleRPO, q.acceptLoss || acceptable(l, svc), "%s: %s", name, lossText(l))
+		wanted := ""
+		if !acceptable(l, svc) {
+			wanted = "; the service accepts " + boundsText(maxLoss(svc))
+		}
+		add(ruleRPO, q.acceptLoss || wanted == "", "%s: %s%s", name, lossText(l), wanted)
 	}
 	if len(streams) == 0 {
 		add(ruleRecord, false, "the service has no streams")
@@ -144,7 +148,7 @@ func boundsText(b tidegate.Bounds) string {
 		parts = append(parts, fmt.Sprintf("%d bytes", b.Bytes))
 	}
 	if b.Window != tidegate.Unbounded {
-		parts = append(parts, b.Window.String())
+		parts = append(parts, "a window of "+b.Window.String())
 	}
 	if len(parts) == 0 {
 		return "anything"
