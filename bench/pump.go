@@ -27,6 +27,7 @@ type pumpRow struct {
 	Group   int    `json:"group_bytes"` // what the journal wrote and synced at once, on average
 	Limit   spread `json:"limit_mb_per_second"`
 	Ratio   spread `json:"ratio"`
+	Reached spread `json:"of_target"` // a round's rate over its own target
 	Agent   int64  `json:"agent_rss_bytes_max"`
 	Standby int64  `json:"standby_rss_bytes_max"`
 }
@@ -34,7 +35,7 @@ type pumpRow struct {
 func (s *stack) measurePump(ctx context.Context, l *limit, p plan, size int) (row pumpRow, err error) {
 	row = pumpRow{N: s.n, W: s.w, Size: size}
 	watch := s.watchMemory(ctx)
-	var records, mb, limits, ratios []float64
+	var records, mb, limits, ratios, reached []float64
 	var bytes, groups int
 	for range p.rounds {
 		before := s.j.Status().Groups
@@ -51,8 +52,10 @@ func (s *stack) measurePump(ctx context.Context, l *limit, p plan, size int) (ro
 		}
 		records = append(records, float64(n)/took.Seconds())
 		mb, limits, ratios = append(mb, rate), append(limits, raw), append(ratios, rate/raw)
+		reached = append(reached, rate/min(pumpRatioMin*raw, pumpMBMin))
 	}
-	row.Records, row.MB, row.Limit, row.Ratio = spreadOf(records), spreadOf(mb), spreadOf(limits), spreadOf(ratios)
+	row.Records, row.MB, row.Limit = spreadOf(records), spreadOf(mb), spreadOf(limits)
+	row.Ratio, row.Reached = spreadOf(ratios), spreadOf(reached)
 	row.Group = bytes / max(1, groups)
 	row.Agent, row.Standby, err = watch()
 	return row, err

@@ -82,8 +82,7 @@ func (r *report) printPumps(out io.Writer) {
 	for _, t := range r.Pumps {
 		target, said := "", ""
 		if t.N == 1 && t.Size == pumpSize {
-			least := min(pumpRatioMin*t.Limit.Median, pumpMBMin)
-			target, said = fmt.Sprintf(">= %.0f MB/s", least), verdict(t.MB.Median, least)
+			target, said = fmt.Sprintf(">= %.1f or %d MB/s", pumpRatioMin, pumpMBMin), verdict(t.Reached.Median, 1)
 		}
 		fmt.Fprintf(w, "%d\t%d\t%d\t%s\t%s\t%d\t%s\t%s\t%s\t%s\t\n", t.N, t.W, t.Size,
 			t.Records.whole(), t.MB.whole(), t.Group>>10, t.Limit.whole(), t.Ratio, target, said)
