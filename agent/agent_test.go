@@ -136,6 +136,33 @@ func TestRestartAcquiresANewEpochAndProvesItsTail(t *testing.T) {
 	}
 }
 
+// A registry that was rebuilt has records above all promises and no writer. The
+// one that wrote goes on by itself, under a new epoch, and arms its gate again.
+func TestWriterGoesOnAfterARebuildOfTheRegistry(t *testing.T) {
+	w := newWorld(t, "s1")
+	n := w.host("east", "n1").openJournal().startAgent()
+	if err := n.j.Activate(); err != nil {
+		t.Fatal(err)
+	}
+	n.await(n.append(10))
+	g := w.gate
+	g.mu.Lock()
+	g.rec.Active, g.rec.Holder = g.rec.Holder, fence.Holder{UUID: tidegate.NewID()}
+	g.rec.Epoch, g.rec.State, g.rec.Restored = g.rec.Epoch+5, fence.StateFencing, true
+	g.rec.Gate.State = fence.GateUnknown
+	g.revision = 1 // it counts from the beginning
+	g.shout()
+	g.mu.Unlock()
+	w.gate.wait(t, "an epoch above the rebuilt one", func(g *fakeGate) bool { return g.rec.Epoch == 7 && g.rec.State == fence.StateActive })
+	end := n.append(10)
+	n.await(end)
+	n.shipped(end)
+	if st := n.state(StateWriting); st.Epoch != 7 {
+		t.Errorf("epoch %s, want 7", st.Epoch)
+	}
+	w.gate.wait(t, "an armed gate", func(g *fakeGate) bool { return g.rec.Gate.State == fence.GateArmed })
+}
+
 func TestServiceRestartGoesOnUnderTheSameEpoch(t *testing.T) {
 	w := newWorld(t, "s1")
 	n := w.host("east", "n1").openJournal().startAgent()

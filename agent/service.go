@@ -105,9 +105,7 @@ func (s *stream) ready() (active, mine bool, why string) {
 		return true, true, ""
 	case s.elsewhere(s.view.rec):
 		return true, false, "the stream is written at site " + string(s.view.rec.Holder.Site) + "; a failover brings it here"
-	case s.spent > 0 && s.lib.activated == s.spentBy:
-		// One activation, one term: a writer that was deposed does not fight
-		// back. Its cluster decides who leads, and tells by activating anew.
+	case s.deposed(s.view.rec):
 		return true, false, "another holds the stream since this service became active"
 	case s.diverged != nil:
 		return true, false, s.diverged.reason

@@ -126,7 +126,7 @@ func (s *stream) stateLocked(w *writer) State {
 		return StateWriting
 	case w != nil:
 		return StateProving
-	case s.fenced != nil && (s.diverged != nil || s.elsewhere(s.view.rec) || s.lib.activated == s.spentBy && active):
+	case s.fenced != nil && (s.diverged != nil || s.elsewhere(s.view.rec) || s.deposed(s.view.rec) && active):
 		return StateFenced
 	case s.diverged != nil:
 		return StateDiverged

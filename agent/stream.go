@@ -390,6 +390,15 @@ func (s *stream) elsewhere(rec fence.EpochRecord) bool {
 	return rec.State == fence.StateActive && rec.Holder.Site != s.agent.cfg.Node.Site
 }
 
+// deposed reports whether this process has written for the service's present
+// activation and somebody was made writer since. One activation, one term: a
+// writer that was deposed does not fight back. Its cluster decides who leads, and
+// tells by activating anew. A registry that was rebuilt names nobody: it ends
+// the term, and there is nobody to fight.
+func (s *stream) deposed(rec fence.EpochRecord) bool {
+	return s.spent > 0 && s.lib.activated == s.spentBy && rec.Holder.Node != ""
+}
+
 // headMoved wakes those who wait for the library to reach a position.
 func (s *stream) headMoved(head tidegate.Position) {
 	s.mu.Lock()
