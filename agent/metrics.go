@@ -78,10 +78,10 @@ var (
 	descEpoch         = desc("tidegate_agent_epoch", "Epoch written under here, else the newest known.")
 	descHead          = desc("tidegate_agent_head_position", "Newest position durable on the primary (L).")
 	descReleased      = desc("tidegate_agent_released_position", "Newest position whose outputs were released (A); absent when not known.")
-	descCaptured      = desc("tidegate_agent_captured_position", "Newest position sealed.")
+	descCaptured      = desc("tidegate_agent_captured_position", "Newest position sealed; absent until the log is proven.")
 	descCapturedSeq   = desc("tidegate_agent_captured_seq", "Newest batch sealed.")
 	descShippedSeq    = desc("tidegate_agent_shipped_seq", "Newest batch handed to the relay.")
-	descDurable       = desc("tidegate_agent_durable_position", "Newest position durable at the DR site (D).")
+	descDurable       = desc("tidegate_agent_durable_position", "Newest position durable at the DR site (D); absent until the log is proven.")
 	descDurableSeq    = desc("tidegate_agent_durable_seq", "Newest batch durable on W standby nodes.")
 	descExposureKnown = desc("tidegate_agent_exposure_known", "1 while exposure is known; without it the exposure metrics are absent.")
 	descExposureRec   = desc("tidegate_agent_exposure_records", "Records released and not durable at the DR site.")
@@ -153,10 +153,12 @@ func collectWriter(ch chan<- prometheus.Metric, gauge func(*prometheus.Desc, flo
 	counter := func(d *prometheus.Desc, v float64) {
 		ch <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, v, labels...)
 	}
-	gauge(descCaptured, float64(w.Captured))
+	if !w.Proving {
+		gauge(descCaptured, float64(w.Captured))
+		gauge(descDurable, float64(w.Durable))
+	}
 	gauge(descCapturedSeq, float64(w.CapturedSeq))
 	gauge(descShippedSeq, float64(w.Shipped))
-	gauge(descDurable, float64(w.Durable))
 	gauge(descDurableSeq, float64(w.DurableSeq))
 	gauge(descExposureKnown, one(w.Exposure.Known))
 	if e := w.Exposure; e.Known {

@@ -56,7 +56,10 @@ func modeOf(b tidegate.Bounds) tidegate.Mode {
 func (w *writer) effective() (b tidegate.Bounds, isRecord bool) {
 	rec, armed := recorded(w.core.Record().Gate)
 	if w.wantMode == "" {
-		return rec, armed
+		if !armed {
+			return tidegate.Bounds{}, false // nobody has allowed anything
+		}
+		return rec, true
 	}
 	b = tightest(rec, w.want)
 	return b, armed && b == rec

@@ -51,6 +51,7 @@ type StreamStatus struct {
 
 // WriterStatus is a term that is under way.
 type WriterStatus struct {
+	Proving      bool               `json:"proving,omitzero"` // captured and durable positions are not known yet
 	Captured     tidegate.Position  `json:"captured"`
 	CapturedSeq  tidegate.Seq       `json:"captured_seq"`
 	Shipped      tidegate.Seq       `json:"shipped_seq"`
@@ -150,7 +151,7 @@ func (w *writer) status() *WriterStatus {
 	st.Areas = w.meter.areas.Areas(now)
 	if w.ring == nil {
 		head := w.core.Record().Head
-		st.CapturedSeq, st.Shipped, st.DurableSeq = head.Seq, head.Seq, head.Seq
+		st.Proving, st.CapturedSeq, st.Shipped, st.DurableSeq = true, head.Seq, head.Seq, head.Seq
 		return st
 	}
 	last := w.ring.last()
@@ -213,7 +214,10 @@ func (st *StreamStatus) message() *pb.AgentStream {
 }
 
 func (w *WriterStatus) fill(m *pb.AgentStream) {
-	m.Captured, m.Durable, m.DurableSeq = new(uint64(w.Captured)), new(uint64(w.Durable)), uint64(w.DurableSeq)
+	m.DurableSeq = uint64(w.DurableSeq)
+	if !w.Proving {
+		m.Captured, m.Durable = new(uint64(w.Captured)), new(uint64(w.Durable))
+	}
 	m.Mode, m.Bounds = api.ModeMessage(w.Mode), api.BoundsMessage(w.Bounds)
 	m.Utilisation = utilisation(w.Exposure, w.Bounds)
 	// In sync nothing is ever exposed: what is held back shows a closed gate.

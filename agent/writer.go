@@ -95,7 +95,11 @@ func newWriter(s *stream, rec fence.EpochRecord, revision int64) (*writer, error
 // has w yet.
 func (w *writer) wish(v streamView) {
 	w.paused = v.paused
-	w.wantMode, w.want = v.mode, v.bounds
+	if v.mode != "" {
+		// A view that does not tell, because the stream is missing from it, takes
+		// nothing back: least of all a bound.
+		w.wantMode, w.want = v.mode, v.bounds
+	}
 }
 
 // run writes until the epoch is over (an error that wraps tidegate.ErrFenced),

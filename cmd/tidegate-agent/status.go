@@ -106,6 +106,9 @@ func write(w io.Writer, st agent.Status) error {
 		}
 		if x := s.Writer; x != nil {
 			durable, relay = fmt.Sprintf("%d (batch %d)", uint64(x.Durable), uint64(x.DurableSeq)), string(x.Relay)
+			if x.Proving {
+				durable = cli.Unknown
+			}
 			exposed, age = cli.Unknown, cli.Unknown
 			if x.Exposure.Known {
 				exposed = fmt.Sprintf("%d rec, %s", x.Exposure.Records, cli.Size(x.Exposure.Bytes))
