@@ -40,7 +40,7 @@ func describeMachine(dir string) string {
 	kind := "unknown"
 	var st unix.Statfs_t
 	if unix.Statfs(dir, &st) == nil {
-		kind = fileSystems[int64(st.Type)]
+		kind = fileSystems[int64(st.Type)] //nolint:unconvert // of another type on other architectures
 		if kind == "" {
 			kind = fmt.Sprintf("file system %#x", st.Type)
 		}
