@@ -48,11 +48,12 @@ type Bundle struct {
 	OldestTime   time.Time            `json:"oldest_time,omitzero"` // source times
 	NewestTime   time.Time            `json:"newest_time,omitzero"`
 	// Of the records, those whose outputs had been let go.
-	ReleasedKnown   bool   `json:"released_known"`
-	ReleasedRecords int64  `json:"released_records"`
-	ReleasedBytes   int64  `json:"released_bytes"`
-	Reason          string `json:"reason"`
-	Path            string `json:"path,omitempty"` // empty when there was nothing to keep
+	ReleasedKnown   bool      `json:"released_known"`
+	ReleasedRecords int64     `json:"released_records"`
+	ReleasedBytes   int64     `json:"released_bytes"`
+	ReleasedNewest  time.Time `json:"released_newest,omitzero"` // source time; zero if none was
+	Reason          string    `json:"reason"`
+	Path            string    `json:"path,omitempty"` // empty when there was nothing to keep
 }
 
 // quarantine keeps a copy of this node's log from h.First on and reports it to
@@ -168,7 +169,7 @@ func (s *stream) fill(ctx context.Context, fs vfs.FS, dir string, b *Bundle, rel
 			}
 		}
 		if limit < b.Next || released >= b.Next {
-			b.ReleasedRecords, b.ReleasedBytes = b.Records, b.Bytes
+			b.ReleasedRecords, b.ReleasedBytes, b.ReleasedNewest = b.Records, b.Bytes, b.NewestTime
 		}
 	}
 	if err := f.Sync(); err != nil {
@@ -214,6 +215,9 @@ func (s *stream) report(ctx context.Context, b Bundle) error {
 	}
 	if b.ReleasedKnown {
 		req.ReleasedRecords = &b.ReleasedRecords
+		if !b.ReleasedNewest.IsZero() {
+			req.ReleasedNewest = timestamppb.New(b.ReleasedNewest)
+		}
 	}
 	if b.Records > 0 {
 		req.Oldest, req.Newest = timestamppb.New(b.OldestTime), timestamppb.New(b.NewestTime)

@@ -14,16 +14,20 @@ import (
 // synthetic client gets no answer. t8 stays unknown then.
 const firstWriteMax = time.Minute
 
-// firstWrite stamps t8: the first good synthetic write that began after the
-// route was switched. Without a prober it stays unknown.
+// firstWrite stamps t8: the first good synthetic write that began after the new
+// route was written down. Without a prober it stays unknown.
 func (r *runner) firstWrite(ctx context.Context) error {
 	p := r.ctl.Plan()
-	if p.Times.T7.IsZero() || !p.Times.T8.IsZero() || !r.probes.has(p.Service) {
+	if !p.Times.T8.IsZero() || !r.probes.has(p.Service) {
 		return nil
+	}
+	var to registry.Route
+	if _, err := r.store.Get(ctx, registry.RouteKey(p.Service), &to); err != nil {
+		return err
 	}
 	wctx, cancel := context.WithTimeout(ctx, firstWriteMax)
 	defer cancel()
-	at, ok := r.probes.goodSince(wctx, p.Service, p.Times.T7)
+	at, ok := r.probes.goodSince(wctx, p.Service, to.Since)
 	if !ok {
 		if ctx.Err() == nil {
 			r.log.Warn("no synthetic write succeeded since the route was switched", "plan", r.view.GetId(), "service", p.Service, "waited", firstWriteMax)

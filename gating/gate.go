@@ -138,7 +138,7 @@ func (g *Gate) build(store *registry.Store) (parts, *controller) {
 		name: g.deps.Creds.Identity().Name, log: g.deps.Log, fs: g.deps.FS, timing: t, dir: g.cfg.Dir, store: store, world: w,
 		standbys: newStandbys(g.deps.Creds, t.Call),
 		routes:   &routes{log: g.deps.Log, store: store, world: w, drivers: g.cfg.Route.Drivers(g.deps.FS), timeout: t.Route, now: now},
-		probes:   newProbes(g.deps.Log, now, g.cfg.Probes), metrics: newMetrics(g.deps.Metrics), now: now, afterSave: g.afterSave,
+		probes:   newProbes(g.deps.Log, now, g.cfg.Probes), metrics: newMetrics(g.deps.Metrics), forecasts: newForecasts(), now: now, afterSave: g.afterSave,
 	}
 	return p, &controller{parts: p, ttl: g.cfg.Registry.LeaderTTL}
 }
@@ -253,6 +253,9 @@ func (p parts) pulse(ctx context.Context) error {
 		switch {
 		case err == nil && v.Revision > 0 && p.world.known():
 			p.world.setPulse(v)
+			if err := p.refreshForecasts(ctx, v); err != nil && ctx.Err() == nil {
+				p.log.Warn("past failovers not read, predictions stay as they are", "err", err)
+			}
 		case err != nil && ctx.Err() == nil:
 			p.world.setUnreachable()
 		}

@@ -23,18 +23,19 @@ var errNotLeading = errors.New("this gate does not lead")
 
 // parts are what the gate's components share.
 type parts struct {
-	name     string // of this gate
-	log      *slog.Logger
-	fs       vfs.FS
-	timing   Timing
-	dir      string
-	store    *registry.Store
-	world    *world
-	standbys *standbys
-	routes   *routes
-	probes   *probes
-	metrics  *metrics
-	now      func() time.Time // wall clock that advances with the boot clock: phases are exact
+	name      string // of this gate
+	log       *slog.Logger
+	fs        vfs.FS
+	timing    Timing
+	dir       string
+	store     *registry.Store
+	world     *world
+	standbys  *standbys
+	routes    *routes
+	probes    *probes
+	metrics   *metrics
+	forecasts *forecasts
+	now       func() time.Time // wall clock that advances with the boot clock: phases are exact
 
 	afterSave func(fence.PlanStep, int) // test seam: called after each durable record of a plan
 }
@@ -144,24 +145,23 @@ func (c *controller) runningPlan(s tidegate.ServiceName) *handle {
 	return c.term.running[s]
 }
 
-// resumeMax bounds the plans that a new leader looks at.
-const resumeMax = 200
-
 // resume takes up the newest plan of each service where a killed gate left it.
+// Older ones stay as they are: whatever they were, a newer one came after them,
+// and to take them up now could fence the writer that it made.
 func (c *controller) resume(ctx context.Context, t *term) error {
-	recs, err := c.plans(ctx, resumeMax)
+	v, err := c.store.Read(ctx)
 	if err != nil {
 		return err
 	}
-	seen := map[tidegate.ServiceName]bool{}
-	for _, rec := range recs {
-		s := rec.plan.Service
-		if seen[s] {
-			// Whatever it was, a newer plan of the service came after it: to take
-			// it up now could fence the writer that the newer one made.
+	for _, s := range v.ServiceNames() {
+		recs, err := c.plans(ctx, s, "", 1)
+		if err != nil {
+			return err
+		}
+		if len(recs) == 0 {
 			continue
 		}
-		seen[s] = true
+		rec := recs[0]
 		switch {
 		case !rec.plan.Finished():
 			c.log.Info("taking up a plan that another gate began", "plan", rec.plan.ID, "service", s, "step", rec.plan.Step, "from", rec.view.GetController())
@@ -181,24 +181,6 @@ func (c *controller) resume(ctx context.Context, t *term) error {
 		}
 	}
 	return nil
-}
-
-// plans reads the newest plans. A record that cannot be read is an error: to
-// skip it could mean to forget a half-done change of writer.
-func (c *controller) plans(ctx context.Context, limit int) ([]planRecord, error) {
-	raw, err := c.store.Plans(ctx, limit)
-	if err != nil {
-		return nil, err
-	}
-	out := make([]planRecord, 0, len(raw))
-	for _, b := range raw {
-		var rec planRecord
-		if err := rec.UnmarshalJSON(b); err != nil {
-			return nil, &tidegate.Error{Op: "read plan", Class: tidegate.Corrupt, Err: err}
-		}
-		out = append(out, rec)
-	}
-	return out, nil
 }
 
 // launch runs a plan in the turn's group; the handle must be among the running.
@@ -257,6 +239,7 @@ func (c *controller) tolerate(err error) error {
 func (c *controller) finish(ctx context.Context, r *runner) {
 	plan, view := r.ctl.Plan(), r.view
 	c.metrics.plans.WithLabelValues(string(plan.Kind), outcomeLabel(view.GetOutcome())).Inc()
+	c.prune(ctx, r.lead, plan.Service)
 	if plan.Step != fence.StepDone {
 		return
 	}
@@ -314,7 +297,7 @@ func (c *controller) tryStart(ctx context.Context, rec planRecord) (h *handle, w
 	// The plan is on record before anything is done, so that a killed gate's
 	// successor knows of it from the first step on.
 	if _, err := c.store.Commit(ctx, new(registry.Tx).Leading(t.lead).
-		Unchanged(registry.PlanKey(p.ID.String()), 0).Put(registry.PlanKey(p.ID.String()), planRecord{plan: r.ctl.Plan(), view: r.view})); err != nil {
+		NewPlan(p.ID.String(), p.Service, planRecord{plan: r.ctl.Plan(), view: r.view})); err != nil {
 		c.mu.Lock()
 		delete(t.running, p.Service)
 		c.mu.Unlock()

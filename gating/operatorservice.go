@@ -159,26 +159,31 @@ func (s *operatorService) ShowPlan(ctx context.Context, req *connect.Request[pb.
 	return connect.NewResponse(&pb.ShowPlanResponse{Plan: rec.view}), nil
 }
 
-// plansShown is how many plans are listed when nothing else is asked for.
-const plansShown = 50
+// How many plans are listed when nothing else is asked for, and at most.
+const (
+	plansShown    = 50
+	plansShownMax = 1000
+)
 
 // ListPlans implements OperatorService.
 func (s *operatorService) ListPlans(ctx context.Context, req *connect.Request[pb.ListPlansRequest]) (*connect.Response[pb.ListPlansResponse], error) {
-	recs, err := s.control.plans(ctx, resumeMax)
-	if err != nil {
-		return nil, err
-	}
-	limit := int(req.Msg.GetLimit())
+	m := req.Msg
+	limit := min(int(m.GetLimit()), plansShownMax)
 	if limit == 0 {
 		limit = plansShown
 	}
+	if _, err := api.ParseID("before", m.GetBefore()); err != nil {
+		return nil, misuse("list plans", m.GetService(), err)
+	}
+	recs, err := s.plans(ctx, tidegate.ServiceName(m.GetService()), m.GetBefore(), limit+1)
+	if err != nil {
+		return nil, err
+	}
 	out := &pb.ListPlansResponse{}
-	for _, r := range recs {
-		if len(out.GetPlans()) == limit {
+	for i, r := range recs {
+		if i == limit {
+			out.Next = recs[i-1].view.GetId()
 			break
-		}
-		if f := req.Msg.GetService(); f != "" && f != r.view.GetService() {
-			continue
 		}
 		if err := s.measure(ctx, r.view); err != nil {
 			return nil, err

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"google.golang.org/protobuf/encoding/protojson"
@@ -141,6 +142,26 @@ func showStreams(v *pb.Plan, p fence.Plan) {
 	v.AttestPrimaryDown = p.AttestPrimaryDown
 }
 
+// showDetails says beside the steps what needs no alarm: members that had not
+// answered when those that had were enough, and that nothing was verified.
+func showDetails(v *pb.Plan, p fence.Plan) {
+	var late []string
+	for i := range p.Streams {
+		for _, n := range p.Streams[i].Record.Missing {
+			late = unique(late, []string{string(n)})
+		}
+	}
+	for _, s := range v.GetSteps() {
+		switch {
+		case s.GetState() != stepDone:
+		case strings.HasPrefix(s.GetName(), "F2") && len(late) > 0:
+			s.Detail = "without " + strings.Join(sorted(late), ", ")
+		case strings.HasPrefix(s.GetName(), "F7") && !p.Verify:
+			s.Detail = "not verified by a write before the route is switched"
+		}
+	}
+}
+
 // fromEpoch is the epoch that the plan replaces: the last active one, and once
 // the plan's own is active the one before it in the log. 0: there was none.
 func fromEpoch(p fence.Plan, r fence.EpochRecord) tidegate.Epoch {
@@ -198,6 +219,19 @@ func showStep(v *pb.Plan, step fence.PlanStep, now time.Time) []*pb.PlanStep {
 		changed = append(changed, s)
 	}
 	return changed
+}
+
+// tookStep corrects the times of a step that one transaction did, and the
+// beginning of the next one.
+func tookStep(v *pb.Plan, step fence.PlanStep, began, ended time.Time) {
+	for i, s := range v.GetSteps() {
+		switch {
+		case planSteps[i].step == step:
+			s.Started, s.Took = timestamppb.New(began), durationpb.New(ended.Sub(began))
+		case s.GetState() == stepRunning:
+			s.Started = timestamppb.New(ended)
+		}
+	}
 }
 
 func endStep(v *pb.Plan, state string, now time.Time) []*pb.PlanStep {

@@ -81,9 +81,11 @@ func (c *controller) failoverPlan(ctx context.Context, v *registry.View, q quest
 		s.Loss = predictedLoss(c.world, v, p.Streams[i].Stream, c.timing.Stale)
 	}
 	view.Loss = worstLoss(view.Streams)
-	if err := c.calibrate(ctx, view); err != nil {
+	recs, err := c.plans(ctx, q.service, "", forecastDepth)
+	if err != nil {
 		return planRecord{}, err
 	}
+	forecastFrom(recs).fill(view)
 	c.world.expectApply(v, view, q.target)
 	view.Impact = impact(view)
 	for i := range p.Streams {
@@ -138,30 +140,32 @@ func predictedLoss(w *world, v *registry.View, id tidegate.StreamID, stale time.
 	if alive := w.aliveMembers(rec.Config, id, stale); len(alive) < rec.Config.Quorum().R() {
 		l = fence.LossStatement{Kind: fence.LossUnknown, Why: fmt.Sprintf("%d of %d members answer, a proof takes %d", len(alive), len(rec.Config.Members), rec.Config.Quorum().R())}
 	}
+	if l.Kind != fence.LossZero {
+		l.Blind = w.blind(rec.Config, id, stale)
+	}
 	return lossMessage(l)
 }
 
-// calibrate replaces the expected time of each step by what the service's newest
-// finished plan of the same kind took.
-func (c *controller) calibrate(ctx context.Context, view *pb.Plan) error {
-	recs, err := c.plans(ctx, resumeMax)
-	if err != nil {
-		return err
-	}
-	i := slices.IndexFunc(recs, func(r planRecord) bool {
-		return r.view.GetService() == view.GetService() && r.view.GetKind() == view.GetKind() && r.view.GetOutcome() == pb.PlanOutcome_PLAN_OUTCOME_DONE
-	})
-	if i < 0 {
-		return nil
-	}
-	for _, s := range view.GetSteps() {
-		for _, old := range recs[i].view.GetSteps() {
-			if old.GetName() == s.GetName() && old.GetTook() != nil {
-				s.Expected = old.GetTook()
+// blind returns the smallest bound on what the members do not know of; 0 when
+// none of them has one.
+func (w *world) blind(cfg fence.Config, id tidegate.StreamID, stale time.Duration) (d time.Duration) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, m := range cfg.Members {
+		st := w.standbys[m.Node]
+		if st == nil || w.age(st.at) > stale {
+			continue
+		}
+		for _, s := range st.report.GetStreams() {
+			if s.GetStreamId() != id.String() || s.GetBlindWindow() == nil {
+				continue
+			}
+			if b := s.GetBlindWindow().AsDuration() + w.age(st.at); d == 0 || b < d {
+				d = b
 			}
 		}
 	}
-	return nil
+	return d
 }
 
 // expectApply adds the target's backlog to the expected time of F7 and sums the steps.

@@ -110,12 +110,40 @@ func (s *nodeService) ReportQuarantine(ctx context.Context, req *connect.Request
 		return nil, misuse("report quarantine", m.GetNode(), err)
 	}
 	q.Role = callerOf(ctx).Role
-	key := registry.QuarantineKey(q.Stream, string(q.Node)+"-"+q.ID)
-	if _, err := s.store.Commit(ctx, new(registry.Tx).Put(key, q)); err != nil {
+	if err := s.keepQuarantine(ctx, q); err != nil {
 		return nil, err
 	}
 	s.log.Warn("quarantine reported", "node", q.Node, "stream", q.Stream, "epoch", q.CutEpoch, "records", q.Records, "bytes", q.Bytes, "reason", q.Reason, "path", q.Path)
 	return connect.NewResponse(&pb.ReportQuarantineResponse{}), nil
+}
+
+// keepQuarantine writes a report down. Of two reports of one bundle the better
+// one stays: a report that a restarted agent repeats may know less.
+func (p parts) keepQuarantine(ctx context.Context, q registry.Quarantine) error {
+	key := registry.QuarantineKey(q.Stream, string(q.Node)+"-"+q.ID)
+	return p.change(ctx, func() error {
+		var old registry.Quarantine
+		rev, err := p.store.Get(ctx, key, &old)
+		if err != nil || rev != 0 && knowsMore(old, q) {
+			return err
+		}
+		_, err = p.store.Commit(ctx, new(registry.Tx).Unchanged(key, rev).Put(key, q))
+		return err
+	})
+}
+
+// knowsMore reports whether a is to be preferred to a later report b of the same
+// bundle: it knows what had been released, or knows of more of it.
+func knowsMore(a, b registry.Quarantine) bool {
+	switch {
+	case a.ReleasedRecords == nil:
+		return b.ReleasedRecords == nil && a.Records > b.Records
+	case b.ReleasedRecords == nil:
+		return true
+	case *a.ReleasedRecords != *b.ReleasedRecords:
+		return *a.ReleasedRecords > *b.ReleasedRecords
+	}
+	return a.Records > b.Records
 }
 
 func quarantineOf(m *pb.ReportQuarantineRequest) (registry.Quarantine, error) {
@@ -125,7 +153,7 @@ func quarantineOf(m *pb.ReportQuarantineRequest) (registry.Quarantine, error) {
 		WrittenEpoch: tidegate.Epoch(m.GetWrittenEpoch()), CutEpoch: tidegate.Epoch(m.GetCutEpoch()),
 		First: tidegate.Position(m.GetFirstPosition()), Next: tidegate.Position(m.GetNextPosition()),
 		Records: m.GetRecords(), Bytes: m.GetBytes(), ReleasedRecords: m.ReleasedRecords, Reason: m.GetReason(), Path: m.GetPath(),
-		Oldest: timeOf(m.GetOldest()), Newest: timeOf(m.GetNewest()),
+		Oldest: timeOf(m.GetOldest()), Newest: timeOf(m.GetNewest()), ReleasedNewest: timeOf(m.GetReleasedNewest()),
 	}
 	switch {
 	case err != nil:
@@ -166,7 +194,26 @@ func (p parts) measure(ctx context.Context, v *pb.Plan) error {
 		}
 	}
 	v.Loss = worstLoss(v.GetStreams())
+	if d, known := actualRPO(v.GetStreams()); known && v.GetOutcome() == pb.PlanOutcome_PLAN_OUTCOME_DONE {
+		v.RpoActual = durationpb.New(d)
+	}
 	return nil
+}
+
+// actualRPO returns the span of acknowledged work that was lost, of the stream
+// that lost most; known only if it is known of every stream.
+func actualRPO(streams []*pb.PlanStream) (worst time.Duration, known bool) {
+	for _, s := range streams {
+		l := s.GetLoss()
+		switch m := l.GetMeasured(); {
+		case l.GetKind() == pb.LossKind_LOSS_KIND_ZERO:
+		case m.GetReleasedKnown() && m.GetReleasedWindow() != nil:
+			worst = max(worst, m.GetReleasedWindow().AsDuration())
+		default:
+			return 0, false
+		}
+	}
+	return worst, len(streams) > 0
 }
 
 // measured adds up what the old site's agents found beyond the head that an
@@ -183,7 +230,7 @@ func measured(qs []registry.Quarantine, cut tidegate.Epoch) *pb.MeasuredLoss {
 		}
 		m := byNode[q.Node]
 		if m == nil {
-			m = &pb.MeasuredLoss{ReleasedKnown: true, Window: durationpb.New(0)}
+			m = &pb.MeasuredLoss{ReleasedKnown: true, Window: durationpb.New(0), ReleasedWindow: durationpb.New(0)}
 			byNode[q.Node] = m
 		}
 		m.Bundles++
@@ -194,6 +241,7 @@ func measured(qs []registry.Quarantine, cut tidegate.Epoch) *pb.MeasuredLoss {
 		} else {
 			m.ReleasedKnown = false
 		}
+		m.ReleasedWindow = releasedWindow(m.GetReleasedWindow(), q)
 		if !q.Oldest.IsZero() && q.Newest.After(q.Oldest) {
 			m.Window = durationpb.New(m.GetWindow().AsDuration() + q.Newest.Sub(q.Oldest))
 		}
@@ -203,6 +251,20 @@ func measured(qs []registry.Quarantine, cut tidegate.Epoch) *pb.MeasuredLoss {
 		}
 	}
 	return worst
+}
+
+// releasedWindow adds a bundle's released records to the span so far; nil once
+// the span of one is not known.
+func releasedWindow(sum *durationpb.Duration, q registry.Quarantine) *durationpb.Duration {
+	switch {
+	case sum == nil || q.ReleasedRecords == nil:
+		return nil
+	case *q.ReleasedRecords == 0:
+		return sum
+	case q.Oldest.IsZero() || q.ReleasedNewest.Before(q.Oldest):
+		return nil
+	}
+	return durationpb.New(sum.AsDuration() + q.ReleasedNewest.Sub(q.Oldest))
 }
 
 // contradict weakens a claim that the measurement refutes: a statement is never

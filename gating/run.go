@@ -167,8 +167,6 @@ func (r *runner) do(ctx context.Context, calls *sync.WaitGroup, e fence.ControlE
 		r.deadline.Reset(r.patience(e.Step))
 	case fence.AwaitLease:
 		r.log.Info("waiting for the old writer's outputs to be over", "plan", r.view.GetId(), "why", e.Why)
-	case fence.Verify:
-		return fence.Verified{}, nil // no journeys are configured beyond the prober's
 	case fence.Report, fence.Refuse, fence.Superseded, fence.Finished:
 		// The plan's record, saved before, says it all.
 	}
@@ -243,7 +241,8 @@ func (r *runner) mayRetry(ctx context.Context, err error) bool {
 }
 
 func (r *runner) txn(ctx context.Context, e fence.Txn) (fence.ControlEvent, error) {
-	r.show(e.Plan)
+	began := r.now()
+	changed := r.draw(e.Plan)
 	t := new(registry.Tx).Leading(r.lead)
 	for _, p := range e.Puts {
 		t.Unchanged(registry.EpochKey(p.Stream), p.IfRevision).Put(registry.EpochKey(p.Stream), p.Record)
@@ -255,6 +254,10 @@ func (r *runner) txn(ctx context.Context, e fence.Txn) (fence.ControlEvent, erro
 	rev, err := r.store.Commit(ctx, t)
 	switch {
 	case err == nil:
+		// The record had to say that the step is done; how long the registry took
+		// is known only now, and goes on record with the next step.
+		tookStep(r.view, e.Step, began, r.now())
+		r.tell(e.Plan, changed)
 		r.recorded()
 		return fence.TxnDone{Token: e.Token, Committed: true, Revision: rev}, nil
 	case errors.Is(err, tidegate.ErrConflict):
@@ -302,10 +305,14 @@ func (r *runner) recorded() {
 }
 
 // show brings the view to the plan's state and tells those who watch it.
-func (r *runner) show(p fence.Plan) {
+func (r *runner) show(p fence.Plan) { r.tell(p, r.draw(p)) }
+
+// draw brings the view to the plan's state and returns the steps that changed.
+func (r *runner) draw(p fence.Plan) []*pb.PlanStep {
 	now := r.now()
 	changed := showStep(r.view, p.Step, now)
 	showStreams(r.view, p)
+	showDetails(r.view, p)
 	switch p.Step {
 	case fence.StepDone:
 		r.view.Outcome = pb.PlanOutcome_PLAN_OUTCOME_DONE
@@ -323,6 +330,11 @@ func (r *runner) show(p fence.Plan) {
 	if p.Finished() && r.view.GetEnded() == nil {
 		r.view.Ended = timestamppb.New(now)
 	}
+	return changed
+}
+
+// tell shows the view to those who watch the plan.
+func (r *runner) tell(p fence.Plan, changed []*pb.PlanStep) {
 	r.handle.publish(p, r.view, changed)
 	for _, s := range changed {
 		r.log.Info("plan step", "plan", r.view.GetId(), "service", r.view.GetService(), "step", s.GetName(), "state", s.GetState())

@@ -122,18 +122,16 @@ func (p parts) serviceStatus(v *registry.View, name tidegate.ServiceName) *pb.Se
 	return out
 }
 
-// predictRTO adds up what the steps usually take and what the best target has
-// still to apply.
+// predictRTO adds up what the steps took lately and what the best target has
+// still to apply. It counts from the decision: nobody can foresee how long
+// people take to make it.
 func (p parts) predictRTO(v *registry.View, name tidegate.ServiceName) (time.Duration, bool) {
 	target := p.world.chooseTarget(v, name, p.timing.Stale)
 	if target == "" {
 		return 0, false
 	}
 	lag, known := p.world.applyTime(v, string(name), target)
-	for _, s := range planSteps {
-		lag += s.expected
-	}
-	return lag, known
+	return lag + p.forecasts.get(name).total(), known
 }
 
 func (p parts) streamStatus(v *registry.View, svc registry.Service, st registry.Stream) *pb.StreamStatus {

@@ -88,11 +88,16 @@ type Phase struct {
 	Known    bool // false: one of its two stamps is missing
 }
 
-// List returns the ten phases in order.
+// List returns the ten phases in order. Where nothing was verified, verify is
+// unknown and re-route begins when everything was applied.
 func (p *Phases) List() []Phase {
 	list := make([]Phase, 0, moments-1)
 	for m := Suspected; m < moments; m++ {
-		d, known := p.Between(m-1, m)
+		from := m - 1
+		if from == Verified && p.at[Verified].IsZero() {
+			from = Applied
+		}
+		d, known := p.Between(from, m)
 		list = append(list, Phase{Name: phaseNames[m], Ends: m, Duration: d, Known: known})
 	}
 	return list

@@ -54,3 +54,23 @@ func TestPhases(t *testing.T) {
 		t.Error("an unknown moment was accepted")
 	}
 }
+
+// A recovery that verifies nothing says so, and loses no phase by it.
+func TestPhasesWithoutVerification(t *testing.T) {
+	at := time.Unix(1_700_000_000, 0)
+	var p Phases
+	p.Stamp(Applied, at)
+	p.Stamp(Rerouted, at.Add(90*time.Millisecond))
+	for _, ph := range p.List() {
+		switch ph.Ends {
+		case Verified:
+			if ph.Known {
+				t.Errorf("verify took %s, want it unknown", ph.Duration)
+			}
+		case Rerouted:
+			if !ph.Known || ph.Duration != 90*time.Millisecond {
+				t.Errorf("re-route took %s, known %v", ph.Duration, ph.Known)
+			}
+		}
+	}
+}

@@ -233,6 +233,9 @@ func writePlanEnd(w io.Writer, p *pb.Plan) {
 		fmt.Fprintln(w, "loss:", lossText(p.GetLoss()))
 		writeMeasured(w, p.GetLoss().GetMeasured())
 	}
+	if p.GetKind() == pb.PlanKind_PLAN_KIND_FAILOVER {
+		fmt.Fprintln(w, "rpo actual:", span(p.GetRpoActual(), cli.Unknown))
+	}
 	writePhases(w, p.GetPhases())
 }
 

@@ -23,7 +23,8 @@ func planCommand() *ucli.Command {
 				Name: "list", Usage: "list plans, newest first", ArgsUsage: " ",
 				Flags: operatorFlags(cli.OutputFlag(),
 					&ucli.StringFlag{Name: "service", Usage: "only this `SERVICE`"},
-					&ucli.UintFlag{Name: "limit", Value: 20, Usage: "at most `N`"}),
+					&ucli.UintFlag{Name: "limit", Value: 20, Usage: "at most `N`"},
+					&ucli.StringFlag{Name: "before", Usage: "only plans older than `PLAN`: the next page"}),
 				Action: planList,
 			},
 			{
@@ -38,7 +39,7 @@ func planList(c *ucli.Context) error {
 	if _, err := cli.Args(c); err != nil {
 		return err
 	}
-	req := &pb.ListPlansRequest{Service: c.String("service"), Limit: uint32(min(c.Uint("limit"), 1000))} //nolint:gosec // at most 1000
+	req := &pb.ListPlansRequest{Service: c.String("service"), Limit: uint32(min(c.Uint("limit"), 1000)), Before: c.String("before")} //nolint:gosec // at most 1000
 	var out *pb.ListPlansResponse
 	return operate(c, "list plans", c.String("service"), func(ctx context.Context, client tidegatev1connect.OperatorServiceClient) error {
 		res, err := client.ListPlans(ctx, connect.NewRequest(req))
@@ -60,7 +61,10 @@ func planList(c *ucli.Context) error {
 				}
 				table.Row(p.GetId(), p.GetService(), enumWord(p.GetKind()), p.GetTarget().GetNode(), enumWord(p.GetOutcome()), started, rta, loss)
 			}
-			_, err := table.WriteTo(w)
+			if _, err := table.WriteTo(w); err != nil || out.GetNext() == "" {
+				return err
+			}
+			_, err := fmt.Fprintln(w, "there are older ones: --before", out.GetNext())
 			return err
 		})
 	})

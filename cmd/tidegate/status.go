@@ -239,14 +239,14 @@ func lossText(l *pb.LossStatement) string {
 		text = "loses at most " + boundsText(l.GetBounds())
 	case pb.LossKind_LOSS_KIND_UNKNOWN, pb.LossKind_LOSS_KIND_UNSPECIFIED:
 		if n := l.GetAtLeast(); n > 0 {
-			text += fmt.Sprintf(", at least %d batches", n)
+			text += fmt.Sprintf(", at least %d records", n)
 		}
 	}
 	if l.GetWhy() != "" {
 		text += " (" + l.GetWhy() + ")"
 	}
 	if l.GetBlind() != nil {
-		text += ", blind for " + cli.Span(l.GetBlind().AsDuration())
+		text += ", blind for at most " + cli.Span(l.GetBlind().AsDuration())
 	}
 	if len(l.GetMissing()) > 0 {
 		text += ", without " + strings.Join(l.GetMissing(), ", ")

@@ -131,7 +131,6 @@ func (c *Controller) activate() {
 	}
 	next.Step = StepApply
 	stamp(&next.Times.T4, c.now)
-	stamp(&next.Times.T5, c.now)
 	c.p.Step = StepActivate
 	c.txn(t, next)
 	if broken(ruleActivateCompare) {
@@ -145,6 +144,7 @@ func (c *Controller) activate() {
 // --- F7, F8, F9 ---
 
 func (c *Controller) activated() {
+	stamp(&c.p.Times.T5, c.now)
 	if c.p.Kind == KindAcquire {
 		c.p.Step = StepDone
 		c.save()

@@ -27,6 +27,6 @@
 //
 //	live/services/<service>   live/streams/<id>   live/names/<service>/<stream>
 //	live/nodes/<kind>/<node>  live/epochs/<id>    live/routes/<service>
-//	history/<id>/<epoch>      plans/<id>          quarantine/<stream>/<bundle>
-//	election/
+//	history/<id>/<epoch>      plans/<id>          plans-of/<service>/<plan>
+//	quarantine/<stream>/<bundle>                  election/
 package registry

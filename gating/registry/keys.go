@@ -11,17 +11,18 @@ type Key string
 
 // The tables' prefixes.
 const (
-	liveTable     = "live/"
-	servicesTable = liveTable + "services/"
-	streamsTable  = liveTable + "streams/"
-	namesTable    = liveTable + "names/"
-	nodesTable    = liveTable + "nodes/"
-	epochsTable   = liveTable + "epochs/"
-	routesTable   = liveTable + "routes/"
-	historyTable  = "history/"
-	plansTable    = "plans/"
-	bundlesTable  = "quarantine/"
-	electionTable = "election"
+	liveTable      = "live/"
+	servicesTable  = liveTable + "services/"
+	streamsTable   = liveTable + "streams/"
+	namesTable     = liveTable + "names/"
+	nodesTable     = liveTable + "nodes/"
+	epochsTable    = liveTable + "epochs/"
+	routesTable    = liveTable + "routes/"
+	historyTable   = "history/"
+	plansTable     = "plans/"
+	planIndexTable = "plans-of/"
+	bundlesTable   = "quarantine/"
+	electionTable  = "election"
 )
 
 // ServiceKey is the key of a [Service].

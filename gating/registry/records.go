@@ -88,6 +88,7 @@ type Quarantine struct {
 	Bytes           int64             `json:"bytes"`
 	ReleasedRecords *int64            `json:"released_records"` // nil: not known
 	Oldest          time.Time         `json:"oldest"`           // source times; zero when not known
+	ReleasedNewest  time.Time         `json:"released_newest"`  // of the released ones; zero when there are none, or it is not known
 	Newest          time.Time         `json:"newest"`
 	Reason          string            `json:"reason"`
 	Path            string            `json:"path"`

@@ -2,7 +2,9 @@ package registry
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
+	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -166,7 +168,7 @@ func TestOldLeaderCannotWrite(t *testing.T) {
 	if _, err := s.Commit(ctx, new(Tx).Leading(second).Put(PlanKey("2"), 1)); err != nil {
 		t.Fatal(err)
 	}
-	plans, err := s.Plans(ctx, 10)
+	plans, err := s.Plans(ctx, "", "", 10)
 	if err != nil || len(plans) != 2 {
 		t.Fatalf("plans %d, %v", len(plans), err)
 	}
@@ -258,5 +260,79 @@ func TestConfigNamesEveryMistake(t *testing.T) {
 	joined, ok := err.(interface{ Unwrap() []error })
 	if !ok || len(joined.Unwrap()) != want {
 		t.Fatalf("want %d mistakes, got: %v", want, err)
+	}
+}
+
+func TestPlansArePagedAndPruned(t *testing.T) {
+	s, _ := start(t, t.TempDir())
+	ctx := t.Context()
+	lead, err := s.Campaign(ctx, "gate-a", 2*time.Second)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const n = 120 // more than one transaction reads
+	for i := range n {
+		for _, of := range []tidegate.ServiceName{"books", "ledger"} {
+			id := fmt.Sprintf("%03d-%s", i, of)
+			if _, err := s.Commit(ctx, new(Tx).Leading(lead).NewPlan(id, of, id)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if _, err := s.Commit(ctx, new(Tx).NewPlan("000-books", "books", "again")); !errors.Is(err, tidegate.ErrConflict) {
+		t.Fatalf("a plan was written twice: %v", err)
+	}
+	ids := func(of tidegate.ServiceName, before string, limit int) []string {
+		t.Helper()
+		plans, err := s.Plans(ctx, of, before, limit)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var out []string
+		for _, p := range plans {
+			if string(p.Record) != `"`+p.ID+`"` || p.Revision == 0 {
+				t.Errorf("plan %s holds %s at revision %d", p.ID, p.Record, p.Revision)
+			}
+			out = append(out, p.ID)
+		}
+		return out
+	}
+	if d := cmp.Diff([]string{"119-ledger", "118-ledger"}, ids("ledger", "", 2)); d != "" {
+		t.Error(d)
+	}
+	if d := cmp.Diff([]string{"117-ledger"}, ids("ledger", "118-ledger", 1)); d != "" {
+		t.Error(d)
+	}
+	if d := cmp.Diff([]string{"119-ledger", "119-books", "118-ledger"}, ids("", "", 3)); d != "" {
+		t.Error(d)
+	}
+	if d := cmp.Diff([]string{"118-books"}, ids("", "118-ledger", 1)); d != "" {
+		t.Error(d)
+	}
+	if got := ids("ledger", "", 0); len(got) != n {
+		t.Errorf("%d plans, want all %d", len(got), n)
+	}
+	over := func(b json.RawMessage) (bool, error) { return string(b) != `"003-ledger"`, nil }
+	for {
+		k, err := s.PrunePlans(ctx, lead, "ledger", 20, over)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if k == 0 {
+			break
+		}
+	}
+	got := ids("ledger", "", 0)
+	if len(got) != 21 || got[0] != "119-ledger" || got[20] != "003-ledger" {
+		t.Errorf("kept %v: want the newest, and the oldest one, which is not over", got)
+	}
+	if len(ids("books", "", 0)) != n {
+		t.Error("another service's plans were pruned")
+	}
+	if err := lead.Resign(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.PrunePlans(ctx, lead, "books", 1, over); !errors.Is(err, tidegate.ErrConflict) {
+		t.Errorf("a gate that does not lead pruned: %v", err)
 	}
 }

@@ -92,15 +92,11 @@ func (s *Store) Get(ctx context.Context, k Key, v any) (revision int64, err erro
 	return r.Kvs[0].ModRevision, nil
 }
 
-// list reads a table, newest key first when descending.
-func (s *Store) list(ctx context.Context, prefix string, limit int64, descending bool, each func(Key, []byte) error) error {
+// list reads a table in the order of its keys.
+func (s *Store) list(ctx context.Context, prefix string, each func(Key, []byte) error) error {
 	ctx, cancel := context.WithTimeout(ctx, s.timeout)
 	defer cancel()
-	opts := []clientv3.OpOption{clientv3.WithPrefix(), clientv3.WithLimit(limit)}
-	if descending {
-		opts = append(opts, clientv3.WithSort(clientv3.SortByKey, clientv3.SortDescend))
-	}
-	r, err := s.client.Get(ctx, s.root+prefix, opts...)
+	r, err := s.client.Get(ctx, s.root+prefix, clientv3.WithPrefix())
 	if err != nil {
 		return s.fail("list", Key(prefix), err)
 	}
@@ -112,21 +108,10 @@ func (s *Store) list(ctx context.Context, prefix string, limit int64, descending
 	return nil
 }
 
-// Plans reads up to limit plans, newest first. The records are raw JSON: their
-// form belongs to the controller.
-func (s *Store) Plans(ctx context.Context, limit int) ([]json.RawMessage, error) {
-	var out []json.RawMessage
-	err := s.list(ctx, plansTable, int64(limit), true, func(_ Key, v []byte) error {
-		out = append(out, json.RawMessage(v))
-		return nil
-	})
-	return out, err
-}
-
 // Quarantines reads all bundles reported for a stream.
 func (s *Store) Quarantines(ctx context.Context, id tidegate.StreamID) ([]Quarantine, error) {
 	var out []Quarantine
-	err := s.list(ctx, bundlesTable+id.String()+"/", 0, false, func(k Key, v []byte) error {
+	err := s.list(ctx, bundlesTable+id.String()+"/", func(k Key, v []byte) error {
 		var q Quarantine
 		if err := json.Unmarshal(v, &q); err != nil {
 			return corrupt(k, err)
