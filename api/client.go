@@ -31,6 +31,10 @@ func NewHTTPClient(cfg *tls.Config) *http.Client {
 	}}
 }
 
+// CompressMin is the size in bytes from which a server compresses its answers.
+// Setting up a compressor costs more than a small message does on any link.
+const CompressMin = 64 << 10
+
 // WatchBeat is how often a gate sends a message on every Watch stream at least,
 // changed or not. A client that hears nothing for three beats goes to another gate.
 const WatchBeat = 2 * time.Second

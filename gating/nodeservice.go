@@ -116,20 +116,24 @@ func (s *nodeService) Watch(ctx context.Context, req *connect.Request[pb.WatchRe
 	beat := time.NewTicker(api.WatchBeat)
 	defer beat.Stop()
 	w := watcher{only: m.GetServices(), sent: map[string]*pb.ServiceView{}}
-	for {
+	for due := true; ; {
 		view, reachable, changed := s.world.current()
 		if view.Revision > 0 || w.revision > 0 {
 			// Before the first reading of the registry there is nothing to say: an
 			// empty snapshot would mean that nothing exists.
-			if err := out.Send(w.next(view, reachable, s.planOf)); err != nil {
-				return err
+			if msg := w.next(view, reachable, due, s.planOf); msg != nil {
+				if err := out.Send(msg); err != nil {
+					return err
+				}
 			}
 		}
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-changed:
+			due = false
 		case <-beat.C:
+			due = true
 		}
 	}
 }
@@ -159,15 +163,17 @@ func (s *nodeService) registerAgent(ctx context.Context, n tidegate.NodeName, si
 
 // watcher tells one peer what changed since the last message.
 type watcher struct {
-	only     []string
-	revision int64
-	sent     map[string]*pb.ServiceView
-	nodes    []*pb.NodeView
+	only      []string
+	revision  int64
+	reachable bool
+	sent      map[string]*pb.ServiceView
+	nodes     []*pb.NodeView
 }
 
-func (w *watcher) next(v *registry.View, reachable bool, planOf func(tidegate.ServiceName) string) *pb.WatchResponse {
-	w.revision++
-	out := &pb.WatchResponse{Revision: w.revision, Snapshot: w.revision == 1, RegistryReachable: reachable}
+// next returns the message to send: what changed since the last one, which may
+// be nothing when a beat is due, or nil.
+func (w *watcher) next(v *registry.View, reachable, due bool, planOf func(tidegate.ServiceName) string) *pb.WatchResponse {
+	out := &pb.WatchResponse{Revision: w.revision + 1, Snapshot: w.revision == 0, RegistryReachable: reachable}
 	seen := map[string]bool{}
 	for _, name := range v.ServiceNames() {
 		if len(w.only) > 0 && !slices.Contains(w.only, string(name)) {
@@ -190,6 +196,10 @@ func (w *watcher) next(v *registry.View, reachable bool, planOf func(tidegate.Se
 	if !slices.EqualFunc(nodes, w.nodes, func(a, b *pb.NodeView) bool { return proto.Equal(a, b) }) {
 		w.nodes, out.Nodes = nodes, nodes
 	}
+	if !due && !out.GetSnapshot() && reachable == w.reachable && len(out.GetServices())+len(out.GetRemovedServices())+len(out.GetNodes()) == 0 {
+		return nil
+	}
+	w.revision, w.reachable = out.GetRevision(), reachable
 	return out
 }
 

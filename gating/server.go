@@ -132,7 +132,7 @@ type server struct {
 
 func newServer(creds *pki.Credentials, listen string, reg prometheus.Gatherer, node tidegatev1connect.NodeServiceHandler, op tidegatev1connect.OperatorServiceHandler) *server {
 	mux := http.NewServeMux()
-	opts := []connect.HandlerOption{connect.WithInterceptors(guard{}), connect.WithReadMaxBytes(requestBytesMax)}
+	opts := []connect.HandlerOption{connect.WithInterceptors(guard{}), connect.WithReadMaxBytes(requestBytesMax), connect.WithCompressMinBytes(api.CompressMin)}
 	mux.Handle(tidegatev1connect.NewNodeServiceHandler(node, opts...))
 	mux.Handle(tidegatev1connect.NewOperatorServiceHandler(op, opts...))
 	mux.Handle("GET /metrics", promhttp.HandlerFor(reg, promhttp.HandlerOpts{}))

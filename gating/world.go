@@ -1,6 +1,7 @@
 package gating
 
 import (
+	"slices"
 	"sync"
 	"time"
 
@@ -166,8 +167,17 @@ func (w *world) reportStandby(r *pb.ReportStandbyRequest) {
 func (w *world) reportRoute(r *pb.ReportRouteRequest) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	before := w.routes[r.GetName()]
 	w.routes[r.GetName()] = &routeState{report: r, at: w.clock.Boot()}
-	w.notify()
+	// Reports come several times a second and wake every watcher; what somebody
+	// may wait for is an epoch that was applied.
+	if before == nil || !slices.EqualFunc(before.report.GetServices(), r.GetServices(), sameApplied) {
+		w.notify()
+	}
+}
+
+func sameApplied(a, b *pb.RouteApplied) bool {
+	return a.GetService() == b.GetService() && a.GetEpoch() == b.GetEpoch()
 }
 
 func (w *world) age(at tidegate.Instant) time.Duration {

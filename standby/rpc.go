@@ -33,7 +33,7 @@ const (
 // serveAPI serves the standby API and /metrics until ctx ends.
 func (n *Standby) serveAPI(ctx context.Context, ln net.Listener) error {
 	mux := http.NewServeMux()
-	mux.Handle(tidegatev1connect.NewStandbyServiceHandler(rpc{n}))
+	mux.Handle(tidegatev1connect.NewStandbyServiceHandler(rpc{n}, connect.WithCompressMinBytes(api.CompressMin)))
 	mux.Handle("GET /metrics", n.permit(promhttp.HandlerFor(n.deps.Registry, promhttp.HandlerOpts{}), tidegate.RoleViewer, tidegate.RoleOperator, tidegate.RoleGate))
 	srv := &http.Server{
 		Handler: withIdentity(mux), TLSConfig: n.deps.APIServe.Clone(), ReadHeaderTimeout: headerTimeout,
