@@ -84,7 +84,9 @@ func (f *follower) follow(ctx context.Context, client tidegatev1connect.Operator
 		}
 	}
 	err = stream.Err()
-	if err != nil && f.last != nil && cli.CodeOf(cli.Remote("", "", err)) == cli.Unreachable {
+	// An error that did not cross the wire is the connection's: the gate died, or the way to it.
+	lost := err != nil && ctx.Err() == nil && (!connect.IsWireError(err) || cli.CodeOf(cli.Remote("", "", err)) == cli.Unreachable)
+	if lost && f.last != nil {
 		return connect.NewError(connect.CodeUnknown, fmt.Errorf("%w; it goes on at the gate, see `tidegate plan show %s`: %w", errCutOff, f.last.GetId(), err))
 	}
 	return errors.Join(err, stream.Close())

@@ -331,17 +331,22 @@ func TestUnknownFormatDoesNothing(t *testing.T) {
 }
 
 func TestFailoverCutOffIsNotStartedAgain(t *testing.T) {
-	calls := 0
-	g := &fakeGate{failover: func(_ *pb.FailoverRequest, s *connect.ServerStream[pb.FailoverResponse]) error {
-		calls++
-		if err := s.Send(&pb.FailoverResponse{Event: &pb.FailoverResponse_Plan{Plan: &pb.Plan{Id: "p1"}}}); err != nil {
-			return err
+	for name, end := range map[string]func() error{
+		"the gate stops": func() error { return connect.NewError(connect.CodeUnavailable, errors.New("gate stops")) },
+		"the gate dies":  func() error { panic(http.ErrAbortHandler) }, // which breaks the stream off
+	} {
+		calls := 0
+		g := &fakeGate{failover: func(_ *pb.FailoverRequest, s *connect.ServerStream[pb.FailoverResponse]) error {
+			calls++
+			if err := s.Send(&pb.FailoverResponse{Event: &pb.FailoverResponse_Plan{Plan: &pb.Plan{Id: "p1"}}}); err != nil {
+				return err
+			}
+			return end()
+		}}
+		code, _, stderr := commandLine(t, g)("failover", "bank", "--reason", "x")
+		if code == cli.OK || code == cli.Unreachable || calls != 1 || !strings.Contains(stderr, "it goes on at the gate, see `tidegate plan show p1`") {
+			t.Errorf("%s: exit code %d after %d calls, stderr %q", name, code, calls, stderr)
 		}
-		return connect.NewError(connect.CodeUnavailable, errors.New("gate stops"))
-	}}
-	code, _, stderr := commandLine(t, g)("failover", "bank", "--reason", "x")
-	if code == cli.OK || code == cli.Unreachable || calls != 1 || !strings.Contains(stderr, "tidegate plan show p1") {
-		t.Errorf("exit code %d after %d calls, stderr %q", code, calls, stderr)
 	}
 }
 
