@@ -93,6 +93,11 @@ func (p *play) run(ctx context.Context, handovers int, disaster bool) error {
 		return err
 	}
 	p.say("every standby node has the writer's epoch")
+	if disaster {
+		if p.plan, err = l.Plan(ctx, p.plan.GetId()); err != nil {
+			return err
+		}
+	}
 	if p.counts, err = l.StopLoad(patience); err != nil {
 		return err
 	}
