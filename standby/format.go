@@ -108,8 +108,10 @@ func streamDir(dataDir string, stream tidegate.StreamID) string {
 	return filepath.Join(dataDir, "streams", stream.String())
 }
 
+func quarantineRoot(dataDir string) string { return filepath.Join(dataDir, "quarantine") }
+
 func quarantineDir(dataDir string, stream tidegate.StreamID) string {
-	return filepath.Join(dataDir, "quarantine", stream.String())
+	return filepath.Join(quarantineRoot(dataDir), stream.String())
 }
 
 // SetAside moves the log of a damaged stream to quarantine and gives the stream

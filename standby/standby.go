@@ -411,5 +411,5 @@ func (n *Standby) room(d diskState) {
 
 // quarantined adds up what lies in quarantine.
 func (n *Standby) quarantined() (int64, error) {
-	return treeBytes(n.deps.FS, filepath.Join(n.cfg.DataDir, "quarantine"))
+	return treeBytes(n.deps.FS, quarantineRoot(n.cfg.DataDir))
 }

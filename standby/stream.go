@@ -346,7 +346,7 @@ func (s *stream) cut(e fence.Cut) (tidegate.LogPos, error) {
 	}
 	s.mu.Unlock()
 	s.syncing.Lock()
-	summary, err := s.log.CutTo(e.To.Seq, quarantineDir(s.n.cfg.DataDir, s.id), e.Epoch, e.Reason, s.n.deps.Clock)
+	summary, err := s.log.CutTo(e.To.Seq, quarantineRoot(s.n.cfg.DataDir), e.Epoch, e.Reason, s.n.deps.Clock)
 	s.syncing.Unlock()
 	if err != nil {
 		return s.log.End(), err
@@ -372,6 +372,11 @@ func (s *stream) cut(e fence.Cut) (tidegate.LogPos, error) {
 func (s *stream) syncLog() (tidegate.LogPos, error) {
 	s.syncing.Lock()
 	defer s.syncing.Unlock()
+	return s.syncHeld()
+}
+
+// syncHeld is syncLog with syncing held.
+func (s *stream) syncHeld() (tidegate.LogPos, error) {
 	began := time.Now()
 	end, err := s.log.Sync()
 	if err != nil {
@@ -384,7 +389,11 @@ func (s *stream) syncLog() (tidegate.LogPos, error) {
 // groupSync is the stream's part of a group sync. It wakes everybody who follows
 // the stream but the owner of by.
 func (s *stream) groupSync(by bell) error {
-	end, err := s.syncLog()
+	// Held until the core knows: were the log cut in between and the same batches
+	// copied anew, the old sync would be taken for theirs.
+	s.syncing.Lock()
+	defer s.syncing.Unlock()
+	end, err := s.syncHeld()
 	if err != nil {
 		return fmt.Errorf("stream %s: %w", s.id, err)
 	}

@@ -53,7 +53,7 @@ func (s *stream) clearDoubt(log *deltalog.Log) error {
 	if err := json.Unmarshal(b, &d); err != nil || d.Version != suspectVersion {
 		return &tidegate.CorruptError{Path: path, Offset: -1, What: fmt.Sprintf("version %d, %v", d.Version, err)}
 	}
-	summary, err := log.CutTo(d.Durable.Seq, quarantineDir(s.n.cfg.DataDir, s.id), s.meta.Promise.Epoch, reasonSyncFailed, s.n.deps.Clock)
+	summary, err := log.CutTo(d.Durable.Seq, quarantineRoot(s.n.cfg.DataDir), s.meta.Promise.Epoch, reasonSyncFailed, s.n.deps.Clock)
 	if err != nil {
 		return fmt.Errorf("quarantine the tail of a failed sync: %w", err)
 	}
