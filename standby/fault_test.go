@@ -4,10 +4,11 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
-	"strings"
 	"runtime"
+	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/tidegate/tidegate"
 	"github.com/tidegate/tidegate/internal/vfs"
@@ -193,6 +194,55 @@ func TestStatusSaysFull(t *testing.T) {
 	c.until("status says full", func() bool { return strings.Contains(told(), "full") && strings.Contains(told(), "dr1") })
 	mem.SetCapacity(0)
 	c.until("status says nothing more", func() bool { return told() == "" })
+}
+
+// A full node is asked again and again, and with pauses that grow.
+func TestRelayDoesNotStormAFullNode(t *testing.T) {
+	mem := vfs.NewMem()
+	c := newCluster(t, 1, func(n tidegate.NodeName) vfs.FS {
+		if n == "dr2" {
+			return mem
+		}
+		return nil
+	}, "dr1", "dr2")
+	w := c.start1()
+	w.attach("dr1")
+	w.seal(2, 400)
+	if err := w.ship(); err != nil {
+		t.Fatal(err)
+	}
+	c.until("dr2 has it", func() bool { return w.acked("dr2") == 2 })
+	mem.SetCapacity(1)
+	c.until("dr2 is full", func() bool { return c.nodes["dr2"].n.Status().Full })
+	w.seal(2, 400)
+	if err := w.ship(); err != nil {
+		t.Fatal(err)
+	}
+	refused := func() (n float64) {
+		families, err := c.nodes["dr2"].reg.Gather()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, f := range families {
+			for _, m := range f.GetMetric() {
+				if f.GetName() == "tidegate_standby_refused_total" && m.GetLabel()[0].GetValue() == "full" {
+					n += m.GetCounter().GetValue()
+				}
+			}
+		}
+		return n
+	}
+	c.until("dr2 refuses", func() bool { return refused() > 0 })
+	// At a steady 10 a second there would be more in this time; with growing
+	// pauses so many take half a minute.
+	const many, span = 12, 2 * time.Second
+	began := time.Now()
+	c.until("time passes", func() bool { return refused() >= many || time.Since(began) > span })
+	if n := refused(); n >= many {
+		t.Errorf("refused %v times within %s", n, time.Since(began))
+	}
+	mem.SetCapacity(0)
+	c.until("dr2 catches up", func() bool { return w.acked("dr2") == 4 })
 }
 
 // A node that does not get on holds neither the writer nor memory.

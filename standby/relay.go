@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -20,6 +21,7 @@ func (s *stream) fanOut(ctx context.Context, p fence.Promise, members []fence.Me
 	defer s.relayed(m.Node, errNotRelaying)
 	backoff := retry.Policy{}.Backoff()
 	for {
+		began := time.Now()
 		attached, err := s.relayOnce(ctx, p, members, m)
 		if ctx.Err() != nil {
 			return nil
@@ -32,7 +34,9 @@ func (s *stream) fanOut(ctx context.Context, p fence.Promise, members []fence.Me
 			s.endFeeds(p, err)
 			return err
 		}
-		if attached {
+		// A node that lets the relay in and refuses the first batch, because its
+		// disk is full, would be asked without a pause.
+		if attached && time.Since(began) > relayLasting {
 			backoff.Reset()
 		}
 		if backoff.Wait(ctx) != nil {
@@ -40,6 +44,9 @@ func (s *stream) fanOut(ctx context.Context, p fence.Promise, members []fence.Me
 		}
 	}
 }
+
+// relayLasting is how long a session has lasted that was worth being opened anew at once.
+const relayLasting = 2 * time.Second
 
 // errNotRelaying is why no session to another node is up while no writer is
 // attached here.
