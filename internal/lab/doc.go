@@ -7,6 +7,12 @@
 // operator does, so what works here works from the README. Nothing in it is a
 // stand-in: certificates, sockets, disks, kill -9 and SIGSTOP are real.
 //
+// The package's own tests are the system tests: faults under load, one after the
+// other, each ending in what clients were told against what is there. They build
+// the binaries, without the race detector, and take a minute and a half. EIO on
+// one fsync is not among them: the file-system seam's tests do that at every
+// operation, which no process from outside can.
+//
 // # Words
 //
 //   - lab:   the directory with its processes, from New to Close

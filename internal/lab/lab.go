@@ -23,7 +23,7 @@ import (
 // Lab is a whole Tidegate on this machine.
 type Lab struct {
 	plant     Plant
-	gateAddr  string
+	gateAddrs []string
 	routeAddr string
 	primaries []machine
 	standbys  []machine
@@ -41,11 +41,12 @@ func New(p Plant) (*Lab, error) {
 		return nil, errors.Join(err, fmt.Errorf("lay out lab %s: want an empty directory", l.plant.Dir))
 	}
 	n := l.plant.Primaries + l.plant.Standbys
-	addrs, err := ports(2 + 5*n)
+	gates := l.plant.Gates
+	addrs, err := ports(gates + 1 + 5*n)
 	if err != nil {
 		return nil, err
 	}
-	l.gateAddr, l.routeAddr, addrs = addrs[0], addrs[1], addrs[2:]
+	l.gateAddrs, l.routeAddr, addrs = addrs[:gates:gates], addrs[gates], addrs[gates+1:]
 	for i := range n {
 		m := machine{site: SitePrimary, name: fmt.Sprintf("p%d", i+1)}
 		if i >= l.plant.Primaries {
@@ -76,8 +77,25 @@ func (l *Lab) bin(name string) string {
 	return filepath.Join(l.plant.Bin, name)
 }
 
-// Gate returns the address of the gate's API.
-func (l *Lab) Gate() string { return l.gateAddr }
+// Gate returns the address of the first gate's API.
+func (l *Lab) Gate() string { return l.gateAddrs[0] }
+
+// GateDir returns the data directory of a gate, counted from 0.
+func (l *Lab) GateDir(i int) string { return l.path(gateName(i)) }
+
+// File returns the path of a configuration file or another file of the lab:
+// gate.yaml, operator.yaml, d1/standby.yaml.
+func (l *Lab) File(elem ...string) string { return l.path(elem...) }
+
+// StandbyDir returns the data directory of a machine's standby node. It does
+// not exist before Up, so that a caller may mount something there.
+func (l *Lab) StandbyDir(name string) string { return l.machine(name).file("standby") }
+
+// ShipAddr returns the address at which a machine's standby node takes ship sessions.
+func (l *Lab) ShipAddr(name string) string { return l.machine(name).ship }
+
+// APIAddr returns the address of a machine's standby API.
+func (l *Lab) APIAddr(name string) string { return l.machine(name).api }
 
 // Route returns the URL of the clients' address.
 func (l *Lab) Route() string { return "http://" + l.routeAddr }
@@ -120,7 +138,7 @@ func (l *Lab) machine(name string) machine {
 	panic("lab has no machine " + name)
 }
 
-// Proc returns a process by its name: gate, route, agent-p1, ledger-p1, standby-d1, agent-d1, ledger-d1.
+// Proc returns a process by its name: gate, gate-2, route, agent-p1, ledger-p1, standby-d1, agent-d1, ledger-d1.
 func (l *Lab) Proc(name string) *Proc {
 	for _, p := range l.procs {
 		if p.Name == name {
@@ -147,7 +165,10 @@ func (l *Lab) Up(ctx context.Context, say func(string)) error {
 	say("certificates and configuration")
 	args := []string{
 		"dev", "pki", "--dir", l.pki(), "--cluster", cluster,
-		"--identity", SiteWitness + "/gate/gate-1", "--identity", SiteWitness + "/operator/ada", "--identity", SiteWitness + "/route/route-1",
+		"--identity", SiteWitness + "/operator/ada", "--identity", SiteWitness + "/route/route-1",
+	}
+	for i := range l.gateAddrs {
+		args = append(args, "--identity", fmt.Sprintf("%s/gate/gate-%d", SiteWitness, i+1))
 	}
 	for _, m := range slices.Concat(l.primaries, l.standbys) {
 		args = append(args, "--node", m.site+"/"+m.name)
@@ -158,9 +179,12 @@ func (l *Lab) Up(ctx context.Context, say func(string)) error {
 	if err := l.writeFiles(); err != nil {
 		return err
 	}
-	say("gate, with its own etcd")
-	if err := l.start("gate", SiteWitness, l.bin("tidegate"), "gate", "run", "--config", l.path("gate.yaml")); err != nil {
-		return err
+	say(fmt.Sprintf("%d gate", len(l.gateAddrs)))
+	for i := range l.gateAddrs {
+		name := gateName(i)
+		if err := l.start(name, SiteWitness, l.bin("tidegate"), "gate", "run", "--config", l.path(name+".yaml")); err != nil {
+			return err
+		}
 	}
 	if err := l.Until(ctx, "the gate", func(ctx context.Context) error {
 		_, err := l.Tidegate(ctx, "streams", "list")

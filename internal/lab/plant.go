@@ -40,6 +40,11 @@ type Plant struct {
 	Bounds    tidegate.Bounds // of bounded
 	NoService bool            // agents and standby nodes only: the caller is the service
 	Streams   []string        // default Currencies
+	Gates     int             // default 1
+	Etcd      []string        // endpoints of an etcd that the caller runs; required for more than one gate
+	// Tune, unless nil, may change a configuration file before it is written. name
+	// is the file's path below Dir: gate.yaml, d1/standby.yaml.
+	Tune func(name string, file map[string]any)
 }
 
 func (p Plant) withDefaults() Plant {
@@ -48,6 +53,9 @@ func (p Plant) withDefaults() Plant {
 	}
 	if p.Standbys == 0 {
 		p.Standbys = 3
+	}
+	if p.Gates == 0 {
+		p.Gates = 1
 	}
 	if p.W == 0 {
 		p.W = p.Standbys/2 + 1
@@ -113,7 +121,17 @@ func ports(n int) ([]string, error) {
 	return nil, fmt.Errorf("find %d free ports between %d and %d: only %d are free", n, portsFrom, first, len(addrs))
 }
 
-type tree map[string]any
+// FreeAddr returns one more address that a caller's process may listen on, and
+// listen on again after a restart.
+func FreeAddr() (string, error) {
+	addrs, err := ports(1)
+	if err != nil {
+		return "", err
+	}
+	return addrs[0], nil
+}
+
+type tree = map[string]any
 
 func (l *Lab) tls(site, role, name string) tree {
 	at := func(ext string) string {
@@ -126,22 +144,25 @@ func node(site, name string) tree { return tree{"cluster": cluster, "site": site
 
 func (l *Lab) writeFiles() error {
 	files := map[string]tree{
-		l.operatorFile(): {"gates": []string{l.gateAddr}, "tls": l.tls(SiteWitness, "operator", "ada")},
-		l.path("gate.yaml"): {
-			"node": node(SiteWitness, "gate-1"), "tls": l.tls(SiteWitness, "gate", "gate-1"),
-			"gate": l.gateTree(),
-		},
+		l.operatorFile(): {"gates": l.gateAddrs, "tls": l.tls(SiteWitness, "operator", "ada")},
 		l.path("route.yaml"): {
 			"node": node(SiteWitness, "route-1"), "tls": l.tls(SiteWitness, "route", "route-1"),
 			"route": tree{
-				"gates": []string{l.gateAddr}, "dir": l.path("route"), "report_period": "200ms", "dial_timeout": "300ms",
+				"gates": l.gateAddrs, "dir": l.path("route"), "report_period": "200ms", "dial_timeout": "300ms",
 				"services": []tree{{"name": Service, "listen": []string{l.routeAddr}}},
 			},
 		},
 	}
+	for i, addr := range l.gateAddrs {
+		name := fmt.Sprintf("gate-%d", i+1)
+		files[l.path(gateName(i)+".yaml")] = tree{
+			"node": node(SiteWitness, name), "tls": l.tls(SiteWitness, "gate", name),
+			"gate": l.gateTree(addr, l.GateDir(i)),
+		}
+	}
 	for _, m := range l.standbys {
 		files[m.file("standby.yaml")] = tree{
-			"node": node(m.site, m.name), "tls": l.tls(m.site, "standby", m.name), "gates": []string{l.gateAddr},
+			"node": node(m.site, m.name), "tls": l.tls(m.site, "standby", m.name), "gates": l.gateAddrs,
 			"data_dir": m.file("standby"), "run_dir": m.run(),
 			"ship": tree{"listen": m.ship, "public": m.ship}, "api": tree{"listen": m.api, "public": m.api},
 		}
@@ -152,11 +173,18 @@ func (l *Lab) writeFiles() error {
 			streams = append(streams, tree{"service": Service, "stream": s, "source": "journal", "journal_dir": m.journal(s), "endpoint": m.http})
 		}
 		files[m.file("agent.yaml")] = tree{
-			"node": node(m.site, m.name), "tls": l.tls(m.site, "agent", m.name), "gates": []string{l.gateAddr},
+			"node": node(m.site, m.name), "tls": l.tls(m.site, "agent", m.name), "gates": l.gateAddrs,
 			"listen": m.agent, "data_dir": m.file("agent"), "run_dir": m.run(), "streams": streams,
 		}
 	}
 	for path, t := range files {
+		if l.plant.Tune != nil {
+			name, err := filepath.Rel(l.plant.Dir, path)
+			if err != nil {
+				return err
+			}
+			l.plant.Tune(name, t)
+		}
 		b, err := yaml.Marshal(t)
 		if err != nil {
 			return fmt.Errorf("write %s: %w", path, err)
@@ -168,8 +196,19 @@ func (l *Lab) writeFiles() error {
 	return nil
 }
 
-func (l *Lab) gateTree() tree {
-	t := tree{"listen": l.gateAddr, "dir": l.path("gate"), "timing": tree{"adopt": (30 * time.Second).String()}}
+// gateName is the process of gate i and its file and folder.
+func gateName(i int) string {
+	if i == 0 {
+		return "gate"
+	}
+	return fmt.Sprintf("gate-%d", i+1)
+}
+
+func (l *Lab) gateTree(addr, dir string) tree {
+	t := tree{"listen": addr, "dir": dir, "timing": tree{"adopt": (30 * time.Second).String()}}
+	if l.plant.Etcd != nil {
+		t["registry"] = tree{"endpoints": l.plant.Etcd}
+	}
 	if !l.plant.NoService {
 		t["probes"] = []tree{{
 			"service": Service, "url": "http://" + l.routeAddr + "/accounts",

@@ -164,8 +164,12 @@ func (l *Lab) Until(ctx context.Context, what string, cond func(context.Context)
 	pause := soon
 	var last error
 	for {
-		if last = cond(ctx); last == nil {
+		err := cond(ctx)
+		if err == nil {
 			return nil
+		}
+		if ctx.Err() == nil {
+			last = err // an interrupted call says nothing about the condition
 		}
 		if err := l.Died(); err != nil {
 			return fmt.Errorf("wait for %s: %w", what, err)

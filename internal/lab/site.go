@@ -119,6 +119,17 @@ func (l *Lab) Plan(ctx context.Context, id string) (*pb.Plan, error) {
 	return plan, decode(b, plan)
 }
 
+// Plans lists the gate's plans, newest first.
+func (l *Lab) Plans(ctx context.Context) ([]*pb.Plan, error) {
+	b, err := l.Tidegate(ctx, "plan", "list", "-o", "json")
+	if err != nil {
+		return nil, err
+	}
+	list := &pb.ListPlansResponse{}
+	err = decode(b, list)
+	return list.GetPlans(), err
+}
+
 func decode(b []byte, into proto.Message) error {
 	return protojson.UnmarshalOptions{DiscardUnknown: true}.Unmarshal(b, into)
 }
