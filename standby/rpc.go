@@ -273,6 +273,7 @@ func ReportMessage(st Status, now time.Time) *pb.ReportStandbyRequest {
 	m := &pb.ReportStandbyRequest{
 		Node: string(st.Node), Site: string(st.Site), Incarnation: api.IDText(st.Incarnation),
 		DiskFreeBytes: st.FreeBytes, DiskTotalBytes: st.TotalBytes, Sent: timestamppb.New(now),
+		GrowthBytesPerSecond: st.Growth,
 	}
 	for _, s := range st.Streams {
 		m.Streams = append(m.Streams, streamMessage(s))

@@ -29,6 +29,7 @@ type Standby struct {
 	changed  bell        // the view has changed
 	full     atomic.Bool // too little room on the disk for batches
 	disk     atomic.Pointer[diskState]
+	grows    atomic.Pointer[float64] // bytes per second; nil until measured
 
 	file NodeFile // read at the start; after that only the goroutine of Run changes it
 
@@ -340,12 +341,19 @@ const (
 func (n *Standby) watchDisk(ctx context.Context) error {
 	tick := time.NewTicker(diskEvery)
 	defer tick.Stop()
+	var logs growth
 	for i := 1; ; i++ {
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-tick.C:
 		}
+		logs.add(n.deps.Clock.Boot(), n.logBytes())
+		var rate *float64
+		if r, known := logs.rate(); known {
+			rate = &r
+		}
+		n.grows.Store(rate)
 		if i%quarantineEvery == 0 {
 			if err := n.look(); err != nil {
 				n.deps.Log.Warn("look at disk", keyErr, err)
@@ -354,6 +362,16 @@ func (n *Standby) watchDisk(ctx context.Context) error {
 		}
 		n.room(*n.disk.Load())
 	}
+}
+
+// logBytes adds up the logs.
+func (n *Standby) logBytes() (sum int64) {
+	for _, s := range n.all() {
+		if s.log != nil {
+			sum += s.log.Bytes()
+		}
+	}
+	return sum
 }
 
 // look measures quarantine and room.

@@ -18,8 +18,9 @@ type Status struct {
 	Streams     []StreamStatus // sorted by service and name
 	FreeBytes   uint64
 	TotalBytes  uint64
-	Quarantined int64 // bytes in quarantine
-	Full        bool  // batches are refused for want of room
+	Quarantined int64    // bytes in quarantine
+	Full        bool     // batches are refused for want of room
+	Growth      *float64 // of the logs, in bytes per second
 }
 
 // StreamStatus is one stream of a [Status].
@@ -57,7 +58,7 @@ type StreamStatus struct {
 // Status returns the node's state.
 func (n *Standby) Status() Status {
 	id := n.Identity()
-	st := Status{Node: id.Node, Site: id.Site, Incarnation: id.Incarnation, Full: n.full.Load()}
+	st := Status{Node: id.Node, Site: id.Site, Incarnation: id.Incarnation, Full: n.full.Load(), Growth: n.grows.Load()}
 	if d := n.disk.Load(); d != nil {
 		st.FreeBytes, st.TotalBytes, st.Quarantined = d.free, d.total, d.quarantined
 	}
