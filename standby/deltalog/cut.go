@@ -61,6 +61,7 @@ func (l *Log) CutTo(seq tidegate.Seq, quarantineRoot string, epoch tidegate.Epoc
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.end, l.durable = newEnd, newEnd.pos
+	l.recent.cut(seq)
 	return sum, nil
 }
 

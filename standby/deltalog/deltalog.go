@@ -27,6 +27,7 @@ type Log struct {
 	mu      sync.Mutex
 	end     end
 	durable tidegate.LogPos
+	recent  recent
 }
 
 // end is what the next batch must fit.
@@ -116,6 +117,7 @@ func (l *Log) AppendVerified(h *batch.Header, sealed []byte) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.end = endOf(h)
+	l.recent.push(h)
 	return nil
 }
 
@@ -206,6 +208,14 @@ func (l *Log) Err() error { return l.log.Err() }
 // At returns the header of a batch and the position of the log with that batch
 // as its last. tidegate.ErrNotFound when the log does not hold it.
 func (l *Log) At(seq tidegate.Seq) (tidegate.LogPos, batch.Header, error) {
+	if seq >= l.First() {
+		l.mu.Lock()
+		h, ok := l.recent.at(seq)
+		l.mu.Unlock()
+		if ok {
+			return h.Pos(), h, nil
+		}
+	}
 	var buf [batch.HeaderSize]byte
 	b, err := l.log.Header(uint64(seq), buf[:])
 	if err != nil {
@@ -239,6 +249,11 @@ func (l *Log) Tail(n int) ([]batch.Header, error) {
 // pos. tidegate.ErrNotFound when there is none.
 func (l *Log) FindPosition(g tidegate.Generation, pos tidegate.Position) (tidegate.Seq, error) {
 	low, end := l.First(), l.End().Seq+1
+	l.mu.Lock()
+	if h, ok := l.recent.at(l.recent.first); ok && (h.Generation < g || h.Generation == g && h.Next <= pos) {
+		low = max(low, h.Seq+1) // what is asked for is almost always at the end
+	}
+	l.mu.Unlock()
 	var found batch.Header
 	for high := end; low < high; {
 		mid := low + (high-low)/2
