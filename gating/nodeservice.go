@@ -223,17 +223,17 @@ func (s *nodeService) AcquireEpoch(ctx context.Context, req *connect.Request[pb.
 	s.world.setView(v)
 	name := tidegate.ServiceName(m.GetService())
 	svc, ok := v.Services[name]
-	switch {
-	case !ok:
+	if !ok {
 		return nil, notFound("acquire", m.GetService(), "add the service with `tidegate streams add`")
-	case svc.Value.Frozen:
-		return nil, &tidegate.Error{
-			Op: "acquire", Subject: m.GetService(), Class: tidegate.Transient, Err: fmt.Errorf("role changes are frozen: %s", svc.Value.Reason),
-			Hint: "unfreeze the service",
-		}
 	}
 	if h, e, ok := activeHolder(v, name); ok && h == holder && e > 0 {
-		return connect.NewResponse(grantsOf(v, name, "")), nil
+		return connect.NewResponse(grantsOf(v, name, "")), nil // no change of role, frozen or not
+	}
+	if svc.Value.Frozen {
+		return nil, &tidegate.Error{
+			Op: "acquire", Subject: m.GetService(), Class: tidegate.Transient, Err: fmt.Errorf("role changes are frozen: %s", first(svc.Value.Reason, "no reason was given")),
+			Hint: "allow role changes again with `tidegate gate thaw`",
+		}
 	}
 	plan, err := s.control.acquirePlan(ctx, v, svc.Value, holder, m.GetPredecessorDead(), m.GetReason())
 	if err != nil {
@@ -373,5 +373,35 @@ func (s *nodeService) ExitLimbo(ctx context.Context, req *connect.Request[pb.Exi
 		return nil, err
 	}
 	s.log.Info("member counts again", "stream", m.GetStreamId(), "member", member)
+	if err := s.renew(ctx, member); err != nil {
+		// The record is what counts; the next stream that the node leaves limbo in tries again.
+		s.log.Warn("node's new incarnation not registered", "member", member, "err", err)
+	}
 	return connect.NewResponse(&pb.ExitLimboResponse{Epoch: rec}), nil
+}
+
+// renew registers the incarnation of a node whose whole data directory is a new
+// one, so that configurations to come name it. An incarnation of one stream's
+// log alone stays in that stream's record.
+func (s *nodeService) renew(ctx context.Context, m fence.Member) error {
+	var node string
+	s.world.read(func() {
+		if st := s.world.standbys[m.Node]; st != nil {
+			node = st.report.GetIncarnation()
+		}
+	})
+	if node != m.Incarnation.String() {
+		return nil
+	}
+	return s.change(ctx, func() error {
+		key := registry.NodeKey(registry.KindStandby, m.Node)
+		var known registry.Node
+		rev, err := s.store.Get(ctx, key, &known)
+		if err != nil || rev == 0 || known.Incarnation == m.Incarnation {
+			return err
+		}
+		known.Incarnation = m.Incarnation
+		_, err = s.store.Commit(ctx, new(registry.Tx).Unchanged(key, rev).Put(key, known))
+		return err
+	})
 }
