@@ -30,6 +30,9 @@ func (f *findings) add(s pb.Severity, subject, next, format string, args ...any)
 
 // Doctor implements OperatorService.
 func (s *operatorService) Doctor(ctx context.Context, _ *connect.Request[pb.DoctorRequest]) (*connect.Response[pb.DoctorResponse], error) {
+	if err := s.control.elsewhere("doctor"); err != nil {
+		return nil, err
+	}
 	f := &findings{}
 	v, reachable, _ := s.world.current()
 	if !reachable {

@@ -42,8 +42,9 @@ func newClinic() *clinic {
 		Routes: map[tidegate.ServiceName]registry.Entry[registry.Route]{"ledger": {Value: registry.Route{Service: "ledger", Epoch: 3}}},
 	}
 	w := newWorld(c.clk)
+	shared := parts{name: "gate-a", world: w, now: c.clk.Wall, timing: Timing{}.SetDefaults()}
 	c.op = &operatorService{
-		parts:       parts{name: "gate-a", world: w, now: c.clk.Wall, timing: Timing{}.SetDefaults()},
+		parts: shared, control: &controller{parts: shared},
 		certificate: func() time.Duration { return c.left },
 	}
 	w.reportAgent(&pb.ReportAgentRequest{Node: "e1", Site: "east", Streams: []*pb.AgentStream{{StreamId: c.id.String(), Role: pb.AgentRole_AGENT_ROLE_WRITER, Epoch: 3}}}, holder.UUID)

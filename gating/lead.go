@@ -130,6 +130,23 @@ func (c *controller) leads() bool {
 	return c.term != nil
 }
 
+// elsewhere turns a call away when another gate leads: rules, routes and status
+// rest on what the leader has heard, so nodes gather there (a report is noted
+// all the same) and operators ask there. While nobody leads, or the registry
+// does not tell, every gate answers.
+func (c *controller) elsewhere(op string) error {
+	var who string
+	c.world.read(func() {
+		if c.world.reachable {
+			who = c.world.leader
+		}
+	})
+	if who == "" || who == c.name || c.leads() {
+		return nil
+	}
+	return &tidegate.Error{Op: op, Subject: c.name, Class: tidegate.Transient, Err: errNotLeading, Hint: "gate " + who + " leads; ask there"}
+}
+
 // busy reports whether a failover of the service is under way.
 func (c *controller) busy(s tidegate.ServiceName) bool {
 	h := c.runningPlan(s)

@@ -1,15 +1,52 @@
 package gating
 
 import (
+	"fmt"
 	"testing"
 	"time"
 
+	"connectrpc.com/connect"
+
 	"github.com/tidegate/tidegate"
+	"github.com/tidegate/tidegate/api"
 	pb "github.com/tidegate/tidegate/api/tidegatev1"
 	"github.com/tidegate/tidegate/gating/fence"
 	"github.com/tidegate/tidegate/gating/registry"
 	"github.com/tidegate/tidegate/internal/clock"
 )
+
+// A gate that does not lead has not heard what rules and status rest on: it must
+// not answer from that, least of all refuse a failover by it. Whoever asked goes
+// to the next gate.
+func TestOnlyTheLeaderJudges(t *testing.T) {
+	t.Parallel()
+	s, _, _ := ready(t, pb.Mode_MODE_SYNC, nil)
+	s.startGate("gate-b", nil, nil)
+	op := s.operator(tidegate.RoleOperator)
+	calls := map[string]func() error{
+		"status": func() error {
+			_, err := op.Status(t.Context(), connect.NewRequest(&pb.StatusRequest{}))
+			return err
+		},
+		"doctor": func() error {
+			_, err := op.Doctor(t.Context(), connect.NewRequest(&pb.DoctorRequest{}))
+			return err
+		},
+		"failover": func() error {
+			_, _, err := s.failover(&pb.FailoverRequest{DryRun: true})
+			return err
+		},
+	}
+	for name, call := range calls {
+		s.eventually(name+" is sent to the leader", func() error {
+			err := api.FromError(name, "", call())
+			if tidegate.ClassOf(err) != tidegate.Transient || tidegate.HintOf(err) != "gate gate-a leads; ask there" {
+				return fmt.Errorf("got %v (%s)", err, tidegate.HintOf(err))
+			}
+			return nil
+		})
+	}
+}
 
 // A member whose acks count may be dead, full or far behind all the same: an
 // operator who reads "3 of 3" relies on each of them.

@@ -34,6 +34,9 @@ func lossMessage(l fence.LossStatement) *pb.LossStatement { return fencewire.Los
 // Failover implements OperatorService.
 func (s *operatorService) Failover(ctx context.Context, req *connect.Request[pb.FailoverRequest], out *connect.ServerStream[pb.FailoverResponse]) error {
 	m := req.Msg
+	if err := s.control.elsewhere("failover"); err != nil {
+		return err
+	}
 	v, err := s.store.Read(ctx)
 	if err != nil {
 		return err

@@ -28,19 +28,7 @@ func (s *nodeService) ReportAgent(ctx context.Context, req *connect.Request[pb.R
 		return nil, misuse("report agent", m.GetNode(), err)
 	}
 	s.world.reportAgent(m, holder)
-	return connect.NewResponse(&pb.ReportAgentResponse{}), s.elsewhere()
-}
-
-// elsewhere turns a report away, after it has been noted, when another gate
-// leads: rules, routes and status rest on what the leader has heard, so nodes
-// must gather there. While nobody leads every gate takes reports.
-func (s *nodeService) elsewhere() error {
-	var who string
-	s.world.read(func() { who = s.world.leader })
-	if who == "" || who == s.name || s.control.leads() {
-		return nil
-	}
-	return &tidegate.Error{Op: "report", Subject: s.name, Class: tidegate.Transient, Err: errNotLeading, Hint: "gate " + who + " leads; report there"}
+	return connect.NewResponse(&pb.ReportAgentResponse{}), s.control.elsewhere("report")
 }
 
 // ReportStandby implements NodeService.
@@ -63,7 +51,7 @@ func (s *nodeService) ReportStandby(ctx context.Context, req *connect.Request[pb
 			}
 		}
 	}
-	return connect.NewResponse(&pb.ReportStandbyResponse{}), s.elsewhere()
+	return connect.NewResponse(&pb.ReportStandbyResponse{}), s.control.elsewhere("report")
 }
 
 // promisedAbove marks a stream whose node has sworn to an epoch that the key
@@ -96,7 +84,7 @@ func (s *nodeService) ReportRoute(ctx context.Context, req *connect.Request[pb.R
 		return nil, err
 	}
 	s.world.reportRoute(req.Msg)
-	return connect.NewResponse(&pb.ReportRouteResponse{}), s.elsewhere()
+	return connect.NewResponse(&pb.ReportRouteResponse{}), s.control.elsewhere("report")
 }
 
 // ReportQuarantine implements NodeService.

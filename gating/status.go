@@ -20,6 +20,9 @@ import (
 // Status implements OperatorService. It answers from memory, so that it also
 // answers while the registry is down.
 func (s *operatorService) Status(ctx context.Context, req *connect.Request[pb.StatusRequest]) (*connect.Response[pb.StatusResponse], error) {
+	if err := s.control.elsewhere("status"); err != nil {
+		return nil, err
+	}
 	v, reachable, _ := s.world.current()
 	out := &pb.StatusResponse{Cluster: s.cluster, RegistryReachable: reachable, Now: timestamppb.New(s.now()), Verdict: pb.Verdict_VERDICT_SAFE}
 	if reachable {
