@@ -36,6 +36,11 @@ func TestFailoverOutlivesItsGate(t *testing.T) {
 		}
 		return err
 	})
+	// Nodes gather at the gate that leads; before that it cannot judge.
+	s.until(t, "a failover to be possible", func(ctx context.Context) error {
+		_, err := s.Tidegate(ctx, "failover", "--dry-run", lab.Service)
+		return err
+	})
 	_, old := s.writer(t, s.Primaries(), 0)
 	s.KillSite(lab.SitePrimary)
 	s.within(t, func(ctx context.Context) error {
@@ -49,7 +54,7 @@ func TestFailoverOutlivesItsGate(t *testing.T) {
 		_, _, err := s.Failover(t.Context(), "test")
 		command <- err
 	}()
-	id := running(t, s)
+	id := running(t, s, command)
 	t.Logf("kill -9 of %s, which leads, while plan %s fences", leader, id)
 	begun := time.Now()
 	s.Proc(processOf(leader)).Kill()
@@ -107,10 +112,16 @@ func signalAll(t *testing.T, s *stage, sig syscall.Signal) []*lab.Proc {
 	return out
 }
 
-// running waits until a failover has reserved its epoch and fences, and returns its plan.
-func running(t *testing.T, s *stage) (id string) {
+// running waits until a failover has reserved its epoch and fences, and returns
+// its plan. command tells when the operator's command has ended.
+func running(t *testing.T, s *stage, command <-chan error) (id string) {
 	t.Helper()
 	s.until(t, "the failover to fence", func(ctx context.Context) error {
+		select {
+		case err := <-command:
+			t.Fatalf("the failover ended before it fenced: %v", err)
+		default:
+		}
 		plans, err := s.Plans(ctx)
 		if err != nil {
 			return err
