@@ -14,7 +14,6 @@ import (
 
 	"github.com/urfave/cli/v2"
 
-	"github.com/tidegate/tidegate"
 	"github.com/tidegate/tidegate/internal/lab"
 )
 
@@ -48,10 +47,6 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	}
 	return 0
 }
-
-// bites are small enough that a kill of the relay or of the agent closes the
-// gate for a moment.
-var bites = tidegate.Bounds{Records: 200, Bytes: 256 << 10, Window: time.Second}
 
 const (
 	nodes                = 3 // of each kind
@@ -132,9 +127,7 @@ func (r *runner) play(ctx context.Context, number int) error {
 	if r.handover {
 		rd.deeds, handovers, disaster = nil, handoversOnly, false
 	}
-	if plant.Mode = rd.mode; plant.Mode == tidegate.ModeBounded {
-		plant.Bounds = bites
-	}
+	plant.Mode, plant.Bounds = rd.mode, rd.bounds
 	fmt.Fprintf(r.out, "\nround %d, %s, %d kills under load, primary site to be %s\n", number, rd.mode, rd.kills(), rd.disaster)
 	p := &play{round: rd, plant: plant, out: r.out, witness: newWitness(plant.Bounds)}
 	err := p.run(ctx, handovers, disaster)

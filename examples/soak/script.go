@@ -124,9 +124,18 @@ type round struct {
 	number   int
 	seed     uint64
 	mode     tidegate.Mode
+	bounds   tidegate.Bounds
 	disaster disaster
 	deeds    []deed
 	missing  string // standby node that is down during the failover, too; empty for none
+}
+
+// bites are bounds of which one is small enough to close the gate while the site
+// is cut off, each in turn: a transfer is a record of some 96 bytes.
+var bites = []tidegate.Bounds{
+	{Records: 200, Bytes: 256 << 10, Window: time.Second},
+	{Records: 5000, Bytes: 12 << 10, Window: time.Second},
+	{Records: 5000, Bytes: 256 << 10, Window: 300 * time.Millisecond},
 }
 
 // drawRound draws round number of the run with that seed: by its number alone,
@@ -134,11 +143,13 @@ type round struct {
 func drawRound(seed uint64, number int, s site, length time.Duration) round {
 	rng := rand.New(rand.NewPCG(seed, uint64(number))) //nolint:gosec // a round's number is small and positive
 	r := round{number: number, seed: seed, mode: tidegate.ModeSync, disaster: killed}
+	frozenOdds := 2 // of four
 	if number%2 == 0 {
-		r.mode = tidegate.ModeBounded
+		r.mode, r.bounds = tidegate.ModeBounded, bites[(number/2-1)%len(bites)]
+		frozenOdds = 3 // a site that is cut off and goes on is what the bounds are for
 	}
 	r.deeds = s.script(rng, length)
-	if rng.IntN(2) == 0 {
+	if rng.IntN(4) < frozenOdds {
 		r.disaster = frozen
 	}
 	// The last one, because a failover chooses the first that qualifies.

@@ -95,6 +95,14 @@ func TestRoundsAreReproducible(t *testing.T) {
 	if a.mode != tidegate.ModeSync || drawRound(7, 4, three, time.Second).mode != tidegate.ModeBounded {
 		t.Error("modes do not alternate")
 	}
+	for i := range bites {
+		if r := drawRound(7, 2*(i+1), three, time.Second); r.bounds != bites[i] {
+			t.Errorf("bounded round %d has bounds %+v, want each in turn", i, r.bounds)
+		}
+	}
+	if a.bounds != (tidegate.Bounds{}) {
+		t.Errorf("sync with bounds %+v", a.bounds)
+	}
 	if a.kills() == 0 || 2*a.kills() != len(a.deeds) {
 		t.Errorf("%d kills in %d deeds", a.kills(), len(a.deeds))
 	}
