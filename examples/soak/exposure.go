@@ -146,7 +146,7 @@ func (w *witness) scrape(ctx context.Context, url string) (map[string]exposure, 
 	if err != nil {
 		return nil, err
 	}
-	defer res.Body.Close() //nolint:errcheck // only read
+	defer res.Body.Close()
 	if res.StatusCode != http.StatusOK {
 		return nil, fmt.Errorf("scrape %s: %s", url, res.Status)
 	}
