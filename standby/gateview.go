@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"time"
 
 	"connectrpc.com/connect"
 
@@ -31,11 +32,23 @@ func (d *GateDirectory) ReadEpoch(ctx context.Context, stream tidegate.StreamID)
 	return rec, nil
 }
 
-// Report implements [Directory].
+// Report implements [Directory]. It goes from gate to gate until one keeps the
+// report: rules rest on what the gate that leads has heard, and the others say
+// that they do not lead. The watch stays where it is.
 func (d *GateDirectory) Report(ctx context.Context, st Status) error {
-	i := d.index()
-	_, err := d.gates[i].ReportStandby(ctx, connect.NewRequest(ReportMessage(st, d.clk.Wall())))
-	return api.FromError("report to gate", d.addrs[i], err)
+	first, m := d.index(), ReportMessage(st, d.clk.Wall())
+	var err error
+	for i := range d.gates {
+		at := (first + i) % len(d.gates)
+		// No gate may use up the time of the others.
+		one, cancel := context.WithTimeout(ctx, gateCallTimeout/time.Duration(len(d.gates)))
+		_, err = d.gates[at].ReportStandby(one, connect.NewRequest(m))
+		cancel()
+		if err = api.FromError("report to gate", d.addrs[at], err); err == nil || tidegate.ClassOf(err) != tidegate.Transient {
+			return err
+		}
+	}
+	return err
 }
 
 // watchView is a view as the messages of one watch add up to it.

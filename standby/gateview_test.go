@@ -1,0 +1,87 @@
+package standby
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"log/slog"
+	"net"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"connectrpc.com/connect"
+
+	"github.com/tidegate/tidegate"
+	"github.com/tidegate/tidegate/api"
+	pb "github.com/tidegate/tidegate/api/tidegatev1"
+	"github.com/tidegate/tidegate/api/tidegatev1/tidegatev1connect"
+	"github.com/tidegate/tidegate/internal/clock"
+	"github.com/tidegate/tidegate/internal/pki"
+)
+
+// reportedTo is a gate that only takes reports, and does not lead unless told.
+type reportedTo struct {
+	tidegatev1connect.UnimplementedNodeServiceHandler
+	leads atomic.Bool
+	kept  atomic.Int64
+}
+
+func (g *reportedTo) ReportStandby(context.Context, *connect.Request[pb.ReportStandbyRequest]) (*connect.Response[pb.ReportStandbyResponse], error) {
+	if !g.leads.Load() {
+		return nil, api.Error(&tidegate.Error{Op: "report", Class: tidegate.Transient, Err: errors.New("this gate does not lead")})
+	}
+	g.kept.Add(1)
+	return connect.NewResponse(&pb.ReportStandbyResponse{}), nil
+}
+
+func (g *reportedTo) serve(t *testing.T, creds *pki.Credentials) (addr string) {
+	t.Helper()
+	_, handler := tidegatev1connect.NewNodeServiceHandler(g)
+	ln, err := tls.Listen("tcp", "127.0.0.1:0", creds.ServerTLS())
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv := &http.Server{Handler: handler, ReadHeaderTimeout: time.Minute}
+	var serving sync.WaitGroup
+	serving.Go(func() { _ = srv.Serve(ln) })
+	t.Cleanup(func() { _ = srv.Close(); serving.Wait() })
+	return ln.Addr().String()
+}
+
+// A failover is judged by the gate that leads, from the reports it has. They must
+// reach it wherever the node's watch is, and past a gate that hangs.
+func TestReportsReachTheGateThatLeads(t *testing.T) {
+	ca, err := pki.Dev(t.TempDir(), "alpha")
+	if err != nil {
+		t.Fatal(err)
+	}
+	creds := func(role tidegate.Role) *pki.Credentials {
+		c, err := ca.Credentials(tidegate.Identity{Cluster: "alpha", Site: "west", Role: role, Name: "n"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c
+	}
+	frozen, err := net.Listen("tcp", "127.0.0.1:0") // and never accepts
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer frozen.Close() //nolint:errcheck // nothing was accepted
+	a, b := &reportedTo{}, &reportedTo{}
+	addrs := []string{a.serve(t, creds(tidegate.RoleGate)), frozen.Addr().String(), b.serve(t, creds(tidegate.RoleGate))}
+	d, err := NewGateDirectory(addrs, creds(tidegate.RoleStandby).ClientTLS(pki.Expect{Role: tidegate.RoleGate}), clock.System(), slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.client.CloseIdleConnections()
+	if err := d.Report(t.Context(), Status{}); tidegate.ClassOf(err) != tidegate.Transient {
+		t.Errorf("nobody leads: %v", err)
+	}
+	b.leads.Store(true)
+	if err := d.Report(t.Context(), Status{}); err != nil || b.kept.Load() != 1 {
+		t.Errorf("the leader keeps %d reports, %v", b.kept.Load(), err)
+	}
+}
