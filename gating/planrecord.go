@@ -1,6 +1,7 @@
 package gating
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"slices"
@@ -137,7 +138,7 @@ func showStreams(v *pb.Plan, p fence.Plan) {
 		}
 		v.Streams = append(v.Streams, out)
 	}
-	v.Loss = worstLoss(v.Streams)
+	v.Loss = serviceLoss(v.Streams)
 	v.Phases = phasesMessage(p.Times)
 	v.AttestPrimaryDown = p.AttestPrimaryDown
 }
@@ -249,15 +250,24 @@ var lossRank = map[pb.LossKind]int{
 	pb.LossKind_LOSS_KIND_ZERO: 1, pb.LossKind_LOSS_KIND_AT_MOST: 2, pb.LossKind_LOSS_KIND_UNKNOWN: 3,
 }
 
-// worstLoss is a service's statement: the weakest of its streams' claims.
+// worstLoss picks the weakest of the streams' claims; see serviceLoss.
 func worstLoss(streams []*pb.PlanStream) *pb.LossStatement {
 	var worst *pb.LossStatement
 	for _, s := range streams {
-		if l := s.GetLoss(); l != nil && (worst == nil || lossRank[l.GetKind()] > lossRank[worst.GetKind()]) {
+		if l := s.GetLoss(); l != nil && (worst == nil || weaker(l, worst)) {
 			worst = l
 		}
 	}
 	return worst
+}
+
+// weaker orders claims: by kind, then by what is known to be lost, then by how
+// long the DR side was blind.
+func weaker(a, b *pb.LossStatement) bool {
+	return cmp.Or(
+		cmp.Compare(lossRank[a.GetKind()], lossRank[b.GetKind()]), cmp.Compare(a.GetAtLeast(), b.GetAtLeast()),
+		cmp.Compare(a.GetBlind().AsDuration(), b.GetBlind().AsDuration()),
+	) > 0
 }
 
 // phasesOf converts the core's stamps to package rpo's phases.

@@ -80,7 +80,7 @@ func (c *controller) failoverPlan(ctx context.Context, v *registry.View, q quest
 	for i, s := range view.Streams {
 		s.Loss = predictedLoss(c.world, v, p.Streams[i].Stream, c.timing.Stale)
 	}
-	view.Loss = worstLoss(view.Streams)
+	view.Loss = serviceLoss(view.Streams)
 	recs, err := c.plans(ctx, q.service, "", forecastDepth)
 	if err != nil {
 		return planRecord{}, err

@@ -181,7 +181,7 @@ func (p parts) measure(ctx context.Context, v *pb.Plan) error {
 			contradict(st.Loss)
 		}
 	}
-	v.Loss = worstLoss(v.GetStreams())
+	v.Loss = serviceLoss(v.GetStreams())
 	if d, known := actualRPO(v.GetStreams()); known && v.GetOutcome() == pb.PlanOutcome_PLAN_OUTCOME_DONE {
 		v.RpoActual = durationpb.New(d)
 	}

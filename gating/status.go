@@ -108,7 +108,7 @@ func (p parts) serviceStatus(v *registry.View, name tidegate.ServiceName) *pb.Se
 	if len(losses) == 0 {
 		j.say(pb.Verdict_VERDICT_UNKNOWN, "no streams")
 	}
-	out.LossIfNow = worstLoss(losses)
+	out.LossIfNow = serviceLoss(losses)
 	out.Probe = p.probes.status(name, p.now())
 	if out.GetProbe().GetEnabled() && !out.GetProbe().GetGood() {
 		j.say(pb.Verdict_VERDICT_AT_RISK, "synthetic write fails: %s", out.GetProbe().GetError())

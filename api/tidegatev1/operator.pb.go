@@ -2101,7 +2101,7 @@ type Plan struct {
 	Rules   []*RuleVerdict         `protobuf:"bytes,7,rep,name=rules,proto3" json:"rules,omitempty"`
 	// Per stream.
 	Streams []*PlanStream `protobuf:"bytes,8,rep,name=streams,proto3" json:"streams,omitempty"`
-	// Of the service: the worst of its streams.
+	// Of the service: the weakest claim of its streams, their records and bytes added up.
 	Loss   *LossStatement `protobuf:"bytes,9,opt,name=loss,proto3" json:"loss,omitempty"`
 	Phases *Phases        `protobuf:"bytes,10,opt,name=phases,proto3" json:"phases,omitempty"`
 	Reason string         `protobuf:"bytes,11,opt,name=reason,proto3" json:"reason,omitempty"`
