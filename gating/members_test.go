@@ -41,7 +41,7 @@ func TestOnlyTheLeaderJudges(t *testing.T) {
 		s.eventually(name+" is sent to the leader", func() error {
 			err := api.FromError(name, "", call())
 			if tidegate.ClassOf(err) != tidegate.Transient || tidegate.HintOf(err) != "gate gate-a leads; ask there" {
-				return fmt.Errorf("got %v (%s)", err, tidegate.HintOf(err))
+				return fmt.Errorf("got %w (%s)", err, tidegate.HintOf(err))
 			}
 			return nil
 		})

@@ -73,7 +73,7 @@ func Example() {
 		fmt.Println(err)
 		return
 	}
-	defer os.RemoveAll(dir)
+	defer func() { _ = os.RemoveAll(dir) }()
 	j, err := journal.Open(filepath.Join(dir, "main"), journal.Config{
 		Service: "counter", Stream: "main",
 		AgentSocket: filepath.Join(dir, "run/agent/counter.main.sock"),
@@ -112,7 +112,7 @@ func ExampleJournal_NewReader() {
 		fmt.Println(err)
 		return
 	}
-	defer os.RemoveAll(dir)
+	defer func() { _ = os.RemoveAll(dir) }()
 	j, err := journal.Open(dir, journal.Config{Service: "counter", Stream: "main"})
 	if err != nil {
 		fmt.Println(err)

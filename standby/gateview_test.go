@@ -69,7 +69,7 @@ func TestReportsReachTheGateThatLeads(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer frozen.Close() //nolint:errcheck // nothing was accepted
+	defer frozen.Close()
 	a, b := &reportedTo{}, &reportedTo{}
 	addrs := []string{a.serve(t, creds(tidegate.RoleGate)), frozen.Addr().String(), b.serve(t, creds(tidegate.RoleGate))}
 	d, err := NewGateDirectory(addrs, creds(tidegate.RoleStandby).ClientTLS(pki.Expect{Role: tidegate.RoleGate}), clock.System(), slog.New(slog.DiscardHandler))

@@ -62,7 +62,7 @@ type stage struct {
 func layOut(t *testing.T, p lab.Plant) *stage {
 	t.Helper()
 	// Below /tmp, because a socket's path must fit into 107 bytes.
-	dir, err := os.MkdirTemp("/tmp", "tidegate-lab-")
+	dir, err := os.MkdirTemp("/tmp", "tidegate-lab-") //nolint:usetesting // socket paths must fit into 107 bytes, and a failed lab stays
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -155,9 +155,15 @@ func (s *stage) still(t *testing.T, what string, span time.Duration) {
 // ask runs a command that must end with a code, and returns all it printed.
 func (s *stage) ask(t *testing.T, code int, bin string, args ...string) string {
 	t.Helper()
+	return s.judgeCommand(t, code, s.Bin(bin), args...)
+}
+
+// judgeCommand is ask for a program that is not the lab's.
+func (s *stage) judgeCommand(t *testing.T, code int, path string, args ...string) string {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
-	out, err := s.Command(ctx, s.Bin(bin), args...)
+	out, err := s.Command(ctx, path, args...)
 	return s.judge(t, code, out, err)
 }
 
