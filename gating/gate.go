@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -138,7 +139,7 @@ func (g *Gate) build(store *registry.Store) (parts, *controller) {
 		name: g.deps.Creds.Identity().Name, log: g.deps.Log, fs: g.deps.FS, timing: t, dir: g.cfg.Dir, store: store, world: w,
 		standbys: newStandbys(g.deps.Creds, t.Call),
 		routes:   &routes{log: g.deps.Log, store: store, world: w, drivers: g.cfg.Route.Drivers(g.deps.FS), timeout: t.Route, now: now},
-		probes:   newProbes(g.deps.Log, now, g.cfg.Probes), metrics: newMetrics(g.deps.Metrics), forecasts: newForecasts(), now: now, afterSave: g.afterSave,
+		probes:   newProbes(g.deps.Log, now, g.cfg.Probes), metrics: newMetrics(g.deps.Metrics), forecasts: newForecasts(), back: make(chan struct{}, 1), now: now, afterSave: g.afterSave,
 	}
 	return p, &controller{parts: p, ttl: g.cfg.Registry.LeaderTTL}
 }
@@ -148,7 +149,7 @@ func (g *Gate) build(store *registry.Store) (parts, *controller) {
 // when the answer is on record.
 func (p parts) follow(ctx context.Context, trusted chan<- struct{}) error {
 	b := retry.Policy{First: 100 * time.Millisecond, Max: 2 * time.Second}.Backoff()
-	checked := false
+	checked, doubt := false, ""
 	for ctx.Err() == nil {
 		v, err := p.store.Read(ctx)
 		if err == nil && !checked {
@@ -159,15 +160,18 @@ func (p parts) follow(ctx context.Context, trusted chan<- struct{}) error {
 			}
 		}
 		if err == nil {
-			v, err = p.checkBack(ctx, v)
+			v, err = p.checkBack(ctx, v, &doubt)
 		}
 		if err == nil {
 			b.Reset()
 			p.world.setView(v)
-			err = p.store.Follow(ctx, v.Revision, p.world.setView)
+			err = p.followFrom(ctx, v.Revision)
 		}
 		if ctx.Err() != nil {
 			break
+		}
+		if err == nil {
+			continue // a pulse saw it go back: look again
 		}
 		if tidegate.ClassOf(err) == tidegate.Corrupt {
 			return err // records of another version: nothing may be decided on them
@@ -179,6 +183,24 @@ func (p parts) follow(ctx context.Context, trusted chan<- struct{}) error {
 		}
 	}
 	return nil
+}
+
+// followFrom follows the tables until the registry stops answering, or a pulse
+// finds that it has gone back. A watch of a registry that was put back from a
+// backup meanwhile would be silent until it has caught up with the past.
+func (p parts) followFrom(ctx context.Context, after int64) error {
+	ctx, cancel := context.WithCancel(ctx)
+	var watch sync.WaitGroup
+	defer watch.Wait()
+	defer cancel()
+	watch.Go(func() {
+		select {
+		case <-p.back:
+			cancel()
+		case <-ctx.Done():
+		}
+	})
+	return p.store.Follow(ctx, after, p.world.setView)
 }
 
 // suspicion distrusts every record of a registry that may have been restored.
@@ -210,22 +232,29 @@ func (p parts) distrustAll(ctx context.Context, v *registry.View, why string) er
 }
 
 // checkBack recognises a registry that went back in time under a running gate.
-// A reading that merely came late is told apart by a second one.
-func (p parts) checkBack(ctx context.Context, v *registry.View) (*registry.View, error) {
+// A reading that merely came late is told apart by a second one. doubt remembers
+// why until every record has been distrusted: the writes of a first try that
+// failed on the way may have brought the revision up again.
+func (p parts) checkBack(ctx context.Context, v *registry.View, doubt *string) (*registry.View, error) {
 	seen, _, _ := p.world.current()
-	if v.Revision >= seen.Revision {
-		return v, nil
+	if *doubt == "" {
+		if v.Revision >= seen.Revision {
+			return v, nil
+		}
+		again, err := p.store.Read(ctx)
+		if err != nil || again.Revision >= seen.Revision {
+			return again, err
+		}
+		v, *doubt = again, fmt.Sprintf("the registry is at revision %d, this gate has seen %d", again.Revision, seen.Revision)
+	}
+	if err := p.distrustAll(ctx, v, *doubt); err != nil {
+		return v, err
 	}
 	v, err := p.store.Read(ctx)
-	if err != nil || v.Revision >= seen.Revision {
+	if err != nil {
 		return v, err
 	}
-	if err := p.distrustAll(ctx, v, fmt.Sprintf("the registry is at revision %d, this gate has seen %d", v.Revision, seen.Revision)); err != nil {
-		return v, err
-	}
-	if v, err = p.store.Read(ctx); err != nil {
-		return v, err
-	}
+	*doubt = ""
 	p.world.forget()
 	return v, p.store.SaveMark(ctx, p.fs, p.dir)
 }
@@ -252,6 +281,13 @@ func (p parts) pulse(ctx context.Context) error {
 		}
 		switch {
 		case err == nil && v.Revision > 0 && p.world.known():
+			if seen, _, _ := p.world.current(); v.Revision < seen.Revision {
+				select {
+				case p.back <- struct{}{}: // follow looks twice before it believes it
+				default:
+				}
+				continue
+			}
 			p.world.setPulse(v)
 			if err := p.refreshForecasts(ctx, v); err != nil && ctx.Err() == nil {
 				p.log.Warn("past failovers not read, predictions stay as they are", "err", err)

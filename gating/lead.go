@@ -35,6 +35,7 @@ type parts struct {
 	probes    *probes
 	metrics   *metrics
 	forecasts *forecasts
+	back      chan struct{}    // a pulse found the registry at an earlier revision
 	now       func() time.Time // wall clock that advances with the boot clock: phases are exact
 
 	afterSave func(fence.PlanStep, int) // test seam: called after each durable record of a plan

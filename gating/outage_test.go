@@ -1,6 +1,7 @@
 package gating
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -172,7 +173,10 @@ func TestRegistryRestoredUnderARunningGate(t *testing.T) {
 	})
 	suspect := func() (bool, error) {
 		r, err := op.Status(t.Context(), connect.NewRequest(&pb.StatusRequest{}))
-		return r.Msg.GetRegistrySuspect(), err
+		if err != nil {
+			return false, err
+		}
+		return r.Msg.GetRegistrySuspect(), nil
 	}
 	if is, err := suspect(); is || err != nil {
 		t.Fatalf("suspect %v, %v: etcd was only restarted", is, err)
@@ -186,8 +190,10 @@ func TestRegistryRestoredUnderARunningGate(t *testing.T) {
 	}
 	s.startEtcd(member)
 	s.eventually("the gate to notice", func() error {
-		if is, err := suspect(); !is || err != nil {
-			return fmt.Errorf("suspect %v, %v", is, err)
+		if is, err := suspect(); err != nil {
+			return err
+		} else if !is {
+			return errors.New("not suspect")
 		}
 		for name, rec := range s.records(ids) {
 			if !rec.Restored || rec.Gate.State != fence.GateUnknown {
