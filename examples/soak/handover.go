@@ -87,11 +87,11 @@ func (p *play) handOver(ctx context.Context) error {
 	}
 	h.writer = time.Since(began)
 	if err := p.lab.Until(ctx, "acknowledgements of the new writer", func(context.Context) error {
-		if err := p.acks.read(); err != nil {
+		if err := p.acks.Read(); err != nil {
 			return err
 		}
 		for _, c := range ledger.Currencies() {
-			a, ok := p.acks.first(c, old)
+			a, ok := p.acks.First(c, old)
 			if !ok {
 				return fmt.Errorf("none of %s", c)
 			}

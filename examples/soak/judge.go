@@ -50,7 +50,7 @@ func (p *play) measure() error {
 		}
 		d := digests{stream: c.String(), dr: dr}
 		b := beyond{stream: c.String(), fork: fork}
-		acked, any := p.acks.highest(c, p.epochOf(c))
+		acked, any := p.acks.Highest(c, p.epochOf(c))
 		any = any && acked >= fork
 		var short []error
 		for _, m := range p.lab.Primaries() {
@@ -115,18 +115,18 @@ func (p *play) judge(ctx context.Context) error {
 	}
 	p.demand(len(streams) == len(lab.Currencies), "%s keeps %d streams, want %d", p.lab.Standbys()[0], len(streams), len(lab.Currencies))
 	for _, s := range streams {
-		var logs []chain
+		var logs []lab.Chain
 		for _, node := range p.lab.Standbys() {
 			id := filepath.Base(s)
-			c, err := readLog(ctx, filepath.Join(p.plant.Dir, node, "standby", "streams", id), filepath.Join(scratch, node+"-"+id), node)
+			c, err := lab.ReadLog(ctx, filepath.Join(p.plant.Dir, node, "standby", "streams", id), filepath.Join(scratch, node+"-"+id), node)
 			p.demand(err == nil, "stream %s: %v", id, err)
 			if err == nil {
 				logs = append(logs, c)
 			}
 		}
 		for i := range logs {
-			p.longest, p.epochs = max(p.longest, len(logs[i].chains)), max(p.epochs, logs[i].epochs)
-			err := equal(logs[0], logs[i])
+			p.longest, p.epochs = max(p.longest, len(logs[i].Chains)), max(p.epochs, logs[i].Epochs)
+			err := logs[0].Differ(logs[i])
 			p.demand(err == nil, "stream %s: %v", filepath.Base(s), err)
 		}
 	}

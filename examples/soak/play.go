@@ -28,7 +28,7 @@ type play struct {
 	out   io.Writer
 	begun time.Time
 
-	acks    ackTail
+	acks    *lab.AckTail
 	witness *witness
 
 	kills     int
@@ -58,7 +58,7 @@ func (p *play) run(ctx context.Context, handovers int, disaster bool) error {
 		return err
 	}
 	defer l.Close()
-	p.lab, p.acks.path = l, l.Acked()
+	p.lab, p.acks = l, l.Tail()
 	if err := within(ctx, func(ctx context.Context) error { return l.Up(ctx, func(string) {}) }); err != nil {
 		return err
 	}
@@ -172,11 +172,11 @@ func (p *play) recovered(ctx context.Context, what string) error {
 	begun := time.Now()
 	return within(ctx, func(ctx context.Context) error {
 		return p.lab.Until(ctx, what, func(context.Context) error {
-			if err := p.acks.read(); err != nil {
+			if err := p.acks.Read(); err != nil {
 				return err
 			}
 			for _, c := range ledger.Currencies() {
-				if n := p.acks.since(c, begun.UnixMilli()); n < 20 {
+				if n := p.acks.Since(c, begun); n < 20 {
 					return fmt.Errorf("%d of %s", n, c)
 				}
 			}
@@ -225,11 +225,11 @@ func (p *play) lose(ctx context.Context) error {
 // served waits for the first acknowledgements of the DR site.
 func (p *play) served(ctx context.Context) error {
 	return p.lab.Until(ctx, "acknowledgements of the DR site", func(context.Context) error {
-		if err := p.acks.read(); err != nil {
+		if err := p.acks.Read(); err != nil {
 			return err
 		}
 		for _, c := range ledger.Currencies() {
-			if _, ok := p.acks.first(c, p.epochOf(c)-1); !ok {
+			if _, ok := p.acks.First(c, p.epochOf(c)-1); !ok {
 				return fmt.Errorf("none of %s", c)
 			}
 		}

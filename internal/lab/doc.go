@@ -9,9 +9,9 @@
 //
 // The package's own tests are the system tests: faults under load, one after the
 // other, each ending in what clients were told against what is there. They build
-// the binaries, without the race detector, and take a minute and a half. EIO on
-// one fsync is not among them: the file-system seam's tests do that at every
-// operation, which no process from outside can.
+// the binaries, without the race detector, and take a minute. They need root, for
+// a disk that can be filled, and use strace, where it is, to make a sync fail; a
+// fault at every single operation is for the tests over the file-system seam.
 //
 // # Words
 //

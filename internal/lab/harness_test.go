@@ -224,9 +224,28 @@ func (s *stage) member(ctx context.Context, node string) ([]*pb.MemberStatus, er
 	return out, nil
 }
 
-// counts waits until a standby node counts towards D in every stream.
+// counts waits until a standby node counts towards D in every stream, and holds
+// what is durable now: what the gate was told of it before does not do.
 func (s *stage) counts(t *testing.T, node string) {
 	t.Helper()
+	due := map[string]tidegate.Seq{}
+	s.until(t, "what the writer holds durable", func(ctx context.Context) error {
+		for _, m := range s.Primaries() {
+			st, err := s.agentStatus(ctx, m)
+			if err != nil {
+				continue // down, or not the writer
+			}
+			for _, x := range st.Streams {
+				if x.State == agent.StateWriting {
+					due[x.ID.String()] = x.Writer.DurableSeq
+				}
+			}
+		}
+		if len(due) != len(lab.Currencies) {
+			return fmt.Errorf("%d streams are written", len(due))
+		}
+		return nil
+	})
 	s.until(t, node+" to count towards D", func(ctx context.Context) error {
 		ms, err := s.member(ctx, node)
 		if err != nil {
@@ -235,6 +254,10 @@ func (s *stage) counts(t *testing.T, node string) {
 		for _, m := range ms {
 			if !m.GetCounted() || m.GetStream().GetLimbo() {
 				return fmt.Errorf("counted: %t, limbo: %t, %s", m.GetCounted(), m.GetStream().GetLimbo(), m.GetStream().GetError())
+			}
+			id, durable := m.GetStream().GetStreamId(), tidegate.Seq(m.GetStream().GetDurable().GetSeq())
+			if durable < due[id] {
+				return fmt.Errorf("stream %.8s: durable %s, want %s", id, durable, due[id])
 			}
 		}
 		return nil

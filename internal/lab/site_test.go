@@ -221,8 +221,16 @@ func failedSync(t *testing.T, s *stage) {
 	}
 	node := s.Proc("standby-d2")
 	node.Kill()
-	// The first calls of each thread succeed, so that the node gets to work.
-	args := []string{"-f", "-qq", "-o", os.DevNull, "-e", "trace=fdatasync", "-e", "inject=fdatasync:error=EIO:when=8+"}
+	// The first calls of each thread succeed, so that the node gets to work; and
+	// only the log's, so that it can note what is in doubt.
+	args := []string{"-f", "-qq", "-o", os.DevNull, "-e", "trace=fdatasync", "-e", "inject=fdatasync:error=EIO:when=4+"}
+	segments, err := filepath.Glob(filepath.Join(s.StandbyDir("d2"), "streams", "*", "log", "*"))
+	if err != nil || len(segments) == 0 {
+		t.Fatalf("segments of d2: %v, %v", segments, err)
+	}
+	for _, path := range segments {
+		args = append(args, "-P", path)
+	}
 	text := s.judgeCommand(t, 1, strace, append(args, node.Args...)...)
 	says(t, text, "sync", "input/output error", "node stops")
 	s.flows(t, "transfers with two of three nodes")

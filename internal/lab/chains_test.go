@@ -1,4 +1,4 @@
-package main
+package lab
 
 import (
 	"strings"
@@ -42,11 +42,11 @@ func TestLinksTakeOnlyWhatComesNext(t *testing.T) {
 }
 
 func TestEqualAsFarAsBothGo(t *testing.T) {
-	a := chain{node: "d1", chains: []tidegate.Chain{{1}, {2}, {3}}}
-	if err := equal(a, chain{node: "d2", chains: a.chains[:2]}); err != nil {
+	a := Chain{Node: "d1", Chains: []tidegate.Chain{{1}, {2}, {3}}}
+	if err := a.Differ(Chain{Node: "d2", Chains: a.Chains[:2]}); err != nil {
 		t.Error(err)
 	}
-	if err := equal(a, chain{node: "d2", chains: []tidegate.Chain{{1}, {9}}}); err == nil || !strings.Contains(err.Error(), "d1 and d2 differ at batch 0000000000000002") {
+	if err := a.Differ(Chain{Node: "d2", Chains: []tidegate.Chain{{1}, {9}}}); err == nil || !strings.Contains(err.Error(), "d1 and d2 differ at batch 0000000000000002") {
 		t.Errorf("got %v", err)
 	}
 }
