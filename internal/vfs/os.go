@@ -39,7 +39,7 @@ func (o osFS) Create(name string) (File, error) {
 func (o osFS) Open(name string) (File, error)          { return o.open(name, os.O_RDONLY) }
 func (o osFS) OpenReadWrite(name string) (File, error) { return o.open(name, os.O_RDWR) }
 func (osFS) Remove(name string) error                  { return mapError(os.Remove(name)) }
-func (osFS) Rename(oldName, newName string) error { return mapError(os.Rename(oldName, newName)) }
+func (osFS) Rename(oldName, newName string) error      { return mapError(os.Rename(oldName, newName)) }
 
 func (osFS) MkdirAll(dir string) error { return mapError(os.MkdirAll(dir, dirPerm)) }
 
@@ -111,7 +111,7 @@ func (f *osFile) ReadAt(p []byte, off int64) (int, error) { return f.f.ReadAt(p,
 func (f *osFile) Truncate(size int64) error               { return mapError(f.f.Truncate(size)) }
 func (f *osFile) Close() error                            { return mapError(f.f.Close()) }
 func (f *osFile) Name() string                            { return f.f.Name() }
-func (f *osFile) Write(p []byte) (n int, err error) { n, err = f.f.Write(p); return n, mapError(err) }
+func (f *osFile) Write(p []byte) (n int, err error)       { n, err = f.f.Write(p); return n, mapError(err) }
 
 func (f *osFile) WriteAt(p []byte, o int64) (n int, err error) {
 	n, err = f.f.WriteAt(p, o)
