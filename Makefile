@@ -31,9 +31,10 @@ build: ## build the product: bin/tidegate, bin/tidegate-agent and bin/ledger
 	ls -l bin
 
 .PHONY: test
+# -count=1: tests that build and run the real binaries depend on more than go can see.
 test: ## vet and every test under the race detector: what CI runs
 	$(GO) vet ./...
-	$(GO) test -race -timeout $(TESTTIME) ./...
+	$(GO) test -race -count=1 -timeout $(TESTTIME) ./...
 
 .PHONY: check
 check: tools ## gofumpt, vet, golangci-lint, buf lint and breaking, tidy, tests of the house rules
