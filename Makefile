@@ -33,6 +33,7 @@ build: ## build the product: bin/tidegate, bin/tidegate-agent and bin/ledger
 .PHONY: test
 # -count=1: tests that build and run the real binaries depend on more than go can see.
 test: ## vet and every test under the race detector: what CI runs
+	tools/needs
 	$(GO) vet ./...
 	$(GO) test -race -count=1 -timeout $(TESTTIME) ./...
 

@@ -217,7 +217,7 @@ func fill(path string) error {
 func failedSync(t *testing.T, s *stage) {
 	strace, err := exec.LookPath("strace")
 	if err != nil {
-		t.Skip("needs strace to make a system call fail; package standby has the same over the file-system seam")
+		t.Fatal("wants strace to make a system call fail; run: sudo apt-get install strace")
 	}
 	node := s.Proc("standby-d2")
 	node.Kill()
