@@ -31,6 +31,8 @@ var (
 	ErrNotFound    = errors.New("not found")
 	ErrConflict    = errors.New("changed by somebody else")
 	ErrStopped     = errors.New("component has stopped")
+	ErrGateClosed  = errors.New("gate closed") // the bounds are reached and the policy is to refuse new work; try again later
+	ErrDraining    = errors.New("draining")    // a planned handover is under way; the work belongs to the next writer
 )
 
 // Error carries what a caller needs to decide and an operator needs to act.
@@ -73,7 +75,7 @@ func ClassOf(err error) Class {
 		return Corrupt
 	case errors.Is(err, ErrFenced):
 		return Fenced
-	case errors.Is(err, ErrFull), errors.Is(err, ErrConflict):
+	case errors.Is(err, ErrFull), errors.Is(err, ErrConflict), errors.Is(err, ErrGateClosed), errors.Is(err, ErrDraining):
 		return Transient
 	}
 	return Permanent

@@ -54,6 +54,44 @@ func (b Bounds) LooserThan(c Bounds) bool {
 	return b.Records > c.Records || b.Bytes > c.Bytes || b.Window > c.Window
 }
 
+// Reaction is what a gate does once it has been closed for longer than its grace.
+type Reaction string
+
+// The reactions. Only the last two let outputs go on unprotected: degrade once
+// the registry says so, degrade-blind also when no gate can be asked, which is
+// why a stream that permits it can never claim zero loss.
+const (
+	ReactBlock        Reaction = "block"
+	ReactReject       Reaction = "reject"
+	ReactDegrade      Reaction = "degrade"
+	ReactDegradeBlind Reaction = "degrade-blind"
+)
+
+// Policy says how a stream's gate behaves at its edge. The zero value blocks.
+type Policy struct {
+	Reaction Reaction      `json:"reaction"`
+	Grace    time.Duration `json:"grace"` // closed for this long before the reaction sets in
+	Rearm    time.Duration `json:"rearm"` // a degraded gate arms itself after D has kept up for this long
+}
+
+// Validate reports an unknown reaction or a negative time.
+func (p Policy) Validate() error {
+	switch p.Reaction {
+	case "", ReactBlock, ReactReject, ReactDegrade, ReactDegradeBlind:
+	default:
+		return fmt.Errorf("gate policy %q: want block, reject, degrade or degrade-blind", string(p.Reaction))
+	}
+	if p.Grace < 0 || p.Rearm < 0 {
+		return fmt.Errorf("gate policy grace %s, rearm %s: want none negative", p.Grace, p.Rearm)
+	}
+	return nil
+}
+
+// Degrades reports whether the policy may ever let outputs go on unprotected.
+func (p Policy) Degrades() bool {
+	return p.Reaction == ReactDegrade || p.Reaction == ReactDegradeBlind
+}
+
 // Quorum is the arithmetic of a stream's standby set.
 type Quorum struct {
 	N int `json:"n"` // standby nodes; the primary's own disk is not one
