@@ -32,6 +32,10 @@ type CommitEvent struct{ Seq tidegate.Seq }
 // BeaconEvent is the writer's word on itself, perhaps passed on by a relay.
 type BeaconEvent struct{ Beacon Beacon }
 
+// LeaseEvent comes to a writer or relay: a node's grant of a lease, the
+// acceptor's or one that the acceptor passes on unchanged.
+type LeaseEvent struct{ Grant LeaseGrant }
+
 // OffsetEvent is the best estimate so far of the clocks' difference, the same
 // on either side. It comes about once per Limits.KeepaliveEvery.
 type OffsetEvent struct {
@@ -45,4 +49,5 @@ func (*BatchEvent) event()  {}
 func (*HeaderEvent) event() {}
 func (*CommitEvent) event() {}
 func (*BeaconEvent) event() {}
+func (*LeaseEvent) event()  {}
 func (*OffsetEvent) event() {}

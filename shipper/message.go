@@ -33,6 +33,7 @@ const (
 	typeTimeRequest
 	typeTimeReply
 	typeClose
+	typeLeaseGrant
 )
 
 // As is what the dialer is to the stream.
@@ -132,6 +133,31 @@ type Beacon struct {
 	// leaves all three zero.
 	OffsetKnown       bool
 	Offset, OffsetErr time.Duration
+
+	// Lease asks every member for a node lease; the zero value asks for none. A
+	// relay forwards it as it is: each node counts from when it hears the ask,
+	// which is after the writer sent it.
+	Lease LeaseAsk
+}
+
+// LeaseAsk asks a node to refuse every fence for TTL, on its own boot clock,
+// counted from when it hears the ask. The writer tells its asks apart by Seqno,
+// which grows; only grants of one ask may be counted together, and what they are
+// worth ends TTL after the ask was sent, less a margin for the clocks' drift.
+type LeaseAsk struct {
+	TTL   time.Duration // 0: nothing is asked
+	Seqno uint64
+}
+
+// LeaseGrant is a node's own statement that it refuses fences for TTL after it
+// heard the ask Seqno of the writer that holds Epoch. A relay passes on those of
+// other nodes unchanged.
+type LeaseGrant struct {
+	Node        tidegate.NodeName
+	Incarnation tidegate.Incarnation
+	Epoch       tidegate.Epoch
+	TTL         time.Duration // as asked, never less
+	Seqno       uint64
 }
 
 // BeaconEvery is the writer's interval between beacons.
@@ -276,7 +302,9 @@ func (k Beacon) append(b []byte) []byte {
 	b = wire.AppendI64(b, k.Exposed)
 	b = wire.AppendBool(b, k.OffsetKnown)
 	b = wire.AppendI64(b, int64(k.Offset))
-	return wire.AppendI64(b, int64(k.OffsetErr))
+	b = wire.AppendI64(b, int64(k.OffsetErr))
+	b = wire.AppendI64(b, int64(k.Lease.TTL))
+	return wire.AppendU64(b, k.Lease.Seqno)
 }
 
 func parseBeacon(body []byte) (k Beacon, err error) {
@@ -290,7 +318,33 @@ func parseBeacon(body []byte) (k Beacon, err error) {
 	k.Exposed = d.I64()
 	k.OffsetKnown = d.Bool()
 	k.Offset, k.OffsetErr = time.Duration(d.I64()), time.Duration(d.I64())
+	k.Lease.TTL = time.Duration(d.I64())
+	k.Lease.Seqno = d.U64()
+	if k.Lease.TTL < 0 {
+		d.Fail("lease of %s", k.Lease.TTL)
+	}
 	return k, finish(&d, "beacon")
+}
+
+func (g LeaseGrant) append(b []byte) []byte {
+	b = wire.AppendString(b, string(g.Node))
+	b = wire.Append16(b, g.Incarnation)
+	b = wire.AppendU64(b, uint64(g.Epoch))
+	b = wire.AppendI64(b, int64(g.TTL))
+	return wire.AppendU64(b, g.Seqno)
+}
+
+func parseLeaseGrant(body []byte) (g LeaseGrant, err error) {
+	d := wire.NewDecoder(body)
+	g.Node = decodeName(&d)
+	g.Incarnation = d.Array16()
+	g.Epoch = tidegate.Epoch(d.U64())
+	g.TTL = time.Duration(d.I64())
+	g.Seqno = d.U64()
+	if g.TTL <= 0 {
+		d.Fail("lease of %s", g.TTL)
+	}
+	return g, finish(&d, "lease grant")
 }
 
 func finish(d *wire.Decoder, what string) error {

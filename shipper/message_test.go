@@ -91,12 +91,17 @@ func messages(t testing.TB) []message {
 		{"commit", typeCommit, wire.AppendU64(nil, 11), nil},
 		{
 			"beacon", typeBeacon,
-			Beacon{Epoch: 3, Generation: 1, AKnown: true, A: 1, L: 3, D: 2, Boot: 44, Wall: time.Unix(5, 6), Exposed: 9, OffsetKnown: true, Offset: -7, OffsetErr: 8}.append(nil),
+			Beacon{Epoch: 3, Generation: 1, AKnown: true, A: 1, L: 3, D: 2, Boot: 44, Wall: time.Unix(5, 6), Exposed: 9, OffsetKnown: true, Offset: -7, OffsetErr: 8, Lease: LeaseAsk{TTL: 5 * time.Second, Seqno: 13}}.append(nil),
 			again(parseBeacon, func(k Beacon, b []byte) []byte { return k.append(b) }),
 		},
 		{"credit", typeCredit, wire.AppendI64(nil, 1<<21), nil},
 		{"time-request", typeTimeRequest, wire.AppendI64(wire.AppendI64(wire.AppendI64(wire.AppendBool(wire.AppendI64(nil, 1), true), 2), 3), 4), nil},
 		{"time-reply", typeTimeReply, wire.AppendI64(wire.AppendI64(wire.AppendI64(wire.AppendI64(nil, 1), 2), 3), 4), nil},
+		{
+			"lease-grant", typeLeaseGrant,
+			LeaseGrant{Node: "dr2", Incarnation: id(7), Epoch: 3, TTL: 5 * time.Second, Seqno: 13}.append(nil),
+			again(parseLeaseGrant, func(g LeaseGrant, b []byte) []byte { return g.append(b) }),
+		},
 		{"close", typeClose, wire.AppendString(nil, "node is stopping"), nil},
 	}
 }

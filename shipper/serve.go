@@ -109,7 +109,7 @@ func (s *Server) finish(c *ServerConn, err error) {
 	case err == nil:
 		_ = c.close("done") // best effort, like every goodbye
 		return
-	case c.isEnded() || errors.Is(err, net.ErrClosed) || errors.Is(err, io.EOF):
+	case c.isEnded() || errors.Is(err, net.ErrClosed) || errors.Is(err, io.EOF) || errors.Is(err, errPeerClosed):
 		_ = c.close("")
 		return
 	}
@@ -252,6 +252,16 @@ func (c *ServerConn) SendAck(a fence.Ack) error {
 	var buf [160]byte
 	if err := c.w.Put(typeAck, appendAck(buf[:0], a)); err != nil {
 		return c.lost("send ack", err)
+	}
+	return nil
+}
+
+// SendLeaseGrant queues a node's grant, this node's or another's unchanged;
+// Flush sends it.
+func (c *ServerConn) SendLeaseGrant(g LeaseGrant) error {
+	var buf [160]byte
+	if err := c.w.Put(typeLeaseGrant, g.append(buf[:0])); err != nil {
+		return c.lost("send lease grant", err)
 	}
 	return nil
 }

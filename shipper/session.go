@@ -79,6 +79,7 @@ type session struct {
 	head   HeaderEvent
 	commit CommitEvent
 	beacon BeaconEvent
+	lease  LeaseEvent
 	offset OffsetEvent
 }
 
@@ -242,8 +243,12 @@ func (s *session) closed(body []byte) error {
 	if err := finish(&d, "close"); err != nil {
 		return s.malformed(err)
 	}
-	return &tidegate.Error{Op: "session with", Subject: s.peer.String(), Class: tidegate.Transient, Err: fmt.Errorf("closed by peer: %s", reason)}
+	return &tidegate.Error{Op: "session with", Subject: s.peer.String(), Class: tidegate.Transient, Err: fmt.Errorf("%w: %s", errPeerClosed, reason)}
 }
+
+// errPeerClosed is the end of a session whose peer has said goodbye: it waits
+// for no answer.
+var errPeerClosed = errors.New("closed by peer")
 
 // bound closes the connection when ctx ends, for the handshake.
 func (s *session) bound(ctx context.Context) (stop func() bool) {
@@ -302,13 +307,22 @@ func (s *session) ackEvent(body []byte) (Event, error) {
 	return &s.ack, nil
 }
 
+func (s *session) leaseEvent(body []byte) (Event, error) {
+	g, err := parseLeaseGrant(body)
+	if err != nil {
+		return nil, s.malformed(err)
+	}
+	s.lease = LeaseEvent{Grant: g}
+	return &s.lease, nil
+}
+
 func (s *session) sendCommit(seq tidegate.Seq) error {
 	var buf [8]byte
 	return s.send(typeCommit, wire.AppendU64(buf[:0], uint64(seq)))
 }
 
 func (s *session) sendBeacon(k Beacon) error {
-	var buf [80]byte
+	var buf [96]byte
 	return s.send(typeBeacon, k.append(buf[:0]))
 }
 

@@ -8,12 +8,14 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/tidegate/tidegate"
 	"github.com/tidegate/tidegate/batch"
 	"github.com/tidegate/tidegate/gating/fence"
+	"github.com/tidegate/tidegate/internal/clock"
 )
 
 func asWriter() Attach {
@@ -283,7 +285,8 @@ func TestBatchLargerThanTheLimitIsMisuse(t *testing.T) {
 func TestEventsCrossUnchanged(t *testing.T) {
 	ca := newCerts(t, "alpha", time.Now)
 	ack := fence.Ack{Node: "dr3", Incarnation: tidegate.ID{9}, Epoch: 3, Received: 12, Durable: 11, Chain: tidegate.Chain{4}, Applied: 10, Stamp: 1<<32 | 5}
-	beacon := Beacon{Epoch: 3, Generation: 1, AKnown: true, A: 1, L: 3, D: 2, Boot: 44, Wall: time.Unix(5, 6), Exposed: 9, OffsetKnown: true, Offset: -7, OffsetErr: 8}
+	beacon := Beacon{Epoch: 3, Generation: 1, AKnown: true, A: 1, L: 3, D: 2, Boot: 44, Wall: time.Unix(5, 6), Exposed: 9, OffsetKnown: true, Offset: -7, OffsetErr: 8, Lease: LeaseAsk{TTL: 5 * time.Second, Seqno: 13}}
+	grant := LeaseGrant{Node: "dr3", Incarnation: tidegate.ID{9}, Epoch: 3, TTL: 5 * time.Second, Seqno: 13}
 	log := sealLog(t, 2, 3, 50)
 	addr := listen(t, ca.serve("dr1"), fast, handlerFunc(func(_ context.Context, peer tidegate.Identity, a Attach, conn *ServerConn) error {
 		if peer.Name == "" || conn.Peer() != peer {
@@ -294,7 +297,7 @@ func TestEventsCrossUnchanged(t *testing.T) {
 		}
 		switch a.As {
 		case AsWriter:
-			_ = errors.Join(conn.SendAck(ack), conn.Flush())
+			_ = errors.Join(conn.SendAck(ack), conn.SendLeaseGrant(grant), conn.Flush())
 		case AsObserver:
 			_ = errors.Join(conn.SendHeader(log[0][:batch.HeaderSize]), conn.SendCommit(77), conn.SendBeacon(beacon))
 		case AsReader:
@@ -320,7 +323,7 @@ func TestEventsCrossUnchanged(t *testing.T) {
 		role tidegate.Role
 		as   As
 		want int // events other than offsets
-	}{{tidegate.RoleAgent, AsWriter, 1}, {tidegate.RoleAgent, AsObserver, 3}, {tidegate.RoleStandby, AsReader, 2}} {
+	}{{tidegate.RoleAgent, AsWriter, 2}, {tidegate.RoleAgent, AsObserver, 3}, {tidegate.RoleStandby, AsReader, 2}} {
 		t.Run(tc.as.String(), func(t *testing.T) {
 			a := asWriter()
 			a.As = tc.as
@@ -354,6 +357,10 @@ func TestEventsCrossUnchanged(t *testing.T) {
 					if ev.Ack != ack {
 						t.Errorf("ack %+v", ev.Ack)
 					}
+				case *LeaseEvent:
+					if ev.Grant != grant {
+						t.Errorf("grant %+v", ev.Grant)
+					}
 				case *HeaderEvent:
 					if ev.Header.Seq != 1 {
 						t.Errorf("header %+v", ev.Header)
@@ -379,6 +386,49 @@ func TestEventsCrossUnchanged(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// A dialer that ends its session is not refused, and not reported as if it were.
+func TestDialerThatClosesIsNotRefused(t *testing.T) {
+	ca := newCerts(t, "alpha", time.Now)
+	var refused atomic.Int64
+	ended := make(chan error, 1)
+	s, err := NewServer(ServerConfig{
+		TLS: ca.serve("dr1"), Node: "dr1", Limits: fast, Clock: clock.System(), Log: quiet(), Refused: func(Code) { refused.Add(1) },
+	}, handlerFunc(func(_ context.Context, _ tidegate.Identity, _ Attach, conn *ServerConn) error {
+		err := conn.Accept(Attached{Node: "dr1"})
+		for err == nil {
+			_, err = conn.Recv()
+		}
+		ended <- err
+		return err
+	}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	wg.Go(func() { _ = s.Serve(ctx, ln) })
+	defer func() { cancel(); wg.Wait() }()
+	c, _, err := ca.dialer(tidegate.RoleAgent, "app1").Dial(t.Context(), ln.Addr().String(), asWriter())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-ended; !strings.Contains(err.Error(), "closed by peer: dialer closes") {
+		t.Errorf("ended by %v", err)
+	}
+	cancel()
+	wg.Wait()
+	if n := refused.Load(); n != 0 {
+		t.Errorf("%d refusals", n)
 	}
 }
 
