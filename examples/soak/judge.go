@@ -143,7 +143,7 @@ func (p *play) demand(ok bool, format string, args ...any) {
 // verdicts decides about everything but the logs.
 func (p *play) verdicts() {
 	bounds := p.plant.Bounds
-	_, samples, passed := p.witness.seen()
+	_, samples, passed := p.witness.Seen()
 	for _, why := range passed {
 		p.demand(false, "%s", why)
 	}
@@ -209,11 +209,11 @@ func (p *play) planVerdicts() {
 
 // line is the round in one line.
 func (p *play) line() string {
-	most, samples, _ := p.witness.seen()
+	most, samples, _ := p.witness.Seen()
 	b := p.plant.Bounds
 	s := fmt.Sprintf("round %d %-7s %s: %d kills, %d acknowledged, %d recovered, %d lost; exposed at most %.0f of %d records, %.0f of %d bytes, %s of %s (%d samples)",
 		p.round.number, p.round.mode, p.ended(), p.kills, p.check.Acknowledged, p.check.Recovered, p.check.Lost,
-		most.records, b.Records, most.bytes, b.Bytes, time.Duration(most.window*float64(time.Second)).Round(time.Millisecond), b.Window, samples)
+		most.Records, b.Records, most.Bytes, b.Bytes, time.Duration(most.Window*float64(time.Second)).Round(time.Millisecond), b.Window, samples)
 	for _, x := range p.beyond {
 		if b.Records > 0 {
 			s += fmt.Sprintf("; %s %d records and %d bytes beyond the fork", x.stream, x.records, x.bytes)

@@ -129,7 +129,7 @@ func (r *runner) play(ctx context.Context, number int) error {
 	}
 	plant.Mode, plant.Bounds = rd.mode, rd.bounds
 	fmt.Fprintf(r.out, "\nround %d, %s, %d kills under load, primary site to be %s\n", number, rd.mode, rd.kills(), rd.disaster)
-	p := &play{round: rd, plant: plant, out: r.out, witness: newWitness(plant.Bounds)}
+	p := &play{round: rd, plant: plant, out: r.out, witness: lab.NewWitness(plant.Bounds)}
 	err := p.run(ctx, handovers, disaster)
 	err = errors.Join(append(p.broken, err)...)
 	r.rounds++

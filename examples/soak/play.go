@@ -29,7 +29,7 @@ type play struct {
 	begun time.Time
 
 	acks    *lab.AckTail
-	witness *witness
+	witness *lab.Witness
 
 	kills     int
 	handovers []handover
@@ -123,7 +123,7 @@ func (p *play) watchExposure(ctx context.Context) (stop func()) {
 	ctx, cancel := context.WithCancel(ctx)
 	var all sync.WaitGroup
 	for _, m := range append(p.lab.Primaries(), p.lab.Standbys()...) {
-		all.Go(func() { p.witness.watch(ctx, m, p.lab.AgentURL(m)) })
+		all.Go(func() { p.witness.Watch(ctx, m, p.lab.AgentURL(m)) })
 	}
 	return func() { cancel(); all.Wait() }
 }

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -28,6 +29,7 @@ type Lab struct {
 	primaries []machine
 	standbys  []machine
 	procs     []*Proc
+	net       *network // nil: everything on the loopback interface
 }
 
 // New lays out a lab in p.Dir and starts nothing. The directory must be new or
@@ -40,11 +42,28 @@ func New(p Plant) (*Lab, error) {
 	if left, err := os.ReadDir(l.plant.Dir); err != nil || len(left) > 0 {
 		return nil, errors.Join(err, fmt.Errorf("lay out lab %s: want an empty directory", l.plant.Dir))
 	}
+	if err := l.lay(); err != nil {
+		l.Close()
+		return nil, err
+	}
+	return l, nil
+}
+
+// lay gives every machine and gate its addresses and folders.
+func (l *Lab) lay() error {
 	n := l.plant.Primaries + l.plant.Standbys
 	gates := l.plant.Gates
 	addrs, err := ports(gates + 1 + 5*n)
 	if err != nil {
-		return nil, err
+		return err
+	}
+	if l.plant.Networks {
+		if l.net, err = newNetwork(); err != nil {
+			return err
+		}
+	}
+	for i := range gates + 1 {
+		addrs[i] = l.at(SiteWitness, addrs[i])
 	}
 	l.gateAddrs, l.routeAddr, addrs = addrs[:gates:gates], addrs[gates], addrs[gates+1:]
 	for i := range n {
@@ -52,11 +71,18 @@ func New(p Plant) (*Lab, error) {
 		if i >= l.plant.Primaries {
 			m.site, m.name = SiteDR, fmt.Sprintf("d%d", i-l.plant.Primaries+1)
 		}
-		a := addrs[5*i:]
+		a := addrs[5*i : 5*i+5]
+		for k := range a {
+			a[k] = l.at(m.site, a[k])
+		}
 		m.ship, m.api, m.agent, m.http, m.raft = a[0], a[1], a[2], a[3], a[4]
+		if l.net != nil {
+			_, port, _ := net.SplitHostPort(m.agent)
+			m.agent = net.JoinHostPort(l.net.loopback(m.site), port)
+		}
 		m.dir = l.path(m.name)
 		if err := os.MkdirAll(m.run(), 0o750); err != nil {
-			return nil, err
+			return err
 		}
 		if m.site == SitePrimary {
 			l.primaries = append(l.primaries, m)
@@ -64,7 +90,16 @@ func New(p Plant) (*Lab, error) {
 			l.standbys = append(l.standbys, m)
 		}
 	}
-	return l, nil
+	return nil
+}
+
+// at moves an address to a site's network, if it has one.
+func (l *Lab) at(site, addr string) string {
+	if l.net == nil {
+		return addr
+	}
+	_, port, _ := net.SplitHostPort(addr) // as ports made it
+	return net.JoinHostPort(l.net.host(site), port)
 }
 
 func (l *Lab) path(elem ...string) string {
@@ -296,6 +331,9 @@ func (l *Lab) Serving(ctx context.Context) error {
 }
 
 func (l *Lab) start(name, site string, args ...string) error {
+	if l.net != nil {
+		args = l.net.within(site, args)
+	}
 	p := &Proc{Name: name, Site: site, Args: args, logPath: l.path("logs", name+".log")}
 	if err := os.MkdirAll(l.path("logs"), 0o750); err != nil {
 		return err
@@ -320,13 +358,20 @@ func (l *Lab) Died() error {
 	return nil
 }
 
-// Close kills everything that runs. The directory stays.
+// Close kills everything that runs and takes its network down. The directory stays.
 func (l *Lab) Close() {
 	var g errgroup.Group
 	for _, p := range l.procs {
 		g.Go(func() error { p.Kill(); return nil })
 	}
 	_ = g.Wait() // kills report nothing
+	if l.net != nil {
+		// A namespace that is left behind harms nobody but the next lab's slot.
+		if err := l.net.close(); err != nil {
+			fmt.Fprintln(os.Stderr, "lab:", err)
+		}
+		l.net = nil
+	}
 }
 
 // Tidegate runs an operator's command against the lab's gate and returns its
@@ -400,7 +445,7 @@ func post(ctx context.Context, url, body string) error {
 }
 
 func do(req *http.Request, v any) error {
-	res, err := http.DefaultClient.Do(req)
+	res, err := reached.Do(req)
 	if err != nil {
 		return err
 	}

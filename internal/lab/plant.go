@@ -41,6 +41,7 @@ type Plant struct {
 	NoService bool            // agents and standby nodes only: the caller is the service
 	Streams   []string        // default Currencies
 	Gates     int             // default 1
+	Networks  bool            // each site in a network namespace of its own, for Cut and Mend; needs root
 	Etcd      []string        // endpoints of an etcd that the caller runs; required for more than one gate
 	// Tune, unless nil, may change a configuration file before it is written. name
 	// is the file's path below Dir: gate.yaml, d1/standby.yaml.

@@ -1,4 +1,4 @@
-package main
+package lab
 
 import (
 	"strings"
@@ -26,12 +26,12 @@ func TestParseExposure(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := map[string]exposure{
-		"eur": {known: true, records: 17, bytes: 1500, window: 0.25},
-		// The window is absent, so nothing is known: an absent number is never 0.
-		"usd": {records: 3, bytes: 300},
+	want := map[string]Exposure{
+		"eur": {Known: true, Records: 17, Bytes: 1500, Window: 0.25},
+		// The window is absent, so nothing is Known: an absent number is never 0.
+		"usd": {Records: 3, Bytes: 300},
 	}
-	if d := cmp.Diff(want, got, cmp.AllowUnexported(exposure{})); d != "" {
+	if d := cmp.Diff(want, got); d != "" {
 		t.Error(d)
 	}
 	for _, bad := range []string{
@@ -47,37 +47,37 @@ func TestParseExposure(t *testing.T) {
 func TestWithin(t *testing.T) {
 	b := tidegate.Bounds{Records: 10, Bytes: 100, Window: time.Second}
 	for _, c := range []struct {
-		e    exposure
+		e    Exposure
 		want string
 	}{
-		{exposure{known: true, records: 10, bytes: 100, window: 1}, ""},
-		{exposure{records: 11, bytes: 101, window: 2}, ""}, // not known
-		{exposure{known: true, records: 11}, "11 records"},
-		{exposure{known: true, bytes: 101}, "101 bytes"},
-		{exposure{known: true, window: 1.001}, "loss window"},
+		{Exposure{Known: true, Records: 10, Bytes: 100, Window: 1}, ""},
+		{Exposure{Records: 11, Bytes: 101, Window: 2}, ""}, // not known
+		{Exposure{Known: true, Records: 11}, "11 records"},
+		{Exposure{Known: true, Bytes: 101}, "101 bytes"},
+		{Exposure{Known: true, Window: 1.001}, "loss window"},
 	} {
 		if got := c.e.within(b); (got == "") != (c.want == "") || !strings.Contains(got, c.want) {
 			t.Errorf("%+v: %q, want %q", c.e, got, c.want)
 		}
 	}
-	if (exposure{known: true, records: 1}).within(tidegate.Bounds{}) == "" {
+	if (Exposure{Known: true, Records: 1}).within(tidegate.Bounds{}) == "" {
 		t.Error("sync lets a record be exposed")
 	}
 }
 
 func TestWitnessKeepsTheWorst(t *testing.T) {
-	w := newWitness(tidegate.Bounds{Records: 5, Bytes: 5, Window: time.Second})
-	w.see("p1", "eur", exposure{known: true, records: 4, window: 0.5})
-	w.see("p1", "usd", exposure{known: true, records: 1, bytes: 5})
-	w.see("p1", "usd", exposure{records: 100})
-	most, samples, passed := w.seen()
-	if most != (exposure{known: true, records: 4, bytes: 5, window: 0.5}) || samples != 2 || passed != nil {
+	w := NewWitness(tidegate.Bounds{Records: 5, Bytes: 5, Window: time.Second})
+	w.see("p1", "eur", Exposure{Known: true, Records: 4, Window: 0.5})
+	w.see("p1", "usd", Exposure{Known: true, Records: 1, Bytes: 5})
+	w.see("p1", "usd", Exposure{Records: 100})
+	most, samples, passed := w.Seen()
+	if most != (Exposure{Known: true, Records: 4, Bytes: 5, Window: 0.5}) || samples != 2 || passed != nil {
 		t.Errorf("%+v, %d samples, %v", most, samples, passed)
 	}
 	for range 2 * passedMax {
-		w.see("p2", "eur", exposure{known: true, records: 6})
+		w.see("p2", "eur", Exposure{Known: true, Records: 6})
 	}
-	if _, _, passed = w.seen(); len(passed) != passedMax || !strings.Contains(passed[0], "p2, stream eur: 6 records") {
+	if _, _, passed = w.Seen(); len(passed) != passedMax || !strings.Contains(passed[0], "p2, stream eur: 6 records") {
 		t.Errorf("%q", passed)
 	}
 }

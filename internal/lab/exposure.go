@@ -1,4 +1,4 @@
-package main
+package lab
 
 import (
 	"bufio"
@@ -14,34 +14,42 @@ import (
 	"github.com/tidegate/tidegate"
 )
 
-// exposure is what an agent says of one stream at one moment.
-type exposure struct {
-	known   bool
-	records float64
-	bytes   float64
-	window  float64 // seconds
+// Exposure is what an agent says of one stream at one moment, as its metrics
+// have it. The zero value is not known.
+type Exposure struct {
+	Known   bool
+	Records float64
+	Bytes   float64
+	Window  float64 // the loss window, in seconds
+}
+
+func (e Exposure) String() string {
+	if !e.Known {
+		return "unknown"
+	}
+	return fmt.Sprintf("%.0f records, %.0f B, %.0f ms", e.Records, e.Bytes, 1000*e.Window)
 }
 
 // within returns the bound that e passes, or nothing. There is no allowance:
 // the agent subtracts numbers that are exact at one moment by one clock.
-func (e exposure) within(b tidegate.Bounds) (passed string) {
+func (e Exposure) within(b tidegate.Bounds) (passed string) {
 	switch {
-	case !e.known:
+	case !e.Known:
 		return ""
-	case e.records > float64(b.Records):
-		return fmt.Sprintf("%.0f records exposed, the bound is %d", e.records, b.Records)
-	case e.bytes > float64(b.Bytes):
-		return fmt.Sprintf("%.0f bytes exposed, the bound is %d", e.bytes, b.Bytes)
-	case e.window > b.Window.Seconds():
-		return fmt.Sprintf("a loss window of %gs, the bound is %s", e.window, b.Window)
+	case e.Records > float64(b.Records):
+		return fmt.Sprintf("%.0f records exposed, the bound is %d", e.Records, b.Records)
+	case e.Bytes > float64(b.Bytes):
+		return fmt.Sprintf("%.0f bytes exposed, the bound is %d", e.Bytes, b.Bytes)
+	case e.Window > b.Window.Seconds():
+		return fmt.Sprintf("a loss window of %gs, the bound is %s", e.Window, b.Window)
 	}
 	return ""
 }
 
 // parseExposure reads an agent's metrics and returns the exposure by stream.
 // Metrics that are absent leave it unknown, as they are meant.
-func parseExposure(r io.Reader) (map[string]exposure, error) {
-	out := map[string]exposure{}
+func parseExposure(r io.Reader) (map[string]Exposure, error) {
+	out := map[string]Exposure{}
 	found := map[string]int{}
 	lines := bufio.NewScanner(r)
 	for lines.Scan() {
@@ -52,9 +60,9 @@ func parseExposure(r io.Reader) (map[string]exposure, error) {
 		stream := label(labels, "stream")
 		e := out[stream]
 		field := map[string]*float64{
-			"tidegate_agent_exposure_records":    &e.records,
-			"tidegate_agent_exposure_bytes":      &e.bytes,
-			"tidegate_agent_loss_window_seconds": &e.window,
+			"tidegate_agent_exposure_records":    &e.Records,
+			"tidegate_agent_exposure_bytes":      &e.Bytes,
+			"tidegate_agent_loss_window_seconds": &e.Window,
 		}[name]
 		if field == nil {
 			continue
@@ -65,7 +73,7 @@ func parseExposure(r io.Reader) (map[string]exposure, error) {
 		}
 		*field = v
 		found[stream]++
-		e.known = found[stream] == 3
+		e.Known = found[stream] == 3
 		out[stream] = e
 	}
 	return out, lines.Err()
@@ -97,15 +105,15 @@ func label(labels, name string) string {
 	return ""
 }
 
-// witness samples agents' metrics until its context ends and keeps what is
-// worst. Methods may be called concurrently.
-type witness struct {
+// Witness samples agents' metrics and keeps what is worst. Methods may be called
+// concurrently.
+type Witness struct {
 	bounds tidegate.Bounds
 	client *http.Client
 
 	mu      sync.Mutex
 	samples int // in which exposure was known
-	most    exposure
+	most    Exposure
 	passed  []string // the first few times a bound was passed
 }
 
@@ -114,13 +122,14 @@ const (
 	passedMax   = 5
 )
 
-func newWitness(b tidegate.Bounds) *witness {
-	return &witness{bounds: b, client: &http.Client{Timeout: time.Second}}
+// NewWitness returns a witness that also keeps when bounds were passed.
+func NewWitness(b tidegate.Bounds) *Witness {
+	return &Witness{bounds: b, client: &http.Client{Transport: reached.Transport, Timeout: time.Second}}
 }
 
-// watch samples one agent until ctx ends. An agent that is down or frozen says
+// Watch samples one agent until ctx ends. An agent that is down or frozen says
 // nothing, which is no finding.
-func (w *witness) watch(ctx context.Context, agent, url string) {
+func (w *Witness) Watch(ctx context.Context, agent, url string) {
 	tick := time.NewTicker(sampleEvery)
 	defer tick.Stop()
 	for {
@@ -137,7 +146,7 @@ func (w *witness) watch(ctx context.Context, agent, url string) {
 	}
 }
 
-func (w *witness) scrape(ctx context.Context, url string) (map[string]exposure, error) {
+func (w *Witness) scrape(ctx context.Context, url string) (map[string]Exposure, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url+"/metrics", nil)
 	if err != nil {
 		return nil, err
@@ -153,23 +162,25 @@ func (w *witness) scrape(ctx context.Context, url string) (map[string]exposure, 
 	return parseExposure(res.Body)
 }
 
-func (w *witness) see(agent, stream string, e exposure) {
-	if !e.known {
+func (w *Witness) see(agent, stream string, e Exposure) {
+	if !e.Known {
 		return
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.samples++
-	w.most.known = true
-	w.most.records = max(w.most.records, e.records)
-	w.most.bytes = max(w.most.bytes, e.bytes)
-	w.most.window = max(w.most.window, e.window)
+	w.most.Known = true
+	w.most.Records = max(w.most.Records, e.Records)
+	w.most.Bytes = max(w.most.Bytes, e.Bytes)
+	w.most.Window = max(w.most.Window, e.Window)
 	if why := e.within(w.bounds); why != "" && len(w.passed) < passedMax {
 		w.passed = append(w.passed, fmt.Sprintf("%s agent of %s, stream %s: %s", time.Now().UTC().Format("15:04:05.000"), agent, stream, why))
 	}
 }
 
-func (w *witness) seen() (most exposure, samples int, passed []string) {
+// Seen returns the maxima, in how many samples exposure was known, and the first
+// few times that a bound was passed.
+func (w *Witness) Seen() (most Exposure, samples int, passed []string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.most, w.samples, w.passed
