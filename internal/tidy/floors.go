@@ -41,7 +41,10 @@ func House() []Entry {
 		{"batch", 10, "the sealed batch"},
 		{"rpo", 10, "pure arithmetic of ceiling and exposure"},
 		{"gating/fence", 10, "pure cores of epochs and failover"},
-		{"internal/local", 10, "frames between library and node"},
+		{"gating/rules", 11, "pure rules of role changes, over what fence claims"},
+		{"gating/detect", 11, "pure detector of a primary that is down"},
+		{"gating/machine", 10, "pure state machine of a gate at the edge of its bounds"},
+		{"internal/local", 11, "frames between library and node; they carry the machine's states"},
 
 		{"stores", 20, "what a store must offer"},
 		{"stores/storestest", 21, "the conformance suite of stores, for their tests"},
