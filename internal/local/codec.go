@@ -2,9 +2,11 @@ package local
 
 import (
 	"fmt"
+	"math"
 	"time"
 
 	"github.com/tidegate/tidegate"
+	"github.com/tidegate/tidegate/gating/machine"
 	"github.com/tidegate/tidegate/internal/wire"
 )
 
@@ -47,6 +49,8 @@ func newMessage(t wire.Type) Message {
 		return new(DaemonProgress)
 	case typeBatch:
 		return new(Batch)
+	case typeRewind:
+		return new(Rewind)
 	}
 	return nil
 }
@@ -60,6 +64,7 @@ func (*LibraryProgress) wireType() wire.Type { return typeLibraryProgress }
 func (*Role) wireType() wire.Type            { return typeRole }
 func (*DaemonProgress) wireType() wire.Type  { return typeDaemonProgress }
 func (*Batch) wireType() wire.Type           { return typeBatch }
+func (*Rewind) wireType() wire.Type          { return typeRewind }
 
 func (m *Hello) appendTo(b []byte) []byte {
 	b = wire.AppendU16(b, m.VersionMin)
@@ -149,7 +154,15 @@ func (m *LibraryProgress) appendTo(b []byte) []byte {
 	b = wire.AppendU64(b, uint64(m.End))
 	b = wire.AppendU64(b, uint64(m.Applied))
 	b = wire.Append16(b, m.Digest)
-	return wire.AppendU64(b, uint64(m.DigestAt))
+	b = wire.AppendU64(b, uint64(m.DigestAt))
+	b = wire.AppendU8(b, uint8(m.Gate))
+	b = wire.AppendI64(b, int64(m.Since))
+	b = wire.AppendU8(b, uint8(m.Want))
+	b = wire.AppendU64(b, m.Grant)
+	b = wire.AppendU64(b, math.Float64bits(m.Utilisation))
+	b = wire.AppendU64(b, m.Rejected)
+	b = wire.AppendBool(b, m.Drained)
+	return wire.AppendI64(b, int64(m.Slack))
 }
 
 func (m *LibraryProgress) decode(d *wire.Decoder) {
@@ -162,6 +175,24 @@ func (m *LibraryProgress) decode(d *wire.Decoder) {
 	m.Applied = tidegate.Position(d.U64())
 	m.Digest = d.Array16()
 	m.DigestAt = tidegate.Position(d.U64())
+	m.Gate = machine.State(d.U8())
+	m.Since = tidegate.Instant(d.I64())
+	m.Want = machine.Want(d.U8())
+	m.Grant = d.U64()
+	m.Utilisation = math.Float64frombits(d.U64())
+	m.Rejected = d.U64()
+	m.Drained = d.Bool()
+	m.Slack = time.Duration(d.I64())
+	switch {
+	case m.Gate != 0 && !m.Gate.Valid():
+		d.Fail("gate state %d", m.Gate)
+	case !m.Want.Valid():
+		d.Fail("want %d", m.Want)
+	case !(m.Utilisation >= 0) || math.Signbit(m.Utilisation): // a NaN, too
+		d.Fail("utilisation %v", m.Utilisation)
+	case m.Slack < 0:
+		d.Fail("slack %s", m.Slack)
+	}
 }
 
 func (m *Role) appendTo(b []byte) []byte {
@@ -193,7 +224,19 @@ func (m *DaemonProgress) appendTo(b []byte) []byte {
 	b = wire.AppendI64(b, m.Bounds.Records)
 	b = wire.AppendI64(b, m.Bounds.Bytes)
 	b = wire.AppendI64(b, int64(m.Bounds.Window))
-	return wire.AppendBool(b, m.Recorded)
+	b = wire.AppendBool(b, m.Recorded)
+	b = wire.AppendU64(b, m.Grant)
+	b = wire.AppendU8(b, uint8(m.Record))
+	b = wire.AppendString(b, string(m.Policy.Reaction))
+	b = wire.AppendI64(b, int64(m.Policy.Grace))
+	b = wire.AppendI64(b, int64(m.Policy.Rearm))
+	b = wire.AppendBool(b, m.Brake)
+	b = wire.AppendBool(b, m.LeaseNeeded)
+	b = wire.AppendI64(b, int64(m.LeaseUntil))
+	b = wire.AppendBool(b, m.Drain)
+	b = wire.AppendBool(b, m.HandedOver)
+	b = wire.AppendBool(b, m.RateLimited)
+	return wire.AppendU64(b, m.Rate)
 }
 
 func (m *DaemonProgress) decode(d *wire.Decoder) {
@@ -205,13 +248,39 @@ func (m *DaemonProgress) decode(d *wire.Decoder) {
 	m.Bounds.Bytes = d.I64()
 	m.Bounds.Window = time.Duration(d.I64())
 	m.Recorded = d.Bool()
-	if d.Err() != nil {
-		return
+	m.Grant = d.U64()
+	m.Record = machine.Record(d.U8())
+	m.Policy.Reaction = tidegate.Reaction(d.String(tidegate.NameLenMax))
+	m.Policy.Grace = time.Duration(d.I64())
+	m.Policy.Rearm = time.Duration(d.I64())
+	m.Brake = d.Bool()
+	m.LeaseNeeded = d.Bool()
+	m.LeaseUntil = tidegate.Instant(d.I64())
+	m.Drain = d.Bool()
+	m.HandedOver = d.Bool()
+	m.RateLimited = d.Bool()
+	m.Rate = d.U64()
+	if d.Err() == nil {
+		m.check(d)
 	}
+}
+
+// check refuses grants that contradict themselves: what they would permit must
+// not be guessed at.
+func (m *DaemonProgress) check(d *wire.Decoder) {
 	effective, err := m.Mode.Bounds(m.Bounds)
+	policy := m.Policy.Validate()
 	switch {
 	case err != nil:
 		d.Fail("%v", err)
+	case policy != nil:
+		d.Fail("%v", policy)
+	case !m.Record.Valid():
+		d.Fail("record %d", m.Record)
+	case m.HandedOver && !m.Drain:
+		d.Fail("handed over without drain")
+	case m.Rate != 0 && !m.RateLimited:
+		d.Fail("rate %d without a limit", m.Rate)
 	case effective != m.Bounds:
 		// Bounds that contradict the mode must not be guessed at: one of the two
 		// would be looser than what the gate recorded.
@@ -241,6 +310,16 @@ func (m *Batch) decode(d *wire.Decoder) {
 	if d.Err() == nil && (m.Next < m.First || uint64(m.Next-m.First) != uint64(len(m.Payload))) {
 		d.Fail("range [%s, %s) with %d bytes", m.First, m.Next, len(m.Payload))
 	}
+}
+
+func (m *Rewind) appendTo(b []byte) []byte {
+	b = wire.AppendU64(b, uint64(m.To))
+	return wire.AppendU64(b, uint64(m.Epoch))
+}
+
+func (m *Rewind) decode(d *wire.Decoder) {
+	m.To = tidegate.Position(d.U64())
+	m.Epoch = tidegate.Epoch(d.U64())
 }
 
 // name reads a name and checks its form: names become paths and labels.

@@ -7,6 +7,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"math"
 	"net"
 	"os"
 	"path/filepath"
@@ -18,6 +19,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/tidegate/tidegate"
+	"github.com/tidegate/tidegate/gating/machine"
 	"github.com/tidegate/tidegate/internal/wire"
 )
 
@@ -40,11 +42,16 @@ func samples() []Message {
 		&LibraryProgress{
 			L: Count{5, 2, 5}, A: Count{4, 1, 4}, AKnown: true, T0: 123, Released: 124, End: 9,
 			Applied: 3, Digest: tidegate.Digest{1}, DigestAt: 2,
+			Gate: machine.Rejecting, Since: 5, Want: machine.WantDegraded, Grant: 6, Utilisation: 0.75, Rejected: 8,
+			Drained: true, Slack: 9,
 		},
 		&Role{State: StateActive, Epoch: 7, Holder: tidegate.HolderID{2}, ApplyTo: 10, Branch: 10, Lineage: "journal:01"},
-		&DaemonProgress{D: 8, DKnown: true, Epoch: 7, Mode: tidegate.ModeBounded, Bounds: tidegate.Bounds{Records: 1, Bytes: 2, Window: 3}, Recorded: true},
+		&DaemonProgress{D: 8, DKnown: true, Epoch: 7, Mode: tidegate.ModeBounded, Bounds: tidegate.Bounds{Records: 1, Bytes: 2, Window: 3}, Recorded: true,
+			Grant: 4, Record: machine.RecordDegraded, Policy: tidegate.Policy{Reaction: tidegate.ReactDegrade, Grace: 5, Rearm: 6}, Brake: true,
+			LeaseNeeded: true, LeaseUntil: 7, Drain: true, HandedOver: true, RateLimited: true, Rate: 9},
 		&DaemonProgress{Epoch: 7, Mode: tidegate.ModeOpen, Bounds: tidegate.Bounds{Records: none, Bytes: none, Window: tidegate.Unbounded}},
 		&Batch{Epoch: 7, Seq: 3, First: 100, Next: 103, Records: 1, Payload: []byte("abc")},
+		&Rewind{To: 100, Epoch: 8},
 	}
 }
 
@@ -98,6 +105,14 @@ func TestDecodeIsStrict(t *testing.T) {
 		"unknown mode":                &DaemonProgress{Mode: "ajar"},
 		"negative bound":              &DaemonProgress{Mode: tidegate.ModeBounded, Bounds: tidegate.Bounds{Bytes: -1}},
 		"state":                       &Role{State: 9},
+		"policy":                      &DaemonProgress{Policy: tidegate.Policy{Reaction: "panic"}, Mode: tidegate.ModeSync},
+		"record":                      &DaemonProgress{Record: 9, Mode: tidegate.ModeSync},
+		"handed over, not draining":   &DaemonProgress{HandedOver: true, Mode: tidegate.ModeSync},
+		"rate without a limit":        &DaemonProgress{Rate: 1, Mode: tidegate.ModeSync},
+		"gate state":                  &LibraryProgress{Gate: 99},
+		"want":                        &LibraryProgress{Want: 9},
+		"utilisation":                 &LibraryProgress{Utilisation: math.NaN()},
+		"negative slack":              &LibraryProgress{Slack: -1},
 		"service name":                &Hello{VersionMin: 1, VersionMax: 1, Service: "../x", Stream: "s"},
 		"versions":                    &Hello{VersionMin: 2, VersionMax: 1, Service: "s", Stream: "s"},
 		"batch range":                 &Batch{First: 1, Next: 9, Payload: []byte("x")},

@@ -2,8 +2,10 @@ package local
 
 import (
 	"fmt"
+	"time"
 
 	"github.com/tidegate/tidegate"
+	"github.com/tidegate/tidegate/gating/machine"
 	"github.com/tidegate/tidegate/internal/wire"
 )
 
@@ -37,6 +39,7 @@ const (
 	typeRole            wire.Type = 7
 	typeDaemonProgress  wire.Type = 8
 	typeBatch           wire.Type = 9
+	typeRewind          wire.Type = 10
 )
 
 // Message is one of the structs of this package, by pointer.
@@ -120,6 +123,18 @@ type LibraryProgress struct {
 	Applied  tidegate.Position // state of the service: everything before it is applied
 	Digest   tidegate.Digest   // of the state at DigestAt; zero if the service gives none
 	DigestAt tidegate.Position
+
+	// The gate beside the ceiling; meaningful only if Gate is not 0.
+	Gate        machine.State
+	Since       tidegate.Instant // of Gate
+	Want        machine.Want     // what the record should say
+	Grant       uint64           // number of the [DaemonProgress] that is in force here; 0: none
+	Utilisation float64          // largest used share of a bound, 0 or more
+	Rejected    uint64           // calls refused since the journal was opened
+	// Drained says, while draining, that End, L and A are final: no work is taken,
+	// none is in flight, and nothing more will be released beyond A.
+	Drained bool
+	Slack   time.Duration // longest time from a release's clock reading to its effect
 }
 
 // State is the part a daemon gives to the library.
@@ -169,6 +184,28 @@ type DaemonProgress struct {
 	// Recorded says that mode and bounds are those of the gate's record, read in
 	// this epoch. Without it an open stream does not go on when the daemon is lost.
 	Recorded bool
+
+	// Grant numbers this connection's different grants from 1; the library reports
+	// the one it obeys.
+	Grant  uint64
+	Record machine.Record // of the gate's record, read in this epoch
+	Policy tidegate.Policy
+	Brake  bool // an operator opened the gate: it must not ask to be armed
+
+	// LeaseNeeded says that beyond D outputs may leave only before LeaseUntil, on
+	// this machine's boot clock; at LeaseUntil they may not.
+	LeaseNeeded bool
+	LeaseUntil  tidegate.Instant
+
+	// Drain asks the library to refuse new work and to finish what is in flight;
+	// it stays set until the handover is given up or a newer epoch is held.
+	Drain      bool
+	HandedOver bool // the handover is recorded: nothing may leave here; only with Drain
+
+	// RateLimited says that new work is limited to Rate records per second, 0
+	// being none at all.
+	RateLimited bool
+	Rate        uint64
 }
 
 // Batch carries one committed batch to a following library.
@@ -179,4 +216,12 @@ type Batch struct {
 	Next    tidegate.Position
 	Records uint32
 	Payload []byte // raw journal bytes [First, Next), whole records; valid until the next Recv
+}
+
+// Rewind, from the standby node, tells a library whose journal has gone another
+// way than the stream, or further, to cut it. The library moves everything from
+// To on into quarantine, lets the service rebuild its state, and connects anew.
+type Rewind struct {
+	To    tidegate.Position // a record's beginning, or the journal's end
+	Epoch tidegate.Epoch    // whose history goes on from there
 }
