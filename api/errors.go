@@ -137,6 +137,8 @@ var conditions = []struct {
 	{tidegate.ErrNotFound, pb.Condition_CONDITION_NOT_FOUND},
 	{tidegate.ErrConflict, pb.Condition_CONDITION_CONFLICT},
 	{tidegate.ErrStopped, pb.Condition_CONDITION_STOPPED},
+	{tidegate.ErrGateClosed, pb.Condition_CONDITION_GATE_CLOSED},
+	{tidegate.ErrDraining, pb.Condition_CONDITION_DRAINING},
 }
 
 func conditionOf(err error) pb.Condition {

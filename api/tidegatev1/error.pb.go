@@ -9,6 +9,7 @@ package tidegatev1
 import (
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
+	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
 	sync "sync"
 	unsafe "unsafe"
@@ -34,20 +35,24 @@ const (
 	Condition_CONDITION_NOT_FOUND   Condition = 6
 	Condition_CONDITION_CONFLICT    Condition = 7
 	Condition_CONDITION_STOPPED     Condition = 8
+	Condition_CONDITION_GATE_CLOSED Condition = 9
+	Condition_CONDITION_DRAINING    Condition = 10
 )
 
 // Enum value maps for Condition.
 var (
 	Condition_name = map[int32]string{
-		0: "CONDITION_UNSPECIFIED",
-		1: "CONDITION_FENCED",
-		2: "CONDITION_DIVERGED",
-		3: "CONDITION_GAP",
-		4: "CONDITION_FULL",
-		5: "CONDITION_UNSUPPORTED",
-		6: "CONDITION_NOT_FOUND",
-		7: "CONDITION_CONFLICT",
-		8: "CONDITION_STOPPED",
+		0:  "CONDITION_UNSPECIFIED",
+		1:  "CONDITION_FENCED",
+		2:  "CONDITION_DIVERGED",
+		3:  "CONDITION_GAP",
+		4:  "CONDITION_FULL",
+		5:  "CONDITION_UNSUPPORTED",
+		6:  "CONDITION_NOT_FOUND",
+		7:  "CONDITION_CONFLICT",
+		8:  "CONDITION_STOPPED",
+		9:  "CONDITION_GATE_CLOSED",
+		10: "CONDITION_DRAINING",
 	}
 	Condition_value = map[string]int32{
 		"CONDITION_UNSPECIFIED": 0,
@@ -59,6 +64,8 @@ var (
 		"CONDITION_NOT_FOUND":   6,
 		"CONDITION_CONFLICT":    7,
 		"CONDITION_STOPPED":     8,
+		"CONDITION_GATE_CLOSED": 9,
+		"CONDITION_DRAINING":    10,
 	}
 )
 
@@ -200,7 +207,13 @@ type RuleVerdict struct {
 	// Why it holds or does not, with the numbers it looked at.
 	Reason string `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
 	// How the operator may override it; empty when nothing does.
-	Override      string `protobuf:"bytes,4,opt,name=override,proto3" json:"override,omitempty"`
+	Override string `protobuf:"bytes,4,opt,name=override,proto3" json:"override,omitempty"`
+	// The numbers behind the reason, for people and for machines.
+	Evidence []*Fact `protobuf:"bytes,5,rep,name=evidence,proto3" json:"evidence,omitempty"`
+	// False when something that the rule needs is not known: then it does not hold.
+	Known bool `protobuf:"varint,6,opt,name=known,proto3" json:"known,omitempty"`
+	// Set when the rule does not hold and an override lets the action go on.
+	OverriddenBy  *Override `protobuf:"bytes,7,opt,name=overridden_by,json=overriddenBy,proto3" json:"overridden_by,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -263,11 +276,179 @@ func (x *RuleVerdict) GetOverride() string {
 	return ""
 }
 
+func (x *RuleVerdict) GetEvidence() []*Fact {
+	if x != nil {
+		return x.Evidence
+	}
+	return nil
+}
+
+func (x *RuleVerdict) GetKnown() bool {
+	if x != nil {
+		return x.Known
+	}
+	return false
+}
+
+func (x *RuleVerdict) GetOverriddenBy() *Override {
+	if x != nil {
+		return x.OverriddenBy
+	}
+	return nil
+}
+
+// Fact is one named value of what was looked at or done.
+type Fact struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// "beacon_age", "members_alive"...
+	Key           string `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	Value         string `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Fact) Reset() {
+	*x = Fact{}
+	mi := &file_tidegate_v1_error_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Fact) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Fact) ProtoMessage() {}
+
+func (x *Fact) ProtoReflect() protoreflect.Message {
+	mi := &file_tidegate_v1_error_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Fact.ProtoReflect.Descriptor instead.
+func (*Fact) Descriptor() ([]byte, []int) {
+	return file_tidegate_v1_error_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *Fact) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
+func (x *Fact) GetValue() string {
+	if x != nil {
+		return x.Value
+	}
+	return ""
+}
+
+// Override lets one rule of one service be passed until it expires.
+type Override struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Service       string                 `protobuf:"bytes,2,opt,name=service,proto3" json:"service,omitempty"`
+	Rule          string                 `protobuf:"bytes,3,opt,name=rule,proto3" json:"rule,omitempty"`
+	Reason        string                 `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
+	Actor         string                 `protobuf:"bytes,5,opt,name=actor,proto3" json:"actor,omitempty"`
+	Created       *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=created,proto3" json:"created,omitempty"`
+	Expires       *timestamppb.Timestamp `protobuf:"bytes,7,opt,name=expires,proto3" json:"expires,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Override) Reset() {
+	*x = Override{}
+	mi := &file_tidegate_v1_error_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Override) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Override) ProtoMessage() {}
+
+func (x *Override) ProtoReflect() protoreflect.Message {
+	mi := &file_tidegate_v1_error_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Override.ProtoReflect.Descriptor instead.
+func (*Override) Descriptor() ([]byte, []int) {
+	return file_tidegate_v1_error_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *Override) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *Override) GetService() string {
+	if x != nil {
+		return x.Service
+	}
+	return ""
+}
+
+func (x *Override) GetRule() string {
+	if x != nil {
+		return x.Rule
+	}
+	return ""
+}
+
+func (x *Override) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *Override) GetActor() string {
+	if x != nil {
+		return x.Actor
+	}
+	return ""
+}
+
+func (x *Override) GetCreated() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Created
+	}
+	return nil
+}
+
+func (x *Override) GetExpires() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Expires
+	}
+	return nil
+}
+
 var File_tidegate_v1_error_proto protoreflect.FileDescriptor
 
 const file_tidegate_v1_error_proto_rawDesc = "" +
 	"\n" +
-	"\x17tidegate/v1/error.proto\x12\vtidegate.v1\"\xdd\x01\n" +
+	"\x17tidegate/v1/error.proto\x12\vtidegate.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xdd\x01\n" +
 	"\vErrorDetail\x12\x0e\n" +
 	"\x02op\x18\x01 \x01(\tR\x02op\x12\x18\n" +
 	"\asubject\x18\x02 \x01(\tR\asubject\x12\x14\n" +
@@ -275,12 +456,26 @@ const file_tidegate_v1_error_proto_rawDesc = "" +
 	"\x05class\x18\x04 \x01(\tR\x05class\x12\x12\n" +
 	"\x04hint\x18\x05 \x01(\tR\x04hint\x124\n" +
 	"\tcondition\x18\x06 \x01(\x0e2\x16.tidegate.v1.ConditionR\tcondition\x12.\n" +
-	"\x05rules\x18\a \x03(\v2\x18.tidegate.v1.RuleVerdictR\x05rules\"k\n" +
+	"\x05rules\x18\a \x03(\v2\x18.tidegate.v1.RuleVerdictR\x05rules\"\xec\x01\n" +
 	"\vRuleVerdict\x12\x12\n" +
 	"\x04rule\x18\x01 \x01(\tR\x04rule\x12\x14\n" +
 	"\x05holds\x18\x02 \x01(\bR\x05holds\x12\x16\n" +
 	"\x06reason\x18\x03 \x01(\tR\x06reason\x12\x1a\n" +
-	"\boverride\x18\x04 \x01(\tR\boverride*\xde\x01\n" +
+	"\boverride\x18\x04 \x01(\tR\boverride\x12-\n" +
+	"\bevidence\x18\x05 \x03(\v2\x11.tidegate.v1.FactR\bevidence\x12\x14\n" +
+	"\x05known\x18\x06 \x01(\bR\x05known\x12:\n" +
+	"\roverridden_by\x18\a \x01(\v2\x15.tidegate.v1.OverrideR\foverriddenBy\".\n" +
+	"\x04Fact\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value\"\xe2\x01\n" +
+	"\bOverride\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
+	"\aservice\x18\x02 \x01(\tR\aservice\x12\x12\n" +
+	"\x04rule\x18\x03 \x01(\tR\x04rule\x12\x16\n" +
+	"\x06reason\x18\x04 \x01(\tR\x06reason\x12\x14\n" +
+	"\x05actor\x18\x05 \x01(\tR\x05actor\x124\n" +
+	"\acreated\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\acreated\x124\n" +
+	"\aexpires\x18\a \x01(\v2\x1a.google.protobuf.TimestampR\aexpires*\x91\x02\n" +
 	"\tCondition\x12\x19\n" +
 	"\x15CONDITION_UNSPECIFIED\x10\x00\x12\x14\n" +
 	"\x10CONDITION_FENCED\x10\x01\x12\x16\n" +
@@ -290,7 +485,10 @@ const file_tidegate_v1_error_proto_rawDesc = "" +
 	"\x15CONDITION_UNSUPPORTED\x10\x05\x12\x17\n" +
 	"\x13CONDITION_NOT_FOUND\x10\x06\x12\x16\n" +
 	"\x12CONDITION_CONFLICT\x10\a\x12\x15\n" +
-	"\x11CONDITION_STOPPED\x10\bB8Z6github.com/tidegate/tidegate/api/tidegatev1;tidegatev1b\x06proto3"
+	"\x11CONDITION_STOPPED\x10\b\x12\x19\n" +
+	"\x15CONDITION_GATE_CLOSED\x10\t\x12\x16\n" +
+	"\x12CONDITION_DRAINING\x10\n" +
+	"B8Z6github.com/tidegate/tidegate/api/tidegatev1;tidegatev1b\x06proto3"
 
 var (
 	file_tidegate_v1_error_proto_rawDescOnce sync.Once
@@ -305,20 +503,27 @@ func file_tidegate_v1_error_proto_rawDescGZIP() []byte {
 }
 
 var file_tidegate_v1_error_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_tidegate_v1_error_proto_msgTypes = make([]protoimpl.MessageInfo, 2)
+var file_tidegate_v1_error_proto_msgTypes = make([]protoimpl.MessageInfo, 4)
 var file_tidegate_v1_error_proto_goTypes = []any{
-	(Condition)(0),      // 0: tidegate.v1.Condition
-	(*ErrorDetail)(nil), // 1: tidegate.v1.ErrorDetail
-	(*RuleVerdict)(nil), // 2: tidegate.v1.RuleVerdict
+	(Condition)(0),                // 0: tidegate.v1.Condition
+	(*ErrorDetail)(nil),           // 1: tidegate.v1.ErrorDetail
+	(*RuleVerdict)(nil),           // 2: tidegate.v1.RuleVerdict
+	(*Fact)(nil),                  // 3: tidegate.v1.Fact
+	(*Override)(nil),              // 4: tidegate.v1.Override
+	(*timestamppb.Timestamp)(nil), // 5: google.protobuf.Timestamp
 }
 var file_tidegate_v1_error_proto_depIdxs = []int32{
 	0, // 0: tidegate.v1.ErrorDetail.condition:type_name -> tidegate.v1.Condition
 	2, // 1: tidegate.v1.ErrorDetail.rules:type_name -> tidegate.v1.RuleVerdict
-	2, // [2:2] is the sub-list for method output_type
-	2, // [2:2] is the sub-list for method input_type
-	2, // [2:2] is the sub-list for extension type_name
-	2, // [2:2] is the sub-list for extension extendee
-	0, // [0:2] is the sub-list for field type_name
+	3, // 2: tidegate.v1.RuleVerdict.evidence:type_name -> tidegate.v1.Fact
+	4, // 3: tidegate.v1.RuleVerdict.overridden_by:type_name -> tidegate.v1.Override
+	5, // 4: tidegate.v1.Override.created:type_name -> google.protobuf.Timestamp
+	5, // 5: tidegate.v1.Override.expires:type_name -> google.protobuf.Timestamp
+	6, // [6:6] is the sub-list for method output_type
+	6, // [6:6] is the sub-list for method input_type
+	6, // [6:6] is the sub-list for extension type_name
+	6, // [6:6] is the sub-list for extension extendee
+	0, // [0:6] is the sub-list for field type_name
 }
 
 func init() { file_tidegate_v1_error_proto_init() }
@@ -332,7 +537,7 @@ func file_tidegate_v1_error_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tidegate_v1_error_proto_rawDesc), len(file_tidegate_v1_error_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   2,
+			NumMessages:   4,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

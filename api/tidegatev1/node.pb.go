@@ -84,6 +84,8 @@ const (
 	GatePolicy_GATE_POLICY_BLOCK       GatePolicy = 1
 	GatePolicy_GATE_POLICY_REJECT      GatePolicy = 2
 	GatePolicy_GATE_POLICY_DEGRADE     GatePolicy = 3
+	// As degrade, also when no gate can be asked: no zero-loss claim is ever made.
+	GatePolicy_GATE_POLICY_DEGRADE_BLIND GatePolicy = 4
 )
 
 // Enum value maps for GatePolicy.
@@ -93,12 +95,14 @@ var (
 		1: "GATE_POLICY_BLOCK",
 		2: "GATE_POLICY_REJECT",
 		3: "GATE_POLICY_DEGRADE",
+		4: "GATE_POLICY_DEGRADE_BLIND",
 	}
 	GatePolicy_value = map[string]int32{
-		"GATE_POLICY_UNSPECIFIED": 0,
-		"GATE_POLICY_BLOCK":       1,
-		"GATE_POLICY_REJECT":      2,
-		"GATE_POLICY_DEGRADE":     3,
+		"GATE_POLICY_UNSPECIFIED":   0,
+		"GATE_POLICY_BLOCK":         1,
+		"GATE_POLICY_REJECT":        2,
+		"GATE_POLICY_DEGRADE":       3,
+		"GATE_POLICY_DEGRADE_BLIND": 4,
 	}
 )
 
@@ -507,7 +511,11 @@ type ServiceView struct {
 	// Role changes are frozen.
 	Frozen bool `protobuf:"varint,4,opt,name=frozen,proto3" json:"frozen,omitempty"`
 	// Plan under way; empty for none.
-	PlanId        string `protobuf:"bytes,5,opt,name=plan_id,json=planId,proto3" json:"plan_id,omitempty"`
+	PlanId string `protobuf:"bytes,5,opt,name=plan_id,json=planId,proto3" json:"plan_id,omitempty"`
+	// The arm switch of the role-change rules: off while the brake is on.
+	Armed bool `protobuf:"varint,6,opt,name=armed,proto3" json:"armed,omitempty"`
+	// Of the output lease that covers the service's streams; absent when there is none.
+	LeaseTtl      *durationpb.Duration `protobuf:"bytes,7,opt,name=lease_ttl,json=leaseTtl,proto3" json:"lease_ttl,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -577,6 +585,20 @@ func (x *ServiceView) GetPlanId() string {
 	return ""
 }
 
+func (x *ServiceView) GetArmed() bool {
+	if x != nil {
+		return x.Armed
+	}
+	return false
+}
+
+func (x *ServiceView) GetLeaseTtl() *durationpb.Duration {
+	if x != nil {
+		return x.LeaseTtl
+	}
+	return nil
+}
+
 // StreamView is a stream as nodes need to see it.
 type StreamView struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
@@ -593,8 +615,19 @@ type StreamView struct {
 	W       uint32   `protobuf:"varint,8,opt,name=w,proto3" json:"w,omitempty"`
 	Paused  bool     `protobuf:"varint,9,opt,name=paused,proto3" json:"paused,omitempty"`
 	// Absent before the first epoch.
-	Epoch         *EpochRecord `protobuf:"bytes,10,opt,name=epoch,proto3" json:"epoch,omitempty"`
-	Policy        GatePolicy   `protobuf:"varint,11,opt,name=policy,proto3,enum=tidegate.v1.GatePolicy" json:"policy,omitempty"`
+	Epoch *EpochRecord `protobuf:"bytes,10,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	// What the gate does once it has been closed for longer than its grace.
+	Policy GatePolicy           `protobuf:"varint,11,opt,name=policy,proto3,enum=tidegate.v1.GatePolicy" json:"policy,omitempty"`
+	Grace  *durationpb.Duration `protobuf:"bytes,12,opt,name=grace,proto3" json:"grace,omitempty"`
+	// A degraded gate arms itself after D has kept up for this long.
+	Rearm *durationpb.Duration `protobuf:"bytes,13,opt,name=rearm,proto3" json:"rearm,omitempty"`
+	// Absent while the brake is off.
+	Brake *Brake `protobuf:"bytes,14,opt,name=brake,proto3" json:"brake,omitempty"`
+	// Of the service's output lease; absent when there is none.
+	LeaseTtl *durationpb.Duration `protobuf:"bytes,15,opt,name=lease_ttl,json=leaseTtl,proto3" json:"lease_ttl,omitempty"`
+	// Configured members that the active epoch does not count: they follow, and
+	// their acks count for nothing.
+	Learners      []string `protobuf:"bytes,16,rep,name=learners,proto3" json:"learners,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -706,6 +739,103 @@ func (x *StreamView) GetPolicy() GatePolicy {
 	return GatePolicy_GATE_POLICY_UNSPECIFIED
 }
 
+func (x *StreamView) GetGrace() *durationpb.Duration {
+	if x != nil {
+		return x.Grace
+	}
+	return nil
+}
+
+func (x *StreamView) GetRearm() *durationpb.Duration {
+	if x != nil {
+		return x.Rearm
+	}
+	return nil
+}
+
+func (x *StreamView) GetBrake() *Brake {
+	if x != nil {
+		return x.Brake
+	}
+	return nil
+}
+
+func (x *StreamView) GetLeaseTtl() *durationpb.Duration {
+	if x != nil {
+		return x.LeaseTtl
+	}
+	return nil
+}
+
+func (x *StreamView) GetLearners() []string {
+	if x != nil {
+		return x.Learners
+	}
+	return nil
+}
+
+// Brake says that the primary runs unprotected because somebody wants it so. No
+// gate arms itself while it is on.
+type Brake struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Reason        string                 `protobuf:"bytes,1,opt,name=reason,proto3" json:"reason,omitempty"`
+	Actor         string                 `protobuf:"bytes,2,opt,name=actor,proto3" json:"actor,omitempty"`
+	Since         *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=since,proto3" json:"since,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Brake) Reset() {
+	*x = Brake{}
+	mi := &file_tidegate_v1_node_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Brake) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Brake) ProtoMessage() {}
+
+func (x *Brake) ProtoReflect() protoreflect.Message {
+	mi := &file_tidegate_v1_node_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Brake.ProtoReflect.Descriptor instead.
+func (*Brake) Descriptor() ([]byte, []int) {
+	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *Brake) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *Brake) GetActor() string {
+	if x != nil {
+		return x.Actor
+	}
+	return ""
+}
+
+func (x *Brake) GetSince() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Since
+	}
+	return nil
+}
+
 // NodeView is where a standby node can be reached.
 type NodeView struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -721,7 +851,7 @@ type NodeView struct {
 
 func (x *NodeView) Reset() {
 	*x = NodeView{}
-	mi := &file_tidegate_v1_node_proto_msgTypes[6]
+	mi := &file_tidegate_v1_node_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -733,7 +863,7 @@ func (x *NodeView) String() string {
 func (*NodeView) ProtoMessage() {}
 
 func (x *NodeView) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_node_proto_msgTypes[6]
+	mi := &file_tidegate_v1_node_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -746,7 +876,7 @@ func (x *NodeView) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeView.ProtoReflect.Descriptor instead.
 func (*NodeView) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{6}
+	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *NodeView) GetNode() string {
@@ -808,7 +938,7 @@ type AcquireEpochRequest struct {
 
 func (x *AcquireEpochRequest) Reset() {
 	*x = AcquireEpochRequest{}
-	mi := &file_tidegate_v1_node_proto_msgTypes[7]
+	mi := &file_tidegate_v1_node_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -820,7 +950,7 @@ func (x *AcquireEpochRequest) String() string {
 func (*AcquireEpochRequest) ProtoMessage() {}
 
 func (x *AcquireEpochRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_node_proto_msgTypes[7]
+	mi := &file_tidegate_v1_node_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -833,7 +963,7 @@ func (x *AcquireEpochRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AcquireEpochRequest.ProtoReflect.Descriptor instead.
 func (*AcquireEpochRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{7}
+	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *AcquireEpochRequest) GetService() string {
@@ -882,7 +1012,7 @@ type StreamPosition struct {
 
 func (x *StreamPosition) Reset() {
 	*x = StreamPosition{}
-	mi := &file_tidegate_v1_node_proto_msgTypes[8]
+	mi := &file_tidegate_v1_node_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -894,7 +1024,7 @@ func (x *StreamPosition) String() string {
 func (*StreamPosition) ProtoMessage() {}
 
 func (x *StreamPosition) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_node_proto_msgTypes[8]
+	mi := &file_tidegate_v1_node_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -907,7 +1037,7 @@ func (x *StreamPosition) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StreamPosition.ProtoReflect.Descriptor instead.
 func (*StreamPosition) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{8}
+	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *StreamPosition) GetStreamId() string {
@@ -934,7 +1064,7 @@ type AcquireEpochResponse struct {
 
 func (x *AcquireEpochResponse) Reset() {
 	*x = AcquireEpochResponse{}
-	mi := &file_tidegate_v1_node_proto_msgTypes[9]
+	mi := &file_tidegate_v1_node_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -946,7 +1076,7 @@ func (x *AcquireEpochResponse) String() string {
 func (*AcquireEpochResponse) ProtoMessage() {}
 
 func (x *AcquireEpochResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_node_proto_msgTypes[9]
+	mi := &file_tidegate_v1_node_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -959,7 +1089,7 @@ func (x *AcquireEpochResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AcquireEpochResponse.ProtoReflect.Descriptor instead.
 func (*AcquireEpochResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{9}
+	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *AcquireEpochResponse) GetGrants() []*StreamGrant {
@@ -987,7 +1117,7 @@ type StreamGrant struct {
 
 func (x *StreamGrant) Reset() {
 	*x = StreamGrant{}
-	mi := &file_tidegate_v1_node_proto_msgTypes[10]
+	mi := &file_tidegate_v1_node_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -999,7 +1129,7 @@ func (x *StreamGrant) String() string {
 func (*StreamGrant) ProtoMessage() {}
 
 func (x *StreamGrant) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_node_proto_msgTypes[10]
+	mi := &file_tidegate_v1_node_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1012,7 +1142,7 @@ func (x *StreamGrant) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StreamGrant.ProtoReflect.Descriptor instead.
 func (*StreamGrant) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{10}
+	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *StreamGrant) GetStreamId() string {
@@ -1038,7 +1168,7 @@ type ReadEpochRequest struct {
 
 func (x *ReadEpochRequest) Reset() {
 	*x = ReadEpochRequest{}
-	mi := &file_tidegate_v1_node_proto_msgTypes[11]
+	mi := &file_tidegate_v1_node_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1050,7 +1180,7 @@ func (x *ReadEpochRequest) String() string {
 func (*ReadEpochRequest) ProtoMessage() {}
 
 func (x *ReadEpochRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_node_proto_msgTypes[11]
+	mi := &file_tidegate_v1_node_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1063,7 +1193,7 @@ func (x *ReadEpochRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadEpochRequest.ProtoReflect.Descriptor instead.
 func (*ReadEpochRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{11}
+	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *ReadEpochRequest) GetStreamId() string {
@@ -1082,7 +1212,7 @@ type ReadEpochResponse struct {
 
 func (x *ReadEpochResponse) Reset() {
 	*x = ReadEpochResponse{}
-	mi := &file_tidegate_v1_node_proto_msgTypes[12]
+	mi := &file_tidegate_v1_node_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1094,7 +1224,7 @@ func (x *ReadEpochResponse) String() string {
 func (*ReadEpochResponse) ProtoMessage() {}
 
 func (x *ReadEpochResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_node_proto_msgTypes[12]
+	mi := &file_tidegate_v1_node_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1107,7 +1237,7 @@ func (x *ReadEpochResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadEpochResponse.ProtoReflect.Descriptor instead.
 func (*ReadEpochResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{12}
+	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *ReadEpochResponse) GetEpoch() *EpochRecord {
@@ -1132,7 +1262,7 @@ type RecordGateRequest struct {
 
 func (x *RecordGateRequest) Reset() {
 	*x = RecordGateRequest{}
-	mi := &file_tidegate_v1_node_proto_msgTypes[13]
+	mi := &file_tidegate_v1_node_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1144,7 +1274,7 @@ func (x *RecordGateRequest) String() string {
 func (*RecordGateRequest) ProtoMessage() {}
 
 func (x *RecordGateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_node_proto_msgTypes[13]
+	mi := &file_tidegate_v1_node_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1157,7 +1287,7 @@ func (x *RecordGateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecordGateRequest.ProtoReflect.Descriptor instead.
 func (*RecordGateRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{13}
+	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *RecordGateRequest) GetStreamId() string {
@@ -1211,7 +1341,7 @@ type RecordGateResponse struct {
 
 func (x *RecordGateResponse) Reset() {
 	*x = RecordGateResponse{}
-	mi := &file_tidegate_v1_node_proto_msgTypes[14]
+	mi := &file_tidegate_v1_node_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1223,7 +1353,7 @@ func (x *RecordGateResponse) String() string {
 func (*RecordGateResponse) ProtoMessage() {}
 
 func (x *RecordGateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_node_proto_msgTypes[14]
+	mi := &file_tidegate_v1_node_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1236,7 +1366,7 @@ func (x *RecordGateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecordGateResponse.ProtoReflect.Descriptor instead.
 func (*RecordGateResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{14}
+	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *RecordGateResponse) GetEpoch() *EpochRecord {
@@ -1244,6 +1374,666 @@ func (x *RecordGateResponse) GetEpoch() *EpochRecord {
 		return x.Epoch
 	}
 	return nil
+}
+
+type RenewLeaseRequest struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Service string                 `protobuf:"bytes,1,opt,name=service,proto3" json:"service,omitempty"`
+	// Node and uuid of the writer.
+	Node   string `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"`
+	Holder string `protobuf:"bytes,3,opt,name=holder,proto3" json:"holder,omitempty"`
+	// The epoch of every stream of the service.
+	Epochs        []*StreamEpoch `protobuf:"bytes,4,rep,name=epochs,proto3" json:"epochs,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RenewLeaseRequest) Reset() {
+	*x = RenewLeaseRequest{}
+	mi := &file_tidegate_v1_node_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RenewLeaseRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RenewLeaseRequest) ProtoMessage() {}
+
+func (x *RenewLeaseRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tidegate_v1_node_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RenewLeaseRequest.ProtoReflect.Descriptor instead.
+func (*RenewLeaseRequest) Descriptor() ([]byte, []int) {
+	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *RenewLeaseRequest) GetService() string {
+	if x != nil {
+		return x.Service
+	}
+	return ""
+}
+
+func (x *RenewLeaseRequest) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *RenewLeaseRequest) GetHolder() string {
+	if x != nil {
+		return x.Holder
+	}
+	return ""
+}
+
+func (x *RenewLeaseRequest) GetEpochs() []*StreamEpoch {
+	if x != nil {
+		return x.Epochs
+	}
+	return nil
+}
+
+// StreamEpoch names an epoch of a stream.
+type StreamEpoch struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	StreamId      string                 `protobuf:"bytes,1,opt,name=stream_id,json=streamId,proto3" json:"stream_id,omitempty"`
+	Epoch         uint64                 `protobuf:"varint,2,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StreamEpoch) Reset() {
+	*x = StreamEpoch{}
+	mi := &file_tidegate_v1_node_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StreamEpoch) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StreamEpoch) ProtoMessage() {}
+
+func (x *StreamEpoch) ProtoReflect() protoreflect.Message {
+	mi := &file_tidegate_v1_node_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StreamEpoch.ProtoReflect.Descriptor instead.
+func (*StreamEpoch) Descriptor() ([]byte, []int) {
+	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *StreamEpoch) GetStreamId() string {
+	if x != nil {
+		return x.StreamId
+	}
+	return ""
+}
+
+func (x *StreamEpoch) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
+type RenewLeaseResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// From before the request was sent.
+	Ttl           *durationpb.Duration `protobuf:"bytes,1,opt,name=ttl,proto3" json:"ttl,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RenewLeaseResponse) Reset() {
+	*x = RenewLeaseResponse{}
+	mi := &file_tidegate_v1_node_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RenewLeaseResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RenewLeaseResponse) ProtoMessage() {}
+
+func (x *RenewLeaseResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_tidegate_v1_node_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RenewLeaseResponse.ProtoReflect.Descriptor instead.
+func (*RenewLeaseResponse) Descriptor() ([]byte, []int) {
+	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *RenewLeaseResponse) GetTtl() *durationpb.Duration {
+	if x != nil {
+		return x.Ttl
+	}
+	return nil
+}
+
+type ReleaseLeaseRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Service       string                 `protobuf:"bytes,1,opt,name=service,proto3" json:"service,omitempty"`
+	Node          string                 `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"`
+	Holder        string                 `protobuf:"bytes,3,opt,name=holder,proto3" json:"holder,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReleaseLeaseRequest) Reset() {
+	*x = ReleaseLeaseRequest{}
+	mi := &file_tidegate_v1_node_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReleaseLeaseRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReleaseLeaseRequest) ProtoMessage() {}
+
+func (x *ReleaseLeaseRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tidegate_v1_node_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReleaseLeaseRequest.ProtoReflect.Descriptor instead.
+func (*ReleaseLeaseRequest) Descriptor() ([]byte, []int) {
+	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *ReleaseLeaseRequest) GetService() string {
+	if x != nil {
+		return x.Service
+	}
+	return ""
+}
+
+func (x *ReleaseLeaseRequest) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *ReleaseLeaseRequest) GetHolder() string {
+	if x != nil {
+		return x.Holder
+	}
+	return ""
+}
+
+type ReleaseLeaseResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReleaseLeaseResponse) Reset() {
+	*x = ReleaseLeaseResponse{}
+	mi := &file_tidegate_v1_node_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReleaseLeaseResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReleaseLeaseResponse) ProtoMessage() {}
+
+func (x *ReleaseLeaseResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_tidegate_v1_node_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReleaseLeaseResponse.ProtoReflect.Descriptor instead.
+func (*ReleaseLeaseResponse) Descriptor() ([]byte, []int) {
+	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{20}
+}
+
+type HandOverRequest struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Service string                 `protobuf:"bytes,1,opt,name=service,proto3" json:"service,omitempty"`
+	Node    string                 `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"`
+	Holder  string                 `protobuf:"bytes,3,opt,name=holder,proto3" json:"holder,omitempty"`
+	// Every stream of the service.
+	Streams       []*StreamHandover `protobuf:"bytes,4,rep,name=streams,proto3" json:"streams,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HandOverRequest) Reset() {
+	*x = HandOverRequest{}
+	mi := &file_tidegate_v1_node_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HandOverRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HandOverRequest) ProtoMessage() {}
+
+func (x *HandOverRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tidegate_v1_node_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HandOverRequest.ProtoReflect.Descriptor instead.
+func (*HandOverRequest) Descriptor() ([]byte, []int) {
+	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *HandOverRequest) GetService() string {
+	if x != nil {
+		return x.Service
+	}
+	return ""
+}
+
+func (x *HandOverRequest) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *HandOverRequest) GetHolder() string {
+	if x != nil {
+		return x.Holder
+	}
+	return ""
+}
+
+func (x *HandOverRequest) GetStreams() []*StreamHandover {
+	if x != nil {
+		return x.Streams
+	}
+	return nil
+}
+
+// StreamHandover is one stream's part of a handover.
+type StreamHandover struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	StreamId string                 `protobuf:"bytes,1,opt,name=stream_id,json=streamId,proto3" json:"stream_id,omitempty"`
+	Epoch    uint64                 `protobuf:"varint,2,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	// Revision of the record this is based on.
+	Revision      int64     `protobuf:"varint,3,opt,name=revision,proto3" json:"revision,omitempty"`
+	Handover      *Handover `protobuf:"bytes,4,opt,name=handover,proto3" json:"handover,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StreamHandover) Reset() {
+	*x = StreamHandover{}
+	mi := &file_tidegate_v1_node_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StreamHandover) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StreamHandover) ProtoMessage() {}
+
+func (x *StreamHandover) ProtoReflect() protoreflect.Message {
+	mi := &file_tidegate_v1_node_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StreamHandover.ProtoReflect.Descriptor instead.
+func (*StreamHandover) Descriptor() ([]byte, []int) {
+	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *StreamHandover) GetStreamId() string {
+	if x != nil {
+		return x.StreamId
+	}
+	return ""
+}
+
+func (x *StreamHandover) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
+func (x *StreamHandover) GetRevision() int64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+func (x *StreamHandover) GetHandover() *Handover {
+	if x != nil {
+		return x.Handover
+	}
+	return nil
+}
+
+type HandOverResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Epochs        []*EpochRecord         `protobuf:"bytes,1,rep,name=epochs,proto3" json:"epochs,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HandOverResponse) Reset() {
+	*x = HandOverResponse{}
+	mi := &file_tidegate_v1_node_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HandOverResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HandOverResponse) ProtoMessage() {}
+
+func (x *HandOverResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_tidegate_v1_node_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HandOverResponse.ProtoReflect.Descriptor instead.
+func (*HandOverResponse) Descriptor() ([]byte, []int) {
+	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *HandOverResponse) GetEpochs() []*EpochRecord {
+	if x != nil {
+		return x.Epochs
+	}
+	return nil
+}
+
+type ReportVantageRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Who observes: the caller's name.
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Site          string                 `protobuf:"bytes,2,opt,name=site,proto3" json:"site,omitempty"`
+	Observations  []*Observation         `protobuf:"bytes,3,rep,name=observations,proto3" json:"observations,omitempty"`
+	Sent          *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=sent,proto3" json:"sent,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReportVantageRequest) Reset() {
+	*x = ReportVantageRequest{}
+	mi := &file_tidegate_v1_node_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReportVantageRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReportVantageRequest) ProtoMessage() {}
+
+func (x *ReportVantageRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tidegate_v1_node_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReportVantageRequest.ProtoReflect.Descriptor instead.
+func (*ReportVantageRequest) Descriptor() ([]byte, []int) {
+	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *ReportVantageRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ReportVantageRequest) GetSite() string {
+	if x != nil {
+		return x.Site
+	}
+	return ""
+}
+
+func (x *ReportVantageRequest) GetObservations() []*Observation {
+	if x != nil {
+		return x.Observations
+	}
+	return nil
+}
+
+func (x *ReportVantageRequest) GetSent() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Sent
+	}
+	return nil
+}
+
+// Observation is what one vantage point sees of one thing.
+type Observation struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Service string                 `protobuf:"bytes,1,opt,name=service,proto3" json:"service,omitempty"`
+	// "write-probe", "route", "session", "agent", "gate"...
+	Kind string `protobuf:"bytes,2,opt,name=kind,proto3" json:"kind,omitempty"`
+	// What was observed: a node, an endpoint.
+	Target string `protobuf:"bytes,3,opt,name=target,proto3" json:"target,omitempty"`
+	// False while nothing has been tried or heard yet.
+	Known bool `protobuf:"varint,4,opt,name=known,proto3" json:"known,omitempty"`
+	// The last attempt succeeded, or the peer is heard.
+	Good bool `protobuf:"varint,5,opt,name=good,proto3" json:"good,omitempty"`
+	// Since the last success, at the time of sending; absent when there was none.
+	LastGoodAge *durationpb.Duration `protobuf:"bytes,6,opt,name=last_good_age,json=lastGoodAge,proto3" json:"last_good_age,omitempty"`
+	// Since the last attempt or message, at the time of sending.
+	Age *durationpb.Duration `protobuf:"bytes,7,opt,name=age,proto3" json:"age,omitempty"`
+	// Error text, or what was seen.
+	Detail        string `protobuf:"bytes,8,opt,name=detail,proto3" json:"detail,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Observation) Reset() {
+	*x = Observation{}
+	mi := &file_tidegate_v1_node_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Observation) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Observation) ProtoMessage() {}
+
+func (x *Observation) ProtoReflect() protoreflect.Message {
+	mi := &file_tidegate_v1_node_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Observation.ProtoReflect.Descriptor instead.
+func (*Observation) Descriptor() ([]byte, []int) {
+	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *Observation) GetService() string {
+	if x != nil {
+		return x.Service
+	}
+	return ""
+}
+
+func (x *Observation) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *Observation) GetTarget() string {
+	if x != nil {
+		return x.Target
+	}
+	return ""
+}
+
+func (x *Observation) GetKnown() bool {
+	if x != nil {
+		return x.Known
+	}
+	return false
+}
+
+func (x *Observation) GetGood() bool {
+	if x != nil {
+		return x.Good
+	}
+	return false
+}
+
+func (x *Observation) GetLastGoodAge() *durationpb.Duration {
+	if x != nil {
+		return x.LastGoodAge
+	}
+	return nil
+}
+
+func (x *Observation) GetAge() *durationpb.Duration {
+	if x != nil {
+		return x.Age
+	}
+	return nil
+}
+
+func (x *Observation) GetDetail() string {
+	if x != nil {
+		return x.Detail
+	}
+	return ""
+}
+
+type ReportVantageResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReportVantageResponse) Reset() {
+	*x = ReportVantageResponse{}
+	mi := &file_tidegate_v1_node_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReportVantageResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReportVantageResponse) ProtoMessage() {}
+
+func (x *ReportVantageResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_tidegate_v1_node_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReportVantageResponse.ProtoReflect.Descriptor instead.
+func (*ReportVantageResponse) Descriptor() ([]byte, []int) {
+	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{26}
 }
 
 type ExitLimboRequest struct {
@@ -1262,7 +2052,7 @@ type ExitLimboRequest struct {
 
 func (x *ExitLimboRequest) Reset() {
 	*x = ExitLimboRequest{}
-	mi := &file_tidegate_v1_node_proto_msgTypes[15]
+	mi := &file_tidegate_v1_node_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1274,7 +2064,7 @@ func (x *ExitLimboRequest) String() string {
 func (*ExitLimboRequest) ProtoMessage() {}
 
 func (x *ExitLimboRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_node_proto_msgTypes[15]
+	mi := &file_tidegate_v1_node_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1287,7 +2077,7 @@ func (x *ExitLimboRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExitLimboRequest.ProtoReflect.Descriptor instead.
 func (*ExitLimboRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{15}
+	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *ExitLimboRequest) GetStreamId() string {
@@ -1334,7 +2124,7 @@ type ExitLimboResponse struct {
 
 func (x *ExitLimboResponse) Reset() {
 	*x = ExitLimboResponse{}
-	mi := &file_tidegate_v1_node_proto_msgTypes[16]
+	mi := &file_tidegate_v1_node_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1346,7 +2136,7 @@ func (x *ExitLimboResponse) String() string {
 func (*ExitLimboResponse) ProtoMessage() {}
 
 func (x *ExitLimboResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_node_proto_msgTypes[16]
+	mi := &file_tidegate_v1_node_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1359,7 +2149,7 @@ func (x *ExitLimboResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExitLimboResponse.ProtoReflect.Descriptor instead.
 func (*ExitLimboResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{16}
+	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *ExitLimboResponse) GetEpoch() *EpochRecord {
@@ -1377,13 +2167,14 @@ type ReportAgentRequest struct {
 	Version       string                 `protobuf:"bytes,4,opt,name=version,proto3" json:"version,omitempty"`
 	Streams       []*AgentStream         `protobuf:"bytes,5,rep,name=streams,proto3" json:"streams,omitempty"`
 	Sent          *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=sent,proto3" json:"sent,omitempty"`
+	Rates         []*Rate                `protobuf:"bytes,7,rep,name=rates,proto3" json:"rates,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ReportAgentRequest) Reset() {
 	*x = ReportAgentRequest{}
-	mi := &file_tidegate_v1_node_proto_msgTypes[17]
+	mi := &file_tidegate_v1_node_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1395,7 +2186,7 @@ func (x *ReportAgentRequest) String() string {
 func (*ReportAgentRequest) ProtoMessage() {}
 
 func (x *ReportAgentRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_node_proto_msgTypes[17]
+	mi := &file_tidegate_v1_node_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1408,7 +2199,7 @@ func (x *ReportAgentRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportAgentRequest.ProtoReflect.Descriptor instead.
 func (*ReportAgentRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{17}
+	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *ReportAgentRequest) GetNode() string {
@@ -1453,6 +2244,85 @@ func (x *ReportAgentRequest) GetSent() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *ReportAgentRequest) GetRates() []*Rate {
+	if x != nil {
+		return x.Rates
+	}
+	return nil
+}
+
+// Rate is one of the limits that operators set with files.
+type Rate struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// Absent for no limit; 0 stops.
+	Limit *float64 `protobuf:"fixed64,2,opt,name=limit,proto3,oneof" json:"limit,omitempty"`
+	// "bytes/s", "records/s".
+	Unit string `protobuf:"bytes,3,opt,name=unit,proto3" json:"unit,omitempty"`
+	// Why the file's content was not taken; the last good limit stays.
+	Error         string `protobuf:"bytes,4,opt,name=error,proto3" json:"error,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Rate) Reset() {
+	*x = Rate{}
+	mi := &file_tidegate_v1_node_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Rate) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Rate) ProtoMessage() {}
+
+func (x *Rate) ProtoReflect() protoreflect.Message {
+	mi := &file_tidegate_v1_node_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Rate.ProtoReflect.Descriptor instead.
+func (*Rate) Descriptor() ([]byte, []int) {
+	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *Rate) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Rate) GetLimit() float64 {
+	if x != nil && x.Limit != nil {
+		return *x.Limit
+	}
+	return 0
+}
+
+func (x *Rate) GetUnit() string {
+	if x != nil {
+		return x.Unit
+	}
+	return ""
+}
+
+func (x *Rate) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
+
 // AgentStream is one stream as its agent sees it. Absent numbers are not known.
 type AgentStream struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
@@ -1487,13 +2357,34 @@ type AgentStream struct {
 	// The library is connected.
 	LibraryConnected bool   `protobuf:"varint,21,opt,name=library_connected,json=libraryConnected,proto3" json:"library_connected,omitempty"`
 	Error            string `protobuf:"bytes,22,opt,name=error,proto3" json:"error,omitempty"`
-	unknownFields    protoimpl.UnknownFields
-	sizeCache        protoimpl.SizeCache
+	// State of the gate's machine beside the ceiling: "flowing", "throttled",
+	// "blocked", "rejecting", "degraded", "draining"...; empty when not known.
+	GateState string `protobuf:"bytes,23,opt,name=gate_state,json=gateState,proto3" json:"gate_state,omitempty"`
+	// Time in that state; absent when not known.
+	GateStateAge *durationpb.Duration `protobuf:"bytes,24,opt,name=gate_state_age,json=gateStateAge,proto3" json:"gate_state_age,omitempty"`
+	// What the machine wants recorded: degraded or armed; unspecified for nothing.
+	Want GateState `protobuf:"varint,25,opt,name=want,proto3,enum=tidegate.v1.GateState" json:"want,omitempty"`
+	// Work refused at the edge since the service's library started.
+	Rejected uint64 `protobuf:"varint,26,opt,name=rejected,proto3" json:"rejected,omitempty"`
+	// Longest that a release may lag behind the clock that the ceiling was read at.
+	Slack *durationpb.Duration `protobuf:"bytes,27,opt,name=slack,proto3" json:"slack,omitempty"`
+	// The stream is released only under a lease.
+	LeaseNeeded bool `protobuf:"varint,28,opt,name=lease_needed,json=leaseNeeded,proto3" json:"lease_needed,omitempty"`
+	// What is left of it, on the agent's boot clock; absent when none runs.
+	LeaseRemaining *durationpb.Duration `protobuf:"bytes,29,opt,name=lease_remaining,json=leaseRemaining,proto3" json:"lease_remaining,omitempty"`
+	// Who granted it: "registry", "nodes".
+	LeaseBy string `protobuf:"bytes,30,opt,name=lease_by,json=leaseBy,proto3" json:"lease_by,omitempty"`
+	// Draining, and nothing is in flight any more.
+	Drained bool `protobuf:"varint,31,opt,name=drained,proto3" json:"drained,omitempty"`
+	// Admission cap from the operator's rates, in records per second; absent for none.
+	AdmissionRate *float64 `protobuf:"fixed64,32,opt,name=admission_rate,json=admissionRate,proto3,oneof" json:"admission_rate,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *AgentStream) Reset() {
 	*x = AgentStream{}
-	mi := &file_tidegate_v1_node_proto_msgTypes[18]
+	mi := &file_tidegate_v1_node_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1505,7 +2396,7 @@ func (x *AgentStream) String() string {
 func (*AgentStream) ProtoMessage() {}
 
 func (x *AgentStream) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_node_proto_msgTypes[18]
+	mi := &file_tidegate_v1_node_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1518,7 +2409,7 @@ func (x *AgentStream) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AgentStream.ProtoReflect.Descriptor instead.
 func (*AgentStream) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{18}
+	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *AgentStream) GetStreamId() string {
@@ -1675,6 +2566,76 @@ func (x *AgentStream) GetError() string {
 	return ""
 }
 
+func (x *AgentStream) GetGateState() string {
+	if x != nil {
+		return x.GateState
+	}
+	return ""
+}
+
+func (x *AgentStream) GetGateStateAge() *durationpb.Duration {
+	if x != nil {
+		return x.GateStateAge
+	}
+	return nil
+}
+
+func (x *AgentStream) GetWant() GateState {
+	if x != nil {
+		return x.Want
+	}
+	return GateState_GATE_STATE_UNSPECIFIED
+}
+
+func (x *AgentStream) GetRejected() uint64 {
+	if x != nil {
+		return x.Rejected
+	}
+	return 0
+}
+
+func (x *AgentStream) GetSlack() *durationpb.Duration {
+	if x != nil {
+		return x.Slack
+	}
+	return nil
+}
+
+func (x *AgentStream) GetLeaseNeeded() bool {
+	if x != nil {
+		return x.LeaseNeeded
+	}
+	return false
+}
+
+func (x *AgentStream) GetLeaseRemaining() *durationpb.Duration {
+	if x != nil {
+		return x.LeaseRemaining
+	}
+	return nil
+}
+
+func (x *AgentStream) GetLeaseBy() string {
+	if x != nil {
+		return x.LeaseBy
+	}
+	return ""
+}
+
+func (x *AgentStream) GetDrained() bool {
+	if x != nil {
+		return x.Drained
+	}
+	return false
+}
+
+func (x *AgentStream) GetAdmissionRate() float64 {
+	if x != nil && x.AdmissionRate != nil {
+		return *x.AdmissionRate
+	}
+	return 0
+}
+
 // AgentMember is what a writer knows of one standby node.
 type AgentMember struct {
 	state       protoimpl.MessageState `protogen:"open.v1"`
@@ -1689,7 +2650,7 @@ type AgentMember struct {
 
 func (x *AgentMember) Reset() {
 	*x = AgentMember{}
-	mi := &file_tidegate_v1_node_proto_msgTypes[19]
+	mi := &file_tidegate_v1_node_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1701,7 +2662,7 @@ func (x *AgentMember) String() string {
 func (*AgentMember) ProtoMessage() {}
 
 func (x *AgentMember) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_node_proto_msgTypes[19]
+	mi := &file_tidegate_v1_node_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1714,7 +2675,7 @@ func (x *AgentMember) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AgentMember.ProtoReflect.Descriptor instead.
 func (*AgentMember) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{19}
+	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *AgentMember) GetNode() string {
@@ -1753,7 +2714,7 @@ type ReportAgentResponse struct {
 
 func (x *ReportAgentResponse) Reset() {
 	*x = ReportAgentResponse{}
-	mi := &file_tidegate_v1_node_proto_msgTypes[20]
+	mi := &file_tidegate_v1_node_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1765,7 +2726,7 @@ func (x *ReportAgentResponse) String() string {
 func (*ReportAgentResponse) ProtoMessage() {}
 
 func (x *ReportAgentResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_node_proto_msgTypes[20]
+	mi := &file_tidegate_v1_node_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1778,7 +2739,7 @@ func (x *ReportAgentResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportAgentResponse.ProtoReflect.Descriptor instead.
 func (*ReportAgentResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{20}
+	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{33}
 }
 
 type ReportStandbyRequest struct {
@@ -1793,13 +2754,14 @@ type ReportStandbyRequest struct {
 	Sent           *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=sent,proto3" json:"sent,omitempty"`
 	// Growth of the data directory, for the disk forecast; absent until measured.
 	GrowthBytesPerSecond *float64 `protobuf:"fixed64,9,opt,name=growth_bytes_per_second,json=growthBytesPerSecond,proto3,oneof" json:"growth_bytes_per_second,omitempty"`
+	Rates                []*Rate  `protobuf:"bytes,10,rep,name=rates,proto3" json:"rates,omitempty"`
 	unknownFields        protoimpl.UnknownFields
 	sizeCache            protoimpl.SizeCache
 }
 
 func (x *ReportStandbyRequest) Reset() {
 	*x = ReportStandbyRequest{}
-	mi := &file_tidegate_v1_node_proto_msgTypes[21]
+	mi := &file_tidegate_v1_node_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1811,7 +2773,7 @@ func (x *ReportStandbyRequest) String() string {
 func (*ReportStandbyRequest) ProtoMessage() {}
 
 func (x *ReportStandbyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_node_proto_msgTypes[21]
+	mi := &file_tidegate_v1_node_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1824,7 +2786,7 @@ func (x *ReportStandbyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportStandbyRequest.ProtoReflect.Descriptor instead.
 func (*ReportStandbyRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{21}
+	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *ReportStandbyRequest) GetNode() string {
@@ -1890,6 +2852,13 @@ func (x *ReportStandbyRequest) GetGrowthBytesPerSecond() float64 {
 	return 0
 }
 
+func (x *ReportStandbyRequest) GetRates() []*Rate {
+	if x != nil {
+		return x.Rates
+	}
+	return nil
+}
+
 // StandbyStream is one stream as a standby node sees it.
 type StandbyStream struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
@@ -1919,14 +2888,24 @@ type StandbyStream struct {
 	// host:port of the warm service beside this node; empty when none is connected.
 	Endpoint string `protobuf:"bytes,18,opt,name=endpoint,proto3" json:"endpoint,omitempty"`
 	// Of this stream's log; empty when it is the node's.
-	Incarnation   string `protobuf:"bytes,19,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Incarnation string `protobuf:"bytes,19,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
+	// A configured member that the active epoch does not count.
+	Learner bool `protobuf:"varint,20,opt,name=learner,proto3" json:"learner,omitempty"`
+	// Absent when this node lends no lease now.
+	Lease *NodeLease `protobuf:"bytes,21,opt,name=lease,proto3" json:"lease,omitempty"`
+	// The newest handover batch that the warm service has applied, with the state
+	// digest it came to; absent when it has applied none.
+	HandoverApplied *Handover `protobuf:"bytes,22,opt,name=handover_applied,json=handoverApplied,proto3" json:"handover_applied,omitempty"`
+	// State digest of the warm service and the position it was taken at; empty when there is none.
+	StateDigest         string `protobuf:"bytes,23,opt,name=state_digest,json=stateDigest,proto3" json:"state_digest,omitempty"`
+	StateDigestPosition uint64 `protobuf:"varint,24,opt,name=state_digest_position,json=stateDigestPosition,proto3" json:"state_digest_position,omitempty"`
+	unknownFields       protoimpl.UnknownFields
+	sizeCache           protoimpl.SizeCache
 }
 
 func (x *StandbyStream) Reset() {
 	*x = StandbyStream{}
-	mi := &file_tidegate_v1_node_proto_msgTypes[22]
+	mi := &file_tidegate_v1_node_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1938,7 +2917,7 @@ func (x *StandbyStream) String() string {
 func (*StandbyStream) ProtoMessage() {}
 
 func (x *StandbyStream) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_node_proto_msgTypes[22]
+	mi := &file_tidegate_v1_node_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1951,7 +2930,7 @@ func (x *StandbyStream) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StandbyStream.ProtoReflect.Descriptor instead.
 func (*StandbyStream) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{22}
+	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *StandbyStream) GetStreamId() string {
@@ -2087,6 +3066,110 @@ func (x *StandbyStream) GetIncarnation() string {
 	return ""
 }
 
+func (x *StandbyStream) GetLearner() bool {
+	if x != nil {
+		return x.Learner
+	}
+	return false
+}
+
+func (x *StandbyStream) GetLease() *NodeLease {
+	if x != nil {
+		return x.Lease
+	}
+	return nil
+}
+
+func (x *StandbyStream) GetHandoverApplied() *Handover {
+	if x != nil {
+		return x.HandoverApplied
+	}
+	return nil
+}
+
+func (x *StandbyStream) GetStateDigest() string {
+	if x != nil {
+		return x.StateDigest
+	}
+	return ""
+}
+
+func (x *StandbyStream) GetStateDigestPosition() uint64 {
+	if x != nil {
+		return x.StateDigestPosition
+	}
+	return 0
+}
+
+// NodeLease is a standby node's word to refuse fences for a while.
+type NodeLease struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Epoch         uint64                 `protobuf:"varint,1,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	Holder        string                 `protobuf:"bytes,2,opt,name=holder,proto3" json:"holder,omitempty"`
+	Ttl           *durationpb.Duration   `protobuf:"bytes,3,opt,name=ttl,proto3" json:"ttl,omitempty"`
+	Remaining     *durationpb.Duration   `protobuf:"bytes,4,opt,name=remaining,proto3" json:"remaining,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NodeLease) Reset() {
+	*x = NodeLease{}
+	mi := &file_tidegate_v1_node_proto_msgTypes[36]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NodeLease) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NodeLease) ProtoMessage() {}
+
+func (x *NodeLease) ProtoReflect() protoreflect.Message {
+	mi := &file_tidegate_v1_node_proto_msgTypes[36]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NodeLease.ProtoReflect.Descriptor instead.
+func (*NodeLease) Descriptor() ([]byte, []int) {
+	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{36}
+}
+
+func (x *NodeLease) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
+func (x *NodeLease) GetHolder() string {
+	if x != nil {
+		return x.Holder
+	}
+	return ""
+}
+
+func (x *NodeLease) GetTtl() *durationpb.Duration {
+	if x != nil {
+		return x.Ttl
+	}
+	return nil
+}
+
+func (x *NodeLease) GetRemaining() *durationpb.Duration {
+	if x != nil {
+		return x.Remaining
+	}
+	return nil
+}
+
 type ReportStandbyResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -2095,7 +3178,7 @@ type ReportStandbyResponse struct {
 
 func (x *ReportStandbyResponse) Reset() {
 	*x = ReportStandbyResponse{}
-	mi := &file_tidegate_v1_node_proto_msgTypes[23]
+	mi := &file_tidegate_v1_node_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2107,7 +3190,7 @@ func (x *ReportStandbyResponse) String() string {
 func (*ReportStandbyResponse) ProtoMessage() {}
 
 func (x *ReportStandbyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_node_proto_msgTypes[23]
+	mi := &file_tidegate_v1_node_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2120,7 +3203,7 @@ func (x *ReportStandbyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportStandbyResponse.ProtoReflect.Descriptor instead.
 func (*ReportStandbyResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{23}
+	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{37}
 }
 
 type ReportRouteRequest struct {
@@ -2134,7 +3217,7 @@ type ReportRouteRequest struct {
 
 func (x *ReportRouteRequest) Reset() {
 	*x = ReportRouteRequest{}
-	mi := &file_tidegate_v1_node_proto_msgTypes[24]
+	mi := &file_tidegate_v1_node_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2146,7 +3229,7 @@ func (x *ReportRouteRequest) String() string {
 func (*ReportRouteRequest) ProtoMessage() {}
 
 func (x *ReportRouteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_node_proto_msgTypes[24]
+	mi := &file_tidegate_v1_node_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2159,7 +3242,7 @@ func (x *ReportRouteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportRouteRequest.ProtoReflect.Descriptor instead.
 func (*ReportRouteRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{24}
+	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *ReportRouteRequest) GetName() string {
@@ -2200,7 +3283,7 @@ type RouteApplied struct {
 
 func (x *RouteApplied) Reset() {
 	*x = RouteApplied{}
-	mi := &file_tidegate_v1_node_proto_msgTypes[25]
+	mi := &file_tidegate_v1_node_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2212,7 +3295,7 @@ func (x *RouteApplied) String() string {
 func (*RouteApplied) ProtoMessage() {}
 
 func (x *RouteApplied) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_node_proto_msgTypes[25]
+	mi := &file_tidegate_v1_node_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2225,7 +3308,7 @@ func (x *RouteApplied) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RouteApplied.ProtoReflect.Descriptor instead.
 func (*RouteApplied) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{25}
+	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *RouteApplied) GetService() string {
@@ -2278,7 +3361,7 @@ type ReportRouteResponse struct {
 
 func (x *ReportRouteResponse) Reset() {
 	*x = ReportRouteResponse{}
-	mi := &file_tidegate_v1_node_proto_msgTypes[26]
+	mi := &file_tidegate_v1_node_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2290,7 +3373,7 @@ func (x *ReportRouteResponse) String() string {
 func (*ReportRouteResponse) ProtoMessage() {}
 
 func (x *ReportRouteResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_node_proto_msgTypes[26]
+	mi := &file_tidegate_v1_node_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2303,7 +3386,7 @@ func (x *ReportRouteResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportRouteResponse.ProtoReflect.Descriptor instead.
 func (*ReportRouteResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{26}
+	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{40}
 }
 
 type ReportQuarantineRequest struct {
@@ -2336,7 +3419,7 @@ type ReportQuarantineRequest struct {
 
 func (x *ReportQuarantineRequest) Reset() {
 	*x = ReportQuarantineRequest{}
-	mi := &file_tidegate_v1_node_proto_msgTypes[27]
+	mi := &file_tidegate_v1_node_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2348,7 +3431,7 @@ func (x *ReportQuarantineRequest) String() string {
 func (*ReportQuarantineRequest) ProtoMessage() {}
 
 func (x *ReportQuarantineRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_node_proto_msgTypes[27]
+	mi := &file_tidegate_v1_node_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2361,7 +3444,7 @@ func (x *ReportQuarantineRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportQuarantineRequest.ProtoReflect.Descriptor instead.
 func (*ReportQuarantineRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{27}
+	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *ReportQuarantineRequest) GetId() string {
@@ -2477,7 +3560,7 @@ type ReportQuarantineResponse struct {
 
 func (x *ReportQuarantineResponse) Reset() {
 	*x = ReportQuarantineResponse{}
-	mi := &file_tidegate_v1_node_proto_msgTypes[28]
+	mi := &file_tidegate_v1_node_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2489,7 +3572,7 @@ func (x *ReportQuarantineResponse) String() string {
 func (*ReportQuarantineResponse) ProtoMessage() {}
 
 func (x *ReportQuarantineResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_node_proto_msgTypes[28]
+	mi := &file_tidegate_v1_node_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2502,7 +3585,7 @@ func (x *ReportQuarantineResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportQuarantineResponse.ProtoReflect.Descriptor instead.
 func (*ReportQuarantineResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{28}
+	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{42}
 }
 
 var File_tidegate_v1_node_proto protoreflect.FileDescriptor
@@ -2533,13 +3616,15 @@ const file_tidegate_v1_node_proto_rawDesc = "" +
 	"\bservices\x18\x03 \x03(\v2\x18.tidegate.v1.ServiceViewR\bservices\x12)\n" +
 	"\x10removed_services\x18\x04 \x03(\tR\x0fremovedServices\x12+\n" +
 	"\x05nodes\x18\x05 \x03(\v2\x15.tidegate.v1.NodeViewR\x05nodes\x12-\n" +
-	"\x12registry_reachable\x18\x06 \x01(\bR\x11registryReachable\"\xaf\x01\n" +
+	"\x12registry_reachable\x18\x06 \x01(\bR\x11registryReachable\"\xfd\x01\n" +
 	"\vServiceView\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x121\n" +
 	"\astreams\x18\x02 \x03(\v2\x17.tidegate.v1.StreamViewR\astreams\x12(\n" +
 	"\x05route\x18\x03 \x01(\v2\x12.tidegate.v1.RouteR\x05route\x12\x16\n" +
 	"\x06frozen\x18\x04 \x01(\bR\x06frozen\x12\x17\n" +
-	"\aplan_id\x18\x05 \x01(\tR\x06planId\"\xd5\x02\n" +
+	"\aplan_id\x18\x05 \x01(\tR\x06planId\x12\x14\n" +
+	"\x05armed\x18\x06 \x01(\bR\x05armed\x126\n" +
+	"\tlease_ttl\x18\a \x01(\v2\x19.google.protobuf.DurationR\bleaseTtl\"\xb5\x04\n" +
 	"\n" +
 	"StreamView\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
@@ -2553,7 +3638,16 @@ const file_tidegate_v1_node_proto_rawDesc = "" +
 	"\x06paused\x18\t \x01(\bR\x06paused\x12.\n" +
 	"\x05epoch\x18\n" +
 	" \x01(\v2\x18.tidegate.v1.EpochRecordR\x05epoch\x12/\n" +
-	"\x06policy\x18\v \x01(\x0e2\x17.tidegate.v1.GatePolicyR\x06policy\"\xc3\x01\n" +
+	"\x06policy\x18\v \x01(\x0e2\x17.tidegate.v1.GatePolicyR\x06policy\x12/\n" +
+	"\x05grace\x18\f \x01(\v2\x19.google.protobuf.DurationR\x05grace\x12/\n" +
+	"\x05rearm\x18\r \x01(\v2\x19.google.protobuf.DurationR\x05rearm\x12(\n" +
+	"\x05brake\x18\x0e \x01(\v2\x12.tidegate.v1.BrakeR\x05brake\x126\n" +
+	"\tlease_ttl\x18\x0f \x01(\v2\x19.google.protobuf.DurationR\bleaseTtl\x12\x1a\n" +
+	"\blearners\x18\x10 \x03(\tR\blearners\"g\n" +
+	"\x05Brake\x12\x16\n" +
+	"\x06reason\x18\x01 \x01(\tR\x06reason\x12\x14\n" +
+	"\x05actor\x18\x02 \x01(\tR\x05actor\x120\n" +
+	"\x05since\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\"\xc3\x01\n" +
 	"\bNodeView\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12)\n" +
 	"\x04kind\x18\x02 \x01(\x0e2\x15.tidegate.v1.NodeKindR\x04kind\x12\x12\n" +
@@ -2589,7 +3683,49 @@ const file_tidegate_v1_node_proto_rawDesc = "" +
 	"\x04gate\x18\x05 \x01(\v2\x17.tidegate.v1.GateRecordR\x04gate\x12\x16\n" +
 	"\x06reason\x18\x06 \x01(\tR\x06reason\"D\n" +
 	"\x12RecordGateResponse\x12.\n" +
-	"\x05epoch\x18\x01 \x01(\v2\x18.tidegate.v1.EpochRecordR\x05epoch\"\xa6\x01\n" +
+	"\x05epoch\x18\x01 \x01(\v2\x18.tidegate.v1.EpochRecordR\x05epoch\"\x8b\x01\n" +
+	"\x11RenewLeaseRequest\x12\x18\n" +
+	"\aservice\x18\x01 \x01(\tR\aservice\x12\x12\n" +
+	"\x04node\x18\x02 \x01(\tR\x04node\x12\x16\n" +
+	"\x06holder\x18\x03 \x01(\tR\x06holder\x120\n" +
+	"\x06epochs\x18\x04 \x03(\v2\x18.tidegate.v1.StreamEpochR\x06epochs\"@\n" +
+	"\vStreamEpoch\x12\x1b\n" +
+	"\tstream_id\x18\x01 \x01(\tR\bstreamId\x12\x14\n" +
+	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\"A\n" +
+	"\x12RenewLeaseResponse\x12+\n" +
+	"\x03ttl\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\x03ttl\"[\n" +
+	"\x13ReleaseLeaseRequest\x12\x18\n" +
+	"\aservice\x18\x01 \x01(\tR\aservice\x12\x12\n" +
+	"\x04node\x18\x02 \x01(\tR\x04node\x12\x16\n" +
+	"\x06holder\x18\x03 \x01(\tR\x06holder\"\x16\n" +
+	"\x14ReleaseLeaseResponse\"\x8e\x01\n" +
+	"\x0fHandOverRequest\x12\x18\n" +
+	"\aservice\x18\x01 \x01(\tR\aservice\x12\x12\n" +
+	"\x04node\x18\x02 \x01(\tR\x04node\x12\x16\n" +
+	"\x06holder\x18\x03 \x01(\tR\x06holder\x125\n" +
+	"\astreams\x18\x04 \x03(\v2\x1b.tidegate.v1.StreamHandoverR\astreams\"\x92\x01\n" +
+	"\x0eStreamHandover\x12\x1b\n" +
+	"\tstream_id\x18\x01 \x01(\tR\bstreamId\x12\x14\n" +
+	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12\x1a\n" +
+	"\brevision\x18\x03 \x01(\x03R\brevision\x121\n" +
+	"\bhandover\x18\x04 \x01(\v2\x15.tidegate.v1.HandoverR\bhandover\"D\n" +
+	"\x10HandOverResponse\x120\n" +
+	"\x06epochs\x18\x01 \x03(\v2\x18.tidegate.v1.EpochRecordR\x06epochs\"\xac\x01\n" +
+	"\x14ReportVantageRequest\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
+	"\x04site\x18\x02 \x01(\tR\x04site\x12<\n" +
+	"\fobservations\x18\x03 \x03(\v2\x18.tidegate.v1.ObservationR\fobservations\x12.\n" +
+	"\x04sent\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x04sent\"\x81\x02\n" +
+	"\vObservation\x12\x18\n" +
+	"\aservice\x18\x01 \x01(\tR\aservice\x12\x12\n" +
+	"\x04kind\x18\x02 \x01(\tR\x04kind\x12\x16\n" +
+	"\x06target\x18\x03 \x01(\tR\x06target\x12\x14\n" +
+	"\x05known\x18\x04 \x01(\bR\x05known\x12\x12\n" +
+	"\x04good\x18\x05 \x01(\bR\x04good\x12=\n" +
+	"\rlast_good_age\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\vlastGoodAge\x12+\n" +
+	"\x03age\x18\a \x01(\v2\x19.google.protobuf.DurationR\x03age\x12\x16\n" +
+	"\x06detail\x18\b \x01(\tR\x06detail\"\x17\n" +
+	"\x15ReportVantageResponse\"\xa6\x01\n" +
 	"\x10ExitLimboRequest\x12\x1b\n" +
 	"\tstream_id\x18\x01 \x01(\tR\bstreamId\x12+\n" +
 	"\x06member\x18\x02 \x01(\v2\x13.tidegate.v1.MemberR\x06member\x12\x14\n" +
@@ -2597,14 +3733,21 @@ const file_tidegate_v1_node_proto_rawDesc = "" +
 	"\x06holder\x18\x04 \x01(\tR\x06holder\x12\x1a\n" +
 	"\brevision\x18\x05 \x01(\x03R\brevision\"C\n" +
 	"\x11ExitLimboResponse\x12.\n" +
-	"\x05epoch\x18\x01 \x01(\v2\x18.tidegate.v1.EpochRecordR\x05epoch\"\xd2\x01\n" +
+	"\x05epoch\x18\x01 \x01(\v2\x18.tidegate.v1.EpochRecordR\x05epoch\"\xfb\x01\n" +
 	"\x12ReportAgentRequest\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x12\n" +
 	"\x04site\x18\x02 \x01(\tR\x04site\x12\x16\n" +
 	"\x06holder\x18\x03 \x01(\tR\x06holder\x12\x18\n" +
 	"\aversion\x18\x04 \x01(\tR\aversion\x122\n" +
 	"\astreams\x18\x05 \x03(\v2\x18.tidegate.v1.AgentStreamR\astreams\x12.\n" +
-	"\x04sent\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\x04sent\"\xb5\x06\n" +
+	"\x04sent\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\x04sent\x12'\n" +
+	"\x05rates\x18\a \x03(\v2\x11.tidegate.v1.RateR\x05rates\"i\n" +
+	"\x04Rate\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x19\n" +
+	"\x05limit\x18\x02 \x01(\x01H\x00R\x05limit\x88\x01\x01\x12\x12\n" +
+	"\x04unit\x18\x03 \x01(\tR\x04unit\x12\x14\n" +
+	"\x05error\x18\x04 \x01(\tR\x05errorB\b\n" +
+	"\x06_limit\"\xe9\t\n" +
 	"\vAgentStream\x12\x1b\n" +
 	"\tstream_id\x18\x01 \x01(\tR\bstreamId\x12*\n" +
 	"\x04role\x18\x02 \x01(\x0e2\x16.tidegate.v1.AgentRoleR\x04role\x12\x14\n" +
@@ -2630,19 +3773,31 @@ const file_tidegate_v1_node_proto_rawDesc = "" +
 	"\bendpoint\x18\x13 \x01(\tR\bendpoint\x12%\n" +
 	"\x0eservice_active\x18\x14 \x01(\bR\rserviceActive\x12+\n" +
 	"\x11library_connected\x18\x15 \x01(\bR\x10libraryConnected\x12\x14\n" +
-	"\x05error\x18\x16 \x01(\tR\x05errorB\a\n" +
+	"\x05error\x18\x16 \x01(\tR\x05error\x12\x1d\n" +
+	"\n" +
+	"gate_state\x18\x17 \x01(\tR\tgateState\x12?\n" +
+	"\x0egate_state_age\x18\x18 \x01(\v2\x19.google.protobuf.DurationR\fgateStateAge\x12*\n" +
+	"\x04want\x18\x19 \x01(\x0e2\x16.tidegate.v1.GateStateR\x04want\x12\x1a\n" +
+	"\brejected\x18\x1a \x01(\x04R\brejected\x12/\n" +
+	"\x05slack\x18\x1b \x01(\v2\x19.google.protobuf.DurationR\x05slack\x12!\n" +
+	"\flease_needed\x18\x1c \x01(\bR\vleaseNeeded\x12B\n" +
+	"\x0flease_remaining\x18\x1d \x01(\v2\x19.google.protobuf.DurationR\x0eleaseRemaining\x12\x19\n" +
+	"\blease_by\x18\x1e \x01(\tR\aleaseBy\x12\x18\n" +
+	"\adrained\x18\x1f \x01(\bR\adrained\x12*\n" +
+	"\x0eadmission_rate\x18  \x01(\x01H\x04R\radmissionRate\x88\x01\x01B\a\n" +
 	"\x05_headB\v\n" +
 	"\t_capturedB\n" +
 	"\n" +
 	"\b_durableB\v\n" +
-	"\t_released\"~\n" +
+	"\t_releasedB\x11\n" +
+	"\x0f_admission_rate\"~\n" +
 	"\vAgentMember\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12 \n" +
 	"\vincarnation\x18\x02 \x01(\tR\vincarnation\x12\x1f\n" +
 	"\vdurable_seq\x18\x03 \x01(\x04R\n" +
 	"durableSeq\x12\x18\n" +
 	"\acounted\x18\x04 \x01(\bR\acounted\"\x15\n" +
-	"\x13ReportAgentResponse\"\x8a\x03\n" +
+	"\x13ReportAgentResponse\"\xb3\x03\n" +
 	"\x14ReportStandbyRequest\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x12\n" +
 	"\x04site\x18\x02 \x01(\tR\x04site\x12 \n" +
@@ -2652,8 +3807,10 @@ const file_tidegate_v1_node_proto_rawDesc = "" +
 	"\x0fdisk_free_bytes\x18\x06 \x01(\x04R\rdiskFreeBytes\x12(\n" +
 	"\x10disk_total_bytes\x18\a \x01(\x04R\x0ediskTotalBytes\x12.\n" +
 	"\x04sent\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\x04sent\x12:\n" +
-	"\x17growth_bytes_per_second\x18\t \x01(\x01H\x00R\x14growthBytesPerSecond\x88\x01\x01B\x1a\n" +
-	"\x18_growth_bytes_per_second\"\xaa\a\n" +
+	"\x17growth_bytes_per_second\x18\t \x01(\x01H\x00R\x14growthBytesPerSecond\x88\x01\x01\x12'\n" +
+	"\x05rates\x18\n" +
+	" \x03(\v2\x11.tidegate.v1.RateR\x05ratesB\x1a\n" +
+	"\x18_growth_bytes_per_second\"\x8b\t\n" +
 	"\rStandbyStream\x12\x1b\n" +
 	"\tstream_id\x18\x01 \x01(\tR\bstreamId\x12.\n" +
 	"\apromise\x18\x02 \x01(\v2\x14.tidegate.v1.PromiseR\apromise\x12+\n" +
@@ -2678,13 +3835,23 @@ const file_tidegate_v1_node_proto_rawDesc = "" +
 	"\x11apply_lag_records\x18\x10 \x01(\x03H\x05R\x0fapplyLagRecords\x88\x01\x01\x12\x14\n" +
 	"\x05error\x18\x11 \x01(\tR\x05error\x12\x1a\n" +
 	"\bendpoint\x18\x12 \x01(\tR\bendpoint\x12 \n" +
-	"\vincarnation\x18\x13 \x01(\tR\vincarnationB\x0e\n" +
+	"\vincarnation\x18\x13 \x01(\tR\vincarnation\x12\x18\n" +
+	"\alearner\x18\x14 \x01(\bR\alearner\x12,\n" +
+	"\x05lease\x18\x15 \x01(\v2\x16.tidegate.v1.NodeLeaseR\x05lease\x12@\n" +
+	"\x10handover_applied\x18\x16 \x01(\v2\x15.tidegate.v1.HandoverR\x0fhandoverApplied\x12!\n" +
+	"\fstate_digest\x18\x17 \x01(\tR\vstateDigest\x122\n" +
+	"\x15state_digest_position\x18\x18 \x01(\x04R\x13stateDigestPositionB\x0e\n" +
 	"\f_applied_seqB\x13\n" +
 	"\x11_applied_positionB\x0e\n" +
 	"\f_beacon_headB\x12\n" +
 	"\x10_beacon_releasedB\x1b\n" +
 	"\x19_apply_records_per_secondB\x14\n" +
-	"\x12_apply_lag_records\"\x17\n" +
+	"\x12_apply_lag_records\"\x9f\x01\n" +
+	"\tNodeLease\x12\x14\n" +
+	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12\x16\n" +
+	"\x06holder\x18\x02 \x01(\tR\x06holder\x12+\n" +
+	"\x03ttl\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\x03ttl\x127\n" +
+	"\tremaining\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\tremaining\"\x17\n" +
 	"\x15ReportStandbyResponse\"s\n" +
 	"\x12ReportRouteRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
@@ -2721,13 +3888,14 @@ const file_tidegate_v1_node_proto_rawDesc = "" +
 	"\x15NODE_KIND_UNSPECIFIED\x10\x00\x12\x15\n" +
 	"\x11NODE_KIND_STANDBY\x10\x01\x12\x13\n" +
 	"\x0fNODE_KIND_AGENT\x10\x02\x12\x13\n" +
-	"\x0fNODE_KIND_ROUTE\x10\x03*q\n" +
+	"\x0fNODE_KIND_ROUTE\x10\x03*\x90\x01\n" +
 	"\n" +
 	"GatePolicy\x12\x1b\n" +
 	"\x17GATE_POLICY_UNSPECIFIED\x10\x00\x12\x15\n" +
 	"\x11GATE_POLICY_BLOCK\x10\x01\x12\x16\n" +
 	"\x12GATE_POLICY_REJECT\x10\x02\x12\x17\n" +
-	"\x13GATE_POLICY_DEGRADE\x10\x03*\xd1\x01\n" +
+	"\x13GATE_POLICY_DEGRADE\x10\x03\x12\x1d\n" +
+	"\x19GATE_POLICY_DEGRADE_BLIND\x10\x04*\xd1\x01\n" +
 	"\tAgentRole\x12\x1a\n" +
 	"\x16AGENT_ROLE_UNSPECIFIED\x10\x00\x12\x16\n" +
 	"\x12AGENT_ROLE_DORMANT\x10\x01\x12\x17\n" +
@@ -2736,18 +3904,23 @@ const file_tidegate_v1_node_proto_rawDesc = "" +
 	"\x12AGENT_ROLE_PROVING\x10\x04\x12\x15\n" +
 	"\x11AGENT_ROLE_WRITER\x10\x05\x12\x15\n" +
 	"\x11AGENT_ROLE_FENCED\x10\x06\x12\x17\n" +
-	"\x13AGENT_ROLE_DIVERGED\x10\a2\xb1\x06\n" +
+	"\x13AGENT_ROLE_DIVERGED\x10\a2\xf6\b\n" +
 	"\vNodeService\x12G\n" +
 	"\bRegister\x12\x1c.tidegate.v1.RegisterRequest\x1a\x1d.tidegate.v1.RegisterResponse\x12@\n" +
 	"\x05Watch\x12\x19.tidegate.v1.WatchRequest\x1a\x1a.tidegate.v1.WatchResponse0\x01\x12S\n" +
 	"\fAcquireEpoch\x12 .tidegate.v1.AcquireEpochRequest\x1a!.tidegate.v1.AcquireEpochResponse\x12J\n" +
 	"\tReadEpoch\x12\x1d.tidegate.v1.ReadEpochRequest\x1a\x1e.tidegate.v1.ReadEpochResponse\x12M\n" +
 	"\n" +
-	"RecordGate\x12\x1e.tidegate.v1.RecordGateRequest\x1a\x1f.tidegate.v1.RecordGateResponse\x12J\n" +
+	"RecordGate\x12\x1e.tidegate.v1.RecordGateRequest\x1a\x1f.tidegate.v1.RecordGateResponse\x12M\n" +
+	"\n" +
+	"RenewLease\x12\x1e.tidegate.v1.RenewLeaseRequest\x1a\x1f.tidegate.v1.RenewLeaseResponse\x12S\n" +
+	"\fReleaseLease\x12 .tidegate.v1.ReleaseLeaseRequest\x1a!.tidegate.v1.ReleaseLeaseResponse\x12G\n" +
+	"\bHandOver\x12\x1c.tidegate.v1.HandOverRequest\x1a\x1d.tidegate.v1.HandOverResponse\x12J\n" +
 	"\tExitLimbo\x12\x1d.tidegate.v1.ExitLimboRequest\x1a\x1e.tidegate.v1.ExitLimboResponse\x12P\n" +
 	"\vReportAgent\x12\x1f.tidegate.v1.ReportAgentRequest\x1a .tidegate.v1.ReportAgentResponse\x12V\n" +
 	"\rReportStandby\x12!.tidegate.v1.ReportStandbyRequest\x1a\".tidegate.v1.ReportStandbyResponse\x12P\n" +
-	"\vReportRoute\x12\x1f.tidegate.v1.ReportRouteRequest\x1a .tidegate.v1.ReportRouteResponse\x12_\n" +
+	"\vReportRoute\x12\x1f.tidegate.v1.ReportRouteRequest\x1a .tidegate.v1.ReportRouteResponse\x12V\n" +
+	"\rReportVantage\x12!.tidegate.v1.ReportVantageRequest\x1a\".tidegate.v1.ReportVantageResponse\x12_\n" +
 	"\x10ReportQuarantine\x12$.tidegate.v1.ReportQuarantineRequest\x1a%.tidegate.v1.ReportQuarantineResponseB8Z6github.com/tidegate/tidegate/api/tidegatev1;tidegatev1b\x06proto3"
 
 var (
@@ -2763,7 +3936,7 @@ func file_tidegate_v1_node_proto_rawDescGZIP() []byte {
 }
 
 var file_tidegate_v1_node_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_tidegate_v1_node_proto_msgTypes = make([]protoimpl.MessageInfo, 29)
+var file_tidegate_v1_node_proto_msgTypes = make([]protoimpl.MessageInfo, 43)
 var file_tidegate_v1_node_proto_goTypes = []any{
 	(NodeKind)(0),                    // 0: tidegate.v1.NodeKind
 	(GatePolicy)(0),                  // 1: tidegate.v1.GatePolicy
@@ -2774,111 +3947,160 @@ var file_tidegate_v1_node_proto_goTypes = []any{
 	(*WatchResponse)(nil),            // 6: tidegate.v1.WatchResponse
 	(*ServiceView)(nil),              // 7: tidegate.v1.ServiceView
 	(*StreamView)(nil),               // 8: tidegate.v1.StreamView
-	(*NodeView)(nil),                 // 9: tidegate.v1.NodeView
-	(*AcquireEpochRequest)(nil),      // 10: tidegate.v1.AcquireEpochRequest
-	(*StreamPosition)(nil),           // 11: tidegate.v1.StreamPosition
-	(*AcquireEpochResponse)(nil),     // 12: tidegate.v1.AcquireEpochResponse
-	(*StreamGrant)(nil),              // 13: tidegate.v1.StreamGrant
-	(*ReadEpochRequest)(nil),         // 14: tidegate.v1.ReadEpochRequest
-	(*ReadEpochResponse)(nil),        // 15: tidegate.v1.ReadEpochResponse
-	(*RecordGateRequest)(nil),        // 16: tidegate.v1.RecordGateRequest
-	(*RecordGateResponse)(nil),       // 17: tidegate.v1.RecordGateResponse
-	(*ExitLimboRequest)(nil),         // 18: tidegate.v1.ExitLimboRequest
-	(*ExitLimboResponse)(nil),        // 19: tidegate.v1.ExitLimboResponse
-	(*ReportAgentRequest)(nil),       // 20: tidegate.v1.ReportAgentRequest
-	(*AgentStream)(nil),              // 21: tidegate.v1.AgentStream
-	(*AgentMember)(nil),              // 22: tidegate.v1.AgentMember
-	(*ReportAgentResponse)(nil),      // 23: tidegate.v1.ReportAgentResponse
-	(*ReportStandbyRequest)(nil),     // 24: tidegate.v1.ReportStandbyRequest
-	(*StandbyStream)(nil),            // 25: tidegate.v1.StandbyStream
-	(*ReportStandbyResponse)(nil),    // 26: tidegate.v1.ReportStandbyResponse
-	(*ReportRouteRequest)(nil),       // 27: tidegate.v1.ReportRouteRequest
-	(*RouteApplied)(nil),             // 28: tidegate.v1.RouteApplied
-	(*ReportRouteResponse)(nil),      // 29: tidegate.v1.ReportRouteResponse
-	(*ReportQuarantineRequest)(nil),  // 30: tidegate.v1.ReportQuarantineRequest
-	(*ReportQuarantineResponse)(nil), // 31: tidegate.v1.ReportQuarantineResponse
-	(*Route)(nil),                    // 32: tidegate.v1.Route
-	(Mode)(0),                        // 33: tidegate.v1.Mode
-	(*Bounds)(nil),                   // 34: tidegate.v1.Bounds
-	(*EpochRecord)(nil),              // 35: tidegate.v1.EpochRecord
-	(*Holder)(nil),                   // 36: tidegate.v1.Holder
-	(*GateRecord)(nil),               // 37: tidegate.v1.GateRecord
-	(*Member)(nil),                   // 38: tidegate.v1.Member
-	(*timestamppb.Timestamp)(nil),    // 39: google.protobuf.Timestamp
-	(*Exposure)(nil),                 // 40: tidegate.v1.Exposure
-	(*Areas)(nil),                    // 41: tidegate.v1.Areas
-	(*Promise)(nil),                  // 42: tidegate.v1.Promise
-	(*Term)(nil),                     // 43: tidegate.v1.Term
-	(*LogPos)(nil),                   // 44: tidegate.v1.LogPos
-	(*durationpb.Duration)(nil),      // 45: google.protobuf.Duration
+	(*Brake)(nil),                    // 9: tidegate.v1.Brake
+	(*NodeView)(nil),                 // 10: tidegate.v1.NodeView
+	(*AcquireEpochRequest)(nil),      // 11: tidegate.v1.AcquireEpochRequest
+	(*StreamPosition)(nil),           // 12: tidegate.v1.StreamPosition
+	(*AcquireEpochResponse)(nil),     // 13: tidegate.v1.AcquireEpochResponse
+	(*StreamGrant)(nil),              // 14: tidegate.v1.StreamGrant
+	(*ReadEpochRequest)(nil),         // 15: tidegate.v1.ReadEpochRequest
+	(*ReadEpochResponse)(nil),        // 16: tidegate.v1.ReadEpochResponse
+	(*RecordGateRequest)(nil),        // 17: tidegate.v1.RecordGateRequest
+	(*RecordGateResponse)(nil),       // 18: tidegate.v1.RecordGateResponse
+	(*RenewLeaseRequest)(nil),        // 19: tidegate.v1.RenewLeaseRequest
+	(*StreamEpoch)(nil),              // 20: tidegate.v1.StreamEpoch
+	(*RenewLeaseResponse)(nil),       // 21: tidegate.v1.RenewLeaseResponse
+	(*ReleaseLeaseRequest)(nil),      // 22: tidegate.v1.ReleaseLeaseRequest
+	(*ReleaseLeaseResponse)(nil),     // 23: tidegate.v1.ReleaseLeaseResponse
+	(*HandOverRequest)(nil),          // 24: tidegate.v1.HandOverRequest
+	(*StreamHandover)(nil),           // 25: tidegate.v1.StreamHandover
+	(*HandOverResponse)(nil),         // 26: tidegate.v1.HandOverResponse
+	(*ReportVantageRequest)(nil),     // 27: tidegate.v1.ReportVantageRequest
+	(*Observation)(nil),              // 28: tidegate.v1.Observation
+	(*ReportVantageResponse)(nil),    // 29: tidegate.v1.ReportVantageResponse
+	(*ExitLimboRequest)(nil),         // 30: tidegate.v1.ExitLimboRequest
+	(*ExitLimboResponse)(nil),        // 31: tidegate.v1.ExitLimboResponse
+	(*ReportAgentRequest)(nil),       // 32: tidegate.v1.ReportAgentRequest
+	(*Rate)(nil),                     // 33: tidegate.v1.Rate
+	(*AgentStream)(nil),              // 34: tidegate.v1.AgentStream
+	(*AgentMember)(nil),              // 35: tidegate.v1.AgentMember
+	(*ReportAgentResponse)(nil),      // 36: tidegate.v1.ReportAgentResponse
+	(*ReportStandbyRequest)(nil),     // 37: tidegate.v1.ReportStandbyRequest
+	(*StandbyStream)(nil),            // 38: tidegate.v1.StandbyStream
+	(*NodeLease)(nil),                // 39: tidegate.v1.NodeLease
+	(*ReportStandbyResponse)(nil),    // 40: tidegate.v1.ReportStandbyResponse
+	(*ReportRouteRequest)(nil),       // 41: tidegate.v1.ReportRouteRequest
+	(*RouteApplied)(nil),             // 42: tidegate.v1.RouteApplied
+	(*ReportRouteResponse)(nil),      // 43: tidegate.v1.ReportRouteResponse
+	(*ReportQuarantineRequest)(nil),  // 44: tidegate.v1.ReportQuarantineRequest
+	(*ReportQuarantineResponse)(nil), // 45: tidegate.v1.ReportQuarantineResponse
+	(*Route)(nil),                    // 46: tidegate.v1.Route
+	(*durationpb.Duration)(nil),      // 47: google.protobuf.Duration
+	(Mode)(0),                        // 48: tidegate.v1.Mode
+	(*Bounds)(nil),                   // 49: tidegate.v1.Bounds
+	(*EpochRecord)(nil),              // 50: tidegate.v1.EpochRecord
+	(*timestamppb.Timestamp)(nil),    // 51: google.protobuf.Timestamp
+	(*Holder)(nil),                   // 52: tidegate.v1.Holder
+	(*GateRecord)(nil),               // 53: tidegate.v1.GateRecord
+	(*Handover)(nil),                 // 54: tidegate.v1.Handover
+	(*Member)(nil),                   // 55: tidegate.v1.Member
+	(*Exposure)(nil),                 // 56: tidegate.v1.Exposure
+	(*Areas)(nil),                    // 57: tidegate.v1.Areas
+	(GateState)(0),                   // 58: tidegate.v1.GateState
+	(*Promise)(nil),                  // 59: tidegate.v1.Promise
+	(*Term)(nil),                     // 60: tidegate.v1.Term
+	(*LogPos)(nil),                   // 61: tidegate.v1.LogPos
 }
 var file_tidegate_v1_node_proto_depIdxs = []int32{
 	0,  // 0: tidegate.v1.RegisterRequest.kind:type_name -> tidegate.v1.NodeKind
 	0,  // 1: tidegate.v1.WatchRequest.kind:type_name -> tidegate.v1.NodeKind
 	7,  // 2: tidegate.v1.WatchResponse.services:type_name -> tidegate.v1.ServiceView
-	9,  // 3: tidegate.v1.WatchResponse.nodes:type_name -> tidegate.v1.NodeView
+	10, // 3: tidegate.v1.WatchResponse.nodes:type_name -> tidegate.v1.NodeView
 	8,  // 4: tidegate.v1.ServiceView.streams:type_name -> tidegate.v1.StreamView
-	32, // 5: tidegate.v1.ServiceView.route:type_name -> tidegate.v1.Route
-	33, // 6: tidegate.v1.StreamView.mode:type_name -> tidegate.v1.Mode
-	34, // 7: tidegate.v1.StreamView.bounds:type_name -> tidegate.v1.Bounds
-	35, // 8: tidegate.v1.StreamView.epoch:type_name -> tidegate.v1.EpochRecord
-	1,  // 9: tidegate.v1.StreamView.policy:type_name -> tidegate.v1.GatePolicy
-	0,  // 10: tidegate.v1.NodeView.kind:type_name -> tidegate.v1.NodeKind
-	36, // 11: tidegate.v1.AcquireEpochRequest.holder:type_name -> tidegate.v1.Holder
-	11, // 12: tidegate.v1.AcquireEpochRequest.heads:type_name -> tidegate.v1.StreamPosition
-	13, // 13: tidegate.v1.AcquireEpochResponse.grants:type_name -> tidegate.v1.StreamGrant
-	35, // 14: tidegate.v1.StreamGrant.epoch:type_name -> tidegate.v1.EpochRecord
-	35, // 15: tidegate.v1.ReadEpochResponse.epoch:type_name -> tidegate.v1.EpochRecord
-	37, // 16: tidegate.v1.RecordGateRequest.gate:type_name -> tidegate.v1.GateRecord
-	35, // 17: tidegate.v1.RecordGateResponse.epoch:type_name -> tidegate.v1.EpochRecord
-	38, // 18: tidegate.v1.ExitLimboRequest.member:type_name -> tidegate.v1.Member
-	35, // 19: tidegate.v1.ExitLimboResponse.epoch:type_name -> tidegate.v1.EpochRecord
-	21, // 20: tidegate.v1.ReportAgentRequest.streams:type_name -> tidegate.v1.AgentStream
-	39, // 21: tidegate.v1.ReportAgentRequest.sent:type_name -> google.protobuf.Timestamp
-	2,  // 22: tidegate.v1.AgentStream.role:type_name -> tidegate.v1.AgentRole
-	40, // 23: tidegate.v1.AgentStream.exposure:type_name -> tidegate.v1.Exposure
-	41, // 24: tidegate.v1.AgentStream.areas:type_name -> tidegate.v1.Areas
-	33, // 25: tidegate.v1.AgentStream.mode:type_name -> tidegate.v1.Mode
-	34, // 26: tidegate.v1.AgentStream.bounds:type_name -> tidegate.v1.Bounds
-	22, // 27: tidegate.v1.AgentStream.members:type_name -> tidegate.v1.AgentMember
-	25, // 28: tidegate.v1.ReportStandbyRequest.streams:type_name -> tidegate.v1.StandbyStream
-	39, // 29: tidegate.v1.ReportStandbyRequest.sent:type_name -> google.protobuf.Timestamp
-	42, // 30: tidegate.v1.StandbyStream.promise:type_name -> tidegate.v1.Promise
-	43, // 31: tidegate.v1.StandbyStream.history:type_name -> tidegate.v1.Term
-	44, // 32: tidegate.v1.StandbyStream.received:type_name -> tidegate.v1.LogPos
-	44, // 33: tidegate.v1.StandbyStream.durable:type_name -> tidegate.v1.LogPos
-	45, // 34: tidegate.v1.StandbyStream.blind_window:type_name -> google.protobuf.Duration
-	45, // 35: tidegate.v1.StandbyStream.beacon_age:type_name -> google.protobuf.Duration
-	28, // 36: tidegate.v1.ReportRouteRequest.services:type_name -> tidegate.v1.RouteApplied
-	39, // 37: tidegate.v1.RouteApplied.since:type_name -> google.protobuf.Timestamp
-	39, // 38: tidegate.v1.ReportQuarantineRequest.oldest:type_name -> google.protobuf.Timestamp
-	39, // 39: tidegate.v1.ReportQuarantineRequest.newest:type_name -> google.protobuf.Timestamp
-	39, // 40: tidegate.v1.ReportQuarantineRequest.released_newest:type_name -> google.protobuf.Timestamp
-	3,  // 41: tidegate.v1.NodeService.Register:input_type -> tidegate.v1.RegisterRequest
-	5,  // 42: tidegate.v1.NodeService.Watch:input_type -> tidegate.v1.WatchRequest
-	10, // 43: tidegate.v1.NodeService.AcquireEpoch:input_type -> tidegate.v1.AcquireEpochRequest
-	14, // 44: tidegate.v1.NodeService.ReadEpoch:input_type -> tidegate.v1.ReadEpochRequest
-	16, // 45: tidegate.v1.NodeService.RecordGate:input_type -> tidegate.v1.RecordGateRequest
-	18, // 46: tidegate.v1.NodeService.ExitLimbo:input_type -> tidegate.v1.ExitLimboRequest
-	20, // 47: tidegate.v1.NodeService.ReportAgent:input_type -> tidegate.v1.ReportAgentRequest
-	24, // 48: tidegate.v1.NodeService.ReportStandby:input_type -> tidegate.v1.ReportStandbyRequest
-	27, // 49: tidegate.v1.NodeService.ReportRoute:input_type -> tidegate.v1.ReportRouteRequest
-	30, // 50: tidegate.v1.NodeService.ReportQuarantine:input_type -> tidegate.v1.ReportQuarantineRequest
-	4,  // 51: tidegate.v1.NodeService.Register:output_type -> tidegate.v1.RegisterResponse
-	6,  // 52: tidegate.v1.NodeService.Watch:output_type -> tidegate.v1.WatchResponse
-	12, // 53: tidegate.v1.NodeService.AcquireEpoch:output_type -> tidegate.v1.AcquireEpochResponse
-	15, // 54: tidegate.v1.NodeService.ReadEpoch:output_type -> tidegate.v1.ReadEpochResponse
-	17, // 55: tidegate.v1.NodeService.RecordGate:output_type -> tidegate.v1.RecordGateResponse
-	19, // 56: tidegate.v1.NodeService.ExitLimbo:output_type -> tidegate.v1.ExitLimboResponse
-	23, // 57: tidegate.v1.NodeService.ReportAgent:output_type -> tidegate.v1.ReportAgentResponse
-	26, // 58: tidegate.v1.NodeService.ReportStandby:output_type -> tidegate.v1.ReportStandbyResponse
-	29, // 59: tidegate.v1.NodeService.ReportRoute:output_type -> tidegate.v1.ReportRouteResponse
-	31, // 60: tidegate.v1.NodeService.ReportQuarantine:output_type -> tidegate.v1.ReportQuarantineResponse
-	51, // [51:61] is the sub-list for method output_type
-	41, // [41:51] is the sub-list for method input_type
-	41, // [41:41] is the sub-list for extension type_name
-	41, // [41:41] is the sub-list for extension extendee
-	0,  // [0:41] is the sub-list for field type_name
+	46, // 5: tidegate.v1.ServiceView.route:type_name -> tidegate.v1.Route
+	47, // 6: tidegate.v1.ServiceView.lease_ttl:type_name -> google.protobuf.Duration
+	48, // 7: tidegate.v1.StreamView.mode:type_name -> tidegate.v1.Mode
+	49, // 8: tidegate.v1.StreamView.bounds:type_name -> tidegate.v1.Bounds
+	50, // 9: tidegate.v1.StreamView.epoch:type_name -> tidegate.v1.EpochRecord
+	1,  // 10: tidegate.v1.StreamView.policy:type_name -> tidegate.v1.GatePolicy
+	47, // 11: tidegate.v1.StreamView.grace:type_name -> google.protobuf.Duration
+	47, // 12: tidegate.v1.StreamView.rearm:type_name -> google.protobuf.Duration
+	9,  // 13: tidegate.v1.StreamView.brake:type_name -> tidegate.v1.Brake
+	47, // 14: tidegate.v1.StreamView.lease_ttl:type_name -> google.protobuf.Duration
+	51, // 15: tidegate.v1.Brake.since:type_name -> google.protobuf.Timestamp
+	0,  // 16: tidegate.v1.NodeView.kind:type_name -> tidegate.v1.NodeKind
+	52, // 17: tidegate.v1.AcquireEpochRequest.holder:type_name -> tidegate.v1.Holder
+	12, // 18: tidegate.v1.AcquireEpochRequest.heads:type_name -> tidegate.v1.StreamPosition
+	14, // 19: tidegate.v1.AcquireEpochResponse.grants:type_name -> tidegate.v1.StreamGrant
+	50, // 20: tidegate.v1.StreamGrant.epoch:type_name -> tidegate.v1.EpochRecord
+	50, // 21: tidegate.v1.ReadEpochResponse.epoch:type_name -> tidegate.v1.EpochRecord
+	53, // 22: tidegate.v1.RecordGateRequest.gate:type_name -> tidegate.v1.GateRecord
+	50, // 23: tidegate.v1.RecordGateResponse.epoch:type_name -> tidegate.v1.EpochRecord
+	20, // 24: tidegate.v1.RenewLeaseRequest.epochs:type_name -> tidegate.v1.StreamEpoch
+	47, // 25: tidegate.v1.RenewLeaseResponse.ttl:type_name -> google.protobuf.Duration
+	25, // 26: tidegate.v1.HandOverRequest.streams:type_name -> tidegate.v1.StreamHandover
+	54, // 27: tidegate.v1.StreamHandover.handover:type_name -> tidegate.v1.Handover
+	50, // 28: tidegate.v1.HandOverResponse.epochs:type_name -> tidegate.v1.EpochRecord
+	28, // 29: tidegate.v1.ReportVantageRequest.observations:type_name -> tidegate.v1.Observation
+	51, // 30: tidegate.v1.ReportVantageRequest.sent:type_name -> google.protobuf.Timestamp
+	47, // 31: tidegate.v1.Observation.last_good_age:type_name -> google.protobuf.Duration
+	47, // 32: tidegate.v1.Observation.age:type_name -> google.protobuf.Duration
+	55, // 33: tidegate.v1.ExitLimboRequest.member:type_name -> tidegate.v1.Member
+	50, // 34: tidegate.v1.ExitLimboResponse.epoch:type_name -> tidegate.v1.EpochRecord
+	34, // 35: tidegate.v1.ReportAgentRequest.streams:type_name -> tidegate.v1.AgentStream
+	51, // 36: tidegate.v1.ReportAgentRequest.sent:type_name -> google.protobuf.Timestamp
+	33, // 37: tidegate.v1.ReportAgentRequest.rates:type_name -> tidegate.v1.Rate
+	2,  // 38: tidegate.v1.AgentStream.role:type_name -> tidegate.v1.AgentRole
+	56, // 39: tidegate.v1.AgentStream.exposure:type_name -> tidegate.v1.Exposure
+	57, // 40: tidegate.v1.AgentStream.areas:type_name -> tidegate.v1.Areas
+	48, // 41: tidegate.v1.AgentStream.mode:type_name -> tidegate.v1.Mode
+	49, // 42: tidegate.v1.AgentStream.bounds:type_name -> tidegate.v1.Bounds
+	35, // 43: tidegate.v1.AgentStream.members:type_name -> tidegate.v1.AgentMember
+	47, // 44: tidegate.v1.AgentStream.gate_state_age:type_name -> google.protobuf.Duration
+	58, // 45: tidegate.v1.AgentStream.want:type_name -> tidegate.v1.GateState
+	47, // 46: tidegate.v1.AgentStream.slack:type_name -> google.protobuf.Duration
+	47, // 47: tidegate.v1.AgentStream.lease_remaining:type_name -> google.protobuf.Duration
+	38, // 48: tidegate.v1.ReportStandbyRequest.streams:type_name -> tidegate.v1.StandbyStream
+	51, // 49: tidegate.v1.ReportStandbyRequest.sent:type_name -> google.protobuf.Timestamp
+	33, // 50: tidegate.v1.ReportStandbyRequest.rates:type_name -> tidegate.v1.Rate
+	59, // 51: tidegate.v1.StandbyStream.promise:type_name -> tidegate.v1.Promise
+	60, // 52: tidegate.v1.StandbyStream.history:type_name -> tidegate.v1.Term
+	61, // 53: tidegate.v1.StandbyStream.received:type_name -> tidegate.v1.LogPos
+	61, // 54: tidegate.v1.StandbyStream.durable:type_name -> tidegate.v1.LogPos
+	47, // 55: tidegate.v1.StandbyStream.blind_window:type_name -> google.protobuf.Duration
+	47, // 56: tidegate.v1.StandbyStream.beacon_age:type_name -> google.protobuf.Duration
+	39, // 57: tidegate.v1.StandbyStream.lease:type_name -> tidegate.v1.NodeLease
+	54, // 58: tidegate.v1.StandbyStream.handover_applied:type_name -> tidegate.v1.Handover
+	47, // 59: tidegate.v1.NodeLease.ttl:type_name -> google.protobuf.Duration
+	47, // 60: tidegate.v1.NodeLease.remaining:type_name -> google.protobuf.Duration
+	42, // 61: tidegate.v1.ReportRouteRequest.services:type_name -> tidegate.v1.RouteApplied
+	51, // 62: tidegate.v1.RouteApplied.since:type_name -> google.protobuf.Timestamp
+	51, // 63: tidegate.v1.ReportQuarantineRequest.oldest:type_name -> google.protobuf.Timestamp
+	51, // 64: tidegate.v1.ReportQuarantineRequest.newest:type_name -> google.protobuf.Timestamp
+	51, // 65: tidegate.v1.ReportQuarantineRequest.released_newest:type_name -> google.protobuf.Timestamp
+	3,  // 66: tidegate.v1.NodeService.Register:input_type -> tidegate.v1.RegisterRequest
+	5,  // 67: tidegate.v1.NodeService.Watch:input_type -> tidegate.v1.WatchRequest
+	11, // 68: tidegate.v1.NodeService.AcquireEpoch:input_type -> tidegate.v1.AcquireEpochRequest
+	15, // 69: tidegate.v1.NodeService.ReadEpoch:input_type -> tidegate.v1.ReadEpochRequest
+	17, // 70: tidegate.v1.NodeService.RecordGate:input_type -> tidegate.v1.RecordGateRequest
+	19, // 71: tidegate.v1.NodeService.RenewLease:input_type -> tidegate.v1.RenewLeaseRequest
+	22, // 72: tidegate.v1.NodeService.ReleaseLease:input_type -> tidegate.v1.ReleaseLeaseRequest
+	24, // 73: tidegate.v1.NodeService.HandOver:input_type -> tidegate.v1.HandOverRequest
+	30, // 74: tidegate.v1.NodeService.ExitLimbo:input_type -> tidegate.v1.ExitLimboRequest
+	32, // 75: tidegate.v1.NodeService.ReportAgent:input_type -> tidegate.v1.ReportAgentRequest
+	37, // 76: tidegate.v1.NodeService.ReportStandby:input_type -> tidegate.v1.ReportStandbyRequest
+	41, // 77: tidegate.v1.NodeService.ReportRoute:input_type -> tidegate.v1.ReportRouteRequest
+	27, // 78: tidegate.v1.NodeService.ReportVantage:input_type -> tidegate.v1.ReportVantageRequest
+	44, // 79: tidegate.v1.NodeService.ReportQuarantine:input_type -> tidegate.v1.ReportQuarantineRequest
+	4,  // 80: tidegate.v1.NodeService.Register:output_type -> tidegate.v1.RegisterResponse
+	6,  // 81: tidegate.v1.NodeService.Watch:output_type -> tidegate.v1.WatchResponse
+	13, // 82: tidegate.v1.NodeService.AcquireEpoch:output_type -> tidegate.v1.AcquireEpochResponse
+	16, // 83: tidegate.v1.NodeService.ReadEpoch:output_type -> tidegate.v1.ReadEpochResponse
+	18, // 84: tidegate.v1.NodeService.RecordGate:output_type -> tidegate.v1.RecordGateResponse
+	21, // 85: tidegate.v1.NodeService.RenewLease:output_type -> tidegate.v1.RenewLeaseResponse
+	23, // 86: tidegate.v1.NodeService.ReleaseLease:output_type -> tidegate.v1.ReleaseLeaseResponse
+	26, // 87: tidegate.v1.NodeService.HandOver:output_type -> tidegate.v1.HandOverResponse
+	31, // 88: tidegate.v1.NodeService.ExitLimbo:output_type -> tidegate.v1.ExitLimboResponse
+	36, // 89: tidegate.v1.NodeService.ReportAgent:output_type -> tidegate.v1.ReportAgentResponse
+	40, // 90: tidegate.v1.NodeService.ReportStandby:output_type -> tidegate.v1.ReportStandbyResponse
+	43, // 91: tidegate.v1.NodeService.ReportRoute:output_type -> tidegate.v1.ReportRouteResponse
+	29, // 92: tidegate.v1.NodeService.ReportVantage:output_type -> tidegate.v1.ReportVantageResponse
+	45, // 93: tidegate.v1.NodeService.ReportQuarantine:output_type -> tidegate.v1.ReportQuarantineResponse
+	80, // [80:94] is the sub-list for method output_type
+	66, // [66:80] is the sub-list for method input_type
+	66, // [66:66] is the sub-list for extension type_name
+	66, // [66:66] is the sub-list for extension extendee
+	0,  // [0:66] is the sub-list for field type_name
 }
 
 func init() { file_tidegate_v1_node_proto_init() }
@@ -2887,17 +4109,18 @@ func file_tidegate_v1_node_proto_init() {
 		return
 	}
 	file_tidegate_v1_types_proto_init()
-	file_tidegate_v1_node_proto_msgTypes[18].OneofWrappers = []any{}
-	file_tidegate_v1_node_proto_msgTypes[21].OneofWrappers = []any{}
-	file_tidegate_v1_node_proto_msgTypes[22].OneofWrappers = []any{}
-	file_tidegate_v1_node_proto_msgTypes[27].OneofWrappers = []any{}
+	file_tidegate_v1_node_proto_msgTypes[30].OneofWrappers = []any{}
+	file_tidegate_v1_node_proto_msgTypes[31].OneofWrappers = []any{}
+	file_tidegate_v1_node_proto_msgTypes[34].OneofWrappers = []any{}
+	file_tidegate_v1_node_proto_msgTypes[35].OneofWrappers = []any{}
+	file_tidegate_v1_node_proto_msgTypes[41].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tidegate_v1_node_proto_rawDesc), len(file_tidegate_v1_node_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   29,
+			NumMessages:   43,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

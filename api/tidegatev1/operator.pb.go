@@ -23,6 +23,118 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+// DetectorMode is what a failure detector may do.
+type DetectorMode int32
+
+const (
+	DetectorMode_DETECTOR_MODE_UNSPECIFIED DetectorMode = 0
+	DetectorMode_DETECTOR_MODE_OFF         DetectorMode = 1
+	// It says what it would do.
+	DetectorMode_DETECTOR_MODE_OBSERVE DetectorMode = 2
+	// It begins a failover when every rule holds.
+	DetectorMode_DETECTOR_MODE_AUTO DetectorMode = 3
+)
+
+// Enum value maps for DetectorMode.
+var (
+	DetectorMode_name = map[int32]string{
+		0: "DETECTOR_MODE_UNSPECIFIED",
+		1: "DETECTOR_MODE_OFF",
+		2: "DETECTOR_MODE_OBSERVE",
+		3: "DETECTOR_MODE_AUTO",
+	}
+	DetectorMode_value = map[string]int32{
+		"DETECTOR_MODE_UNSPECIFIED": 0,
+		"DETECTOR_MODE_OFF":         1,
+		"DETECTOR_MODE_OBSERVE":     2,
+		"DETECTOR_MODE_AUTO":        3,
+	}
+)
+
+func (x DetectorMode) Enum() *DetectorMode {
+	p := new(DetectorMode)
+	*p = x
+	return p
+}
+
+func (x DetectorMode) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (DetectorMode) Descriptor() protoreflect.EnumDescriptor {
+	return file_tidegate_v1_operator_proto_enumTypes[0].Descriptor()
+}
+
+func (DetectorMode) Type() protoreflect.EnumType {
+	return &file_tidegate_v1_operator_proto_enumTypes[0]
+}
+
+func (x DetectorMode) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use DetectorMode.Descriptor instead.
+func (DetectorMode) EnumDescriptor() ([]byte, []int) {
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{0}
+}
+
+// DetectorVerdict is what the detector makes of its observations.
+type DetectorVerdict int32
+
+const (
+	DetectorVerdict_DETECTOR_VERDICT_UNSPECIFIED DetectorVerdict = 0
+	DetectorVerdict_DETECTOR_VERDICT_UP          DetectorVerdict = 1
+	DetectorVerdict_DETECTOR_VERDICT_SUSPECT     DetectorVerdict = 2
+	DetectorVerdict_DETECTOR_VERDICT_DOWN        DetectorVerdict = 3
+	// Not enough is known; never counts as down.
+	DetectorVerdict_DETECTOR_VERDICT_UNDECIDED DetectorVerdict = 4
+)
+
+// Enum value maps for DetectorVerdict.
+var (
+	DetectorVerdict_name = map[int32]string{
+		0: "DETECTOR_VERDICT_UNSPECIFIED",
+		1: "DETECTOR_VERDICT_UP",
+		2: "DETECTOR_VERDICT_SUSPECT",
+		3: "DETECTOR_VERDICT_DOWN",
+		4: "DETECTOR_VERDICT_UNDECIDED",
+	}
+	DetectorVerdict_value = map[string]int32{
+		"DETECTOR_VERDICT_UNSPECIFIED": 0,
+		"DETECTOR_VERDICT_UP":          1,
+		"DETECTOR_VERDICT_SUSPECT":     2,
+		"DETECTOR_VERDICT_DOWN":        3,
+		"DETECTOR_VERDICT_UNDECIDED":   4,
+	}
+)
+
+func (x DetectorVerdict) Enum() *DetectorVerdict {
+	p := new(DetectorVerdict)
+	*p = x
+	return p
+}
+
+func (x DetectorVerdict) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (DetectorVerdict) Descriptor() protoreflect.EnumDescriptor {
+	return file_tidegate_v1_operator_proto_enumTypes[1].Descriptor()
+}
+
+func (DetectorVerdict) Type() protoreflect.EnumType {
+	return &file_tidegate_v1_operator_proto_enumTypes[1]
+}
+
+func (x DetectorVerdict) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use DetectorVerdict.Descriptor instead.
+func (DetectorVerdict) EnumDescriptor() ([]byte, []int) {
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{1}
+}
+
 // PlanOutcome is how a plan ended.
 type PlanOutcome int32
 
@@ -38,6 +150,8 @@ const (
 	PlanOutcome_PLAN_OUTCOME_SUPERSEDED PlanOutcome = 5
 	// Evaluated only.
 	PlanOutcome_PLAN_OUTCOME_DRY_RUN PlanOutcome = 6
+	// Ended by an operator or a deadline before its point of no return: as it was before.
+	PlanOutcome_PLAN_OUTCOME_ABORTED PlanOutcome = 7
 )
 
 // Enum value maps for PlanOutcome.
@@ -50,6 +164,7 @@ var (
 		4: "PLAN_OUTCOME_FAILED",
 		5: "PLAN_OUTCOME_SUPERSEDED",
 		6: "PLAN_OUTCOME_DRY_RUN",
+		7: "PLAN_OUTCOME_ABORTED",
 	}
 	PlanOutcome_value = map[string]int32{
 		"PLAN_OUTCOME_UNSPECIFIED": 0,
@@ -59,6 +174,7 @@ var (
 		"PLAN_OUTCOME_FAILED":      4,
 		"PLAN_OUTCOME_SUPERSEDED":  5,
 		"PLAN_OUTCOME_DRY_RUN":     6,
+		"PLAN_OUTCOME_ABORTED":     7,
 	}
 )
 
@@ -73,11 +189,11 @@ func (x PlanOutcome) String() string {
 }
 
 func (PlanOutcome) Descriptor() protoreflect.EnumDescriptor {
-	return file_tidegate_v1_operator_proto_enumTypes[0].Descriptor()
+	return file_tidegate_v1_operator_proto_enumTypes[2].Descriptor()
 }
 
 func (PlanOutcome) Type() protoreflect.EnumType {
-	return &file_tidegate_v1_operator_proto_enumTypes[0]
+	return &file_tidegate_v1_operator_proto_enumTypes[2]
 }
 
 func (x PlanOutcome) Number() protoreflect.EnumNumber {
@@ -86,7 +202,7 @@ func (x PlanOutcome) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use PlanOutcome.Descriptor instead.
 func (PlanOutcome) EnumDescriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{0}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{2}
 }
 
 // Severity says how soon a finding needs somebody.
@@ -126,11 +242,11 @@ func (x Severity) String() string {
 }
 
 func (Severity) Descriptor() protoreflect.EnumDescriptor {
-	return file_tidegate_v1_operator_proto_enumTypes[1].Descriptor()
+	return file_tidegate_v1_operator_proto_enumTypes[3].Descriptor()
 }
 
 func (Severity) Type() protoreflect.EnumType {
-	return &file_tidegate_v1_operator_proto_enumTypes[1]
+	return &file_tidegate_v1_operator_proto_enumTypes[3]
 }
 
 func (x Severity) Number() protoreflect.EnumNumber {
@@ -139,7 +255,7 @@ func (x Severity) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use Severity.Descriptor instead.
 func (Severity) EnumDescriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{1}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{3}
 }
 
 type StatusRequest struct {
@@ -202,8 +318,12 @@ type StatusResponse struct {
 	// The registry may have been restored from a backup; no zero-loss claim is made until a live writer re-arms.
 	RegistrySuspect bool                   `protobuf:"varint,10,opt,name=registry_suspect,json=registrySuspect,proto3" json:"registry_suspect,omitempty"`
 	Now             *timestamppb.Timestamp `protobuf:"bytes,11,opt,name=now,proto3" json:"now,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	// How old the view of the registry is that this answer rests on; absent when there is none.
+	RegistryAge *durationpb.Duration `protobuf:"bytes,12,opt,name=registry_age,json=registryAge,proto3" json:"registry_age,omitempty"`
+	// The registry outlives the loss of any one site; what rests on that is refused otherwise.
+	RegistrySurvivesSite bool `protobuf:"varint,13,opt,name=registry_survives_site,json=registrySurvivesSite,proto3" json:"registry_survives_site,omitempty"`
+	unknownFields        protoimpl.UnknownFields
+	sizeCache            protoimpl.SizeCache
 }
 
 func (x *StatusResponse) Reset() {
@@ -313,6 +433,20 @@ func (x *StatusResponse) GetNow() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *StatusResponse) GetRegistryAge() *durationpb.Duration {
+	if x != nil {
+		return x.RegistryAge
+	}
+	return nil
+}
+
+func (x *StatusResponse) GetRegistrySurvivesSite() bool {
+	if x != nil {
+		return x.RegistrySurvivesSite
+	}
+	return false
+}
+
 type ServiceStatus struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
 	Name    string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -327,8 +461,14 @@ type ServiceStatus struct {
 	// Absent when it cannot be predicted.
 	RtoPredicted *durationpb.Duration `protobuf:"bytes,10,opt,name=rto_predicted,json=rtoPredicted,proto3" json:"rto_predicted,omitempty"`
 	// What a failover now could claim, at best.
-	LossIfNow     *LossStatement `protobuf:"bytes,11,opt,name=loss_if_now,json=lossIfNow,proto3" json:"loss_if_now,omitempty"`
-	Probe         *ProbeStatus   `protobuf:"bytes,12,opt,name=probe,proto3" json:"probe,omitempty"`
+	LossIfNow *LossStatement `protobuf:"bytes,11,opt,name=loss_if_now,json=lossIfNow,proto3" json:"loss_if_now,omitempty"`
+	Probe     *ProbeStatus   `protobuf:"bytes,12,opt,name=probe,proto3" json:"probe,omitempty"`
+	// The arm switch; off while the brake is on.
+	Armed bool `protobuf:"varint,13,opt,name=armed,proto3" json:"armed,omitempty"`
+	// Absent when the service's streams have no output lease.
+	Lease         *LeaseStatus    `protobuf:"bytes,14,opt,name=lease,proto3" json:"lease,omitempty"`
+	Detector      *DetectorStatus `protobuf:"bytes,15,opt,name=detector,proto3" json:"detector,omitempty"`
+	Drill         *DrillPolicy    `protobuf:"bytes,16,opt,name=drill,proto3" json:"drill,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -447,6 +587,283 @@ func (x *ServiceStatus) GetProbe() *ProbeStatus {
 	return nil
 }
 
+func (x *ServiceStatus) GetArmed() bool {
+	if x != nil {
+		return x.Armed
+	}
+	return false
+}
+
+func (x *ServiceStatus) GetLease() *LeaseStatus {
+	if x != nil {
+		return x.Lease
+	}
+	return nil
+}
+
+func (x *ServiceStatus) GetDetector() *DetectorStatus {
+	if x != nil {
+		return x.Detector
+	}
+	return nil
+}
+
+func (x *ServiceStatus) GetDrill() *DrillPolicy {
+	if x != nil {
+		return x.Drill
+	}
+	return nil
+}
+
+// LeaseStatus is a service's output lease as the registry has it.
+type LeaseStatus struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Ttl   *durationpb.Duration   `protobuf:"bytes,1,opt,name=ttl,proto3" json:"ttl,omitempty"`
+	// Absent when nobody holds it.
+	Holder *Holder `protobuf:"bytes,2,opt,name=holder,proto3" json:"holder,omitempty"`
+	// Last renewal, on the gate's wall clock.
+	Renewed       *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=renewed,proto3" json:"renewed,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LeaseStatus) Reset() {
+	*x = LeaseStatus{}
+	mi := &file_tidegate_v1_operator_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LeaseStatus) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LeaseStatus) ProtoMessage() {}
+
+func (x *LeaseStatus) ProtoReflect() protoreflect.Message {
+	mi := &file_tidegate_v1_operator_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LeaseStatus.ProtoReflect.Descriptor instead.
+func (*LeaseStatus) Descriptor() ([]byte, []int) {
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *LeaseStatus) GetTtl() *durationpb.Duration {
+	if x != nil {
+		return x.Ttl
+	}
+	return nil
+}
+
+func (x *LeaseStatus) GetHolder() *Holder {
+	if x != nil {
+		return x.Holder
+	}
+	return nil
+}
+
+func (x *LeaseStatus) GetRenewed() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Renewed
+	}
+	return nil
+}
+
+// DetectorSettings are a service's failure detector as configured.
+type DetectorSettings struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Mode  DetectorMode           `protobuf:"varint,1,opt,name=mode,proto3,enum=tidegate.v1.DetectorMode" json:"mode,omitempty"`
+	// The service is declared down after this long without a sign of progress.
+	DownAfter *durationpb.Duration `protobuf:"bytes,2,opt,name=down_after,json=downAfter,proto3" json:"down_after,omitempty"`
+	// Vantage points that must agree.
+	Agree         uint32 `protobuf:"varint,3,opt,name=agree,proto3" json:"agree,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DetectorSettings) Reset() {
+	*x = DetectorSettings{}
+	mi := &file_tidegate_v1_operator_proto_msgTypes[4]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DetectorSettings) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DetectorSettings) ProtoMessage() {}
+
+func (x *DetectorSettings) ProtoReflect() protoreflect.Message {
+	mi := &file_tidegate_v1_operator_proto_msgTypes[4]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DetectorSettings.ProtoReflect.Descriptor instead.
+func (*DetectorSettings) Descriptor() ([]byte, []int) {
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{4}
+}
+
+func (x *DetectorSettings) GetMode() DetectorMode {
+	if x != nil {
+		return x.Mode
+	}
+	return DetectorMode_DETECTOR_MODE_UNSPECIFIED
+}
+
+func (x *DetectorSettings) GetDownAfter() *durationpb.Duration {
+	if x != nil {
+		return x.DownAfter
+	}
+	return nil
+}
+
+func (x *DetectorSettings) GetAgree() uint32 {
+	if x != nil {
+		return x.Agree
+	}
+	return 0
+}
+
+// DetectorStatus is a service's failure detector as it is.
+type DetectorStatus struct {
+	state         protoimpl.MessageState  `protogen:"open.v1"`
+	Settings      *DetectorSettings       `protobuf:"bytes,1,opt,name=settings,proto3" json:"settings,omitempty"`
+	Verdict       DetectorVerdict         `protobuf:"varint,2,opt,name=verdict,proto3,enum=tidegate.v1.DetectorVerdict" json:"verdict,omitempty"`
+	Since         *timestamppb.Timestamp  `protobuf:"bytes,3,opt,name=since,proto3" json:"since,omitempty"`
+	Reasons       []string                `protobuf:"bytes,4,rep,name=reasons,proto3" json:"reasons,omitempty"`
+	Vantages      []*ReportVantageRequest `protobuf:"bytes,5,rep,name=vantages,proto3" json:"vantages,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DetectorStatus) Reset() {
+	*x = DetectorStatus{}
+	mi := &file_tidegate_v1_operator_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DetectorStatus) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DetectorStatus) ProtoMessage() {}
+
+func (x *DetectorStatus) ProtoReflect() protoreflect.Message {
+	mi := &file_tidegate_v1_operator_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DetectorStatus.ProtoReflect.Descriptor instead.
+func (*DetectorStatus) Descriptor() ([]byte, []int) {
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *DetectorStatus) GetSettings() *DetectorSettings {
+	if x != nil {
+		return x.Settings
+	}
+	return nil
+}
+
+func (x *DetectorStatus) GetVerdict() DetectorVerdict {
+	if x != nil {
+		return x.Verdict
+	}
+	return DetectorVerdict_DETECTOR_VERDICT_UNSPECIFIED
+}
+
+func (x *DetectorStatus) GetSince() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Since
+	}
+	return nil
+}
+
+func (x *DetectorStatus) GetReasons() []string {
+	if x != nil {
+		return x.Reasons
+	}
+	return nil
+}
+
+func (x *DetectorStatus) GetVantages() []*ReportVantageRequest {
+	if x != nil {
+		return x.Vantages
+	}
+	return nil
+}
+
+// DrillPolicy says how fresh a service's drills must be for a planned change of roles.
+type DrillPolicy struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Age of the newest passed drill at most; absent for no demand.
+	MaxAge        *durationpb.Duration `protobuf:"bytes,1,opt,name=max_age,json=maxAge,proto3" json:"max_age,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DrillPolicy) Reset() {
+	*x = DrillPolicy{}
+	mi := &file_tidegate_v1_operator_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DrillPolicy) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DrillPolicy) ProtoMessage() {}
+
+func (x *DrillPolicy) ProtoReflect() protoreflect.Message {
+	mi := &file_tidegate_v1_operator_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DrillPolicy.ProtoReflect.Descriptor instead.
+func (*DrillPolicy) Descriptor() ([]byte, []int) {
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *DrillPolicy) GetMaxAge() *durationpb.Duration {
+	if x != nil {
+		return x.MaxAge
+	}
+	return nil
+}
+
 // ProbeStatus is the synthetic client's view of the service.
 type ProbeStatus struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -461,7 +878,7 @@ type ProbeStatus struct {
 
 func (x *ProbeStatus) Reset() {
 	*x = ProbeStatus{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[3]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -473,7 +890,7 @@ func (x *ProbeStatus) String() string {
 func (*ProbeStatus) ProtoMessage() {}
 
 func (x *ProbeStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[3]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -486,7 +903,7 @@ func (x *ProbeStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProbeStatus.ProtoReflect.Descriptor instead.
 func (*ProbeStatus) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{3}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *ProbeStatus) GetEnabled() bool {
@@ -546,7 +963,7 @@ type StreamStatus struct {
 
 func (x *StreamStatus) Reset() {
 	*x = StreamStatus{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[4]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -558,7 +975,7 @@ func (x *StreamStatus) String() string {
 func (*StreamStatus) ProtoMessage() {}
 
 func (x *StreamStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[4]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -571,7 +988,7 @@ func (x *StreamStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StreamStatus.ProtoReflect.Descriptor instead.
 func (*StreamStatus) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{4}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *StreamStatus) GetView() *StreamView {
@@ -649,7 +1066,7 @@ type MemberStatus struct {
 
 func (x *MemberStatus) Reset() {
 	*x = MemberStatus{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[5]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -661,7 +1078,7 @@ func (x *MemberStatus) String() string {
 func (*MemberStatus) ProtoMessage() {}
 
 func (x *MemberStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[5]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -674,7 +1091,7 @@ func (x *MemberStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MemberStatus.ProtoReflect.Descriptor instead.
 func (*MemberStatus) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{5}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *MemberStatus) GetNode() string {
@@ -717,7 +1134,7 @@ type StandbyStatus struct {
 
 func (x *StandbyStatus) Reset() {
 	*x = StandbyStatus{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[6]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -729,7 +1146,7 @@ func (x *StandbyStatus) String() string {
 func (*StandbyStatus) ProtoMessage() {}
 
 func (x *StandbyStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[6]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -742,7 +1159,7 @@ func (x *StandbyStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StandbyStatus.ProtoReflect.Descriptor instead.
 func (*StandbyStatus) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{6}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *StandbyStatus) GetNode() *NodeView {
@@ -779,7 +1196,7 @@ type AgentStatus struct {
 
 func (x *AgentStatus) Reset() {
 	*x = AgentStatus{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[7]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -791,7 +1208,7 @@ func (x *AgentStatus) String() string {
 func (*AgentStatus) ProtoMessage() {}
 
 func (x *AgentStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[7]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -804,7 +1221,7 @@ func (x *AgentStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AgentStatus.ProtoReflect.Descriptor instead.
 func (*AgentStatus) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{7}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *AgentStatus) GetNode() string {
@@ -854,7 +1271,7 @@ type RouteStatus struct {
 
 func (x *RouteStatus) Reset() {
 	*x = RouteStatus{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[8]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -866,7 +1283,7 @@ func (x *RouteStatus) String() string {
 func (*RouteStatus) ProtoMessage() {}
 
 func (x *RouteStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[8]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -879,7 +1296,7 @@ func (x *RouteStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RouteStatus.ProtoReflect.Descriptor instead.
 func (*RouteStatus) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{8}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *RouteStatus) GetName() string {
@@ -919,7 +1336,7 @@ type ListStreamsRequest struct {
 
 func (x *ListStreamsRequest) Reset() {
 	*x = ListStreamsRequest{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[9]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -931,7 +1348,7 @@ func (x *ListStreamsRequest) String() string {
 func (*ListStreamsRequest) ProtoMessage() {}
 
 func (x *ListStreamsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[9]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -944,7 +1361,7 @@ func (x *ListStreamsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListStreamsRequest.ProtoReflect.Descriptor instead.
 func (*ListStreamsRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{9}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *ListStreamsRequest) GetService() string {
@@ -955,15 +1372,18 @@ func (x *ListStreamsRequest) GetService() string {
 }
 
 type ListStreamsResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Streams       []*StreamView          `protobuf:"bytes,1,rep,name=streams,proto3" json:"streams,omitempty"`
+	state             protoimpl.MessageState `protogen:"open.v1"`
+	Streams           []*StreamView          `protobuf:"bytes,1,rep,name=streams,proto3" json:"streams,omitempty"`
+	RegistryReachable bool                   `protobuf:"varint,2,opt,name=registry_reachable,json=registryReachable,proto3" json:"registry_reachable,omitempty"`
+	// How old the view of the registry is that this answer rests on.
+	RegistryAge   *durationpb.Duration `protobuf:"bytes,3,opt,name=registry_age,json=registryAge,proto3" json:"registry_age,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ListStreamsResponse) Reset() {
 	*x = ListStreamsResponse{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[10]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -975,7 +1395,7 @@ func (x *ListStreamsResponse) String() string {
 func (*ListStreamsResponse) ProtoMessage() {}
 
 func (x *ListStreamsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[10]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -988,12 +1408,26 @@ func (x *ListStreamsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListStreamsResponse.ProtoReflect.Descriptor instead.
 func (*ListStreamsResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{10}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ListStreamsResponse) GetStreams() []*StreamView {
 	if x != nil {
 		return x.Streams
+	}
+	return nil
+}
+
+func (x *ListStreamsResponse) GetRegistryReachable() bool {
+	if x != nil {
+		return x.RegistryReachable
+	}
+	return false
+}
+
+func (x *ListStreamsResponse) GetRegistryAge() *durationpb.Duration {
+	if x != nil {
+		return x.RegistryAge
 	}
 	return nil
 }
@@ -1009,14 +1443,19 @@ type Service struct {
 	// Endpoints of the service by site, in order of preference; used until the active library reports its own.
 	Endpoints []*SiteEndpoints `protobuf:"bytes,5,rep,name=endpoints,proto3" json:"endpoints,omitempty"`
 	// Loss that a failover may accept by itself; absent: window = rpo, no limit on records and bytes.
-	MaxLoss       *Bounds `protobuf:"bytes,6,opt,name=max_loss,json=maxLoss,proto3" json:"max_loss,omitempty"`
+	MaxLoss *Bounds `protobuf:"bytes,6,opt,name=max_loss,json=maxLoss,proto3" json:"max_loss,omitempty"`
+	// Of the output lease that the writer obeys while it is open or degraded; absent for none.
+	LeaseTtl *durationpb.Duration `protobuf:"bytes,7,opt,name=lease_ttl,json=leaseTtl,proto3" json:"lease_ttl,omitempty"`
+	// Absent: off.
+	Detector      *DetectorSettings `protobuf:"bytes,8,opt,name=detector,proto3" json:"detector,omitempty"`
+	Drill         *DrillPolicy      `protobuf:"bytes,9,opt,name=drill,proto3" json:"drill,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Service) Reset() {
 	*x = Service{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[11]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1028,7 +1467,7 @@ func (x *Service) String() string {
 func (*Service) ProtoMessage() {}
 
 func (x *Service) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[11]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1041,7 +1480,7 @@ func (x *Service) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Service.ProtoReflect.Descriptor instead.
 func (*Service) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{11}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Service) GetName() string {
@@ -1086,6 +1525,27 @@ func (x *Service) GetMaxLoss() *Bounds {
 	return nil
 }
 
+func (x *Service) GetLeaseTtl() *durationpb.Duration {
+	if x != nil {
+		return x.LeaseTtl
+	}
+	return nil
+}
+
+func (x *Service) GetDetector() *DetectorSettings {
+	if x != nil {
+		return x.Detector
+	}
+	return nil
+}
+
+func (x *Service) GetDrill() *DrillPolicy {
+	if x != nil {
+		return x.Drill
+	}
+	return nil
+}
+
 type SiteEndpoints struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Site          string                 `protobuf:"bytes,1,opt,name=site,proto3" json:"site,omitempty"`
@@ -1096,7 +1556,7 @@ type SiteEndpoints struct {
 
 func (x *SiteEndpoints) Reset() {
 	*x = SiteEndpoints{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[12]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1108,7 +1568,7 @@ func (x *SiteEndpoints) String() string {
 func (*SiteEndpoints) ProtoMessage() {}
 
 func (x *SiteEndpoints) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[12]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1121,7 +1581,7 @@ func (x *SiteEndpoints) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SiteEndpoints.ProtoReflect.Descriptor instead.
 func (*SiteEndpoints) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{12}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *SiteEndpoints) GetSite() string {
@@ -1139,15 +1599,18 @@ func (x *SiteEndpoints) GetEndpoints() []string {
 }
 
 type AddServiceRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Service       *Service               `protobuf:"bytes,1,opt,name=service,proto3" json:"service,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Service *Service               `protobuf:"bytes,1,opt,name=service,proto3" json:"service,omitempty"`
+	// The operator knows that the registry does not outlive the loss of a site, and
+	// wants leases or a detector that acts all the same. Kept with the service.
+	SingleRegistry bool `protobuf:"varint,2,opt,name=single_registry,json=singleRegistry,proto3" json:"single_registry,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *AddServiceRequest) Reset() {
 	*x = AddServiceRequest{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[13]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1159,7 +1622,7 @@ func (x *AddServiceRequest) String() string {
 func (*AddServiceRequest) ProtoMessage() {}
 
 func (x *AddServiceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[13]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1172,7 +1635,7 @@ func (x *AddServiceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddServiceRequest.ProtoReflect.Descriptor instead.
 func (*AddServiceRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{13}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *AddServiceRequest) GetService() *Service {
@@ -1180,6 +1643,13 @@ func (x *AddServiceRequest) GetService() *Service {
 		return x.Service
 	}
 	return nil
+}
+
+func (x *AddServiceRequest) GetSingleRegistry() bool {
+	if x != nil {
+		return x.SingleRegistry
+	}
+	return false
 }
 
 type AddServiceResponse struct {
@@ -1191,7 +1661,7 @@ type AddServiceResponse struct {
 
 func (x *AddServiceResponse) Reset() {
 	*x = AddServiceResponse{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[14]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1203,7 +1673,7 @@ func (x *AddServiceResponse) String() string {
 func (*AddServiceResponse) ProtoMessage() {}
 
 func (x *AddServiceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[14]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1216,7 +1686,7 @@ func (x *AddServiceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddServiceResponse.ProtoReflect.Descriptor instead.
 func (*AddServiceResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{14}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *AddServiceResponse) GetService() *ServiceView {
@@ -1237,15 +1707,21 @@ type AddStreamRequest struct {
 	Bounds *Bounds    `protobuf:"bytes,6,opt,name=bounds,proto3" json:"bounds,omitempty"`
 	Policy GatePolicy `protobuf:"varint,7,opt,name=policy,proto3,enum=tidegate.v1.GatePolicy" json:"policy,omitempty"`
 	// Registered standby nodes.
-	Members       []string `protobuf:"bytes,8,rep,name=members,proto3" json:"members,omitempty"`
-	W             uint32   `protobuf:"varint,9,opt,name=w,proto3" json:"w,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Members []string `protobuf:"bytes,8,rep,name=members,proto3" json:"members,omitempty"`
+	W       uint32   `protobuf:"varint,9,opt,name=w,proto3" json:"w,omitempty"`
+	// Closed for this long before the policy sets in; absent is 10 s for degrade and 0 otherwise.
+	Grace *durationpb.Duration `protobuf:"bytes,10,opt,name=grace,proto3" json:"grace,omitempty"`
+	// Absent is 30 s.
+	Rearm *durationpb.Duration `protobuf:"bytes,11,opt,name=rearm,proto3" json:"rearm,omitempty"`
+	// As in AddServiceRequest, for a policy that degrades.
+	SingleRegistry bool `protobuf:"varint,12,opt,name=single_registry,json=singleRegistry,proto3" json:"single_registry,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *AddStreamRequest) Reset() {
 	*x = AddStreamRequest{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[15]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1257,7 +1733,7 @@ func (x *AddStreamRequest) String() string {
 func (*AddStreamRequest) ProtoMessage() {}
 
 func (x *AddStreamRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[15]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1270,7 +1746,7 @@ func (x *AddStreamRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddStreamRequest.ProtoReflect.Descriptor instead.
 func (*AddStreamRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{15}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *AddStreamRequest) GetService() string {
@@ -1336,6 +1812,27 @@ func (x *AddStreamRequest) GetW() uint32 {
 	return 0
 }
 
+func (x *AddStreamRequest) GetGrace() *durationpb.Duration {
+	if x != nil {
+		return x.Grace
+	}
+	return nil
+}
+
+func (x *AddStreamRequest) GetRearm() *durationpb.Duration {
+	if x != nil {
+		return x.Rearm
+	}
+	return nil
+}
+
+func (x *AddStreamRequest) GetSingleRegistry() bool {
+	if x != nil {
+		return x.SingleRegistry
+	}
+	return false
+}
+
 type AddStreamResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Stream        *StreamView            `protobuf:"bytes,1,opt,name=stream,proto3" json:"stream,omitempty"`
@@ -1345,7 +1842,7 @@ type AddStreamResponse struct {
 
 func (x *AddStreamResponse) Reset() {
 	*x = AddStreamResponse{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[16]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1357,7 +1854,7 @@ func (x *AddStreamResponse) String() string {
 func (*AddStreamResponse) ProtoMessage() {}
 
 func (x *AddStreamResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[16]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1370,7 +1867,7 @@ func (x *AddStreamResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddStreamResponse.ProtoReflect.Descriptor instead.
 func (*AddStreamResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{16}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *AddStreamResponse) GetStream() *StreamView {
@@ -1391,7 +1888,7 @@ type PauseStreamRequest struct {
 
 func (x *PauseStreamRequest) Reset() {
 	*x = PauseStreamRequest{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[17]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1403,7 +1900,7 @@ func (x *PauseStreamRequest) String() string {
 func (*PauseStreamRequest) ProtoMessage() {}
 
 func (x *PauseStreamRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[17]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1416,7 +1913,7 @@ func (x *PauseStreamRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PauseStreamRequest.ProtoReflect.Descriptor instead.
 func (*PauseStreamRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{17}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *PauseStreamRequest) GetService() string {
@@ -1449,7 +1946,7 @@ type PauseStreamResponse struct {
 
 func (x *PauseStreamResponse) Reset() {
 	*x = PauseStreamResponse{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[18]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1461,7 +1958,7 @@ func (x *PauseStreamResponse) String() string {
 func (*PauseStreamResponse) ProtoMessage() {}
 
 func (x *PauseStreamResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[18]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1474,7 +1971,7 @@ func (x *PauseStreamResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PauseStreamResponse.ProtoReflect.Descriptor instead.
 func (*PauseStreamResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{18}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *PauseStreamResponse) GetStream() *StreamView {
@@ -1494,7 +1991,7 @@ type ResumeStreamRequest struct {
 
 func (x *ResumeStreamRequest) Reset() {
 	*x = ResumeStreamRequest{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[19]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1506,7 +2003,7 @@ func (x *ResumeStreamRequest) String() string {
 func (*ResumeStreamRequest) ProtoMessage() {}
 
 func (x *ResumeStreamRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[19]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1519,7 +2016,7 @@ func (x *ResumeStreamRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResumeStreamRequest.ProtoReflect.Descriptor instead.
 func (*ResumeStreamRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{19}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *ResumeStreamRequest) GetService() string {
@@ -1545,7 +2042,7 @@ type ResumeStreamResponse struct {
 
 func (x *ResumeStreamResponse) Reset() {
 	*x = ResumeStreamResponse{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[20]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1557,7 +2054,7 @@ func (x *ResumeStreamResponse) String() string {
 func (*ResumeStreamResponse) ProtoMessage() {}
 
 func (x *ResumeStreamResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[20]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1570,7 +2067,7 @@ func (x *ResumeStreamResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResumeStreamResponse.ProtoReflect.Descriptor instead.
 func (*ResumeStreamResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{20}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ResumeStreamResponse) GetStream() *StreamView {
@@ -1591,7 +2088,7 @@ type RemoveStreamRequest struct {
 
 func (x *RemoveStreamRequest) Reset() {
 	*x = RemoveStreamRequest{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[21]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1603,7 +2100,7 @@ func (x *RemoveStreamRequest) String() string {
 func (*RemoveStreamRequest) ProtoMessage() {}
 
 func (x *RemoveStreamRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[21]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1616,7 +2113,7 @@ func (x *RemoveStreamRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveStreamRequest.ProtoReflect.Descriptor instead.
 func (*RemoveStreamRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{21}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *RemoveStreamRequest) GetService() string {
@@ -1648,7 +2145,7 @@ type RemoveStreamResponse struct {
 
 func (x *RemoveStreamResponse) Reset() {
 	*x = RemoveStreamResponse{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[22]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1660,7 +2157,7 @@ func (x *RemoveStreamResponse) String() string {
 func (*RemoveStreamResponse) ProtoMessage() {}
 
 func (x *RemoveStreamResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[22]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1673,23 +2170,33 @@ func (x *RemoveStreamResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveStreamResponse.ProtoReflect.Descriptor instead.
 func (*RemoveStreamResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{22}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{26}
 }
 
 type SetModeRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Service       string                 `protobuf:"bytes,1,opt,name=service,proto3" json:"service,omitempty"`
-	Stream        string                 `protobuf:"bytes,2,opt,name=stream,proto3" json:"stream,omitempty"`
-	Mode          Mode                   `protobuf:"varint,3,opt,name=mode,proto3,enum=tidegate.v1.Mode" json:"mode,omitempty"`
-	Bounds        *Bounds                `protobuf:"bytes,4,opt,name=bounds,proto3" json:"bounds,omitempty"`
-	Reason        string                 `protobuf:"bytes,5,opt,name=reason,proto3" json:"reason,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Service string                 `protobuf:"bytes,1,opt,name=service,proto3" json:"service,omitempty"`
+	Stream  string                 `protobuf:"bytes,2,opt,name=stream,proto3" json:"stream,omitempty"`
+	// Unspecified leaves mode and bounds as they are.
+	Mode   Mode    `protobuf:"varint,3,opt,name=mode,proto3,enum=tidegate.v1.Mode" json:"mode,omitempty"`
+	Bounds *Bounds `protobuf:"bytes,4,opt,name=bounds,proto3" json:"bounds,omitempty"`
+	Reason string  `protobuf:"bytes,5,opt,name=reason,proto3" json:"reason,omitempty"`
+	// Unspecified leaves it as it is.
+	Policy GatePolicy `protobuf:"varint,6,opt,name=policy,proto3,enum=tidegate.v1.GatePolicy" json:"policy,omitempty"`
+	// Absent leaves them as they are.
+	Grace *durationpb.Duration `protobuf:"bytes,7,opt,name=grace,proto3" json:"grace,omitempty"`
+	Rearm *durationpb.Duration `protobuf:"bytes,8,opt,name=rearm,proto3" json:"rearm,omitempty"`
+	// Of the whole service, whose streams share one lease; 0 for none, absent leaves it as it is.
+	LeaseTtl *durationpb.Duration `protobuf:"bytes,9,opt,name=lease_ttl,json=leaseTtl,proto3" json:"lease_ttl,omitempty"`
+	// As in AddServiceRequest, for a policy that degrades and for leases.
+	SingleRegistry bool `protobuf:"varint,10,opt,name=single_registry,json=singleRegistry,proto3" json:"single_registry,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *SetModeRequest) Reset() {
 	*x = SetModeRequest{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[23]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1701,7 +2208,7 @@ func (x *SetModeRequest) String() string {
 func (*SetModeRequest) ProtoMessage() {}
 
 func (x *SetModeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[23]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1714,7 +2221,7 @@ func (x *SetModeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetModeRequest.ProtoReflect.Descriptor instead.
 func (*SetModeRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{23}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *SetModeRequest) GetService() string {
@@ -1752,6 +2259,41 @@ func (x *SetModeRequest) GetReason() string {
 	return ""
 }
 
+func (x *SetModeRequest) GetPolicy() GatePolicy {
+	if x != nil {
+		return x.Policy
+	}
+	return GatePolicy_GATE_POLICY_UNSPECIFIED
+}
+
+func (x *SetModeRequest) GetGrace() *durationpb.Duration {
+	if x != nil {
+		return x.Grace
+	}
+	return nil
+}
+
+func (x *SetModeRequest) GetRearm() *durationpb.Duration {
+	if x != nil {
+		return x.Rearm
+	}
+	return nil
+}
+
+func (x *SetModeRequest) GetLeaseTtl() *durationpb.Duration {
+	if x != nil {
+		return x.LeaseTtl
+	}
+	return nil
+}
+
+func (x *SetModeRequest) GetSingleRegistry() bool {
+	if x != nil {
+		return x.SingleRegistry
+	}
+	return false
+}
+
 type SetModeResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Stream        *StreamView            `protobuf:"bytes,1,opt,name=stream,proto3" json:"stream,omitempty"`
@@ -1761,7 +2303,7 @@ type SetModeResponse struct {
 
 func (x *SetModeResponse) Reset() {
 	*x = SetModeResponse{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[24]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1773,7 +2315,7 @@ func (x *SetModeResponse) String() string {
 func (*SetModeResponse) ProtoMessage() {}
 
 func (x *SetModeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[24]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1786,7 +2328,7 @@ func (x *SetModeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetModeResponse.ProtoReflect.Descriptor instead.
 func (*SetModeResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{24}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *SetModeResponse) GetStream() *StreamView {
@@ -1794,6 +2336,1465 @@ func (x *SetModeResponse) GetStream() *StreamView {
 		return x.Stream
 	}
 	return nil
+}
+
+type SetDetectorRequest struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Service string                 `protobuf:"bytes,1,opt,name=service,proto3" json:"service,omitempty"`
+	// Absent leaves the detector as it is.
+	Detector *DetectorSettings `protobuf:"bytes,2,opt,name=detector,proto3" json:"detector,omitempty"`
+	// Absent leaves the policy as it is.
+	Drill  *DrillPolicy `protobuf:"bytes,3,opt,name=drill,proto3" json:"drill,omitempty"`
+	Reason string       `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
+	// As in AddServiceRequest, for a detector that acts.
+	SingleRegistry bool `protobuf:"varint,5,opt,name=single_registry,json=singleRegistry,proto3" json:"single_registry,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *SetDetectorRequest) Reset() {
+	*x = SetDetectorRequest{}
+	mi := &file_tidegate_v1_operator_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetDetectorRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetDetectorRequest) ProtoMessage() {}
+
+func (x *SetDetectorRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tidegate_v1_operator_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetDetectorRequest.ProtoReflect.Descriptor instead.
+func (*SetDetectorRequest) Descriptor() ([]byte, []int) {
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *SetDetectorRequest) GetService() string {
+	if x != nil {
+		return x.Service
+	}
+	return ""
+}
+
+func (x *SetDetectorRequest) GetDetector() *DetectorSettings {
+	if x != nil {
+		return x.Detector
+	}
+	return nil
+}
+
+func (x *SetDetectorRequest) GetDrill() *DrillPolicy {
+	if x != nil {
+		return x.Drill
+	}
+	return nil
+}
+
+func (x *SetDetectorRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *SetDetectorRequest) GetSingleRegistry() bool {
+	if x != nil {
+		return x.SingleRegistry
+	}
+	return false
+}
+
+type SetDetectorResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Service       *Service               `protobuf:"bytes,1,opt,name=service,proto3" json:"service,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetDetectorResponse) Reset() {
+	*x = SetDetectorResponse{}
+	mi := &file_tidegate_v1_operator_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetDetectorResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetDetectorResponse) ProtoMessage() {}
+
+func (x *SetDetectorResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_tidegate_v1_operator_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetDetectorResponse.ProtoReflect.Descriptor instead.
+func (*SetDetectorResponse) Descriptor() ([]byte, []int) {
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *SetDetectorResponse) GetService() *Service {
+	if x != nil {
+		return x.Service
+	}
+	return nil
+}
+
+type OpenGateRequest struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Service string                 `protobuf:"bytes,1,opt,name=service,proto3" json:"service,omitempty"`
+	// Only this stream; all of the service when empty.
+	Stream        string `protobuf:"bytes,2,opt,name=stream,proto3" json:"stream,omitempty"`
+	Reason        string `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *OpenGateRequest) Reset() {
+	*x = OpenGateRequest{}
+	mi := &file_tidegate_v1_operator_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *OpenGateRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*OpenGateRequest) ProtoMessage() {}
+
+func (x *OpenGateRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tidegate_v1_operator_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use OpenGateRequest.ProtoReflect.Descriptor instead.
+func (*OpenGateRequest) Descriptor() ([]byte, []int) {
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *OpenGateRequest) GetService() string {
+	if x != nil {
+		return x.Service
+	}
+	return ""
+}
+
+func (x *OpenGateRequest) GetStream() string {
+	if x != nil {
+		return x.Stream
+	}
+	return ""
+}
+
+func (x *OpenGateRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+type OpenGateResponse struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Service *ServiceView           `protobuf:"bytes,1,opt,name=service,proto3" json:"service,omitempty"`
+	// False when the brake was on already, everywhere that was asked for.
+	Changed       bool `protobuf:"varint,2,opt,name=changed,proto3" json:"changed,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *OpenGateResponse) Reset() {
+	*x = OpenGateResponse{}
+	mi := &file_tidegate_v1_operator_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *OpenGateResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*OpenGateResponse) ProtoMessage() {}
+
+func (x *OpenGateResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_tidegate_v1_operator_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use OpenGateResponse.ProtoReflect.Descriptor instead.
+func (*OpenGateResponse) Descriptor() ([]byte, []int) {
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{32}
+}
+
+func (x *OpenGateResponse) GetService() *ServiceView {
+	if x != nil {
+		return x.Service
+	}
+	return nil
+}
+
+func (x *OpenGateResponse) GetChanged() bool {
+	if x != nil {
+		return x.Changed
+	}
+	return false
+}
+
+type ArmGateRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Service       string                 `protobuf:"bytes,1,opt,name=service,proto3" json:"service,omitempty"`
+	Reason        string                 `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ArmGateRequest) Reset() {
+	*x = ArmGateRequest{}
+	mi := &file_tidegate_v1_operator_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ArmGateRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ArmGateRequest) ProtoMessage() {}
+
+func (x *ArmGateRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tidegate_v1_operator_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ArmGateRequest.ProtoReflect.Descriptor instead.
+func (*ArmGateRequest) Descriptor() ([]byte, []int) {
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{33}
+}
+
+func (x *ArmGateRequest) GetService() string {
+	if x != nil {
+		return x.Service
+	}
+	return ""
+}
+
+func (x *ArmGateRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+type ArmGateResponse struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Service *ServiceView           `protobuf:"bytes,1,opt,name=service,proto3" json:"service,omitempty"`
+	// False when no brake was on and the switch was armed already.
+	Changed       bool `protobuf:"varint,2,opt,name=changed,proto3" json:"changed,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ArmGateResponse) Reset() {
+	*x = ArmGateResponse{}
+	mi := &file_tidegate_v1_operator_proto_msgTypes[34]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ArmGateResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ArmGateResponse) ProtoMessage() {}
+
+func (x *ArmGateResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_tidegate_v1_operator_proto_msgTypes[34]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ArmGateResponse.ProtoReflect.Descriptor instead.
+func (*ArmGateResponse) Descriptor() ([]byte, []int) {
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{34}
+}
+
+func (x *ArmGateResponse) GetService() *ServiceView {
+	if x != nil {
+		return x.Service
+	}
+	return nil
+}
+
+func (x *ArmGateResponse) GetChanged() bool {
+	if x != nil {
+		return x.Changed
+	}
+	return false
+}
+
+type GateExplainRequest struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Service string                 `protobuf:"bytes,1,opt,name=service,proto3" json:"service,omitempty"`
+	Kind    PlanKind               `protobuf:"varint,2,opt,name=kind,proto3,enum=tidegate.v1.PlanKind" json:"kind,omitempty"`
+	// Chosen by the gate when empty.
+	Target string `protobuf:"bytes,3,opt,name=target,proto3" json:"target,omitempty"`
+	// As the detector would be answered, which may override nothing.
+	Auto          bool `protobuf:"varint,4,opt,name=auto,proto3" json:"auto,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GateExplainRequest) Reset() {
+	*x = GateExplainRequest{}
+	mi := &file_tidegate_v1_operator_proto_msgTypes[35]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GateExplainRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GateExplainRequest) ProtoMessage() {}
+
+func (x *GateExplainRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tidegate_v1_operator_proto_msgTypes[35]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GateExplainRequest.ProtoReflect.Descriptor instead.
+func (*GateExplainRequest) Descriptor() ([]byte, []int) {
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{35}
+}
+
+func (x *GateExplainRequest) GetService() string {
+	if x != nil {
+		return x.Service
+	}
+	return ""
+}
+
+func (x *GateExplainRequest) GetKind() PlanKind {
+	if x != nil {
+		return x.Kind
+	}
+	return PlanKind_PLAN_KIND_UNSPECIFIED
+}
+
+func (x *GateExplainRequest) GetTarget() string {
+	if x != nil {
+		return x.Target
+	}
+	return ""
+}
+
+func (x *GateExplainRequest) GetAuto() bool {
+	if x != nil {
+		return x.Auto
+	}
+	return false
+}
+
+type GateExplainResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Rules []*RuleVerdict         `protobuf:"bytes,1,rep,name=rules,proto3" json:"rules,omitempty"`
+	// Some rule does not hold and is not overridden.
+	Refused bool `protobuf:"varint,2,opt,name=refused,proto3" json:"refused,omitempty"`
+	// As chosen.
+	Target        string `protobuf:"bytes,3,opt,name=target,proto3" json:"target,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GateExplainResponse) Reset() {
+	*x = GateExplainResponse{}
+	mi := &file_tidegate_v1_operator_proto_msgTypes[36]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GateExplainResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GateExplainResponse) ProtoMessage() {}
+
+func (x *GateExplainResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_tidegate_v1_operator_proto_msgTypes[36]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GateExplainResponse.ProtoReflect.Descriptor instead.
+func (*GateExplainResponse) Descriptor() ([]byte, []int) {
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{36}
+}
+
+func (x *GateExplainResponse) GetRules() []*RuleVerdict {
+	if x != nil {
+		return x.Rules
+	}
+	return nil
+}
+
+func (x *GateExplainResponse) GetRefused() bool {
+	if x != nil {
+		return x.Refused
+	}
+	return false
+}
+
+func (x *GateExplainResponse) GetTarget() string {
+	if x != nil {
+		return x.Target
+	}
+	return ""
+}
+
+type ChangeRoleRequest struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Service string                 `protobuf:"bytes,1,opt,name=service,proto3" json:"service,omitempty"`
+	// Failover, takeover, switchover or failback.
+	Kind PlanKind `protobuf:"varint,2,opt,name=kind,proto3,enum=tidegate.v1.PlanKind" json:"kind,omitempty"`
+	// Node whose agent becomes the writer; chosen by the gate when empty.
+	Target string `protobuf:"bytes,3,opt,name=target,proto3" json:"target,omitempty"`
+	// Evaluate every rule and print the plan; change nothing.
+	DryRun bool `protobuf:"varint,4,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
+	// Go on although zero loss or the bound cannot be proven. A takeover needs it.
+	AcceptLoss bool `protobuf:"varint,5,opt,name=accept_loss,json=acceptLoss,proto3" json:"accept_loss,omitempty"`
+	// The operator vouches that the old writer cannot put anything out any more.
+	AttestPrimaryDown bool `protobuf:"varint,6,opt,name=attest_primary_down,json=attestPrimaryDown,proto3" json:"attest_primary_down,omitempty"`
+	// Rules to pass although they do not hold, each with a reason.
+	Overrides []*RuleOverride `protobuf:"bytes,7,rep,name=overrides,proto3" json:"overrides,omitempty"`
+	// How long the overrides last; absent is 1 h.
+	Expires *durationpb.Duration `protobuf:"bytes,8,opt,name=expires,proto3" json:"expires,omitempty"`
+	Reason  string               `protobuf:"bytes,9,opt,name=reason,proto3" json:"reason,omitempty"`
+	// Switchover and failback: the drain is given up after this long; absent is 30 s.
+	DrainTimeout  *durationpb.Duration `protobuf:"bytes,10,opt,name=drain_timeout,json=drainTimeout,proto3" json:"drain_timeout,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ChangeRoleRequest) Reset() {
+	*x = ChangeRoleRequest{}
+	mi := &file_tidegate_v1_operator_proto_msgTypes[37]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ChangeRoleRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ChangeRoleRequest) ProtoMessage() {}
+
+func (x *ChangeRoleRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tidegate_v1_operator_proto_msgTypes[37]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ChangeRoleRequest.ProtoReflect.Descriptor instead.
+func (*ChangeRoleRequest) Descriptor() ([]byte, []int) {
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{37}
+}
+
+func (x *ChangeRoleRequest) GetService() string {
+	if x != nil {
+		return x.Service
+	}
+	return ""
+}
+
+func (x *ChangeRoleRequest) GetKind() PlanKind {
+	if x != nil {
+		return x.Kind
+	}
+	return PlanKind_PLAN_KIND_UNSPECIFIED
+}
+
+func (x *ChangeRoleRequest) GetTarget() string {
+	if x != nil {
+		return x.Target
+	}
+	return ""
+}
+
+func (x *ChangeRoleRequest) GetDryRun() bool {
+	if x != nil {
+		return x.DryRun
+	}
+	return false
+}
+
+func (x *ChangeRoleRequest) GetAcceptLoss() bool {
+	if x != nil {
+		return x.AcceptLoss
+	}
+	return false
+}
+
+func (x *ChangeRoleRequest) GetAttestPrimaryDown() bool {
+	if x != nil {
+		return x.AttestPrimaryDown
+	}
+	return false
+}
+
+func (x *ChangeRoleRequest) GetOverrides() []*RuleOverride {
+	if x != nil {
+		return x.Overrides
+	}
+	return nil
+}
+
+func (x *ChangeRoleRequest) GetExpires() *durationpb.Duration {
+	if x != nil {
+		return x.Expires
+	}
+	return nil
+}
+
+func (x *ChangeRoleRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *ChangeRoleRequest) GetDrainTimeout() *durationpb.Duration {
+	if x != nil {
+		return x.DrainTimeout
+	}
+	return nil
+}
+
+// RuleOverride is an override as asked for.
+type RuleOverride struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Rule          string                 `protobuf:"bytes,1,opt,name=rule,proto3" json:"rule,omitempty"`
+	Reason        string                 `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RuleOverride) Reset() {
+	*x = RuleOverride{}
+	mi := &file_tidegate_v1_operator_proto_msgTypes[38]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RuleOverride) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RuleOverride) ProtoMessage() {}
+
+func (x *RuleOverride) ProtoReflect() protoreflect.Message {
+	mi := &file_tidegate_v1_operator_proto_msgTypes[38]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RuleOverride.ProtoReflect.Descriptor instead.
+func (*RuleOverride) Descriptor() ([]byte, []int) {
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{38}
+}
+
+func (x *RuleOverride) GetRule() string {
+	if x != nil {
+		return x.Rule
+	}
+	return ""
+}
+
+func (x *RuleOverride) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+type ChangeRoleResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Types that are valid to be assigned to Event:
+	//
+	//	*ChangeRoleResponse_Plan
+	//	*ChangeRoleResponse_Step
+	//	*ChangeRoleResponse_Done
+	Event         isChangeRoleResponse_Event `protobuf_oneof:"event"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ChangeRoleResponse) Reset() {
+	*x = ChangeRoleResponse{}
+	mi := &file_tidegate_v1_operator_proto_msgTypes[39]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ChangeRoleResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ChangeRoleResponse) ProtoMessage() {}
+
+func (x *ChangeRoleResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_tidegate_v1_operator_proto_msgTypes[39]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ChangeRoleResponse.ProtoReflect.Descriptor instead.
+func (*ChangeRoleResponse) Descriptor() ([]byte, []int) {
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{39}
+}
+
+func (x *ChangeRoleResponse) GetEvent() isChangeRoleResponse_Event {
+	if x != nil {
+		return x.Event
+	}
+	return nil
+}
+
+func (x *ChangeRoleResponse) GetPlan() *Plan {
+	if x != nil {
+		if x, ok := x.Event.(*ChangeRoleResponse_Plan); ok {
+			return x.Plan
+		}
+	}
+	return nil
+}
+
+func (x *ChangeRoleResponse) GetStep() *PlanStep {
+	if x != nil {
+		if x, ok := x.Event.(*ChangeRoleResponse_Step); ok {
+			return x.Step
+		}
+	}
+	return nil
+}
+
+func (x *ChangeRoleResponse) GetDone() *Plan {
+	if x != nil {
+		if x, ok := x.Event.(*ChangeRoleResponse_Done); ok {
+			return x.Done
+		}
+	}
+	return nil
+}
+
+type isChangeRoleResponse_Event interface {
+	isChangeRoleResponse_Event()
+}
+
+type ChangeRoleResponse_Plan struct {
+	// First: the plan with every rule's verdict. The last one with dry_run. Once
+	// more when a second plan follows the first.
+	Plan *Plan `protobuf:"bytes,1,opt,name=plan,proto3,oneof"`
+}
+
+type ChangeRoleResponse_Step struct {
+	// A step began or ended.
+	Step *PlanStep `protobuf:"bytes,2,opt,name=step,proto3,oneof"`
+}
+
+type ChangeRoleResponse_Done struct {
+	// Last: how it ended.
+	Done *Plan `protobuf:"bytes,3,opt,name=done,proto3,oneof"`
+}
+
+func (*ChangeRoleResponse_Plan) isChangeRoleResponse_Event() {}
+
+func (*ChangeRoleResponse_Step) isChangeRoleResponse_Event() {}
+
+func (*ChangeRoleResponse_Done) isChangeRoleResponse_Event() {}
+
+type ReconfigureRequest struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Service string                 `protobuf:"bytes,1,opt,name=service,proto3" json:"service,omitempty"`
+	// Only this stream; all of the service when empty.
+	Stream string `protobuf:"bytes,2,opt,name=stream,proto3" json:"stream,omitempty"`
+	// The standby nodes wanted, of both sites; as configured when empty.
+	Members []string `protobuf:"bytes,3,rep,name=members,proto3" json:"members,omitempty"`
+	// As configured when 0.
+	W             uint32 `protobuf:"varint,4,opt,name=w,proto3" json:"w,omitempty"`
+	Reason        string `protobuf:"bytes,5,opt,name=reason,proto3" json:"reason,omitempty"`
+	DryRun        bool   `protobuf:"varint,6,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReconfigureRequest) Reset() {
+	*x = ReconfigureRequest{}
+	mi := &file_tidegate_v1_operator_proto_msgTypes[40]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReconfigureRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReconfigureRequest) ProtoMessage() {}
+
+func (x *ReconfigureRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tidegate_v1_operator_proto_msgTypes[40]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReconfigureRequest.ProtoReflect.Descriptor instead.
+func (*ReconfigureRequest) Descriptor() ([]byte, []int) {
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{40}
+}
+
+func (x *ReconfigureRequest) GetService() string {
+	if x != nil {
+		return x.Service
+	}
+	return ""
+}
+
+func (x *ReconfigureRequest) GetStream() string {
+	if x != nil {
+		return x.Stream
+	}
+	return ""
+}
+
+func (x *ReconfigureRequest) GetMembers() []string {
+	if x != nil {
+		return x.Members
+	}
+	return nil
+}
+
+func (x *ReconfigureRequest) GetW() uint32 {
+	if x != nil {
+		return x.W
+	}
+	return 0
+}
+
+func (x *ReconfigureRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *ReconfigureRequest) GetDryRun() bool {
+	if x != nil {
+		return x.DryRun
+	}
+	return false
+}
+
+type ReconfigureResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Types that are valid to be assigned to Event:
+	//
+	//	*ReconfigureResponse_Plan
+	//	*ReconfigureResponse_Step
+	//	*ReconfigureResponse_Done
+	Event         isReconfigureResponse_Event `protobuf_oneof:"event"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReconfigureResponse) Reset() {
+	*x = ReconfigureResponse{}
+	mi := &file_tidegate_v1_operator_proto_msgTypes[41]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReconfigureResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReconfigureResponse) ProtoMessage() {}
+
+func (x *ReconfigureResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_tidegate_v1_operator_proto_msgTypes[41]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReconfigureResponse.ProtoReflect.Descriptor instead.
+func (*ReconfigureResponse) Descriptor() ([]byte, []int) {
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{41}
+}
+
+func (x *ReconfigureResponse) GetEvent() isReconfigureResponse_Event {
+	if x != nil {
+		return x.Event
+	}
+	return nil
+}
+
+func (x *ReconfigureResponse) GetPlan() *Plan {
+	if x != nil {
+		if x, ok := x.Event.(*ReconfigureResponse_Plan); ok {
+			return x.Plan
+		}
+	}
+	return nil
+}
+
+func (x *ReconfigureResponse) GetStep() *PlanStep {
+	if x != nil {
+		if x, ok := x.Event.(*ReconfigureResponse_Step); ok {
+			return x.Step
+		}
+	}
+	return nil
+}
+
+func (x *ReconfigureResponse) GetDone() *Plan {
+	if x != nil {
+		if x, ok := x.Event.(*ReconfigureResponse_Done); ok {
+			return x.Done
+		}
+	}
+	return nil
+}
+
+type isReconfigureResponse_Event interface {
+	isReconfigureResponse_Event()
+}
+
+type ReconfigureResponse_Plan struct {
+	Plan *Plan `protobuf:"bytes,1,opt,name=plan,proto3,oneof"`
+}
+
+type ReconfigureResponse_Step struct {
+	Step *PlanStep `protobuf:"bytes,2,opt,name=step,proto3,oneof"`
+}
+
+type ReconfigureResponse_Done struct {
+	Done *Plan `protobuf:"bytes,3,opt,name=done,proto3,oneof"`
+}
+
+func (*ReconfigureResponse_Plan) isReconfigureResponse_Event() {}
+
+func (*ReconfigureResponse_Step) isReconfigureResponse_Event() {}
+
+func (*ReconfigureResponse_Done) isReconfigureResponse_Event() {}
+
+type AbortPlanRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Reason        string                 `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AbortPlanRequest) Reset() {
+	*x = AbortPlanRequest{}
+	mi := &file_tidegate_v1_operator_proto_msgTypes[42]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AbortPlanRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AbortPlanRequest) ProtoMessage() {}
+
+func (x *AbortPlanRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tidegate_v1_operator_proto_msgTypes[42]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AbortPlanRequest.ProtoReflect.Descriptor instead.
+func (*AbortPlanRequest) Descriptor() ([]byte, []int) {
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{42}
+}
+
+func (x *AbortPlanRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *AbortPlanRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+type AbortPlanResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Plan  *Plan                  `protobuf:"bytes,1,opt,name=plan,proto3" json:"plan,omitempty"`
+	// False when the plan was over already.
+	Changed       bool `protobuf:"varint,2,opt,name=changed,proto3" json:"changed,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AbortPlanResponse) Reset() {
+	*x = AbortPlanResponse{}
+	mi := &file_tidegate_v1_operator_proto_msgTypes[43]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AbortPlanResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AbortPlanResponse) ProtoMessage() {}
+
+func (x *AbortPlanResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_tidegate_v1_operator_proto_msgTypes[43]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AbortPlanResponse.ProtoReflect.Descriptor instead.
+func (*AbortPlanResponse) Descriptor() ([]byte, []int) {
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{43}
+}
+
+func (x *AbortPlanResponse) GetPlan() *Plan {
+	if x != nil {
+		return x.Plan
+	}
+	return nil
+}
+
+func (x *AbortPlanResponse) GetChanged() bool {
+	if x != nil {
+		return x.Changed
+	}
+	return false
+}
+
+type ListOverridesRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// All when empty.
+	Service       string `protobuf:"bytes,1,opt,name=service,proto3" json:"service,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListOverridesRequest) Reset() {
+	*x = ListOverridesRequest{}
+	mi := &file_tidegate_v1_operator_proto_msgTypes[44]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListOverridesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListOverridesRequest) ProtoMessage() {}
+
+func (x *ListOverridesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tidegate_v1_operator_proto_msgTypes[44]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListOverridesRequest.ProtoReflect.Descriptor instead.
+func (*ListOverridesRequest) Descriptor() ([]byte, []int) {
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{44}
+}
+
+func (x *ListOverridesRequest) GetService() string {
+	if x != nil {
+		return x.Service
+	}
+	return ""
+}
+
+type ListOverridesResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Overrides     []*Override            `protobuf:"bytes,1,rep,name=overrides,proto3" json:"overrides,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListOverridesResponse) Reset() {
+	*x = ListOverridesResponse{}
+	mi := &file_tidegate_v1_operator_proto_msgTypes[45]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListOverridesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListOverridesResponse) ProtoMessage() {}
+
+func (x *ListOverridesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_tidegate_v1_operator_proto_msgTypes[45]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListOverridesResponse.ProtoReflect.Descriptor instead.
+func (*ListOverridesResponse) Descriptor() ([]byte, []int) {
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{45}
+}
+
+func (x *ListOverridesResponse) GetOverrides() []*Override {
+	if x != nil {
+		return x.Overrides
+	}
+	return nil
+}
+
+type RevokeOverrideRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Reason        string                 `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RevokeOverrideRequest) Reset() {
+	*x = RevokeOverrideRequest{}
+	mi := &file_tidegate_v1_operator_proto_msgTypes[46]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RevokeOverrideRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RevokeOverrideRequest) ProtoMessage() {}
+
+func (x *RevokeOverrideRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tidegate_v1_operator_proto_msgTypes[46]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RevokeOverrideRequest.ProtoReflect.Descriptor instead.
+func (*RevokeOverrideRequest) Descriptor() ([]byte, []int) {
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{46}
+}
+
+func (x *RevokeOverrideRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *RevokeOverrideRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+type RevokeOverrideResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RevokeOverrideResponse) Reset() {
+	*x = RevokeOverrideResponse{}
+	mi := &file_tidegate_v1_operator_proto_msgTypes[47]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RevokeOverrideResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RevokeOverrideResponse) ProtoMessage() {}
+
+func (x *RevokeOverrideResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_tidegate_v1_operator_proto_msgTypes[47]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RevokeOverrideResponse.ProtoReflect.Descriptor instead.
+func (*RevokeOverrideResponse) Descriptor() ([]byte, []int) {
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{47}
+}
+
+// AuditEntry is one thing that somebody did or that happened to a gate. Entries
+// are never changed.
+type AuditEntry struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Sorts by time.
+	Id string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	At *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=at,proto3" json:"at,omitempty"`
+	// "operator/alice", "agent/p1", "gate/g1".
+	Actor string `protobuf:"bytes,3,opt,name=actor,proto3" json:"actor,omitempty"`
+	// "failover", "gate-open", "gate-degraded", "freeze", "notify"...
+	Action  string `protobuf:"bytes,4,opt,name=action,proto3" json:"action,omitempty"`
+	Service string `protobuf:"bytes,5,opt,name=service,proto3" json:"service,omitempty"`
+	Stream  string `protobuf:"bytes,6,opt,name=stream,proto3" json:"stream,omitempty"`
+	Reason  string `protobuf:"bytes,7,opt,name=reason,proto3" json:"reason,omitempty"`
+	// "done", "refused", "failed", "unchanged"...
+	Outcome       string  `protobuf:"bytes,8,opt,name=outcome,proto3" json:"outcome,omitempty"`
+	Detail        []*Fact `protobuf:"bytes,9,rep,name=detail,proto3" json:"detail,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AuditEntry) Reset() {
+	*x = AuditEntry{}
+	mi := &file_tidegate_v1_operator_proto_msgTypes[48]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AuditEntry) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AuditEntry) ProtoMessage() {}
+
+func (x *AuditEntry) ProtoReflect() protoreflect.Message {
+	mi := &file_tidegate_v1_operator_proto_msgTypes[48]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AuditEntry.ProtoReflect.Descriptor instead.
+func (*AuditEntry) Descriptor() ([]byte, []int) {
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{48}
+}
+
+func (x *AuditEntry) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *AuditEntry) GetAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.At
+	}
+	return nil
+}
+
+func (x *AuditEntry) GetActor() string {
+	if x != nil {
+		return x.Actor
+	}
+	return ""
+}
+
+func (x *AuditEntry) GetAction() string {
+	if x != nil {
+		return x.Action
+	}
+	return ""
+}
+
+func (x *AuditEntry) GetService() string {
+	if x != nil {
+		return x.Service
+	}
+	return ""
+}
+
+func (x *AuditEntry) GetStream() string {
+	if x != nil {
+		return x.Stream
+	}
+	return ""
+}
+
+func (x *AuditEntry) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *AuditEntry) GetOutcome() string {
+	if x != nil {
+		return x.Outcome
+	}
+	return ""
+}
+
+func (x *AuditEntry) GetDetail() []*Fact {
+	if x != nil {
+		return x.Detail
+	}
+	return nil
+}
+
+type ListAuditRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// All when empty.
+	Service string `protobuf:"bytes,1,opt,name=service,proto3" json:"service,omitempty"`
+	// From this moment on; absent: from the oldest.
+	Since *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=since,proto3" json:"since,omitempty"`
+	// 0 is 100, at most 1000.
+	Limit uint32 `protobuf:"varint,3,opt,name=limit,proto3" json:"limit,omitempty"`
+	// Only entries newer than this one: next of the page before.
+	After         string `protobuf:"bytes,4,opt,name=after,proto3" json:"after,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListAuditRequest) Reset() {
+	*x = ListAuditRequest{}
+	mi := &file_tidegate_v1_operator_proto_msgTypes[49]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListAuditRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListAuditRequest) ProtoMessage() {}
+
+func (x *ListAuditRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tidegate_v1_operator_proto_msgTypes[49]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListAuditRequest.ProtoReflect.Descriptor instead.
+func (*ListAuditRequest) Descriptor() ([]byte, []int) {
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{49}
+}
+
+func (x *ListAuditRequest) GetService() string {
+	if x != nil {
+		return x.Service
+	}
+	return ""
+}
+
+func (x *ListAuditRequest) GetSince() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Since
+	}
+	return nil
+}
+
+func (x *ListAuditRequest) GetLimit() uint32 {
+	if x != nil {
+		return x.Limit
+	}
+	return 0
+}
+
+func (x *ListAuditRequest) GetAfter() string {
+	if x != nil {
+		return x.After
+	}
+	return ""
+}
+
+type ListAuditResponse struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Entries []*AuditEntry          `protobuf:"bytes,1,rep,name=entries,proto3" json:"entries,omitempty"`
+	// Where the next page begins; empty when there is none.
+	Next          string `protobuf:"bytes,2,opt,name=next,proto3" json:"next,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListAuditResponse) Reset() {
+	*x = ListAuditResponse{}
+	mi := &file_tidegate_v1_operator_proto_msgTypes[50]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListAuditResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListAuditResponse) ProtoMessage() {}
+
+func (x *ListAuditResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_tidegate_v1_operator_proto_msgTypes[50]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListAuditResponse.ProtoReflect.Descriptor instead.
+func (*ListAuditResponse) Descriptor() ([]byte, []int) {
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{50}
+}
+
+func (x *ListAuditResponse) GetEntries() []*AuditEntry {
+	if x != nil {
+		return x.Entries
+	}
+	return nil
+}
+
+func (x *ListAuditResponse) GetNext() string {
+	if x != nil {
+		return x.Next
+	}
+	return ""
 }
 
 type FreezeRequest struct {
@@ -1807,7 +3808,7 @@ type FreezeRequest struct {
 
 func (x *FreezeRequest) Reset() {
 	*x = FreezeRequest{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[25]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1819,7 +3820,7 @@ func (x *FreezeRequest) String() string {
 func (*FreezeRequest) ProtoMessage() {}
 
 func (x *FreezeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[25]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1832,7 +3833,7 @@ func (x *FreezeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FreezeRequest.ProtoReflect.Descriptor instead.
 func (*FreezeRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{25}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *FreezeRequest) GetService() string {
@@ -1857,15 +3858,17 @@ func (x *FreezeRequest) GetReason() string {
 }
 
 type FreezeResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Service       *ServiceView           `protobuf:"bytes,1,opt,name=service,proto3" json:"service,omitempty"`
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Service *ServiceView           `protobuf:"bytes,1,opt,name=service,proto3" json:"service,omitempty"`
+	// False when it was so already.
+	Changed       bool `protobuf:"varint,2,opt,name=changed,proto3" json:"changed,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *FreezeResponse) Reset() {
 	*x = FreezeResponse{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[26]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1877,7 +3880,7 @@ func (x *FreezeResponse) String() string {
 func (*FreezeResponse) ProtoMessage() {}
 
 func (x *FreezeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[26]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1890,7 +3893,7 @@ func (x *FreezeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FreezeResponse.ProtoReflect.Descriptor instead.
 func (*FreezeResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{26}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *FreezeResponse) GetService() *ServiceView {
@@ -1898,6 +3901,13 @@ func (x *FreezeResponse) GetService() *ServiceView {
 		return x.Service
 	}
 	return nil
+}
+
+func (x *FreezeResponse) GetChanged() bool {
+	if x != nil {
+		return x.Changed
+	}
+	return false
 }
 
 type FailoverRequest struct {
@@ -1918,7 +3928,7 @@ type FailoverRequest struct {
 
 func (x *FailoverRequest) Reset() {
 	*x = FailoverRequest{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[27]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1930,7 +3940,7 @@ func (x *FailoverRequest) String() string {
 func (*FailoverRequest) ProtoMessage() {}
 
 func (x *FailoverRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[27]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1943,7 +3953,7 @@ func (x *FailoverRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FailoverRequest.ProtoReflect.Descriptor instead.
 func (*FailoverRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{27}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *FailoverRequest) GetService() string {
@@ -2002,7 +4012,7 @@ type FailoverResponse struct {
 
 func (x *FailoverResponse) Reset() {
 	*x = FailoverResponse{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[28]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2014,7 +4024,7 @@ func (x *FailoverResponse) String() string {
 func (*FailoverResponse) ProtoMessage() {}
 
 func (x *FailoverResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[28]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2027,7 +4037,7 @@ func (x *FailoverResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FailoverResponse.ProtoReflect.Descriptor instead.
 func (*FailoverResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{28}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *FailoverResponse) GetEvent() isFailoverResponse_Event {
@@ -2120,14 +4130,24 @@ type Plan struct {
 	Hint              string `protobuf:"bytes,21,opt,name=hint,proto3" json:"hint,omitempty"`
 	// RPO actual: span of time over which acknowledged work was lost, the worst of
 	// the streams; absent while it is not known of every one.
-	RpoActual     *durationpb.Duration `protobuf:"bytes,22,opt,name=rpo_actual,json=rpoActual,proto3" json:"rpo_actual,omitempty"`
+	RpoActual *durationpb.Duration `protobuf:"bytes,22,opt,name=rpo_actual,json=rpoActual,proto3" json:"rpo_actual,omitempty"`
+	// The plan that this one is the second part of; empty for none.
+	ParentId string `protobuf:"bytes,23,opt,name=parent_id,json=parentId,proto3" json:"parent_id,omitempty"`
+	// Time during which users are refused or kept waiting: expected before, measured after.
+	PauseExpected *durationpb.Duration `protobuf:"bytes,24,opt,name=pause_expected,json=pauseExpected,proto3" json:"pause_expected,omitempty"`
+	PauseActual   *durationpb.Duration `protobuf:"bytes,25,opt,name=pause_actual,json=pauseActual,proto3" json:"pause_actual,omitempty"`
+	// From start to end; absent while it runs.
+	Took *durationpb.Duration `protobuf:"bytes,26,opt,name=took,proto3" json:"took,omitempty"`
+	// Set once somebody asked for an end.
+	Abort         *PlanAbort  `protobuf:"bytes,27,opt,name=abort,proto3" json:"abort,omitempty"`
+	Overrides     []*Override `protobuf:"bytes,28,rep,name=overrides,proto3" json:"overrides,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Plan) Reset() {
 	*x = Plan{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[29]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2139,7 +4159,7 @@ func (x *Plan) String() string {
 func (*Plan) ProtoMessage() {}
 
 func (x *Plan) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[29]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2152,7 +4172,7 @@ func (x *Plan) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Plan.ProtoReflect.Descriptor instead.
 func (*Plan) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{29}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *Plan) GetId() string {
@@ -2309,6 +4329,109 @@ func (x *Plan) GetRpoActual() *durationpb.Duration {
 	return nil
 }
 
+func (x *Plan) GetParentId() string {
+	if x != nil {
+		return x.ParentId
+	}
+	return ""
+}
+
+func (x *Plan) GetPauseExpected() *durationpb.Duration {
+	if x != nil {
+		return x.PauseExpected
+	}
+	return nil
+}
+
+func (x *Plan) GetPauseActual() *durationpb.Duration {
+	if x != nil {
+		return x.PauseActual
+	}
+	return nil
+}
+
+func (x *Plan) GetTook() *durationpb.Duration {
+	if x != nil {
+		return x.Took
+	}
+	return nil
+}
+
+func (x *Plan) GetAbort() *PlanAbort {
+	if x != nil {
+		return x.Abort
+	}
+	return nil
+}
+
+func (x *Plan) GetOverrides() []*Override {
+	if x != nil {
+		return x.Overrides
+	}
+	return nil
+}
+
+// PlanAbort says who ended a plan, and why.
+type PlanAbort struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Actor         string                 `protobuf:"bytes,1,opt,name=actor,proto3" json:"actor,omitempty"`
+	Reason        string                 `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	At            *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=at,proto3" json:"at,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PlanAbort) Reset() {
+	*x = PlanAbort{}
+	mi := &file_tidegate_v1_operator_proto_msgTypes[56]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PlanAbort) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PlanAbort) ProtoMessage() {}
+
+func (x *PlanAbort) ProtoReflect() protoreflect.Message {
+	mi := &file_tidegate_v1_operator_proto_msgTypes[56]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PlanAbort.ProtoReflect.Descriptor instead.
+func (*PlanAbort) Descriptor() ([]byte, []int) {
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{56}
+}
+
+func (x *PlanAbort) GetActor() string {
+	if x != nil {
+		return x.Actor
+	}
+	return ""
+}
+
+func (x *PlanAbort) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *PlanAbort) GetAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.At
+	}
+	return nil
+}
+
 type PlanStream struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
 	StreamId  string                 `protobuf:"bytes,1,opt,name=stream_id,json=streamId,proto3" json:"stream_id,omitempty"`
@@ -2316,15 +4439,20 @@ type PlanStream struct {
 	FromEpoch uint64                 `protobuf:"varint,3,opt,name=from_epoch,json=fromEpoch,proto3" json:"from_epoch,omitempty"`
 	Epoch     uint64                 `protobuf:"varint,4,opt,name=epoch,proto3" json:"epoch,omitempty"`
 	// End of the recovered log.
-	Head          *LogPos        `protobuf:"bytes,5,opt,name=head,proto3" json:"head,omitempty"`
-	Loss          *LossStatement `protobuf:"bytes,6,opt,name=loss,proto3" json:"loss,omitempty"`
+	Head *LogPos        `protobuf:"bytes,5,opt,name=head,proto3" json:"head,omitempty"`
+	Loss *LossStatement `protobuf:"bytes,6,opt,name=loss,proto3" json:"loss,omitempty"`
+	// Standby sets before and after; the second is absent until the epoch is active.
+	FromConfig *Config `protobuf:"bytes,7,opt,name=from_config,json=fromConfig,proto3" json:"from_config,omitempty"`
+	Config     *Config `protobuf:"bytes,8,opt,name=config,proto3" json:"config,omitempty"`
+	// Switchover: what the old writer handed over.
+	Handover      *Handover `protobuf:"bytes,9,opt,name=handover,proto3" json:"handover,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *PlanStream) Reset() {
 	*x = PlanStream{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[30]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2336,7 +4464,7 @@ func (x *PlanStream) String() string {
 func (*PlanStream) ProtoMessage() {}
 
 func (x *PlanStream) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[30]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2349,7 +4477,7 @@ func (x *PlanStream) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlanStream.ProtoReflect.Descriptor instead.
 func (*PlanStream) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{30}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *PlanStream) GetStreamId() string {
@@ -2394,24 +4522,49 @@ func (x *PlanStream) GetLoss() *LossStatement {
 	return nil
 }
 
+func (x *PlanStream) GetFromConfig() *Config {
+	if x != nil {
+		return x.FromConfig
+	}
+	return nil
+}
+
+func (x *PlanStream) GetConfig() *Config {
+	if x != nil {
+		return x.Config
+	}
+	return nil
+}
+
+func (x *PlanStream) GetHandover() *Handover {
+	if x != nil {
+		return x.Handover
+	}
+	return nil
+}
+
 // PlanStep is one step of the protocol.
 type PlanStep struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// "F1 reserve".
 	Name string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	// "pending", "running", "done", "skipped", "failed".
-	State         string                 `protobuf:"bytes,2,opt,name=state,proto3" json:"state,omitempty"`
-	Detail        string                 `protobuf:"bytes,3,opt,name=detail,proto3" json:"detail,omitempty"`
-	Started       *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=started,proto3" json:"started,omitempty"`
-	Took          *durationpb.Duration   `protobuf:"bytes,5,opt,name=took,proto3" json:"took,omitempty"`
-	Expected      *durationpb.Duration   `protobuf:"bytes,6,opt,name=expected,proto3" json:"expected,omitempty"`
+	State    string                 `protobuf:"bytes,2,opt,name=state,proto3" json:"state,omitempty"`
+	Detail   string                 `protobuf:"bytes,3,opt,name=detail,proto3" json:"detail,omitempty"`
+	Started  *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=started,proto3" json:"started,omitempty"`
+	Took     *durationpb.Duration   `protobuf:"bytes,5,opt,name=took,proto3" json:"took,omitempty"`
+	Expected *durationpb.Duration   `protobuf:"bytes,6,opt,name=expected,proto3" json:"expected,omitempty"`
+	// Where expected comes from: "median of 5 plans", or the constant's source.
+	ExpectedFrom string `protobuf:"bytes,7,opt,name=expected_from,json=expectedFrom,proto3" json:"expected_from,omitempty"`
+	// What users notice during this step.
+	Impact        string `protobuf:"bytes,8,opt,name=impact,proto3" json:"impact,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *PlanStep) Reset() {
 	*x = PlanStep{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[31]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2423,7 +4576,7 @@ func (x *PlanStep) String() string {
 func (*PlanStep) ProtoMessage() {}
 
 func (x *PlanStep) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[31]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2436,7 +4589,7 @@ func (x *PlanStep) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlanStep.ProtoReflect.Descriptor instead.
 func (*PlanStep) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{31}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *PlanStep) GetName() string {
@@ -2481,6 +4634,20 @@ func (x *PlanStep) GetExpected() *durationpb.Duration {
 	return nil
 }
 
+func (x *PlanStep) GetExpectedFrom() string {
+	if x != nil {
+		return x.ExpectedFrom
+	}
+	return ""
+}
+
+func (x *PlanStep) GetImpact() string {
+	if x != nil {
+		return x.Impact
+	}
+	return ""
+}
+
 type ShowPlanRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
@@ -2490,7 +4657,7 @@ type ShowPlanRequest struct {
 
 func (x *ShowPlanRequest) Reset() {
 	*x = ShowPlanRequest{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[32]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2502,7 +4669,7 @@ func (x *ShowPlanRequest) String() string {
 func (*ShowPlanRequest) ProtoMessage() {}
 
 func (x *ShowPlanRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[32]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2515,7 +4682,7 @@ func (x *ShowPlanRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShowPlanRequest.ProtoReflect.Descriptor instead.
 func (*ShowPlanRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{32}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *ShowPlanRequest) GetId() string {
@@ -2534,7 +4701,7 @@ type ShowPlanResponse struct {
 
 func (x *ShowPlanResponse) Reset() {
 	*x = ShowPlanResponse{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[33]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2546,7 +4713,7 @@ func (x *ShowPlanResponse) String() string {
 func (*ShowPlanResponse) ProtoMessage() {}
 
 func (x *ShowPlanResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[33]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2559,7 +4726,7 @@ func (x *ShowPlanResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShowPlanResponse.ProtoReflect.Descriptor instead.
 func (*ShowPlanResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{33}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *ShowPlanResponse) GetPlan() *Plan {
@@ -2582,7 +4749,7 @@ type ListPlansRequest struct {
 
 func (x *ListPlansRequest) Reset() {
 	*x = ListPlansRequest{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[34]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2594,7 +4761,7 @@ func (x *ListPlansRequest) String() string {
 func (*ListPlansRequest) ProtoMessage() {}
 
 func (x *ListPlansRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[34]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2607,7 +4774,7 @@ func (x *ListPlansRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPlansRequest.ProtoReflect.Descriptor instead.
 func (*ListPlansRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{34}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *ListPlansRequest) GetService() string {
@@ -2642,7 +4809,7 @@ type ListPlansResponse struct {
 
 func (x *ListPlansResponse) Reset() {
 	*x = ListPlansResponse{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[35]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2654,7 +4821,7 @@ func (x *ListPlansResponse) String() string {
 func (*ListPlansResponse) ProtoMessage() {}
 
 func (x *ListPlansResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[35]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2667,7 +4834,7 @@ func (x *ListPlansResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPlansResponse.ProtoReflect.Descriptor instead.
 func (*ListPlansResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{35}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *ListPlansResponse) GetPlans() []*Plan {
@@ -2701,7 +4868,7 @@ type RebuildRequest struct {
 
 func (x *RebuildRequest) Reset() {
 	*x = RebuildRequest{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[36]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2713,7 +4880,7 @@ func (x *RebuildRequest) String() string {
 func (*RebuildRequest) ProtoMessage() {}
 
 func (x *RebuildRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[36]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2726,7 +4893,7 @@ func (x *RebuildRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RebuildRequest.ProtoReflect.Descriptor instead.
 func (*RebuildRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{36}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *RebuildRequest) GetStandbys() []string {
@@ -2774,7 +4941,7 @@ type RebuildResponse struct {
 
 func (x *RebuildResponse) Reset() {
 	*x = RebuildResponse{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[37]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2786,7 +4953,7 @@ func (x *RebuildResponse) String() string {
 func (*RebuildResponse) ProtoMessage() {}
 
 func (x *RebuildResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[37]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2799,7 +4966,7 @@ func (x *RebuildResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RebuildResponse.ProtoReflect.Descriptor instead.
 func (*RebuildResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{37}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *RebuildResponse) GetStreams() []*StreamView {
@@ -2824,7 +4991,7 @@ type DoctorRequest struct {
 
 func (x *DoctorRequest) Reset() {
 	*x = DoctorRequest{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[38]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2836,7 +5003,7 @@ func (x *DoctorRequest) String() string {
 func (*DoctorRequest) ProtoMessage() {}
 
 func (x *DoctorRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[38]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2849,7 +5016,7 @@ func (x *DoctorRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DoctorRequest.ProtoReflect.Descriptor instead.
 func (*DoctorRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{38}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{65}
 }
 
 type DoctorResponse struct {
@@ -2861,7 +5028,7 @@ type DoctorResponse struct {
 
 func (x *DoctorResponse) Reset() {
 	*x = DoctorResponse{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[39]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2873,7 +5040,7 @@ func (x *DoctorResponse) String() string {
 func (*DoctorResponse) ProtoMessage() {}
 
 func (x *DoctorResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[39]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2886,7 +5053,7 @@ func (x *DoctorResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DoctorResponse.ProtoReflect.Descriptor instead.
 func (*DoctorResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{39}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *DoctorResponse) GetFindings() []*Finding {
@@ -2908,7 +5075,7 @@ type Finding struct {
 
 func (x *Finding) Reset() {
 	*x = Finding{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[40]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2920,7 +5087,7 @@ func (x *Finding) String() string {
 func (*Finding) ProtoMessage() {}
 
 func (x *Finding) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[40]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2933,7 +5100,7 @@ func (x *Finding) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Finding.ProtoReflect.Descriptor instead.
 func (*Finding) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{40}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *Finding) GetSeverity() Severity {
@@ -2970,7 +5137,7 @@ const file_tidegate_v1_operator_proto_rawDesc = "" +
 	"\n" +
 	"\x1atidegate/v1/operator.proto\x12\vtidegate.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17tidegate/v1/error.proto\x1a\x16tidegate/v1/node.proto\x1a\x17tidegate/v1/types.proto\")\n" +
 	"\rStatusRequest\x12\x18\n" +
-	"\aservice\x18\x01 \x01(\tR\aservice\"\xe8\x03\n" +
+	"\aservice\x18\x01 \x01(\tR\aservice\"\xdc\x04\n" +
 	"\x0eStatusResponse\x12\x18\n" +
 	"\acluster\x18\x01 \x01(\tR\acluster\x12.\n" +
 	"\averdict\x18\x02 \x01(\x0e2\x14.tidegate.v1.VerdictR\averdict\x12\x18\n" +
@@ -2983,7 +5150,9 @@ const file_tidegate_v1_operator_proto_rawDesc = "" +
 	"\x06leader\x18\t \x01(\tR\x06leader\x12)\n" +
 	"\x10registry_suspect\x18\n" +
 	" \x01(\bR\x0fregistrySuspect\x12,\n" +
-	"\x03now\x18\v \x01(\v2\x1a.google.protobuf.TimestampR\x03now\"\x83\x04\n" +
+	"\x03now\x18\v \x01(\v2\x1a.google.protobuf.TimestampR\x03now\x12<\n" +
+	"\fregistry_age\x18\f \x01(\v2\x19.google.protobuf.DurationR\vregistryAge\x124\n" +
+	"\x16registry_survives_site\x18\r \x01(\bR\x14registrySurvivesSite\"\xb2\x05\n" +
 	"\rServiceStatus\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12.\n" +
 	"\averdict\x18\x02 \x01(\x0e2\x14.tidegate.v1.VerdictR\averdict\x12\x18\n" +
@@ -2997,7 +5166,28 @@ const file_tidegate_v1_operator_proto_rawDesc = "" +
 	"\rrto_predicted\x18\n" +
 	" \x01(\v2\x19.google.protobuf.DurationR\frtoPredicted\x12:\n" +
 	"\vloss_if_now\x18\v \x01(\v2\x1a.tidegate.v1.LossStatementR\tlossIfNow\x12.\n" +
-	"\x05probe\x18\f \x01(\v2\x18.tidegate.v1.ProbeStatusR\x05probe\"\xc9\x01\n" +
+	"\x05probe\x18\f \x01(\v2\x18.tidegate.v1.ProbeStatusR\x05probe\x12\x14\n" +
+	"\x05armed\x18\r \x01(\bR\x05armed\x12.\n" +
+	"\x05lease\x18\x0e \x01(\v2\x18.tidegate.v1.LeaseStatusR\x05lease\x127\n" +
+	"\bdetector\x18\x0f \x01(\v2\x1b.tidegate.v1.DetectorStatusR\bdetector\x12.\n" +
+	"\x05drill\x18\x10 \x01(\v2\x18.tidegate.v1.DrillPolicyR\x05drill\"\x9d\x01\n" +
+	"\vLeaseStatus\x12+\n" +
+	"\x03ttl\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\x03ttl\x12+\n" +
+	"\x06holder\x18\x02 \x01(\v2\x13.tidegate.v1.HolderR\x06holder\x124\n" +
+	"\arenewed\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\arenewed\"\x91\x01\n" +
+	"\x10DetectorSettings\x12-\n" +
+	"\x04mode\x18\x01 \x01(\x0e2\x19.tidegate.v1.DetectorModeR\x04mode\x128\n" +
+	"\n" +
+	"down_after\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\tdownAfter\x12\x14\n" +
+	"\x05agree\x18\x03 \x01(\rR\x05agree\"\x8e\x02\n" +
+	"\x0eDetectorStatus\x129\n" +
+	"\bsettings\x18\x01 \x01(\v2\x1d.tidegate.v1.DetectorSettingsR\bsettings\x126\n" +
+	"\averdict\x18\x02 \x01(\x0e2\x1c.tidegate.v1.DetectorVerdictR\averdict\x120\n" +
+	"\x05since\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\x12\x18\n" +
+	"\areasons\x18\x04 \x03(\tR\areasons\x12=\n" +
+	"\bvantages\x18\x05 \x03(\v2!.tidegate.v1.ReportVantageRequestR\bvantages\"A\n" +
+	"\vDrillPolicy\x122\n" +
+	"\amax_age\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\x06maxAge\"\xc9\x01\n" +
 	"\vProbeStatus\x12\x18\n" +
 	"\aenabled\x18\x01 \x01(\bR\aenabled\x12\x12\n" +
 	"\x04good\x18\x02 \x01(\bR\x04good\x12A\n" +
@@ -3039,23 +5229,29 @@ const file_tidegate_v1_operator_proto_rawDesc = "" +
 	"\n" +
 	"report_age\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\treportAge\".\n" +
 	"\x12ListStreamsRequest\x12\x18\n" +
-	"\aservice\x18\x01 \x01(\tR\aservice\"H\n" +
+	"\aservice\x18\x01 \x01(\tR\aservice\"\xb5\x01\n" +
 	"\x13ListStreamsResponse\x121\n" +
-	"\astreams\x18\x01 \x03(\v2\x17.tidegate.v1.StreamViewR\astreams\"\xf9\x01\n" +
+	"\astreams\x18\x01 \x03(\v2\x17.tidegate.v1.StreamViewR\astreams\x12-\n" +
+	"\x12registry_reachable\x18\x02 \x01(\bR\x11registryReachable\x12<\n" +
+	"\fregistry_age\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\vregistryAge\"\x9c\x03\n" +
 	"\aService\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12+\n" +
 	"\x03rpo\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x03rpo\x12+\n" +
 	"\x03rto\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\x03rto\x12\x16\n" +
 	"\x06routes\x18\x04 \x03(\tR\x06routes\x128\n" +
 	"\tendpoints\x18\x05 \x03(\v2\x1a.tidegate.v1.SiteEndpointsR\tendpoints\x12.\n" +
-	"\bmax_loss\x18\x06 \x01(\v2\x13.tidegate.v1.BoundsR\amaxLoss\"A\n" +
+	"\bmax_loss\x18\x06 \x01(\v2\x13.tidegate.v1.BoundsR\amaxLoss\x126\n" +
+	"\tlease_ttl\x18\a \x01(\v2\x19.google.protobuf.DurationR\bleaseTtl\x129\n" +
+	"\bdetector\x18\b \x01(\v2\x1d.tidegate.v1.DetectorSettingsR\bdetector\x12.\n" +
+	"\x05drill\x18\t \x01(\v2\x18.tidegate.v1.DrillPolicyR\x05drill\"A\n" +
 	"\rSiteEndpoints\x12\x12\n" +
 	"\x04site\x18\x01 \x01(\tR\x04site\x12\x1c\n" +
-	"\tendpoints\x18\x02 \x03(\tR\tendpoints\"C\n" +
+	"\tendpoints\x18\x02 \x03(\tR\tendpoints\"l\n" +
 	"\x11AddServiceRequest\x12.\n" +
-	"\aservice\x18\x01 \x01(\v2\x14.tidegate.v1.ServiceR\aservice\"H\n" +
+	"\aservice\x18\x01 \x01(\v2\x14.tidegate.v1.ServiceR\aservice\x12'\n" +
+	"\x0fsingle_registry\x18\x02 \x01(\bR\x0esingleRegistry\"H\n" +
 	"\x12AddServiceResponse\x122\n" +
-	"\aservice\x18\x01 \x01(\v2\x18.tidegate.v1.ServiceViewR\aservice\"\x93\x02\n" +
+	"\aservice\x18\x01 \x01(\v2\x18.tidegate.v1.ServiceViewR\aservice\"\x9e\x03\n" +
 	"\x10AddStreamRequest\x12\x18\n" +
 	"\aservice\x18\x01 \x01(\tR\aservice\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x0e\n" +
@@ -3065,7 +5261,11 @@ const file_tidegate_v1_operator_proto_rawDesc = "" +
 	"\x06bounds\x18\x06 \x01(\v2\x13.tidegate.v1.BoundsR\x06bounds\x12/\n" +
 	"\x06policy\x18\a \x01(\x0e2\x17.tidegate.v1.GatePolicyR\x06policy\x12\x18\n" +
 	"\amembers\x18\b \x03(\tR\amembers\x12\f\n" +
-	"\x01w\x18\t \x01(\rR\x01w\"D\n" +
+	"\x01w\x18\t \x01(\rR\x01w\x12/\n" +
+	"\x05grace\x18\n" +
+	" \x01(\v2\x19.google.protobuf.DurationR\x05grace\x12/\n" +
+	"\x05rearm\x18\v \x01(\v2\x19.google.protobuf.DurationR\x05rearm\x12'\n" +
+	"\x0fsingle_registry\x18\f \x01(\bR\x0esingleRegistry\"D\n" +
 	"\x11AddStreamResponse\x12/\n" +
 	"\x06stream\x18\x01 \x01(\v2\x17.tidegate.v1.StreamViewR\x06stream\"^\n" +
 	"\x12PauseStreamRequest\x12\x18\n" +
@@ -3083,21 +5283,124 @@ const file_tidegate_v1_operator_proto_rawDesc = "" +
 	"\aservice\x18\x01 \x01(\tR\aservice\x12\x16\n" +
 	"\x06stream\x18\x02 \x01(\tR\x06stream\x12\x16\n" +
 	"\x06reason\x18\x03 \x01(\tR\x06reason\"\x16\n" +
-	"\x14RemoveStreamResponse\"\xae\x01\n" +
+	"\x14RemoveStreamResponse\"\xa2\x03\n" +
 	"\x0eSetModeRequest\x12\x18\n" +
 	"\aservice\x18\x01 \x01(\tR\aservice\x12\x16\n" +
 	"\x06stream\x18\x02 \x01(\tR\x06stream\x12%\n" +
 	"\x04mode\x18\x03 \x01(\x0e2\x11.tidegate.v1.ModeR\x04mode\x12+\n" +
 	"\x06bounds\x18\x04 \x01(\v2\x13.tidegate.v1.BoundsR\x06bounds\x12\x16\n" +
-	"\x06reason\x18\x05 \x01(\tR\x06reason\"B\n" +
+	"\x06reason\x18\x05 \x01(\tR\x06reason\x12/\n" +
+	"\x06policy\x18\x06 \x01(\x0e2\x17.tidegate.v1.GatePolicyR\x06policy\x12/\n" +
+	"\x05grace\x18\a \x01(\v2\x19.google.protobuf.DurationR\x05grace\x12/\n" +
+	"\x05rearm\x18\b \x01(\v2\x19.google.protobuf.DurationR\x05rearm\x126\n" +
+	"\tlease_ttl\x18\t \x01(\v2\x19.google.protobuf.DurationR\bleaseTtl\x12'\n" +
+	"\x0fsingle_registry\x18\n" +
+	" \x01(\bR\x0esingleRegistry\"B\n" +
 	"\x0fSetModeResponse\x12/\n" +
-	"\x06stream\x18\x01 \x01(\v2\x17.tidegate.v1.StreamViewR\x06stream\"Y\n" +
+	"\x06stream\x18\x01 \x01(\v2\x17.tidegate.v1.StreamViewR\x06stream\"\xda\x01\n" +
+	"\x12SetDetectorRequest\x12\x18\n" +
+	"\aservice\x18\x01 \x01(\tR\aservice\x129\n" +
+	"\bdetector\x18\x02 \x01(\v2\x1d.tidegate.v1.DetectorSettingsR\bdetector\x12.\n" +
+	"\x05drill\x18\x03 \x01(\v2\x18.tidegate.v1.DrillPolicyR\x05drill\x12\x16\n" +
+	"\x06reason\x18\x04 \x01(\tR\x06reason\x12'\n" +
+	"\x0fsingle_registry\x18\x05 \x01(\bR\x0esingleRegistry\"E\n" +
+	"\x13SetDetectorResponse\x12.\n" +
+	"\aservice\x18\x01 \x01(\v2\x14.tidegate.v1.ServiceR\aservice\"[\n" +
+	"\x0fOpenGateRequest\x12\x18\n" +
+	"\aservice\x18\x01 \x01(\tR\aservice\x12\x16\n" +
+	"\x06stream\x18\x02 \x01(\tR\x06stream\x12\x16\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\"`\n" +
+	"\x10OpenGateResponse\x122\n" +
+	"\aservice\x18\x01 \x01(\v2\x18.tidegate.v1.ServiceViewR\aservice\x12\x18\n" +
+	"\achanged\x18\x02 \x01(\bR\achanged\"B\n" +
+	"\x0eArmGateRequest\x12\x18\n" +
+	"\aservice\x18\x01 \x01(\tR\aservice\x12\x16\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\"_\n" +
+	"\x0fArmGateResponse\x122\n" +
+	"\aservice\x18\x01 \x01(\v2\x18.tidegate.v1.ServiceViewR\aservice\x12\x18\n" +
+	"\achanged\x18\x02 \x01(\bR\achanged\"\x85\x01\n" +
+	"\x12GateExplainRequest\x12\x18\n" +
+	"\aservice\x18\x01 \x01(\tR\aservice\x12)\n" +
+	"\x04kind\x18\x02 \x01(\x0e2\x15.tidegate.v1.PlanKindR\x04kind\x12\x16\n" +
+	"\x06target\x18\x03 \x01(\tR\x06target\x12\x12\n" +
+	"\x04auto\x18\x04 \x01(\bR\x04auto\"w\n" +
+	"\x13GateExplainResponse\x12.\n" +
+	"\x05rules\x18\x01 \x03(\v2\x18.tidegate.v1.RuleVerdictR\x05rules\x12\x18\n" +
+	"\arefused\x18\x02 \x01(\bR\arefused\x12\x16\n" +
+	"\x06target\x18\x03 \x01(\tR\x06target\"\xa0\x03\n" +
+	"\x11ChangeRoleRequest\x12\x18\n" +
+	"\aservice\x18\x01 \x01(\tR\aservice\x12)\n" +
+	"\x04kind\x18\x02 \x01(\x0e2\x15.tidegate.v1.PlanKindR\x04kind\x12\x16\n" +
+	"\x06target\x18\x03 \x01(\tR\x06target\x12\x17\n" +
+	"\adry_run\x18\x04 \x01(\bR\x06dryRun\x12\x1f\n" +
+	"\vaccept_loss\x18\x05 \x01(\bR\n" +
+	"acceptLoss\x12.\n" +
+	"\x13attest_primary_down\x18\x06 \x01(\bR\x11attestPrimaryDown\x127\n" +
+	"\toverrides\x18\a \x03(\v2\x19.tidegate.v1.RuleOverrideR\toverrides\x123\n" +
+	"\aexpires\x18\b \x01(\v2\x19.google.protobuf.DurationR\aexpires\x12\x16\n" +
+	"\x06reason\x18\t \x01(\tR\x06reason\x12>\n" +
+	"\rdrain_timeout\x18\n" +
+	" \x01(\v2\x19.google.protobuf.DurationR\fdrainTimeout\":\n" +
+	"\fRuleOverride\x12\x12\n" +
+	"\x04rule\x18\x01 \x01(\tR\x04rule\x12\x16\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\"\x9c\x01\n" +
+	"\x12ChangeRoleResponse\x12'\n" +
+	"\x04plan\x18\x01 \x01(\v2\x11.tidegate.v1.PlanH\x00R\x04plan\x12+\n" +
+	"\x04step\x18\x02 \x01(\v2\x15.tidegate.v1.PlanStepH\x00R\x04step\x12'\n" +
+	"\x04done\x18\x03 \x01(\v2\x11.tidegate.v1.PlanH\x00R\x04doneB\a\n" +
+	"\x05event\"\x9f\x01\n" +
+	"\x12ReconfigureRequest\x12\x18\n" +
+	"\aservice\x18\x01 \x01(\tR\aservice\x12\x16\n" +
+	"\x06stream\x18\x02 \x01(\tR\x06stream\x12\x18\n" +
+	"\amembers\x18\x03 \x03(\tR\amembers\x12\f\n" +
+	"\x01w\x18\x04 \x01(\rR\x01w\x12\x16\n" +
+	"\x06reason\x18\x05 \x01(\tR\x06reason\x12\x17\n" +
+	"\adry_run\x18\x06 \x01(\bR\x06dryRun\"\x9d\x01\n" +
+	"\x13ReconfigureResponse\x12'\n" +
+	"\x04plan\x18\x01 \x01(\v2\x11.tidegate.v1.PlanH\x00R\x04plan\x12+\n" +
+	"\x04step\x18\x02 \x01(\v2\x15.tidegate.v1.PlanStepH\x00R\x04step\x12'\n" +
+	"\x04done\x18\x03 \x01(\v2\x11.tidegate.v1.PlanH\x00R\x04doneB\a\n" +
+	"\x05event\":\n" +
+	"\x10AbortPlanRequest\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x16\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\"T\n" +
+	"\x11AbortPlanResponse\x12%\n" +
+	"\x04plan\x18\x01 \x01(\v2\x11.tidegate.v1.PlanR\x04plan\x12\x18\n" +
+	"\achanged\x18\x02 \x01(\bR\achanged\"0\n" +
+	"\x14ListOverridesRequest\x12\x18\n" +
+	"\aservice\x18\x01 \x01(\tR\aservice\"L\n" +
+	"\x15ListOverridesResponse\x123\n" +
+	"\toverrides\x18\x01 \x03(\v2\x15.tidegate.v1.OverrideR\toverrides\"?\n" +
+	"\x15RevokeOverrideRequest\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x16\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\"\x18\n" +
+	"\x16RevokeOverrideResponse\"\x85\x02\n" +
+	"\n" +
+	"AuditEntry\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12*\n" +
+	"\x02at\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x12\x14\n" +
+	"\x05actor\x18\x03 \x01(\tR\x05actor\x12\x16\n" +
+	"\x06action\x18\x04 \x01(\tR\x06action\x12\x18\n" +
+	"\aservice\x18\x05 \x01(\tR\aservice\x12\x16\n" +
+	"\x06stream\x18\x06 \x01(\tR\x06stream\x12\x16\n" +
+	"\x06reason\x18\a \x01(\tR\x06reason\x12\x18\n" +
+	"\aoutcome\x18\b \x01(\tR\aoutcome\x12)\n" +
+	"\x06detail\x18\t \x03(\v2\x11.tidegate.v1.FactR\x06detail\"\x8a\x01\n" +
+	"\x10ListAuditRequest\x12\x18\n" +
+	"\aservice\x18\x01 \x01(\tR\aservice\x120\n" +
+	"\x05since\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\x12\x14\n" +
+	"\x05limit\x18\x03 \x01(\rR\x05limit\x12\x14\n" +
+	"\x05after\x18\x04 \x01(\tR\x05after\"Z\n" +
+	"\x11ListAuditResponse\x121\n" +
+	"\aentries\x18\x01 \x03(\v2\x17.tidegate.v1.AuditEntryR\aentries\x12\x12\n" +
+	"\x04next\x18\x02 \x01(\tR\x04next\"Y\n" +
 	"\rFreezeRequest\x12\x18\n" +
 	"\aservice\x18\x01 \x01(\tR\aservice\x12\x16\n" +
 	"\x06frozen\x18\x02 \x01(\bR\x06frozen\x12\x16\n" +
-	"\x06reason\x18\x03 \x01(\tR\x06reason\"D\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\"^\n" +
 	"\x0eFreezeResponse\x122\n" +
-	"\aservice\x18\x01 \x01(\v2\x18.tidegate.v1.ServiceViewR\aservice\"\xc5\x01\n" +
+	"\aservice\x18\x01 \x01(\v2\x18.tidegate.v1.ServiceViewR\aservice\x12\x18\n" +
+	"\achanged\x18\x02 \x01(\bR\achanged\"\xc5\x01\n" +
 	"\x0fFailoverRequest\x12\x18\n" +
 	"\aservice\x18\x01 \x01(\tR\aservice\x12\x16\n" +
 	"\x06target\x18\x02 \x01(\tR\x06target\x12\x17\n" +
@@ -3110,7 +5413,7 @@ const file_tidegate_v1_operator_proto_rawDesc = "" +
 	"\x04plan\x18\x01 \x01(\v2\x11.tidegate.v1.PlanH\x00R\x04plan\x12+\n" +
 	"\x04step\x18\x02 \x01(\v2\x15.tidegate.v1.PlanStepH\x00R\x04step\x12'\n" +
 	"\x04done\x18\x03 \x01(\v2\x11.tidegate.v1.PlanH\x00R\x04doneB\a\n" +
-	"\x05event\"\xe3\x06\n" +
+	"\x05event\"\x92\t\n" +
 	"\x04Plan\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12)\n" +
 	"\x04kind\x18\x02 \x01(\x0e2\x15.tidegate.v1.PlanKindR\x04kind\x12\x18\n" +
@@ -3138,7 +5441,17 @@ const file_tidegate_v1_operator_proto_rawDesc = "" +
 	"\x05error\x18\x14 \x01(\tR\x05error\x12\x12\n" +
 	"\x04hint\x18\x15 \x01(\tR\x04hint\x128\n" +
 	"\n" +
-	"rpo_actual\x18\x16 \x01(\v2\x19.google.protobuf.DurationR\trpoActual\"\xcb\x01\n" +
+	"rpo_actual\x18\x16 \x01(\v2\x19.google.protobuf.DurationR\trpoActual\x12\x1b\n" +
+	"\tparent_id\x18\x17 \x01(\tR\bparentId\x12@\n" +
+	"\x0epause_expected\x18\x18 \x01(\v2\x19.google.protobuf.DurationR\rpauseExpected\x12<\n" +
+	"\fpause_actual\x18\x19 \x01(\v2\x19.google.protobuf.DurationR\vpauseActual\x12-\n" +
+	"\x04took\x18\x1a \x01(\v2\x19.google.protobuf.DurationR\x04took\x12,\n" +
+	"\x05abort\x18\x1b \x01(\v2\x16.tidegate.v1.PlanAbortR\x05abort\x123\n" +
+	"\toverrides\x18\x1c \x03(\v2\x15.tidegate.v1.OverrideR\toverrides\"e\n" +
+	"\tPlanAbort\x12\x14\n" +
+	"\x05actor\x18\x01 \x01(\tR\x05actor\x12\x16\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\x12*\n" +
+	"\x02at\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\"\xe1\x02\n" +
 	"\n" +
 	"PlanStream\x12\x1b\n" +
 	"\tstream_id\x18\x01 \x01(\tR\bstreamId\x12\x12\n" +
@@ -3147,14 +5460,20 @@ const file_tidegate_v1_operator_proto_rawDesc = "" +
 	"from_epoch\x18\x03 \x01(\x04R\tfromEpoch\x12\x14\n" +
 	"\x05epoch\x18\x04 \x01(\x04R\x05epoch\x12'\n" +
 	"\x04head\x18\x05 \x01(\v2\x13.tidegate.v1.LogPosR\x04head\x12.\n" +
-	"\x04loss\x18\x06 \x01(\v2\x1a.tidegate.v1.LossStatementR\x04loss\"\xe8\x01\n" +
+	"\x04loss\x18\x06 \x01(\v2\x1a.tidegate.v1.LossStatementR\x04loss\x124\n" +
+	"\vfrom_config\x18\a \x01(\v2\x13.tidegate.v1.ConfigR\n" +
+	"fromConfig\x12+\n" +
+	"\x06config\x18\b \x01(\v2\x13.tidegate.v1.ConfigR\x06config\x121\n" +
+	"\bhandover\x18\t \x01(\v2\x15.tidegate.v1.HandoverR\bhandover\"\xa5\x02\n" +
 	"\bPlanStep\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05state\x18\x02 \x01(\tR\x05state\x12\x16\n" +
 	"\x06detail\x18\x03 \x01(\tR\x06detail\x124\n" +
 	"\astarted\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\astarted\x12-\n" +
 	"\x04took\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\x04took\x125\n" +
-	"\bexpected\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\bexpected\"!\n" +
+	"\bexpected\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\bexpected\x12#\n" +
+	"\rexpected_from\x18\a \x01(\tR\fexpectedFrom\x12\x16\n" +
+	"\x06impact\x18\b \x01(\tR\x06impact\"!\n" +
 	"\x0fShowPlanRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\"9\n" +
 	"\x10ShowPlanResponse\x12%\n" +
@@ -3183,7 +5502,18 @@ const file_tidegate_v1_operator_proto_rawDesc = "" +
 	"\bseverity\x18\x01 \x01(\x0e2\x15.tidegate.v1.SeverityR\bseverity\x12\x18\n" +
 	"\asubject\x18\x02 \x01(\tR\asubject\x12\x18\n" +
 	"\afinding\x18\x03 \x01(\tR\afinding\x12\x1b\n" +
-	"\tnext_step\x18\x04 \x01(\tR\bnextStep*\xc6\x01\n" +
+	"\tnext_step\x18\x04 \x01(\tR\bnextStep*w\n" +
+	"\fDetectorMode\x12\x1d\n" +
+	"\x19DETECTOR_MODE_UNSPECIFIED\x10\x00\x12\x15\n" +
+	"\x11DETECTOR_MODE_OFF\x10\x01\x12\x19\n" +
+	"\x15DETECTOR_MODE_OBSERVE\x10\x02\x12\x16\n" +
+	"\x12DETECTOR_MODE_AUTO\x10\x03*\xa5\x01\n" +
+	"\x0fDetectorVerdict\x12 \n" +
+	"\x1cDETECTOR_VERDICT_UNSPECIFIED\x10\x00\x12\x17\n" +
+	"\x13DETECTOR_VERDICT_UP\x10\x01\x12\x1c\n" +
+	"\x18DETECTOR_VERDICT_SUSPECT\x10\x02\x12\x19\n" +
+	"\x15DETECTOR_VERDICT_DOWN\x10\x03\x12\x1e\n" +
+	"\x1aDETECTOR_VERDICT_UNDECIDED\x10\x04*\xe0\x01\n" +
 	"\vPlanOutcome\x12\x1c\n" +
 	"\x18PLAN_OUTCOME_UNSPECIFIED\x10\x00\x12\x18\n" +
 	"\x14PLAN_OUTCOME_RUNNING\x10\x01\x12\x15\n" +
@@ -3191,12 +5521,13 @@ const file_tidegate_v1_operator_proto_rawDesc = "" +
 	"\x14PLAN_OUTCOME_REFUSED\x10\x03\x12\x17\n" +
 	"\x13PLAN_OUTCOME_FAILED\x10\x04\x12\x1b\n" +
 	"\x17PLAN_OUTCOME_SUPERSEDED\x10\x05\x12\x18\n" +
-	"\x14PLAN_OUTCOME_DRY_RUN\x10\x06*d\n" +
+	"\x14PLAN_OUTCOME_DRY_RUN\x10\x06\x12\x18\n" +
+	"\x14PLAN_OUTCOME_ABORTED\x10\a*d\n" +
 	"\bSeverity\x12\x18\n" +
 	"\x14SEVERITY_UNSPECIFIED\x10\x00\x12\x11\n" +
 	"\rSEVERITY_INFO\x10\x01\x12\x14\n" +
 	"\x10SEVERITY_WARNING\x10\x02\x12\x15\n" +
-	"\x11SEVERITY_CRITICAL\x10\x032\xaf\b\n" +
+	"\x11SEVERITY_CRITICAL\x10\x032\xd2\x0e\n" +
 	"\x0fOperatorService\x12A\n" +
 	"\x06Status\x12\x1a.tidegate.v1.StatusRequest\x1a\x1b.tidegate.v1.StatusResponse\x12P\n" +
 	"\vListStreams\x12\x1f.tidegate.v1.ListStreamsRequest\x1a .tidegate.v1.ListStreamsResponse\x12M\n" +
@@ -3206,9 +5537,20 @@ const file_tidegate_v1_operator_proto_rawDesc = "" +
 	"\vPauseStream\x12\x1f.tidegate.v1.PauseStreamRequest\x1a .tidegate.v1.PauseStreamResponse\x12S\n" +
 	"\fResumeStream\x12 .tidegate.v1.ResumeStreamRequest\x1a!.tidegate.v1.ResumeStreamResponse\x12S\n" +
 	"\fRemoveStream\x12 .tidegate.v1.RemoveStreamRequest\x1a!.tidegate.v1.RemoveStreamResponse\x12D\n" +
-	"\aSetMode\x12\x1b.tidegate.v1.SetModeRequest\x1a\x1c.tidegate.v1.SetModeResponse\x12A\n" +
-	"\x06Freeze\x12\x1a.tidegate.v1.FreezeRequest\x1a\x1b.tidegate.v1.FreezeResponse\x12I\n" +
-	"\bFailover\x12\x1c.tidegate.v1.FailoverRequest\x1a\x1d.tidegate.v1.FailoverResponse0\x01\x12G\n" +
+	"\aSetMode\x12\x1b.tidegate.v1.SetModeRequest\x1a\x1c.tidegate.v1.SetModeResponse\x12P\n" +
+	"\vSetDetector\x12\x1f.tidegate.v1.SetDetectorRequest\x1a .tidegate.v1.SetDetectorResponse\x12A\n" +
+	"\x06Freeze\x12\x1a.tidegate.v1.FreezeRequest\x1a\x1b.tidegate.v1.FreezeResponse\x12G\n" +
+	"\bOpenGate\x12\x1c.tidegate.v1.OpenGateRequest\x1a\x1d.tidegate.v1.OpenGateResponse\x12D\n" +
+	"\aArmGate\x12\x1b.tidegate.v1.ArmGateRequest\x1a\x1c.tidegate.v1.ArmGateResponse\x12P\n" +
+	"\vGateExplain\x12\x1f.tidegate.v1.GateExplainRequest\x1a .tidegate.v1.GateExplainResponse\x12I\n" +
+	"\bFailover\x12\x1c.tidegate.v1.FailoverRequest\x1a\x1d.tidegate.v1.FailoverResponse0\x01\x12O\n" +
+	"\n" +
+	"ChangeRole\x12\x1e.tidegate.v1.ChangeRoleRequest\x1a\x1f.tidegate.v1.ChangeRoleResponse0\x01\x12R\n" +
+	"\vReconfigure\x12\x1f.tidegate.v1.ReconfigureRequest\x1a .tidegate.v1.ReconfigureResponse0\x01\x12J\n" +
+	"\tAbortPlan\x12\x1d.tidegate.v1.AbortPlanRequest\x1a\x1e.tidegate.v1.AbortPlanResponse\x12V\n" +
+	"\rListOverrides\x12!.tidegate.v1.ListOverridesRequest\x1a\".tidegate.v1.ListOverridesResponse\x12Y\n" +
+	"\x0eRevokeOverride\x12\".tidegate.v1.RevokeOverrideRequest\x1a#.tidegate.v1.RevokeOverrideResponse\x12J\n" +
+	"\tListAudit\x12\x1d.tidegate.v1.ListAuditRequest\x1a\x1e.tidegate.v1.ListAuditResponse\x12G\n" +
 	"\bShowPlan\x12\x1c.tidegate.v1.ShowPlanRequest\x1a\x1d.tidegate.v1.ShowPlanResponse\x12J\n" +
 	"\tListPlans\x12\x1d.tidegate.v1.ListPlansRequest\x1a\x1e.tidegate.v1.ListPlansResponse\x12D\n" +
 	"\aRebuild\x12\x1b.tidegate.v1.RebuildRequest\x1a\x1c.tidegate.v1.RebuildResponse\x12A\n" +
@@ -3226,180 +5568,290 @@ func file_tidegate_v1_operator_proto_rawDescGZIP() []byte {
 	return file_tidegate_v1_operator_proto_rawDescData
 }
 
-var file_tidegate_v1_operator_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_tidegate_v1_operator_proto_msgTypes = make([]protoimpl.MessageInfo, 41)
+var file_tidegate_v1_operator_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
+var file_tidegate_v1_operator_proto_msgTypes = make([]protoimpl.MessageInfo, 68)
 var file_tidegate_v1_operator_proto_goTypes = []any{
-	(PlanOutcome)(0),              // 0: tidegate.v1.PlanOutcome
-	(Severity)(0),                 // 1: tidegate.v1.Severity
-	(*StatusRequest)(nil),         // 2: tidegate.v1.StatusRequest
-	(*StatusResponse)(nil),        // 3: tidegate.v1.StatusResponse
-	(*ServiceStatus)(nil),         // 4: tidegate.v1.ServiceStatus
-	(*ProbeStatus)(nil),           // 5: tidegate.v1.ProbeStatus
-	(*StreamStatus)(nil),          // 6: tidegate.v1.StreamStatus
-	(*MemberStatus)(nil),          // 7: tidegate.v1.MemberStatus
-	(*StandbyStatus)(nil),         // 8: tidegate.v1.StandbyStatus
-	(*AgentStatus)(nil),           // 9: tidegate.v1.AgentStatus
-	(*RouteStatus)(nil),           // 10: tidegate.v1.RouteStatus
-	(*ListStreamsRequest)(nil),    // 11: tidegate.v1.ListStreamsRequest
-	(*ListStreamsResponse)(nil),   // 12: tidegate.v1.ListStreamsResponse
-	(*Service)(nil),               // 13: tidegate.v1.Service
-	(*SiteEndpoints)(nil),         // 14: tidegate.v1.SiteEndpoints
-	(*AddServiceRequest)(nil),     // 15: tidegate.v1.AddServiceRequest
-	(*AddServiceResponse)(nil),    // 16: tidegate.v1.AddServiceResponse
-	(*AddStreamRequest)(nil),      // 17: tidegate.v1.AddStreamRequest
-	(*AddStreamResponse)(nil),     // 18: tidegate.v1.AddStreamResponse
-	(*PauseStreamRequest)(nil),    // 19: tidegate.v1.PauseStreamRequest
-	(*PauseStreamResponse)(nil),   // 20: tidegate.v1.PauseStreamResponse
-	(*ResumeStreamRequest)(nil),   // 21: tidegate.v1.ResumeStreamRequest
-	(*ResumeStreamResponse)(nil),  // 22: tidegate.v1.ResumeStreamResponse
-	(*RemoveStreamRequest)(nil),   // 23: tidegate.v1.RemoveStreamRequest
-	(*RemoveStreamResponse)(nil),  // 24: tidegate.v1.RemoveStreamResponse
-	(*SetModeRequest)(nil),        // 25: tidegate.v1.SetModeRequest
-	(*SetModeResponse)(nil),       // 26: tidegate.v1.SetModeResponse
-	(*FreezeRequest)(nil),         // 27: tidegate.v1.FreezeRequest
-	(*FreezeResponse)(nil),        // 28: tidegate.v1.FreezeResponse
-	(*FailoverRequest)(nil),       // 29: tidegate.v1.FailoverRequest
-	(*FailoverResponse)(nil),      // 30: tidegate.v1.FailoverResponse
-	(*Plan)(nil),                  // 31: tidegate.v1.Plan
-	(*PlanStream)(nil),            // 32: tidegate.v1.PlanStream
-	(*PlanStep)(nil),              // 33: tidegate.v1.PlanStep
-	(*ShowPlanRequest)(nil),       // 34: tidegate.v1.ShowPlanRequest
-	(*ShowPlanResponse)(nil),      // 35: tidegate.v1.ShowPlanResponse
-	(*ListPlansRequest)(nil),      // 36: tidegate.v1.ListPlansRequest
-	(*ListPlansResponse)(nil),     // 37: tidegate.v1.ListPlansResponse
-	(*RebuildRequest)(nil),        // 38: tidegate.v1.RebuildRequest
-	(*RebuildResponse)(nil),       // 39: tidegate.v1.RebuildResponse
-	(*DoctorRequest)(nil),         // 40: tidegate.v1.DoctorRequest
-	(*DoctorResponse)(nil),        // 41: tidegate.v1.DoctorResponse
-	(*Finding)(nil),               // 42: tidegate.v1.Finding
-	(Verdict)(0),                  // 43: tidegate.v1.Verdict
-	(*timestamppb.Timestamp)(nil), // 44: google.protobuf.Timestamp
-	(*Route)(nil),                 // 45: tidegate.v1.Route
-	(*durationpb.Duration)(nil),   // 46: google.protobuf.Duration
-	(*LossStatement)(nil),         // 47: tidegate.v1.LossStatement
-	(*StreamView)(nil),            // 48: tidegate.v1.StreamView
-	(*AgentStream)(nil),           // 49: tidegate.v1.AgentStream
-	(*StandbyStream)(nil),         // 50: tidegate.v1.StandbyStream
-	(*NodeView)(nil),              // 51: tidegate.v1.NodeView
-	(*ReportStandbyRequest)(nil),  // 52: tidegate.v1.ReportStandbyRequest
-	(*ReportAgentRequest)(nil),    // 53: tidegate.v1.ReportAgentRequest
-	(*RouteApplied)(nil),          // 54: tidegate.v1.RouteApplied
-	(*Bounds)(nil),                // 55: tidegate.v1.Bounds
-	(*ServiceView)(nil),           // 56: tidegate.v1.ServiceView
-	(Mode)(0),                     // 57: tidegate.v1.Mode
-	(GatePolicy)(0),               // 58: tidegate.v1.GatePolicy
-	(PlanKind)(0),                 // 59: tidegate.v1.PlanKind
-	(*Holder)(nil),                // 60: tidegate.v1.Holder
-	(*RuleVerdict)(nil),           // 61: tidegate.v1.RuleVerdict
-	(*Phases)(nil),                // 62: tidegate.v1.Phases
-	(*LogPos)(nil),                // 63: tidegate.v1.LogPos
+	(DetectorMode)(0),              // 0: tidegate.v1.DetectorMode
+	(DetectorVerdict)(0),           // 1: tidegate.v1.DetectorVerdict
+	(PlanOutcome)(0),               // 2: tidegate.v1.PlanOutcome
+	(Severity)(0),                  // 3: tidegate.v1.Severity
+	(*StatusRequest)(nil),          // 4: tidegate.v1.StatusRequest
+	(*StatusResponse)(nil),         // 5: tidegate.v1.StatusResponse
+	(*ServiceStatus)(nil),          // 6: tidegate.v1.ServiceStatus
+	(*LeaseStatus)(nil),            // 7: tidegate.v1.LeaseStatus
+	(*DetectorSettings)(nil),       // 8: tidegate.v1.DetectorSettings
+	(*DetectorStatus)(nil),         // 9: tidegate.v1.DetectorStatus
+	(*DrillPolicy)(nil),            // 10: tidegate.v1.DrillPolicy
+	(*ProbeStatus)(nil),            // 11: tidegate.v1.ProbeStatus
+	(*StreamStatus)(nil),           // 12: tidegate.v1.StreamStatus
+	(*MemberStatus)(nil),           // 13: tidegate.v1.MemberStatus
+	(*StandbyStatus)(nil),          // 14: tidegate.v1.StandbyStatus
+	(*AgentStatus)(nil),            // 15: tidegate.v1.AgentStatus
+	(*RouteStatus)(nil),            // 16: tidegate.v1.RouteStatus
+	(*ListStreamsRequest)(nil),     // 17: tidegate.v1.ListStreamsRequest
+	(*ListStreamsResponse)(nil),    // 18: tidegate.v1.ListStreamsResponse
+	(*Service)(nil),                // 19: tidegate.v1.Service
+	(*SiteEndpoints)(nil),          // 20: tidegate.v1.SiteEndpoints
+	(*AddServiceRequest)(nil),      // 21: tidegate.v1.AddServiceRequest
+	(*AddServiceResponse)(nil),     // 22: tidegate.v1.AddServiceResponse
+	(*AddStreamRequest)(nil),       // 23: tidegate.v1.AddStreamRequest
+	(*AddStreamResponse)(nil),      // 24: tidegate.v1.AddStreamResponse
+	(*PauseStreamRequest)(nil),     // 25: tidegate.v1.PauseStreamRequest
+	(*PauseStreamResponse)(nil),    // 26: tidegate.v1.PauseStreamResponse
+	(*ResumeStreamRequest)(nil),    // 27: tidegate.v1.ResumeStreamRequest
+	(*ResumeStreamResponse)(nil),   // 28: tidegate.v1.ResumeStreamResponse
+	(*RemoveStreamRequest)(nil),    // 29: tidegate.v1.RemoveStreamRequest
+	(*RemoveStreamResponse)(nil),   // 30: tidegate.v1.RemoveStreamResponse
+	(*SetModeRequest)(nil),         // 31: tidegate.v1.SetModeRequest
+	(*SetModeResponse)(nil),        // 32: tidegate.v1.SetModeResponse
+	(*SetDetectorRequest)(nil),     // 33: tidegate.v1.SetDetectorRequest
+	(*SetDetectorResponse)(nil),    // 34: tidegate.v1.SetDetectorResponse
+	(*OpenGateRequest)(nil),        // 35: tidegate.v1.OpenGateRequest
+	(*OpenGateResponse)(nil),       // 36: tidegate.v1.OpenGateResponse
+	(*ArmGateRequest)(nil),         // 37: tidegate.v1.ArmGateRequest
+	(*ArmGateResponse)(nil),        // 38: tidegate.v1.ArmGateResponse
+	(*GateExplainRequest)(nil),     // 39: tidegate.v1.GateExplainRequest
+	(*GateExplainResponse)(nil),    // 40: tidegate.v1.GateExplainResponse
+	(*ChangeRoleRequest)(nil),      // 41: tidegate.v1.ChangeRoleRequest
+	(*RuleOverride)(nil),           // 42: tidegate.v1.RuleOverride
+	(*ChangeRoleResponse)(nil),     // 43: tidegate.v1.ChangeRoleResponse
+	(*ReconfigureRequest)(nil),     // 44: tidegate.v1.ReconfigureRequest
+	(*ReconfigureResponse)(nil),    // 45: tidegate.v1.ReconfigureResponse
+	(*AbortPlanRequest)(nil),       // 46: tidegate.v1.AbortPlanRequest
+	(*AbortPlanResponse)(nil),      // 47: tidegate.v1.AbortPlanResponse
+	(*ListOverridesRequest)(nil),   // 48: tidegate.v1.ListOverridesRequest
+	(*ListOverridesResponse)(nil),  // 49: tidegate.v1.ListOverridesResponse
+	(*RevokeOverrideRequest)(nil),  // 50: tidegate.v1.RevokeOverrideRequest
+	(*RevokeOverrideResponse)(nil), // 51: tidegate.v1.RevokeOverrideResponse
+	(*AuditEntry)(nil),             // 52: tidegate.v1.AuditEntry
+	(*ListAuditRequest)(nil),       // 53: tidegate.v1.ListAuditRequest
+	(*ListAuditResponse)(nil),      // 54: tidegate.v1.ListAuditResponse
+	(*FreezeRequest)(nil),          // 55: tidegate.v1.FreezeRequest
+	(*FreezeResponse)(nil),         // 56: tidegate.v1.FreezeResponse
+	(*FailoverRequest)(nil),        // 57: tidegate.v1.FailoverRequest
+	(*FailoverResponse)(nil),       // 58: tidegate.v1.FailoverResponse
+	(*Plan)(nil),                   // 59: tidegate.v1.Plan
+	(*PlanAbort)(nil),              // 60: tidegate.v1.PlanAbort
+	(*PlanStream)(nil),             // 61: tidegate.v1.PlanStream
+	(*PlanStep)(nil),               // 62: tidegate.v1.PlanStep
+	(*ShowPlanRequest)(nil),        // 63: tidegate.v1.ShowPlanRequest
+	(*ShowPlanResponse)(nil),       // 64: tidegate.v1.ShowPlanResponse
+	(*ListPlansRequest)(nil),       // 65: tidegate.v1.ListPlansRequest
+	(*ListPlansResponse)(nil),      // 66: tidegate.v1.ListPlansResponse
+	(*RebuildRequest)(nil),         // 67: tidegate.v1.RebuildRequest
+	(*RebuildResponse)(nil),        // 68: tidegate.v1.RebuildResponse
+	(*DoctorRequest)(nil),          // 69: tidegate.v1.DoctorRequest
+	(*DoctorResponse)(nil),         // 70: tidegate.v1.DoctorResponse
+	(*Finding)(nil),                // 71: tidegate.v1.Finding
+	(Verdict)(0),                   // 72: tidegate.v1.Verdict
+	(*timestamppb.Timestamp)(nil),  // 73: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),    // 74: google.protobuf.Duration
+	(*Route)(nil),                  // 75: tidegate.v1.Route
+	(*LossStatement)(nil),          // 76: tidegate.v1.LossStatement
+	(*Holder)(nil),                 // 77: tidegate.v1.Holder
+	(*ReportVantageRequest)(nil),   // 78: tidegate.v1.ReportVantageRequest
+	(*StreamView)(nil),             // 79: tidegate.v1.StreamView
+	(*AgentStream)(nil),            // 80: tidegate.v1.AgentStream
+	(*StandbyStream)(nil),          // 81: tidegate.v1.StandbyStream
+	(*NodeView)(nil),               // 82: tidegate.v1.NodeView
+	(*ReportStandbyRequest)(nil),   // 83: tidegate.v1.ReportStandbyRequest
+	(*ReportAgentRequest)(nil),     // 84: tidegate.v1.ReportAgentRequest
+	(*RouteApplied)(nil),           // 85: tidegate.v1.RouteApplied
+	(*Bounds)(nil),                 // 86: tidegate.v1.Bounds
+	(*ServiceView)(nil),            // 87: tidegate.v1.ServiceView
+	(Mode)(0),                      // 88: tidegate.v1.Mode
+	(GatePolicy)(0),                // 89: tidegate.v1.GatePolicy
+	(PlanKind)(0),                  // 90: tidegate.v1.PlanKind
+	(*RuleVerdict)(nil),            // 91: tidegate.v1.RuleVerdict
+	(*Override)(nil),               // 92: tidegate.v1.Override
+	(*Fact)(nil),                   // 93: tidegate.v1.Fact
+	(*Phases)(nil),                 // 94: tidegate.v1.Phases
+	(*LogPos)(nil),                 // 95: tidegate.v1.LogPos
+	(*Config)(nil),                 // 96: tidegate.v1.Config
+	(*Handover)(nil),               // 97: tidegate.v1.Handover
 }
 var file_tidegate_v1_operator_proto_depIdxs = []int32{
-	43, // 0: tidegate.v1.StatusResponse.verdict:type_name -> tidegate.v1.Verdict
-	4,  // 1: tidegate.v1.StatusResponse.services:type_name -> tidegate.v1.ServiceStatus
-	8,  // 2: tidegate.v1.StatusResponse.standbys:type_name -> tidegate.v1.StandbyStatus
-	9,  // 3: tidegate.v1.StatusResponse.agents:type_name -> tidegate.v1.AgentStatus
-	10, // 4: tidegate.v1.StatusResponse.routes:type_name -> tidegate.v1.RouteStatus
-	44, // 5: tidegate.v1.StatusResponse.now:type_name -> google.protobuf.Timestamp
-	43, // 6: tidegate.v1.ServiceStatus.verdict:type_name -> tidegate.v1.Verdict
-	6,  // 7: tidegate.v1.ServiceStatus.streams:type_name -> tidegate.v1.StreamStatus
-	45, // 8: tidegate.v1.ServiceStatus.route:type_name -> tidegate.v1.Route
-	46, // 9: tidegate.v1.ServiceStatus.rpo:type_name -> google.protobuf.Duration
-	46, // 10: tidegate.v1.ServiceStatus.rto:type_name -> google.protobuf.Duration
-	46, // 11: tidegate.v1.ServiceStatus.rto_predicted:type_name -> google.protobuf.Duration
-	47, // 12: tidegate.v1.ServiceStatus.loss_if_now:type_name -> tidegate.v1.LossStatement
-	5,  // 13: tidegate.v1.ServiceStatus.probe:type_name -> tidegate.v1.ProbeStatus
-	46, // 14: tidegate.v1.ProbeStatus.since_last_good:type_name -> google.protobuf.Duration
-	46, // 15: tidegate.v1.ProbeStatus.latency:type_name -> google.protobuf.Duration
-	48, // 16: tidegate.v1.StreamStatus.view:type_name -> tidegate.v1.StreamView
-	43, // 17: tidegate.v1.StreamStatus.verdict:type_name -> tidegate.v1.Verdict
-	49, // 18: tidegate.v1.StreamStatus.writer:type_name -> tidegate.v1.AgentStream
-	46, // 19: tidegate.v1.StreamStatus.writer_report_age:type_name -> google.protobuf.Duration
-	7,  // 20: tidegate.v1.StreamStatus.members:type_name -> tidegate.v1.MemberStatus
-	50, // 21: tidegate.v1.MemberStatus.stream:type_name -> tidegate.v1.StandbyStream
-	46, // 22: tidegate.v1.MemberStatus.report_age:type_name -> google.protobuf.Duration
-	51, // 23: tidegate.v1.StandbyStatus.node:type_name -> tidegate.v1.NodeView
-	52, // 24: tidegate.v1.StandbyStatus.report:type_name -> tidegate.v1.ReportStandbyRequest
-	46, // 25: tidegate.v1.StandbyStatus.report_age:type_name -> google.protobuf.Duration
-	53, // 26: tidegate.v1.AgentStatus.report:type_name -> tidegate.v1.ReportAgentRequest
-	46, // 27: tidegate.v1.AgentStatus.report_age:type_name -> google.protobuf.Duration
-	54, // 28: tidegate.v1.RouteStatus.services:type_name -> tidegate.v1.RouteApplied
-	46, // 29: tidegate.v1.RouteStatus.report_age:type_name -> google.protobuf.Duration
-	48, // 30: tidegate.v1.ListStreamsResponse.streams:type_name -> tidegate.v1.StreamView
-	46, // 31: tidegate.v1.Service.rpo:type_name -> google.protobuf.Duration
-	46, // 32: tidegate.v1.Service.rto:type_name -> google.protobuf.Duration
-	14, // 33: tidegate.v1.Service.endpoints:type_name -> tidegate.v1.SiteEndpoints
-	55, // 34: tidegate.v1.Service.max_loss:type_name -> tidegate.v1.Bounds
-	13, // 35: tidegate.v1.AddServiceRequest.service:type_name -> tidegate.v1.Service
-	56, // 36: tidegate.v1.AddServiceResponse.service:type_name -> tidegate.v1.ServiceView
-	57, // 37: tidegate.v1.AddStreamRequest.mode:type_name -> tidegate.v1.Mode
-	55, // 38: tidegate.v1.AddStreamRequest.bounds:type_name -> tidegate.v1.Bounds
-	58, // 39: tidegate.v1.AddStreamRequest.policy:type_name -> tidegate.v1.GatePolicy
-	48, // 40: tidegate.v1.AddStreamResponse.stream:type_name -> tidegate.v1.StreamView
-	48, // 41: tidegate.v1.PauseStreamResponse.stream:type_name -> tidegate.v1.StreamView
-	48, // 42: tidegate.v1.ResumeStreamResponse.stream:type_name -> tidegate.v1.StreamView
-	57, // 43: tidegate.v1.SetModeRequest.mode:type_name -> tidegate.v1.Mode
-	55, // 44: tidegate.v1.SetModeRequest.bounds:type_name -> tidegate.v1.Bounds
-	48, // 45: tidegate.v1.SetModeResponse.stream:type_name -> tidegate.v1.StreamView
-	56, // 46: tidegate.v1.FreezeResponse.service:type_name -> tidegate.v1.ServiceView
-	31, // 47: tidegate.v1.FailoverResponse.plan:type_name -> tidegate.v1.Plan
-	33, // 48: tidegate.v1.FailoverResponse.step:type_name -> tidegate.v1.PlanStep
-	31, // 49: tidegate.v1.FailoverResponse.done:type_name -> tidegate.v1.Plan
-	59, // 50: tidegate.v1.Plan.kind:type_name -> tidegate.v1.PlanKind
-	60, // 51: tidegate.v1.Plan.target:type_name -> tidegate.v1.Holder
-	0,  // 52: tidegate.v1.Plan.outcome:type_name -> tidegate.v1.PlanOutcome
-	33, // 53: tidegate.v1.Plan.steps:type_name -> tidegate.v1.PlanStep
-	61, // 54: tidegate.v1.Plan.rules:type_name -> tidegate.v1.RuleVerdict
-	32, // 55: tidegate.v1.Plan.streams:type_name -> tidegate.v1.PlanStream
-	47, // 56: tidegate.v1.Plan.loss:type_name -> tidegate.v1.LossStatement
-	62, // 57: tidegate.v1.Plan.phases:type_name -> tidegate.v1.Phases
-	44, // 58: tidegate.v1.Plan.started:type_name -> google.protobuf.Timestamp
-	44, // 59: tidegate.v1.Plan.ended:type_name -> google.protobuf.Timestamp
-	46, // 60: tidegate.v1.Plan.expected:type_name -> google.protobuf.Duration
-	46, // 61: tidegate.v1.Plan.rpo_actual:type_name -> google.protobuf.Duration
-	63, // 62: tidegate.v1.PlanStream.head:type_name -> tidegate.v1.LogPos
-	47, // 63: tidegate.v1.PlanStream.loss:type_name -> tidegate.v1.LossStatement
-	44, // 64: tidegate.v1.PlanStep.started:type_name -> google.protobuf.Timestamp
-	46, // 65: tidegate.v1.PlanStep.took:type_name -> google.protobuf.Duration
-	46, // 66: tidegate.v1.PlanStep.expected:type_name -> google.protobuf.Duration
-	31, // 67: tidegate.v1.ShowPlanResponse.plan:type_name -> tidegate.v1.Plan
-	31, // 68: tidegate.v1.ListPlansResponse.plans:type_name -> tidegate.v1.Plan
-	48, // 69: tidegate.v1.RebuildResponse.streams:type_name -> tidegate.v1.StreamView
-	42, // 70: tidegate.v1.DoctorResponse.findings:type_name -> tidegate.v1.Finding
-	1,  // 71: tidegate.v1.Finding.severity:type_name -> tidegate.v1.Severity
-	2,  // 72: tidegate.v1.OperatorService.Status:input_type -> tidegate.v1.StatusRequest
-	11, // 73: tidegate.v1.OperatorService.ListStreams:input_type -> tidegate.v1.ListStreamsRequest
-	15, // 74: tidegate.v1.OperatorService.AddService:input_type -> tidegate.v1.AddServiceRequest
-	17, // 75: tidegate.v1.OperatorService.AddStream:input_type -> tidegate.v1.AddStreamRequest
-	19, // 76: tidegate.v1.OperatorService.PauseStream:input_type -> tidegate.v1.PauseStreamRequest
-	21, // 77: tidegate.v1.OperatorService.ResumeStream:input_type -> tidegate.v1.ResumeStreamRequest
-	23, // 78: tidegate.v1.OperatorService.RemoveStream:input_type -> tidegate.v1.RemoveStreamRequest
-	25, // 79: tidegate.v1.OperatorService.SetMode:input_type -> tidegate.v1.SetModeRequest
-	27, // 80: tidegate.v1.OperatorService.Freeze:input_type -> tidegate.v1.FreezeRequest
-	29, // 81: tidegate.v1.OperatorService.Failover:input_type -> tidegate.v1.FailoverRequest
-	34, // 82: tidegate.v1.OperatorService.ShowPlan:input_type -> tidegate.v1.ShowPlanRequest
-	36, // 83: tidegate.v1.OperatorService.ListPlans:input_type -> tidegate.v1.ListPlansRequest
-	38, // 84: tidegate.v1.OperatorService.Rebuild:input_type -> tidegate.v1.RebuildRequest
-	40, // 85: tidegate.v1.OperatorService.Doctor:input_type -> tidegate.v1.DoctorRequest
-	3,  // 86: tidegate.v1.OperatorService.Status:output_type -> tidegate.v1.StatusResponse
-	12, // 87: tidegate.v1.OperatorService.ListStreams:output_type -> tidegate.v1.ListStreamsResponse
-	16, // 88: tidegate.v1.OperatorService.AddService:output_type -> tidegate.v1.AddServiceResponse
-	18, // 89: tidegate.v1.OperatorService.AddStream:output_type -> tidegate.v1.AddStreamResponse
-	20, // 90: tidegate.v1.OperatorService.PauseStream:output_type -> tidegate.v1.PauseStreamResponse
-	22, // 91: tidegate.v1.OperatorService.ResumeStream:output_type -> tidegate.v1.ResumeStreamResponse
-	24, // 92: tidegate.v1.OperatorService.RemoveStream:output_type -> tidegate.v1.RemoveStreamResponse
-	26, // 93: tidegate.v1.OperatorService.SetMode:output_type -> tidegate.v1.SetModeResponse
-	28, // 94: tidegate.v1.OperatorService.Freeze:output_type -> tidegate.v1.FreezeResponse
-	30, // 95: tidegate.v1.OperatorService.Failover:output_type -> tidegate.v1.FailoverResponse
-	35, // 96: tidegate.v1.OperatorService.ShowPlan:output_type -> tidegate.v1.ShowPlanResponse
-	37, // 97: tidegate.v1.OperatorService.ListPlans:output_type -> tidegate.v1.ListPlansResponse
-	39, // 98: tidegate.v1.OperatorService.Rebuild:output_type -> tidegate.v1.RebuildResponse
-	41, // 99: tidegate.v1.OperatorService.Doctor:output_type -> tidegate.v1.DoctorResponse
-	86, // [86:100] is the sub-list for method output_type
-	72, // [72:86] is the sub-list for method input_type
-	72, // [72:72] is the sub-list for extension type_name
-	72, // [72:72] is the sub-list for extension extendee
-	0,  // [0:72] is the sub-list for field type_name
+	72,  // 0: tidegate.v1.StatusResponse.verdict:type_name -> tidegate.v1.Verdict
+	6,   // 1: tidegate.v1.StatusResponse.services:type_name -> tidegate.v1.ServiceStatus
+	14,  // 2: tidegate.v1.StatusResponse.standbys:type_name -> tidegate.v1.StandbyStatus
+	15,  // 3: tidegate.v1.StatusResponse.agents:type_name -> tidegate.v1.AgentStatus
+	16,  // 4: tidegate.v1.StatusResponse.routes:type_name -> tidegate.v1.RouteStatus
+	73,  // 5: tidegate.v1.StatusResponse.now:type_name -> google.protobuf.Timestamp
+	74,  // 6: tidegate.v1.StatusResponse.registry_age:type_name -> google.protobuf.Duration
+	72,  // 7: tidegate.v1.ServiceStatus.verdict:type_name -> tidegate.v1.Verdict
+	12,  // 8: tidegate.v1.ServiceStatus.streams:type_name -> tidegate.v1.StreamStatus
+	75,  // 9: tidegate.v1.ServiceStatus.route:type_name -> tidegate.v1.Route
+	74,  // 10: tidegate.v1.ServiceStatus.rpo:type_name -> google.protobuf.Duration
+	74,  // 11: tidegate.v1.ServiceStatus.rto:type_name -> google.protobuf.Duration
+	74,  // 12: tidegate.v1.ServiceStatus.rto_predicted:type_name -> google.protobuf.Duration
+	76,  // 13: tidegate.v1.ServiceStatus.loss_if_now:type_name -> tidegate.v1.LossStatement
+	11,  // 14: tidegate.v1.ServiceStatus.probe:type_name -> tidegate.v1.ProbeStatus
+	7,   // 15: tidegate.v1.ServiceStatus.lease:type_name -> tidegate.v1.LeaseStatus
+	9,   // 16: tidegate.v1.ServiceStatus.detector:type_name -> tidegate.v1.DetectorStatus
+	10,  // 17: tidegate.v1.ServiceStatus.drill:type_name -> tidegate.v1.DrillPolicy
+	74,  // 18: tidegate.v1.LeaseStatus.ttl:type_name -> google.protobuf.Duration
+	77,  // 19: tidegate.v1.LeaseStatus.holder:type_name -> tidegate.v1.Holder
+	73,  // 20: tidegate.v1.LeaseStatus.renewed:type_name -> google.protobuf.Timestamp
+	0,   // 21: tidegate.v1.DetectorSettings.mode:type_name -> tidegate.v1.DetectorMode
+	74,  // 22: tidegate.v1.DetectorSettings.down_after:type_name -> google.protobuf.Duration
+	8,   // 23: tidegate.v1.DetectorStatus.settings:type_name -> tidegate.v1.DetectorSettings
+	1,   // 24: tidegate.v1.DetectorStatus.verdict:type_name -> tidegate.v1.DetectorVerdict
+	73,  // 25: tidegate.v1.DetectorStatus.since:type_name -> google.protobuf.Timestamp
+	78,  // 26: tidegate.v1.DetectorStatus.vantages:type_name -> tidegate.v1.ReportVantageRequest
+	74,  // 27: tidegate.v1.DrillPolicy.max_age:type_name -> google.protobuf.Duration
+	74,  // 28: tidegate.v1.ProbeStatus.since_last_good:type_name -> google.protobuf.Duration
+	74,  // 29: tidegate.v1.ProbeStatus.latency:type_name -> google.protobuf.Duration
+	79,  // 30: tidegate.v1.StreamStatus.view:type_name -> tidegate.v1.StreamView
+	72,  // 31: tidegate.v1.StreamStatus.verdict:type_name -> tidegate.v1.Verdict
+	80,  // 32: tidegate.v1.StreamStatus.writer:type_name -> tidegate.v1.AgentStream
+	74,  // 33: tidegate.v1.StreamStatus.writer_report_age:type_name -> google.protobuf.Duration
+	13,  // 34: tidegate.v1.StreamStatus.members:type_name -> tidegate.v1.MemberStatus
+	81,  // 35: tidegate.v1.MemberStatus.stream:type_name -> tidegate.v1.StandbyStream
+	74,  // 36: tidegate.v1.MemberStatus.report_age:type_name -> google.protobuf.Duration
+	82,  // 37: tidegate.v1.StandbyStatus.node:type_name -> tidegate.v1.NodeView
+	83,  // 38: tidegate.v1.StandbyStatus.report:type_name -> tidegate.v1.ReportStandbyRequest
+	74,  // 39: tidegate.v1.StandbyStatus.report_age:type_name -> google.protobuf.Duration
+	84,  // 40: tidegate.v1.AgentStatus.report:type_name -> tidegate.v1.ReportAgentRequest
+	74,  // 41: tidegate.v1.AgentStatus.report_age:type_name -> google.protobuf.Duration
+	85,  // 42: tidegate.v1.RouteStatus.services:type_name -> tidegate.v1.RouteApplied
+	74,  // 43: tidegate.v1.RouteStatus.report_age:type_name -> google.protobuf.Duration
+	79,  // 44: tidegate.v1.ListStreamsResponse.streams:type_name -> tidegate.v1.StreamView
+	74,  // 45: tidegate.v1.ListStreamsResponse.registry_age:type_name -> google.protobuf.Duration
+	74,  // 46: tidegate.v1.Service.rpo:type_name -> google.protobuf.Duration
+	74,  // 47: tidegate.v1.Service.rto:type_name -> google.protobuf.Duration
+	20,  // 48: tidegate.v1.Service.endpoints:type_name -> tidegate.v1.SiteEndpoints
+	86,  // 49: tidegate.v1.Service.max_loss:type_name -> tidegate.v1.Bounds
+	74,  // 50: tidegate.v1.Service.lease_ttl:type_name -> google.protobuf.Duration
+	8,   // 51: tidegate.v1.Service.detector:type_name -> tidegate.v1.DetectorSettings
+	10,  // 52: tidegate.v1.Service.drill:type_name -> tidegate.v1.DrillPolicy
+	19,  // 53: tidegate.v1.AddServiceRequest.service:type_name -> tidegate.v1.Service
+	87,  // 54: tidegate.v1.AddServiceResponse.service:type_name -> tidegate.v1.ServiceView
+	88,  // 55: tidegate.v1.AddStreamRequest.mode:type_name -> tidegate.v1.Mode
+	86,  // 56: tidegate.v1.AddStreamRequest.bounds:type_name -> tidegate.v1.Bounds
+	89,  // 57: tidegate.v1.AddStreamRequest.policy:type_name -> tidegate.v1.GatePolicy
+	74,  // 58: tidegate.v1.AddStreamRequest.grace:type_name -> google.protobuf.Duration
+	74,  // 59: tidegate.v1.AddStreamRequest.rearm:type_name -> google.protobuf.Duration
+	79,  // 60: tidegate.v1.AddStreamResponse.stream:type_name -> tidegate.v1.StreamView
+	79,  // 61: tidegate.v1.PauseStreamResponse.stream:type_name -> tidegate.v1.StreamView
+	79,  // 62: tidegate.v1.ResumeStreamResponse.stream:type_name -> tidegate.v1.StreamView
+	88,  // 63: tidegate.v1.SetModeRequest.mode:type_name -> tidegate.v1.Mode
+	86,  // 64: tidegate.v1.SetModeRequest.bounds:type_name -> tidegate.v1.Bounds
+	89,  // 65: tidegate.v1.SetModeRequest.policy:type_name -> tidegate.v1.GatePolicy
+	74,  // 66: tidegate.v1.SetModeRequest.grace:type_name -> google.protobuf.Duration
+	74,  // 67: tidegate.v1.SetModeRequest.rearm:type_name -> google.protobuf.Duration
+	74,  // 68: tidegate.v1.SetModeRequest.lease_ttl:type_name -> google.protobuf.Duration
+	79,  // 69: tidegate.v1.SetModeResponse.stream:type_name -> tidegate.v1.StreamView
+	8,   // 70: tidegate.v1.SetDetectorRequest.detector:type_name -> tidegate.v1.DetectorSettings
+	10,  // 71: tidegate.v1.SetDetectorRequest.drill:type_name -> tidegate.v1.DrillPolicy
+	19,  // 72: tidegate.v1.SetDetectorResponse.service:type_name -> tidegate.v1.Service
+	87,  // 73: tidegate.v1.OpenGateResponse.service:type_name -> tidegate.v1.ServiceView
+	87,  // 74: tidegate.v1.ArmGateResponse.service:type_name -> tidegate.v1.ServiceView
+	90,  // 75: tidegate.v1.GateExplainRequest.kind:type_name -> tidegate.v1.PlanKind
+	91,  // 76: tidegate.v1.GateExplainResponse.rules:type_name -> tidegate.v1.RuleVerdict
+	90,  // 77: tidegate.v1.ChangeRoleRequest.kind:type_name -> tidegate.v1.PlanKind
+	42,  // 78: tidegate.v1.ChangeRoleRequest.overrides:type_name -> tidegate.v1.RuleOverride
+	74,  // 79: tidegate.v1.ChangeRoleRequest.expires:type_name -> google.protobuf.Duration
+	74,  // 80: tidegate.v1.ChangeRoleRequest.drain_timeout:type_name -> google.protobuf.Duration
+	59,  // 81: tidegate.v1.ChangeRoleResponse.plan:type_name -> tidegate.v1.Plan
+	62,  // 82: tidegate.v1.ChangeRoleResponse.step:type_name -> tidegate.v1.PlanStep
+	59,  // 83: tidegate.v1.ChangeRoleResponse.done:type_name -> tidegate.v1.Plan
+	59,  // 84: tidegate.v1.ReconfigureResponse.plan:type_name -> tidegate.v1.Plan
+	62,  // 85: tidegate.v1.ReconfigureResponse.step:type_name -> tidegate.v1.PlanStep
+	59,  // 86: tidegate.v1.ReconfigureResponse.done:type_name -> tidegate.v1.Plan
+	59,  // 87: tidegate.v1.AbortPlanResponse.plan:type_name -> tidegate.v1.Plan
+	92,  // 88: tidegate.v1.ListOverridesResponse.overrides:type_name -> tidegate.v1.Override
+	73,  // 89: tidegate.v1.AuditEntry.at:type_name -> google.protobuf.Timestamp
+	93,  // 90: tidegate.v1.AuditEntry.detail:type_name -> tidegate.v1.Fact
+	73,  // 91: tidegate.v1.ListAuditRequest.since:type_name -> google.protobuf.Timestamp
+	52,  // 92: tidegate.v1.ListAuditResponse.entries:type_name -> tidegate.v1.AuditEntry
+	87,  // 93: tidegate.v1.FreezeResponse.service:type_name -> tidegate.v1.ServiceView
+	59,  // 94: tidegate.v1.FailoverResponse.plan:type_name -> tidegate.v1.Plan
+	62,  // 95: tidegate.v1.FailoverResponse.step:type_name -> tidegate.v1.PlanStep
+	59,  // 96: tidegate.v1.FailoverResponse.done:type_name -> tidegate.v1.Plan
+	90,  // 97: tidegate.v1.Plan.kind:type_name -> tidegate.v1.PlanKind
+	77,  // 98: tidegate.v1.Plan.target:type_name -> tidegate.v1.Holder
+	2,   // 99: tidegate.v1.Plan.outcome:type_name -> tidegate.v1.PlanOutcome
+	62,  // 100: tidegate.v1.Plan.steps:type_name -> tidegate.v1.PlanStep
+	91,  // 101: tidegate.v1.Plan.rules:type_name -> tidegate.v1.RuleVerdict
+	61,  // 102: tidegate.v1.Plan.streams:type_name -> tidegate.v1.PlanStream
+	76,  // 103: tidegate.v1.Plan.loss:type_name -> tidegate.v1.LossStatement
+	94,  // 104: tidegate.v1.Plan.phases:type_name -> tidegate.v1.Phases
+	73,  // 105: tidegate.v1.Plan.started:type_name -> google.protobuf.Timestamp
+	73,  // 106: tidegate.v1.Plan.ended:type_name -> google.protobuf.Timestamp
+	74,  // 107: tidegate.v1.Plan.expected:type_name -> google.protobuf.Duration
+	74,  // 108: tidegate.v1.Plan.rpo_actual:type_name -> google.protobuf.Duration
+	74,  // 109: tidegate.v1.Plan.pause_expected:type_name -> google.protobuf.Duration
+	74,  // 110: tidegate.v1.Plan.pause_actual:type_name -> google.protobuf.Duration
+	74,  // 111: tidegate.v1.Plan.took:type_name -> google.protobuf.Duration
+	60,  // 112: tidegate.v1.Plan.abort:type_name -> tidegate.v1.PlanAbort
+	92,  // 113: tidegate.v1.Plan.overrides:type_name -> tidegate.v1.Override
+	73,  // 114: tidegate.v1.PlanAbort.at:type_name -> google.protobuf.Timestamp
+	95,  // 115: tidegate.v1.PlanStream.head:type_name -> tidegate.v1.LogPos
+	76,  // 116: tidegate.v1.PlanStream.loss:type_name -> tidegate.v1.LossStatement
+	96,  // 117: tidegate.v1.PlanStream.from_config:type_name -> tidegate.v1.Config
+	96,  // 118: tidegate.v1.PlanStream.config:type_name -> tidegate.v1.Config
+	97,  // 119: tidegate.v1.PlanStream.handover:type_name -> tidegate.v1.Handover
+	73,  // 120: tidegate.v1.PlanStep.started:type_name -> google.protobuf.Timestamp
+	74,  // 121: tidegate.v1.PlanStep.took:type_name -> google.protobuf.Duration
+	74,  // 122: tidegate.v1.PlanStep.expected:type_name -> google.protobuf.Duration
+	59,  // 123: tidegate.v1.ShowPlanResponse.plan:type_name -> tidegate.v1.Plan
+	59,  // 124: tidegate.v1.ListPlansResponse.plans:type_name -> tidegate.v1.Plan
+	79,  // 125: tidegate.v1.RebuildResponse.streams:type_name -> tidegate.v1.StreamView
+	71,  // 126: tidegate.v1.DoctorResponse.findings:type_name -> tidegate.v1.Finding
+	3,   // 127: tidegate.v1.Finding.severity:type_name -> tidegate.v1.Severity
+	4,   // 128: tidegate.v1.OperatorService.Status:input_type -> tidegate.v1.StatusRequest
+	17,  // 129: tidegate.v1.OperatorService.ListStreams:input_type -> tidegate.v1.ListStreamsRequest
+	21,  // 130: tidegate.v1.OperatorService.AddService:input_type -> tidegate.v1.AddServiceRequest
+	23,  // 131: tidegate.v1.OperatorService.AddStream:input_type -> tidegate.v1.AddStreamRequest
+	25,  // 132: tidegate.v1.OperatorService.PauseStream:input_type -> tidegate.v1.PauseStreamRequest
+	27,  // 133: tidegate.v1.OperatorService.ResumeStream:input_type -> tidegate.v1.ResumeStreamRequest
+	29,  // 134: tidegate.v1.OperatorService.RemoveStream:input_type -> tidegate.v1.RemoveStreamRequest
+	31,  // 135: tidegate.v1.OperatorService.SetMode:input_type -> tidegate.v1.SetModeRequest
+	33,  // 136: tidegate.v1.OperatorService.SetDetector:input_type -> tidegate.v1.SetDetectorRequest
+	55,  // 137: tidegate.v1.OperatorService.Freeze:input_type -> tidegate.v1.FreezeRequest
+	35,  // 138: tidegate.v1.OperatorService.OpenGate:input_type -> tidegate.v1.OpenGateRequest
+	37,  // 139: tidegate.v1.OperatorService.ArmGate:input_type -> tidegate.v1.ArmGateRequest
+	39,  // 140: tidegate.v1.OperatorService.GateExplain:input_type -> tidegate.v1.GateExplainRequest
+	57,  // 141: tidegate.v1.OperatorService.Failover:input_type -> tidegate.v1.FailoverRequest
+	41,  // 142: tidegate.v1.OperatorService.ChangeRole:input_type -> tidegate.v1.ChangeRoleRequest
+	44,  // 143: tidegate.v1.OperatorService.Reconfigure:input_type -> tidegate.v1.ReconfigureRequest
+	46,  // 144: tidegate.v1.OperatorService.AbortPlan:input_type -> tidegate.v1.AbortPlanRequest
+	48,  // 145: tidegate.v1.OperatorService.ListOverrides:input_type -> tidegate.v1.ListOverridesRequest
+	50,  // 146: tidegate.v1.OperatorService.RevokeOverride:input_type -> tidegate.v1.RevokeOverrideRequest
+	53,  // 147: tidegate.v1.OperatorService.ListAudit:input_type -> tidegate.v1.ListAuditRequest
+	63,  // 148: tidegate.v1.OperatorService.ShowPlan:input_type -> tidegate.v1.ShowPlanRequest
+	65,  // 149: tidegate.v1.OperatorService.ListPlans:input_type -> tidegate.v1.ListPlansRequest
+	67,  // 150: tidegate.v1.OperatorService.Rebuild:input_type -> tidegate.v1.RebuildRequest
+	69,  // 151: tidegate.v1.OperatorService.Doctor:input_type -> tidegate.v1.DoctorRequest
+	5,   // 152: tidegate.v1.OperatorService.Status:output_type -> tidegate.v1.StatusResponse
+	18,  // 153: tidegate.v1.OperatorService.ListStreams:output_type -> tidegate.v1.ListStreamsResponse
+	22,  // 154: tidegate.v1.OperatorService.AddService:output_type -> tidegate.v1.AddServiceResponse
+	24,  // 155: tidegate.v1.OperatorService.AddStream:output_type -> tidegate.v1.AddStreamResponse
+	26,  // 156: tidegate.v1.OperatorService.PauseStream:output_type -> tidegate.v1.PauseStreamResponse
+	28,  // 157: tidegate.v1.OperatorService.ResumeStream:output_type -> tidegate.v1.ResumeStreamResponse
+	30,  // 158: tidegate.v1.OperatorService.RemoveStream:output_type -> tidegate.v1.RemoveStreamResponse
+	32,  // 159: tidegate.v1.OperatorService.SetMode:output_type -> tidegate.v1.SetModeResponse
+	34,  // 160: tidegate.v1.OperatorService.SetDetector:output_type -> tidegate.v1.SetDetectorResponse
+	56,  // 161: tidegate.v1.OperatorService.Freeze:output_type -> tidegate.v1.FreezeResponse
+	36,  // 162: tidegate.v1.OperatorService.OpenGate:output_type -> tidegate.v1.OpenGateResponse
+	38,  // 163: tidegate.v1.OperatorService.ArmGate:output_type -> tidegate.v1.ArmGateResponse
+	40,  // 164: tidegate.v1.OperatorService.GateExplain:output_type -> tidegate.v1.GateExplainResponse
+	58,  // 165: tidegate.v1.OperatorService.Failover:output_type -> tidegate.v1.FailoverResponse
+	43,  // 166: tidegate.v1.OperatorService.ChangeRole:output_type -> tidegate.v1.ChangeRoleResponse
+	45,  // 167: tidegate.v1.OperatorService.Reconfigure:output_type -> tidegate.v1.ReconfigureResponse
+	47,  // 168: tidegate.v1.OperatorService.AbortPlan:output_type -> tidegate.v1.AbortPlanResponse
+	49,  // 169: tidegate.v1.OperatorService.ListOverrides:output_type -> tidegate.v1.ListOverridesResponse
+	51,  // 170: tidegate.v1.OperatorService.RevokeOverride:output_type -> tidegate.v1.RevokeOverrideResponse
+	54,  // 171: tidegate.v1.OperatorService.ListAudit:output_type -> tidegate.v1.ListAuditResponse
+	64,  // 172: tidegate.v1.OperatorService.ShowPlan:output_type -> tidegate.v1.ShowPlanResponse
+	66,  // 173: tidegate.v1.OperatorService.ListPlans:output_type -> tidegate.v1.ListPlansResponse
+	68,  // 174: tidegate.v1.OperatorService.Rebuild:output_type -> tidegate.v1.RebuildResponse
+	70,  // 175: tidegate.v1.OperatorService.Doctor:output_type -> tidegate.v1.DoctorResponse
+	152, // [152:176] is the sub-list for method output_type
+	128, // [128:152] is the sub-list for method input_type
+	128, // [128:128] is the sub-list for extension type_name
+	128, // [128:128] is the sub-list for extension extendee
+	0,   // [0:128] is the sub-list for field type_name
 }
 
 func init() { file_tidegate_v1_operator_proto_init() }
@@ -3410,7 +5862,17 @@ func file_tidegate_v1_operator_proto_init() {
 	file_tidegate_v1_error_proto_init()
 	file_tidegate_v1_node_proto_init()
 	file_tidegate_v1_types_proto_init()
-	file_tidegate_v1_operator_proto_msgTypes[28].OneofWrappers = []any{
+	file_tidegate_v1_operator_proto_msgTypes[39].OneofWrappers = []any{
+		(*ChangeRoleResponse_Plan)(nil),
+		(*ChangeRoleResponse_Step)(nil),
+		(*ChangeRoleResponse_Done)(nil),
+	}
+	file_tidegate_v1_operator_proto_msgTypes[41].OneofWrappers = []any{
+		(*ReconfigureResponse_Plan)(nil),
+		(*ReconfigureResponse_Step)(nil),
+		(*ReconfigureResponse_Done)(nil),
+	}
+	file_tidegate_v1_operator_proto_msgTypes[54].OneofWrappers = []any{
 		(*FailoverResponse_Plan)(nil),
 		(*FailoverResponse_Step)(nil),
 		(*FailoverResponse_Done)(nil),
@@ -3420,8 +5882,8 @@ func file_tidegate_v1_operator_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tidegate_v1_operator_proto_rawDesc), len(file_tidegate_v1_operator_proto_rawDesc)),
-			NumEnums:      2,
-			NumMessages:   41,
+			NumEnums:      4,
+			NumMessages:   68,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -173,7 +173,9 @@ type StreamDescription struct {
 	Bounds  *Bounds  `protobuf:"bytes,13,opt,name=bounds,proto3" json:"bounds,omitempty"`
 	Members []string `protobuf:"bytes,14,rep,name=members,proto3" json:"members,omitempty"`
 	// As in a fence's answer, against the node's durable end now.
-	Beacon        *BeaconEvidence `protobuf:"bytes,16,opt,name=beacon,proto3" json:"beacon,omitempty"`
+	Beacon *BeaconEvidence `protobuf:"bytes,16,opt,name=beacon,proto3" json:"beacon,omitempty"`
+	// Of this stream's log; empty when it is the node's.
+	Incarnation   string `protobuf:"bytes,17,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -320,11 +322,21 @@ func (x *StreamDescription) GetBeacon() *BeaconEvidence {
 	return nil
 }
 
+func (x *StreamDescription) GetIncarnation() string {
+	if x != nil {
+		return x.Incarnation
+	}
+	return ""
+}
+
 type FenceRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	StreamId      string                 `protobuf:"bytes,1,opt,name=stream_id,json=streamId,proto3" json:"stream_id,omitempty"`
-	Epoch         uint64                 `protobuf:"varint,2,opt,name=epoch,proto3" json:"epoch,omitempty"`
-	Holder        string                 `protobuf:"bytes,3,opt,name=holder,proto3" json:"holder,omitempty"`
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	StreamId string                 `protobuf:"bytes,1,opt,name=stream_id,json=streamId,proto3" json:"stream_id,omitempty"`
+	Epoch    uint64                 `protobuf:"varint,2,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	Holder   string                 `protobuf:"bytes,3,opt,name=holder,proto3" json:"holder,omitempty"`
+	// The operator vouches that the old writer's outputs are over: a lease that
+	// runs is not waited for.
+	Attested      bool `protobuf:"varint,4,opt,name=attested,proto3" json:"attested,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -380,6 +392,13 @@ func (x *FenceRequest) GetHolder() string {
 	return ""
 }
 
+func (x *FenceRequest) GetAttested() bool {
+	if x != nil {
+		return x.Attested
+	}
+	return false
+}
+
 type FenceResponse struct {
 	state       protoimpl.MessageState `protogen:"open.v1"`
 	Node        string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
@@ -395,7 +414,10 @@ type FenceResponse struct {
 	// The node may have forgotten: its answer counts for no quorum.
 	Limbo bool `protobuf:"varint,8,opt,name=limbo,proto3" json:"limbo,omitempty"`
 	// What the writer's newest beacon says against the end that durable names.
-	Beacon        *BeaconEvidence `protobuf:"bytes,9,opt,name=beacon,proto3" json:"beacon,omitempty"`
+	Beacon *BeaconEvidence `protobuf:"bytes,9,opt,name=beacon,proto3" json:"beacon,omitempty"`
+	// The node has lent the old writer a lease that runs this much longer, and has
+	// promised nothing; ask again. Absent when no lease stands against the fence.
+	Leased        *durationpb.Duration `protobuf:"bytes,10,opt,name=leased,proto3" json:"leased,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -489,6 +511,13 @@ func (x *FenceResponse) GetLimbo() bool {
 func (x *FenceResponse) GetBeacon() *BeaconEvidence {
 	if x != nil {
 		return x.Beacon
+	}
+	return nil
+}
+
+func (x *FenceResponse) GetLeased() *durationpb.Duration {
+	if x != nil {
+		return x.Leased
 	}
 	return nil
 }
@@ -1108,7 +1137,7 @@ const file_tidegate_v1_standby_proto_rawDesc = "" +
 	"\fship_address\x18\x04 \x01(\tR\vshipAddress\x12\x1f\n" +
 	"\vapi_address\x18\x05 \x01(\tR\n" +
 	"apiAddress\x128\n" +
-	"\astreams\x18\x06 \x03(\v2\x1e.tidegate.v1.StreamDescriptionR\astreams\"\xed\x04\n" +
+	"\astreams\x18\x06 \x03(\v2\x1e.tidegate.v1.StreamDescriptionR\astreams\"\x8f\x05\n" +
 	"\x11StreamDescription\x12\x1b\n" +
 	"\tstream_id\x18\x01 \x01(\tR\bstreamId\x12\x18\n" +
 	"\aservice\x18\x02 \x01(\tR\aservice\x12\x12\n" +
@@ -1128,12 +1157,14 @@ const file_tidegate_v1_standby_proto_rawDesc = "" +
 	"\x04mode\x18\f \x01(\x0e2\x11.tidegate.v1.ModeR\x04mode\x12+\n" +
 	"\x06bounds\x18\r \x01(\v2\x13.tidegate.v1.BoundsR\x06bounds\x12\x18\n" +
 	"\amembers\x18\x0e \x03(\tR\amembers\x123\n" +
-	"\x06beacon\x18\x10 \x01(\v2\x1b.tidegate.v1.BeaconEvidenceR\x06beaconB\x0e\n" +
-	"\f_applied_seq\"Y\n" +
+	"\x06beacon\x18\x10 \x01(\v2\x1b.tidegate.v1.BeaconEvidenceR\x06beacon\x12 \n" +
+	"\vincarnation\x18\x11 \x01(\tR\vincarnationB\x0e\n" +
+	"\f_applied_seq\"u\n" +
 	"\fFenceRequest\x12\x1b\n" +
 	"\tstream_id\x18\x01 \x01(\tR\bstreamId\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12\x16\n" +
-	"\x06holder\x18\x03 \x01(\tR\x06holder\"\xd5\x02\n" +
+	"\x06holder\x18\x03 \x01(\tR\x06holder\x12\x1a\n" +
+	"\battested\x18\x04 \x01(\bR\battested\"\x88\x03\n" +
 	"\rFenceResponse\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12 \n" +
 	"\vincarnation\x18\x02 \x01(\tR\vincarnation\x12\x18\n" +
@@ -1144,7 +1175,9 @@ const file_tidegate_v1_standby_proto_rawDesc = "" +
 	"\n" +
 	"commit_seq\x18\a \x01(\x04R\tcommitSeq\x12\x14\n" +
 	"\x05limbo\x18\b \x01(\bR\x05limbo\x123\n" +
-	"\x06beacon\x18\t \x01(\v2\x1b.tidegate.v1.BeaconEvidenceR\x06beacon\"\x90\x01\n" +
+	"\x06beacon\x18\t \x01(\v2\x1b.tidegate.v1.BeaconEvidenceR\x06beacon\x121\n" +
+	"\x06leased\x18\n" +
+	" \x01(\v2\x19.google.protobuf.DurationR\x06leased\"\x90\x01\n" +
 	"\x0eBeaconEvidence\x12,\n" +
 	"\x0freleased_beyond\x18\x01 \x01(\x03H\x00R\x0ereleasedBeyond\x88\x01\x01\x12<\n" +
 	"\fblind_window\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\vblindWindowB\x12\n" +
@@ -1255,29 +1288,30 @@ var file_tidegate_v1_standby_proto_depIdxs = []int32{
 	13, // 10: tidegate.v1.FenceResponse.history:type_name -> tidegate.v1.Term
 	14, // 11: tidegate.v1.FenceResponse.durable:type_name -> tidegate.v1.LogPos
 	5,  // 12: tidegate.v1.FenceResponse.beacon:type_name -> tidegate.v1.BeaconEvidence
-	19, // 13: tidegate.v1.BeaconEvidence.blind_window:type_name -> google.protobuf.Duration
-	13, // 14: tidegate.v1.AdoptRequest.history:type_name -> tidegate.v1.Term
-	14, // 15: tidegate.v1.AdoptRequest.head:type_name -> tidegate.v1.LogPos
-	20, // 16: tidegate.v1.AdoptRequest.others:type_name -> tidegate.v1.NodeView
-	12, // 17: tidegate.v1.AdoptResponse.promise:type_name -> tidegate.v1.Promise
-	14, // 18: tidegate.v1.AdoptResponse.durable:type_name -> tidegate.v1.LogPos
-	14, // 19: tidegate.v1.PromoteRequest.head:type_name -> tidegate.v1.LogPos
-	21, // 20: tidegate.v1.StandbyServiceStatusResponse.streams:type_name -> tidegate.v1.StandbyStream
-	0,  // 21: tidegate.v1.StandbyService.Describe:input_type -> tidegate.v1.DescribeRequest
-	3,  // 22: tidegate.v1.StandbyService.Fence:input_type -> tidegate.v1.FenceRequest
-	6,  // 23: tidegate.v1.StandbyService.Adopt:input_type -> tidegate.v1.AdoptRequest
-	8,  // 24: tidegate.v1.StandbyService.Promote:input_type -> tidegate.v1.PromoteRequest
-	10, // 25: tidegate.v1.StandbyService.Status:input_type -> tidegate.v1.StandbyServiceStatusRequest
-	1,  // 26: tidegate.v1.StandbyService.Describe:output_type -> tidegate.v1.DescribeResponse
-	4,  // 27: tidegate.v1.StandbyService.Fence:output_type -> tidegate.v1.FenceResponse
-	7,  // 28: tidegate.v1.StandbyService.Adopt:output_type -> tidegate.v1.AdoptResponse
-	9,  // 29: tidegate.v1.StandbyService.Promote:output_type -> tidegate.v1.PromoteResponse
-	11, // 30: tidegate.v1.StandbyService.Status:output_type -> tidegate.v1.StandbyServiceStatusResponse
-	26, // [26:31] is the sub-list for method output_type
-	21, // [21:26] is the sub-list for method input_type
-	21, // [21:21] is the sub-list for extension type_name
-	21, // [21:21] is the sub-list for extension extendee
-	0,  // [0:21] is the sub-list for field type_name
+	19, // 13: tidegate.v1.FenceResponse.leased:type_name -> google.protobuf.Duration
+	19, // 14: tidegate.v1.BeaconEvidence.blind_window:type_name -> google.protobuf.Duration
+	13, // 15: tidegate.v1.AdoptRequest.history:type_name -> tidegate.v1.Term
+	14, // 16: tidegate.v1.AdoptRequest.head:type_name -> tidegate.v1.LogPos
+	20, // 17: tidegate.v1.AdoptRequest.others:type_name -> tidegate.v1.NodeView
+	12, // 18: tidegate.v1.AdoptResponse.promise:type_name -> tidegate.v1.Promise
+	14, // 19: tidegate.v1.AdoptResponse.durable:type_name -> tidegate.v1.LogPos
+	14, // 20: tidegate.v1.PromoteRequest.head:type_name -> tidegate.v1.LogPos
+	21, // 21: tidegate.v1.StandbyServiceStatusResponse.streams:type_name -> tidegate.v1.StandbyStream
+	0,  // 22: tidegate.v1.StandbyService.Describe:input_type -> tidegate.v1.DescribeRequest
+	3,  // 23: tidegate.v1.StandbyService.Fence:input_type -> tidegate.v1.FenceRequest
+	6,  // 24: tidegate.v1.StandbyService.Adopt:input_type -> tidegate.v1.AdoptRequest
+	8,  // 25: tidegate.v1.StandbyService.Promote:input_type -> tidegate.v1.PromoteRequest
+	10, // 26: tidegate.v1.StandbyService.Status:input_type -> tidegate.v1.StandbyServiceStatusRequest
+	1,  // 27: tidegate.v1.StandbyService.Describe:output_type -> tidegate.v1.DescribeResponse
+	4,  // 28: tidegate.v1.StandbyService.Fence:output_type -> tidegate.v1.FenceResponse
+	7,  // 29: tidegate.v1.StandbyService.Adopt:output_type -> tidegate.v1.AdoptResponse
+	9,  // 30: tidegate.v1.StandbyService.Promote:output_type -> tidegate.v1.PromoteResponse
+	11, // 31: tidegate.v1.StandbyService.Status:output_type -> tidegate.v1.StandbyServiceStatusResponse
+	27, // [27:32] is the sub-list for method output_type
+	22, // [22:27] is the sub-list for method input_type
+	22, // [22:22] is the sub-list for extension type_name
+	22, // [22:22] is the sub-list for extension extendee
+	0,  // [0:22] is the sub-list for field type_name
 }
 
 func init() { file_tidegate_v1_standby_proto_init() }

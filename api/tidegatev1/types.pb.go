@@ -207,8 +207,16 @@ const (
 	PlanKind_PLAN_KIND_UNSPECIFIED PlanKind = 0
 	// An agent starts or restarts as writer.
 	PlanKind_PLAN_KIND_ACQUIRE PlanKind = 1
-	// An operator or a rule moves the service to another node.
+	// An operator or a rule moves the service to another node; its writer is not asked.
 	PlanKind_PLAN_KIND_FAILOVER PlanKind = 2
+	// The writer hands over, and nothing is lost.
+	PlanKind_PLAN_KIND_SWITCHOVER PlanKind = 3
+	// The same writer goes on in a new epoch with another standby set.
+	PlanKind_PLAN_KIND_RECONFIGURE PlanKind = 4
+	// A failover without a fence quorum: the loss is accepted. Its records say failover, unclean.
+	PlanKind_PLAN_KIND_TAKEOVER PlanKind = 5
+	// Back to a node of the old site: a reconfigure where one is needed, then a switchover.
+	PlanKind_PLAN_KIND_FAILBACK PlanKind = 6
 )
 
 // Enum value maps for PlanKind.
@@ -217,11 +225,19 @@ var (
 		0: "PLAN_KIND_UNSPECIFIED",
 		1: "PLAN_KIND_ACQUIRE",
 		2: "PLAN_KIND_FAILOVER",
+		3: "PLAN_KIND_SWITCHOVER",
+		4: "PLAN_KIND_RECONFIGURE",
+		5: "PLAN_KIND_TAKEOVER",
+		6: "PLAN_KIND_FAILBACK",
 	}
 	PlanKind_value = map[string]int32{
 		"PLAN_KIND_UNSPECIFIED": 0,
 		"PLAN_KIND_ACQUIRE":     1,
 		"PLAN_KIND_FAILOVER":    2,
+		"PLAN_KIND_SWITCHOVER":  3,
+		"PLAN_KIND_RECONFIGURE": 4,
+		"PLAN_KIND_TAKEOVER":    5,
+		"PLAN_KIND_FAILBACK":    6,
 	}
 )
 
@@ -786,7 +802,10 @@ type GateRecord struct {
 	Mode   Mode                   `protobuf:"varint,2,opt,name=mode,proto3,enum=tidegate.v1.Mode" json:"mode,omitempty"`
 	Bounds *Bounds                `protobuf:"bytes,3,opt,name=bounds,proto3" json:"bounds,omitempty"`
 	// The record holds from this batch on.
-	SinceSeq      uint64 `protobuf:"varint,4,opt,name=since_seq,json=sinceSeq,proto3" json:"since_seq,omitempty"`
+	SinceSeq uint64 `protobuf:"varint,4,opt,name=since_seq,json=sinceSeq,proto3" json:"since_seq,omitempty"`
+	// Time to live of the output lease that the writer obeys while it is open or
+	// degraded; absent when it obeys none.
+	Lease         *durationpb.Duration `protobuf:"bytes,5,opt,name=lease,proto3" json:"lease,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -849,6 +868,87 @@ func (x *GateRecord) GetSinceSeq() uint64 {
 	return 0
 }
 
+func (x *GateRecord) GetLease() *durationpb.Duration {
+	if x != nil {
+		return x.Lease
+	}
+	return nil
+}
+
+// Handover is where a planned change of writer cuts a stream: the old writer has
+// sealed it as its last batch and has stopped.
+type Handover struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The handover batch.
+	Head *LogPos `protobuf:"bytes,1,opt,name=head,proto3" json:"head,omitempty"`
+	// End of the source's log at the cut.
+	Position uint64 `protobuf:"varint,2,opt,name=position,proto3" json:"position,omitempty"`
+	// False when the service beside the writer gave no state digest.
+	StateKnown bool `protobuf:"varint,3,opt,name=state_known,json=stateKnown,proto3" json:"state_known,omitempty"`
+	// Digest of the service's state at position.
+	StateDigest   string `protobuf:"bytes,4,opt,name=state_digest,json=stateDigest,proto3" json:"state_digest,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Handover) Reset() {
+	*x = Handover{}
+	mi := &file_tidegate_v1_types_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Handover) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Handover) ProtoMessage() {}
+
+func (x *Handover) ProtoReflect() protoreflect.Message {
+	mi := &file_tidegate_v1_types_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Handover.ProtoReflect.Descriptor instead.
+func (*Handover) Descriptor() ([]byte, []int) {
+	return file_tidegate_v1_types_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *Handover) GetHead() *LogPos {
+	if x != nil {
+		return x.Head
+	}
+	return nil
+}
+
+func (x *Handover) GetPosition() uint64 {
+	if x != nil {
+		return x.Position
+	}
+	return 0
+}
+
+func (x *Handover) GetStateKnown() bool {
+	if x != nil {
+		return x.StateKnown
+	}
+	return false
+}
+
+func (x *Handover) GetStateDigest() string {
+	if x != nil {
+		return x.StateDigest
+	}
+	return ""
+}
+
 // EpochRecord is the authority over who may write a stream. Epoch 0 is a
 // registered stream that never had a writer.
 type EpochRecord struct {
@@ -884,14 +984,20 @@ type EpochRecord struct {
 	// Registry revision of the record, carried back in compare-and-swap calls.
 	Revision int64 `protobuf:"varint,18,opt,name=revision,proto3" json:"revision,omitempty"`
 	// Holder of active_epoch: where the stream lives while a change is under way.
-	Active        *Holder `protobuf:"bytes,19,opt,name=active,proto3" json:"active,omitempty"`
+	Active *Holder `protobuf:"bytes,19,opt,name=active,proto3" json:"active,omitempty"`
+	// Switching and demoted: who is to hold the stream next.
+	Target *Holder `protobuf:"bytes,20,opt,name=target,proto3" json:"target,omitempty"`
+	// Switching: when the drain is given up, on the gate's wall clock.
+	Deadline *timestamppb.Timestamp `protobuf:"bytes,21,opt,name=deadline,proto3" json:"deadline,omitempty"`
+	// Demoted: what the old writer handed over.
+	Handover      *Handover `protobuf:"bytes,22,opt,name=handover,proto3" json:"handover,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *EpochRecord) Reset() {
 	*x = EpochRecord{}
-	mi := &file_tidegate_v1_types_proto_msgTypes[8]
+	mi := &file_tidegate_v1_types_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -903,7 +1009,7 @@ func (x *EpochRecord) String() string {
 func (*EpochRecord) ProtoMessage() {}
 
 func (x *EpochRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_types_proto_msgTypes[8]
+	mi := &file_tidegate_v1_types_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -916,7 +1022,7 @@ func (x *EpochRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EpochRecord.ProtoReflect.Descriptor instead.
 func (*EpochRecord) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_types_proto_rawDescGZIP(), []int{8}
+	return file_tidegate_v1_types_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *EpochRecord) GetStreamId() string {
@@ -1052,6 +1158,27 @@ func (x *EpochRecord) GetActive() *Holder {
 	return nil
 }
 
+func (x *EpochRecord) GetTarget() *Holder {
+	if x != nil {
+		return x.Target
+	}
+	return nil
+}
+
+func (x *EpochRecord) GetDeadline() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Deadline
+	}
+	return nil
+}
+
+func (x *EpochRecord) GetHandover() *Handover {
+	if x != nil {
+		return x.Handover
+	}
+	return nil
+}
+
 // LossStatement says what a failover lost. It is made at the failover and
 // completed by what returns later from quarantine.
 type LossStatement struct {
@@ -1080,7 +1207,7 @@ type LossStatement struct {
 
 func (x *LossStatement) Reset() {
 	*x = LossStatement{}
-	mi := &file_tidegate_v1_types_proto_msgTypes[9]
+	mi := &file_tidegate_v1_types_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1092,7 +1219,7 @@ func (x *LossStatement) String() string {
 func (*LossStatement) ProtoMessage() {}
 
 func (x *LossStatement) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_types_proto_msgTypes[9]
+	mi := &file_tidegate_v1_types_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1105,7 +1232,7 @@ func (x *LossStatement) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LossStatement.ProtoReflect.Descriptor instead.
 func (*LossStatement) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_types_proto_rawDescGZIP(), []int{9}
+	return file_tidegate_v1_types_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *LossStatement) GetKind() LossKind {
@@ -1186,7 +1313,7 @@ type MeasuredLoss struct {
 
 func (x *MeasuredLoss) Reset() {
 	*x = MeasuredLoss{}
-	mi := &file_tidegate_v1_types_proto_msgTypes[10]
+	mi := &file_tidegate_v1_types_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1198,7 +1325,7 @@ func (x *MeasuredLoss) String() string {
 func (*MeasuredLoss) ProtoMessage() {}
 
 func (x *MeasuredLoss) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_types_proto_msgTypes[10]
+	mi := &file_tidegate_v1_types_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1211,7 +1338,7 @@ func (x *MeasuredLoss) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MeasuredLoss.ProtoReflect.Descriptor instead.
 func (*MeasuredLoss) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_types_proto_rawDescGZIP(), []int{10}
+	return file_tidegate_v1_types_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *MeasuredLoss) GetRecords() int64 {
@@ -1276,7 +1403,7 @@ type Exposure struct {
 
 func (x *Exposure) Reset() {
 	*x = Exposure{}
-	mi := &file_tidegate_v1_types_proto_msgTypes[11]
+	mi := &file_tidegate_v1_types_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1288,7 +1415,7 @@ func (x *Exposure) String() string {
 func (*Exposure) ProtoMessage() {}
 
 func (x *Exposure) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_types_proto_msgTypes[11]
+	mi := &file_tidegate_v1_types_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1301,7 +1428,7 @@ func (x *Exposure) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Exposure.ProtoReflect.Descriptor instead.
 func (*Exposure) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_types_proto_rawDescGZIP(), []int{11}
+	return file_tidegate_v1_types_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Exposure) GetRecords() int64 {
@@ -1347,7 +1474,7 @@ type Areas struct {
 
 func (x *Areas) Reset() {
 	*x = Areas{}
-	mi := &file_tidegate_v1_types_proto_msgTypes[12]
+	mi := &file_tidegate_v1_types_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1359,7 +1486,7 @@ func (x *Areas) String() string {
 func (*Areas) ProtoMessage() {}
 
 func (x *Areas) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_types_proto_msgTypes[12]
+	mi := &file_tidegate_v1_types_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1372,7 +1499,7 @@ func (x *Areas) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Areas.ProtoReflect.Descriptor instead.
 func (*Areas) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_types_proto_rawDescGZIP(), []int{12}
+	return file_tidegate_v1_types_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *Areas) GetRecordSeconds() float64 {
@@ -1420,7 +1547,7 @@ type Route struct {
 
 func (x *Route) Reset() {
 	*x = Route{}
-	mi := &file_tidegate_v1_types_proto_msgTypes[13]
+	mi := &file_tidegate_v1_types_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1432,7 +1559,7 @@ func (x *Route) String() string {
 func (*Route) ProtoMessage() {}
 
 func (x *Route) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_types_proto_msgTypes[13]
+	mi := &file_tidegate_v1_types_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1445,7 +1572,7 @@ func (x *Route) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Route.ProtoReflect.Descriptor instead.
 func (*Route) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_types_proto_rawDescGZIP(), []int{13}
+	return file_tidegate_v1_types_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *Route) GetService() string {
@@ -1498,7 +1625,7 @@ type Phases struct {
 
 func (x *Phases) Reset() {
 	*x = Phases{}
-	mi := &file_tidegate_v1_types_proto_msgTypes[14]
+	mi := &file_tidegate_v1_types_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1510,7 +1637,7 @@ func (x *Phases) String() string {
 func (*Phases) ProtoMessage() {}
 
 func (x *Phases) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_types_proto_msgTypes[14]
+	mi := &file_tidegate_v1_types_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1523,7 +1650,7 @@ func (x *Phases) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Phases.ProtoReflect.Descriptor instead.
 func (*Phases) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_types_proto_rawDescGZIP(), []int{14}
+	return file_tidegate_v1_types_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Phases) GetPhases() []*Phase {
@@ -1564,7 +1691,7 @@ type Phase struct {
 
 func (x *Phase) Reset() {
 	*x = Phase{}
-	mi := &file_tidegate_v1_types_proto_msgTypes[15]
+	mi := &file_tidegate_v1_types_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1576,7 +1703,7 @@ func (x *Phase) String() string {
 func (*Phase) ProtoMessage() {}
 
 func (x *Phase) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_types_proto_msgTypes[15]
+	mi := &file_tidegate_v1_types_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1589,7 +1716,7 @@ func (x *Phase) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Phase.ProtoReflect.Descriptor instead.
 func (*Phase) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_types_proto_rawDescGZIP(), []int{15}
+	return file_tidegate_v1_types_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Phase) GetName() string {
@@ -1652,13 +1779,20 @@ const file_tidegate_v1_types_proto_rawDesc = "" +
 	"\x06window\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\x06windowB\n" +
 	"\n" +
 	"\b_recordsB\b\n" +
-	"\x06_bytes\"\xab\x01\n" +
+	"\x06_bytes\"\xdc\x01\n" +
 	"\n" +
 	"GateRecord\x12,\n" +
 	"\x05state\x18\x01 \x01(\x0e2\x16.tidegate.v1.GateStateR\x05state\x12%\n" +
 	"\x04mode\x18\x02 \x01(\x0e2\x11.tidegate.v1.ModeR\x04mode\x12+\n" +
 	"\x06bounds\x18\x03 \x01(\v2\x13.tidegate.v1.BoundsR\x06bounds\x12\x1b\n" +
-	"\tsince_seq\x18\x04 \x01(\x04R\bsinceSeq\"\xba\x05\n" +
+	"\tsince_seq\x18\x04 \x01(\x04R\bsinceSeq\x12/\n" +
+	"\x05lease\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\x05lease\"\x93\x01\n" +
+	"\bHandover\x12'\n" +
+	"\x04head\x18\x01 \x01(\v2\x13.tidegate.v1.LogPosR\x04head\x12\x1a\n" +
+	"\bposition\x18\x02 \x01(\x04R\bposition\x12\x1f\n" +
+	"\vstate_known\x18\x03 \x01(\bR\n" +
+	"stateKnown\x12!\n" +
+	"\fstate_digest\x18\x04 \x01(\tR\vstateDigest\"\xd2\x06\n" +
 	"\vEpochRecord\x12\x1b\n" +
 	"\tstream_id\x18\x01 \x01(\tR\bstreamId\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12+\n" +
@@ -1679,7 +1813,10 @@ const file_tidegate_v1_types_proto_rawDesc = "" +
 	"\x06shrunk\x18\x10 \x01(\bR\x06shrunk\x120\n" +
 	"\x05since\x18\x11 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\x12\x1a\n" +
 	"\brevision\x18\x12 \x01(\x03R\brevision\x12+\n" +
-	"\x06active\x18\x13 \x01(\v2\x13.tidegate.v1.HolderR\x06active\"\xb0\x02\n" +
+	"\x06active\x18\x13 \x01(\v2\x13.tidegate.v1.HolderR\x06active\x12+\n" +
+	"\x06target\x18\x14 \x01(\v2\x13.tidegate.v1.HolderR\x06target\x126\n" +
+	"\bdeadline\x18\x15 \x01(\v2\x1a.google.protobuf.TimestampR\bdeadline\x121\n" +
+	"\bhandover\x18\x16 \x01(\v2\x15.tidegate.v1.HandoverR\bhandover\"\xb0\x02\n" +
 	"\rLossStatement\x12)\n" +
 	"\x04kind\x18\x01 \x01(\x0e2\x15.tidegate.v1.LossKindR\x04kind\x12+\n" +
 	"\x06bounds\x18\x02 \x01(\v2\x13.tidegate.v1.BoundsR\x06bounds\x12\x19\n" +
@@ -1744,11 +1881,15 @@ const file_tidegate_v1_types_proto_rawDesc = "" +
 	"\x10MODE_UNSPECIFIED\x10\x00\x12\r\n" +
 	"\tMODE_OPEN\x10\x01\x12\x10\n" +
 	"\fMODE_BOUNDED\x10\x02\x12\r\n" +
-	"\tMODE_SYNC\x10\x03*T\n" +
+	"\tMODE_SYNC\x10\x03*\xb9\x01\n" +
 	"\bPlanKind\x12\x19\n" +
 	"\x15PLAN_KIND_UNSPECIFIED\x10\x00\x12\x15\n" +
 	"\x11PLAN_KIND_ACQUIRE\x10\x01\x12\x16\n" +
-	"\x12PLAN_KIND_FAILOVER\x10\x02*g\n" +
+	"\x12PLAN_KIND_FAILOVER\x10\x02\x12\x18\n" +
+	"\x14PLAN_KIND_SWITCHOVER\x10\x03\x12\x19\n" +
+	"\x15PLAN_KIND_RECONFIGURE\x10\x04\x12\x16\n" +
+	"\x12PLAN_KIND_TAKEOVER\x10\x05\x12\x16\n" +
+	"\x12PLAN_KIND_FAILBACK\x10\x06*g\n" +
 	"\bLossKind\x12\x19\n" +
 	"\x15LOSS_KIND_UNSPECIFIED\x10\x00\x12\x12\n" +
 	"\x0eLOSS_KIND_ZERO\x10\x01\x12\x15\n" +
@@ -1774,7 +1915,7 @@ func file_tidegate_v1_types_proto_rawDescGZIP() []byte {
 }
 
 var file_tidegate_v1_types_proto_enumTypes = make([]protoimpl.EnumInfo, 6)
-var file_tidegate_v1_types_proto_msgTypes = make([]protoimpl.MessageInfo, 16)
+var file_tidegate_v1_types_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
 var file_tidegate_v1_types_proto_goTypes = []any{
 	(EpochState)(0),               // 0: tidegate.v1.EpochState
 	(GateState)(0),                // 1: tidegate.v1.GateState
@@ -1790,52 +1931,58 @@ var file_tidegate_v1_types_proto_goTypes = []any{
 	(*Config)(nil),                // 11: tidegate.v1.Config
 	(*Bounds)(nil),                // 12: tidegate.v1.Bounds
 	(*GateRecord)(nil),            // 13: tidegate.v1.GateRecord
-	(*EpochRecord)(nil),           // 14: tidegate.v1.EpochRecord
-	(*LossStatement)(nil),         // 15: tidegate.v1.LossStatement
-	(*MeasuredLoss)(nil),          // 16: tidegate.v1.MeasuredLoss
-	(*Exposure)(nil),              // 17: tidegate.v1.Exposure
-	(*Areas)(nil),                 // 18: tidegate.v1.Areas
-	(*Route)(nil),                 // 19: tidegate.v1.Route
-	(*Phases)(nil),                // 20: tidegate.v1.Phases
-	(*Phase)(nil),                 // 21: tidegate.v1.Phase
-	(*durationpb.Duration)(nil),   // 22: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil), // 23: google.protobuf.Timestamp
+	(*Handover)(nil),              // 14: tidegate.v1.Handover
+	(*EpochRecord)(nil),           // 15: tidegate.v1.EpochRecord
+	(*LossStatement)(nil),         // 16: tidegate.v1.LossStatement
+	(*MeasuredLoss)(nil),          // 17: tidegate.v1.MeasuredLoss
+	(*Exposure)(nil),              // 18: tidegate.v1.Exposure
+	(*Areas)(nil),                 // 19: tidegate.v1.Areas
+	(*Route)(nil),                 // 20: tidegate.v1.Route
+	(*Phases)(nil),                // 21: tidegate.v1.Phases
+	(*Phase)(nil),                 // 22: tidegate.v1.Phase
+	(*durationpb.Duration)(nil),   // 23: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil), // 24: google.protobuf.Timestamp
 }
 var file_tidegate_v1_types_proto_depIdxs = []int32{
 	10, // 0: tidegate.v1.Config.members:type_name -> tidegate.v1.Member
-	22, // 1: tidegate.v1.Bounds.window:type_name -> google.protobuf.Duration
+	23, // 1: tidegate.v1.Bounds.window:type_name -> google.protobuf.Duration
 	1,  // 2: tidegate.v1.GateRecord.state:type_name -> tidegate.v1.GateState
 	2,  // 3: tidegate.v1.GateRecord.mode:type_name -> tidegate.v1.Mode
 	12, // 4: tidegate.v1.GateRecord.bounds:type_name -> tidegate.v1.Bounds
-	7,  // 5: tidegate.v1.EpochRecord.holder:type_name -> tidegate.v1.Holder
-	0,  // 6: tidegate.v1.EpochRecord.state:type_name -> tidegate.v1.EpochState
-	13, // 7: tidegate.v1.EpochRecord.gate:type_name -> tidegate.v1.GateRecord
-	11, // 8: tidegate.v1.EpochRecord.config:type_name -> tidegate.v1.Config
-	6,  // 9: tidegate.v1.EpochRecord.head:type_name -> tidegate.v1.LogPos
-	9,  // 10: tidegate.v1.EpochRecord.history:type_name -> tidegate.v1.Term
-	3,  // 11: tidegate.v1.EpochRecord.plan_kind:type_name -> tidegate.v1.PlanKind
-	23, // 12: tidegate.v1.EpochRecord.since:type_name -> google.protobuf.Timestamp
-	7,  // 13: tidegate.v1.EpochRecord.active:type_name -> tidegate.v1.Holder
-	4,  // 14: tidegate.v1.LossStatement.kind:type_name -> tidegate.v1.LossKind
-	12, // 15: tidegate.v1.LossStatement.bounds:type_name -> tidegate.v1.Bounds
-	22, // 16: tidegate.v1.LossStatement.blind:type_name -> google.protobuf.Duration
-	16, // 17: tidegate.v1.LossStatement.measured:type_name -> tidegate.v1.MeasuredLoss
-	22, // 18: tidegate.v1.MeasuredLoss.window:type_name -> google.protobuf.Duration
-	22, // 19: tidegate.v1.MeasuredLoss.released_window:type_name -> google.protobuf.Duration
-	22, // 20: tidegate.v1.Exposure.age:type_name -> google.protobuf.Duration
-	22, // 21: tidegate.v1.Exposure.loss_window:type_name -> google.protobuf.Duration
-	22, // 22: tidegate.v1.Areas.covered:type_name -> google.protobuf.Duration
-	23, // 23: tidegate.v1.Route.since:type_name -> google.protobuf.Timestamp
-	21, // 24: tidegate.v1.Phases.phases:type_name -> tidegate.v1.Phase
-	22, // 25: tidegate.v1.Phases.rta:type_name -> google.protobuf.Duration
-	22, // 26: tidegate.v1.Phases.controllable:type_name -> google.protobuf.Duration
-	23, // 27: tidegate.v1.Phase.at:type_name -> google.protobuf.Timestamp
-	22, // 28: tidegate.v1.Phase.took:type_name -> google.protobuf.Duration
-	29, // [29:29] is the sub-list for method output_type
-	29, // [29:29] is the sub-list for method input_type
-	29, // [29:29] is the sub-list for extension type_name
-	29, // [29:29] is the sub-list for extension extendee
-	0,  // [0:29] is the sub-list for field type_name
+	23, // 5: tidegate.v1.GateRecord.lease:type_name -> google.protobuf.Duration
+	6,  // 6: tidegate.v1.Handover.head:type_name -> tidegate.v1.LogPos
+	7,  // 7: tidegate.v1.EpochRecord.holder:type_name -> tidegate.v1.Holder
+	0,  // 8: tidegate.v1.EpochRecord.state:type_name -> tidegate.v1.EpochState
+	13, // 9: tidegate.v1.EpochRecord.gate:type_name -> tidegate.v1.GateRecord
+	11, // 10: tidegate.v1.EpochRecord.config:type_name -> tidegate.v1.Config
+	6,  // 11: tidegate.v1.EpochRecord.head:type_name -> tidegate.v1.LogPos
+	9,  // 12: tidegate.v1.EpochRecord.history:type_name -> tidegate.v1.Term
+	3,  // 13: tidegate.v1.EpochRecord.plan_kind:type_name -> tidegate.v1.PlanKind
+	24, // 14: tidegate.v1.EpochRecord.since:type_name -> google.protobuf.Timestamp
+	7,  // 15: tidegate.v1.EpochRecord.active:type_name -> tidegate.v1.Holder
+	7,  // 16: tidegate.v1.EpochRecord.target:type_name -> tidegate.v1.Holder
+	24, // 17: tidegate.v1.EpochRecord.deadline:type_name -> google.protobuf.Timestamp
+	14, // 18: tidegate.v1.EpochRecord.handover:type_name -> tidegate.v1.Handover
+	4,  // 19: tidegate.v1.LossStatement.kind:type_name -> tidegate.v1.LossKind
+	12, // 20: tidegate.v1.LossStatement.bounds:type_name -> tidegate.v1.Bounds
+	23, // 21: tidegate.v1.LossStatement.blind:type_name -> google.protobuf.Duration
+	17, // 22: tidegate.v1.LossStatement.measured:type_name -> tidegate.v1.MeasuredLoss
+	23, // 23: tidegate.v1.MeasuredLoss.window:type_name -> google.protobuf.Duration
+	23, // 24: tidegate.v1.MeasuredLoss.released_window:type_name -> google.protobuf.Duration
+	23, // 25: tidegate.v1.Exposure.age:type_name -> google.protobuf.Duration
+	23, // 26: tidegate.v1.Exposure.loss_window:type_name -> google.protobuf.Duration
+	23, // 27: tidegate.v1.Areas.covered:type_name -> google.protobuf.Duration
+	24, // 28: tidegate.v1.Route.since:type_name -> google.protobuf.Timestamp
+	22, // 29: tidegate.v1.Phases.phases:type_name -> tidegate.v1.Phase
+	23, // 30: tidegate.v1.Phases.rta:type_name -> google.protobuf.Duration
+	23, // 31: tidegate.v1.Phases.controllable:type_name -> google.protobuf.Duration
+	24, // 32: tidegate.v1.Phase.at:type_name -> google.protobuf.Timestamp
+	23, // 33: tidegate.v1.Phase.took:type_name -> google.protobuf.Duration
+	34, // [34:34] is the sub-list for method output_type
+	34, // [34:34] is the sub-list for method input_type
+	34, // [34:34] is the sub-list for extension type_name
+	34, // [34:34] is the sub-list for extension extendee
+	0,  // [0:34] is the sub-list for field type_name
 }
 
 func init() { file_tidegate_v1_types_proto_init() }
@@ -1844,14 +1991,14 @@ func file_tidegate_v1_types_proto_init() {
 		return
 	}
 	file_tidegate_v1_types_proto_msgTypes[6].OneofWrappers = []any{}
-	file_tidegate_v1_types_proto_msgTypes[11].OneofWrappers = []any{}
+	file_tidegate_v1_types_proto_msgTypes[12].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tidegate_v1_types_proto_rawDesc), len(file_tidegate_v1_types_proto_rawDesc)),
 			NumEnums:      6,
-			NumMessages:   16,
+			NumMessages:   17,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -44,6 +44,13 @@ const (
 	NodeServiceReadEpochProcedure = "/tidegate.v1.NodeService/ReadEpoch"
 	// NodeServiceRecordGateProcedure is the fully-qualified name of the NodeService's RecordGate RPC.
 	NodeServiceRecordGateProcedure = "/tidegate.v1.NodeService/RecordGate"
+	// NodeServiceRenewLeaseProcedure is the fully-qualified name of the NodeService's RenewLease RPC.
+	NodeServiceRenewLeaseProcedure = "/tidegate.v1.NodeService/RenewLease"
+	// NodeServiceReleaseLeaseProcedure is the fully-qualified name of the NodeService's ReleaseLease
+	// RPC.
+	NodeServiceReleaseLeaseProcedure = "/tidegate.v1.NodeService/ReleaseLease"
+	// NodeServiceHandOverProcedure is the fully-qualified name of the NodeService's HandOver RPC.
+	NodeServiceHandOverProcedure = "/tidegate.v1.NodeService/HandOver"
 	// NodeServiceExitLimboProcedure is the fully-qualified name of the NodeService's ExitLimbo RPC.
 	NodeServiceExitLimboProcedure = "/tidegate.v1.NodeService/ExitLimbo"
 	// NodeServiceReportAgentProcedure is the fully-qualified name of the NodeService's ReportAgent RPC.
@@ -53,6 +60,9 @@ const (
 	NodeServiceReportStandbyProcedure = "/tidegate.v1.NodeService/ReportStandby"
 	// NodeServiceReportRouteProcedure is the fully-qualified name of the NodeService's ReportRoute RPC.
 	NodeServiceReportRouteProcedure = "/tidegate.v1.NodeService/ReportRoute"
+	// NodeServiceReportVantageProcedure is the fully-qualified name of the NodeService's ReportVantage
+	// RPC.
+	NodeServiceReportVantageProcedure = "/tidegate.v1.NodeService/ReportVantage"
 	// NodeServiceReportQuarantineProcedure is the fully-qualified name of the NodeService's
 	// ReportQuarantine RPC.
 	NodeServiceReportQuarantineProcedure = "/tidegate.v1.NodeService/ReportQuarantine"
@@ -76,6 +86,17 @@ type NodeServiceClient interface {
 	// RecordGate writes the gate's record by compare-and-swap. A loosening is
 	// recorded before it acts, a tightening after.
 	RecordGate(context.Context, *connect.Request[tidegatev1.RecordGateRequest]) (*connect.Response[tidegatev1.RecordGateResponse], error)
+	// RenewLease grants or extends the output lease of a service's writer. The
+	// holder counts the answer's ttl from before it asked. Nobody but the writer of
+	// every stream in the epochs named gets one, and nobody once a change of writer
+	// has reserved an epoch.
+	RenewLease(context.Context, *connect.Request[tidegatev1.RenewLeaseRequest]) (*connect.Response[tidegatev1.RenewLeaseResponse], error)
+	// ReleaseLease ends the lease before its time: the holder puts nothing more out.
+	ReleaseLease(context.Context, *connect.Request[tidegatev1.ReleaseLeaseRequest]) (*connect.Response[tidegatev1.ReleaseLeaseResponse], error)
+	// HandOver is the writer's last act in a planned switchover: everything it
+	// appended is released or will never be, and it has stopped. All streams of the
+	// service hand over in one transaction. Repeating it returns the same records.
+	HandOver(context.Context, *connect.Request[tidegatev1.HandOverRequest]) (*connect.Response[tidegatev1.HandOverResponse], error)
 	// ExitLimbo replaces a member's incarnation by compare-and-swap. The writer
 	// calls it: it vouches that the node has caught up with what was sealed when
 	// the writer first heard of the incarnation.
@@ -87,6 +108,9 @@ type NodeServiceClient interface {
 	ReportStandby(context.Context, *connect.Request[tidegatev1.ReportStandbyRequest]) (*connect.Response[tidegatev1.ReportStandbyResponse], error)
 	// ReportRoute is sent on every change and each second.
 	ReportRoute(context.Context, *connect.Request[tidegatev1.ReportRouteRequest]) (*connect.Response[tidegatev1.ReportRouteResponse], error)
+	// ReportVantage tells the leading gate what a node, a route or another gate
+	// observes of a service; the failure detector weighs it.
+	ReportVantage(context.Context, *connect.Request[tidegatev1.ReportVantageRequest]) (*connect.Response[tidegatev1.ReportVantageResponse], error)
 	// ReportQuarantine adds what was found beyond a recovered end to the loss
 	// statement of the failover that cut it. Repeating a report changes nothing.
 	ReportQuarantine(context.Context, *connect.Request[tidegatev1.ReportQuarantineRequest]) (*connect.Response[tidegatev1.ReportQuarantineResponse], error)
@@ -133,6 +157,24 @@ func NewNodeServiceClient(httpClient connect.HTTPClient, baseURL string, opts ..
 			connect.WithSchema(nodeServiceMethods.ByName("RecordGate")),
 			connect.WithClientOptions(opts...),
 		),
+		renewLease: connect.NewClient[tidegatev1.RenewLeaseRequest, tidegatev1.RenewLeaseResponse](
+			httpClient,
+			baseURL+NodeServiceRenewLeaseProcedure,
+			connect.WithSchema(nodeServiceMethods.ByName("RenewLease")),
+			connect.WithClientOptions(opts...),
+		),
+		releaseLease: connect.NewClient[tidegatev1.ReleaseLeaseRequest, tidegatev1.ReleaseLeaseResponse](
+			httpClient,
+			baseURL+NodeServiceReleaseLeaseProcedure,
+			connect.WithSchema(nodeServiceMethods.ByName("ReleaseLease")),
+			connect.WithClientOptions(opts...),
+		),
+		handOver: connect.NewClient[tidegatev1.HandOverRequest, tidegatev1.HandOverResponse](
+			httpClient,
+			baseURL+NodeServiceHandOverProcedure,
+			connect.WithSchema(nodeServiceMethods.ByName("HandOver")),
+			connect.WithClientOptions(opts...),
+		),
 		exitLimbo: connect.NewClient[tidegatev1.ExitLimboRequest, tidegatev1.ExitLimboResponse](
 			httpClient,
 			baseURL+NodeServiceExitLimboProcedure,
@@ -157,6 +199,12 @@ func NewNodeServiceClient(httpClient connect.HTTPClient, baseURL string, opts ..
 			connect.WithSchema(nodeServiceMethods.ByName("ReportRoute")),
 			connect.WithClientOptions(opts...),
 		),
+		reportVantage: connect.NewClient[tidegatev1.ReportVantageRequest, tidegatev1.ReportVantageResponse](
+			httpClient,
+			baseURL+NodeServiceReportVantageProcedure,
+			connect.WithSchema(nodeServiceMethods.ByName("ReportVantage")),
+			connect.WithClientOptions(opts...),
+		),
 		reportQuarantine: connect.NewClient[tidegatev1.ReportQuarantineRequest, tidegatev1.ReportQuarantineResponse](
 			httpClient,
 			baseURL+NodeServiceReportQuarantineProcedure,
@@ -173,10 +221,14 @@ type nodeServiceClient struct {
 	acquireEpoch     *connect.Client[tidegatev1.AcquireEpochRequest, tidegatev1.AcquireEpochResponse]
 	readEpoch        *connect.Client[tidegatev1.ReadEpochRequest, tidegatev1.ReadEpochResponse]
 	recordGate       *connect.Client[tidegatev1.RecordGateRequest, tidegatev1.RecordGateResponse]
+	renewLease       *connect.Client[tidegatev1.RenewLeaseRequest, tidegatev1.RenewLeaseResponse]
+	releaseLease     *connect.Client[tidegatev1.ReleaseLeaseRequest, tidegatev1.ReleaseLeaseResponse]
+	handOver         *connect.Client[tidegatev1.HandOverRequest, tidegatev1.HandOverResponse]
 	exitLimbo        *connect.Client[tidegatev1.ExitLimboRequest, tidegatev1.ExitLimboResponse]
 	reportAgent      *connect.Client[tidegatev1.ReportAgentRequest, tidegatev1.ReportAgentResponse]
 	reportStandby    *connect.Client[tidegatev1.ReportStandbyRequest, tidegatev1.ReportStandbyResponse]
 	reportRoute      *connect.Client[tidegatev1.ReportRouteRequest, tidegatev1.ReportRouteResponse]
+	reportVantage    *connect.Client[tidegatev1.ReportVantageRequest, tidegatev1.ReportVantageResponse]
 	reportQuarantine *connect.Client[tidegatev1.ReportQuarantineRequest, tidegatev1.ReportQuarantineResponse]
 }
 
@@ -205,6 +257,21 @@ func (c *nodeServiceClient) RecordGate(ctx context.Context, req *connect.Request
 	return c.recordGate.CallUnary(ctx, req)
 }
 
+// RenewLease calls tidegate.v1.NodeService.RenewLease.
+func (c *nodeServiceClient) RenewLease(ctx context.Context, req *connect.Request[tidegatev1.RenewLeaseRequest]) (*connect.Response[tidegatev1.RenewLeaseResponse], error) {
+	return c.renewLease.CallUnary(ctx, req)
+}
+
+// ReleaseLease calls tidegate.v1.NodeService.ReleaseLease.
+func (c *nodeServiceClient) ReleaseLease(ctx context.Context, req *connect.Request[tidegatev1.ReleaseLeaseRequest]) (*connect.Response[tidegatev1.ReleaseLeaseResponse], error) {
+	return c.releaseLease.CallUnary(ctx, req)
+}
+
+// HandOver calls tidegate.v1.NodeService.HandOver.
+func (c *nodeServiceClient) HandOver(ctx context.Context, req *connect.Request[tidegatev1.HandOverRequest]) (*connect.Response[tidegatev1.HandOverResponse], error) {
+	return c.handOver.CallUnary(ctx, req)
+}
+
 // ExitLimbo calls tidegate.v1.NodeService.ExitLimbo.
 func (c *nodeServiceClient) ExitLimbo(ctx context.Context, req *connect.Request[tidegatev1.ExitLimboRequest]) (*connect.Response[tidegatev1.ExitLimboResponse], error) {
 	return c.exitLimbo.CallUnary(ctx, req)
@@ -223,6 +290,11 @@ func (c *nodeServiceClient) ReportStandby(ctx context.Context, req *connect.Requ
 // ReportRoute calls tidegate.v1.NodeService.ReportRoute.
 func (c *nodeServiceClient) ReportRoute(ctx context.Context, req *connect.Request[tidegatev1.ReportRouteRequest]) (*connect.Response[tidegatev1.ReportRouteResponse], error) {
 	return c.reportRoute.CallUnary(ctx, req)
+}
+
+// ReportVantage calls tidegate.v1.NodeService.ReportVantage.
+func (c *nodeServiceClient) ReportVantage(ctx context.Context, req *connect.Request[tidegatev1.ReportVantageRequest]) (*connect.Response[tidegatev1.ReportVantageResponse], error) {
+	return c.reportVantage.CallUnary(ctx, req)
 }
 
 // ReportQuarantine calls tidegate.v1.NodeService.ReportQuarantine.
@@ -248,6 +320,17 @@ type NodeServiceHandler interface {
 	// RecordGate writes the gate's record by compare-and-swap. A loosening is
 	// recorded before it acts, a tightening after.
 	RecordGate(context.Context, *connect.Request[tidegatev1.RecordGateRequest]) (*connect.Response[tidegatev1.RecordGateResponse], error)
+	// RenewLease grants or extends the output lease of a service's writer. The
+	// holder counts the answer's ttl from before it asked. Nobody but the writer of
+	// every stream in the epochs named gets one, and nobody once a change of writer
+	// has reserved an epoch.
+	RenewLease(context.Context, *connect.Request[tidegatev1.RenewLeaseRequest]) (*connect.Response[tidegatev1.RenewLeaseResponse], error)
+	// ReleaseLease ends the lease before its time: the holder puts nothing more out.
+	ReleaseLease(context.Context, *connect.Request[tidegatev1.ReleaseLeaseRequest]) (*connect.Response[tidegatev1.ReleaseLeaseResponse], error)
+	// HandOver is the writer's last act in a planned switchover: everything it
+	// appended is released or will never be, and it has stopped. All streams of the
+	// service hand over in one transaction. Repeating it returns the same records.
+	HandOver(context.Context, *connect.Request[tidegatev1.HandOverRequest]) (*connect.Response[tidegatev1.HandOverResponse], error)
 	// ExitLimbo replaces a member's incarnation by compare-and-swap. The writer
 	// calls it: it vouches that the node has caught up with what was sealed when
 	// the writer first heard of the incarnation.
@@ -259,6 +342,9 @@ type NodeServiceHandler interface {
 	ReportStandby(context.Context, *connect.Request[tidegatev1.ReportStandbyRequest]) (*connect.Response[tidegatev1.ReportStandbyResponse], error)
 	// ReportRoute is sent on every change and each second.
 	ReportRoute(context.Context, *connect.Request[tidegatev1.ReportRouteRequest]) (*connect.Response[tidegatev1.ReportRouteResponse], error)
+	// ReportVantage tells the leading gate what a node, a route or another gate
+	// observes of a service; the failure detector weighs it.
+	ReportVantage(context.Context, *connect.Request[tidegatev1.ReportVantageRequest]) (*connect.Response[tidegatev1.ReportVantageResponse], error)
 	// ReportQuarantine adds what was found beyond a recovered end to the loss
 	// statement of the failover that cut it. Repeating a report changes nothing.
 	ReportQuarantine(context.Context, *connect.Request[tidegatev1.ReportQuarantineRequest]) (*connect.Response[tidegatev1.ReportQuarantineResponse], error)
@@ -301,6 +387,24 @@ func NewNodeServiceHandler(svc NodeServiceHandler, opts ...connect.HandlerOption
 		connect.WithSchema(nodeServiceMethods.ByName("RecordGate")),
 		connect.WithHandlerOptions(opts...),
 	)
+	nodeServiceRenewLeaseHandler := connect.NewUnaryHandler(
+		NodeServiceRenewLeaseProcedure,
+		svc.RenewLease,
+		connect.WithSchema(nodeServiceMethods.ByName("RenewLease")),
+		connect.WithHandlerOptions(opts...),
+	)
+	nodeServiceReleaseLeaseHandler := connect.NewUnaryHandler(
+		NodeServiceReleaseLeaseProcedure,
+		svc.ReleaseLease,
+		connect.WithSchema(nodeServiceMethods.ByName("ReleaseLease")),
+		connect.WithHandlerOptions(opts...),
+	)
+	nodeServiceHandOverHandler := connect.NewUnaryHandler(
+		NodeServiceHandOverProcedure,
+		svc.HandOver,
+		connect.WithSchema(nodeServiceMethods.ByName("HandOver")),
+		connect.WithHandlerOptions(opts...),
+	)
 	nodeServiceExitLimboHandler := connect.NewUnaryHandler(
 		NodeServiceExitLimboProcedure,
 		svc.ExitLimbo,
@@ -325,6 +429,12 @@ func NewNodeServiceHandler(svc NodeServiceHandler, opts ...connect.HandlerOption
 		connect.WithSchema(nodeServiceMethods.ByName("ReportRoute")),
 		connect.WithHandlerOptions(opts...),
 	)
+	nodeServiceReportVantageHandler := connect.NewUnaryHandler(
+		NodeServiceReportVantageProcedure,
+		svc.ReportVantage,
+		connect.WithSchema(nodeServiceMethods.ByName("ReportVantage")),
+		connect.WithHandlerOptions(opts...),
+	)
 	nodeServiceReportQuarantineHandler := connect.NewUnaryHandler(
 		NodeServiceReportQuarantineProcedure,
 		svc.ReportQuarantine,
@@ -343,6 +453,12 @@ func NewNodeServiceHandler(svc NodeServiceHandler, opts ...connect.HandlerOption
 			nodeServiceReadEpochHandler.ServeHTTP(w, r)
 		case NodeServiceRecordGateProcedure:
 			nodeServiceRecordGateHandler.ServeHTTP(w, r)
+		case NodeServiceRenewLeaseProcedure:
+			nodeServiceRenewLeaseHandler.ServeHTTP(w, r)
+		case NodeServiceReleaseLeaseProcedure:
+			nodeServiceReleaseLeaseHandler.ServeHTTP(w, r)
+		case NodeServiceHandOverProcedure:
+			nodeServiceHandOverHandler.ServeHTTP(w, r)
 		case NodeServiceExitLimboProcedure:
 			nodeServiceExitLimboHandler.ServeHTTP(w, r)
 		case NodeServiceReportAgentProcedure:
@@ -351,6 +467,8 @@ func NewNodeServiceHandler(svc NodeServiceHandler, opts ...connect.HandlerOption
 			nodeServiceReportStandbyHandler.ServeHTTP(w, r)
 		case NodeServiceReportRouteProcedure:
 			nodeServiceReportRouteHandler.ServeHTTP(w, r)
+		case NodeServiceReportVantageProcedure:
+			nodeServiceReportVantageHandler.ServeHTTP(w, r)
 		case NodeServiceReportQuarantineProcedure:
 			nodeServiceReportQuarantineHandler.ServeHTTP(w, r)
 		default:
@@ -382,6 +500,18 @@ func (UnimplementedNodeServiceHandler) RecordGate(context.Context, *connect.Requ
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("tidegate.v1.NodeService.RecordGate is not implemented"))
 }
 
+func (UnimplementedNodeServiceHandler) RenewLease(context.Context, *connect.Request[tidegatev1.RenewLeaseRequest]) (*connect.Response[tidegatev1.RenewLeaseResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("tidegate.v1.NodeService.RenewLease is not implemented"))
+}
+
+func (UnimplementedNodeServiceHandler) ReleaseLease(context.Context, *connect.Request[tidegatev1.ReleaseLeaseRequest]) (*connect.Response[tidegatev1.ReleaseLeaseResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("tidegate.v1.NodeService.ReleaseLease is not implemented"))
+}
+
+func (UnimplementedNodeServiceHandler) HandOver(context.Context, *connect.Request[tidegatev1.HandOverRequest]) (*connect.Response[tidegatev1.HandOverResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("tidegate.v1.NodeService.HandOver is not implemented"))
+}
+
 func (UnimplementedNodeServiceHandler) ExitLimbo(context.Context, *connect.Request[tidegatev1.ExitLimboRequest]) (*connect.Response[tidegatev1.ExitLimboResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("tidegate.v1.NodeService.ExitLimbo is not implemented"))
 }
@@ -396,6 +526,10 @@ func (UnimplementedNodeServiceHandler) ReportStandby(context.Context, *connect.R
 
 func (UnimplementedNodeServiceHandler) ReportRoute(context.Context, *connect.Request[tidegatev1.ReportRouteRequest]) (*connect.Response[tidegatev1.ReportRouteResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("tidegate.v1.NodeService.ReportRoute is not implemented"))
+}
+
+func (UnimplementedNodeServiceHandler) ReportVantage(context.Context, *connect.Request[tidegatev1.ReportVantageRequest]) (*connect.Response[tidegatev1.ReportVantageResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("tidegate.v1.NodeService.ReportVantage is not implemented"))
 }
 
 func (UnimplementedNodeServiceHandler) ReportQuarantine(context.Context, *connect.Request[tidegatev1.ReportQuarantineRequest]) (*connect.Response[tidegatev1.ReportQuarantineResponse], error) {

@@ -55,11 +55,40 @@ const (
 	OperatorServiceRemoveStreamProcedure = "/tidegate.v1.OperatorService/RemoveStream"
 	// OperatorServiceSetModeProcedure is the fully-qualified name of the OperatorService's SetMode RPC.
 	OperatorServiceSetModeProcedure = "/tidegate.v1.OperatorService/SetMode"
+	// OperatorServiceSetDetectorProcedure is the fully-qualified name of the OperatorService's
+	// SetDetector RPC.
+	OperatorServiceSetDetectorProcedure = "/tidegate.v1.OperatorService/SetDetector"
 	// OperatorServiceFreezeProcedure is the fully-qualified name of the OperatorService's Freeze RPC.
 	OperatorServiceFreezeProcedure = "/tidegate.v1.OperatorService/Freeze"
+	// OperatorServiceOpenGateProcedure is the fully-qualified name of the OperatorService's OpenGate
+	// RPC.
+	OperatorServiceOpenGateProcedure = "/tidegate.v1.OperatorService/OpenGate"
+	// OperatorServiceArmGateProcedure is the fully-qualified name of the OperatorService's ArmGate RPC.
+	OperatorServiceArmGateProcedure = "/tidegate.v1.OperatorService/ArmGate"
+	// OperatorServiceGateExplainProcedure is the fully-qualified name of the OperatorService's
+	// GateExplain RPC.
+	OperatorServiceGateExplainProcedure = "/tidegate.v1.OperatorService/GateExplain"
 	// OperatorServiceFailoverProcedure is the fully-qualified name of the OperatorService's Failover
 	// RPC.
 	OperatorServiceFailoverProcedure = "/tidegate.v1.OperatorService/Failover"
+	// OperatorServiceChangeRoleProcedure is the fully-qualified name of the OperatorService's
+	// ChangeRole RPC.
+	OperatorServiceChangeRoleProcedure = "/tidegate.v1.OperatorService/ChangeRole"
+	// OperatorServiceReconfigureProcedure is the fully-qualified name of the OperatorService's
+	// Reconfigure RPC.
+	OperatorServiceReconfigureProcedure = "/tidegate.v1.OperatorService/Reconfigure"
+	// OperatorServiceAbortPlanProcedure is the fully-qualified name of the OperatorService's AbortPlan
+	// RPC.
+	OperatorServiceAbortPlanProcedure = "/tidegate.v1.OperatorService/AbortPlan"
+	// OperatorServiceListOverridesProcedure is the fully-qualified name of the OperatorService's
+	// ListOverrides RPC.
+	OperatorServiceListOverridesProcedure = "/tidegate.v1.OperatorService/ListOverrides"
+	// OperatorServiceRevokeOverrideProcedure is the fully-qualified name of the OperatorService's
+	// RevokeOverride RPC.
+	OperatorServiceRevokeOverrideProcedure = "/tidegate.v1.OperatorService/RevokeOverride"
+	// OperatorServiceListAuditProcedure is the fully-qualified name of the OperatorService's ListAudit
+	// RPC.
+	OperatorServiceListAuditProcedure = "/tidegate.v1.OperatorService/ListAudit"
 	// OperatorServiceShowPlanProcedure is the fully-qualified name of the OperatorService's ShowPlan
 	// RPC.
 	OperatorServiceShowPlanProcedure = "/tidegate.v1.OperatorService/ShowPlan"
@@ -83,14 +112,35 @@ type OperatorServiceClient interface {
 	ResumeStream(context.Context, *connect.Request[tidegatev1.ResumeStreamRequest]) (*connect.Response[tidegatev1.ResumeStreamResponse], error)
 	// RemoveStream forgets a stream. Its log stays where it is.
 	RemoveStream(context.Context, *connect.Request[tidegatev1.RemoveStreamRequest]) (*connect.Response[tidegatev1.RemoveStreamResponse], error)
-	// SetMode changes what the operator wants of a stream's gate; the writer
-	// brings the gate and its record to it in the safe order.
+	// SetMode changes what the operator wants of a stream's gate: mode, bounds,
+	// policy, lease. The writer brings the gate and its record to it in the safe order.
 	SetMode(context.Context, *connect.Request[tidegatev1.SetModeRequest]) (*connect.Response[tidegatev1.SetModeResponse], error)
+	// SetDetector sets how a service's failure detector may act, and how fresh its drills must be.
+	SetDetector(context.Context, *connect.Request[tidegatev1.SetDetectorRequest]) (*connect.Response[tidegatev1.SetDetectorResponse], error)
 	// Freeze stops role changes of a service, and nothing else.
 	Freeze(context.Context, *connect.Request[tidegatev1.FreezeRequest]) (*connect.Response[tidegatev1.FreezeResponse], error)
-	// Failover makes the target the writer of a service's streams and tells how
-	// it goes. The change goes on when the caller goes away.
+	// OpenGate is the brake: it records that the gates of a service are open before
+	// they open, turns the service's arm switch off, and stops any re-arming.
+	OpenGate(context.Context, *connect.Request[tidegatev1.OpenGateRequest]) (*connect.Response[tidegatev1.OpenGateResponse], error)
+	// ArmGate lifts the brake and turns the arm switch on; the writer enforces the
+	// gate again and then records it.
+	ArmGate(context.Context, *connect.Request[tidegatev1.ArmGateRequest]) (*connect.Response[tidegatev1.ArmGateResponse], error)
+	// GateExplain answers every rule of a role change, with the evidence, and changes nothing.
+	GateExplain(context.Context, *connect.Request[tidegatev1.GateExplainRequest]) (*connect.Response[tidegatev1.GateExplainResponse], error)
+	// Failover is ChangeRole for a failover.
 	Failover(context.Context, *connect.Request[tidegatev1.FailoverRequest]) (*connect.ServerStreamForClient[tidegatev1.FailoverResponse], error)
+	// ChangeRole makes the target the writer of a service's streams and tells how
+	// it goes. The change goes on when the caller goes away.
+	ChangeRole(context.Context, *connect.Request[tidegatev1.ChangeRoleRequest]) (*connect.ServerStreamForClient[tidegatev1.ChangeRoleResponse], error)
+	// Reconfigure changes the standby set of a service's streams, in a new epoch of the same writer.
+	Reconfigure(context.Context, *connect.Request[tidegatev1.ReconfigureRequest]) (*connect.ServerStreamForClient[tidegatev1.ReconfigureResponse], error)
+	// AbortPlan ends a plan that has not passed its point of no return, and puts back what it changed.
+	AbortPlan(context.Context, *connect.Request[tidegatev1.AbortPlanRequest]) (*connect.Response[tidegatev1.AbortPlanResponse], error)
+	// ListOverrides lists the overrides that have not expired.
+	ListOverrides(context.Context, *connect.Request[tidegatev1.ListOverridesRequest]) (*connect.Response[tidegatev1.ListOverridesResponse], error)
+	RevokeOverride(context.Context, *connect.Request[tidegatev1.RevokeOverrideRequest]) (*connect.Response[tidegatev1.RevokeOverrideResponse], error)
+	// ListAudit reads who did what, oldest first.
+	ListAudit(context.Context, *connect.Request[tidegatev1.ListAuditRequest]) (*connect.Response[tidegatev1.ListAuditResponse], error)
 	ShowPlan(context.Context, *connect.Request[tidegatev1.ShowPlanRequest]) (*connect.Response[tidegatev1.ShowPlanResponse], error)
 	ListPlans(context.Context, *connect.Request[tidegatev1.ListPlansRequest]) (*connect.Response[tidegatev1.ListPlansResponse], error)
 	// Rebuild writes the registry anew from what the standby nodes hold.
@@ -158,16 +208,76 @@ func NewOperatorServiceClient(httpClient connect.HTTPClient, baseURL string, opt
 			connect.WithSchema(operatorServiceMethods.ByName("SetMode")),
 			connect.WithClientOptions(opts...),
 		),
+		setDetector: connect.NewClient[tidegatev1.SetDetectorRequest, tidegatev1.SetDetectorResponse](
+			httpClient,
+			baseURL+OperatorServiceSetDetectorProcedure,
+			connect.WithSchema(operatorServiceMethods.ByName("SetDetector")),
+			connect.WithClientOptions(opts...),
+		),
 		freeze: connect.NewClient[tidegatev1.FreezeRequest, tidegatev1.FreezeResponse](
 			httpClient,
 			baseURL+OperatorServiceFreezeProcedure,
 			connect.WithSchema(operatorServiceMethods.ByName("Freeze")),
 			connect.WithClientOptions(opts...),
 		),
+		openGate: connect.NewClient[tidegatev1.OpenGateRequest, tidegatev1.OpenGateResponse](
+			httpClient,
+			baseURL+OperatorServiceOpenGateProcedure,
+			connect.WithSchema(operatorServiceMethods.ByName("OpenGate")),
+			connect.WithClientOptions(opts...),
+		),
+		armGate: connect.NewClient[tidegatev1.ArmGateRequest, tidegatev1.ArmGateResponse](
+			httpClient,
+			baseURL+OperatorServiceArmGateProcedure,
+			connect.WithSchema(operatorServiceMethods.ByName("ArmGate")),
+			connect.WithClientOptions(opts...),
+		),
+		gateExplain: connect.NewClient[tidegatev1.GateExplainRequest, tidegatev1.GateExplainResponse](
+			httpClient,
+			baseURL+OperatorServiceGateExplainProcedure,
+			connect.WithSchema(operatorServiceMethods.ByName("GateExplain")),
+			connect.WithClientOptions(opts...),
+		),
 		failover: connect.NewClient[tidegatev1.FailoverRequest, tidegatev1.FailoverResponse](
 			httpClient,
 			baseURL+OperatorServiceFailoverProcedure,
 			connect.WithSchema(operatorServiceMethods.ByName("Failover")),
+			connect.WithClientOptions(opts...),
+		),
+		changeRole: connect.NewClient[tidegatev1.ChangeRoleRequest, tidegatev1.ChangeRoleResponse](
+			httpClient,
+			baseURL+OperatorServiceChangeRoleProcedure,
+			connect.WithSchema(operatorServiceMethods.ByName("ChangeRole")),
+			connect.WithClientOptions(opts...),
+		),
+		reconfigure: connect.NewClient[tidegatev1.ReconfigureRequest, tidegatev1.ReconfigureResponse](
+			httpClient,
+			baseURL+OperatorServiceReconfigureProcedure,
+			connect.WithSchema(operatorServiceMethods.ByName("Reconfigure")),
+			connect.WithClientOptions(opts...),
+		),
+		abortPlan: connect.NewClient[tidegatev1.AbortPlanRequest, tidegatev1.AbortPlanResponse](
+			httpClient,
+			baseURL+OperatorServiceAbortPlanProcedure,
+			connect.WithSchema(operatorServiceMethods.ByName("AbortPlan")),
+			connect.WithClientOptions(opts...),
+		),
+		listOverrides: connect.NewClient[tidegatev1.ListOverridesRequest, tidegatev1.ListOverridesResponse](
+			httpClient,
+			baseURL+OperatorServiceListOverridesProcedure,
+			connect.WithSchema(operatorServiceMethods.ByName("ListOverrides")),
+			connect.WithClientOptions(opts...),
+		),
+		revokeOverride: connect.NewClient[tidegatev1.RevokeOverrideRequest, tidegatev1.RevokeOverrideResponse](
+			httpClient,
+			baseURL+OperatorServiceRevokeOverrideProcedure,
+			connect.WithSchema(operatorServiceMethods.ByName("RevokeOverride")),
+			connect.WithClientOptions(opts...),
+		),
+		listAudit: connect.NewClient[tidegatev1.ListAuditRequest, tidegatev1.ListAuditResponse](
+			httpClient,
+			baseURL+OperatorServiceListAuditProcedure,
+			connect.WithSchema(operatorServiceMethods.ByName("ListAudit")),
 			connect.WithClientOptions(opts...),
 		),
 		showPlan: connect.NewClient[tidegatev1.ShowPlanRequest, tidegatev1.ShowPlanResponse](
@@ -199,20 +309,30 @@ func NewOperatorServiceClient(httpClient connect.HTTPClient, baseURL string, opt
 
 // operatorServiceClient implements OperatorServiceClient.
 type operatorServiceClient struct {
-	status       *connect.Client[tidegatev1.StatusRequest, tidegatev1.StatusResponse]
-	listStreams  *connect.Client[tidegatev1.ListStreamsRequest, tidegatev1.ListStreamsResponse]
-	addService   *connect.Client[tidegatev1.AddServiceRequest, tidegatev1.AddServiceResponse]
-	addStream    *connect.Client[tidegatev1.AddStreamRequest, tidegatev1.AddStreamResponse]
-	pauseStream  *connect.Client[tidegatev1.PauseStreamRequest, tidegatev1.PauseStreamResponse]
-	resumeStream *connect.Client[tidegatev1.ResumeStreamRequest, tidegatev1.ResumeStreamResponse]
-	removeStream *connect.Client[tidegatev1.RemoveStreamRequest, tidegatev1.RemoveStreamResponse]
-	setMode      *connect.Client[tidegatev1.SetModeRequest, tidegatev1.SetModeResponse]
-	freeze       *connect.Client[tidegatev1.FreezeRequest, tidegatev1.FreezeResponse]
-	failover     *connect.Client[tidegatev1.FailoverRequest, tidegatev1.FailoverResponse]
-	showPlan     *connect.Client[tidegatev1.ShowPlanRequest, tidegatev1.ShowPlanResponse]
-	listPlans    *connect.Client[tidegatev1.ListPlansRequest, tidegatev1.ListPlansResponse]
-	rebuild      *connect.Client[tidegatev1.RebuildRequest, tidegatev1.RebuildResponse]
-	doctor       *connect.Client[tidegatev1.DoctorRequest, tidegatev1.DoctorResponse]
+	status         *connect.Client[tidegatev1.StatusRequest, tidegatev1.StatusResponse]
+	listStreams    *connect.Client[tidegatev1.ListStreamsRequest, tidegatev1.ListStreamsResponse]
+	addService     *connect.Client[tidegatev1.AddServiceRequest, tidegatev1.AddServiceResponse]
+	addStream      *connect.Client[tidegatev1.AddStreamRequest, tidegatev1.AddStreamResponse]
+	pauseStream    *connect.Client[tidegatev1.PauseStreamRequest, tidegatev1.PauseStreamResponse]
+	resumeStream   *connect.Client[tidegatev1.ResumeStreamRequest, tidegatev1.ResumeStreamResponse]
+	removeStream   *connect.Client[tidegatev1.RemoveStreamRequest, tidegatev1.RemoveStreamResponse]
+	setMode        *connect.Client[tidegatev1.SetModeRequest, tidegatev1.SetModeResponse]
+	setDetector    *connect.Client[tidegatev1.SetDetectorRequest, tidegatev1.SetDetectorResponse]
+	freeze         *connect.Client[tidegatev1.FreezeRequest, tidegatev1.FreezeResponse]
+	openGate       *connect.Client[tidegatev1.OpenGateRequest, tidegatev1.OpenGateResponse]
+	armGate        *connect.Client[tidegatev1.ArmGateRequest, tidegatev1.ArmGateResponse]
+	gateExplain    *connect.Client[tidegatev1.GateExplainRequest, tidegatev1.GateExplainResponse]
+	failover       *connect.Client[tidegatev1.FailoverRequest, tidegatev1.FailoverResponse]
+	changeRole     *connect.Client[tidegatev1.ChangeRoleRequest, tidegatev1.ChangeRoleResponse]
+	reconfigure    *connect.Client[tidegatev1.ReconfigureRequest, tidegatev1.ReconfigureResponse]
+	abortPlan      *connect.Client[tidegatev1.AbortPlanRequest, tidegatev1.AbortPlanResponse]
+	listOverrides  *connect.Client[tidegatev1.ListOverridesRequest, tidegatev1.ListOverridesResponse]
+	revokeOverride *connect.Client[tidegatev1.RevokeOverrideRequest, tidegatev1.RevokeOverrideResponse]
+	listAudit      *connect.Client[tidegatev1.ListAuditRequest, tidegatev1.ListAuditResponse]
+	showPlan       *connect.Client[tidegatev1.ShowPlanRequest, tidegatev1.ShowPlanResponse]
+	listPlans      *connect.Client[tidegatev1.ListPlansRequest, tidegatev1.ListPlansResponse]
+	rebuild        *connect.Client[tidegatev1.RebuildRequest, tidegatev1.RebuildResponse]
+	doctor         *connect.Client[tidegatev1.DoctorRequest, tidegatev1.DoctorResponse]
 }
 
 // Status calls tidegate.v1.OperatorService.Status.
@@ -255,14 +375,64 @@ func (c *operatorServiceClient) SetMode(ctx context.Context, req *connect.Reques
 	return c.setMode.CallUnary(ctx, req)
 }
 
+// SetDetector calls tidegate.v1.OperatorService.SetDetector.
+func (c *operatorServiceClient) SetDetector(ctx context.Context, req *connect.Request[tidegatev1.SetDetectorRequest]) (*connect.Response[tidegatev1.SetDetectorResponse], error) {
+	return c.setDetector.CallUnary(ctx, req)
+}
+
 // Freeze calls tidegate.v1.OperatorService.Freeze.
 func (c *operatorServiceClient) Freeze(ctx context.Context, req *connect.Request[tidegatev1.FreezeRequest]) (*connect.Response[tidegatev1.FreezeResponse], error) {
 	return c.freeze.CallUnary(ctx, req)
 }
 
+// OpenGate calls tidegate.v1.OperatorService.OpenGate.
+func (c *operatorServiceClient) OpenGate(ctx context.Context, req *connect.Request[tidegatev1.OpenGateRequest]) (*connect.Response[tidegatev1.OpenGateResponse], error) {
+	return c.openGate.CallUnary(ctx, req)
+}
+
+// ArmGate calls tidegate.v1.OperatorService.ArmGate.
+func (c *operatorServiceClient) ArmGate(ctx context.Context, req *connect.Request[tidegatev1.ArmGateRequest]) (*connect.Response[tidegatev1.ArmGateResponse], error) {
+	return c.armGate.CallUnary(ctx, req)
+}
+
+// GateExplain calls tidegate.v1.OperatorService.GateExplain.
+func (c *operatorServiceClient) GateExplain(ctx context.Context, req *connect.Request[tidegatev1.GateExplainRequest]) (*connect.Response[tidegatev1.GateExplainResponse], error) {
+	return c.gateExplain.CallUnary(ctx, req)
+}
+
 // Failover calls tidegate.v1.OperatorService.Failover.
 func (c *operatorServiceClient) Failover(ctx context.Context, req *connect.Request[tidegatev1.FailoverRequest]) (*connect.ServerStreamForClient[tidegatev1.FailoverResponse], error) {
 	return c.failover.CallServerStream(ctx, req)
+}
+
+// ChangeRole calls tidegate.v1.OperatorService.ChangeRole.
+func (c *operatorServiceClient) ChangeRole(ctx context.Context, req *connect.Request[tidegatev1.ChangeRoleRequest]) (*connect.ServerStreamForClient[tidegatev1.ChangeRoleResponse], error) {
+	return c.changeRole.CallServerStream(ctx, req)
+}
+
+// Reconfigure calls tidegate.v1.OperatorService.Reconfigure.
+func (c *operatorServiceClient) Reconfigure(ctx context.Context, req *connect.Request[tidegatev1.ReconfigureRequest]) (*connect.ServerStreamForClient[tidegatev1.ReconfigureResponse], error) {
+	return c.reconfigure.CallServerStream(ctx, req)
+}
+
+// AbortPlan calls tidegate.v1.OperatorService.AbortPlan.
+func (c *operatorServiceClient) AbortPlan(ctx context.Context, req *connect.Request[tidegatev1.AbortPlanRequest]) (*connect.Response[tidegatev1.AbortPlanResponse], error) {
+	return c.abortPlan.CallUnary(ctx, req)
+}
+
+// ListOverrides calls tidegate.v1.OperatorService.ListOverrides.
+func (c *operatorServiceClient) ListOverrides(ctx context.Context, req *connect.Request[tidegatev1.ListOverridesRequest]) (*connect.Response[tidegatev1.ListOverridesResponse], error) {
+	return c.listOverrides.CallUnary(ctx, req)
+}
+
+// RevokeOverride calls tidegate.v1.OperatorService.RevokeOverride.
+func (c *operatorServiceClient) RevokeOverride(ctx context.Context, req *connect.Request[tidegatev1.RevokeOverrideRequest]) (*connect.Response[tidegatev1.RevokeOverrideResponse], error) {
+	return c.revokeOverride.CallUnary(ctx, req)
+}
+
+// ListAudit calls tidegate.v1.OperatorService.ListAudit.
+func (c *operatorServiceClient) ListAudit(ctx context.Context, req *connect.Request[tidegatev1.ListAuditRequest]) (*connect.Response[tidegatev1.ListAuditResponse], error) {
+	return c.listAudit.CallUnary(ctx, req)
 }
 
 // ShowPlan calls tidegate.v1.OperatorService.ShowPlan.
@@ -296,14 +466,35 @@ type OperatorServiceHandler interface {
 	ResumeStream(context.Context, *connect.Request[tidegatev1.ResumeStreamRequest]) (*connect.Response[tidegatev1.ResumeStreamResponse], error)
 	// RemoveStream forgets a stream. Its log stays where it is.
 	RemoveStream(context.Context, *connect.Request[tidegatev1.RemoveStreamRequest]) (*connect.Response[tidegatev1.RemoveStreamResponse], error)
-	// SetMode changes what the operator wants of a stream's gate; the writer
-	// brings the gate and its record to it in the safe order.
+	// SetMode changes what the operator wants of a stream's gate: mode, bounds,
+	// policy, lease. The writer brings the gate and its record to it in the safe order.
 	SetMode(context.Context, *connect.Request[tidegatev1.SetModeRequest]) (*connect.Response[tidegatev1.SetModeResponse], error)
+	// SetDetector sets how a service's failure detector may act, and how fresh its drills must be.
+	SetDetector(context.Context, *connect.Request[tidegatev1.SetDetectorRequest]) (*connect.Response[tidegatev1.SetDetectorResponse], error)
 	// Freeze stops role changes of a service, and nothing else.
 	Freeze(context.Context, *connect.Request[tidegatev1.FreezeRequest]) (*connect.Response[tidegatev1.FreezeResponse], error)
-	// Failover makes the target the writer of a service's streams and tells how
-	// it goes. The change goes on when the caller goes away.
+	// OpenGate is the brake: it records that the gates of a service are open before
+	// they open, turns the service's arm switch off, and stops any re-arming.
+	OpenGate(context.Context, *connect.Request[tidegatev1.OpenGateRequest]) (*connect.Response[tidegatev1.OpenGateResponse], error)
+	// ArmGate lifts the brake and turns the arm switch on; the writer enforces the
+	// gate again and then records it.
+	ArmGate(context.Context, *connect.Request[tidegatev1.ArmGateRequest]) (*connect.Response[tidegatev1.ArmGateResponse], error)
+	// GateExplain answers every rule of a role change, with the evidence, and changes nothing.
+	GateExplain(context.Context, *connect.Request[tidegatev1.GateExplainRequest]) (*connect.Response[tidegatev1.GateExplainResponse], error)
+	// Failover is ChangeRole for a failover.
 	Failover(context.Context, *connect.Request[tidegatev1.FailoverRequest], *connect.ServerStream[tidegatev1.FailoverResponse]) error
+	// ChangeRole makes the target the writer of a service's streams and tells how
+	// it goes. The change goes on when the caller goes away.
+	ChangeRole(context.Context, *connect.Request[tidegatev1.ChangeRoleRequest], *connect.ServerStream[tidegatev1.ChangeRoleResponse]) error
+	// Reconfigure changes the standby set of a service's streams, in a new epoch of the same writer.
+	Reconfigure(context.Context, *connect.Request[tidegatev1.ReconfigureRequest], *connect.ServerStream[tidegatev1.ReconfigureResponse]) error
+	// AbortPlan ends a plan that has not passed its point of no return, and puts back what it changed.
+	AbortPlan(context.Context, *connect.Request[tidegatev1.AbortPlanRequest]) (*connect.Response[tidegatev1.AbortPlanResponse], error)
+	// ListOverrides lists the overrides that have not expired.
+	ListOverrides(context.Context, *connect.Request[tidegatev1.ListOverridesRequest]) (*connect.Response[tidegatev1.ListOverridesResponse], error)
+	RevokeOverride(context.Context, *connect.Request[tidegatev1.RevokeOverrideRequest]) (*connect.Response[tidegatev1.RevokeOverrideResponse], error)
+	// ListAudit reads who did what, oldest first.
+	ListAudit(context.Context, *connect.Request[tidegatev1.ListAuditRequest]) (*connect.Response[tidegatev1.ListAuditResponse], error)
 	ShowPlan(context.Context, *connect.Request[tidegatev1.ShowPlanRequest]) (*connect.Response[tidegatev1.ShowPlanResponse], error)
 	ListPlans(context.Context, *connect.Request[tidegatev1.ListPlansRequest]) (*connect.Response[tidegatev1.ListPlansResponse], error)
 	// Rebuild writes the registry anew from what the standby nodes hold.
@@ -367,16 +558,76 @@ func NewOperatorServiceHandler(svc OperatorServiceHandler, opts ...connect.Handl
 		connect.WithSchema(operatorServiceMethods.ByName("SetMode")),
 		connect.WithHandlerOptions(opts...),
 	)
+	operatorServiceSetDetectorHandler := connect.NewUnaryHandler(
+		OperatorServiceSetDetectorProcedure,
+		svc.SetDetector,
+		connect.WithSchema(operatorServiceMethods.ByName("SetDetector")),
+		connect.WithHandlerOptions(opts...),
+	)
 	operatorServiceFreezeHandler := connect.NewUnaryHandler(
 		OperatorServiceFreezeProcedure,
 		svc.Freeze,
 		connect.WithSchema(operatorServiceMethods.ByName("Freeze")),
 		connect.WithHandlerOptions(opts...),
 	)
+	operatorServiceOpenGateHandler := connect.NewUnaryHandler(
+		OperatorServiceOpenGateProcedure,
+		svc.OpenGate,
+		connect.WithSchema(operatorServiceMethods.ByName("OpenGate")),
+		connect.WithHandlerOptions(opts...),
+	)
+	operatorServiceArmGateHandler := connect.NewUnaryHandler(
+		OperatorServiceArmGateProcedure,
+		svc.ArmGate,
+		connect.WithSchema(operatorServiceMethods.ByName("ArmGate")),
+		connect.WithHandlerOptions(opts...),
+	)
+	operatorServiceGateExplainHandler := connect.NewUnaryHandler(
+		OperatorServiceGateExplainProcedure,
+		svc.GateExplain,
+		connect.WithSchema(operatorServiceMethods.ByName("GateExplain")),
+		connect.WithHandlerOptions(opts...),
+	)
 	operatorServiceFailoverHandler := connect.NewServerStreamHandler(
 		OperatorServiceFailoverProcedure,
 		svc.Failover,
 		connect.WithSchema(operatorServiceMethods.ByName("Failover")),
+		connect.WithHandlerOptions(opts...),
+	)
+	operatorServiceChangeRoleHandler := connect.NewServerStreamHandler(
+		OperatorServiceChangeRoleProcedure,
+		svc.ChangeRole,
+		connect.WithSchema(operatorServiceMethods.ByName("ChangeRole")),
+		connect.WithHandlerOptions(opts...),
+	)
+	operatorServiceReconfigureHandler := connect.NewServerStreamHandler(
+		OperatorServiceReconfigureProcedure,
+		svc.Reconfigure,
+		connect.WithSchema(operatorServiceMethods.ByName("Reconfigure")),
+		connect.WithHandlerOptions(opts...),
+	)
+	operatorServiceAbortPlanHandler := connect.NewUnaryHandler(
+		OperatorServiceAbortPlanProcedure,
+		svc.AbortPlan,
+		connect.WithSchema(operatorServiceMethods.ByName("AbortPlan")),
+		connect.WithHandlerOptions(opts...),
+	)
+	operatorServiceListOverridesHandler := connect.NewUnaryHandler(
+		OperatorServiceListOverridesProcedure,
+		svc.ListOverrides,
+		connect.WithSchema(operatorServiceMethods.ByName("ListOverrides")),
+		connect.WithHandlerOptions(opts...),
+	)
+	operatorServiceRevokeOverrideHandler := connect.NewUnaryHandler(
+		OperatorServiceRevokeOverrideProcedure,
+		svc.RevokeOverride,
+		connect.WithSchema(operatorServiceMethods.ByName("RevokeOverride")),
+		connect.WithHandlerOptions(opts...),
+	)
+	operatorServiceListAuditHandler := connect.NewUnaryHandler(
+		OperatorServiceListAuditProcedure,
+		svc.ListAudit,
+		connect.WithSchema(operatorServiceMethods.ByName("ListAudit")),
 		connect.WithHandlerOptions(opts...),
 	)
 	operatorServiceShowPlanHandler := connect.NewUnaryHandler(
@@ -421,10 +672,30 @@ func NewOperatorServiceHandler(svc OperatorServiceHandler, opts ...connect.Handl
 			operatorServiceRemoveStreamHandler.ServeHTTP(w, r)
 		case OperatorServiceSetModeProcedure:
 			operatorServiceSetModeHandler.ServeHTTP(w, r)
+		case OperatorServiceSetDetectorProcedure:
+			operatorServiceSetDetectorHandler.ServeHTTP(w, r)
 		case OperatorServiceFreezeProcedure:
 			operatorServiceFreezeHandler.ServeHTTP(w, r)
+		case OperatorServiceOpenGateProcedure:
+			operatorServiceOpenGateHandler.ServeHTTP(w, r)
+		case OperatorServiceArmGateProcedure:
+			operatorServiceArmGateHandler.ServeHTTP(w, r)
+		case OperatorServiceGateExplainProcedure:
+			operatorServiceGateExplainHandler.ServeHTTP(w, r)
 		case OperatorServiceFailoverProcedure:
 			operatorServiceFailoverHandler.ServeHTTP(w, r)
+		case OperatorServiceChangeRoleProcedure:
+			operatorServiceChangeRoleHandler.ServeHTTP(w, r)
+		case OperatorServiceReconfigureProcedure:
+			operatorServiceReconfigureHandler.ServeHTTP(w, r)
+		case OperatorServiceAbortPlanProcedure:
+			operatorServiceAbortPlanHandler.ServeHTTP(w, r)
+		case OperatorServiceListOverridesProcedure:
+			operatorServiceListOverridesHandler.ServeHTTP(w, r)
+		case OperatorServiceRevokeOverrideProcedure:
+			operatorServiceRevokeOverrideHandler.ServeHTTP(w, r)
+		case OperatorServiceListAuditProcedure:
+			operatorServiceListAuditHandler.ServeHTTP(w, r)
 		case OperatorServiceShowPlanProcedure:
 			operatorServiceShowPlanHandler.ServeHTTP(w, r)
 		case OperatorServiceListPlansProcedure:
@@ -474,12 +745,52 @@ func (UnimplementedOperatorServiceHandler) SetMode(context.Context, *connect.Req
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("tidegate.v1.OperatorService.SetMode is not implemented"))
 }
 
+func (UnimplementedOperatorServiceHandler) SetDetector(context.Context, *connect.Request[tidegatev1.SetDetectorRequest]) (*connect.Response[tidegatev1.SetDetectorResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("tidegate.v1.OperatorService.SetDetector is not implemented"))
+}
+
 func (UnimplementedOperatorServiceHandler) Freeze(context.Context, *connect.Request[tidegatev1.FreezeRequest]) (*connect.Response[tidegatev1.FreezeResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("tidegate.v1.OperatorService.Freeze is not implemented"))
 }
 
+func (UnimplementedOperatorServiceHandler) OpenGate(context.Context, *connect.Request[tidegatev1.OpenGateRequest]) (*connect.Response[tidegatev1.OpenGateResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("tidegate.v1.OperatorService.OpenGate is not implemented"))
+}
+
+func (UnimplementedOperatorServiceHandler) ArmGate(context.Context, *connect.Request[tidegatev1.ArmGateRequest]) (*connect.Response[tidegatev1.ArmGateResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("tidegate.v1.OperatorService.ArmGate is not implemented"))
+}
+
+func (UnimplementedOperatorServiceHandler) GateExplain(context.Context, *connect.Request[tidegatev1.GateExplainRequest]) (*connect.Response[tidegatev1.GateExplainResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("tidegate.v1.OperatorService.GateExplain is not implemented"))
+}
+
 func (UnimplementedOperatorServiceHandler) Failover(context.Context, *connect.Request[tidegatev1.FailoverRequest], *connect.ServerStream[tidegatev1.FailoverResponse]) error {
 	return connect.NewError(connect.CodeUnimplemented, errors.New("tidegate.v1.OperatorService.Failover is not implemented"))
+}
+
+func (UnimplementedOperatorServiceHandler) ChangeRole(context.Context, *connect.Request[tidegatev1.ChangeRoleRequest], *connect.ServerStream[tidegatev1.ChangeRoleResponse]) error {
+	return connect.NewError(connect.CodeUnimplemented, errors.New("tidegate.v1.OperatorService.ChangeRole is not implemented"))
+}
+
+func (UnimplementedOperatorServiceHandler) Reconfigure(context.Context, *connect.Request[tidegatev1.ReconfigureRequest], *connect.ServerStream[tidegatev1.ReconfigureResponse]) error {
+	return connect.NewError(connect.CodeUnimplemented, errors.New("tidegate.v1.OperatorService.Reconfigure is not implemented"))
+}
+
+func (UnimplementedOperatorServiceHandler) AbortPlan(context.Context, *connect.Request[tidegatev1.AbortPlanRequest]) (*connect.Response[tidegatev1.AbortPlanResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("tidegate.v1.OperatorService.AbortPlan is not implemented"))
+}
+
+func (UnimplementedOperatorServiceHandler) ListOverrides(context.Context, *connect.Request[tidegatev1.ListOverridesRequest]) (*connect.Response[tidegatev1.ListOverridesResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("tidegate.v1.OperatorService.ListOverrides is not implemented"))
+}
+
+func (UnimplementedOperatorServiceHandler) RevokeOverride(context.Context, *connect.Request[tidegatev1.RevokeOverrideRequest]) (*connect.Response[tidegatev1.RevokeOverrideResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("tidegate.v1.OperatorService.RevokeOverride is not implemented"))
+}
+
+func (UnimplementedOperatorServiceHandler) ListAudit(context.Context, *connect.Request[tidegatev1.ListAuditRequest]) (*connect.Response[tidegatev1.ListAuditResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("tidegate.v1.OperatorService.ListAudit is not implemented"))
 }
 
 func (UnimplementedOperatorServiceHandler) ShowPlan(context.Context, *connect.Request[tidegatev1.ShowPlanRequest]) (*connect.Response[tidegatev1.ShowPlanResponse], error) {
