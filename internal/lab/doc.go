@@ -9,9 +9,10 @@
 //
 // The package's own tests are the system tests: faults under load, one after the
 // other, each ending in what clients were told against what is there. They build
-// the binaries, without the race detector, and take a minute. They need root, for
-// a disk that can be filled, and use strace, where it is, to make a sync fail; a
-// fault at every single operation is for the tests over the file-system seam.
+// the binaries, without the race detector, and take minutes. They need root, for a
+// disk that can be filled and for sites with networks of their own, which are cut
+// in one direction or both, and strace, which makes a sync fail; a fault at every
+// single operation is for the tests over the file-system seam.
 //
 // # Words
 //
