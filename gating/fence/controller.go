@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/tidegate/tidegate"
+	"github.com/tidegate/tidegate/internal/mutate"
 )
 
 // Controller carries out one plan: F0 to F9 of PROTOCOL 4.6 over all streams of
@@ -381,7 +382,7 @@ func (c *Controller) sendFences() {
 
 // counts reports whether a reply speaks for a member that knows what it had.
 func (s *StreamPlan) counts(r FenceReply) bool {
-	if broken(ruleLimbo) {
+	if mutate.Broken(mutate.Limbo) {
 		return true
 	}
 	return !r.Limbo && s.Record.Config.Names(r.Member)
@@ -389,7 +390,7 @@ func (s *StreamPlan) counts(r FenceReply) bool {
 
 // need returns how many counting replies a clean choice takes.
 func (s *StreamPlan) need() int {
-	if broken(ruleFenceQuorum) {
+	if mutate.Broken(mutate.FenceQuorum) {
 		return 1
 	}
 	return s.Record.Config.Quorum().R()
@@ -404,7 +405,7 @@ func (c *Controller) onFence(r FenceReply) {
 	foreign := r.Refused && !r.Promise.lessOrEqual(want)
 	// FENCING means that nobody was asked to adopt: a log that has adopted the
 	// epoch got it from a registry that has since gone back in time.
-	again := c.p.Step == StepFence && r.Promise == want && r.History.Last().Epoch >= want.Epoch && !broken(ruleAdoptedEpoch) && !broken(ruleChoiceRecorded)
+	again := c.p.Step == StepFence && r.Promise == want && r.History.Last().Epoch >= want.Epoch && !mutate.Broken(mutate.AdoptedEpoch) && !mutate.Broken(mutate.ChoiceRecorded)
 	switch {
 	case c.p.Step != StepFence && c.p.Step != StepChoose && c.p.Step != StepLease && c.p.Step != StepAdopt:
 	case foreign:
@@ -479,7 +480,7 @@ func (c *Controller) choose() {
 	stamp(&next.Times.T3, c.now)
 	t := Txn{Token: c.nextToken(), Step: StepChoose}
 	c.p.Step = StepChoose
-	if broken(ruleChoiceRecorded) {
+	if mutate.Broken(mutate.ChoiceRecorded) {
 		c.wait, c.p = 0, next
 		c.lease()
 		return
@@ -505,7 +506,7 @@ func (s *StreamPlan) best(target tidegate.NodeName, clean bool) FenceReply {
 
 func (r *FenceReply) better(o *FenceReply) bool {
 	a, b := r.History.Last().Epoch, o.History.Last().Epoch
-	if a != b && !broken(ruleEpochFirst) {
+	if a != b && !mutate.Broken(mutate.EpochFirst) {
 		return a > b
 	}
 	return r.Durable.Seq > o.Durable.Seq

@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/tidegate/tidegate"
+	"github.com/tidegate/tidegate/internal/mutate"
 )
 
 func compareNodes(a, b Member) int { return strings.Compare(string(a.Node), string(b.Node)) }
@@ -74,7 +75,7 @@ func (c *Controller) onAdopt(r AdoptReply) {
 // members, the target of a failover among them. (I14)
 func (c *Controller) adopted(s *StreamPlan) bool {
 	w := s.config().W
-	if broken(ruleAdoptQuorum) {
+	if mutate.Broken(mutate.AdoptQuorum) {
 		w = 1
 	}
 	return len(c.joined(s)) >= w && c.targetAdopted(s)
@@ -117,7 +118,7 @@ func (c *Controller) activate() {
 		s := &next.Streams[i]
 		joined := c.joined(s)
 		cfg := s.config().Clone()
-		if len(joined) < cfg.W && !broken(ruleAdoptQuorum) {
+		if len(joined) < cfg.W && !mutate.Broken(mutate.AdoptQuorum) {
 			cfg = Config{Members: joined, W: min(cfg.W, len(joined))}
 		}
 		for _, m := range joined {
@@ -133,7 +134,7 @@ func (c *Controller) activate() {
 	stamp(&next.Times.T4, c.now)
 	c.p.Step = StepActivate
 	c.txn(t, next)
-	if broken(ruleActivateCompare) {
+	if mutate.Broken(mutate.ActivateCompare) {
 		t := c.out[len(c.out)-1].(Txn)
 		for i := range t.Puts {
 			t.Puts[i].IfRevision = -1 // the simulator's store takes this as "always"

@@ -5,6 +5,7 @@ import (
 	"math"
 
 	"github.com/tidegate/tidegate"
+	"github.com/tidegate/tidegate/internal/mutate"
 )
 
 // Node is a standby node's part of one stream: what it has sworn, what its log
@@ -47,10 +48,10 @@ func NewNode(meta NodeMeta, end tidegate.LogPos, view LogView) (*Node, []NodeEff
 		end: end, durable: end, cutAt: math.MaxUint64,
 	}
 	n.disk.History = meta.History.Clone()
-	if broken(ruleLimbo) {
+	if mutate.Broken(mutate.Limbo) {
 		n.disk.Limbo = false
 	}
-	if broken(ruleLimbo) || broken(ruleReadEpoch) {
+	if mutate.Broken(mutate.Limbo) || mutate.Broken(mutate.ReadEpoch) {
 		n.disk.EpochRead = true
 	}
 	n.begin(&nodeOp{kind: opStart})
@@ -111,7 +112,7 @@ func (n *Node) take() []NodeEffect {
 // [tidegate.ErrFenced] (a higher promise: the session is over for good) or
 // [ErrNotAdopted] (try again later). It allocates nothing.
 func (n *Node) CheckAppend(epoch tidegate.Epoch, holder tidegate.HolderID, sealed tidegate.Epoch) error {
-	if broken(ruleEpochCheck) {
+	if mutate.Broken(mutate.EpochCheck) {
 		return nil
 	}
 	t := n.Adopted()
@@ -158,7 +159,7 @@ func (n *Node) synced(end tidegate.LogPos) {
 func (n *Node) Ack() (ack Ack, ok bool) {
 	t := n.Adopted()
 	owes := n.promise == n.disk.Promise && t.Epoch == n.promise.Epoch && t.Holder == n.promise.Holder
-	if broken(ruleNoAckAfterFence) || broken(ruleEpochCheck) {
+	if mutate.Broken(mutate.NoAckAfterFence) || mutate.Broken(mutate.EpochCheck) {
 		owes = true
 	}
 	if !n.started || !owes || t.Epoch == 0 || n.logBusy() {
@@ -166,7 +167,7 @@ func (n *Node) Ack() (ack Ack, ok bool) {
 	}
 	n.acks++
 	d := n.durable
-	if broken(ruleAckAfterSync) {
+	if mutate.Broken(mutate.AckAfterSync) {
 		d = n.end
 	}
 	return Ack{

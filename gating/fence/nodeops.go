@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"github.com/tidegate/tidegate"
+	"github.com/tidegate/tidegate/internal/mutate"
 )
 
 type opKind int
@@ -236,7 +237,7 @@ func (n *Node) persistPromise(o *nodeOp) {
 	}
 	o.meta = n.disk
 	o.meta.Promise = o.promise()
-	if broken(rulePromiseOnDisk) {
+	if mutate.Broken(mutate.PromiseOnDisk) {
 		n.disk.Promise = o.promise()
 		n.replyFence(o, false)
 		n.finish()
@@ -254,7 +255,7 @@ func (n *Node) replyFence(o *nodeOp, refused bool) {
 		Promise: n.disk.Promise, History: n.disk.History.through(n.durable.Seq), Durable: n.durable,
 		Commit: n.commit, Limbo: n.disk.Limbo,
 	}
-	if broken(ruleAdoptedEpoch) && o.before > r.History.Last().Epoch && !refused {
+	if mutate.Broken(mutate.AdoptedEpoch) && o.before > r.History.Last().Epoch && !refused {
 		r.History = r.History.With(Term{Epoch: o.before, StartSeq: n.durable.Seq + 1})
 	}
 	for _, c := range o.calls {
@@ -269,7 +270,7 @@ func (n *Node) askAdopt(ev AdoptAsked) {
 	switch {
 	case !n.disk.Promise.Allows(ev.Req.Epoch, ev.Req.Holder):
 		n.refuse(o, tidegate.Fenced, fmt.Sprintf("promised %s", n.disk.Promise))
-	case n.disk.Limbo && !n.disk.EpochRead && !broken(ruleReadEpoch):
+	case n.disk.Limbo && !n.disk.EpochRead && !mutate.Broken(mutate.ReadEpoch):
 		n.refuse(o, tidegate.Transient, "in limbo and the epoch record has not been read")
 	case !n.enqueue(o):
 		n.refuse(o, tidegate.Transient, "too many requests wait")

@@ -4,6 +4,7 @@ import (
 	"fmt"
 
 	"github.com/tidegate/tidegate"
+	"github.com/tidegate/tidegate/internal/mutate"
 )
 
 // WriterInFlightMax bounds the batches sealed beyond D: their chains are kept
@@ -134,7 +135,7 @@ func (w *Writer) OnAck(a Ack) []WriterEffect {
 	if i < 0 {
 		return nil
 	}
-	if p := &w.members[i]; p.Incarnation == a.Incarnation || broken(ruleLimbo) {
+	if p := &w.members[i]; p.Incarnation == a.Incarnation || mutate.Broken(mutate.Limbo) {
 		if w.take(p, a) {
 			w.advance()
 		}
@@ -161,7 +162,7 @@ func (w *Writer) take(p *peer, a Ack) bool {
 		why = fmt.Sprintf("chain at %s is %.8s, sealed was %.8s", a.Durable, a.Chain, w.chains[w.slot(a.Durable)])
 	}
 	p.stamp = a.Stamp
-	if why != "" && !broken(ruleLimbo) && !broken(ruleAckAfterSync) && !broken(ruleEpochCheck) {
+	if why != "" && !mutate.Broken(mutate.Limbo) && !mutate.Broken(mutate.AckAfterSync) && !mutate.Broken(mutate.EpochCheck) {
 		p.distrusted = true
 		w.out = append(w.out, Distrusted{p.Member, why})
 		if w.relay == p.Node {

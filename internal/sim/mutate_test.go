@@ -3,10 +3,9 @@
 package sim
 
 import (
-	"slices"
 	"testing"
 
-	"github.com/tidegate/tidegate/gating/fence"
+	"github.com/tidegate/tidegate/internal/mutate"
 )
 
 // foundWithin bounds the seeds in which each broken rule must be noticed.
@@ -15,18 +14,16 @@ const foundWithin = 1000
 // TestBrokenRulesAreFound breaks the protocol's rules one at a time. A rule whose
 // absence the simulator does not notice is a rule that the simulator does not test.
 func TestBrokenRulesAreFound(t *testing.T) {
-	defer fence.Break()
-	var names []string
-	for name := range fence.Rules {
-		names = append(names, name)
-	}
-	slices.Sort(names)
-	for _, name := range names {
-		t.Run(name, func(t *testing.T) {
-			fence.Break(fence.Rules[name])
+	defer mutate.Break()
+	for _, rule := range []mutate.Rule{
+		mutate.PromiseOnDisk, mutate.AckAfterSync, mutate.EpochFirst, mutate.AdoptedEpoch, mutate.AdoptQuorum, mutate.EpochCheck,
+		mutate.Limbo, mutate.ReadEpoch, mutate.FenceQuorum, mutate.ChoiceRecorded, mutate.ActivateCompare, mutate.NoAckAfterFence,
+	} {
+		t.Run(rule.String(), func(t *testing.T) {
+			mutate.Break(rule)
 			for seed := uint64(1); seed <= foundWithin; seed++ {
 				if r := Run(Options{Seed: seed}); r.Violation != "" && !liveness(r.Violation) {
-					t.Logf("%s: found with seed %d: %s", name, seed, r.Violation)
+					t.Logf("%s: found with seed %d: %s", rule, seed, r.Violation)
 					return
 				}
 			}

@@ -26,6 +26,7 @@ func House() []Entry {
 		{"internal/clock", 1, "boot and wall time behind one interface"},
 		{"internal/config", 1, "strict reading of files, knows no role"},
 		{"internal/invariant", 1, "broken invariants, and nothing else"},
+		{"internal/mutate", 1, "names of rules that a test build can break; imports nothing"},
 		{"internal/retry", 1, "the one back-off policy"},
 		{"internal/tidy", 1, "reads source, imports nothing of ours"},
 		{"internal/vfs", 1, "the file-system seam"},

@@ -1,5 +1,0 @@
-//go:build !mutate
-
-package fence
-
-func broken(rule) bool { return false }
