@@ -73,7 +73,7 @@ soak: build ## five minutes of kill -9 under load, in sync and in bounded mode
 	$(GO) run ./examples/soak --bin bin
 
 .PHONY: bench
-bench: build ## B1 round trip, B2 throughput, B3 replay, each beside the machine's own limit
+bench: build ## B1 round trip, B2 throughput, B3 replay, B4 sync at a distance, each beside a limit
 	@echo "bench: real processes on this disk, some minutes; a quiet machine gives steadier ratios"
 	$(GOBUILD) -o bin/bench ./bench
 	bin/bench --bin bin

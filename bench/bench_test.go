@@ -49,7 +49,7 @@ func TestQuick(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	results := filepath.Join(dir, "results.json")
-	args := []string{"bench", "--quick", "--bin", bin, "--dir", filepath.Join(dir, "run"), "--sizes", "125", "--json", results}
+	args := []string{"bench", "--quick", "--bin", bin, "--dir", filepath.Join(dir, "run"), "--sizes", "125", "--rtt", "20ms", "--json", results}
 	var out, errs bytes.Buffer
 	if code := run(ctx, args, &out, &errs); code != 0 {
 		t.Fatalf("exit code %d\n%s%s", code, out.String(), errs.String())
@@ -75,10 +75,16 @@ func TestQuick(t *testing.T) {
 			t.Errorf("B2 at N=%d measured nothing: %+v", row.N, row)
 		}
 	}
+	if len(r.Distances) != 1 {
+		t.Fatalf("%d rows of B4, want one", len(r.Distances))
+	}
+	if d := r.Distances[0]; d.Open.Median <= 0 || d.Sync.Median <= 0 || d.Wait.P50 < 20_000 {
+		t.Errorf("B4 measured nothing, or no distance: %+v", d)
+	}
 	if !r.Agent.Stripped {
 		t.Error("the stripped agent counts as not stripped")
 	}
-	for _, want := range []string{"B1:", "B2:", "B3:", "Agent binary", "target"} {
+	for _, want := range []string{"B1:", "B2:", "B3:", "B4:", "Agent binary", "target"} {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("the table lacks %q:\n%s", want, out.String())
 		}
@@ -87,11 +93,11 @@ func TestQuick(t *testing.T) {
 
 func TestPlanReportsEveryMistake(t *testing.T) {
 	var out, errs bytes.Buffer
-	code := run(t.Context(), []string{"bench", "--bin", ".", "--sizes", "0", "--nodes", "x", "--only", "b9", "--rounds", "0"}, &out, &errs)
+	code := run(t.Context(), []string{"bench", "--bin", ".", "--sizes", "0", "--nodes", "x", "--only", "b9", "--rtt", "far", "--rounds", "0"}, &out, &errs)
 	if code == 0 {
 		t.Fatal("a wrong command line was taken")
 	}
-	for _, want := range []string{"--sizes", "--nodes", "--only", "--rounds"} {
+	for _, want := range []string{"--sizes", "--nodes", "--only", "--rtt", "--rounds"} {
 		if !strings.Contains(errs.String(), want) {
 			t.Errorf("%q lacks %s", errs.String(), want)
 		}

@@ -21,6 +21,7 @@
 //	limit    bench: append, fdatasync -> TLS 1.3 -> peer: append, fdatasync -> bench
 //	B3       bench: journal's bytes -> the example's ledger state
 //	limit    bench: the same bytes added up
+//	B4       as B2, with distance between the sites: sync beside open
 //
 // What is written lies in a directory of its own and is removed.
 package main

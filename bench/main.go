@@ -33,9 +33,10 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 			&cli.StringFlag{Name: "bin", Required: true, Usage: "`FOLDER` of the binaries"},
 			&cli.StringFlag{Name: "dir", Usage: "`FOLDER` to work in, empty, on the file system to be measured (default: a new one, removed at the end)"},
 			&cli.StringFlag{Name: "json", Usage: "write the results to this `FILE`, too"},
-			&cli.StringFlag{Name: "only", Value: "b1,b2,b3", Usage: "which benches"},
+			&cli.StringFlag{Name: "only", Value: "b1,b2,b3,b4", Usage: "which benches"},
 			&cli.StringFlag{Name: "sizes", Value: "125,250,500,1000,2000", Usage: "record sizes in bytes"},
 			&cli.StringFlag{Name: "nodes", Value: "1,3", Usage: "numbers of standby nodes; W is their majority"},
+			&cli.StringFlag{Name: "rtt", Value: "10ms,50ms,100ms", Usage: "round trips between the sites of B4"},
 			&cli.IntFlag{Name: "rounds", Value: 7, Usage: "rounds of each bench"},
 			&cli.BoolFlag{Name: "quick", Usage: "one short round each: shows that the bench works, measures nothing"},
 		},
@@ -64,20 +65,23 @@ type plan struct {
 	nodes    []int
 	rounds   int
 
-	trips       int           // B1: round trips of product and limit in a round
-	turn        int           // B1: of them in a row before it is the other's turn
-	pumpBytes   int           // B2: bytes of a round, or
-	pumpTime    time.Duration // at most so long
-	replayCount int           // B3: records
+	trips       int             // B1: round trips of product and limit in a round
+	turn        int             // B1: of them in a row before it is the other's turn
+	pumpBytes   int             // B2: bytes of a round, or
+	pumpTime    time.Duration   // at most so long
+	replayCount int             // B3: records
+	distances   []time.Duration // B4: round trips between the sites
+	distantTime time.Duration   // B4: of a round
 }
 
 func parsePlan(c *cli.Context) (p plan, err error) {
 	p = plan{
 		rounds: c.Int("rounds"), only: strings.Split(c.String("only"), ","),
-		trips: 400, turn: 50, pumpBytes: 128 << 20, pumpTime: time.Second, replayCount: 2_000_000,
+		trips: 400, turn: 50, pumpBytes: 128 << 20, pumpTime: time.Second, replayCount: 2_000_000, distantTime: 2 * time.Second,
 	}
 	if c.Bool("quick") {
 		p.rounds, p.trips, p.turn, p.pumpBytes, p.pumpTime, p.replayCount = 1, 20, 10, 4<<20, 200*time.Millisecond, 20_000
+		p.distantTime = 300 * time.Millisecond
 	}
 	if p.bin, err = filepath.Abs(c.String("bin")); err != nil {
 		return p, err
@@ -93,9 +97,17 @@ func parsePlan(c *cli.Context) (p plan, err error) {
 			*into = append(*into, n)
 		}
 	}
+	for _, text := range strings.Split(c.String("rtt"), ",") {
+		d, err := time.ParseDuration(text)
+		if err != nil || d < 0 {
+			errs = append(errs, fmt.Errorf("--rtt: want durations with commas between (got %q)", c.String("rtt")))
+			break
+		}
+		p.distances = append(p.distances, d)
+	}
 	for _, name := range p.only {
-		if !slices.Contains([]string{"b1", "b2", "b3"}, name) {
-			errs = append(errs, fmt.Errorf("--only: want b1, b2, b3 with commas between (got %q)", name))
+		if !slices.Contains([]string{"b1", "b2", "b3", "b4"}, name) {
+			errs = append(errs, fmt.Errorf("--only: want b1, b2, b3, b4 with commas between (got %q)", name))
 		}
 	}
 	if p.rounds < 1 {
@@ -159,12 +171,23 @@ func measure(ctx context.Context, p plan, r *report, say func(string, ...any)) e
 			return err
 		}
 	}
-	if !p.does("b3") {
+	if p.does("b3") {
+		say("B3: replay of %d records", p.replayCount)
+		if r.Replay, err = measureReplay(ctx, filepath.Join(p.dir, "replay"), p); err != nil {
+			return err
+		}
+	}
+	if !p.does("b4") {
 		return nil
 	}
-	say("B3: replay of %d records", p.replayCount)
-	r.Replay, err = measureReplay(ctx, filepath.Join(p.dir, "replay"), p)
-	return err
+	for i, rtt := range p.distances {
+		row, err := measureDistance(ctx, p, filepath.Join(p.dir, fmt.Sprintf("rtt%d", i)), rtt, say)
+		if err != nil {
+			return err
+		}
+		r.Distances = append(r.Distances, row)
+	}
+	return nil
 }
 
 func measureStack(ctx context.Context, p plan, n int, r *report, say func(string, ...any)) (err error) {

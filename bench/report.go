@@ -16,6 +16,7 @@ const (
 	agentMemoryMax   = 100e6
 	standbyMemoryMax = 300e6
 	agentBytesMax    = 20e6
+	distanceRatioMin = 0.95 // sync's rate at distanceTarget, in open's
 )
 
 // report is what a run has measured.
@@ -26,6 +27,8 @@ type report struct {
 	Trips   []tripRow  `json:"b1"`
 	Pumps   []pumpRow  `json:"b2"`
 	Replay  *replayRow `json:"b3,omitempty"`
+
+	Distances []distanceRow `json:"b4,omitempty"`
 }
 
 // verdict says whether got, the more the better, reaches target. Where less is
@@ -52,6 +55,9 @@ func (r *report) print(out io.Writer) {
 	}
 	if r.Replay != nil {
 		r.Replay.print(out)
+	}
+	if len(r.Distances) > 0 {
+		r.printDistances(out)
 	}
 	stripped := ""
 	if !r.Agent.Stripped {

@@ -47,9 +47,14 @@ func (s *service) Fenced(tidegate.Epoch) {}
 // startStack brings n standby nodes up and returns once a first record is
 // durable on a majority of them.
 func startStack(ctx context.Context, dir, bin string, n int, say func(string)) (*stack, error) {
-	l, err := lab.New(lab.Plant{
-		Dir: dir, Bin: bin, Primaries: 1, Standbys: n, Mode: tidegate.ModeSync, NoService: true, Streams: []string{streamName},
-	})
+	return startPlant(ctx, lab.Plant{Dir: dir, Bin: bin, Standbys: n}, say)
+}
+
+// startPlant is startStack with a plant's own Tune.
+func startPlant(ctx context.Context, plant lab.Plant, say func(string)) (*stack, error) {
+	plant.Primaries, plant.Mode, plant.NoService, plant.Streams = 1, tidegate.ModeSync, true, []string{streamName}
+	n := plant.Standbys
+	l, err := lab.New(plant)
 	if err != nil {
 		return nil, err
 	}

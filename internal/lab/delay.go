@@ -22,21 +22,28 @@ const (
 // Delay is a TCP relay that holds bytes back for a fixed time each way, as
 // distance does: it takes no bandwidth away, and keeps their order.
 type Delay struct {
-	each   time.Duration
-	target string
-	ln     net.Listener
+	each time.Duration
+	ln   net.Listener
 
-	mu    sync.Mutex
-	conns map[net.Conn]struct{}
+	mu     sync.Mutex
+	target string
+	conns  map[net.Conn]struct{}
 }
 
-// NewDelay listens on the loopback interface; Run relays to target.
-func NewDelay(each time.Duration, target string) (*Delay, error) {
+// NewDelay listens on the loopback interface. Run relays, once Lead has said where to.
+func NewDelay(each time.Duration) (*Delay, error) {
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return nil, err
 	}
-	return &Delay{each: each, target: target, ln: ln, conns: map[net.Conn]struct{}{}}, nil
+	return &Delay{each: each, ln: ln, conns: map[net.Conn]struct{}{}}, nil
+}
+
+// Lead says where new connections lead to.
+func (d *Delay) Lead(target string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.target = target
 }
 
 // Addr returns where the relay listens.
@@ -88,8 +95,11 @@ func (d *Delay) keep(conns ...net.Conn) (done func()) {
 }
 
 func (d *Delay) relay(ctx context.Context, near net.Conn) {
+	d.mu.Lock()
+	target := d.target
+	d.mu.Unlock()
 	var dialer net.Dialer
-	far, err := dialer.DialContext(ctx, "tcp", d.target)
+	far, err := dialer.DialContext(ctx, "tcp", target)
 	if err != nil {
 		_ = near.Close() // that is how a dead end looks from afar
 		return

@@ -16,10 +16,11 @@ func TestDelay(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	d, err := NewDelay(each, echo.Addr().String())
+	d, err := NewDelay(each)
 	if err != nil {
 		t.Fatal(err)
 	}
+	d.Lead(echo.Addr().String())
 	ctx, cancel := context.WithCancel(t.Context())
 	var g errgroup.Group
 	g.Go(func() error { return d.Run(ctx) })
