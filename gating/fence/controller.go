@@ -366,7 +366,7 @@ func (c *Controller) fence() {
 		c.p.Streams[i].Replies, c.p.Streams[i].Adopters = nil, nil
 	}
 	c.sendFences()
-	c.emit(SetDeadline{StepFence})
+	c.emit(SetDeadline{Step: StepFence})
 }
 
 func (c *Controller) sendFences() {
@@ -374,7 +374,7 @@ func (c *Controller) sendFences() {
 		s := &c.p.Streams[i]
 		for _, m := range s.Record.Config.Members {
 			if !slices.ContainsFunc(s.Replies, func(r FenceReply) bool { return r.Member.Node == m.Node && s.counts(r) }) {
-				c.emit(SendFence{m, FenceRequest{s.Stream, s.Record.Epoch, s.Record.Holder.UUID}})
+				c.emit(SendFence{m, FenceRequest{Stream: s.Stream, Epoch: s.Record.Epoch, Holder: s.Record.Holder.UUID}})
 			}
 		}
 	}
@@ -522,7 +522,7 @@ func (c *Controller) confirm() {
 		c.p.Streams[i].Replies = nil
 	}
 	c.sendFences()
-	c.emit(SetDeadline{StepChoose})
+	c.emit(SetDeadline{Step: StepChoose})
 }
 
 func (c *Controller) maybeConfirmed() {
@@ -545,8 +545,8 @@ func (c *Controller) lease() {
 	if why := c.leaseDoubt(); why != "" {
 		c.asked = true
 		c.save()
-		c.emit(AwaitLease{why})
-		c.emit(SetDeadline{StepLease})
+		c.emit(AwaitLease{Why: why})
+		c.emit(SetDeadline{Step: StepLease})
 		return
 	}
 	c.adopt()

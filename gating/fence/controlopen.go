@@ -18,7 +18,7 @@ func (c *Controller) adopt() {
 	stamp(&c.p.Times.T3Lease, c.now)
 	c.save()
 	c.sendAdopts()
-	c.emit(SetDeadline{StepAdopt})
+	c.emit(SetDeadline{Step: StepAdopt})
 }
 
 func (c *Controller) sendAdopts() {
@@ -160,7 +160,7 @@ func (c *Controller) activated() {
 	}
 	c.save()
 	c.sendPromotes()
-	c.emit(SetDeadline{StepApply})
+	c.emit(SetDeadline{Step: StepApply})
 }
 
 func (c *Controller) sendPromotes() {
@@ -267,7 +267,7 @@ func (c *Controller) deadline(step PlanStep) {
 		return
 	}
 	if c.wait != 0 {
-		c.emit(SetDeadline{step}) // the keys come first
+		c.emit(SetDeadline{Step: step}) // the keys come first
 		return
 	}
 	switch step {

@@ -36,10 +36,18 @@ type (
 	FenceReplied struct{ Reply FenceReply }
 	// AdoptReplied brings a node's answer to SendAdopt.
 	AdoptReplied struct{ Reply AdoptReply }
-	// LeaseOver: the old writer's output leases are provably over.
+	// LeaseOver: every output lease that the registry granted before F1 is over, or
+	// was released. It settles only streams whose record names a lease.
 	LeaseOver struct{}
 	// Attested: a human says that the primary is down.
 	Attested struct{ Actor string }
+	// Abort: somebody wants the plan called off. It is, while nothing is lost by it:
+	// before F1, and a switchover before the writer has handed over. Otherwise
+	// AbortRefused says why not, and the plan goes on.
+	Abort struct{ Actor, Reason string }
+	// HandedOver: the writer's DEMOTED may be in the keys; look now rather than at
+	// the next tick.
+	HandedOver struct{}
 	// Promoted answers SendPromote; Applied says that the target has applied
 	// through H and its state digests agree (else: accepted, still applying).
 	Promoted struct {
@@ -78,6 +86,8 @@ func (Journey) controlEvent()       {}
 func (Reconstituted) controlEvent() {}
 func (Tick) controlEvent()          {}
 func (Deadline) controlEvent()      {}
+func (Abort) controlEvent()         {}
+func (HandedOver) controlEvent()    {}
 
 // ControlEffect is something the shell must do, in the order of the slice.
 type ControlEffect interface{ controlEffect() }
@@ -99,7 +109,7 @@ type (
 	// and the plan's own record; then step TxnDone or TxnUnknown.
 	Txn struct {
 		Token uint64
-		Step  PlanStep // StepReserve, StepChoose or StepActivate
+		Step  PlanStep // StepSwitching, StepAbort, StepReserve, StepChoose or StepActivate
 		Puts  []Put
 		Plan  Plan // as it will stand when the transaction commits
 	}
@@ -116,8 +126,14 @@ type (
 		Member Member
 		Req    AdoptRequest
 	}
-	// AwaitLease: F4 does not hold by itself; step LeaseOver or Attested when it does.
-	AwaitLease struct{ Why string }
+	// AwaitLease: F4 does not hold by itself. Lease, if not 0, is the longest lease
+	// that any of the streams' records names: step LeaseOver once that long has
+	// passed since F1 committed (no gate renews one after that), or it was released.
+	// Otherwise only Attested helps.
+	AwaitLease struct {
+		Why   string
+		Lease time.Duration
+	}
 	// SendPromote: F7, ask the target node; the answer comes as Promoted.
 	SendPromote struct {
 		Node tidegate.NodeName
@@ -133,9 +149,14 @@ type (
 	}
 	// Report: F9, the statements are final as far as DR can know.
 	Report struct{ Loss []LossStatement }
-	// SetDeadline: step Deadline{Step} after the patience configured for Step,
-	// replacing any earlier one.
-	SetDeadline struct{ Step PlanStep }
+	// SetDeadline: step Deadline{Step} after the patience configured for Step and
+	// Extra, replacing any earlier one. StepDrain has no patience but Extra.
+	SetDeadline struct {
+		Step  PlanStep
+		Extra time.Duration
+	}
+	// AbortRefused: the plan has passed the point up to which it can be called off.
+	AbortRefused struct{ Why string }
 	// Refuse: the plan is over, a rule said no.
 	Refuse struct{ Refusal Refusal }
 	// Superseded: the plan is over, another one has the streams.
@@ -144,17 +165,18 @@ type (
 	Finished struct{}
 )
 
-func (ReadKeys) controlEffect()    {}
-func (Txn) controlEffect()         {}
-func (SavePlan) controlEffect()    {}
-func (SendFence) controlEffect()   {}
-func (SendAdopt) controlEffect()   {}
-func (AwaitLease) controlEffect()  {}
-func (SendPromote) controlEffect() {}
-func (Verify) controlEffect()      {}
-func (SwitchRoute) controlEffect() {}
-func (Report) controlEffect()      {}
-func (SetDeadline) controlEffect() {}
-func (Refuse) controlEffect()      {}
-func (Superseded) controlEffect()  {}
-func (Finished) controlEffect()    {}
+func (ReadKeys) controlEffect()     {}
+func (Txn) controlEffect()          {}
+func (SavePlan) controlEffect()     {}
+func (SendFence) controlEffect()    {}
+func (SendAdopt) controlEffect()    {}
+func (AwaitLease) controlEffect()   {}
+func (SendPromote) controlEffect()  {}
+func (Verify) controlEffect()       {}
+func (SwitchRoute) controlEffect()  {}
+func (Report) controlEffect()       {}
+func (SetDeadline) controlEffect()  {}
+func (Refuse) controlEffect()       {}
+func (Superseded) controlEffect()   {}
+func (Finished) controlEffect()     {}
+func (AbortRefused) controlEffect() {}

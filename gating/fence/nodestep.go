@@ -11,7 +11,18 @@ type (
 	FenceAsked struct {
 		Call uint64
 		Req  FenceRequest
+		Now  tidegate.Instant // boot clock of the node's machine
 	}
+	// LeaseAsked asks for a lease; answered by ReplyLease.
+	LeaseAsked struct {
+		Call uint64
+		Req  LeaseRequest
+		Now  tidegate.Instant // boot clock of the node's machine, read after the request came
+	}
+	// Started tells when this process started, on the boot clock of its machine.
+	// Optional, and best stepped right after NewNode: a lease granted by the
+	// process before runs from here. Without it, it runs from the first Now heard.
+	Started struct{ Now tidegate.Instant }
 	// AdoptAsked asks for the log of an epoch; answered by ReplyAdopt. Asking
 	// again for the same epoch and holder, while it runs or after, is harmless.
 	AdoptAsked struct {
@@ -64,6 +75,8 @@ type (
 func (FenceAsked) nodeEvent()   {}
 func (AdoptAsked) nodeEvent()   {}
 func (PromoteAsked) nodeEvent() {}
+func (LeaseAsked) nodeEvent()   {}
+func (Started) nodeEvent()      {}
 func (RecordRead) nodeEvent()   {}
 func (Persisted) nodeEvent()    {}
 func (Synced) nodeEvent()       {}
@@ -124,6 +137,11 @@ type (
 		Call  uint64
 		Reply PromoteReply
 	}
+	// ReplyLease answers a LeaseAsked.
+	ReplyLease struct {
+		Call  uint64
+		Reply LeaseReply
+	}
 	// DropSessions: end every writer or relay session of a promise other than
 	// Keep with ErrFenced; information only, CheckAppend already refuses them.
 	DropSessions struct{ Keep Promise }
@@ -140,6 +158,7 @@ func (CancelFetch) nodeEffect()  {}
 func (ReplyFence) nodeEffect()   {}
 func (ReplyAdopt) nodeEffect()   {}
 func (ReplyPromote) nodeEffect() {}
+func (ReplyLease) nodeEffect()   {}
 func (DropSessions) nodeEffect() {}
 func (Freed) nodeEffect()        {}
 

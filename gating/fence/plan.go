@@ -15,6 +15,9 @@ type PlanKind string
 const (
 	KindAcquire  PlanKind = "acquire"  // an agent starts: F1-F6, same site, no promotion of a standby
 	KindFailover PlanKind = "failover" // F0-F9: another node takes over
+
+	KindSwitchover  PlanKind = "switchover"  // S0-S5, F1-F9: the writer hands over to another node, nothing is lost
+	KindReconfigure PlanKind = "reconfigure" // F1-F6: the same writer, another configuration
 )
 
 // PlanStep is where a plan stands. Steps only grow, except that F1 to F5 go
@@ -23,19 +26,22 @@ type PlanStep string
 
 // The steps of PROTOCOL 4.6.
 const (
-	StepDecide   PlanStep = "F0-decide"
-	StepReserve  PlanStep = "F1-reserve"
-	StepFence    PlanStep = "F2-fence"
-	StepChoose   PlanStep = "F3-choose"
-	StepLease    PlanStep = "F4-lease"
-	StepAdopt    PlanStep = "F5-adopt"
-	StepActivate PlanStep = "F6-activate"
-	StepApply    PlanStep = "F7-apply"
-	StepRoute    PlanStep = "F8-route"
-	StepReport   PlanStep = "F9-report"
-	StepDone     PlanStep = "done"
-	StepRefused  PlanStep = "refused"    // a rule said no; see Plan.Refusal
-	StepGone     PlanStep = "superseded" // another plan has the streams; nothing was opened by this one after that
+	StepSwitching PlanStep = "S1-switching" // SWITCHING is being written
+	StepDrain     PlanStep = "S2-drain"     // the writer drains, seals the handover, and gives the epoch up (S2 to S5)
+	StepAbort     PlanStep = "S-abort"      // ACTIVE is being written back
+	StepDecide    PlanStep = "F0-decide"    // S0 of a switchover
+	StepReserve   PlanStep = "F1-reserve"
+	StepFence     PlanStep = "F2-fence"
+	StepChoose    PlanStep = "F3-choose"
+	StepLease     PlanStep = "F4-lease"
+	StepAdopt     PlanStep = "F5-adopt"
+	StepActivate  PlanStep = "F6-activate"
+	StepApply     PlanStep = "F7-apply"
+	StepRoute     PlanStep = "F8-route"
+	StepReport    PlanStep = "F9-report"
+	StepDone      PlanStep = "done"
+	StepRefused   PlanStep = "refused"    // a rule said no; see Plan.Refusal
+	StepGone      PlanStep = "superseded" // another plan has the streams; nothing was opened by this one after that
 )
 
 // Timings are the instants of the RTO phases on the controller's wall clock; a
@@ -52,6 +58,10 @@ type Timings struct {
 	T7      time.Time `json:"t7,omitzero"`       // verified; zero when nothing was (Plan.Verify)
 	T8      time.Time `json:"t8,omitzero"`       // first client write through the normal route
 	T9      time.Time `json:"t9,omitzero"`       // redundancy restored
+
+	// Of a switchover. S2 to S4 happen at the writer and the target, in between.
+	S1 time.Time `json:"s1,omitzero"` // SWITCHING committed: the pause that clients notice begins, and T0 is the same instant
+	S5 time.Time `json:"s5,omitzero"` // DEMOTED seen: the writer has handed over
 }
 
 // Refusal is a rule that said no.
@@ -79,7 +89,12 @@ const (
 	RuleTarget       = "target"         // the target is not a member, or unknown
 	RuleUnderway     = "failover-under-way"
 	RuleAttempts     = "attempts" // F1 was committed AttemptsMax times without success
-	RuleRecord       = "record"   // the registry's record is missing or unreadable
+	RuleRecord       = "record"   // the registry's record is missing, unreadable, or not in the state that the plan needs
+
+	RuleHandover = "handover-lossless" // the chosen head is not the one that was handed over
+	RuleDrain    = "drain"             // the writer did not hand over in time
+	RuleAborted  = "aborted"           // an operator called the plan off
+	RuleConfig   = "config"            // the wanted configuration was not reached; the old one stays
 )
 
 // StreamPlan is one stream's part of a plan.
@@ -114,6 +129,8 @@ type Plan struct {
 	Shrink            bool                 `json:"shrink"`              // F6 may write the adopters as a smaller configuration when F5 runs out of patience
 	Preempt           bool                 `json:"preempt"`             // acquire: an unfinished failover of these streams is known to be over
 	Verify            bool                 `json:"verify"`              // F7 waits for Verified before the route is switched
+	Drain             time.Duration        `json:"drain_ns,omitempty"`  // switchover: how long the writer may take to hand over
+	Abort             *AbortAsked          `json:"abort,omitempty"`     // somebody wants it called off
 	Reason            string               `json:"reason"`              // for people
 	Actor             string               `json:"actor"`               // for people
 	Streams           []StreamPlan         `json:"streams"`             // sorted by name, at least one
@@ -124,6 +141,12 @@ type Plan struct {
 	Refusal  *Refusal        `json:"refusal,omitempty"`
 	Loss     []LossStatement `json:"loss,omitempty"` // one per stream, same order; failovers only
 	Times    Timings         `json:"times"`
+}
+
+// AbortAsked says who wants a plan called off, and why.
+type AbortAsked struct {
+	Actor  string `json:"actor"`
+	Reason string `json:"reason"`
 }
 
 // AttemptsMax bounds how often one plan reserves an epoch.
@@ -165,7 +188,13 @@ func (p Plan) Validate() error {
 	if p.ID.IsZero() || len(p.Streams) == 0 {
 		return fmt.Errorf("plan %s: want an id and at least one stream", p.ID)
 	}
-	if p.Kind != KindAcquire && p.Kind != KindFailover {
+	switch p.Kind {
+	case KindAcquire, KindFailover, KindReconfigure:
+	case KindSwitchover:
+		if p.Drain <= 0 {
+			return fmt.Errorf("plan %s: drain for %s: want some time", p.ID, p.Drain)
+		}
+	default:
 		return fmt.Errorf("plan %s: unknown kind %q", p.ID, p.Kind)
 	}
 	if p.Target.Node == "" || p.Target.Site == "" || p.Target.UUID.IsZero() {

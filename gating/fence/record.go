@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/tidegate/tidegate"
 )
@@ -40,6 +41,11 @@ type GateRecord struct {
 	Mode     tidegate.Mode   `json:"mode"`
 	Bounds   tidegate.Bounds `json:"bounds"` // of the bounded mode
 	SinceSeq tidegate.Seq    `json:"since_seq"`
+
+	// Lease is how long one output lease lasts; 0: the writer needs none. A writer
+	// whose record names one releases nothing beyond D without it while its gate
+	// does not hold it by itself ([GateRecord.Holds]).
+	Lease time.Duration `json:"lease_ns,omitempty"`
 }
 
 // Holds reports whether the writer's own gate stops it without any lease: armed,
@@ -47,6 +53,24 @@ type GateRecord struct {
 // writer whose key has moved on stays armed and stops at K, B, T.
 func (g GateRecord) Holds() bool {
 	return g.State == GateArmed && (g.Mode == tidegate.ModeSync || g.Mode == tidegate.ModeBounded)
+}
+
+// LeaseBinds reports whether a writer that outlives its epoch is stopped by its
+// leases running out: the record names one, and the gate is in a state in which
+// the writer obeys it. A gate that may open blindly obeys nobody, and what a
+// restored registry says of leases may be old.
+func (g GateRecord) LeaseBinds() bool {
+	return g.Lease > 0 && (g.State == GateArmed || g.State == GateDegraded)
+}
+
+// Handover is what the writer of an epoch vouches for when it gives it up: the
+// batch at Head is its last one, all it released lies within, W members and the
+// target hold it, and the target has applied it.
+type Handover struct {
+	Head        tidegate.LogPos   `json:"head"`         // the handover batch
+	Position    tidegate.Position `json:"position"`     // of the source, at its end
+	StateKnown  bool              `json:"state_known"`  // whether StateDigest was taken
+	StateDigest tidegate.Digest   `json:"state_digest"` // of the service's state at Position
 }
 
 // EpochRecord is the value of a stream's epoch key in etcd: the one place where
@@ -58,6 +82,8 @@ func (g GateRecord) Holds() bool {
 //  2. Config is the one of ActiveEpoch: later fences ask its members
 //  3. in RECOVERING and ACTIVE, StartSeq is Head.Seq+1
 //  4. History ends with ActiveEpoch, or in RECOVERING with the chosen log's last epoch
+//  5. SWITCHING names its target
+//  6. DEMOTED, but for an epoch 0, carries the handover; its head is a batch of the epoch
 type EpochRecord struct {
 	Version     int                 `json:"version"` // EpochRecordVersion
 	Stream      tidegate.StreamID   `json:"stream"`
@@ -73,11 +99,14 @@ type EpochRecord struct {
 	History     History             `json:"history"`            // terms of the log; in ACTIVE it ends with this epoch
 	Source      tidegate.NodeName   `json:"source,omitempty"`   // node that held the chosen log at F3
 	Plan        tidegate.ID         `json:"plan"`               // plan that wrote the record last
-	Kind        PlanKind            `json:"kind,omitempty"`     // of that plan
+	Kind        PlanKind            `json:"kind,omitempty"`     // of the plan that reserved Epoch; a switchover writes SWITCHING into the epoch of another plan
 	Unclean     bool                `json:"unclean,omitempty"`  // chosen with fewer than R replies
 	Missing     []tidegate.NodeName `json:"missing,omitempty"`  // members that did not answer the fence of F3
 	Restored    bool                `json:"restored,omitempty"` // a node's promise was above the key: etcd has gone back, no zero-loss claim
 	Shrunk      bool                `json:"shrunk,omitempty"`   // fewer members than wanted: under-protected
+	Target      Holder              `json:"target,omitzero"`    // SWITCHING, DEMOTED: who is to hold the stream next
+	Deadline    int64               `json:"deadline,omitempty"` // SWITCHING: wall clock, unix ns, at which the switchover will be called off
+	Handover    *Handover           `json:"handover,omitempty"` // DEMOTED, and of the epoch that follows: where the writer before stopped of its own will
 	Since       int64               `json:"since"`              // wall clock of the last change, unix ns; information only
 }
 
@@ -117,8 +146,17 @@ func (r EpochRecord) Validate() error {
 	default:
 		return bad("unknown state %q", r.State)
 	}
-	if r.State != StateFencing && r.StartSeq != r.Head.Seq+1 {
+	switch h := r.Handover; {
+	case r.State != StateFencing && r.StartSeq != r.Head.Seq+1:
 		return bad("start %s does not follow head %s", r.StartSeq, r.Head)
+	case r.State == StateSwitching && (r.Target.Node == "" || r.Target.UUID.IsZero()):
+		return bad("%s to nobody", r.State)
+	case r.State == StateDemoted && r.Epoch > 0 && h == nil:
+		return bad("%s without a handover", r.State)
+	case r.State == StateDemoted && h != nil && (h.Head.Epoch != r.Epoch || h.Head.Seq < r.StartSeq):
+		return bad("handed over at %s, epoch %s began at %s", h.Head, r.Epoch, r.StartSeq)
+	case r.Gate.Lease < 0:
+		return bad("lease of %s", r.Gate.Lease)
 	}
 	return nil
 }
@@ -126,6 +164,10 @@ func (r EpochRecord) Validate() error {
 // Clone returns a copy that shares no memory with r.
 func (r EpochRecord) Clone() EpochRecord {
 	r.Config, r.History, r.Missing = r.Config.Clone(), r.History.Clone(), slices.Clone(r.Missing)
+	if r.Handover != nil {
+		h := *r.Handover
+		r.Handover = &h
+	}
 	return r
 }
 

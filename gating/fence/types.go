@@ -122,16 +122,23 @@ type FenceRequest struct {
 	Stream tidegate.StreamID `json:"stream"`
 	Epoch  tidegate.Epoch    `json:"epoch"`
 	Holder tidegate.HolderID `json:"holder"`
+
+	// Attested: the old holder's outputs are over, or need no lease; a lease that
+	// the node still owes it is not waited for.
+	Attested bool `json:"attested,omitempty"`
 }
 
 // FenceReply answers a fence. Refused means that Promise is higher than what
-// was asked; the other fields are then only informative. Otherwise the promise
-// is on disk, Durable is what the node has fsynced, and no batch of an older
-// epoch will be acknowledged by this node again.
+// was asked; Leased means that the node owes the old holder a lease for that
+// long yet, has promised nothing and wants to be asked again. The other fields
+// are then only informative. Otherwise the promise is on disk, Durable is what
+// the node has fsynced, and no batch of an older epoch will be acknowledged by
+// this node again.
 type FenceReply struct {
 	Stream  tidegate.StreamID `json:"stream"`
 	Member  Member            `json:"member"`
 	Refused bool              `json:"refused,omitempty"`
+	Leased  time.Duration     `json:"leased_ns,omitempty"`
 	Promise Promise           `json:"promise"`
 	History History           `json:"history"`
 	Durable tidegate.LogPos   `json:"durable"`
@@ -201,6 +208,31 @@ type PromoteReply struct {
 	Why      string         `json:"why,omitempty"`
 }
 
+// LeaseRequest asks a node for a lease: its word to promise nobody else for TTL.
+// The writer's session carries it.
+type LeaseRequest struct {
+	Stream tidegate.StreamID `json:"stream"`
+	Epoch  tidegate.Epoch    `json:"epoch"`
+	Holder tidegate.HolderID `json:"holder"`
+	TTL    time.Duration     `json:"ttl_ns"` // at most LeaseTTLMax
+}
+
+// LeaseTTLMax bounds a node lease: a failover without an attestation waits for it.
+const LeaseTTLMax = time.Minute
+
+// LeaseReply answers a lease request. Granted: until Until, on the node's boot
+// clock, the node makes no promise to another holder, whatever happens to it.
+// The holder counts the same span from before it asked, on its own boot clock,
+// less a margin for the drift of both. Otherwise Why says what stood against it.
+type LeaseReply struct {
+	Member  Member           `json:"member"`
+	Epoch   tidegate.Epoch   `json:"epoch"`
+	Granted bool             `json:"granted"`
+	TTL     time.Duration    `json:"ttl_ns"`
+	Until   tidegate.Instant `json:"until"`
+	Why     string           `json:"why,omitempty"`
+}
+
 // Ack is a node's own statement of what it has; a relay passes it on unchanged.
 // Only a [Node] makes one. Durable is fsynced, Chain is the chain at Durable.
 type Ack struct {
@@ -225,6 +257,12 @@ type NodeMeta struct {
 	Promise     Promise              `json:"promise"`
 	History     History              `json:"history"`
 	Starts      uint32               `json:"starts"` // process starts of this incarnation; high 24 bits of Ack.Stamp
+
+	// LeaseTTL is the longest lease granted to LeaseHolder, LeaseHolder the last
+	// one who was granted any: after a restart that lease is taken to run for its
+	// full length from the start.
+	LeaseTTL    time.Duration     `json:"lease_ttl_ns,omitempty"`
+	LeaseHolder tidegate.HolderID `json:"lease_holder,omitzero"`
 }
 
 // NodeMetaVersion is the version of the JSON form of [NodeMeta].

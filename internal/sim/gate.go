@@ -229,7 +229,7 @@ func (r *running) do(effects []fence.ControlEffect) {
 		case fence.SwitchRoute:
 			g.after(w.jitter(5*time.Millisecond), func() { r.step(fence.RouteSwitched{Epoch: e.Epoch}) })
 		case fence.SetDeadline:
-			g.after(1500*time.Millisecond, func() { r.step(fence.Deadline(e)) })
+			g.after(1500*time.Millisecond, func() { r.step(fence.Deadline{Step: e.Step}) })
 		case fence.Report:
 			w.oracle.reported(r.c.Plan(), e.Loss)
 		case fence.Refuse:
