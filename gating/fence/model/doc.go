@@ -1,0 +1,3 @@
+// Package model searches every order in which the fence protocol can happen in
+// a small world.
+package model
