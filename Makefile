@@ -72,6 +72,11 @@ soak: build ## five minutes of kill -9 under load, in sync and in bounded mode
 	@echo "soak: real processes in /tmp, about five minutes"
 	$(GO) run ./examples/soak --bin bin
 
+.PHONY: faults
+faults: ## one fault after the other on real processes: what clients lost, what was exposed, how long they waited
+	tools/needs
+	$(GO) test ./internal/lab -run 'TestTable$$' -count=1 -timeout 0 -v | grep -v '^{'
+
 .PHONY: bench
 bench: build ## B1 round trip, B2 throughput, B3 replay, B4 sync at a distance, each beside a limit
 	@echo "bench: real processes on this disk, some minutes; a quiet machine gives steadier ratios"

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/tidegate/tidegate"
@@ -92,4 +93,21 @@ func (t *AckTail) Newest() (when time.Time) {
 		}
 	}
 	return when
+}
+
+// Pause returns the longest time that passed between two acknowledgements from
+// one moment on, of all streams together, by the clients' clock.
+func (t *AckTail) Pause(from time.Time) (longest time.Duration) {
+	var at []int64
+	for _, a := range t.acks {
+		if a.AckedMS >= from.UnixMilli() {
+			at = append(at, a.AckedMS)
+		}
+	}
+	slices.Sort(at)
+	last := from.UnixMilli()
+	for _, ms := range at {
+		longest, last = max(longest, time.Duration(ms-last)*time.Millisecond), ms
+	}
+	return longest
 }

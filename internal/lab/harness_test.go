@@ -361,7 +361,7 @@ func streamDirs(t *testing.T, standby string) []string {
 
 // failover loses the primary site and lets the DR site take over, with zero loss
 // proven, and waits for clients to be served there.
-func (s *stage) failover(t *testing.T) {
+func (s *stage) failover(t *testing.T) *pb.Plan {
 	t.Helper()
 	_, old := s.writer(t, s.Primaries(), 0)
 	begun := time.Now()
@@ -388,6 +388,7 @@ func (s *stage) failover(t *testing.T) {
 	}
 	s.flowsAbove(t, "acknowledgements of the DR site", old)
 	t.Logf("failed over, clients served after %s", since(begun))
+	return plan
 }
 
 func since(when time.Time) time.Duration { return time.Since(when).Round(time.Millisecond) }
