@@ -13,12 +13,12 @@ import (
 
 // FenceRequestMessage converts a fence request.
 func FenceRequestMessage(r fence.FenceRequest) *pb.FenceRequest {
-	return &pb.FenceRequest{StreamId: api.IDText(r.Stream), Epoch: uint64(r.Epoch), Holder: api.IDText(r.Holder)}
+	return &pb.FenceRequest{StreamId: api.IDText(r.Stream), Epoch: uint64(r.Epoch), Holder: api.IDText(r.Holder), Attested: r.Attested}
 }
 
 // FenceRequest converts back.
 func FenceRequest(m *pb.FenceRequest) (r fence.FenceRequest, err error) {
-	r.Epoch = tidegate.Epoch(m.GetEpoch())
+	r.Epoch, r.Attested = tidegate.Epoch(m.GetEpoch()), m.GetAttested()
 	if r.Stream, err = api.RequireID("stream id", m.GetStreamId()); err != nil {
 		return r, err
 	}
@@ -33,11 +33,15 @@ func FenceRequest(m *pb.FenceRequest) (r fence.FenceRequest, err error) {
 
 // FenceReplyMessage converts a node's answer to a fence.
 func FenceReplyMessage(r fence.FenceReply) *pb.FenceResponse {
-	return &pb.FenceResponse{
+	m := &pb.FenceResponse{
 		Node: string(r.Member.Node), Incarnation: api.IDText(r.Member.Incarnation), Refused: r.Refused,
 		Promise: PromiseMessage(r.Promise), History: HistoryMessage(r.History), Durable: api.LogPosMessage(r.Durable),
 		CommitSeq: uint64(r.Commit), Limbo: r.Limbo, Beacon: EvidenceMessage(r.Evidence),
 	}
+	if r.Leased > 0 {
+		m.Leased = durationpb.New(r.Leased)
+	}
+	return m
 }
 
 // EvidenceMessage converts what beacons tell; nothing known is nil.
@@ -71,7 +75,12 @@ func Evidence(m *pb.BeaconEvidence) (e fence.Evidence, err error) {
 
 // FenceReply converts back; stream is the one that was asked about.
 func FenceReply(stream tidegate.StreamID, m *pb.FenceResponse) (r fence.FenceReply, err error) {
-	r = fence.FenceReply{Stream: stream, Refused: m.GetRefused(), Commit: tidegate.Seq(m.GetCommitSeq()), Limbo: m.GetLimbo()}
+	r = fence.FenceReply{
+		Stream: stream, Refused: m.GetRefused(), Commit: tidegate.Seq(m.GetCommitSeq()), Limbo: m.GetLimbo(), Leased: m.GetLeased().AsDuration(),
+	}
+	if r.Leased < 0 {
+		return r, fmt.Errorf("leased for %s: want none or a positive span", r.Leased)
+	}
 	if r.Member, err = Member(&pb.Member{Node: m.GetNode(), Incarnation: m.GetIncarnation()}); err != nil {
 		return r, err
 	}

@@ -19,13 +19,14 @@ func fullRecord() fence.EpochRecord {
 		Version: fence.EpochRecordVersion, Stream: tidegate.NewID(), Epoch: 5,
 		Holder: fence.Holder{Node: "n1", Site: "west", UUID: uuid}, State: fence.StateActive,
 		Gate: fence.GateRecord{
-			State: fence.GateDegraded, Mode: tidegate.ModeBounded, SinceSeq: 7,
+			State: fence.GateDegraded, Mode: tidegate.ModeBounded, SinceSeq: 7, Lease: 6 * time.Second,
 			Bounds: tidegate.Bounds{Records: 10, Bytes: tidegate.Unbounded, Window: time.Second},
 		},
 		Config:      fence.Config{Members: []fence.Member{{Node: "n1", Incarnation: tidegate.NewID()}, {Node: "n2", Incarnation: tidegate.NewID()}}, W: 2},
 		ActiveEpoch: 5, Active: fence.Holder{Node: "n1", Site: "west", UUID: uuid}, StartSeq: 42, Head: head,
 		History: fence.History{{Epoch: 3, StartSeq: 1, Holder: old}, {Epoch: 5, StartSeq: 42, Holder: uuid}},
 		Source:  "n2", Plan: tidegate.NewID(), Kind: fence.KindFailover, Unclean: true, Restored: true, Shrunk: true, Since: 1_700_000_000_000_000_001,
+		Handover: &fence.Handover{Head: head, Position: 512, StateKnown: true, StateDigest: tidegate.Digest{9}},
 	}
 }
 
@@ -51,16 +52,32 @@ func TestRecordRoundTrip(t *testing.T) {
 	if d := cmp.Diff(want, got); d != "" {
 		t.Error(d)
 	}
+	want.State, want.Handover = fence.StateSwitching, nil
+	want.Target, want.Deadline = fence.Holder{Node: "n2", Site: "west", UUID: tidegate.NewID()}, 1_700_000_030_000_000_001
+	if got, _, err = Record(through(t, RecordMessage(want, 99), &pb.EpochRecord{})); err != nil {
+		t.Fatal(err)
+	}
+	if d := cmp.Diff(want, got); d != "" {
+		t.Error(d)
+	}
+}
+
+func TestEveryKindOfPlanHasItsMessage(t *testing.T) {
+	for _, k := range []fence.PlanKind{fence.KindAcquire, fence.KindFailover, fence.KindSwitchover, fence.KindReconfigure} {
+		if got := Kind(KindMessage(k)); got != k {
+			t.Errorf("%s came back as %q", k, got)
+		}
+	}
 }
 
 func TestCallsRoundTrip(t *testing.T) {
 	r := fullRecord()
 	m := r.Config.Members[0]
-	fr := fence.FenceRequest{Stream: r.Stream, Epoch: 5, Holder: r.Holder.UUID}
+	fr := fence.FenceRequest{Stream: r.Stream, Epoch: 5, Holder: r.Holder.UUID, Attested: true}
 	if got, err := FenceRequest(through(t, FenceRequestMessage(fr), &pb.FenceRequest{})); err != nil || got != fr {
 		t.Errorf("fence request %+v, %v", got, err)
 	}
-	fp := fence.FenceReply{Stream: r.Stream, Member: m, Refused: true, Promise: r.Promise(), History: r.History, Durable: r.Head, Commit: 9, Limbo: true, Evidence: fence.Evidence{ReleasedKnown: true, Beyond: 3, BlindKnown: true, Blind: time.Second}}
+	fp := fence.FenceReply{Stream: r.Stream, Member: m, Refused: true, Leased: 3 * time.Second, Promise: r.Promise(), History: r.History, Durable: r.Head, Commit: 9, Limbo: true, Evidence: fence.Evidence{ReleasedKnown: true, Beyond: 3, BlindKnown: true, Blind: time.Second}}
 	gotFence, err := FenceReply(r.Stream, through(t, FenceReplyMessage(fp), &pb.FenceResponse{}))
 	if d := cmp.Diff(fp, gotFence); err != nil || d != "" {
 		t.Error(d, err)
@@ -92,6 +109,8 @@ func TestBrokenMessagesAreRefused(t *testing.T) {
 		"quorum":      func(m *pb.EpochRecord) { m.Config.W = 9 },
 		"chain":       func(m *pb.EpochRecord) { m.Head.Chain = "00" },
 		"history":     func(m *pb.EpochRecord) { m.History[1].Epoch = 1 },
+		"lease":       func(m *pb.EpochRecord) { m.Gate.Lease.Seconds = -1 },
+		"handed over": func(m *pb.EpochRecord) { m.Handover.StateDigest = "1" },
 		"start seq":   func(m *pb.EpochRecord) { m.StartSeq = 7 },
 		"incarnation": func(m *pb.EpochRecord) { m.Config.Members[0].Incarnation = "" },
 	} {

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"time"
 
+	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/tidegate/tidegate"
@@ -103,9 +104,13 @@ func Config(m *pb.Config) (fence.Config, error) {
 
 // GateMessage converts the gate's part of a record.
 func GateMessage(g fence.GateRecord) *pb.GateRecord {
-	return &pb.GateRecord{
+	m := &pb.GateRecord{
 		State: gateStates[g.State], Mode: api.ModeMessage(g.Mode), Bounds: api.BoundsMessage(g.Bounds), SinceSeq: uint64(g.SinceSeq),
 	}
+	if g.Lease > 0 {
+		m.Lease = durationpb.New(g.Lease)
+	}
+	return m
 }
 
 // Gate converts back.
@@ -114,7 +119,9 @@ func Gate(m *pb.GateRecord) (fence.GateRecord, error) {
 	if err != nil {
 		return fence.GateRecord{}, fmt.Errorf("gate %w", err)
 	}
-	g := fence.GateRecord{Mode: api.Mode(m.GetMode()), Bounds: b, SinceSeq: tidegate.Seq(m.GetSinceSeq())}
+	g := fence.GateRecord{
+		Mode: api.Mode(m.GetMode()), Bounds: b, SinceSeq: tidegate.Seq(m.GetSinceSeq()), Lease: m.GetLease().AsDuration(),
+	}
 	var ok bool
 	if g.State, ok = back(gateStates, m.GetState()); !ok {
 		return g, fmt.Errorf("gate state %s: want a known one", m.GetState())
@@ -122,7 +129,40 @@ func Gate(m *pb.GateRecord) (fence.GateRecord, error) {
 	if g.Mode == "" {
 		return g, fmt.Errorf("gate mode %s: want open, bounded or sync", m.GetMode())
 	}
+	if g.Lease < 0 {
+		return g, fmt.Errorf("gate lease %s: want none or a positive one", g.Lease)
+	}
 	return g, nil
+}
+
+// HandoverMessage converts what a writer handed over; nil is nil.
+func HandoverMessage(h *fence.Handover) *pb.Handover {
+	if h == nil {
+		return nil
+	}
+	m := &pb.Handover{Head: api.LogPosMessage(h.Head), Position: uint64(h.Position), StateKnown: h.StateKnown}
+	if h.StateKnown {
+		m.StateDigest = h.StateDigest.String()
+	}
+	return m
+}
+
+// Handover converts back; nil is nil.
+func Handover(m *pb.Handover) (*fence.Handover, error) {
+	if m == nil {
+		return nil, nil
+	}
+	h := &fence.Handover{Position: tidegate.Position(m.GetPosition()), StateKnown: m.GetStateKnown()}
+	var err error
+	if h.Head, err = api.LogPos(m.GetHead()); err != nil {
+		return nil, fmt.Errorf("handover %w", err)
+	}
+	if h.StateKnown {
+		if err := h.StateDigest.UnmarshalText([]byte(m.GetStateDigest())); err != nil {
+			return nil, fmt.Errorf("handover state: %w", err)
+		}
+	}
+	return h, nil
 }
 
 // RecordMessage converts an epoch record with the revision of its key.
@@ -133,6 +173,10 @@ func RecordMessage(r fence.EpochRecord, revision int64) *pb.EpochRecord {
 		StartSeq: uint64(r.StartSeq), Head: api.LogPosMessage(r.Head), History: HistoryMessage(r.History),
 		Source: string(r.Source), PlanId: api.IDText(r.Plan), PlanKind: KindMessage(r.Kind),
 		Unclean: r.Unclean, Restored: r.Restored, Shrunk: r.Shrunk, Revision: revision, Active: HolderMessage(r.Active),
+		Target: HolderMessage(r.Target), Handover: HandoverMessage(r.Handover),
+	}
+	if r.Deadline != 0 {
+		out.Deadline = timestamppb.New(time.Unix(0, r.Deadline))
 	}
 	if r.Since != 0 {
 		out.Since = timestamppb.New(time.Unix(0, r.Since))
@@ -153,6 +197,9 @@ func Record(m *pb.EpochRecord) (r fence.EpochRecord, revision int64, err error) 
 	if m.GetSince() != nil {
 		r.Since = m.GetSince().AsTime().UnixNano()
 	}
+	if m.GetDeadline() != nil {
+		r.Deadline = m.GetDeadline().AsTime().UnixNano()
+	}
 	var ok bool
 	if r.State, ok = back(states, m.GetState()); !ok {
 		return r, 0, fmt.Errorf("epoch record state %s: want a known one", m.GetState())
@@ -165,6 +212,8 @@ func Record(m *pb.EpochRecord) (r fence.EpochRecord, revision int64, err error) 
 		func() (err error) { r.Config, err = Config(m.GetConfig()); return err },
 		func() (err error) { r.Head, err = api.LogPos(m.GetHead()); return err },
 		func() (err error) { r.History, err = History(m.GetHistory()); return err },
+		func() (err error) { r.Target, err = Holder(m.GetTarget()); return err },
+		func() (err error) { r.Handover, err = Handover(m.GetHandover()); return err },
 		func() (err error) { r.Plan, err = api.ParseID("plan id", m.GetPlanId()); return err },
 	} {
 		if err := parse(); err != nil {
@@ -201,6 +250,9 @@ var gateStates = map[fence.GateState]pb.GateState{
 var kinds = map[fence.PlanKind]pb.PlanKind{
 	fence.KindAcquire:  pb.PlanKind_PLAN_KIND_ACQUIRE,
 	fence.KindFailover: pb.PlanKind_PLAN_KIND_FAILOVER,
+
+	fence.KindSwitchover:  pb.PlanKind_PLAN_KIND_SWITCHOVER,
+	fence.KindReconfigure: pb.PlanKind_PLAN_KIND_RECONFIGURE,
 }
 
 // back finds the key of a value; the tables have a handful of entries.
