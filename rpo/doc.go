@@ -1,6 +1,6 @@
 // Package rpo is the arithmetic of what a disaster would lose and of how long a
-// recovery takes: the gate's ceiling, exposure and its time-weighted sums,
-// clock offsets, and the phases of a failover.
+// recovery takes: the gate's ceiling, the pace of new work, exposure and its
+// time-weighted sums, clock offsets, and the phases of a failover.
 //
 // Everything here is pure: no goroutine, clock, file or socket. Time comes in
 // as a [tidegate.Instant] of the caller's one boot-time clock. Nothing is
@@ -15,14 +15,19 @@
 //   - ceiling: highest position that may be released now
 //   - exposure: released but not durable, (D, A]
 //   - in doubt: on the primary but not released, (A, L]
+//   - class: durability that one release asks for, never weaker than the stream's
+//   - utilisation: largest used share of a bound
+//   - lease: permission to release beyond D until an instant
 //
 // # Picture
 //
 //	            Append      Release       Durable
 //	journal ------------> [Ceiling] <------------- acks
-//	                          | Limit, Exposure
-//	                          v
-//	               outputs, [Meter] -> areas, histogram
+//	                       |      | Limit, Exposure
+//	              Standing |      v
+//	                       |   outputs, [Meter] -> areas, histogram
+//	                       v
+//	   [DrainRate] -> gating/machine -> [Throttle] -> new work
 //
 // No type here is safe for concurrent use. The formula and its reasons are in
 // docs/ARCHITECTURE.md, "Ceiling".

@@ -46,9 +46,11 @@ func samples() []Message {
 			Drained: true, Slack: 9,
 		},
 		&Role{State: StateActive, Epoch: 7, Holder: tidegate.HolderID{2}, ApplyTo: 10, Branch: 10, Lineage: "journal:01"},
-		&DaemonProgress{D: 8, DKnown: true, Epoch: 7, Mode: tidegate.ModeBounded, Bounds: tidegate.Bounds{Records: 1, Bytes: 2, Window: 3}, Recorded: true,
+		&DaemonProgress{
+			D: 8, DKnown: true, Epoch: 7, Mode: tidegate.ModeBounded, Bounds: tidegate.Bounds{Records: 1, Bytes: 2, Window: 3}, Recorded: true,
 			Grant: 4, Record: machine.RecordDegraded, Policy: tidegate.Policy{Reaction: tidegate.ReactDegrade, Grace: 5, Rearm: 6}, Brake: true,
-			LeaseNeeded: true, LeaseUntil: 7, Drain: true, HandedOver: true, RateLimited: true, Rate: 9},
+			LeaseNeeded: true, LeaseUntil: 7, Drain: true, HandedOver: true, RateLimited: true, Rate: 9,
+		},
 		&DaemonProgress{Epoch: 7, Mode: tidegate.ModeOpen, Bounds: tidegate.Bounds{Records: none, Bytes: none, Window: tidegate.Unbounded}},
 		&Batch{Epoch: 7, Seq: 3, First: 100, Next: 103, Records: 1, Payload: []byte("abc")},
 		&Rewind{To: 100, Epoch: 8},
