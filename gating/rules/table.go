@@ -144,7 +144,7 @@ func Rules() []Rule {
 			Evidence: "the target's report", Actions: all, ByName: true, Instead: "look at the stream's error in `tidegate status`",
 		},
 		{
-			Name: ContentVerified, Asks: "the target and a fence quorum of members hold what the writer wrote: they adopted its epoch, which proves their log by its chain, no two of them differ at one batch, the writer distrusts none of them, and none reports an error",
+			Name: ContentVerified, Asks: "the target holds what the writer wrote: it adopted the writer's epoch, which proves its log by its chain, and reports no error; no two members differ at one batch, and the writer distrusts none that answers",
 			Evidence: "members' reports: history, durable end with its chain, limbo, errors; the writer's last report", Actions: all, ByName: true,
 			Instead: "look at the members in `tidegate status`; `tidegate doctor` names what to repair",
 		},
