@@ -34,6 +34,7 @@ func House() []Entry {
 		{"internal/wire", 1, "frames and field encoding, knows no message"},
 		{"internal/durable", 2, "atomic durable writes, on vfs"},
 		{"internal/pki", 3, "certificates and identities, written durably"},
+		{"internal/rates", 3, "the operator's files of rates, on config, clock and durable"},
 		{"internal/seglog", 3, "the one segment log, on vfs and durable"},
 
 		{"api/tidegatev1", 10, "generated messages"},
@@ -42,6 +43,7 @@ func House() []Entry {
 		{"batch", 10, "the sealed batch"},
 		{"rpo", 10, "pure arithmetic of ceiling and exposure"},
 		{"gating/fence", 10, "pure cores of epochs and failover"},
+		{"gating/fence/model", 11, "explicit-state search of the fence protocol, for its tests"},
 		{"gating/rules", 11, "pure rules of role changes, over what fence claims"},
 		{"gating/detect", 11, "pure detector of a primary that is down"},
 		{"gating/machine", 10, "pure state machine of a gate at the edge of its bounds"},
