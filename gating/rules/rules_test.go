@@ -95,11 +95,15 @@ func TestEachRule(t *testing.T) {
 		{"no agent", Failover, func(f *Facts) { f.Target.Agent = new(false) }, Target, "not known to any gate"},
 		{"no record", Failover, func(f *Facts) { f.Streams[0].Recorded = new(false) }, Record, "no epoch record"},
 		{"one member is enough of three", Failover, func(f *Facts) { f.Streams[0].Members[2].Knows = new(false) }, "", ""},
-		{"two are not", Failover, func(f *Facts) { f.Streams[0].Members[1].Knows, f.Streams[0].Members[2].Answers = new(false), new(false) }, FenceQuorum, "1 of 3 members"},
-		{"planned takes W", Switchover, func(f *Facts) { f.Streams[0].Members[1].Knows, f.Streams[0].Members[2].Answers = new(false), new(false) }, "fence-quorum adopt-quorum", "want 2"},
+		{"two are not", Failover, func(f *Facts) {
+			f.Streams[0].Members[1].Knows, f.Streams[0].Members[2].Answers = new(false), new(false)
+		}, FenceQuorum, "1 of 3 members"},
+		{"planned takes W", Switchover, func(f *Facts) {
+			f.Streams[0].Members[1].Knows, f.Streams[0].Members[2].Answers = new(false), new(false)
+		}, "fence-quorum adopt-quorum", "want 2"},
 		{"gate open", Failover, func(f *Facts) { f.Streams[0].GateHolds, f.Streams[0].GateText = new(false), "gate armed in mode open" }, PrimaryFenced, "could go on"},
 		{"gate open with leases", Failover, func(f *Facts) {
-			f.Streams[0].GateHolds, f.Streams[0].Lease = new(false), new(10 * time.Second)
+			f.Streams[0].GateHolds, f.Streams[0].Lease = new(false), new(10*time.Second)
 		}, "", ""},
 		{"gate open, planned", Switchover, func(f *Facts) { f.Streams[0].GateHolds = new(false) }, "", ""},
 		{"loss unknown", Auto, func(f *Facts) { f.Streams[0].Loss = &fence.LossStatement{Kind: fence.LossUnknown} }, RPOBound, "accepts 0 records"},
