@@ -684,8 +684,10 @@ type DetectorSettings struct {
 	Mode  DetectorMode           `protobuf:"varint,1,opt,name=mode,proto3,enum=tidegate.v1.DetectorMode" json:"mode,omitempty"`
 	// The service is declared down after this long without a sign of progress.
 	DownAfter *durationpb.Duration `protobuf:"bytes,2,opt,name=down_after,json=downAfter,proto3" json:"down_after,omitempty"`
-	// Vantage points that must agree.
-	Agree         uint32 `protobuf:"varint,3,opt,name=agree,proto3" json:"agree,omitempty"`
+	// Vantage points that must agree: at least 2, to act by itself at least 3.
+	Agree uint32 `protobuf:"varint,3,opt,name=agree,proto3" json:"agree,omitempty"`
+	// Nothing happens by itself so soon after a change of role, an attempt, or a recovery.
+	AntiFlap      *durationpb.Duration `protobuf:"bytes,4,opt,name=anti_flap,json=antiFlap,proto3" json:"anti_flap,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -741,14 +743,29 @@ func (x *DetectorSettings) GetAgree() uint32 {
 	return 0
 }
 
+func (x *DetectorSettings) GetAntiFlap() *durationpb.Duration {
+	if x != nil {
+		return x.AntiFlap
+	}
+	return nil
+}
+
 // DetectorStatus is a service's failure detector as it is.
 type DetectorStatus struct {
-	state         protoimpl.MessageState  `protogen:"open.v1"`
-	Settings      *DetectorSettings       `protobuf:"bytes,1,opt,name=settings,proto3" json:"settings,omitempty"`
-	Verdict       DetectorVerdict         `protobuf:"varint,2,opt,name=verdict,proto3,enum=tidegate.v1.DetectorVerdict" json:"verdict,omitempty"`
-	Since         *timestamppb.Timestamp  `protobuf:"bytes,3,opt,name=since,proto3" json:"since,omitempty"`
-	Reasons       []string                `protobuf:"bytes,4,rep,name=reasons,proto3" json:"reasons,omitempty"`
-	Vantages      []*ReportVantageRequest `protobuf:"bytes,5,rep,name=vantages,proto3" json:"vantages,omitempty"`
+	state    protoimpl.MessageState  `protogen:"open.v1"`
+	Settings *DetectorSettings       `protobuf:"bytes,1,opt,name=settings,proto3" json:"settings,omitempty"`
+	Verdict  DetectorVerdict         `protobuf:"varint,2,opt,name=verdict,proto3,enum=tidegate.v1.DetectorVerdict" json:"verdict,omitempty"`
+	Since    *timestamppb.Timestamp  `protobuf:"bytes,3,opt,name=since,proto3" json:"since,omitempty"`
+	Reasons  []string                `protobuf:"bytes,4,rep,name=reasons,proto3" json:"reasons,omitempty"`
+	Vantages []*ReportVantageRequest `protobuf:"bytes,5,rep,name=vantages,proto3" json:"vantages,omitempty"`
+	// What each vantage point's silence amounts to.
+	Votes []*DetectorVote `protobuf:"bytes,6,rep,name=votes,proto3" json:"votes,omitempty"`
+	// What people must look at although it is not down: "no-progress", "partition".
+	Alarms []*Fact `protobuf:"bytes,7,rep,name=alarms,proto3" json:"alarms,omitempty"`
+	// What stands against a failover by itself; meaningful while the verdict is down.
+	Against []string `protobuf:"bytes,8,rep,name=against,proto3" json:"against,omitempty"`
+	// Times it was down since this gate leads, the present one included.
+	Episodes      uint64 `protobuf:"varint,9,opt,name=episodes,proto3" json:"episodes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -818,10 +835,126 @@ func (x *DetectorStatus) GetVantages() []*ReportVantageRequest {
 	return nil
 }
 
-// DrillPolicy says how fresh a service's drills must be for a planned change of roles.
+func (x *DetectorStatus) GetVotes() []*DetectorVote {
+	if x != nil {
+		return x.Votes
+	}
+	return nil
+}
+
+func (x *DetectorStatus) GetAlarms() []*Fact {
+	if x != nil {
+		return x.Alarms
+	}
+	return nil
+}
+
+func (x *DetectorStatus) GetAgainst() []string {
+	if x != nil {
+		return x.Against
+	}
+	return nil
+}
+
+func (x *DetectorStatus) GetEpisodes() uint64 {
+	if x != nil {
+		return x.Episodes
+	}
+	return 0
+}
+
+// DetectorVote is one vantage point's part in a verdict.
+type DetectorVote struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Site  string                 `protobuf:"bytes,1,opt,name=site,proto3" json:"site,omitempty"`
+	Name  string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	// "beacon", "probe", "session".
+	Kind string `protobuf:"bytes,3,opt,name=kind,proto3" json:"kind,omitempty"`
+	// "alive", "suspect", "down", "abstains".
+	Ballot string `protobuf:"bytes,4,opt,name=ballot,proto3" json:"ballot,omitempty"`
+	// Since its last contact, on its own clock; absent when it never had one.
+	Silent        *durationpb.Duration `protobuf:"bytes,5,opt,name=silent,proto3" json:"silent,omitempty"`
+	Why           string               `protobuf:"bytes,6,opt,name=why,proto3" json:"why,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DetectorVote) Reset() {
+	*x = DetectorVote{}
+	mi := &file_tidegate_v1_operator_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DetectorVote) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DetectorVote) ProtoMessage() {}
+
+func (x *DetectorVote) ProtoReflect() protoreflect.Message {
+	mi := &file_tidegate_v1_operator_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DetectorVote.ProtoReflect.Descriptor instead.
+func (*DetectorVote) Descriptor() ([]byte, []int) {
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *DetectorVote) GetSite() string {
+	if x != nil {
+		return x.Site
+	}
+	return ""
+}
+
+func (x *DetectorVote) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *DetectorVote) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *DetectorVote) GetBallot() string {
+	if x != nil {
+		return x.Ballot
+	}
+	return ""
+}
+
+func (x *DetectorVote) GetSilent() *durationpb.Duration {
+	if x != nil {
+		return x.Silent
+	}
+	return nil
+}
+
+func (x *DetectorVote) GetWhy() string {
+	if x != nil {
+		return x.Why
+	}
+	return ""
+}
+
+// DrillPolicy says how fresh a service's drills must be for a change of roles.
 type DrillPolicy struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Age of the newest passed drill at most; absent for no demand.
+	// Age of the newest passed drill at most; absent is 7 days.
 	MaxAge        *durationpb.Duration `protobuf:"bytes,1,opt,name=max_age,json=maxAge,proto3" json:"max_age,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -829,7 +962,7 @@ type DrillPolicy struct {
 
 func (x *DrillPolicy) Reset() {
 	*x = DrillPolicy{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[6]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -841,7 +974,7 @@ func (x *DrillPolicy) String() string {
 func (*DrillPolicy) ProtoMessage() {}
 
 func (x *DrillPolicy) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[6]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -854,7 +987,7 @@ func (x *DrillPolicy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrillPolicy.ProtoReflect.Descriptor instead.
 func (*DrillPolicy) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{6}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *DrillPolicy) GetMaxAge() *durationpb.Duration {
@@ -878,7 +1011,7 @@ type ProbeStatus struct {
 
 func (x *ProbeStatus) Reset() {
 	*x = ProbeStatus{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[7]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -890,7 +1023,7 @@ func (x *ProbeStatus) String() string {
 func (*ProbeStatus) ProtoMessage() {}
 
 func (x *ProbeStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[7]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -903,7 +1036,7 @@ func (x *ProbeStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProbeStatus.ProtoReflect.Descriptor instead.
 func (*ProbeStatus) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{7}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *ProbeStatus) GetEnabled() bool {
@@ -963,7 +1096,7 @@ type StreamStatus struct {
 
 func (x *StreamStatus) Reset() {
 	*x = StreamStatus{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[8]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -975,7 +1108,7 @@ func (x *StreamStatus) String() string {
 func (*StreamStatus) ProtoMessage() {}
 
 func (x *StreamStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[8]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -988,7 +1121,7 @@ func (x *StreamStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StreamStatus.ProtoReflect.Descriptor instead.
 func (*StreamStatus) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{8}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *StreamStatus) GetView() *StreamView {
@@ -1066,7 +1199,7 @@ type MemberStatus struct {
 
 func (x *MemberStatus) Reset() {
 	*x = MemberStatus{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[9]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1078,7 +1211,7 @@ func (x *MemberStatus) String() string {
 func (*MemberStatus) ProtoMessage() {}
 
 func (x *MemberStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[9]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1091,7 +1224,7 @@ func (x *MemberStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MemberStatus.ProtoReflect.Descriptor instead.
 func (*MemberStatus) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{9}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *MemberStatus) GetNode() string {
@@ -1134,7 +1267,7 @@ type StandbyStatus struct {
 
 func (x *StandbyStatus) Reset() {
 	*x = StandbyStatus{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[10]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1146,7 +1279,7 @@ func (x *StandbyStatus) String() string {
 func (*StandbyStatus) ProtoMessage() {}
 
 func (x *StandbyStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[10]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1159,7 +1292,7 @@ func (x *StandbyStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StandbyStatus.ProtoReflect.Descriptor instead.
 func (*StandbyStatus) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{10}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *StandbyStatus) GetNode() *NodeView {
@@ -1196,7 +1329,7 @@ type AgentStatus struct {
 
 func (x *AgentStatus) Reset() {
 	*x = AgentStatus{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[11]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1208,7 +1341,7 @@ func (x *AgentStatus) String() string {
 func (*AgentStatus) ProtoMessage() {}
 
 func (x *AgentStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[11]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1221,7 +1354,7 @@ func (x *AgentStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AgentStatus.ProtoReflect.Descriptor instead.
 func (*AgentStatus) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{11}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *AgentStatus) GetNode() string {
@@ -1271,7 +1404,7 @@ type RouteStatus struct {
 
 func (x *RouteStatus) Reset() {
 	*x = RouteStatus{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[12]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1283,7 +1416,7 @@ func (x *RouteStatus) String() string {
 func (*RouteStatus) ProtoMessage() {}
 
 func (x *RouteStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[12]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1296,7 +1429,7 @@ func (x *RouteStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RouteStatus.ProtoReflect.Descriptor instead.
 func (*RouteStatus) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{12}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *RouteStatus) GetName() string {
@@ -1336,7 +1469,7 @@ type ListStreamsRequest struct {
 
 func (x *ListStreamsRequest) Reset() {
 	*x = ListStreamsRequest{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[13]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1348,7 +1481,7 @@ func (x *ListStreamsRequest) String() string {
 func (*ListStreamsRequest) ProtoMessage() {}
 
 func (x *ListStreamsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[13]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1361,7 +1494,7 @@ func (x *ListStreamsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListStreamsRequest.ProtoReflect.Descriptor instead.
 func (*ListStreamsRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{13}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ListStreamsRequest) GetService() string {
@@ -1383,7 +1516,7 @@ type ListStreamsResponse struct {
 
 func (x *ListStreamsResponse) Reset() {
 	*x = ListStreamsResponse{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[14]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1395,7 +1528,7 @@ func (x *ListStreamsResponse) String() string {
 func (*ListStreamsResponse) ProtoMessage() {}
 
 func (x *ListStreamsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[14]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1408,7 +1541,7 @@ func (x *ListStreamsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListStreamsResponse.ProtoReflect.Descriptor instead.
 func (*ListStreamsResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{14}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ListStreamsResponse) GetStreams() []*StreamView {
@@ -1455,7 +1588,7 @@ type Service struct {
 
 func (x *Service) Reset() {
 	*x = Service{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[15]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1467,7 +1600,7 @@ func (x *Service) String() string {
 func (*Service) ProtoMessage() {}
 
 func (x *Service) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[15]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1480,7 +1613,7 @@ func (x *Service) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Service.ProtoReflect.Descriptor instead.
 func (*Service) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{15}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Service) GetName() string {
@@ -1556,7 +1689,7 @@ type SiteEndpoints struct {
 
 func (x *SiteEndpoints) Reset() {
 	*x = SiteEndpoints{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[16]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1568,7 +1701,7 @@ func (x *SiteEndpoints) String() string {
 func (*SiteEndpoints) ProtoMessage() {}
 
 func (x *SiteEndpoints) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[16]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1581,7 +1714,7 @@ func (x *SiteEndpoints) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SiteEndpoints.ProtoReflect.Descriptor instead.
 func (*SiteEndpoints) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{16}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *SiteEndpoints) GetSite() string {
@@ -1610,7 +1743,7 @@ type AddServiceRequest struct {
 
 func (x *AddServiceRequest) Reset() {
 	*x = AddServiceRequest{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[17]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1622,7 +1755,7 @@ func (x *AddServiceRequest) String() string {
 func (*AddServiceRequest) ProtoMessage() {}
 
 func (x *AddServiceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[17]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1635,7 +1768,7 @@ func (x *AddServiceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddServiceRequest.ProtoReflect.Descriptor instead.
 func (*AddServiceRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{17}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *AddServiceRequest) GetService() *Service {
@@ -1661,7 +1794,7 @@ type AddServiceResponse struct {
 
 func (x *AddServiceResponse) Reset() {
 	*x = AddServiceResponse{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[18]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1673,7 +1806,7 @@ func (x *AddServiceResponse) String() string {
 func (*AddServiceResponse) ProtoMessage() {}
 
 func (x *AddServiceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[18]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1686,7 +1819,7 @@ func (x *AddServiceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddServiceResponse.ProtoReflect.Descriptor instead.
 func (*AddServiceResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{18}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *AddServiceResponse) GetService() *ServiceView {
@@ -1721,7 +1854,7 @@ type AddStreamRequest struct {
 
 func (x *AddStreamRequest) Reset() {
 	*x = AddStreamRequest{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[19]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1733,7 +1866,7 @@ func (x *AddStreamRequest) String() string {
 func (*AddStreamRequest) ProtoMessage() {}
 
 func (x *AddStreamRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[19]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1746,7 +1879,7 @@ func (x *AddStreamRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddStreamRequest.ProtoReflect.Descriptor instead.
 func (*AddStreamRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{19}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *AddStreamRequest) GetService() string {
@@ -1842,7 +1975,7 @@ type AddStreamResponse struct {
 
 func (x *AddStreamResponse) Reset() {
 	*x = AddStreamResponse{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[20]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1854,7 +1987,7 @@ func (x *AddStreamResponse) String() string {
 func (*AddStreamResponse) ProtoMessage() {}
 
 func (x *AddStreamResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[20]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1867,7 +2000,7 @@ func (x *AddStreamResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddStreamResponse.ProtoReflect.Descriptor instead.
 func (*AddStreamResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{20}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *AddStreamResponse) GetStream() *StreamView {
@@ -1888,7 +2021,7 @@ type PauseStreamRequest struct {
 
 func (x *PauseStreamRequest) Reset() {
 	*x = PauseStreamRequest{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[21]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1900,7 +2033,7 @@ func (x *PauseStreamRequest) String() string {
 func (*PauseStreamRequest) ProtoMessage() {}
 
 func (x *PauseStreamRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[21]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1913,7 +2046,7 @@ func (x *PauseStreamRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PauseStreamRequest.ProtoReflect.Descriptor instead.
 func (*PauseStreamRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{21}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *PauseStreamRequest) GetService() string {
@@ -1946,7 +2079,7 @@ type PauseStreamResponse struct {
 
 func (x *PauseStreamResponse) Reset() {
 	*x = PauseStreamResponse{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[22]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1958,7 +2091,7 @@ func (x *PauseStreamResponse) String() string {
 func (*PauseStreamResponse) ProtoMessage() {}
 
 func (x *PauseStreamResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[22]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1971,7 +2104,7 @@ func (x *PauseStreamResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PauseStreamResponse.ProtoReflect.Descriptor instead.
 func (*PauseStreamResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{22}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *PauseStreamResponse) GetStream() *StreamView {
@@ -1991,7 +2124,7 @@ type ResumeStreamRequest struct {
 
 func (x *ResumeStreamRequest) Reset() {
 	*x = ResumeStreamRequest{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[23]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2003,7 +2136,7 @@ func (x *ResumeStreamRequest) String() string {
 func (*ResumeStreamRequest) ProtoMessage() {}
 
 func (x *ResumeStreamRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[23]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2016,7 +2149,7 @@ func (x *ResumeStreamRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResumeStreamRequest.ProtoReflect.Descriptor instead.
 func (*ResumeStreamRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{23}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ResumeStreamRequest) GetService() string {
@@ -2042,7 +2175,7 @@ type ResumeStreamResponse struct {
 
 func (x *ResumeStreamResponse) Reset() {
 	*x = ResumeStreamResponse{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[24]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2054,7 +2187,7 @@ func (x *ResumeStreamResponse) String() string {
 func (*ResumeStreamResponse) ProtoMessage() {}
 
 func (x *ResumeStreamResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[24]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2067,7 +2200,7 @@ func (x *ResumeStreamResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResumeStreamResponse.ProtoReflect.Descriptor instead.
 func (*ResumeStreamResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{24}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *ResumeStreamResponse) GetStream() *StreamView {
@@ -2088,7 +2221,7 @@ type RemoveStreamRequest struct {
 
 func (x *RemoveStreamRequest) Reset() {
 	*x = RemoveStreamRequest{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[25]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2100,7 +2233,7 @@ func (x *RemoveStreamRequest) String() string {
 func (*RemoveStreamRequest) ProtoMessage() {}
 
 func (x *RemoveStreamRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[25]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2113,7 +2246,7 @@ func (x *RemoveStreamRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveStreamRequest.ProtoReflect.Descriptor instead.
 func (*RemoveStreamRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{25}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *RemoveStreamRequest) GetService() string {
@@ -2145,7 +2278,7 @@ type RemoveStreamResponse struct {
 
 func (x *RemoveStreamResponse) Reset() {
 	*x = RemoveStreamResponse{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[26]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2157,7 +2290,7 @@ func (x *RemoveStreamResponse) String() string {
 func (*RemoveStreamResponse) ProtoMessage() {}
 
 func (x *RemoveStreamResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[26]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2170,7 +2303,7 @@ func (x *RemoveStreamResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveStreamResponse.ProtoReflect.Descriptor instead.
 func (*RemoveStreamResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{26}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{27}
 }
 
 type SetModeRequest struct {
@@ -2196,7 +2329,7 @@ type SetModeRequest struct {
 
 func (x *SetModeRequest) Reset() {
 	*x = SetModeRequest{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[27]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2208,7 +2341,7 @@ func (x *SetModeRequest) String() string {
 func (*SetModeRequest) ProtoMessage() {}
 
 func (x *SetModeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[27]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2221,7 +2354,7 @@ func (x *SetModeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetModeRequest.ProtoReflect.Descriptor instead.
 func (*SetModeRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{27}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *SetModeRequest) GetService() string {
@@ -2303,7 +2436,7 @@ type SetModeResponse struct {
 
 func (x *SetModeResponse) Reset() {
 	*x = SetModeResponse{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[28]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2315,7 +2448,7 @@ func (x *SetModeResponse) String() string {
 func (*SetModeResponse) ProtoMessage() {}
 
 func (x *SetModeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[28]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2328,7 +2461,7 @@ func (x *SetModeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetModeResponse.ProtoReflect.Descriptor instead.
 func (*SetModeResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{28}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *SetModeResponse) GetStream() *StreamView {
@@ -2354,7 +2487,7 @@ type SetDetectorRequest struct {
 
 func (x *SetDetectorRequest) Reset() {
 	*x = SetDetectorRequest{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[29]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2366,7 +2499,7 @@ func (x *SetDetectorRequest) String() string {
 func (*SetDetectorRequest) ProtoMessage() {}
 
 func (x *SetDetectorRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[29]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2379,7 +2512,7 @@ func (x *SetDetectorRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetDetectorRequest.ProtoReflect.Descriptor instead.
 func (*SetDetectorRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{29}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *SetDetectorRequest) GetService() string {
@@ -2426,7 +2559,7 @@ type SetDetectorResponse struct {
 
 func (x *SetDetectorResponse) Reset() {
 	*x = SetDetectorResponse{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[30]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2438,7 +2571,7 @@ func (x *SetDetectorResponse) String() string {
 func (*SetDetectorResponse) ProtoMessage() {}
 
 func (x *SetDetectorResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[30]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2451,7 +2584,7 @@ func (x *SetDetectorResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetDetectorResponse.ProtoReflect.Descriptor instead.
 func (*SetDetectorResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{30}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *SetDetectorResponse) GetService() *Service {
@@ -2473,7 +2606,7 @@ type OpenGateRequest struct {
 
 func (x *OpenGateRequest) Reset() {
 	*x = OpenGateRequest{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[31]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2485,7 +2618,7 @@ func (x *OpenGateRequest) String() string {
 func (*OpenGateRequest) ProtoMessage() {}
 
 func (x *OpenGateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[31]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2498,7 +2631,7 @@ func (x *OpenGateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OpenGateRequest.ProtoReflect.Descriptor instead.
 func (*OpenGateRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{31}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *OpenGateRequest) GetService() string {
@@ -2533,7 +2666,7 @@ type OpenGateResponse struct {
 
 func (x *OpenGateResponse) Reset() {
 	*x = OpenGateResponse{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[32]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2545,7 +2678,7 @@ func (x *OpenGateResponse) String() string {
 func (*OpenGateResponse) ProtoMessage() {}
 
 func (x *OpenGateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[32]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2558,7 +2691,7 @@ func (x *OpenGateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OpenGateResponse.ProtoReflect.Descriptor instead.
 func (*OpenGateResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{32}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *OpenGateResponse) GetService() *ServiceView {
@@ -2585,7 +2718,7 @@ type ArmGateRequest struct {
 
 func (x *ArmGateRequest) Reset() {
 	*x = ArmGateRequest{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[33]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2597,7 +2730,7 @@ func (x *ArmGateRequest) String() string {
 func (*ArmGateRequest) ProtoMessage() {}
 
 func (x *ArmGateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[33]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2610,7 +2743,7 @@ func (x *ArmGateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ArmGateRequest.ProtoReflect.Descriptor instead.
 func (*ArmGateRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{33}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *ArmGateRequest) GetService() string {
@@ -2638,7 +2771,7 @@ type ArmGateResponse struct {
 
 func (x *ArmGateResponse) Reset() {
 	*x = ArmGateResponse{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[34]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2650,7 +2783,7 @@ func (x *ArmGateResponse) String() string {
 func (*ArmGateResponse) ProtoMessage() {}
 
 func (x *ArmGateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[34]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2663,7 +2796,7 @@ func (x *ArmGateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ArmGateResponse.ProtoReflect.Descriptor instead.
 func (*ArmGateResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{34}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *ArmGateResponse) GetService() *ServiceView {
@@ -2694,7 +2827,7 @@ type GateExplainRequest struct {
 
 func (x *GateExplainRequest) Reset() {
 	*x = GateExplainRequest{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[35]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2706,7 +2839,7 @@ func (x *GateExplainRequest) String() string {
 func (*GateExplainRequest) ProtoMessage() {}
 
 func (x *GateExplainRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[35]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2719,7 +2852,7 @@ func (x *GateExplainRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GateExplainRequest.ProtoReflect.Descriptor instead.
 func (*GateExplainRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{35}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *GateExplainRequest) GetService() string {
@@ -2763,7 +2896,7 @@ type GateExplainResponse struct {
 
 func (x *GateExplainResponse) Reset() {
 	*x = GateExplainResponse{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[36]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2775,7 +2908,7 @@ func (x *GateExplainResponse) String() string {
 func (*GateExplainResponse) ProtoMessage() {}
 
 func (x *GateExplainResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[36]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2788,7 +2921,7 @@ func (x *GateExplainResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GateExplainResponse.ProtoReflect.Descriptor instead.
 func (*GateExplainResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{36}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *GateExplainResponse) GetRules() []*RuleVerdict {
@@ -2838,7 +2971,7 @@ type ChangeRoleRequest struct {
 
 func (x *ChangeRoleRequest) Reset() {
 	*x = ChangeRoleRequest{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[37]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2850,7 +2983,7 @@ func (x *ChangeRoleRequest) String() string {
 func (*ChangeRoleRequest) ProtoMessage() {}
 
 func (x *ChangeRoleRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[37]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2863,7 +2996,7 @@ func (x *ChangeRoleRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChangeRoleRequest.ProtoReflect.Descriptor instead.
 func (*ChangeRoleRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{37}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *ChangeRoleRequest) GetService() string {
@@ -2947,7 +3080,7 @@ type RuleOverride struct {
 
 func (x *RuleOverride) Reset() {
 	*x = RuleOverride{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[38]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2959,7 +3092,7 @@ func (x *RuleOverride) String() string {
 func (*RuleOverride) ProtoMessage() {}
 
 func (x *RuleOverride) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[38]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2972,7 +3105,7 @@ func (x *RuleOverride) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RuleOverride.ProtoReflect.Descriptor instead.
 func (*RuleOverride) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{38}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *RuleOverride) GetRule() string {
@@ -3003,7 +3136,7 @@ type ChangeRoleResponse struct {
 
 func (x *ChangeRoleResponse) Reset() {
 	*x = ChangeRoleResponse{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[39]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3015,7 +3148,7 @@ func (x *ChangeRoleResponse) String() string {
 func (*ChangeRoleResponse) ProtoMessage() {}
 
 func (x *ChangeRoleResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[39]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3028,7 +3161,7 @@ func (x *ChangeRoleResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChangeRoleResponse.ProtoReflect.Descriptor instead.
 func (*ChangeRoleResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{39}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *ChangeRoleResponse) GetEvent() isChangeRoleResponse_Event {
@@ -3108,7 +3241,7 @@ type ReconfigureRequest struct {
 
 func (x *ReconfigureRequest) Reset() {
 	*x = ReconfigureRequest{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[40]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3120,7 +3253,7 @@ func (x *ReconfigureRequest) String() string {
 func (*ReconfigureRequest) ProtoMessage() {}
 
 func (x *ReconfigureRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[40]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3133,7 +3266,7 @@ func (x *ReconfigureRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReconfigureRequest.ProtoReflect.Descriptor instead.
 func (*ReconfigureRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{40}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *ReconfigureRequest) GetService() string {
@@ -3192,7 +3325,7 @@ type ReconfigureResponse struct {
 
 func (x *ReconfigureResponse) Reset() {
 	*x = ReconfigureResponse{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[41]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3204,7 +3337,7 @@ func (x *ReconfigureResponse) String() string {
 func (*ReconfigureResponse) ProtoMessage() {}
 
 func (x *ReconfigureResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[41]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3217,7 +3350,7 @@ func (x *ReconfigureResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReconfigureResponse.ProtoReflect.Descriptor instead.
 func (*ReconfigureResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{41}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *ReconfigureResponse) GetEvent() isReconfigureResponse_Event {
@@ -3286,7 +3419,7 @@ type AbortPlanRequest struct {
 
 func (x *AbortPlanRequest) Reset() {
 	*x = AbortPlanRequest{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[42]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3298,7 +3431,7 @@ func (x *AbortPlanRequest) String() string {
 func (*AbortPlanRequest) ProtoMessage() {}
 
 func (x *AbortPlanRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[42]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3311,7 +3444,7 @@ func (x *AbortPlanRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AbortPlanRequest.ProtoReflect.Descriptor instead.
 func (*AbortPlanRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{42}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *AbortPlanRequest) GetId() string {
@@ -3339,7 +3472,7 @@ type AbortPlanResponse struct {
 
 func (x *AbortPlanResponse) Reset() {
 	*x = AbortPlanResponse{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[43]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3351,7 +3484,7 @@ func (x *AbortPlanResponse) String() string {
 func (*AbortPlanResponse) ProtoMessage() {}
 
 func (x *AbortPlanResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[43]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3364,7 +3497,7 @@ func (x *AbortPlanResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AbortPlanResponse.ProtoReflect.Descriptor instead.
 func (*AbortPlanResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{43}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *AbortPlanResponse) GetPlan() *Plan {
@@ -3391,7 +3524,7 @@ type ListOverridesRequest struct {
 
 func (x *ListOverridesRequest) Reset() {
 	*x = ListOverridesRequest{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[44]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3403,7 +3536,7 @@ func (x *ListOverridesRequest) String() string {
 func (*ListOverridesRequest) ProtoMessage() {}
 
 func (x *ListOverridesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[44]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3416,7 +3549,7 @@ func (x *ListOverridesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListOverridesRequest.ProtoReflect.Descriptor instead.
 func (*ListOverridesRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{44}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *ListOverridesRequest) GetService() string {
@@ -3435,7 +3568,7 @@ type ListOverridesResponse struct {
 
 func (x *ListOverridesResponse) Reset() {
 	*x = ListOverridesResponse{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[45]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3447,7 +3580,7 @@ func (x *ListOverridesResponse) String() string {
 func (*ListOverridesResponse) ProtoMessage() {}
 
 func (x *ListOverridesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[45]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3460,7 +3593,7 @@ func (x *ListOverridesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListOverridesResponse.ProtoReflect.Descriptor instead.
 func (*ListOverridesResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{45}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *ListOverridesResponse) GetOverrides() []*Override {
@@ -3480,7 +3613,7 @@ type RevokeOverrideRequest struct {
 
 func (x *RevokeOverrideRequest) Reset() {
 	*x = RevokeOverrideRequest{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[46]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3492,7 +3625,7 @@ func (x *RevokeOverrideRequest) String() string {
 func (*RevokeOverrideRequest) ProtoMessage() {}
 
 func (x *RevokeOverrideRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[46]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3505,7 +3638,7 @@ func (x *RevokeOverrideRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeOverrideRequest.ProtoReflect.Descriptor instead.
 func (*RevokeOverrideRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{46}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *RevokeOverrideRequest) GetId() string {
@@ -3530,7 +3663,7 @@ type RevokeOverrideResponse struct {
 
 func (x *RevokeOverrideResponse) Reset() {
 	*x = RevokeOverrideResponse{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[47]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3542,7 +3675,7 @@ func (x *RevokeOverrideResponse) String() string {
 func (*RevokeOverrideResponse) ProtoMessage() {}
 
 func (x *RevokeOverrideResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[47]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3555,7 +3688,7 @@ func (x *RevokeOverrideResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeOverrideResponse.ProtoReflect.Descriptor instead.
 func (*RevokeOverrideResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{47}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{48}
 }
 
 // AuditEntry is one thing that somebody did or that happened to a gate. Entries
@@ -3581,7 +3714,7 @@ type AuditEntry struct {
 
 func (x *AuditEntry) Reset() {
 	*x = AuditEntry{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[48]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3593,7 +3726,7 @@ func (x *AuditEntry) String() string {
 func (*AuditEntry) ProtoMessage() {}
 
 func (x *AuditEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[48]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3606,7 +3739,7 @@ func (x *AuditEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditEntry.ProtoReflect.Descriptor instead.
 func (*AuditEntry) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{48}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *AuditEntry) GetId() string {
@@ -3688,7 +3821,7 @@ type ListAuditRequest struct {
 
 func (x *ListAuditRequest) Reset() {
 	*x = ListAuditRequest{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[49]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3700,7 +3833,7 @@ func (x *ListAuditRequest) String() string {
 func (*ListAuditRequest) ProtoMessage() {}
 
 func (x *ListAuditRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[49]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3713,7 +3846,7 @@ func (x *ListAuditRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListAuditRequest.ProtoReflect.Descriptor instead.
 func (*ListAuditRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{49}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *ListAuditRequest) GetService() string {
@@ -3755,7 +3888,7 @@ type ListAuditResponse struct {
 
 func (x *ListAuditResponse) Reset() {
 	*x = ListAuditResponse{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[50]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3767,7 +3900,7 @@ func (x *ListAuditResponse) String() string {
 func (*ListAuditResponse) ProtoMessage() {}
 
 func (x *ListAuditResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[50]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3780,7 +3913,7 @@ func (x *ListAuditResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListAuditResponse.ProtoReflect.Descriptor instead.
 func (*ListAuditResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{50}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *ListAuditResponse) GetEntries() []*AuditEntry {
@@ -3808,7 +3941,7 @@ type FreezeRequest struct {
 
 func (x *FreezeRequest) Reset() {
 	*x = FreezeRequest{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[51]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3820,7 +3953,7 @@ func (x *FreezeRequest) String() string {
 func (*FreezeRequest) ProtoMessage() {}
 
 func (x *FreezeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[51]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3833,7 +3966,7 @@ func (x *FreezeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FreezeRequest.ProtoReflect.Descriptor instead.
 func (*FreezeRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{51}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *FreezeRequest) GetService() string {
@@ -3868,7 +4001,7 @@ type FreezeResponse struct {
 
 func (x *FreezeResponse) Reset() {
 	*x = FreezeResponse{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[52]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3880,7 +4013,7 @@ func (x *FreezeResponse) String() string {
 func (*FreezeResponse) ProtoMessage() {}
 
 func (x *FreezeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[52]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3893,7 +4026,7 @@ func (x *FreezeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FreezeResponse.ProtoReflect.Descriptor instead.
 func (*FreezeResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{52}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *FreezeResponse) GetService() *ServiceView {
@@ -3928,7 +4061,7 @@ type FailoverRequest struct {
 
 func (x *FailoverRequest) Reset() {
 	*x = FailoverRequest{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[53]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3940,7 +4073,7 @@ func (x *FailoverRequest) String() string {
 func (*FailoverRequest) ProtoMessage() {}
 
 func (x *FailoverRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[53]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3953,7 +4086,7 @@ func (x *FailoverRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FailoverRequest.ProtoReflect.Descriptor instead.
 func (*FailoverRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{53}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *FailoverRequest) GetService() string {
@@ -4012,7 +4145,7 @@ type FailoverResponse struct {
 
 func (x *FailoverResponse) Reset() {
 	*x = FailoverResponse{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[54]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4024,7 +4157,7 @@ func (x *FailoverResponse) String() string {
 func (*FailoverResponse) ProtoMessage() {}
 
 func (x *FailoverResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[54]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4037,7 +4170,7 @@ func (x *FailoverResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FailoverResponse.ProtoReflect.Descriptor instead.
 func (*FailoverResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{54}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *FailoverResponse) GetEvent() isFailoverResponse_Event {
@@ -4147,7 +4280,7 @@ type Plan struct {
 
 func (x *Plan) Reset() {
 	*x = Plan{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[55]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4159,7 +4292,7 @@ func (x *Plan) String() string {
 func (*Plan) ProtoMessage() {}
 
 func (x *Plan) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[55]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4172,7 +4305,7 @@ func (x *Plan) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Plan.ProtoReflect.Descriptor instead.
 func (*Plan) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{55}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *Plan) GetId() string {
@@ -4383,7 +4516,7 @@ type PlanAbort struct {
 
 func (x *PlanAbort) Reset() {
 	*x = PlanAbort{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[56]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4395,7 +4528,7 @@ func (x *PlanAbort) String() string {
 func (*PlanAbort) ProtoMessage() {}
 
 func (x *PlanAbort) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[56]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4408,7 +4541,7 @@ func (x *PlanAbort) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlanAbort.ProtoReflect.Descriptor instead.
 func (*PlanAbort) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{56}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *PlanAbort) GetActor() string {
@@ -4452,7 +4585,7 @@ type PlanStream struct {
 
 func (x *PlanStream) Reset() {
 	*x = PlanStream{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[57]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4464,7 +4597,7 @@ func (x *PlanStream) String() string {
 func (*PlanStream) ProtoMessage() {}
 
 func (x *PlanStream) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[57]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4477,7 +4610,7 @@ func (x *PlanStream) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlanStream.ProtoReflect.Descriptor instead.
 func (*PlanStream) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{57}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *PlanStream) GetStreamId() string {
@@ -4564,7 +4697,7 @@ type PlanStep struct {
 
 func (x *PlanStep) Reset() {
 	*x = PlanStep{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[58]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4576,7 +4709,7 @@ func (x *PlanStep) String() string {
 func (*PlanStep) ProtoMessage() {}
 
 func (x *PlanStep) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[58]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4589,7 +4722,7 @@ func (x *PlanStep) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlanStep.ProtoReflect.Descriptor instead.
 func (*PlanStep) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{58}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *PlanStep) GetName() string {
@@ -4657,7 +4790,7 @@ type ShowPlanRequest struct {
 
 func (x *ShowPlanRequest) Reset() {
 	*x = ShowPlanRequest{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[59]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4669,7 +4802,7 @@ func (x *ShowPlanRequest) String() string {
 func (*ShowPlanRequest) ProtoMessage() {}
 
 func (x *ShowPlanRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[59]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4682,7 +4815,7 @@ func (x *ShowPlanRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShowPlanRequest.ProtoReflect.Descriptor instead.
 func (*ShowPlanRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{59}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *ShowPlanRequest) GetId() string {
@@ -4701,7 +4834,7 @@ type ShowPlanResponse struct {
 
 func (x *ShowPlanResponse) Reset() {
 	*x = ShowPlanResponse{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[60]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4713,7 +4846,7 @@ func (x *ShowPlanResponse) String() string {
 func (*ShowPlanResponse) ProtoMessage() {}
 
 func (x *ShowPlanResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[60]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4726,7 +4859,7 @@ func (x *ShowPlanResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShowPlanResponse.ProtoReflect.Descriptor instead.
 func (*ShowPlanResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{60}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *ShowPlanResponse) GetPlan() *Plan {
@@ -4749,7 +4882,7 @@ type ListPlansRequest struct {
 
 func (x *ListPlansRequest) Reset() {
 	*x = ListPlansRequest{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[61]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4761,7 +4894,7 @@ func (x *ListPlansRequest) String() string {
 func (*ListPlansRequest) ProtoMessage() {}
 
 func (x *ListPlansRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[61]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4774,7 +4907,7 @@ func (x *ListPlansRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPlansRequest.ProtoReflect.Descriptor instead.
 func (*ListPlansRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{61}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *ListPlansRequest) GetService() string {
@@ -4809,7 +4942,7 @@ type ListPlansResponse struct {
 
 func (x *ListPlansResponse) Reset() {
 	*x = ListPlansResponse{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[62]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4821,7 +4954,7 @@ func (x *ListPlansResponse) String() string {
 func (*ListPlansResponse) ProtoMessage() {}
 
 func (x *ListPlansResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[62]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4834,7 +4967,7 @@ func (x *ListPlansResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPlansResponse.ProtoReflect.Descriptor instead.
 func (*ListPlansResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{62}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *ListPlansResponse) GetPlans() []*Plan {
@@ -4868,7 +5001,7 @@ type RebuildRequest struct {
 
 func (x *RebuildRequest) Reset() {
 	*x = RebuildRequest{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[63]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4880,7 +5013,7 @@ func (x *RebuildRequest) String() string {
 func (*RebuildRequest) ProtoMessage() {}
 
 func (x *RebuildRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[63]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4893,7 +5026,7 @@ func (x *RebuildRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RebuildRequest.ProtoReflect.Descriptor instead.
 func (*RebuildRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{63}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *RebuildRequest) GetStandbys() []string {
@@ -4941,7 +5074,7 @@ type RebuildResponse struct {
 
 func (x *RebuildResponse) Reset() {
 	*x = RebuildResponse{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[64]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4953,7 +5086,7 @@ func (x *RebuildResponse) String() string {
 func (*RebuildResponse) ProtoMessage() {}
 
 func (x *RebuildResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[64]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4966,7 +5099,7 @@ func (x *RebuildResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RebuildResponse.ProtoReflect.Descriptor instead.
 func (*RebuildResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{64}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *RebuildResponse) GetStreams() []*StreamView {
@@ -4991,7 +5124,7 @@ type DoctorRequest struct {
 
 func (x *DoctorRequest) Reset() {
 	*x = DoctorRequest{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[65]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5003,7 +5136,7 @@ func (x *DoctorRequest) String() string {
 func (*DoctorRequest) ProtoMessage() {}
 
 func (x *DoctorRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[65]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5016,7 +5149,7 @@ func (x *DoctorRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DoctorRequest.ProtoReflect.Descriptor instead.
 func (*DoctorRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{65}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{66}
 }
 
 type DoctorResponse struct {
@@ -5028,7 +5161,7 @@ type DoctorResponse struct {
 
 func (x *DoctorResponse) Reset() {
 	*x = DoctorResponse{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[66]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5040,7 +5173,7 @@ func (x *DoctorResponse) String() string {
 func (*DoctorResponse) ProtoMessage() {}
 
 func (x *DoctorResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[66]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5053,7 +5186,7 @@ func (x *DoctorResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DoctorResponse.ProtoReflect.Descriptor instead.
 func (*DoctorResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{66}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *DoctorResponse) GetFindings() []*Finding {
@@ -5075,7 +5208,7 @@ type Finding struct {
 
 func (x *Finding) Reset() {
 	*x = Finding{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[67]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5087,7 +5220,7 @@ func (x *Finding) String() string {
 func (*Finding) ProtoMessage() {}
 
 func (x *Finding) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[67]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5100,7 +5233,7 @@ func (x *Finding) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Finding.ProtoReflect.Descriptor instead.
 func (*Finding) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{67}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *Finding) GetSeverity() Severity {
@@ -5174,18 +5307,30 @@ const file_tidegate_v1_operator_proto_rawDesc = "" +
 	"\vLeaseStatus\x12+\n" +
 	"\x03ttl\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\x03ttl\x12+\n" +
 	"\x06holder\x18\x02 \x01(\v2\x13.tidegate.v1.HolderR\x06holder\x124\n" +
-	"\arenewed\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\arenewed\"\x91\x01\n" +
+	"\arenewed\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\arenewed\"\xc9\x01\n" +
 	"\x10DetectorSettings\x12-\n" +
 	"\x04mode\x18\x01 \x01(\x0e2\x19.tidegate.v1.DetectorModeR\x04mode\x128\n" +
 	"\n" +
 	"down_after\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\tdownAfter\x12\x14\n" +
-	"\x05agree\x18\x03 \x01(\rR\x05agree\"\x8e\x02\n" +
+	"\x05agree\x18\x03 \x01(\rR\x05agree\x126\n" +
+	"\tanti_flap\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\bantiFlap\"\xa0\x03\n" +
 	"\x0eDetectorStatus\x129\n" +
 	"\bsettings\x18\x01 \x01(\v2\x1d.tidegate.v1.DetectorSettingsR\bsettings\x126\n" +
 	"\averdict\x18\x02 \x01(\x0e2\x1c.tidegate.v1.DetectorVerdictR\averdict\x120\n" +
 	"\x05since\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\x12\x18\n" +
 	"\areasons\x18\x04 \x03(\tR\areasons\x12=\n" +
-	"\bvantages\x18\x05 \x03(\v2!.tidegate.v1.ReportVantageRequestR\bvantages\"A\n" +
+	"\bvantages\x18\x05 \x03(\v2!.tidegate.v1.ReportVantageRequestR\bvantages\x12/\n" +
+	"\x05votes\x18\x06 \x03(\v2\x19.tidegate.v1.DetectorVoteR\x05votes\x12)\n" +
+	"\x06alarms\x18\a \x03(\v2\x11.tidegate.v1.FactR\x06alarms\x12\x18\n" +
+	"\aagainst\x18\b \x03(\tR\aagainst\x12\x1a\n" +
+	"\bepisodes\x18\t \x01(\x04R\bepisodes\"\xa7\x01\n" +
+	"\fDetectorVote\x12\x12\n" +
+	"\x04site\x18\x01 \x01(\tR\x04site\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x12\n" +
+	"\x04kind\x18\x03 \x01(\tR\x04kind\x12\x16\n" +
+	"\x06ballot\x18\x04 \x01(\tR\x06ballot\x121\n" +
+	"\x06silent\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\x06silent\x12\x10\n" +
+	"\x03why\x18\x06 \x01(\tR\x03why\"A\n" +
 	"\vDrillPolicy\x122\n" +
 	"\amax_age\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\x06maxAge\"\xc9\x01\n" +
 	"\vProbeStatus\x12\x18\n" +
@@ -5569,7 +5714,7 @@ func file_tidegate_v1_operator_proto_rawDescGZIP() []byte {
 }
 
 var file_tidegate_v1_operator_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_tidegate_v1_operator_proto_msgTypes = make([]protoimpl.MessageInfo, 68)
+var file_tidegate_v1_operator_proto_msgTypes = make([]protoimpl.MessageInfo, 69)
 var file_tidegate_v1_operator_proto_goTypes = []any{
 	(DetectorMode)(0),              // 0: tidegate.v1.DetectorMode
 	(DetectorVerdict)(0),           // 1: tidegate.v1.DetectorVerdict
@@ -5581,277 +5726,282 @@ var file_tidegate_v1_operator_proto_goTypes = []any{
 	(*LeaseStatus)(nil),            // 7: tidegate.v1.LeaseStatus
 	(*DetectorSettings)(nil),       // 8: tidegate.v1.DetectorSettings
 	(*DetectorStatus)(nil),         // 9: tidegate.v1.DetectorStatus
-	(*DrillPolicy)(nil),            // 10: tidegate.v1.DrillPolicy
-	(*ProbeStatus)(nil),            // 11: tidegate.v1.ProbeStatus
-	(*StreamStatus)(nil),           // 12: tidegate.v1.StreamStatus
-	(*MemberStatus)(nil),           // 13: tidegate.v1.MemberStatus
-	(*StandbyStatus)(nil),          // 14: tidegate.v1.StandbyStatus
-	(*AgentStatus)(nil),            // 15: tidegate.v1.AgentStatus
-	(*RouteStatus)(nil),            // 16: tidegate.v1.RouteStatus
-	(*ListStreamsRequest)(nil),     // 17: tidegate.v1.ListStreamsRequest
-	(*ListStreamsResponse)(nil),    // 18: tidegate.v1.ListStreamsResponse
-	(*Service)(nil),                // 19: tidegate.v1.Service
-	(*SiteEndpoints)(nil),          // 20: tidegate.v1.SiteEndpoints
-	(*AddServiceRequest)(nil),      // 21: tidegate.v1.AddServiceRequest
-	(*AddServiceResponse)(nil),     // 22: tidegate.v1.AddServiceResponse
-	(*AddStreamRequest)(nil),       // 23: tidegate.v1.AddStreamRequest
-	(*AddStreamResponse)(nil),      // 24: tidegate.v1.AddStreamResponse
-	(*PauseStreamRequest)(nil),     // 25: tidegate.v1.PauseStreamRequest
-	(*PauseStreamResponse)(nil),    // 26: tidegate.v1.PauseStreamResponse
-	(*ResumeStreamRequest)(nil),    // 27: tidegate.v1.ResumeStreamRequest
-	(*ResumeStreamResponse)(nil),   // 28: tidegate.v1.ResumeStreamResponse
-	(*RemoveStreamRequest)(nil),    // 29: tidegate.v1.RemoveStreamRequest
-	(*RemoveStreamResponse)(nil),   // 30: tidegate.v1.RemoveStreamResponse
-	(*SetModeRequest)(nil),         // 31: tidegate.v1.SetModeRequest
-	(*SetModeResponse)(nil),        // 32: tidegate.v1.SetModeResponse
-	(*SetDetectorRequest)(nil),     // 33: tidegate.v1.SetDetectorRequest
-	(*SetDetectorResponse)(nil),    // 34: tidegate.v1.SetDetectorResponse
-	(*OpenGateRequest)(nil),        // 35: tidegate.v1.OpenGateRequest
-	(*OpenGateResponse)(nil),       // 36: tidegate.v1.OpenGateResponse
-	(*ArmGateRequest)(nil),         // 37: tidegate.v1.ArmGateRequest
-	(*ArmGateResponse)(nil),        // 38: tidegate.v1.ArmGateResponse
-	(*GateExplainRequest)(nil),     // 39: tidegate.v1.GateExplainRequest
-	(*GateExplainResponse)(nil),    // 40: tidegate.v1.GateExplainResponse
-	(*ChangeRoleRequest)(nil),      // 41: tidegate.v1.ChangeRoleRequest
-	(*RuleOverride)(nil),           // 42: tidegate.v1.RuleOverride
-	(*ChangeRoleResponse)(nil),     // 43: tidegate.v1.ChangeRoleResponse
-	(*ReconfigureRequest)(nil),     // 44: tidegate.v1.ReconfigureRequest
-	(*ReconfigureResponse)(nil),    // 45: tidegate.v1.ReconfigureResponse
-	(*AbortPlanRequest)(nil),       // 46: tidegate.v1.AbortPlanRequest
-	(*AbortPlanResponse)(nil),      // 47: tidegate.v1.AbortPlanResponse
-	(*ListOverridesRequest)(nil),   // 48: tidegate.v1.ListOverridesRequest
-	(*ListOverridesResponse)(nil),  // 49: tidegate.v1.ListOverridesResponse
-	(*RevokeOverrideRequest)(nil),  // 50: tidegate.v1.RevokeOverrideRequest
-	(*RevokeOverrideResponse)(nil), // 51: tidegate.v1.RevokeOverrideResponse
-	(*AuditEntry)(nil),             // 52: tidegate.v1.AuditEntry
-	(*ListAuditRequest)(nil),       // 53: tidegate.v1.ListAuditRequest
-	(*ListAuditResponse)(nil),      // 54: tidegate.v1.ListAuditResponse
-	(*FreezeRequest)(nil),          // 55: tidegate.v1.FreezeRequest
-	(*FreezeResponse)(nil),         // 56: tidegate.v1.FreezeResponse
-	(*FailoverRequest)(nil),        // 57: tidegate.v1.FailoverRequest
-	(*FailoverResponse)(nil),       // 58: tidegate.v1.FailoverResponse
-	(*Plan)(nil),                   // 59: tidegate.v1.Plan
-	(*PlanAbort)(nil),              // 60: tidegate.v1.PlanAbort
-	(*PlanStream)(nil),             // 61: tidegate.v1.PlanStream
-	(*PlanStep)(nil),               // 62: tidegate.v1.PlanStep
-	(*ShowPlanRequest)(nil),        // 63: tidegate.v1.ShowPlanRequest
-	(*ShowPlanResponse)(nil),       // 64: tidegate.v1.ShowPlanResponse
-	(*ListPlansRequest)(nil),       // 65: tidegate.v1.ListPlansRequest
-	(*ListPlansResponse)(nil),      // 66: tidegate.v1.ListPlansResponse
-	(*RebuildRequest)(nil),         // 67: tidegate.v1.RebuildRequest
-	(*RebuildResponse)(nil),        // 68: tidegate.v1.RebuildResponse
-	(*DoctorRequest)(nil),          // 69: tidegate.v1.DoctorRequest
-	(*DoctorResponse)(nil),         // 70: tidegate.v1.DoctorResponse
-	(*Finding)(nil),                // 71: tidegate.v1.Finding
-	(Verdict)(0),                   // 72: tidegate.v1.Verdict
-	(*timestamppb.Timestamp)(nil),  // 73: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),    // 74: google.protobuf.Duration
-	(*Route)(nil),                  // 75: tidegate.v1.Route
-	(*LossStatement)(nil),          // 76: tidegate.v1.LossStatement
-	(*Holder)(nil),                 // 77: tidegate.v1.Holder
-	(*ReportVantageRequest)(nil),   // 78: tidegate.v1.ReportVantageRequest
-	(*StreamView)(nil),             // 79: tidegate.v1.StreamView
-	(*AgentStream)(nil),            // 80: tidegate.v1.AgentStream
-	(*StandbyStream)(nil),          // 81: tidegate.v1.StandbyStream
-	(*NodeView)(nil),               // 82: tidegate.v1.NodeView
-	(*ReportStandbyRequest)(nil),   // 83: tidegate.v1.ReportStandbyRequest
-	(*ReportAgentRequest)(nil),     // 84: tidegate.v1.ReportAgentRequest
-	(*RouteApplied)(nil),           // 85: tidegate.v1.RouteApplied
-	(*Bounds)(nil),                 // 86: tidegate.v1.Bounds
-	(*ServiceView)(nil),            // 87: tidegate.v1.ServiceView
-	(Mode)(0),                      // 88: tidegate.v1.Mode
-	(GatePolicy)(0),                // 89: tidegate.v1.GatePolicy
-	(PlanKind)(0),                  // 90: tidegate.v1.PlanKind
-	(*RuleVerdict)(nil),            // 91: tidegate.v1.RuleVerdict
-	(*Override)(nil),               // 92: tidegate.v1.Override
-	(*Fact)(nil),                   // 93: tidegate.v1.Fact
-	(*Phases)(nil),                 // 94: tidegate.v1.Phases
-	(*LogPos)(nil),                 // 95: tidegate.v1.LogPos
-	(*Config)(nil),                 // 96: tidegate.v1.Config
-	(*Handover)(nil),               // 97: tidegate.v1.Handover
+	(*DetectorVote)(nil),           // 10: tidegate.v1.DetectorVote
+	(*DrillPolicy)(nil),            // 11: tidegate.v1.DrillPolicy
+	(*ProbeStatus)(nil),            // 12: tidegate.v1.ProbeStatus
+	(*StreamStatus)(nil),           // 13: tidegate.v1.StreamStatus
+	(*MemberStatus)(nil),           // 14: tidegate.v1.MemberStatus
+	(*StandbyStatus)(nil),          // 15: tidegate.v1.StandbyStatus
+	(*AgentStatus)(nil),            // 16: tidegate.v1.AgentStatus
+	(*RouteStatus)(nil),            // 17: tidegate.v1.RouteStatus
+	(*ListStreamsRequest)(nil),     // 18: tidegate.v1.ListStreamsRequest
+	(*ListStreamsResponse)(nil),    // 19: tidegate.v1.ListStreamsResponse
+	(*Service)(nil),                // 20: tidegate.v1.Service
+	(*SiteEndpoints)(nil),          // 21: tidegate.v1.SiteEndpoints
+	(*AddServiceRequest)(nil),      // 22: tidegate.v1.AddServiceRequest
+	(*AddServiceResponse)(nil),     // 23: tidegate.v1.AddServiceResponse
+	(*AddStreamRequest)(nil),       // 24: tidegate.v1.AddStreamRequest
+	(*AddStreamResponse)(nil),      // 25: tidegate.v1.AddStreamResponse
+	(*PauseStreamRequest)(nil),     // 26: tidegate.v1.PauseStreamRequest
+	(*PauseStreamResponse)(nil),    // 27: tidegate.v1.PauseStreamResponse
+	(*ResumeStreamRequest)(nil),    // 28: tidegate.v1.ResumeStreamRequest
+	(*ResumeStreamResponse)(nil),   // 29: tidegate.v1.ResumeStreamResponse
+	(*RemoveStreamRequest)(nil),    // 30: tidegate.v1.RemoveStreamRequest
+	(*RemoveStreamResponse)(nil),   // 31: tidegate.v1.RemoveStreamResponse
+	(*SetModeRequest)(nil),         // 32: tidegate.v1.SetModeRequest
+	(*SetModeResponse)(nil),        // 33: tidegate.v1.SetModeResponse
+	(*SetDetectorRequest)(nil),     // 34: tidegate.v1.SetDetectorRequest
+	(*SetDetectorResponse)(nil),    // 35: tidegate.v1.SetDetectorResponse
+	(*OpenGateRequest)(nil),        // 36: tidegate.v1.OpenGateRequest
+	(*OpenGateResponse)(nil),       // 37: tidegate.v1.OpenGateResponse
+	(*ArmGateRequest)(nil),         // 38: tidegate.v1.ArmGateRequest
+	(*ArmGateResponse)(nil),        // 39: tidegate.v1.ArmGateResponse
+	(*GateExplainRequest)(nil),     // 40: tidegate.v1.GateExplainRequest
+	(*GateExplainResponse)(nil),    // 41: tidegate.v1.GateExplainResponse
+	(*ChangeRoleRequest)(nil),      // 42: tidegate.v1.ChangeRoleRequest
+	(*RuleOverride)(nil),           // 43: tidegate.v1.RuleOverride
+	(*ChangeRoleResponse)(nil),     // 44: tidegate.v1.ChangeRoleResponse
+	(*ReconfigureRequest)(nil),     // 45: tidegate.v1.ReconfigureRequest
+	(*ReconfigureResponse)(nil),    // 46: tidegate.v1.ReconfigureResponse
+	(*AbortPlanRequest)(nil),       // 47: tidegate.v1.AbortPlanRequest
+	(*AbortPlanResponse)(nil),      // 48: tidegate.v1.AbortPlanResponse
+	(*ListOverridesRequest)(nil),   // 49: tidegate.v1.ListOverridesRequest
+	(*ListOverridesResponse)(nil),  // 50: tidegate.v1.ListOverridesResponse
+	(*RevokeOverrideRequest)(nil),  // 51: tidegate.v1.RevokeOverrideRequest
+	(*RevokeOverrideResponse)(nil), // 52: tidegate.v1.RevokeOverrideResponse
+	(*AuditEntry)(nil),             // 53: tidegate.v1.AuditEntry
+	(*ListAuditRequest)(nil),       // 54: tidegate.v1.ListAuditRequest
+	(*ListAuditResponse)(nil),      // 55: tidegate.v1.ListAuditResponse
+	(*FreezeRequest)(nil),          // 56: tidegate.v1.FreezeRequest
+	(*FreezeResponse)(nil),         // 57: tidegate.v1.FreezeResponse
+	(*FailoverRequest)(nil),        // 58: tidegate.v1.FailoverRequest
+	(*FailoverResponse)(nil),       // 59: tidegate.v1.FailoverResponse
+	(*Plan)(nil),                   // 60: tidegate.v1.Plan
+	(*PlanAbort)(nil),              // 61: tidegate.v1.PlanAbort
+	(*PlanStream)(nil),             // 62: tidegate.v1.PlanStream
+	(*PlanStep)(nil),               // 63: tidegate.v1.PlanStep
+	(*ShowPlanRequest)(nil),        // 64: tidegate.v1.ShowPlanRequest
+	(*ShowPlanResponse)(nil),       // 65: tidegate.v1.ShowPlanResponse
+	(*ListPlansRequest)(nil),       // 66: tidegate.v1.ListPlansRequest
+	(*ListPlansResponse)(nil),      // 67: tidegate.v1.ListPlansResponse
+	(*RebuildRequest)(nil),         // 68: tidegate.v1.RebuildRequest
+	(*RebuildResponse)(nil),        // 69: tidegate.v1.RebuildResponse
+	(*DoctorRequest)(nil),          // 70: tidegate.v1.DoctorRequest
+	(*DoctorResponse)(nil),         // 71: tidegate.v1.DoctorResponse
+	(*Finding)(nil),                // 72: tidegate.v1.Finding
+	(Verdict)(0),                   // 73: tidegate.v1.Verdict
+	(*timestamppb.Timestamp)(nil),  // 74: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),    // 75: google.protobuf.Duration
+	(*Route)(nil),                  // 76: tidegate.v1.Route
+	(*LossStatement)(nil),          // 77: tidegate.v1.LossStatement
+	(*Holder)(nil),                 // 78: tidegate.v1.Holder
+	(*ReportVantageRequest)(nil),   // 79: tidegate.v1.ReportVantageRequest
+	(*Fact)(nil),                   // 80: tidegate.v1.Fact
+	(*StreamView)(nil),             // 81: tidegate.v1.StreamView
+	(*AgentStream)(nil),            // 82: tidegate.v1.AgentStream
+	(*StandbyStream)(nil),          // 83: tidegate.v1.StandbyStream
+	(*NodeView)(nil),               // 84: tidegate.v1.NodeView
+	(*ReportStandbyRequest)(nil),   // 85: tidegate.v1.ReportStandbyRequest
+	(*ReportAgentRequest)(nil),     // 86: tidegate.v1.ReportAgentRequest
+	(*RouteApplied)(nil),           // 87: tidegate.v1.RouteApplied
+	(*Bounds)(nil),                 // 88: tidegate.v1.Bounds
+	(*ServiceView)(nil),            // 89: tidegate.v1.ServiceView
+	(Mode)(0),                      // 90: tidegate.v1.Mode
+	(GatePolicy)(0),                // 91: tidegate.v1.GatePolicy
+	(PlanKind)(0),                  // 92: tidegate.v1.PlanKind
+	(*RuleVerdict)(nil),            // 93: tidegate.v1.RuleVerdict
+	(*Override)(nil),               // 94: tidegate.v1.Override
+	(*Phases)(nil),                 // 95: tidegate.v1.Phases
+	(*LogPos)(nil),                 // 96: tidegate.v1.LogPos
+	(*Config)(nil),                 // 97: tidegate.v1.Config
+	(*Handover)(nil),               // 98: tidegate.v1.Handover
 }
 var file_tidegate_v1_operator_proto_depIdxs = []int32{
-	72,  // 0: tidegate.v1.StatusResponse.verdict:type_name -> tidegate.v1.Verdict
+	73,  // 0: tidegate.v1.StatusResponse.verdict:type_name -> tidegate.v1.Verdict
 	6,   // 1: tidegate.v1.StatusResponse.services:type_name -> tidegate.v1.ServiceStatus
-	14,  // 2: tidegate.v1.StatusResponse.standbys:type_name -> tidegate.v1.StandbyStatus
-	15,  // 3: tidegate.v1.StatusResponse.agents:type_name -> tidegate.v1.AgentStatus
-	16,  // 4: tidegate.v1.StatusResponse.routes:type_name -> tidegate.v1.RouteStatus
-	73,  // 5: tidegate.v1.StatusResponse.now:type_name -> google.protobuf.Timestamp
-	74,  // 6: tidegate.v1.StatusResponse.registry_age:type_name -> google.protobuf.Duration
-	72,  // 7: tidegate.v1.ServiceStatus.verdict:type_name -> tidegate.v1.Verdict
-	12,  // 8: tidegate.v1.ServiceStatus.streams:type_name -> tidegate.v1.StreamStatus
-	75,  // 9: tidegate.v1.ServiceStatus.route:type_name -> tidegate.v1.Route
-	74,  // 10: tidegate.v1.ServiceStatus.rpo:type_name -> google.protobuf.Duration
-	74,  // 11: tidegate.v1.ServiceStatus.rto:type_name -> google.protobuf.Duration
-	74,  // 12: tidegate.v1.ServiceStatus.rto_predicted:type_name -> google.protobuf.Duration
-	76,  // 13: tidegate.v1.ServiceStatus.loss_if_now:type_name -> tidegate.v1.LossStatement
-	11,  // 14: tidegate.v1.ServiceStatus.probe:type_name -> tidegate.v1.ProbeStatus
+	15,  // 2: tidegate.v1.StatusResponse.standbys:type_name -> tidegate.v1.StandbyStatus
+	16,  // 3: tidegate.v1.StatusResponse.agents:type_name -> tidegate.v1.AgentStatus
+	17,  // 4: tidegate.v1.StatusResponse.routes:type_name -> tidegate.v1.RouteStatus
+	74,  // 5: tidegate.v1.StatusResponse.now:type_name -> google.protobuf.Timestamp
+	75,  // 6: tidegate.v1.StatusResponse.registry_age:type_name -> google.protobuf.Duration
+	73,  // 7: tidegate.v1.ServiceStatus.verdict:type_name -> tidegate.v1.Verdict
+	13,  // 8: tidegate.v1.ServiceStatus.streams:type_name -> tidegate.v1.StreamStatus
+	76,  // 9: tidegate.v1.ServiceStatus.route:type_name -> tidegate.v1.Route
+	75,  // 10: tidegate.v1.ServiceStatus.rpo:type_name -> google.protobuf.Duration
+	75,  // 11: tidegate.v1.ServiceStatus.rto:type_name -> google.protobuf.Duration
+	75,  // 12: tidegate.v1.ServiceStatus.rto_predicted:type_name -> google.protobuf.Duration
+	77,  // 13: tidegate.v1.ServiceStatus.loss_if_now:type_name -> tidegate.v1.LossStatement
+	12,  // 14: tidegate.v1.ServiceStatus.probe:type_name -> tidegate.v1.ProbeStatus
 	7,   // 15: tidegate.v1.ServiceStatus.lease:type_name -> tidegate.v1.LeaseStatus
 	9,   // 16: tidegate.v1.ServiceStatus.detector:type_name -> tidegate.v1.DetectorStatus
-	10,  // 17: tidegate.v1.ServiceStatus.drill:type_name -> tidegate.v1.DrillPolicy
-	74,  // 18: tidegate.v1.LeaseStatus.ttl:type_name -> google.protobuf.Duration
-	77,  // 19: tidegate.v1.LeaseStatus.holder:type_name -> tidegate.v1.Holder
-	73,  // 20: tidegate.v1.LeaseStatus.renewed:type_name -> google.protobuf.Timestamp
+	11,  // 17: tidegate.v1.ServiceStatus.drill:type_name -> tidegate.v1.DrillPolicy
+	75,  // 18: tidegate.v1.LeaseStatus.ttl:type_name -> google.protobuf.Duration
+	78,  // 19: tidegate.v1.LeaseStatus.holder:type_name -> tidegate.v1.Holder
+	74,  // 20: tidegate.v1.LeaseStatus.renewed:type_name -> google.protobuf.Timestamp
 	0,   // 21: tidegate.v1.DetectorSettings.mode:type_name -> tidegate.v1.DetectorMode
-	74,  // 22: tidegate.v1.DetectorSettings.down_after:type_name -> google.protobuf.Duration
-	8,   // 23: tidegate.v1.DetectorStatus.settings:type_name -> tidegate.v1.DetectorSettings
-	1,   // 24: tidegate.v1.DetectorStatus.verdict:type_name -> tidegate.v1.DetectorVerdict
-	73,  // 25: tidegate.v1.DetectorStatus.since:type_name -> google.protobuf.Timestamp
-	78,  // 26: tidegate.v1.DetectorStatus.vantages:type_name -> tidegate.v1.ReportVantageRequest
-	74,  // 27: tidegate.v1.DrillPolicy.max_age:type_name -> google.protobuf.Duration
-	74,  // 28: tidegate.v1.ProbeStatus.since_last_good:type_name -> google.protobuf.Duration
-	74,  // 29: tidegate.v1.ProbeStatus.latency:type_name -> google.protobuf.Duration
-	79,  // 30: tidegate.v1.StreamStatus.view:type_name -> tidegate.v1.StreamView
-	72,  // 31: tidegate.v1.StreamStatus.verdict:type_name -> tidegate.v1.Verdict
-	80,  // 32: tidegate.v1.StreamStatus.writer:type_name -> tidegate.v1.AgentStream
-	74,  // 33: tidegate.v1.StreamStatus.writer_report_age:type_name -> google.protobuf.Duration
-	13,  // 34: tidegate.v1.StreamStatus.members:type_name -> tidegate.v1.MemberStatus
-	81,  // 35: tidegate.v1.MemberStatus.stream:type_name -> tidegate.v1.StandbyStream
-	74,  // 36: tidegate.v1.MemberStatus.report_age:type_name -> google.protobuf.Duration
-	82,  // 37: tidegate.v1.StandbyStatus.node:type_name -> tidegate.v1.NodeView
-	83,  // 38: tidegate.v1.StandbyStatus.report:type_name -> tidegate.v1.ReportStandbyRequest
-	74,  // 39: tidegate.v1.StandbyStatus.report_age:type_name -> google.protobuf.Duration
-	84,  // 40: tidegate.v1.AgentStatus.report:type_name -> tidegate.v1.ReportAgentRequest
-	74,  // 41: tidegate.v1.AgentStatus.report_age:type_name -> google.protobuf.Duration
-	85,  // 42: tidegate.v1.RouteStatus.services:type_name -> tidegate.v1.RouteApplied
-	74,  // 43: tidegate.v1.RouteStatus.report_age:type_name -> google.protobuf.Duration
-	79,  // 44: tidegate.v1.ListStreamsResponse.streams:type_name -> tidegate.v1.StreamView
-	74,  // 45: tidegate.v1.ListStreamsResponse.registry_age:type_name -> google.protobuf.Duration
-	74,  // 46: tidegate.v1.Service.rpo:type_name -> google.protobuf.Duration
-	74,  // 47: tidegate.v1.Service.rto:type_name -> google.protobuf.Duration
-	20,  // 48: tidegate.v1.Service.endpoints:type_name -> tidegate.v1.SiteEndpoints
-	86,  // 49: tidegate.v1.Service.max_loss:type_name -> tidegate.v1.Bounds
-	74,  // 50: tidegate.v1.Service.lease_ttl:type_name -> google.protobuf.Duration
-	8,   // 51: tidegate.v1.Service.detector:type_name -> tidegate.v1.DetectorSettings
-	10,  // 52: tidegate.v1.Service.drill:type_name -> tidegate.v1.DrillPolicy
-	19,  // 53: tidegate.v1.AddServiceRequest.service:type_name -> tidegate.v1.Service
-	87,  // 54: tidegate.v1.AddServiceResponse.service:type_name -> tidegate.v1.ServiceView
-	88,  // 55: tidegate.v1.AddStreamRequest.mode:type_name -> tidegate.v1.Mode
-	86,  // 56: tidegate.v1.AddStreamRequest.bounds:type_name -> tidegate.v1.Bounds
-	89,  // 57: tidegate.v1.AddStreamRequest.policy:type_name -> tidegate.v1.GatePolicy
-	74,  // 58: tidegate.v1.AddStreamRequest.grace:type_name -> google.protobuf.Duration
-	74,  // 59: tidegate.v1.AddStreamRequest.rearm:type_name -> google.protobuf.Duration
-	79,  // 60: tidegate.v1.AddStreamResponse.stream:type_name -> tidegate.v1.StreamView
-	79,  // 61: tidegate.v1.PauseStreamResponse.stream:type_name -> tidegate.v1.StreamView
-	79,  // 62: tidegate.v1.ResumeStreamResponse.stream:type_name -> tidegate.v1.StreamView
-	88,  // 63: tidegate.v1.SetModeRequest.mode:type_name -> tidegate.v1.Mode
-	86,  // 64: tidegate.v1.SetModeRequest.bounds:type_name -> tidegate.v1.Bounds
-	89,  // 65: tidegate.v1.SetModeRequest.policy:type_name -> tidegate.v1.GatePolicy
-	74,  // 66: tidegate.v1.SetModeRequest.grace:type_name -> google.protobuf.Duration
-	74,  // 67: tidegate.v1.SetModeRequest.rearm:type_name -> google.protobuf.Duration
-	74,  // 68: tidegate.v1.SetModeRequest.lease_ttl:type_name -> google.protobuf.Duration
-	79,  // 69: tidegate.v1.SetModeResponse.stream:type_name -> tidegate.v1.StreamView
-	8,   // 70: tidegate.v1.SetDetectorRequest.detector:type_name -> tidegate.v1.DetectorSettings
-	10,  // 71: tidegate.v1.SetDetectorRequest.drill:type_name -> tidegate.v1.DrillPolicy
-	19,  // 72: tidegate.v1.SetDetectorResponse.service:type_name -> tidegate.v1.Service
-	87,  // 73: tidegate.v1.OpenGateResponse.service:type_name -> tidegate.v1.ServiceView
-	87,  // 74: tidegate.v1.ArmGateResponse.service:type_name -> tidegate.v1.ServiceView
-	90,  // 75: tidegate.v1.GateExplainRequest.kind:type_name -> tidegate.v1.PlanKind
-	91,  // 76: tidegate.v1.GateExplainResponse.rules:type_name -> tidegate.v1.RuleVerdict
-	90,  // 77: tidegate.v1.ChangeRoleRequest.kind:type_name -> tidegate.v1.PlanKind
-	42,  // 78: tidegate.v1.ChangeRoleRequest.overrides:type_name -> tidegate.v1.RuleOverride
-	74,  // 79: tidegate.v1.ChangeRoleRequest.expires:type_name -> google.protobuf.Duration
-	74,  // 80: tidegate.v1.ChangeRoleRequest.drain_timeout:type_name -> google.protobuf.Duration
-	59,  // 81: tidegate.v1.ChangeRoleResponse.plan:type_name -> tidegate.v1.Plan
-	62,  // 82: tidegate.v1.ChangeRoleResponse.step:type_name -> tidegate.v1.PlanStep
-	59,  // 83: tidegate.v1.ChangeRoleResponse.done:type_name -> tidegate.v1.Plan
-	59,  // 84: tidegate.v1.ReconfigureResponse.plan:type_name -> tidegate.v1.Plan
-	62,  // 85: tidegate.v1.ReconfigureResponse.step:type_name -> tidegate.v1.PlanStep
-	59,  // 86: tidegate.v1.ReconfigureResponse.done:type_name -> tidegate.v1.Plan
-	59,  // 87: tidegate.v1.AbortPlanResponse.plan:type_name -> tidegate.v1.Plan
-	92,  // 88: tidegate.v1.ListOverridesResponse.overrides:type_name -> tidegate.v1.Override
-	73,  // 89: tidegate.v1.AuditEntry.at:type_name -> google.protobuf.Timestamp
-	93,  // 90: tidegate.v1.AuditEntry.detail:type_name -> tidegate.v1.Fact
-	73,  // 91: tidegate.v1.ListAuditRequest.since:type_name -> google.protobuf.Timestamp
-	52,  // 92: tidegate.v1.ListAuditResponse.entries:type_name -> tidegate.v1.AuditEntry
-	87,  // 93: tidegate.v1.FreezeResponse.service:type_name -> tidegate.v1.ServiceView
-	59,  // 94: tidegate.v1.FailoverResponse.plan:type_name -> tidegate.v1.Plan
-	62,  // 95: tidegate.v1.FailoverResponse.step:type_name -> tidegate.v1.PlanStep
-	59,  // 96: tidegate.v1.FailoverResponse.done:type_name -> tidegate.v1.Plan
-	90,  // 97: tidegate.v1.Plan.kind:type_name -> tidegate.v1.PlanKind
-	77,  // 98: tidegate.v1.Plan.target:type_name -> tidegate.v1.Holder
-	2,   // 99: tidegate.v1.Plan.outcome:type_name -> tidegate.v1.PlanOutcome
-	62,  // 100: tidegate.v1.Plan.steps:type_name -> tidegate.v1.PlanStep
-	91,  // 101: tidegate.v1.Plan.rules:type_name -> tidegate.v1.RuleVerdict
-	61,  // 102: tidegate.v1.Plan.streams:type_name -> tidegate.v1.PlanStream
-	76,  // 103: tidegate.v1.Plan.loss:type_name -> tidegate.v1.LossStatement
-	94,  // 104: tidegate.v1.Plan.phases:type_name -> tidegate.v1.Phases
-	73,  // 105: tidegate.v1.Plan.started:type_name -> google.protobuf.Timestamp
-	73,  // 106: tidegate.v1.Plan.ended:type_name -> google.protobuf.Timestamp
-	74,  // 107: tidegate.v1.Plan.expected:type_name -> google.protobuf.Duration
-	74,  // 108: tidegate.v1.Plan.rpo_actual:type_name -> google.protobuf.Duration
-	74,  // 109: tidegate.v1.Plan.pause_expected:type_name -> google.protobuf.Duration
-	74,  // 110: tidegate.v1.Plan.pause_actual:type_name -> google.protobuf.Duration
-	74,  // 111: tidegate.v1.Plan.took:type_name -> google.protobuf.Duration
-	60,  // 112: tidegate.v1.Plan.abort:type_name -> tidegate.v1.PlanAbort
-	92,  // 113: tidegate.v1.Plan.overrides:type_name -> tidegate.v1.Override
-	73,  // 114: tidegate.v1.PlanAbort.at:type_name -> google.protobuf.Timestamp
-	95,  // 115: tidegate.v1.PlanStream.head:type_name -> tidegate.v1.LogPos
-	76,  // 116: tidegate.v1.PlanStream.loss:type_name -> tidegate.v1.LossStatement
-	96,  // 117: tidegate.v1.PlanStream.from_config:type_name -> tidegate.v1.Config
-	96,  // 118: tidegate.v1.PlanStream.config:type_name -> tidegate.v1.Config
-	97,  // 119: tidegate.v1.PlanStream.handover:type_name -> tidegate.v1.Handover
-	73,  // 120: tidegate.v1.PlanStep.started:type_name -> google.protobuf.Timestamp
-	74,  // 121: tidegate.v1.PlanStep.took:type_name -> google.protobuf.Duration
-	74,  // 122: tidegate.v1.PlanStep.expected:type_name -> google.protobuf.Duration
-	59,  // 123: tidegate.v1.ShowPlanResponse.plan:type_name -> tidegate.v1.Plan
-	59,  // 124: tidegate.v1.ListPlansResponse.plans:type_name -> tidegate.v1.Plan
-	79,  // 125: tidegate.v1.RebuildResponse.streams:type_name -> tidegate.v1.StreamView
-	71,  // 126: tidegate.v1.DoctorResponse.findings:type_name -> tidegate.v1.Finding
-	3,   // 127: tidegate.v1.Finding.severity:type_name -> tidegate.v1.Severity
-	4,   // 128: tidegate.v1.OperatorService.Status:input_type -> tidegate.v1.StatusRequest
-	17,  // 129: tidegate.v1.OperatorService.ListStreams:input_type -> tidegate.v1.ListStreamsRequest
-	21,  // 130: tidegate.v1.OperatorService.AddService:input_type -> tidegate.v1.AddServiceRequest
-	23,  // 131: tidegate.v1.OperatorService.AddStream:input_type -> tidegate.v1.AddStreamRequest
-	25,  // 132: tidegate.v1.OperatorService.PauseStream:input_type -> tidegate.v1.PauseStreamRequest
-	27,  // 133: tidegate.v1.OperatorService.ResumeStream:input_type -> tidegate.v1.ResumeStreamRequest
-	29,  // 134: tidegate.v1.OperatorService.RemoveStream:input_type -> tidegate.v1.RemoveStreamRequest
-	31,  // 135: tidegate.v1.OperatorService.SetMode:input_type -> tidegate.v1.SetModeRequest
-	33,  // 136: tidegate.v1.OperatorService.SetDetector:input_type -> tidegate.v1.SetDetectorRequest
-	55,  // 137: tidegate.v1.OperatorService.Freeze:input_type -> tidegate.v1.FreezeRequest
-	35,  // 138: tidegate.v1.OperatorService.OpenGate:input_type -> tidegate.v1.OpenGateRequest
-	37,  // 139: tidegate.v1.OperatorService.ArmGate:input_type -> tidegate.v1.ArmGateRequest
-	39,  // 140: tidegate.v1.OperatorService.GateExplain:input_type -> tidegate.v1.GateExplainRequest
-	57,  // 141: tidegate.v1.OperatorService.Failover:input_type -> tidegate.v1.FailoverRequest
-	41,  // 142: tidegate.v1.OperatorService.ChangeRole:input_type -> tidegate.v1.ChangeRoleRequest
-	44,  // 143: tidegate.v1.OperatorService.Reconfigure:input_type -> tidegate.v1.ReconfigureRequest
-	46,  // 144: tidegate.v1.OperatorService.AbortPlan:input_type -> tidegate.v1.AbortPlanRequest
-	48,  // 145: tidegate.v1.OperatorService.ListOverrides:input_type -> tidegate.v1.ListOverridesRequest
-	50,  // 146: tidegate.v1.OperatorService.RevokeOverride:input_type -> tidegate.v1.RevokeOverrideRequest
-	53,  // 147: tidegate.v1.OperatorService.ListAudit:input_type -> tidegate.v1.ListAuditRequest
-	63,  // 148: tidegate.v1.OperatorService.ShowPlan:input_type -> tidegate.v1.ShowPlanRequest
-	65,  // 149: tidegate.v1.OperatorService.ListPlans:input_type -> tidegate.v1.ListPlansRequest
-	67,  // 150: tidegate.v1.OperatorService.Rebuild:input_type -> tidegate.v1.RebuildRequest
-	69,  // 151: tidegate.v1.OperatorService.Doctor:input_type -> tidegate.v1.DoctorRequest
-	5,   // 152: tidegate.v1.OperatorService.Status:output_type -> tidegate.v1.StatusResponse
-	18,  // 153: tidegate.v1.OperatorService.ListStreams:output_type -> tidegate.v1.ListStreamsResponse
-	22,  // 154: tidegate.v1.OperatorService.AddService:output_type -> tidegate.v1.AddServiceResponse
-	24,  // 155: tidegate.v1.OperatorService.AddStream:output_type -> tidegate.v1.AddStreamResponse
-	26,  // 156: tidegate.v1.OperatorService.PauseStream:output_type -> tidegate.v1.PauseStreamResponse
-	28,  // 157: tidegate.v1.OperatorService.ResumeStream:output_type -> tidegate.v1.ResumeStreamResponse
-	30,  // 158: tidegate.v1.OperatorService.RemoveStream:output_type -> tidegate.v1.RemoveStreamResponse
-	32,  // 159: tidegate.v1.OperatorService.SetMode:output_type -> tidegate.v1.SetModeResponse
-	34,  // 160: tidegate.v1.OperatorService.SetDetector:output_type -> tidegate.v1.SetDetectorResponse
-	56,  // 161: tidegate.v1.OperatorService.Freeze:output_type -> tidegate.v1.FreezeResponse
-	36,  // 162: tidegate.v1.OperatorService.OpenGate:output_type -> tidegate.v1.OpenGateResponse
-	38,  // 163: tidegate.v1.OperatorService.ArmGate:output_type -> tidegate.v1.ArmGateResponse
-	40,  // 164: tidegate.v1.OperatorService.GateExplain:output_type -> tidegate.v1.GateExplainResponse
-	58,  // 165: tidegate.v1.OperatorService.Failover:output_type -> tidegate.v1.FailoverResponse
-	43,  // 166: tidegate.v1.OperatorService.ChangeRole:output_type -> tidegate.v1.ChangeRoleResponse
-	45,  // 167: tidegate.v1.OperatorService.Reconfigure:output_type -> tidegate.v1.ReconfigureResponse
-	47,  // 168: tidegate.v1.OperatorService.AbortPlan:output_type -> tidegate.v1.AbortPlanResponse
-	49,  // 169: tidegate.v1.OperatorService.ListOverrides:output_type -> tidegate.v1.ListOverridesResponse
-	51,  // 170: tidegate.v1.OperatorService.RevokeOverride:output_type -> tidegate.v1.RevokeOverrideResponse
-	54,  // 171: tidegate.v1.OperatorService.ListAudit:output_type -> tidegate.v1.ListAuditResponse
-	64,  // 172: tidegate.v1.OperatorService.ShowPlan:output_type -> tidegate.v1.ShowPlanResponse
-	66,  // 173: tidegate.v1.OperatorService.ListPlans:output_type -> tidegate.v1.ListPlansResponse
-	68,  // 174: tidegate.v1.OperatorService.Rebuild:output_type -> tidegate.v1.RebuildResponse
-	70,  // 175: tidegate.v1.OperatorService.Doctor:output_type -> tidegate.v1.DoctorResponse
-	152, // [152:176] is the sub-list for method output_type
-	128, // [128:152] is the sub-list for method input_type
-	128, // [128:128] is the sub-list for extension type_name
-	128, // [128:128] is the sub-list for extension extendee
-	0,   // [0:128] is the sub-list for field type_name
+	75,  // 22: tidegate.v1.DetectorSettings.down_after:type_name -> google.protobuf.Duration
+	75,  // 23: tidegate.v1.DetectorSettings.anti_flap:type_name -> google.protobuf.Duration
+	8,   // 24: tidegate.v1.DetectorStatus.settings:type_name -> tidegate.v1.DetectorSettings
+	1,   // 25: tidegate.v1.DetectorStatus.verdict:type_name -> tidegate.v1.DetectorVerdict
+	74,  // 26: tidegate.v1.DetectorStatus.since:type_name -> google.protobuf.Timestamp
+	79,  // 27: tidegate.v1.DetectorStatus.vantages:type_name -> tidegate.v1.ReportVantageRequest
+	10,  // 28: tidegate.v1.DetectorStatus.votes:type_name -> tidegate.v1.DetectorVote
+	80,  // 29: tidegate.v1.DetectorStatus.alarms:type_name -> tidegate.v1.Fact
+	75,  // 30: tidegate.v1.DetectorVote.silent:type_name -> google.protobuf.Duration
+	75,  // 31: tidegate.v1.DrillPolicy.max_age:type_name -> google.protobuf.Duration
+	75,  // 32: tidegate.v1.ProbeStatus.since_last_good:type_name -> google.protobuf.Duration
+	75,  // 33: tidegate.v1.ProbeStatus.latency:type_name -> google.protobuf.Duration
+	81,  // 34: tidegate.v1.StreamStatus.view:type_name -> tidegate.v1.StreamView
+	73,  // 35: tidegate.v1.StreamStatus.verdict:type_name -> tidegate.v1.Verdict
+	82,  // 36: tidegate.v1.StreamStatus.writer:type_name -> tidegate.v1.AgentStream
+	75,  // 37: tidegate.v1.StreamStatus.writer_report_age:type_name -> google.protobuf.Duration
+	14,  // 38: tidegate.v1.StreamStatus.members:type_name -> tidegate.v1.MemberStatus
+	83,  // 39: tidegate.v1.MemberStatus.stream:type_name -> tidegate.v1.StandbyStream
+	75,  // 40: tidegate.v1.MemberStatus.report_age:type_name -> google.protobuf.Duration
+	84,  // 41: tidegate.v1.StandbyStatus.node:type_name -> tidegate.v1.NodeView
+	85,  // 42: tidegate.v1.StandbyStatus.report:type_name -> tidegate.v1.ReportStandbyRequest
+	75,  // 43: tidegate.v1.StandbyStatus.report_age:type_name -> google.protobuf.Duration
+	86,  // 44: tidegate.v1.AgentStatus.report:type_name -> tidegate.v1.ReportAgentRequest
+	75,  // 45: tidegate.v1.AgentStatus.report_age:type_name -> google.protobuf.Duration
+	87,  // 46: tidegate.v1.RouteStatus.services:type_name -> tidegate.v1.RouteApplied
+	75,  // 47: tidegate.v1.RouteStatus.report_age:type_name -> google.protobuf.Duration
+	81,  // 48: tidegate.v1.ListStreamsResponse.streams:type_name -> tidegate.v1.StreamView
+	75,  // 49: tidegate.v1.ListStreamsResponse.registry_age:type_name -> google.protobuf.Duration
+	75,  // 50: tidegate.v1.Service.rpo:type_name -> google.protobuf.Duration
+	75,  // 51: tidegate.v1.Service.rto:type_name -> google.protobuf.Duration
+	21,  // 52: tidegate.v1.Service.endpoints:type_name -> tidegate.v1.SiteEndpoints
+	88,  // 53: tidegate.v1.Service.max_loss:type_name -> tidegate.v1.Bounds
+	75,  // 54: tidegate.v1.Service.lease_ttl:type_name -> google.protobuf.Duration
+	8,   // 55: tidegate.v1.Service.detector:type_name -> tidegate.v1.DetectorSettings
+	11,  // 56: tidegate.v1.Service.drill:type_name -> tidegate.v1.DrillPolicy
+	20,  // 57: tidegate.v1.AddServiceRequest.service:type_name -> tidegate.v1.Service
+	89,  // 58: tidegate.v1.AddServiceResponse.service:type_name -> tidegate.v1.ServiceView
+	90,  // 59: tidegate.v1.AddStreamRequest.mode:type_name -> tidegate.v1.Mode
+	88,  // 60: tidegate.v1.AddStreamRequest.bounds:type_name -> tidegate.v1.Bounds
+	91,  // 61: tidegate.v1.AddStreamRequest.policy:type_name -> tidegate.v1.GatePolicy
+	75,  // 62: tidegate.v1.AddStreamRequest.grace:type_name -> google.protobuf.Duration
+	75,  // 63: tidegate.v1.AddStreamRequest.rearm:type_name -> google.protobuf.Duration
+	81,  // 64: tidegate.v1.AddStreamResponse.stream:type_name -> tidegate.v1.StreamView
+	81,  // 65: tidegate.v1.PauseStreamResponse.stream:type_name -> tidegate.v1.StreamView
+	81,  // 66: tidegate.v1.ResumeStreamResponse.stream:type_name -> tidegate.v1.StreamView
+	90,  // 67: tidegate.v1.SetModeRequest.mode:type_name -> tidegate.v1.Mode
+	88,  // 68: tidegate.v1.SetModeRequest.bounds:type_name -> tidegate.v1.Bounds
+	91,  // 69: tidegate.v1.SetModeRequest.policy:type_name -> tidegate.v1.GatePolicy
+	75,  // 70: tidegate.v1.SetModeRequest.grace:type_name -> google.protobuf.Duration
+	75,  // 71: tidegate.v1.SetModeRequest.rearm:type_name -> google.protobuf.Duration
+	75,  // 72: tidegate.v1.SetModeRequest.lease_ttl:type_name -> google.protobuf.Duration
+	81,  // 73: tidegate.v1.SetModeResponse.stream:type_name -> tidegate.v1.StreamView
+	8,   // 74: tidegate.v1.SetDetectorRequest.detector:type_name -> tidegate.v1.DetectorSettings
+	11,  // 75: tidegate.v1.SetDetectorRequest.drill:type_name -> tidegate.v1.DrillPolicy
+	20,  // 76: tidegate.v1.SetDetectorResponse.service:type_name -> tidegate.v1.Service
+	89,  // 77: tidegate.v1.OpenGateResponse.service:type_name -> tidegate.v1.ServiceView
+	89,  // 78: tidegate.v1.ArmGateResponse.service:type_name -> tidegate.v1.ServiceView
+	92,  // 79: tidegate.v1.GateExplainRequest.kind:type_name -> tidegate.v1.PlanKind
+	93,  // 80: tidegate.v1.GateExplainResponse.rules:type_name -> tidegate.v1.RuleVerdict
+	92,  // 81: tidegate.v1.ChangeRoleRequest.kind:type_name -> tidegate.v1.PlanKind
+	43,  // 82: tidegate.v1.ChangeRoleRequest.overrides:type_name -> tidegate.v1.RuleOverride
+	75,  // 83: tidegate.v1.ChangeRoleRequest.expires:type_name -> google.protobuf.Duration
+	75,  // 84: tidegate.v1.ChangeRoleRequest.drain_timeout:type_name -> google.protobuf.Duration
+	60,  // 85: tidegate.v1.ChangeRoleResponse.plan:type_name -> tidegate.v1.Plan
+	63,  // 86: tidegate.v1.ChangeRoleResponse.step:type_name -> tidegate.v1.PlanStep
+	60,  // 87: tidegate.v1.ChangeRoleResponse.done:type_name -> tidegate.v1.Plan
+	60,  // 88: tidegate.v1.ReconfigureResponse.plan:type_name -> tidegate.v1.Plan
+	63,  // 89: tidegate.v1.ReconfigureResponse.step:type_name -> tidegate.v1.PlanStep
+	60,  // 90: tidegate.v1.ReconfigureResponse.done:type_name -> tidegate.v1.Plan
+	60,  // 91: tidegate.v1.AbortPlanResponse.plan:type_name -> tidegate.v1.Plan
+	94,  // 92: tidegate.v1.ListOverridesResponse.overrides:type_name -> tidegate.v1.Override
+	74,  // 93: tidegate.v1.AuditEntry.at:type_name -> google.protobuf.Timestamp
+	80,  // 94: tidegate.v1.AuditEntry.detail:type_name -> tidegate.v1.Fact
+	74,  // 95: tidegate.v1.ListAuditRequest.since:type_name -> google.protobuf.Timestamp
+	53,  // 96: tidegate.v1.ListAuditResponse.entries:type_name -> tidegate.v1.AuditEntry
+	89,  // 97: tidegate.v1.FreezeResponse.service:type_name -> tidegate.v1.ServiceView
+	60,  // 98: tidegate.v1.FailoverResponse.plan:type_name -> tidegate.v1.Plan
+	63,  // 99: tidegate.v1.FailoverResponse.step:type_name -> tidegate.v1.PlanStep
+	60,  // 100: tidegate.v1.FailoverResponse.done:type_name -> tidegate.v1.Plan
+	92,  // 101: tidegate.v1.Plan.kind:type_name -> tidegate.v1.PlanKind
+	78,  // 102: tidegate.v1.Plan.target:type_name -> tidegate.v1.Holder
+	2,   // 103: tidegate.v1.Plan.outcome:type_name -> tidegate.v1.PlanOutcome
+	63,  // 104: tidegate.v1.Plan.steps:type_name -> tidegate.v1.PlanStep
+	93,  // 105: tidegate.v1.Plan.rules:type_name -> tidegate.v1.RuleVerdict
+	62,  // 106: tidegate.v1.Plan.streams:type_name -> tidegate.v1.PlanStream
+	77,  // 107: tidegate.v1.Plan.loss:type_name -> tidegate.v1.LossStatement
+	95,  // 108: tidegate.v1.Plan.phases:type_name -> tidegate.v1.Phases
+	74,  // 109: tidegate.v1.Plan.started:type_name -> google.protobuf.Timestamp
+	74,  // 110: tidegate.v1.Plan.ended:type_name -> google.protobuf.Timestamp
+	75,  // 111: tidegate.v1.Plan.expected:type_name -> google.protobuf.Duration
+	75,  // 112: tidegate.v1.Plan.rpo_actual:type_name -> google.protobuf.Duration
+	75,  // 113: tidegate.v1.Plan.pause_expected:type_name -> google.protobuf.Duration
+	75,  // 114: tidegate.v1.Plan.pause_actual:type_name -> google.protobuf.Duration
+	75,  // 115: tidegate.v1.Plan.took:type_name -> google.protobuf.Duration
+	61,  // 116: tidegate.v1.Plan.abort:type_name -> tidegate.v1.PlanAbort
+	94,  // 117: tidegate.v1.Plan.overrides:type_name -> tidegate.v1.Override
+	74,  // 118: tidegate.v1.PlanAbort.at:type_name -> google.protobuf.Timestamp
+	96,  // 119: tidegate.v1.PlanStream.head:type_name -> tidegate.v1.LogPos
+	77,  // 120: tidegate.v1.PlanStream.loss:type_name -> tidegate.v1.LossStatement
+	97,  // 121: tidegate.v1.PlanStream.from_config:type_name -> tidegate.v1.Config
+	97,  // 122: tidegate.v1.PlanStream.config:type_name -> tidegate.v1.Config
+	98,  // 123: tidegate.v1.PlanStream.handover:type_name -> tidegate.v1.Handover
+	74,  // 124: tidegate.v1.PlanStep.started:type_name -> google.protobuf.Timestamp
+	75,  // 125: tidegate.v1.PlanStep.took:type_name -> google.protobuf.Duration
+	75,  // 126: tidegate.v1.PlanStep.expected:type_name -> google.protobuf.Duration
+	60,  // 127: tidegate.v1.ShowPlanResponse.plan:type_name -> tidegate.v1.Plan
+	60,  // 128: tidegate.v1.ListPlansResponse.plans:type_name -> tidegate.v1.Plan
+	81,  // 129: tidegate.v1.RebuildResponse.streams:type_name -> tidegate.v1.StreamView
+	72,  // 130: tidegate.v1.DoctorResponse.findings:type_name -> tidegate.v1.Finding
+	3,   // 131: tidegate.v1.Finding.severity:type_name -> tidegate.v1.Severity
+	4,   // 132: tidegate.v1.OperatorService.Status:input_type -> tidegate.v1.StatusRequest
+	18,  // 133: tidegate.v1.OperatorService.ListStreams:input_type -> tidegate.v1.ListStreamsRequest
+	22,  // 134: tidegate.v1.OperatorService.AddService:input_type -> tidegate.v1.AddServiceRequest
+	24,  // 135: tidegate.v1.OperatorService.AddStream:input_type -> tidegate.v1.AddStreamRequest
+	26,  // 136: tidegate.v1.OperatorService.PauseStream:input_type -> tidegate.v1.PauseStreamRequest
+	28,  // 137: tidegate.v1.OperatorService.ResumeStream:input_type -> tidegate.v1.ResumeStreamRequest
+	30,  // 138: tidegate.v1.OperatorService.RemoveStream:input_type -> tidegate.v1.RemoveStreamRequest
+	32,  // 139: tidegate.v1.OperatorService.SetMode:input_type -> tidegate.v1.SetModeRequest
+	34,  // 140: tidegate.v1.OperatorService.SetDetector:input_type -> tidegate.v1.SetDetectorRequest
+	56,  // 141: tidegate.v1.OperatorService.Freeze:input_type -> tidegate.v1.FreezeRequest
+	36,  // 142: tidegate.v1.OperatorService.OpenGate:input_type -> tidegate.v1.OpenGateRequest
+	38,  // 143: tidegate.v1.OperatorService.ArmGate:input_type -> tidegate.v1.ArmGateRequest
+	40,  // 144: tidegate.v1.OperatorService.GateExplain:input_type -> tidegate.v1.GateExplainRequest
+	58,  // 145: tidegate.v1.OperatorService.Failover:input_type -> tidegate.v1.FailoverRequest
+	42,  // 146: tidegate.v1.OperatorService.ChangeRole:input_type -> tidegate.v1.ChangeRoleRequest
+	45,  // 147: tidegate.v1.OperatorService.Reconfigure:input_type -> tidegate.v1.ReconfigureRequest
+	47,  // 148: tidegate.v1.OperatorService.AbortPlan:input_type -> tidegate.v1.AbortPlanRequest
+	49,  // 149: tidegate.v1.OperatorService.ListOverrides:input_type -> tidegate.v1.ListOverridesRequest
+	51,  // 150: tidegate.v1.OperatorService.RevokeOverride:input_type -> tidegate.v1.RevokeOverrideRequest
+	54,  // 151: tidegate.v1.OperatorService.ListAudit:input_type -> tidegate.v1.ListAuditRequest
+	64,  // 152: tidegate.v1.OperatorService.ShowPlan:input_type -> tidegate.v1.ShowPlanRequest
+	66,  // 153: tidegate.v1.OperatorService.ListPlans:input_type -> tidegate.v1.ListPlansRequest
+	68,  // 154: tidegate.v1.OperatorService.Rebuild:input_type -> tidegate.v1.RebuildRequest
+	70,  // 155: tidegate.v1.OperatorService.Doctor:input_type -> tidegate.v1.DoctorRequest
+	5,   // 156: tidegate.v1.OperatorService.Status:output_type -> tidegate.v1.StatusResponse
+	19,  // 157: tidegate.v1.OperatorService.ListStreams:output_type -> tidegate.v1.ListStreamsResponse
+	23,  // 158: tidegate.v1.OperatorService.AddService:output_type -> tidegate.v1.AddServiceResponse
+	25,  // 159: tidegate.v1.OperatorService.AddStream:output_type -> tidegate.v1.AddStreamResponse
+	27,  // 160: tidegate.v1.OperatorService.PauseStream:output_type -> tidegate.v1.PauseStreamResponse
+	29,  // 161: tidegate.v1.OperatorService.ResumeStream:output_type -> tidegate.v1.ResumeStreamResponse
+	31,  // 162: tidegate.v1.OperatorService.RemoveStream:output_type -> tidegate.v1.RemoveStreamResponse
+	33,  // 163: tidegate.v1.OperatorService.SetMode:output_type -> tidegate.v1.SetModeResponse
+	35,  // 164: tidegate.v1.OperatorService.SetDetector:output_type -> tidegate.v1.SetDetectorResponse
+	57,  // 165: tidegate.v1.OperatorService.Freeze:output_type -> tidegate.v1.FreezeResponse
+	37,  // 166: tidegate.v1.OperatorService.OpenGate:output_type -> tidegate.v1.OpenGateResponse
+	39,  // 167: tidegate.v1.OperatorService.ArmGate:output_type -> tidegate.v1.ArmGateResponse
+	41,  // 168: tidegate.v1.OperatorService.GateExplain:output_type -> tidegate.v1.GateExplainResponse
+	59,  // 169: tidegate.v1.OperatorService.Failover:output_type -> tidegate.v1.FailoverResponse
+	44,  // 170: tidegate.v1.OperatorService.ChangeRole:output_type -> tidegate.v1.ChangeRoleResponse
+	46,  // 171: tidegate.v1.OperatorService.Reconfigure:output_type -> tidegate.v1.ReconfigureResponse
+	48,  // 172: tidegate.v1.OperatorService.AbortPlan:output_type -> tidegate.v1.AbortPlanResponse
+	50,  // 173: tidegate.v1.OperatorService.ListOverrides:output_type -> tidegate.v1.ListOverridesResponse
+	52,  // 174: tidegate.v1.OperatorService.RevokeOverride:output_type -> tidegate.v1.RevokeOverrideResponse
+	55,  // 175: tidegate.v1.OperatorService.ListAudit:output_type -> tidegate.v1.ListAuditResponse
+	65,  // 176: tidegate.v1.OperatorService.ShowPlan:output_type -> tidegate.v1.ShowPlanResponse
+	67,  // 177: tidegate.v1.OperatorService.ListPlans:output_type -> tidegate.v1.ListPlansResponse
+	69,  // 178: tidegate.v1.OperatorService.Rebuild:output_type -> tidegate.v1.RebuildResponse
+	71,  // 179: tidegate.v1.OperatorService.Doctor:output_type -> tidegate.v1.DoctorResponse
+	156, // [156:180] is the sub-list for method output_type
+	132, // [132:156] is the sub-list for method input_type
+	132, // [132:132] is the sub-list for extension type_name
+	132, // [132:132] is the sub-list for extension extendee
+	0,   // [0:132] is the sub-list for field type_name
 }
 
 func init() { file_tidegate_v1_operator_proto_init() }
@@ -5862,17 +6012,17 @@ func file_tidegate_v1_operator_proto_init() {
 	file_tidegate_v1_error_proto_init()
 	file_tidegate_v1_node_proto_init()
 	file_tidegate_v1_types_proto_init()
-	file_tidegate_v1_operator_proto_msgTypes[39].OneofWrappers = []any{
+	file_tidegate_v1_operator_proto_msgTypes[40].OneofWrappers = []any{
 		(*ChangeRoleResponse_Plan)(nil),
 		(*ChangeRoleResponse_Step)(nil),
 		(*ChangeRoleResponse_Done)(nil),
 	}
-	file_tidegate_v1_operator_proto_msgTypes[41].OneofWrappers = []any{
+	file_tidegate_v1_operator_proto_msgTypes[42].OneofWrappers = []any{
 		(*ReconfigureResponse_Plan)(nil),
 		(*ReconfigureResponse_Step)(nil),
 		(*ReconfigureResponse_Done)(nil),
 	}
-	file_tidegate_v1_operator_proto_msgTypes[54].OneofWrappers = []any{
+	file_tidegate_v1_operator_proto_msgTypes[55].OneofWrappers = []any{
 		(*FailoverResponse_Plan)(nil),
 		(*FailoverResponse_Step)(nil),
 		(*FailoverResponse_Done)(nil),
@@ -5883,7 +6033,7 @@ func file_tidegate_v1_operator_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tidegate_v1_operator_proto_rawDesc), len(file_tidegate_v1_operator_proto_rawDesc)),
 			NumEnums:      4,
-			NumMessages:   68,
+			NumMessages:   69,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
