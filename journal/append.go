@@ -12,6 +12,10 @@ import (
 // Append appends one record and returns when it is durable here. On an error
 // the record may or may not be there; after ctx ended it usually will be.
 // payload is copied. Records of concurrent calls share an fsync.
+//
+// The gate may slow new records down, and refuses them with a [Closed] in the
+// error's tree when the stream's policy says so or a handover is under way;
+// nothing was appended then.
 func (j *Journal) Append(ctx context.Context, payload []byte, t time.Time) (Range, error) {
 	r, err := j.Submit(ctx, payload, t)
 	if err != nil {
@@ -36,15 +40,29 @@ func (j *Journal) AppendBatch(ctx context.Context, payloads [][]byte, t time.Tim
 // returned for its Next, and may be told to the world once Await has. Any
 // number may be in flight. payload is copied.
 func (j *Journal) Submit(ctx context.Context, payload []byte, t time.Time) (Range, error) {
+	return j.submitOne(ctx, payload, t, false)
+}
+
+// submitOne appends a record, one that the gate must admit or one that the
+// service's own cluster has agreed upon already.
+func (j *Journal) submitOne(ctx context.Context, payload []byte, t time.Time, replicated bool) (Range, error) {
 	if len(payload) > j.cfg.RecordBytesMax {
 		return Range{}, j.tooLong(len(payload))
 	}
 	if err := j.mayAppend(); err != nil {
 		return Range{}, err
 	}
+	if !replicated {
+		if err := j.gate.admit(ctx, 1); err != nil {
+			return Range{}, err
+		}
+	}
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	if err := j.reserve(ctx, HeaderSize+len(payload)); err != nil {
+		return Range{}, err
+	}
+	if err := j.gate.mayPut(replicated); err != nil {
 		return Range{}, err
 	}
 	first := j.end.Position
@@ -70,9 +88,15 @@ func (j *Journal) submit(ctx context.Context, t time.Time, payloads ...[]byte) (
 	if err := j.mayAppend(); err != nil {
 		return Range{}, err
 	}
+	if err := j.gate.admit(ctx, len(payloads)); err != nil {
+		return Range{}, err
+	}
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	if err := j.reserve(ctx, total); err != nil {
+		return Range{}, err
+	}
+	if err := j.gate.mayPut(false); err != nil {
 		return Range{}, err
 	}
 	first := j.end.Position

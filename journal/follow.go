@@ -39,6 +39,8 @@ func (l *standbyLink) recv(ctx context.Context) error {
 			err = l.f.role(ctx, m)
 		case *local.Batch:
 			err = l.f.batch(ctx, m)
+		case *local.Rewind:
+			err = l.f.rewind(ctx, m)
 		case *local.DaemonProgress: // for display only: the grant is the agent's
 		default:
 			err = fmt.Errorf("standby node sent %T", m)

@@ -1,7 +1,6 @@
 package journal
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"sync"
@@ -9,6 +8,7 @@ import (
 	"time"
 
 	"github.com/tidegate/tidegate"
+	"github.com/tidegate/tidegate/gating/machine"
 	"github.com/tidegate/tidegate/internal/clock"
 	"github.com/tidegate/tidegate/internal/local"
 	"github.com/tidegate/tidegate/rpo"
@@ -20,35 +20,54 @@ var ErrInactive = errors.New("the service is not active here")
 // noPosition is beyond every position: wake up to it means everybody.
 const noPosition = ^tidegate.Position(0)
 
-// gate holds outputs back. Invariants:
+// gate holds outputs back, and new work where the policy says so. Invariants:
 //
 //  1. ceiling is nil unless the service is active.
 //  2. nobody waits unless it is.
 //  3. the ceiling grants anew only while the agent on this node says that it
-//     holds an epoch not below the fencing one, or an open stream lost its agent.
+//     holds an epoch not below the fencing one, or a stream that is open, or
+//     degraded on record, lost its agent.
+//  4. bounds are enforced unless the machine said otherwise at its last step.
+//  5. once sealed, nothing of this service's own is appended before the handover
+//     is given up.
 type gate struct {
 	clock clock.Clock
-	kick  func() // tells the agent's link that L or A changed; does not block
+	kick  func() // tells the agent's link that something to report changed; does not block
 	turn  func() // tells both links that the service became active or no longer is
 
 	mu         sync.Mutex
 	head       rpo.Mark // durable here
 	ceiling    *rpo.Ceiling
-	activation uint64            // counts Activate
-	start      tidegate.Position // head when it was activated
-	final      final             // of the last activity, once it has ended
-	waiters    waitlist
-	stopped    error // sticky: the journal cannot go on
+	activation uint64               // counts Activate
+	start      tidegate.Position    // head when it was activated
+	final      final                // of the last activity, once it has ended
+	waiters    [classCount]waitlist // of Await, by what they ask for
+	awaiting   int                  // calls of Await that have not returned
+	stopped    error                // sticky: the journal cannot go on
 
 	epoch    tidegate.Epoch       // latest the agent held
 	dEpoch   tidegate.Epoch       // under which the ceiling's D was told
 	fencedBy tidegate.Epoch       // 0: not fenced
 	held     bool                 // the agent says that it holds epoch for this node
+	lost     bool                 // it did when its session ended
 	openGoes bool                 // the gate's record says open: it goes on without a daemon
 	last     local.DaemonProgress // latest grant of the held epoch; its Epoch is 0 if there is none
+	terms    local.DaemonProgress // the same, and kept while the agent is lost
+	obeyed   uint64               // number of the grant in force
 
-	fenced atomic.Bool  // fencedBy != 0, for the append path
-	slack  atomic.Int64 // longest time from a release's clock reading to Await's return, ns
+	// The edge of the bounds: see edge.go.
+	machine  *machine.Machine
+	out      machine.Output // of its last step
+	standing rpo.Standing   // that it was decided by
+	drains   rpo.DrainRate
+	touched  tidegate.Instant // last append or release
+	pace     pace
+
+	fenced   atomic.Bool   // fencedBy != 0, for the append path
+	draining atomic.Bool   // a handover is under way or done
+	sealed   atomic.Bool   // and the end of the journal was reported as final; set with the journal's mu and mu held
+	rejected atomic.Uint64 // calls refused by the gate
+	slack    atomic.Int64  // longest time from a release's clock reading to Await's return, ns
 }
 
 // final is what an activity had released when it ended. The agent asks for it
@@ -70,16 +89,12 @@ func (g *gate) appended(end rpo.Mark, marks []rpo.Mark) {
 		for _, m := range marks {
 			g.ceiling.Append(m)
 		}
-		g.wake()
+		now := g.clock.Boot()
+		g.touched = now
+		g.step(now)
+		g.wake(now)
 	}
 	g.kick()
-}
-
-// wake lets those try again whose position the ceiling has reached.
-func (g *gate) wake() {
-	if len(g.waiters.heap) > 0 {
-		g.waiters.wake(g.ceiling.Limit(g.clock.Boot()), nil)
-	}
 }
 
 // activate begins an activity at the journal's end, durable or not.
@@ -96,12 +111,15 @@ func (g *gate) activate(end rpo.Mark) error {
 	}
 	g.activation++
 	g.start = end.Position
+	now := g.clock.Boot()
 	g.ceiling = rpo.NewCeiling(end)
-	g.ceiling.Hold(g.clock.Boot())
-	g.openGoes = false
+	g.ceiling.Hold(now)
+	g.openGoes, g.touched = false, now
+	g.terms, g.drains = local.DaemonProgress{}, rpo.DrainRate{}
 	if g.held && g.last.Epoch == g.epoch {
-		g.apply(&g.last)
+		g.apply(now, &g.last)
 	}
+	g.step(now)
 	g.turn()
 	return nil
 }
@@ -119,8 +137,12 @@ func (g *gate) end(err error) {
 		g.final = final{a: a, known: known, t0: c.T0(), released: c.LastRelease()}
 	}
 	g.ceiling = nil
-	g.openGoes = false
-	g.waiters.wake(noPosition, err)
+	g.openGoes, g.lost = false, false
+	g.terms = local.DaemonProgress{}
+	for i := range g.waiters {
+		g.waiters[i].wake(noPosition, err)
+	}
+	g.step(g.clock.Boot())
 	g.turn()
 }
 
@@ -132,6 +154,8 @@ func (g *gate) stop(err error) {
 		g.stopped = err
 	}
 	g.end(err)
+	g.pace.queue.wake(noPosition, g.stopped)
+	signal(g.pace.changed)
 }
 
 // fence stops everything for the sake of a newer epoch. It reports whether
@@ -173,22 +197,34 @@ func (g *gate) hold(epoch tidegate.Epoch) {
 	if !g.clearFence(epoch) {
 		return
 	}
+	now := g.clock.Boot()
 	if epoch != g.epoch {
-		g.epoch, g.openGoes = epoch, false
+		// What the record says in this epoch is not known yet.
+		g.epoch, g.openGoes, g.terms = epoch, false, local.DaemonProgress{}
+		if g.ceiling != nil {
+			g.ceiling.Hold(now)
+		}
 	}
-	g.held = true
+	g.held, g.lost = true, false
+	g.step(now)
 }
 
 // release takes hold back, or stands for a lost daemon: what is granted stays,
-// nothing more is, unless the gate's record says open.
+// nothing more is, unless the gate's record says open or degraded.
 func (g *gate) release(lost bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.held = false
+	now := g.clock.Boot()
+	g.lost = lost && (g.held || g.lost) && g.ceiling != nil
+	g.held, g.obeyed = false, 0
 	g.last = local.DaemonProgress{}
-	if g.ceiling != nil && (!lost || !g.openGoes) {
-		g.ceiling.Hold(g.clock.Boot())
+	if !g.lost {
+		g.terms = local.DaemonProgress{}
+		if g.ceiling != nil {
+			g.ceiling.Hold(now)
+		}
 	}
+	g.step(now)
 }
 
 // grant takes the durable position and the gate's bounds in.
@@ -199,74 +235,32 @@ func (g *gate) grant(p *local.DaemonProgress) {
 		return
 	}
 	g.last = *p
+	now := g.clock.Boot()
 	if g.ceiling != nil {
-		g.apply(p)
+		g.apply(now, p)
+		g.wake(now)
 	}
 }
 
-func (g *gate) apply(p *local.DaemonProgress) {
+// apply puts a grant in force. Its bounds hold before anything is asked of them.
+func (g *gate) apply(now tidegate.Instant, p *local.DaemonProgress) {
 	if p.DKnown {
 		if d, _ := g.ceiling.D(); p.D < d && p.Epoch != g.dEpoch {
 			// A new epoch that begins below the old D has lost something: what was
 			// released beyond it is unknown, as after a start.
 			g.ceiling = rpo.NewCeiling(g.head)
+			g.drains = rpo.DrainRate{}
 		}
 		g.ceiling.Durable(p.D)
 		g.dEpoch = p.Epoch
 	}
+	g.terms = *p
 	g.ceiling.SetBounds(p.Bounds)
+	g.ceiling.SetLease(p.LeaseNeeded, p.LeaseUntil)
 	g.ceiling.Resume()
 	g.openGoes = p.Recorded && p.Mode == tidegate.ModeOpen
-	g.wake()
-}
-
-// await is Await for a position that has been appended.
-func (g *gate) await(ctx context.Context, p tidegate.Position) error {
-	at, err := g.tryAwait(ctx, p)
-	if err == nil {
-		g.noteSlack(int64(time.Since(at)))
-	}
-	return err
-}
-
-// noteSlack keeps the maximum: the epsilon by which the loss window can exceed T.
-func (g *gate) noteSlack(d int64) {
-	for old := g.slack.Load(); d > old && !g.slack.CompareAndSwap(old, d); old = g.slack.Load() {
-	}
-}
-
-// tryAwait returns when the clock was read that the release was decided by. The
-// process's own clock measures the slack: it costs a tenth of the boot clock,
-// and a suspend in between shows in neither before it is over.
-func (g *gate) tryAwait(ctx context.Context, p tidegate.Position) (time.Time, error) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	activation := g.activation
-	for {
-		if err := g.check(); err != nil {
-			return time.Time{}, err
-		}
-		if g.activation != activation {
-			return time.Time{}, ErrInactive
-		}
-		// The clock is read in the same step as the release: nothing can come
-		// between them but a pause of the whole process.
-		at, now := time.Now(), g.clock.Boot()
-		if p <= g.ceiling.L().Position && g.ceiling.Release(now, p) {
-			g.released(p)
-			return at, nil
-		}
-		if err := g.waiters.wait(ctx, &g.mu, g.waiters.add(p)); err != nil {
-			return time.Time{}, err
-		}
-	}
-}
-
-func (g *gate) released(p tidegate.Position) {
-	// Within D nothing is exposed: the next regular report is soon enough.
-	if d, _ := g.ceiling.D(); p > d {
-		g.kick()
-	}
+	g.step(now)
+	g.obeyed = p.Grant
 }
 
 // check returns why nothing may be released at all.
@@ -278,6 +272,8 @@ func (g *gate) check() error {
 		return g.fencedError("await")
 	case g.ceiling == nil:
 		return ErrInactive
+	case g.out.State == machine.HandedOver:
+		return g.refusal("await", "the handover is recorded: the next holder answers")
 	}
 	return nil
 }
@@ -308,6 +304,9 @@ func (g *gate) progress(m *local.LibraryProgress) (activation uint64, active boo
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	m.L = count(g.head)
+	m.Gate, m.Since, m.Want, m.Grant = g.out.State, g.out.Since, g.out.Want, g.obeyed
+	m.Utilisation, m.Rejected, m.Slack = g.standing.Utilisation, g.rejected.Load(), time.Duration(g.slack.Load())
+	m.Drained = g.sealed.Load()
 	if g.ceiling == nil {
 		f := &g.final
 		m.A, m.AKnown, m.T0, m.Released = count(f.a), f.known, f.t0, f.released
@@ -326,6 +325,10 @@ func count(m rpo.Mark) local.Count {
 func (g *gate) exposure() rpo.Exposure {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	return g.exposureLocked()
+}
+
+func (g *gate) exposureLocked() rpo.Exposure {
 	if g.ceiling == nil {
 		const none = tidegate.Unbounded
 		return rpo.Exposure{Records: none, Bytes: none, Age: none, Window: none, InDoubtRecords: none, InDoubtBytes: none}

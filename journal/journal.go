@@ -1,17 +1,18 @@
 package journal
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"path/filepath"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"github.com/tidegate/tidegate"
+	"github.com/tidegate/tidegate/gating/machine"
 	"github.com/tidegate/tidegate/internal/durable"
+	"github.com/tidegate/tidegate/internal/local"
 	"github.com/tidegate/tidegate/internal/seglog"
 	"github.com/tidegate/tidegate/internal/vfs"
 	"github.com/tidegate/tidegate/rpo"
@@ -32,7 +33,8 @@ type Journal struct {
 	failed                 chan struct{} // closed when the committer has failed
 	done                   chan struct{} // closed when the committer has ended
 	compare                comparer
-	drawn                  atomic.Bool // meta.Drawn, for the append path
+	drawn                  atomic.Bool                // meta.Drawn, for the append path
+	agentConn              atomic.Pointer[local.Conn] // latest session's with the agent
 
 	naming sync.Mutex // held while the meta file is written; taken before mu
 
@@ -113,6 +115,9 @@ func OpenFS(fsys vfs.FS, dir string, cfg Config) (*Journal, error) {
 	j.work.L, j.idle.L = &j.mu, &j.mu
 	j.gate.clock = cfg.Clock
 	j.gate.kick = func() { signal(j.agentKick) }
+	j.gate.machine = machine.New(cfg.Clock.Boot())
+	j.gate.out = machine.Output{State: machine.Off, Rate: math.Inf(1)}
+	j.gate.pace.init(cfg.Clock.Boot())
 	j.gate.turn = func() { signal(j.agentKick); signal(j.standbyKick) }
 	if err := j.load(); err != nil {
 		return nil, errors.Join(fmt.Errorf("open journal %s: %w", dir, err), j.closeFiles())
@@ -309,18 +314,6 @@ func (j *Journal) Durable() tidegate.Position {
 	return j.durable
 }
 
-// Await returns nil when outputs that depend on the journal up to p may leave:
-// at that moment p counts as released. p is the Next of a record, and anything
-// before p is released with it. Errors: tidegate.ErrFenced, [ErrInactive],
-// tidegate.ErrGap if p was never appended, tidegate.ErrStopped, or ctx's; after
-// an error p must not be released, though it may be durable at the other site.
-func (j *Journal) Await(ctx context.Context, p tidegate.Position) error {
-	if end := j.End(); p > end {
-		return fmt.Errorf("await %s: journal ends at %s: %w", p, end, tidegate.ErrGap)
-	}
-	return j.gate.await(ctx, p)
-}
-
 // Activate says that the service has become the active one here. From now on
 // nothing is released beyond the DR site's durable position, until that has
 // reached today's end of the journal: somebody may have released up to there.
@@ -341,8 +334,3 @@ func (j *Journal) Deactivate() { j.gate.deactivate(ErrInactive) }
 // Exposure returns what a disaster would lose now, as this end knows it; Known
 // is false unless the service is active here.
 func (j *Journal) Exposure() rpo.Exposure { return j.gate.exposure() }
-
-// ReleaseSlack returns the longest time that has passed from the clock reading
-// by which an Await was decided to its return: the epsilon by which the loss
-// window can exceed its bound. A suspend of the machine in between is not counted.
-func (j *Journal) ReleaseSlack() time.Duration { return time.Duration(j.gate.slack.Load()) }

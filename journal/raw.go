@@ -26,7 +26,8 @@ func (j *Journal) AppendAt(ctx context.Context, at tidegate.Position, payload []
 // beyond at, payload and time are compared with the record there:
 // tidegate.ErrDiverged if they differ, with nothing changed. tidegate.ErrGap if
 // at lies beyond the end, tidegate.ErrNotFound if it was trimmed. One caller at
-// a time: records of other appends would come between.
+// a time: records of other appends would come between. The gate is not asked,
+// see [Journal.Admit]; but once a handover's end is final, tidegate.ErrDraining.
 func (j *Journal) SubmitAt(ctx context.Context, at tidegate.Position, payload []byte, t time.Time) (Range, error) {
 	end := j.End()
 	switch {
@@ -35,7 +36,7 @@ func (j *Journal) SubmitAt(ctx context.Context, at tidegate.Position, payload []
 	case at < end:
 		return j.compareRecord(ctx, at, payload, t)
 	}
-	r, err := j.Submit(ctx, payload, t)
+	r, err := j.submitOne(ctx, payload, t, true)
 	if err == nil && r.First != at {
 		return Range{}, fmt.Errorf("append at %s: another append came first: %w", at, tidegate.ErrConflict)
 	}

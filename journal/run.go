@@ -42,9 +42,11 @@ func (j *Journal) Run(ctx context.Context, svc Service) error {
 	g, ctx := errgroup.WithContext(ctx)
 	f := &follower{j: j, svc: svc}
 	g.Go(func() error { return j.watch(ctx) })
+	g.Go(func() error { return j.tend(ctx) })
 	if j.cfg.AgentSocket != "" {
 		g.Go(func() error {
 			return j.connect(ctx, j.cfg.AgentSocket, func(ctx context.Context, c *local.Conn) error {
+				j.agentConn.Store(c)
 				r := &reporter{j: j, svc: svc, conn: c, kick: j.agentKick, applied: &f.reached}
 				return (&agentLink{j: j, svc: svc, conn: c}).run(ctx, r)
 			})
@@ -185,6 +187,7 @@ func (r *reporter) report() error {
 	if p := r.applied.Load(); p != 0 {
 		m.Applied = tidegate.Position(p)
 	}
+	r.j.seal()
 	activation, active, start := r.j.gate.progress(&m)
 	if err := r.announce(activation, active, start); err != nil {
 		return err

@@ -134,8 +134,8 @@ func eventually(t *testing.T, what string, ok func() bool) {
 	}
 }
 
-// machine is a service that counts.
-type machine struct {
+// tallier is a service that counts.
+type tallier struct {
 	mu       sync.Mutex
 	applied  tidegate.Position
 	payloads []string
@@ -145,15 +145,15 @@ type machine struct {
 	onFence  chan struct{}
 }
 
-func newMachine() *machine { return &machine{onFence: make(chan struct{}, 10)} }
+func newTallier() *tallier { return &tallier{onFence: make(chan struct{}, 10)} }
 
-func (m *machine) State() (tidegate.Position, tidegate.Digest) {
+func (m *tallier) State() (tidegate.Position, tidegate.Digest) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.applied, tidegate.Digest{byte(len(m.payloads))}
 }
 
-func (m *machine) Apply(r Record) error {
+func (m *tallier) Apply(r Record) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.applyErr != nil {
@@ -164,14 +164,14 @@ func (m *machine) Apply(r Record) error {
 	return nil
 }
 
-func (m *machine) Promote(_ context.Context, epoch tidegate.Epoch, _ tidegate.Position) error {
+func (m *tallier) Promote(_ context.Context, epoch tidegate.Epoch, _ tidegate.Position) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.promoted = append(m.promoted, epoch)
 	return nil
 }
 
-func (m *machine) Fenced(epoch tidegate.Epoch) {
+func (m *tallier) Fenced(epoch tidegate.Epoch) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.fenced = append(m.fenced, epoch)
@@ -219,13 +219,13 @@ type primary struct {
 	j     *Journal
 	agent *peer
 	clock *clock.Fake
-	svc   *machine
+	svc   *tallier
 	stop  func() error
 }
 
 func startPrimary(t *testing.T, fsys vfs.FS) *primary {
 	t.Helper()
-	p := &primary{t: t, agent: listen(t, local.DaemonAgent), clock: clock.NewFake(testTime), svc: newMachine()}
+	p := &primary{t: t, agent: listen(t, local.DaemonAgent), clock: clock.NewFake(testTime), svc: newTallier()}
 	cfg := testConfig()
 	cfg.AgentSocket, cfg.Clock = p.agent.l.Addr(), p.clock
 	p.j = open(t, fsys, "/j", cfg)
@@ -548,14 +548,14 @@ type standbyRig struct {
 	fs      *vfs.Mem
 	daemon  *peer
 	agent   *peer
-	svc     *machine
+	svc     *tallier
 	stop    func() error
 	payload []byte // of the source journal
 }
 
 const batchRecords = 10
 
-func startStandby(t *testing.T, fsys *vfs.Mem, svc *machine) *standbyRig {
+func startStandby(t *testing.T, fsys *vfs.Mem, svc *tallier) *standbyRig {
 	t.Helper()
 	source := open(t, vfs.NewMem(), "/j", testConfig())
 	appendN(t, source, 0, 40)
@@ -591,7 +591,7 @@ func (s *standbyRig) batches() []*local.Batch {
 }
 
 func TestFollowAndBePromoted(t *testing.T) {
-	s := startStandby(t, vfs.NewMem(), newMachine())
+	s := startStandby(t, vfs.NewMem(), newTallier())
 	lineage := tidegate.Lineage("journal:" + testConfig().ID.String())
 	s.daemon.send(&local.Role{State: local.StateFollow, Epoch: 1, Lineage: s.j.Lineage()})
 	bs := s.batches()
@@ -636,7 +636,7 @@ func TestFollowAndBePromoted(t *testing.T) {
 // TestPromotionIsRepeatable kills the process after its branch record and a
 // record of its own.
 func TestPromotionIsRepeatable(t *testing.T) {
-	s := startStandby(t, vfs.NewMem(), newMachine())
+	s := startStandby(t, vfs.NewMem(), newTallier())
 	s.daemon.send(&local.Role{State: local.StateFollow, Epoch: 1})
 	bs := s.batches()
 	h := bs[1].Next
@@ -649,7 +649,7 @@ func TestPromotionIsRepeatable(t *testing.T) {
 		t.Fatal(err)
 	}
 	end, lineage := s.j.End(), s.j.Lineage()
-	again := startStandby(t, s.fs.CrashClone(vfs.CrashLoseAll), newMachine())
+	again := startStandby(t, s.fs.CrashClone(vfs.CrashLoseAll), newTallier())
 	again.daemon.send(promotion)
 	a := expect(again.agent, "activated", anyOf[*local.Activated])
 	if a.L != end || a.Lineage != lineage {
@@ -684,7 +684,7 @@ func TestFollowerStopsForGood(t *testing.T) {
 		}, tidegate.ErrDiverged},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			s := startStandby(t, vfs.NewMem(), newMachine())
+			s := startStandby(t, vfs.NewMem(), newTallier())
 			s.svc.mu.Lock()
 			c.prep(s)
 			s.svc.mu.Unlock()
@@ -729,7 +729,7 @@ func TestPrimaryOverASilentSocket(t *testing.T) {
 	cfg := testConfig()
 	cfg.AgentSocket = path
 	j := open(t, vfs.NewMem(), "/j", cfg)
-	stop := run(t, j, newMachine())
+	stop := run(t, j, newTallier())
 	conn, err := l.Accept()
 	if err != nil {
 		t.Fatal(err)

@@ -1,6 +1,10 @@
 package journal
 
-import "github.com/tidegate/tidegate"
+import (
+	"github.com/tidegate/tidegate"
+	"github.com/tidegate/tidegate/gating/machine"
+	"github.com/tidegate/tidegate/rpo"
+)
 
 // Status is what the journal's gate knows at one moment, for the service's own
 // status page. A and D mean something only where their Known is true.
@@ -14,6 +18,18 @@ type Status struct {
 	D        tidegate.Position // durable at the other site
 	DKnown   bool
 	Groups   uint64 // writes to the disk since Open, each of all records that had gathered
+
+	Gate        machine.State    // what is shown of the gate
+	GateSince   tidegate.Instant // of Gate, boot clock
+	Closed      bool             // nothing leaves beyond A, for longer than a round trip takes
+	Refuses     error            // what new work would be answered now; nil: it is taken
+	Want        machine.Want     // what the gate's record should say
+	Utilisation float64          // largest used share of a bound; means something only while active
+	Exposure    rpo.Exposure     // what a disaster would lose now
+	Rejected    uint64           // calls that the gate refused since Open
+	AgentLost   bool             // the agent went away while it held the epoch
+	LeaseNeeded bool             // beyond D outputs leave only before LeaseUntil, boot clock
+	LeaseUntil  tidegate.Instant
 }
 
 // Status returns what the gate knows now.
@@ -30,5 +46,9 @@ func (j *Journal) Status() Status {
 		s.A, s.AKnown = a.Position, known
 		s.D, s.DKnown = g.ceiling.D()
 	}
+	s.Gate, s.GateSince, s.Closed, s.Want = g.out.State, g.out.Since, g.out.Closed, g.out.Want
+	s.Utilisation, s.Rejected, s.AgentLost = g.standing.Utilisation, g.rejected.Load(), g.lost
+	s.LeaseNeeded, s.LeaseUntil = g.terms.LeaseNeeded, g.terms.LeaseUntil
+	s.Refuses, s.Exposure = g.refused(), g.exposureLocked()
 	return s
 }

@@ -34,7 +34,8 @@ const RateMin = 100
 
 // Input is everything the machine decides by, at one moment.
 type Input struct {
-	Held     bool           // the service is active here under a held epoch; stays true while the agent is lost
+	Held     bool           // the service is active here under a held epoch, or was when the agent was lost
+	Lost     bool           // the agent is away: what it said last still counts, but nothing can be asked
 	Epoch    tidegate.Epoch // that epoch
 	FencedBy tidegate.Epoch // the newer epoch that somebody else holds; 0: none
 	Policy   tidegate.Policy
@@ -163,7 +164,7 @@ func (m *Machine) observe(now tidegate.Instant, in Input) {
 	}
 	m.closed = closed
 	// Bounds of 0 are never half used: the age stands in for them.
-	kept := (!in.Brake || mutate.Broken(mutate.BrakeHolds)) && in.Age < StallAfter/2 && in.Utilisation < Soft
+	kept := !in.Lost && (!in.Brake || mutate.Broken(mutate.BrakeHolds)) && in.Age < StallAfter/2 && in.Utilisation < Soft
 	if kept && !m.kept {
 		m.keptFrom = now
 	}

@@ -1,0 +1,61 @@
+package journal
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/tidegate/tidegate"
+	"github.com/tidegate/tidegate/internal/local"
+)
+
+// Rewinder is a [Service] whose state can be taken back. A journal that has gone
+// another way than the stream, as that of an old primary has, is cut before it
+// follows again; records that the service had applied are then not in it.
+type Rewinder interface {
+	// Rewound says that the journal ends at to now, and that what lay behind is in
+	// quarantine. If State had moved past to, the service rebuilds it: by replay,
+	// from a snapshot at or before to. State must answer at most to from the return
+	// on. Not concurrent with Apply and Promote. An error ends Run with that error.
+	Rewound(ctx context.Context, to tidegate.Position) error
+}
+
+// errRewound ends a session after a rewind: the next one begins with the new end.
+var errRewound = &tidegate.Error{Op: "rewind", Class: tidegate.Transient, Err: errors.New("journal was cut, connecting anew")}
+
+// rewind cuts the journal to where the stream's history goes on. Every step may
+// be repeated: a crash after the cut leaves a journal that ends at m.To, and a
+// service that replays it.
+func (f *follower) rewind(ctx context.Context, m *local.Rewind) error {
+	if f.j.gate.active() {
+		// Only one end can be right, and it is not for the journal to say which:
+		// the agent's word ends the activity first.
+		return fmt.Errorf("told to rewind to %s while active: %w", m.To, tidegate.ErrConflict)
+	}
+	rewinder, can := f.svc.(Rewinder)
+	if applied, _ := f.svc.State(); applied > m.To && !can {
+		return fatalError{&tidegate.Error{
+			Op: "rewind", Subject: f.j.dir, Class: tidegate.Permanent, Err: tidegate.ErrDiverged,
+			Hint: "the service has applied records that are not part of the stream and cannot take them back: " +
+				"cut its journal with it stopped, and start it from a snapshot",
+		}}
+	}
+	reason := fmt.Sprintf("epoch %s goes on from %s", m.Epoch, m.To)
+	cut, err := f.j.CutTo(ctx, m.To, "", reason)
+	if err != nil {
+		return fatal(ctx, err)
+	}
+	f.j.cfg.Log.Warn("journal rewound", "stream", string(f.j.cfg.Stream), "epoch", uint64(m.Epoch),
+		"position", m.To.String(), "records", cut.Records, "quarantine", cut.Path)
+	if can {
+		if err := rewinder.Rewound(ctx, m.To); err != nil {
+			return fatal(ctx, fmt.Errorf("rewind the service to %s: %w", m.To, err))
+		}
+	}
+	if c := f.j.agentConn.Load(); c != nil {
+		_ = c.Close() // its receiver reports it: the agent, too, must see the journal anew
+	}
+	f.started, f.applied, f.applyTo = false, 0, 0
+	f.reached.Store(0)
+	return errRewound
+}
