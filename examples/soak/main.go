@@ -33,6 +33,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 			&cli.StringFlag{Name: "dir", Usage: "`FOLDER` to work in, empty (default: a new one, removed when all holds)"},
 			&cli.DurationFlag{Name: "duration", Value: 5 * time.Minute, Usage: "begin no round that would end later"},
 			&cli.DurationFlag{Name: "load", Value: 20 * time.Second, Usage: "how long a round kills under load"},
+			&cli.DurationFlag{Name: "outage", Usage: "after the rounds, one more in which the registry is gone for so long"},
 			&cli.Uint64Flag{Name: "seed", DefaultText: "drawn", Usage: "of all rounds"},
 			&cli.IntFlag{Name: "round", Usage: "only round `N` of the seed"},
 			&cli.BoolFlag{Name: "keep", Usage: "keep the directory also when all holds"},
@@ -63,6 +64,7 @@ type runner struct {
 	bin, dir       string
 	seed           uint64
 	load           time.Duration
+	outage         time.Duration // of the registry, in a round after the others
 	handover, keep bool
 	rounds, kills  int
 	acks, lost     uint64
@@ -70,7 +72,7 @@ type runner struct {
 }
 
 func soak(ctx context.Context, out io.Writer, c *cli.Context) (err error) {
-	r := &runner{out: out, seed: c.Uint64("seed"), load: c.Duration("load"), handover: c.Bool("handover"), keep: c.Bool("keep"), dir: c.String("dir")}
+	r := &runner{out: out, seed: c.Uint64("seed"), load: c.Duration("load"), outage: c.Duration("outage"), handover: c.Bool("handover"), keep: c.Bool("keep"), dir: c.String("dir")}
 	if !c.IsSet("seed") {
 		r.seed = rand.Uint64N(seedsUpTo)
 	}
@@ -91,7 +93,7 @@ func soak(ctx context.Context, out io.Writer, c *cli.Context) (err error) {
 	fmt.Fprintf(out, "soak with seed %d, for %s, in %s\n", r.seed, c.Duration("duration"), r.dir)
 	begun := time.Now()
 	if only := c.Int("round"); only > 0 {
-		err = r.play(ctx, only)
+		err = r.play(ctx, only, r.outage)
 	} else {
 		err = r.all(ctx, begun, c.Duration("duration"))
 	}
@@ -104,18 +106,23 @@ func soak(ctx context.Context, out io.Writer, c *cli.Context) (err error) {
 	return err
 }
 
-// all plays rounds as long as one more of the longest length fits.
+// all plays rounds as long as one more of the longest length fits, and then the
+// one without a registry.
 func (r *runner) all(ctx context.Context, begun time.Time, length time.Duration) error {
-	for n := 1; n <= leastRounds || time.Since(begun)+r.longestHandled <= length; n++ {
-		if err := r.play(ctx, n); err != nil {
+	n := 1
+	for ; n <= leastRounds || time.Since(begun)+r.longestHandled <= length; n++ {
+		if err := r.play(ctx, n, 0); err != nil {
 			return err
 		}
 	}
-	return nil
+	if r.outage == 0 {
+		return nil
+	}
+	return r.play(ctx, n, r.outage)
 }
 
 // play plays one round and keeps its directory if it failed.
-func (r *runner) play(ctx context.Context, number int) error {
+func (r *runner) play(ctx context.Context, number int, outage time.Duration) error {
 	dir := filepath.Join(r.dir, fmt.Sprintf("round%d", number))
 	plant := lab.Plant{Dir: dir, Bin: r.bin, Primaries: nodes, Standbys: nodes, W: quorum}
 	s := site{w: quorum}
@@ -129,7 +136,7 @@ func (r *runner) play(ctx context.Context, number int) error {
 	}
 	plant.Mode, plant.Bounds = rd.mode, rd.bounds
 	fmt.Fprintf(r.out, "\nround %d, %s, %d kills under load, primary site to be %s\n", number, rd.mode, rd.kills(), rd.disaster)
-	p := &play{round: rd, plant: plant, out: r.out, witness: lab.NewWitness(plant.Bounds)}
+	p := &play{round: rd, plant: plant, out: r.out, outage: outage, witness: lab.NewWitness(plant.Bounds)}
 	err := p.run(ctx, handovers, disaster)
 	err = errors.Join(append(p.broken, err)...)
 	r.rounds++
@@ -159,6 +166,9 @@ func (r *runner) explain(dir string, number int, p *play, err error) {
 	again := fmt.Sprintf("soak --bin %s --seed %d --round %d --load %s", r.bin, r.seed, number, r.load)
 	if r.handover {
 		again += " --handover"
+	}
+	if p.outage > 0 {
+		again += " --outage " + p.outage.String()
 	}
 	fmt.Fprintf(r.out, "logs and data are left in %s\nthe same kills again: %s\n", dir, again)
 }

@@ -28,6 +28,9 @@ type play struct {
 	out   io.Writer
 	begun time.Time
 
+	outage   time.Duration // of the registry, which is then one of its own; 0: none
+	registry *lab.Registry
+
 	acks    *lab.AckTail
 	witness *lab.Witness
 
@@ -53,6 +56,13 @@ func (p *play) say(format string, args ...any) {
 func (p *play) run(ctx context.Context, handovers int, disaster bool) error {
 	p.begun = time.Now()
 	defer func() { p.took = time.Since(p.begun) }()
+	if p.outage > 0 {
+		stop, err := p.ownRegistry()
+		if err != nil {
+			return err
+		}
+		defer stop()
+	}
 	l, err := lab.New(p.plant)
 	if err != nil {
 		return err
@@ -83,6 +93,11 @@ func (p *play) run(ctx context.Context, handovers int, disaster bool) error {
 	}
 	if err := p.recovered(ctx, "transfers with everything up"); err != nil {
 		return err
+	}
+	if p.outage > 0 {
+		if err := p.withoutRegistry(ctx); err != nil {
+			return err
+		}
 	}
 	if disaster {
 		if err := p.lose(ctx); err != nil {

@@ -10,6 +10,8 @@ import (
 	"go.etcd.io/etcd/client/pkg/v3/transport"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
@@ -45,6 +47,11 @@ func Open(cluster string, cfg Config) (*Store, error) {
 		DialKeepAliveTimeout: cfg.Timeout,
 		PermitWithoutStream:  true,
 		Logger:               zap.NewNop(), // every failure also comes back as an error
+		// gRPC's own pause between attempts grows to two minutes: role changes would
+		// wait for that long after an etcd that was gone for ten has come back.
+		DialOptions: []grpc.DialOption{grpc.WithConnectParams(grpc.ConnectParams{
+			Backoff: backoff.Config{BaseDelay: 100 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: time.Second}, MinConnectTimeout: cfg.Timeout,
+		})},
 	})
 	if err != nil {
 		return nil, &tidegate.Error{Op: "open registry", Subject: cluster, Class: tidegate.Misuse, Err: err}

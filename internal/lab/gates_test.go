@@ -4,13 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/url"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
-
-	"go.etcd.io/etcd/server/v3/embed"
 
 	pb "github.com/tidegate/tidegate/api/tidegatev1"
 	"github.com/tidegate/tidegate/internal/lab"
@@ -19,7 +16,7 @@ import (
 // The gate that leads is killed in the middle of a failover. The other one,
 // which shares its etcd, finishes the plan.
 func TestFailoverOutlivesItsGate(t *testing.T) {
-	s := layOut(t, lab.Plant{Primaries: 1, Gates: 2, Etcd: []string{startEtcd(t)}, Tune: func(name string, file map[string]any) {
+	s := layOut(t, lab.Plant{Primaries: 1, Gates: 2, Etcd: []string{newRegistry(t).Endpoint}, Tune: func(name string, file map[string]any) {
 		if !strings.HasPrefix(name, "gate") {
 			return
 		}
@@ -139,57 +136,13 @@ func running(t *testing.T, s *stage, command <-chan error) (id string) {
 	return id
 }
 
-// startEtcd runs an etcd of one member, as an existing cluster that gates share,
-// and returns its endpoint.
-func startEtcd(t *testing.T) string { return newEtcd(t).endpoint }
-
-// etcd is a registry of one member in this process, which can go away and come back.
-type etcd struct {
-	endpoint string
-	cfg      *embed.Config
-	running  *embed.Etcd
-}
-
-func newEtcd(t *testing.T) *etcd {
+// newRegistry runs an etcd of one member for as long as the test.
+func newRegistry(t *testing.T) *lab.Registry {
 	t.Helper()
-	addr, err := lab.FreeAddr()
+	r, err := lab.NewRegistry(t.TempDir())
 	if err != nil {
 		t.Fatal(err)
 	}
-	dir := t.TempDir()
-	client := url.URL{Scheme: "http", Host: addr}
-	peer := url.URL{Scheme: "http", Host: "127.0.0.1:2380"} // its name only: a cluster of one dials nobody
-	cfg := embed.NewConfig()
-	cfg.Name, cfg.Dir, cfg.LogLevel = "shared", dir+"/etcd", "error"
-	cfg.ListenClientUrls, cfg.AdvertiseClientUrls = []url.URL{client}, []url.URL{client}
-	cfg.ListenPeerUrls, cfg.AdvertisePeerUrls = []url.URL{{Scheme: "unix", Path: dir + "/peer.sock"}}, []url.URL{peer}
-	cfg.InitialCluster = cfg.Name + "=" + peer.String()
-	e := &etcd{endpoint: client.String(), cfg: cfg}
-	e.start(t)
-	t.Cleanup(e.stop)
-	return e
-}
-
-func (e *etcd) start(t *testing.T) {
-	t.Helper()
-	running, err := embed.StartEtcd(e.cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
-	e.running = running
-	select {
-	case <-running.Server.ReadyNotify():
-	case err := <-running.Err():
-		t.Fatal(err)
-	case <-time.After(patience):
-		t.Fatal("etcd is not ready")
-	}
-}
-
-// stop ends it; what it holds stays in its directory.
-func (e *etcd) stop() {
-	if e.running != nil {
-		e.running.Close()
-		e.running = nil
-	}
+	t.Cleanup(r.Stop)
+	return r
 }

@@ -38,7 +38,7 @@ type act struct {
 	begun time.Time // of the fault
 	plan  *pb.Plan  // of the change of writer, if there was one
 	note  string    // what else the row should say
-	etcd  *etcd
+	etcd  *lab.Registry
 }
 
 // fault notes when the fault begins.
@@ -96,8 +96,8 @@ func (sc scenario) play(t *testing.T) string {
 	}
 	a := &act{}
 	if sc.etcd {
-		a.etcd = newEtcd(t)
-		sc.plant.Etcd = []string{a.etcd.endpoint}
+		a.etcd = newRegistry(t)
+		sc.plant.Etcd = []string{a.etcd.Endpoint}
 	}
 	s := layOut(t, sc.plant)
 	s.up(t)
@@ -276,7 +276,7 @@ const etcdOutage = time.Minute
 func etcdGone(t *testing.T, a *act) {
 	_, epoch := a.writer(t, a.Primaries(), 0)
 	a.fault()
-	a.etcd.stop()
+	a.etcd.Stop()
 	for rounds := 0; time.Since(a.begun) < etcdOutage; rounds++ {
 		a.flows(t, "transfers without a registry")
 		if rounds == 1 {
@@ -286,7 +286,9 @@ func etcdGone(t *testing.T, a *act) {
 	if _, now := a.writer(t, a.Primaries(), 0); now != epoch {
 		t.Errorf("epoch %d became %d without a registry", epoch, now)
 	}
-	a.etcd.start(t)
+	if err := a.etcd.Start(); err != nil {
+		t.Fatal(err)
+	}
 	a.possible(t)
 	a.flows(t, "transfers with the registry back")
 	a.note = "role changes refused meanwhile"
