@@ -17,6 +17,8 @@ import (
 //  3. durable.Seq <= end.Seq
 //  4. an ack is made only while promise, disk.Promise and the adopted term are one (I3, I5)
 //  5. at most one operation runs, and it waits for exactly one token
+//  6. while a lease runs, promise.Holder is the one it was granted to, or the
+//     promise was attested, or came with an adopt
 //
 // Not safe for concurrent use.
 type Node struct {
@@ -33,6 +35,10 @@ type Node struct {
 	op      *nodeOp
 	queue   []*nodeOp // requests that wait for op
 	record  *RecordRead
+	now     tidegate.Instant // latest heard, boot clock
+	owed    bool             // what disk.LeaseTTL says may run from the next instant heard
+	word    leaseWord        // given
+	asked   leaseWord        // a fence waits for the word to be out
 	out     []NodeEffect
 }
 
@@ -45,7 +51,7 @@ const NodeQueueMax = 16
 func NewNode(meta NodeMeta, end tidegate.LogPos, view LogView) (*Node, []NodeEffect) {
 	n := &Node{
 		disk: meta, promise: meta.Promise, view: view,
-		end: end, durable: end, cutAt: math.MaxUint64,
+		end: end, durable: end, cutAt: math.MaxUint64, owed: meta.LeaseTTL > 0,
 	}
 	n.disk.History = meta.History.Clone()
 	if mutate.Broken(mutate.Limbo) {
@@ -63,7 +69,13 @@ func NewNode(meta NodeMeta, end tidegate.LogPos, view LogView) (*Node, []NodeEff
 func (n *Node) Step(ev NodeEvent) []NodeEffect {
 	switch ev := ev.(type) {
 	case FenceAsked:
+		n.clock(ev.Now)
 		n.askFence(ev)
+	case LeaseAsked:
+		n.clock(ev.Now)
+		n.askLease(ev)
+	case Started:
+		n.clock(ev.Now)
 	case AdoptAsked:
 		n.askAdopt(ev)
 	case PromoteAsked:

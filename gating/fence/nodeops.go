@@ -16,6 +16,7 @@ const (
 	opFence                // sync, persist the promise, reply
 	opAdopt                // persist the promise, find the common point, cut, fetch, sync, persist the term, reply
 	opRecord               // persist what the epoch record allows: promise read, limbo left
+	opLease                // persist the length of a lease, then grant it
 )
 
 // nodeOp is one running operation. It waits for one token at a time.
@@ -116,6 +117,7 @@ func (n *Node) idle() {
 			}
 			n.persist(func() {
 				if free {
+					n.owed = n.disk.LeaseTTL > 0
 					n.out = append(n.out, Freed{})
 				}
 				// The same record may now allow the next step.
@@ -162,6 +164,11 @@ func (n *Node) afterRecord(r RecordRead) (meta NodeMeta, free, due bool) {
 		return meta, false, true
 	case r.Record.Config.Names(meta.Member()) && meta.History.Last().Epoch >= r.Record.ActiveEpoch:
 		meta.Limbo = false
+		if r.Record.Gate.Lease > 0 && r.Record.ActiveEpoch > 0 {
+			// What the directory before this one promised its holder is forgotten
+			// with it; at most this much of it can run.
+			meta.LeaseTTL, meta.LeaseHolder = max(meta.LeaseTTL, r.Record.Gate.Lease), r.Record.Active.UUID
+		}
 		return meta, true, true
 	}
 	return meta, false, false
@@ -209,7 +216,11 @@ func (n *Node) askFence(ev FenceAsked) {
 	o := &nodeOp{kind: opFence, calls: []uint64{ev.Call}, fence: ev.Req}
 	// A refusal speaks only of promises that are on disk; while a higher one is
 	// on its way there the answer waits for it.
-	if !n.disk.Promise.Allows(ev.Req.Epoch, ev.Req.Holder) || !n.enqueue(o) {
+	switch {
+	case !n.disk.Promise.Allows(ev.Req.Epoch, ev.Req.Holder):
+		n.replyFence(o, true)
+	case n.holdOff(ev):
+	case !n.enqueue(o):
 		n.replyFence(o, true)
 	}
 }
@@ -237,6 +248,7 @@ func (n *Node) persistPromise(o *nodeOp) {
 	}
 	o.meta = n.disk
 	o.meta.Promise = o.promise()
+	o.meta.unlease()
 	if mutate.Broken(mutate.PromiseOnDisk) {
 		n.disk.Promise = o.promise()
 		n.replyFence(o, false)
@@ -318,6 +330,7 @@ func (n *Node) runAdopt(o *nodeOp) {
 		// The log is about to change: the old holder must stay out even after a crash.
 		o.meta = n.disk
 		o.meta.Promise = o.promise()
+		o.meta.unlease()
 		n.persist(func() { n.findCommon(o) })
 		return
 	}

@@ -20,6 +20,8 @@ const WriterInFlightMax = 1 << 20
 //  2. only acks of this epoch count, only of members whose node and incarnation
 //     the record names, only once per stamp, and none of a distrusted member
 //  3. the chain of every batch in [D, End] is kept
+//  4. a lease counts only from members that count, under this epoch, from before
+//     it was asked for
 //
 // Not safe for concurrent use.
 type Writer struct {
@@ -27,7 +29,10 @@ type Writer struct {
 	epoch   tidegate.Epoch
 	rec     EpochRecord
 	members []peer // of rec.Config, same order
-	limbo   []peer // same nodes, incarnations that the record does not name
+	limbo   []peer // nodes, or incarnations of members, that the record does not name
+	asks    [leaseAsksMax]leaseAsk
+	lastAsk uint64
+	gaveUp  bool // the record says DEMOTED
 	end     tidegate.LogPos
 	chains  []tidegate.Chain // ring; chain of seq s at s % len; covers [d, end]
 	d       tidegate.Seq
@@ -49,7 +54,8 @@ type peer struct {
 	distrusted bool
 	failed     uint64       // order of its last failure as relay; 0 never
 	target     tidegate.Seq // limbo: what it must reach
-	told       bool         // limbo: CaughtUp was returned
+	told       bool         // limbo: has reached it
+	lease      tidegate.Instant
 }
 
 // PeerStatus is what the writer knows of one member, for people.
@@ -60,6 +66,8 @@ type PeerStatus struct {
 	Durable    tidegate.Seq `json:"durable"`
 	Distrusted bool         `json:"distrusted,omitempty"`
 	Relay      bool         `json:"relay,omitempty"`
+	Learner    bool         `json:"learner,omitempty"`   // of a node that the configuration does not have
+	CaughtUp   bool         `json:"caught_up,omitempty"` // not named: has had all that was sealed when it was first heard of
 }
 
 // NewWriter starts the writer of an ACTIVE record that names self. D starts at
@@ -97,6 +105,8 @@ func (w *Writer) Sealed(pos tidegate.LogPos) error {
 	switch {
 	case w.fenced:
 		return fail(tidegate.Fenced, tidegate.ErrFenced)
+	case w.gaveUp:
+		return fail(tidegate.Fenced, fmt.Errorf("the epoch was handed over: %w", tidegate.ErrFenced))
 	case pos.Epoch != w.epoch || pos.Seq != w.end.Seq+1:
 		return fail(tidegate.Misuse, fmt.Errorf("after %s under epoch %s: %w", w.end, w.epoch, tidegate.ErrGap))
 	case pos.Seq-w.d >= WriterInFlightMax:
@@ -131,15 +141,13 @@ func (w *Writer) OnAck(a Ack) []WriterEffect {
 		// Somebody's log has adopted a newer epoch: this one is over.
 		return w.stepDown(Promise{Epoch: a.Epoch})
 	}
-	i := w.rec.Config.Index(a.Node)
-	if i < 0 {
-		return nil
-	}
-	if p := &w.members[i]; p.Incarnation == a.Incarnation || mutate.Broken(mutate.Limbo) {
-		if w.take(p, a) {
-			w.advance()
+	if i := w.rec.Config.Index(a.Node); i >= 0 {
+		if p := &w.members[i]; p.Incarnation == a.Incarnation || mutate.Broken(mutate.Limbo) {
+			if w.take(p, a) {
+				w.advance()
+			}
+			return w.out
 		}
-		return w.out
 	}
 	w.onLimboAck(a)
 	return w.out
@@ -177,7 +185,8 @@ func (w *Writer) take(p *peer, a Ack) bool {
 
 // onLimboAck follows a member's new incarnation until it has everything that was
 // sealed when it was first heard of: by then it holds whatever its predecessor
-// could have acknowledged. (I22)
+// could have acknowledged. (I22) Learners are followed the same way; nothing is
+// asked for them, the gate reads of them in [Writer.Peers].
 func (w *Writer) onLimboAck(a Ack) {
 	var p *peer
 	for i := range w.limbo {
@@ -186,15 +195,23 @@ func (w *Writer) onLimboAck(a Ack) {
 		}
 	}
 	if p == nil {
+		if len(w.limbo) >= 2*MembersMax {
+			return
+		}
 		w.limbo = append(w.limbo, peer{})
 		p = &w.limbo[len(w.limbo)-1]
 	}
 	if m := (Member{a.Node, a.Incarnation}); p.Member != m {
 		*p = peer{Member: m, target: w.end.Seq}
+		if mutate.Broken(mutate.CaughtUp) {
+			p.target = 0
+		}
 	}
 	if w.take(p, a) && !p.told && p.durable >= p.target {
 		p.told = true
-		w.out = append(w.out, CaughtUp{p.Member})
+		if w.rec.Config.Index(p.Node) >= 0 {
+			w.out = append(w.out, CaughtUp{p.Member})
+		}
 	}
 }
 
@@ -228,6 +245,9 @@ func (w *Writer) OnRecord(rec EpochRecord) []WriterEffect {
 		return nil
 	case rec.Promise() != (Promise{w.epoch, w.self.UUID}):
 		return w.stepDown(rec.Promise())
+	case rec.State == StateDemoted:
+		w.gaveUp = true
+		return nil
 	case rec.State != StateActive && rec.State != StateSwitching:
 		// A late look at how this epoch came about: its head and members are not
 		// yet those of the active record.
@@ -379,7 +399,7 @@ func (w *Writer) Record() EpochRecord { return w.rec.Clone() }
 func (w *Writer) CaughtUp() []Member {
 	var ms []Member
 	for _, p := range w.limbo {
-		if p.told && !p.distrusted {
+		if p.told && !p.distrusted && w.rec.Config.Index(p.Node) >= 0 {
 			ms = append(ms, p.Member)
 		}
 	}
@@ -389,7 +409,7 @@ func (w *Writer) CaughtUp() []Member {
 // Fenced returns the promise that ended this writer; ok is false while it may write.
 func (w *Writer) Fenced() (by Promise, ok bool) { return w.by, w.fenced }
 
-// Peers returns what is known of every member, named ones first.
+// Peers returns what is known of every member and learner, named ones first.
 func (w *Writer) Peers() []PeerStatus {
 	var out []PeerStatus
 	for i, ps := range [][]peer{w.members, w.limbo} {
@@ -397,6 +417,7 @@ func (w *Writer) Peers() []PeerStatus {
 			out = append(out, PeerStatus{
 				Member: p.Member, Named: i == 0, Received: p.received, Durable: p.durable,
 				Distrusted: p.distrusted, Relay: i == 0 && p.Node == w.relay && w.up,
+				Learner: w.rec.Config.Index(p.Node) < 0, CaughtUp: p.told,
 			})
 		}
 	}
