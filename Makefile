@@ -61,6 +61,10 @@ sim: ## the simulator over SEEDS seeds from FROM (default 2000 from 1), printing
 	echo "sim: the same with each rule of the protocol broken, which must be found"
 	$(GO) test ./internal/sim -tags mutate -run TestBrokenRulesAreFound -count=1 -timeout 0
 
+.PHONY: model
+model: ## two million states of the fence protocol, then every rule left out with the shortest way to harm
+	$(GO) test ./gating/fence/model -run TestFull -count=1 -timeout 0 -full
+
 .PHONY: demo
 demo: build ## lose a primary site twice, with real processes, and count what is left
 	@echo "demo: real processes in /tmp, about two minutes"

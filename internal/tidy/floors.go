@@ -59,6 +59,7 @@ func House() []Entry {
 
 		{"gating/fencewire", 38, "conversion between fence and the API's messages"},
 		{"gating/registry", 39, "etcd behind the controller's own interface; the only one that knows etcd"},
+		{"gating/notify", 39, "webhooks and programs that are told of audit entries"},
 		{"gating/route", 39, "route drivers and the TCP proxy, which runs without a gate"},
 		{"agent", 40, "every node that may be active"},
 		{"standby", 40, "every node that keeps a log"},

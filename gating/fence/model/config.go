@@ -94,60 +94,66 @@ type Rule uint8
 
 // The rules. What stands behind each is where the code keeps it.
 const (
-	PromiseOnDisk   Rule = iota // Node.persistPromise: a promise is on disk before it is replied
-	AckAfterSync                // Node.Ack: only what is fsynced is acknowledged
-	EpochFirst                  // FenceReply.better: logs compare by (adopted epoch, length)
-	AdoptedEpoch                // Node.replyFence: a log's epoch is the adopted one, not the promised one
-	AdoptQuorum                 // Controller.adopted: W adopters before ACTIVE
-	EpochCheck                  // Node.CheckAppend: an append must match the promise
-	LogMatching                 // Node.CheckAppend, delta log: only an adopted log, and only after an equal prefix
-	Limbo                       // NewNode, StreamPlan.counts: a node that lost its disk does not vote
-	ReadEpoch                   // Node.askAdopt: a node that lost its disk reads the record before it obeys
-	CaughtUp                    // Writer.onLimboAck: limbo ends only with everything sealed when first heard of
-	FenceQuorum                 // StreamPlan.need: R = N-W+1 replies
-	ChoiceRecorded              // Controller.choose: the head is in the record before anybody adopts it
-	ActivateCompare             // Controller.activate: ACTIVE by compare-and-swap
-	NoAckAfterFence             // Node.Ack: nothing is acknowledged under an epoch once a higher is promised
-	FreshHolder                 // agent: a start is a change of writer
-	Regate                      // rpo, journal: after a start (D, L] is shipped before it is released
-	DegradeRecorded             // EpochRecord.SetGate: a degradation is recorded before it acts
-	RearmEnforced               // gate: enforced first, recorded then
-	RearmCovered                // gate: what a start found in the journal is durable before ARMED is recorded
-	GateInReserve               // Controller.reserve: the gate is read in the transaction that reserves
-	Drained                     // EpochRecord.HandOver: everything is durable before the writer hands over
-	HandedOver                  // agent: after DEMOTED nothing is sealed
-	HandoverCompare             // EpochRecord.HandOver: DEMOTED by compare-and-swap
-	EpochAboveHeard             // Controller.reserve: an epoch is above every promise heard of
-	HolderInPromise             // Promise.Allows: the holder is part of a promise
+	PromiseOnDisk    Rule = iota // Node.persistPromise: a promise is on disk before it is replied
+	AckAfterSync                 // Node.Ack: only what is fsynced is acknowledged
+	EpochFirst                   // FenceReply.better: logs compare by (adopted epoch, length)
+	AdoptedEpoch                 // Node.replyFence: a log's epoch is the adopted one, not the promised one
+	AdoptQuorum                  // Controller.adopted: W adopters before ACTIVE
+	EpochCheck                   // Node.CheckAppend: an append must match the promise
+	ChainCheck                   // Node.CheckAppend, delta log: only an adopted log, and only after an equal prefix
+	Limbo                        // NewNode, StreamPlan.counts: a node that lost its disk does not vote
+	ReadEpoch                    // Node.askAdopt: a node that lost its disk reads the record before it obeys
+	CaughtUp                     // Writer.onLimboAck: limbo ends only with everything sealed when first heard of
+	FenceQuorum                  // StreamPlan.need: R = N-W+1 replies
+	ChoiceRecorded               // Controller.choose: the head is in the record before anybody adopts it
+	ActivateCompare              // Controller.activate: ACTIVE by compare-and-swap
+	NoAckAfterFence              // Node.Ack: nothing is acknowledged under an epoch once a higher is promised
+	FreshHolder                  // agent: a start is a change of writer
+	RegateAfterStart             // rpo, journal: after a start (D, L] is shipped before it is released
+	DegradeRecorded              // EpochRecord.SetGate: a degradation is recorded before it acts
+	RearmEnforced                // gate: enforced first, recorded then
+	RearmCovered                 // gate: what a start found in the journal is durable before ARMED is recorded
+	GateInReserve                // Controller.reserve: the gate is read in the transaction that reserves
+	HandoverDurable              // EpochRecord.HandOver: everything is durable before the writer hands over
+	HandedOver                   // agent: after DEMOTED nothing is sealed
+	HandoverCompare              // EpochRecord.HandOver: DEMOTED by compare-and-swap
+	HeardEpoch                   // Controller.reserve: an epoch is above every promise heard of
+	PromiseHolder                // Promise.Allows: the holder is part of a promise
+	Named                        // Writer.OnAck: an ack counts only for the incarnation that the record names
+	RestoreNoticed               // gate: a registry that was put back is noticed, its records say UNKNOWN
+	RearmProven                  // gate: from UNKNOWN nothing leads on but ARMED, and that takes acks of W members that still stand by the epoch
 	ruleCount
 )
 
 var ruleNames = [ruleCount]string{
-	PromiseOnDisk:   "promise-on-disk",
-	AckAfterSync:    "ack-after-sync",
-	EpochFirst:      "epoch-first",
-	AdoptedEpoch:    "adopted-epoch",
-	AdoptQuorum:     "adopt-quorum",
-	EpochCheck:      "epoch-check",
-	LogMatching:     "log-matching",
-	Limbo:           "limbo",
-	ReadEpoch:       "read-epoch",
-	CaughtUp:        "caught-up",
-	FenceQuorum:     "fence-quorum",
-	ChoiceRecorded:  "choice-recorded",
-	ActivateCompare: "activate-compare",
-	NoAckAfterFence: "no-ack-after",
-	FreshHolder:     "fresh-holder",
-	Regate:          "regate",
-	DegradeRecorded: "degrade-recorded",
-	RearmEnforced:   "rearm-enforced",
-	RearmCovered:    "rearm-covered",
-	GateInReserve:   "gate-in-reserve",
-	Drained:         "drained",
-	HandedOver:      "handed-over",
-	HandoverCompare: "handover-compare",
-	EpochAboveHeard: "epoch-above-heard",
-	HolderInPromise: "holder-in-promise",
+	PromiseOnDisk:    "promise-on-disk",
+	AckAfterSync:     "ack-after-sync",
+	EpochFirst:       "epoch-first",
+	AdoptedEpoch:     "adopted-epoch",
+	AdoptQuorum:      "adopt-quorum",
+	EpochCheck:       "epoch-check",
+	ChainCheck:       "chain-check",
+	Limbo:            "limbo",
+	ReadEpoch:        "read-epoch",
+	CaughtUp:         "caught-up",
+	FenceQuorum:      "fence-quorum",
+	ChoiceRecorded:   "choice-recorded",
+	ActivateCompare:  "activate-compare",
+	NoAckAfterFence:  "no-ack-after",
+	FreshHolder:      "fresh-holder",
+	RegateAfterStart: "regate-after-start",
+	DegradeRecorded:  "degrade-recorded",
+	RearmEnforced:    "rearm-enforced",
+	RearmCovered:     "rearm-covered",
+	GateInReserve:    "gate-in-reserve",
+	HandoverDurable:  "handover-durable",
+	HandedOver:       "handed-over",
+	HandoverCompare:  "handover-compare",
+	HeardEpoch:       "heard-epoch",
+	PromiseHolder:    "promise-holder",
+	Named:            "named",
+	RestoreNoticed:   "restore-noticed",
+	RearmProven:      "rearm-proven",
 }
 
 func (r Rule) String() string { return ruleNames[r] }
@@ -168,7 +174,7 @@ type Invariant string
 const (
 	I1  Invariant = "I1"  // no epoch falls, in the registry or in a promise that was given; none is opened for two holders
 	I2  Invariant = "I2"  // every batch of an epoch was sealed by its one holder
-	I5  Invariant = "I5"  // once R members promised, no batch of an older epoch becomes durable on W
+	I5  Invariant = "I5"  // a member that promised never completes W acks of an older epoch once R have promised
 	I6  Invariant = "I6"  // what was released as durable is in every later epoch that opens
 	I7  Invariant = "I7"  // no two contents are released at one seq
 	I8  Invariant = "I8"  // equal batch on two nodes, equal log before it

@@ -13,7 +13,10 @@ func (m *machine) keyMoves(s *state) {
 	if int(s.used.restores) < m.cfg.Restores && s.key.slot != 1 {
 		x := m.add(s, move{kind: mvRestore})
 		x.to.used.restores++
-		x.to.key = key{slot: 1, state: keyActive, gate: gateArmed, last: 1}
+		x.to.key = key{slot: 1, state: keyActive, gate: gateUnknown, last: 1}
+		if m.broken[RestoreNoticed] {
+			x.to.key.gate = gateArmed
+		}
 	}
 }
 
@@ -27,7 +30,7 @@ func (m *machine) reserve(s *state, kind uint8) {
 // the key does not know: the registry has gone back in time.
 func (m *machine) reserveAbove(s *state) {
 	k := s.key.slot
-	if m.cfg.Restores == 0 || m.broken[EpochAboveHeard] || s.key.state != keyFencing && s.key.state != keyRecovering {
+	if m.cfg.Restores == 0 || m.broken[HeardEpoch] || s.key.state != keyFencing && s.key.state != keyRecovering {
 		return
 	}
 	best := uint8(0)
@@ -254,8 +257,8 @@ func (m *machine) adopt(s *state, p, c, i uint8) {
 
 // handedOver reports whether q is the slot that handed over the head expect-1:
 // the newest one, and it ended there.
-func (q *slot) handedOver(expect uint8) bool {
-	return q.promoted && !q.active && q.n+1 == expect && q.drain
+func (w *slot) handedOver(expect uint8) bool {
+	return w.promoted && !w.active && w.n+1 == expect && w.drain
 }
 
 // take swears p and makes node i's log the first n batches of ch.
@@ -303,10 +306,9 @@ func (m *machine) activate(s *state, p, c uint8) {
 	}
 	a.gateNow = holding
 	if a.gate == gateDegraded {
-		a.gateNow = opened
+		a.gateNow = enforcing // what a new writer finds is shipped before anything goes beyond D again
 	}
-	a.release()
-	if m.broken[Regate] && a.kind == acquire {
+	if m.broken[RegateAfterStart] && a.kind == acquire {
 		a.a = a.n
 	}
 	if joined < w {
@@ -371,7 +373,7 @@ func (m *machine) resume(t *state, p uint8) bool {
 func (m *machine) gateMoves(s *state, p uint8) {
 	w := &s.slots[p]
 	mine := s.key.slot == p && (s.key.state == keyActive || s.key.state == keySwitching)
-	if int(s.used.degrades) < m.cfg.Degrades && w.gateNow == holding && (mine || m.broken[DegradeRecorded]) {
+	if int(s.used.degrades) < m.cfg.Degrades && w.gateNow == holding && (mine && m.trusted(s) || m.broken[DegradeRecorded]) {
 		x := m.add(s, move{kind: mvDegrade, p: p})
 		x.to.used.degrades++
 		if !m.broken[DegradeRecorded] {
@@ -380,11 +382,17 @@ func (m *machine) gateMoves(s *state, p uint8) {
 		x.to.slots[p].gateNow = opened
 		x.to.slots[p].release()
 	}
+	if int(s.used.degrades) < m.cfg.Degrades && w.gateNow == enforcing && w.d >= w.owed && mine && s.key.gate == gateDegraded {
+		x := m.add(s, move{kind: mvReopen, p: p})
+		x.to.used.degrades++
+		x.to.slots[p].gateNow = opened
+		x.to.slots[p].release()
+	}
 	if w.gateNow == opened && !m.broken[RearmEnforced] {
 		x := m.add(s, move{kind: mvEnforce, p: p})
 		x.to.slots[p].gateNow = enforcing
 	}
-	covered := w.d >= w.a && (w.d >= w.owed || m.broken[RearmCovered])
+	covered := m.proven(s, p) && w.d >= w.a && (w.d >= w.owed || m.broken[RearmCovered])
 	if mine && s.key.gate != gateArmed && (covered && w.gateNow != opened || m.broken[RearmEnforced] && w.gateNow == opened) {
 		x := m.add(s, move{kind: mvRearm, p: p})
 		x.to.key.gate = gateArmed
@@ -395,10 +403,30 @@ func (m *machine) gateMoves(s *state, p uint8) {
 	m.switchMoves(s, p)
 }
 
+// trusted reports whether the record may be built on: it says UNKNOWN after the
+// registry was put back, until a writer has shown that it is still the one.
+func (m *machine) trusted(s *state) bool { return s.key.gate != gateUnknown || m.broken[RearmProven] }
+
+// proven reports whether p may record ARMED as far as its standing goes: from
+// UNKNOWN it takes W members that stand by its epoch now.
+func (m *machine) proven(s *state, p uint8) bool {
+	if m.trusted(s) {
+		return true
+	}
+	stand := uint8(0)
+	for i := range m.cfg.N {
+		x := &s.nodes[i]
+		if x.member&(1<<p) != 0 && x.limbo == knows && x.prom == p && x.disk == p && x.term == p {
+			stand++
+		}
+	}
+	return stand >= s.slots[p].w
+}
+
 func (m *machine) switchMoves(s *state, p uint8) {
 	w := &s.slots[p]
 	active, switching := s.key == key{p, keyActive, s.key.gate, p, 0}, s.key == key{p, keySwitching, s.key.gate, p, 0}
-	if active && int(s.used.switches) < m.cfg.Switches {
+	if active && m.trusted(s) && int(s.used.switches) < m.cfg.Switches {
 		x := m.add(s, move{kind: mvSwitch, p: p})
 		x.to.used.switches++
 		x.to.key.state = keySwitching
@@ -406,7 +434,7 @@ func (m *machine) switchMoves(s *state, p uint8) {
 	if switching && !w.drain {
 		m.add(s, move{kind: mvDrain, p: p}).to.slots[p].drain = true
 	}
-	if w.drain && (switching || m.broken[HandoverCompare]) && w.d >= w.a && (w.d == w.n || m.broken[Drained]) {
+	if w.drain && (switching || m.broken[HandoverCompare]) && w.d >= w.a && (w.d == w.n || m.broken[HandoverDurable]) {
 		x := m.add(s, move{kind: mvHandover, p: p})
 		x.to.key.slot, x.to.key.state, x.to.key.last, x.to.key.handed = p, keyDemoted, p, w.n+1
 		x.to.slots[p].active = m.broken[HandedOver]

@@ -34,7 +34,7 @@ func (l *blog) list(n uint8) string {
 func (m *machine) describe(s, t *state, mv move) string {
 	who := fmt.Sprintf("N%d", mv.i)
 	switch mv.kind {
-	case mvSeal, mvAckHeard, mvRestart, mvDegrade, mvEnforce, mvRearm, mvDrain, mvHandover, mvResume:
+	case mvSeal, mvAckHeard, mvRestart, mvDegrade, mvReopen, mvEnforce, mvRearm, mvDrain, mvHandover, mvResume:
 		return m.describeWriter(t, mv, who)
 	case mvStore, mvSync, mvCrash, mvWipe, mvReadRecord, mvFree:
 		return m.describeNode(s, t, mv, who)
@@ -54,6 +54,8 @@ func (m *machine) describeWriter(t *state, mv move, who string) string {
 		return fmt.Sprintf("W%d is killed and starts again; its journal holds %s", e, w.log.list(w.n))
 	case mvDegrade:
 		return fmt.Sprintf("W%d degrades; the record says %s%s", e, gateName(t.key.gate), w.released())
+	case mvReopen:
+		return fmt.Sprintf("W%d opens its gate: the record says DEGRADED already%s", e, w.released())
 	case mvEnforce:
 		return fmt.Sprintf("W%d enforces its gate again", e)
 	case mvRearm:

@@ -14,6 +14,7 @@ const (
 	mvFree
 	mvRestart
 	mvDegrade
+	mvReopen
 	mvEnforce
 	mvRearm
 	mvSwitch
@@ -97,7 +98,7 @@ func (m *machine) allows(s *state, prom, p uint8) bool {
 	if prom == 0 {
 		a = 0
 	}
-	return b > a || p == prom || b == a && m.broken[HolderInPromise]
+	return b > a || p == prom || b == a && m.broken[PromiseHolder]
 }
 
 func equalTo(a, b *blog, n uint8) bool {
@@ -150,12 +151,12 @@ func (m *machine) mayStore(s *state, p, i uint8) bool {
 	if x.n >= w.n || x.limbo == lost {
 		return false
 	}
-	promised := x.prom == p && x.disk == p || m.broken[EpochCheck] || m.broken[HolderInPromise] && s.slots[x.prom].epoch == w.epoch
+	promised := x.prom == p && x.disk == p || m.broken[EpochCheck] || m.broken[PromiseHolder] && s.slots[x.prom].epoch == w.epoch
 	matches := x.term == p && equalTo(&x.log, &w.log, x.n)
 	if m.broken[EpochCheck] {
 		matches = equalTo(&x.log, &w.log, x.n)
 	}
-	return promised && (matches || m.broken[LogMatching])
+	return promised && (matches || m.broken[ChainCheck])
 }
 
 func (m *machine) store(s *state, p, i uint8) {
@@ -163,7 +164,7 @@ func (m *machine) store(s *state, p, i uint8) {
 	n := &x.to.nodes[i]
 	n.log[n.n] = s.slots[p].log[n.n]
 	n.n++
-	if m.broken[LogMatching] {
+	if m.broken[ChainCheck] {
 		n.term = p
 	}
 	if m.cfg.Unsynced && !m.broken[AckAfterSync] {
@@ -180,17 +181,17 @@ func (m *machine) ack(t *state, i uint8) violation {
 	x := &t.nodes[i]
 	p := x.term
 	owes := x.prom == p && x.disk == p
-	if m.broken[NoAckAfterFence] || m.broken[EpochCheck] || m.broken[HolderInPromise] {
+	if m.broken[NoAckAfterFence] || m.broken[EpochCheck] || m.broken[PromiseHolder] {
 		owes = true
 	}
 	w := &t.slots[p]
 	if p == 0 || !w.active || !owes {
 		return violation{}
 	}
-	if x.limbo != knows {
-		if x.target == unheard {
-			x.target = w.n
-		}
+	if x.limbo != knows && x.target == unheard {
+		x.target = w.n
+	}
+	if x.limbo != knows && !m.broken[Named] {
 		return violation{}
 	}
 	durable := x.synced
@@ -198,12 +199,12 @@ func (m *machine) ack(t *state, i uint8) violation {
 		durable = x.n
 	}
 	// A writer distrusts an ack whose chain is not its own.
-	trusted := durable <= w.n && equalTo(&x.log, &w.log, durable) || m.broken[EpochCheck] || m.broken[LogMatching]
+	trusted := durable <= w.n && equalTo(&x.log, &w.log, durable) || m.broken[EpochCheck] || m.broken[ChainCheck]
 	if durable <= x.sent[p] || !trusted {
 		return violation{}
 	}
 	x.sent[p], x.sworn = durable, m.higher(t, x.sworn, p)
-	bad := m.afterFence(t, p, durable)
+	bad := m.afterFence(t, p, i, durable)
 	if !m.cfg.LateAcks {
 		m.hear(t, p, i)
 	}
@@ -239,7 +240,7 @@ func (m *machine) hear(t *state, p, i uint8) {
 // free is the exit from limbo: the record names the node's new incarnation.
 func (m *machine) free(s *state, p, i uint8) {
 	x := &s.nodes[i]
-	if x.limbo != informed || x.term != p || x.prom != p || x.member&(1<<p) == 0 || s.key.slot != p || s.key.state != keyActive {
+	if x.limbo != informed || x.term != p || x.prom != p || x.member&(1<<p) == 0 || s.key.slot != p || s.key.state != keyActive || !m.trusted(s) {
 		return
 	}
 	if x.target == unheard || x.synced < x.target && !m.broken[CaughtUp] {

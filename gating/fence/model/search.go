@@ -111,14 +111,16 @@ func (s *search) run(ctx context.Context, ws []*worker, first state) (bad violat
 			for _, w := range ws {
 				for i := range w.news {
 					f := &w.news[i]
+					if f.bad.inv != "" {
+						// The step is what is broken: its state may have been seen before.
+						s.sums, s.parent = append(s.sums, f.sum), append(s.parent, f.parent)
+						s.depth++
+						return f.bad, false, nil
+					}
 					if s.seen.has(f.sum, s.sums) {
 						continue
 					}
 					s.insert(f.sum, f.parent)
-					if f.bad.inv != "" {
-						s.depth++
-						return f.bad, false, nil
-					}
 					next = append(next, f.to)
 				}
 			}
@@ -154,7 +156,7 @@ func (w *worker) expand(s *search, part []state, from int) {
 	for i := range part {
 		for _, x := range w.m.successors(&part[i]) {
 			sum := w.k.sum(&x.to, &s.cfg)
-			if !s.seen.has(sum, s.sums) {
+			if x.bad.inv != "" || !s.seen.has(sum, s.sums) {
 				w.news = append(w.news, found{sum, uint32(from + i), x.bad, x.to})
 			}
 		}
