@@ -72,20 +72,34 @@ func (c *Controller) onAdopt(r AdoptReply) {
 }
 
 // adopted reports whether the stream may be opened: W adopters among the wanted
-// members, the target of a failover among them. (I14)
+// members, and the target of a promotion among the adopters. (I14)
+//
+// Why a configuration may be replaced as a whole (I4): until ACTIVE commits, the
+// record names the old members, R of whom have promised this epoch, so that
+// nothing of an older one becomes durable any more, and any later plan asks
+// them. Once it has committed, later plans ask the new members; W of them hold
+// the chosen log through H under this epoch, R of them meet that W, and a log
+// that adopted this epoch is better than any that did not. So whichever
+// configuration a later plan finds in the key, its fence quorum meets every
+// acknowledgement that was ever given under it or before it. It takes both: W
+// of the new members at H before the commit, and one key for members and epoch.
 func (c *Controller) adopted(s *StreamPlan) bool {
 	w := s.config().W
 	if mutate.Broken(mutate.AdoptQuorum) {
 		w = 1
 	}
-	return len(c.joined(s)) >= w && c.targetAdopted(s)
+	joined := len(s.joined(s.config()))
+	if mutate.Broken(mutate.ConfigOverlap) {
+		joined = len(s.Adopters)
+	}
+	return joined >= w && c.targetAdopted(s)
 }
 
-// joined returns the adopters that belong to the wanted configuration.
-func (c *Controller) joined(s *StreamPlan) []Member {
+// joined returns the adopters that belong to cfg.
+func (s *StreamPlan) joined(cfg Config) []Member {
 	var ms []Member
 	for _, r := range s.Adopters {
-		if s.config().Index(r.Member.Node) >= 0 {
+		if cfg.Index(r.Member.Node) >= 0 {
 			ms = append(ms, r.Member)
 		}
 	}
@@ -93,7 +107,7 @@ func (c *Controller) joined(s *StreamPlan) []Member {
 }
 
 func (c *Controller) targetAdopted(s *StreamPlan) bool {
-	return c.p.Kind != KindFailover ||
+	return !c.promotes() ||
 		slices.ContainsFunc(s.Adopters, func(r AdoptReply) bool { return r.Member.Node == c.p.Target.Node })
 }
 
@@ -108,22 +122,35 @@ func (c *Controller) maybeActivate() {
 
 // --- F6 ---
 
-// activate opens the epoch on every stream in one transaction. A stream with
-// fewer than W adopters (the caller has decided that it may) gets them as its
-// whole configuration: later fences ask exactly those.
+// opened returns the configuration that the epoch is opened with: the wanted one
+// when W of it adopted. Otherwise the caller has decided what may be: a
+// reconfiguration keeps the old one, of which W adopted, and anything else gets
+// those that adopted, wherever they stand, as its whole configuration.
+func (c *Controller) opened(s *StreamPlan) Config {
+	cfg := s.config().Clone()
+	if len(s.joined(cfg)) < cfg.W && !mutate.Broken(mutate.AdoptQuorum) && !mutate.Broken(mutate.ConfigOverlap) {
+		if c.p.Kind == KindReconfigure {
+			cfg = s.Record.Config.Clone()
+		} else {
+			cfg = Config{W: min(cfg.W, len(s.Adopters))}
+			for _, r := range s.Adopters {
+				cfg.Members = append(cfg.Members, r.Member)
+			}
+		}
+	}
+	for _, m := range s.joined(cfg) {
+		cfg.Members[cfg.Index(m.Node)] = m
+	}
+	return cfg
+}
+
+// activate opens the epoch on every stream in one transaction.
 func (c *Controller) activate() {
 	next := clonePlan(c.p)
 	t := Txn{Token: c.nextToken(), Step: StepActivate}
 	for i := range next.Streams {
 		s := &next.Streams[i]
-		joined := c.joined(s)
-		cfg := s.config().Clone()
-		if len(joined) < cfg.W && !mutate.Broken(mutate.AdoptQuorum) {
-			cfg = Config{Members: joined, W: min(cfg.W, len(joined))}
-		}
-		for _, m := range joined {
-			cfg.Members[cfg.Index(m.Node)] = m
-		}
+		cfg := c.opened(s)
 		r := &s.Record
 		r.Shrunk = len(cfg.Members) < len(s.config().Members) || r.Shrunk && s.Wanted == nil
 		r.State, r.Config, r.ActiveEpoch, r.Active = StateActive, cfg, r.Epoch, r.Holder
@@ -135,10 +162,7 @@ func (c *Controller) activate() {
 	c.p.Step = StepActivate
 	c.txn(t, next)
 	if mutate.Broken(mutate.ActivateCompare) {
-		t := c.out[len(c.out)-1].(Txn)
-		for i := range t.Puts {
-			t.Puts[i].IfRevision = -1 // the simulator's store takes this as "always"
-		}
+		c.unconditional()
 	}
 }
 
@@ -146,7 +170,11 @@ func (c *Controller) activate() {
 
 func (c *Controller) activated() {
 	stamp(&c.p.Times.T5, c.now)
-	if c.p.Kind == KindAcquire {
+	if !c.promotes() {
+		if r := c.notReached(); r != nil {
+			c.refuse(*r)
+			return
+		}
 		c.p.Step = StepDone
 		c.save()
 		c.emit(Finished{})
@@ -161,6 +189,27 @@ func (c *Controller) activated() {
 	c.save()
 	c.sendPromotes()
 	c.emit(SetDeadline{Step: StepApply})
+}
+
+// notReached says that a reconfiguration went on with the old configuration.
+func (c *Controller) notReached() *Refusal {
+	for i := range c.p.Streams {
+		s := &c.p.Streams[i]
+		if c.p.Kind != KindReconfigure || s.Wanted == nil {
+			continue
+		}
+		same := len(s.Wanted.Members) == len(s.Record.Config.Members) && s.Wanted.W == s.Record.Config.W
+		for _, m := range s.Wanted.Members {
+			same = same && s.Record.Config.Index(m.Node) >= 0
+		}
+		if !same {
+			return &Refusal{
+				Rule: RuleConfig, Stream: s.Name, Why: fmt.Sprintf("fewer than %d of the wanted members reached the head; the writer goes on with the old ones", s.Wanted.W),
+				Hint: "let the new members catch up first",
+			}
+		}
+	}
+	return nil
 }
 
 func (c *Controller) sendPromotes() {
@@ -259,6 +308,8 @@ func (c *Controller) tick() {
 		c.sendPromotes()
 	case StepRoute:
 		c.switchRoute()
+	case StepDrain:
+		c.readKeys()
 	}
 }
 
@@ -267,20 +318,33 @@ func (c *Controller) deadline(step PlanStep) {
 		return
 	}
 	if c.wait != 0 {
-		c.emit(SetDeadline{Step: step}) // the keys come first
+		again := SetDeadline{Step: step} // the keys come first
+		if step == StepDrain {
+			again.Extra = drainAgain
+		}
+		c.emit(again)
 		return
 	}
 	switch step {
+	case StepDrain:
+		c.abort()
 	case StepFence, StepChoose:
 		c.fenceDeadline()
 	case StepLease:
-		c.refuse(Refusal{Rule: RulePrimaryFence, Why: c.leaseDoubt(), Hint: "make sure that the primary is down, then attest it"})
+		why, _ := c.leaseDoubt()
+		c.refuse(Refusal{Rule: RulePrimaryFence, Why: why, Hint: "make sure that the primary is down, then attest it"})
 	case StepAdopt:
 		c.adoptDeadline()
 	}
 }
 
 func (c *Controller) fenceDeadline() {
+	if c.leased > 0 {
+		// Nodes wait for leases that they gave to run out: they will promise then.
+		c.emit(SetDeadline{c.p.Step, c.leased})
+		c.leased = 0
+		return
+	}
 	for i := range c.p.Streams {
 		s := &c.p.Streams[i]
 		if c.clean(s) || c.p.Force && len(s.Replies) > 0 {
@@ -303,12 +367,13 @@ func (c *Controller) fenceDeadline() {
 func (c *Controller) adoptDeadline() {
 	for i := range c.p.Streams {
 		s := &c.p.Streams[i]
-		if c.adopted(s) || c.p.Shrink && len(c.joined(s)) > 0 && c.targetAdopted(s) {
+		old := c.p.Kind == KindReconfigure && len(s.joined(s.Record.Config)) >= s.Record.Config.W
+		if c.adopted(s) || old || c.p.Shrink && len(s.Adopters) > 0 && c.targetAdopted(s) {
 			continue
 		}
 		c.refuse(Refusal{
 			Rule: RuleAdoptQuorum, Stream: s.Name,
-			Why:  fmt.Sprintf("%d members reached %s, want %d with the target among them", len(c.joined(s)), s.Record.Head.Seq, s.config().W),
+			Why:  fmt.Sprintf("%d members reached %s, want %d with the target among them", len(s.joined(s.config())), s.Record.Head.Seq, s.config().W),
 			Hint: "bring members back and run the plan again",
 		})
 		return

@@ -8,12 +8,17 @@ import (
 	"github.com/tidegate/tidegate"
 )
 
-// predictLoss says what may be claimed from the gate's record alone, given that
-// R members will answer.
-func predictLoss(g GateRecord, restored bool) LossStatement {
+// PredictLoss says what a failover of a stream with this record may claim,
+// provided that R members that know what they had will answer.
+func PredictLoss(r EpochRecord) LossStatement {
+	g := r.Gate
 	switch {
-	case restored:
+	case r.Restored:
 		return LossStatement{Kind: LossUnknown, Why: "the registry has gone back in time and no writer has re-armed the gate since"}
+	case r.handedOver() != nil:
+		return LossStatement{Kind: LossZero, Why: "the writer has handed over"}
+	case r.ActiveEpoch == 0:
+		return LossStatement{Kind: LossZero, Why: "the stream never had a writer"}
 	case g.State != GateArmed:
 		return LossStatement{Kind: LossUnknown, Why: fmt.Sprintf("the gate was %s since %s", g.State, g.SinceSeq)}
 	}
@@ -29,9 +34,17 @@ func predictLoss(g GateRecord, restored bool) LossStatement {
 	return LossStatement{Kind: LossAtMost, Bounds: b, Why: fmt.Sprintf("the gate was armed in %s", g.Mode)}
 }
 
-// PredictLoss says what a failover of a stream with this record may claim,
-// provided that R members that know what they had will answer.
-func PredictLoss(r EpochRecord) LossStatement { return predictLoss(r.Gate, r.Restored) }
+// first reports whether no writer can have come before the epoch of r, whose head
+// has been chosen: the registry knows of none, nor does the log.
+func (r EpochRecord) first() bool {
+	if r.Restored || r.Unclean || r.Head.Seq > 0 {
+		return false
+	}
+	if r.State == StateActive {
+		return len(r.History) == 1
+	}
+	return r.ActiveEpoch == 0
+}
 
 // loss makes the statement for a stream whose head has been chosen. Everything
 // that strengthens it is in the record, so that any controller says the same;
@@ -39,7 +52,21 @@ func PredictLoss(r EpochRecord) LossStatement { return predictLoss(r.Gate, r.Res
 // old writer went on once the evidence had been given. (I23)
 func (s *StreamPlan) loss(after time.Duration) LossStatement {
 	r := &s.Record
-	l := predictLoss(r.Gate, r.Restored)
+	switch {
+	case r.Handover != nil && !r.Restored && r.Handover.Head == r.Head:
+		// The holder itself said that there is nothing beyond: no quorum is needed to know it.
+		return LossStatement{Kind: LossZero, Why: "the writer handed over at this head"}
+	case r.first():
+		return LossStatement{Kind: LossZero, Why: "the stream never had a writer"}
+	}
+	l := PredictLoss(*r)
+	switch {
+	case r.Restored:
+	case r.Handover != nil:
+		l = LossStatement{Kind: LossUnknown, Why: fmt.Sprintf("the writer handed over at %s, which is not the head that was chosen", r.Handover.Head)}
+	case r.ActiveEpoch == 0:
+		l = LossStatement{Kind: LossUnknown, Why: "the registry knows of no writer, and the nodes hold what one wrote"}
+	}
 	if r.Unclean {
 		l.Kind, l.Unclean, l.Bounds = LossUnknown, true, tidegate.Bounds{}
 		l.Why, l.Missing = "fewer members than the fence quorum answered that know what they had", slices.Clone(r.Missing)

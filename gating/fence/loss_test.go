@@ -28,7 +28,7 @@ func TestLossIsWeakenedByEvidence(t *testing.T) {
 		{"open", tidegate.ModeOpen, Evidence{ReleasedKnown: true, Beyond: 7, BlindKnown: true, Blind: time.Second}, LossUnknown, 7, 1500 * time.Millisecond},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			s := StreamPlan{Evidence: tt.ev, Record: EpochRecord{Gate: GateRecord{State: GateArmed, Mode: tt.mode, Bounds: bounds}}}
+			s := StreamPlan{Evidence: tt.ev, Record: EpochRecord{ActiveEpoch: 1, Gate: GateRecord{State: GateArmed, Mode: tt.mode, Bounds: bounds}}}
 			l := s.loss(500 * time.Millisecond)
 			if l.Kind != tt.kind || l.AtLeast != tt.least || l.Blind != tt.blind {
 				t.Errorf("%s, at least %d, blind for %s (%s); want %s, %d, %s", l.Kind, l.AtLeast, l.Blind, l.Why, tt.kind, tt.least, tt.blind)
@@ -38,7 +38,7 @@ func TestLossIsWeakenedByEvidence(t *testing.T) {
 }
 
 func TestMissingMembersAreNamedWhereTheyWereNeeded(t *testing.T) {
-	s := StreamPlan{Record: EpochRecord{Gate: GateRecord{State: GateArmed, Mode: tidegate.ModeSync}, Missing: []tidegate.NodeName{"n3"}}}
+	s := StreamPlan{Record: EpochRecord{ActiveEpoch: 1, Gate: GateRecord{State: GateArmed, Mode: tidegate.ModeSync}, Missing: []tidegate.NodeName{"n3"}}}
 	if l := s.loss(0); len(l.Missing) != 0 || l.Kind != LossZero {
 		t.Errorf("a quorum answered, and the statement says %+v", l)
 	}

@@ -200,7 +200,12 @@ func (n *Node) Commit(epoch tidegate.Epoch, holder tidegate.HolderID, seq tidega
 
 // ApplyTo returns the highest seq that may be applied to the warm copy: known
 // committed and on this node's disk. (I24)
-func (n *Node) ApplyTo() tidegate.Seq { return min(n.commit, n.durable.Seq) }
+func (n *Node) ApplyTo() tidegate.Seq {
+	if mutate.Broken(mutate.ApplyCommitted) {
+		return n.durable.Seq
+	}
+	return min(n.commit, n.durable.Seq)
+}
 
 // Meta returns the metadata as it stands on disk. The history must not be changed.
 func (n *Node) Meta() NodeMeta { return n.disk }

@@ -231,11 +231,13 @@ func (r EpochRecord) SetGate(by Promise, g GateRecord) (EpochRecord, error) {
 	return r, nil
 }
 
-// AdoptFor returns the adopt that brings a member that missed F5 under the
-// record's epoch, and whether one is due: the record is ACTIVE and the member
-// has not adopted its epoch. source is a node known to have adopted it.
+// AdoptFor returns the adopt that brings a member that missed F5, or a learner,
+// under the record's epoch, and whether one is due: the record has a writer and
+// the node has not adopted its epoch. source is a node known to have adopted it.
+// A learner is a standby node that the configuration does not name: it follows
+// like a member, and its acks count for nothing.
 func (r EpochRecord) AdoptFor(adopted tidegate.Epoch, source tidegate.NodeName) (AdoptRequest, bool) {
-	if r.State != StateActive || adopted >= r.Epoch {
+	if r.State != StateActive && r.State != StateSwitching || adopted >= r.Epoch {
 		return AdoptRequest{}, false
 	}
 	return adoptRequest(r, source), true
@@ -249,7 +251,7 @@ func adoptRequest(r EpochRecord, source tidegate.NodeName) AdoptRequest {
 		h = h[:len(h)-1]
 	}
 	reason := ReasonDiverged
-	if r.Kind == KindAcquire {
+	if r.Kind == KindAcquire || r.Kind == KindReconfigure {
 		reason = ReasonSuperseded
 	}
 	return AdoptRequest{

@@ -20,6 +20,20 @@ func (r EpochRecord) Moving() bool {
 	return false
 }
 
+// handedOver returns what the writer of the epoch before vouched for when it gave
+// the stream up, while no writer has followed it; nil when it did not.
+func (r EpochRecord) handedOver() *Handover {
+	switch r.State {
+	case StateDemoted, StateFencing, StateRecovering:
+		if !r.Restored {
+			return r.Handover
+		}
+	case StateActive, StateSwitching:
+		// A handover in the record is how this epoch began.
+	}
+	return nil
+}
+
 // switchTo returns the record of S1: the holder drains, to hand over to target.
 func (r EpochRecord) switchTo(plan tidegate.ID, target Holder, deadline int64) EpochRecord {
 	r = r.Clone()

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/tidegate/tidegate"
+	"github.com/tidegate/tidegate/internal/mutate"
 )
 
 // Holder is who may write a stream in one epoch: one run of one agent. The
@@ -32,7 +33,7 @@ func (p Promise) String() string { return fmt.Sprintf("%s/%.8s", p.Epoch, p.Hold
 // Allows reports whether a node that swore p may obey epoch and holder: a
 // higher epoch, or exactly the one promised. (I3)
 func (p Promise) Allows(epoch tidegate.Epoch, holder tidegate.HolderID) bool {
-	return epoch > p.Epoch || epoch == p.Epoch && holder == p.Holder
+	return epoch > p.Epoch || epoch == p.Epoch && (holder == p.Holder || mutate.Broken(mutate.PromiseHolder))
 }
 
 // Term is one epoch in the life of a log: batches from StartSeq on, until the

@@ -83,7 +83,7 @@ func TestPredictLoss(t *testing.T) {
 		{"bad mode", fence.GateRecord{State: fence.GateArmed, Mode: "x"}, false, fence.LossUnknown},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			if got := fence.PredictLoss(fence.EpochRecord{Gate: tt.gate, Restored: tt.rest}); got.Kind != tt.want {
+			if got := fence.PredictLoss(fence.EpochRecord{ActiveEpoch: 1, Gate: tt.gate, Restored: tt.rest}); got.Kind != tt.want {
 				t.Errorf("got %s, want %s", got.Kind, tt.want)
 			}
 		})
