@@ -25,6 +25,7 @@ type applyState struct {
 	fault     error    // why nothing is applied; stays until the library connects again
 	library   *library // nil while none is connected
 	promotion *promotion
+	handover  *fence.Handover // newest one that the warm service stands at or has passed
 }
 
 // promotion is what Promote has been told, for as long as its epoch is adopted.
@@ -45,6 +46,8 @@ type library struct {
 	active    bool
 	told      local.Role // last role sent
 	progress  local.LibraryProgress
+	own       tidegate.Lineage // of its journal, as it last said
+	reborn    bool             // it was active since: what is known of its journal is old
 	applied   tidegate.Seq
 	appliedOK bool
 
@@ -52,6 +55,7 @@ type library struct {
 	opener  batch.Opener
 	payload []byte
 	lineage tidegate.Lineage
+	settled settling
 }
 
 // seq returns the newest batch that the warm service has applied, if known.
@@ -110,7 +114,7 @@ func (s *stream) serveLibrary(ctx context.Context, conn *local.Conn, check func(
 	if err != nil {
 		return err
 	}
-	l := &library{s: s, conn: conn, hello: hello, lineage: hello.Lineage}
+	l := &library{s: s, conn: conn, hello: hello, lineage: hello.Lineage, own: hello.Lineage}
 	s.mu.Lock()
 	if old := s.apply.library; old != nil {
 		_ = old.conn.Close() // its session reports it
@@ -136,7 +140,7 @@ func (s *stream) serveLibrary(ctx context.Context, conn *local.Conn, check func(
 	}
 	s.ring()
 	s.mu.Unlock()
-	return errors.Join(err, conn.Close())
+	return errors.Join(err, conn.Close(), l.unsettle())
 }
 
 func checkLibrary(h local.Hello, service tidegate.ServiceName, name tidegate.StreamName) error {
@@ -166,7 +170,8 @@ func (l *library) receive() error {
 		}
 		switch m := m.(type) {
 		case *local.Activated:
-			l.note(func() { l.heard, l.active = true, true })
+			lineage := m.Lineage
+			l.note(func() { l.heard, l.active, l.reborn, l.own = true, true, true, lineage })
 		case *local.Deactivated:
 			l.note(func() { l.active = false })
 		case *local.LibraryProgress:
@@ -192,6 +197,7 @@ func (l *library) note(change func()) {
 	l.s.mu.Lock()
 	defer l.s.mu.Unlock()
 	change()
+	l.s.noteHandover()
 	l.s.ring()
 }
 
@@ -230,6 +236,11 @@ func (l *library) feed(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
+		if ok && role.State != local.StateIdle {
+			if ok, err = l.mayFollow(ctx); err != nil {
+				return err
+			}
+		}
 		if ok {
 			if err := l.tell(role); err != nil {
 				return err
@@ -246,6 +257,24 @@ func (l *library) feed(ctx context.Context) error {
 	}
 }
 
+// mayFollow reports whether the library may be fed and promoted: it is active, or
+// its journal is a beginning of the log.
+func (l *library) mayFollow(ctx context.Context) (bool, error) {
+	l.s.mu.Lock()
+	active, reborn := l.active, l.reborn
+	if !active {
+		l.reborn = false
+	}
+	l.s.mu.Unlock()
+	if active {
+		return true, nil
+	}
+	if reborn {
+		l.settled.done = false
+	}
+	return l.settle(ctx)
+}
+
 // part decides what the library is told: its role, and up to which batch it is
 // fed. ok is false until it has said whether it is active.
 func (l *library) part() (role local.Role, upTo tidegate.Seq, ok bool, err error) {
@@ -254,6 +283,7 @@ func (l *library) part() (role local.Role, upTo tidegate.Seq, ok bool, err error
 	term, rec, pro := s.core.Adopted(), s.view.Record, s.apply.promotion
 	upTo = s.core.ApplyTo()
 	heard, active, reached := l.heard, l.active, l.progress.Applied
+	own := s.view.partOf(s.n.cfg.Node, s.n.cfg.Site)
 	s.mu.Unlock()
 	if !heard {
 		return role, 0, false, nil
@@ -269,9 +299,10 @@ func (l *library) part() (role local.Role, upTo tidegate.Seq, ok bool, err error
 			role.State = local.StateFollow
 			upTo = max(upTo, pro.head.Seq)
 		}
-	case active, term.Epoch == 0:
-		// Nobody to follow: the service here is the source, or there is none yet.
-	case rec != nil && rec.Epoch == term.Epoch && rec.State == fence.StateActive && rec.Holder.Node == s.n.cfg.Node:
+	case active, term.Epoch == 0, own == partResting:
+		// Nobody to follow: the service here is the source, or belongs to it, or
+		// there is none yet.
+	case rec != nil && rec.ActiveEpoch == term.Epoch && home(rec).Node == s.n.cfg.Node:
 		// The writer is the agent on this very node: what comes back here is
 		// what the service beside it wrote.
 	default:
@@ -343,6 +374,9 @@ func (l *library) feedTo(ctx context.Context, f *followCursor, role local.Role, 
 	for f.c.Seq() <= upTo {
 		h, sealed, err := f.c.Next(ctx)
 		if err == nil {
+			err = l.admitApply(ctx, len(sealed))
+		}
+		if err == nil {
 			err = l.send(&h, sealed)
 		}
 		if errors.Is(err, tidegate.ErrConflict) || ctx.Err() != nil {
@@ -362,7 +396,7 @@ func (l *library) feedTo(ctx context.Context, f *followCursor, role local.Role, 
 func (l *library) start() (from tidegate.Seq, ok bool, err error) {
 	s := l.s
 	l.s.mu.Lock()
-	have := max(l.hello.End, l.progress.End)
+	have := l.progress.End
 	l.s.mu.Unlock()
 	end := s.log.End().Seq
 	if end == 0 {
@@ -406,7 +440,7 @@ func (l *library) send(h *batch.Header, sealed []byte) error {
 	case batch.KindGap:
 		return &tidegate.Error{
 			Op: "apply batch", Subject: h.Seq.String(), Class: tidegate.Permanent, Err: tidegate.ErrGap,
-			Hint: "positions are missing by declaration: rebuild the warm copy from a snapshot",
+			Hint: "the source declared these positions lost: this service cannot follow past them; start it anew on a copy of the source's state that lies beyond",
 		}
 	default:
 		return fmt.Errorf("apply batch %s of %s: %w", h.Seq, h.Kind, tidegate.ErrUnsupported)

@@ -180,7 +180,7 @@ func TestLibraryIsFedUpToCommitAndResumes(t *testing.T) {
 		t.Fatal(err)
 	}
 	c.until("dr1 has what is not committed", func() bool { return w.acked("dr1") == 50 })
-	if m := streamMessage(c.nodes["dr1"].status()); m.ApplyLagRecords == nil || m.GetApplyLagRecords() <= 0 {
+	if m := streamMessage(c.nodes["dr1"].status(), tidegate.ID{}); m.ApplyLagRecords == nil || m.GetApplyLagRecords() <= 0 {
 		t.Errorf("reported lag %v with ten batches that must wait", m.ApplyLagRecords)
 	}
 	if got := l.have(); !bytes.Equal(got, committed) {

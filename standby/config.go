@@ -11,6 +11,7 @@ import (
 
 	"github.com/tidegate/tidegate"
 	"github.com/tidegate/tidegate/internal/clock"
+	"github.com/tidegate/tidegate/internal/rates"
 	"github.com/tidegate/tidegate/internal/vfs"
 	"github.com/tidegate/tidegate/shipper"
 )
@@ -21,6 +22,7 @@ type Config struct {
 	Site       tidegate.SiteName
 	DataDir    string         // formatted by Format
 	RunDir     string         // of the local sockets; empty: no service is served beside this node
+	RatesDir   string         // of the operator's rate files; default rates.DefaultDir
 	ShipListen string         // host:port; default :7411
 	APIListen  string         // host:port; default :7414
 	ShipPublic string         // how others reach ShipListen; default: the listener's own address
@@ -54,6 +56,9 @@ func (c Config) SetDefaults() Config {
 	}
 	if c.APIListen == "" {
 		c.APIListen = APIListenDefault
+	}
+	if c.RatesDir == "" {
+		c.RatesDir = rates.DefaultDir
 	}
 	if c.QuarantineBytesMax == 0 {
 		c.QuarantineBytesMax = QuarantineBytesMaxDefault

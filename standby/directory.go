@@ -54,6 +54,9 @@ type Directory interface {
 	// Report tells the gate the node's state; sent each second. An error is
 	// transient while no gate can be reached.
 	Report(ctx context.Context, st Status) error
+	// ReportTail tells the gate what a library left behind; repeating it changes
+	// nothing. An error is transient while no gate can be reached.
+	ReportTail(ctx context.Context, t Tail) error
 }
 
 const viewVersion = 1
@@ -72,6 +75,15 @@ func (v *View) stream(id tidegate.StreamID) (StreamView, bool) {
 		return StreamView{}, false
 	}
 	return v.Streams[i], true
+}
+
+// sites returns where the standby nodes are.
+func (v *View) sites() map[tidegate.NodeName]tidegate.SiteName {
+	sites := make(map[tidegate.NodeName]tidegate.SiteName, len(v.Nodes))
+	for _, n := range v.Nodes {
+		sites[n.Node] = n.Site
+	}
+	return sites
 }
 
 // keeps reports whether node has a part in the stream: configured for it, or

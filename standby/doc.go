@@ -11,6 +11,9 @@
 //
 //   - feed: an attached writer or relay; the batches come from it
 //   - relay: this node while the stream's writer is attached to it
+//   - learner: a configured node that the active epoch does not count; it follows, is
+//     fed by the relay, and rests while the stream is written at its own site
+//   - tail: what a library's journal held that the stream went on without
 //   - group sync: one fdatasync per dirty log, all logs of the node together
 //   - fault: why a stream is not served although it should be
 //   - view: what the gate last told: streams, epoch records, members, addresses
@@ -36,7 +39,8 @@
 //	view.json            the gate's last word, used while no gate can be reached
 //	streams/<id>/meta.json   promise, history, limbo (fence.NodeMeta)
 //	streams/<id>/log/        delta log
-//	streams/<id>/suspect.json   after a failed sync: what of the log is certain
+//	streams/<id>/suspect.json   after a failed sync: what of the log is certain; also in the run directory
+//	streams/<id>/tail-<id>.json account of what the library beside the node left behind
 //	quarantine/<id>/...      what was cut or torn; never deleted here
 //
 // All methods of a [Standby] may be called concurrently.

@@ -27,10 +27,13 @@ type feed struct {
 	next    tidegate.Seq // of this session; another session may have brought it already
 	offset  clockOffset
 	news    bell // there may be something to acknowledge
+	owed    int  // bytes of credit that were used and not given back; the receiving goroutine's
 
 	acking sync.Mutex                      // held while acks are sent; before the stream's mu
 	sent   map[tidegate.NodeName]fence.Ack // newest per node
 	due    []fence.Ack                     // scratch
+	leased map[tidegate.NodeName]uint64    // number of the newest grant that was sent, per node
+	grants []shipper.LeaseGrant            // scratch
 }
 
 // clockOffset dates what a peer says: this node's boot clock - the peer's.
@@ -101,7 +104,7 @@ func (s *stream) fencedBy(p fence.Promise) *shipper.Refusal {
 func (s *stream) serveFeed(ctx context.Context, peer tidegate.Identity, a shipper.Attach, conn *shipper.ServerConn) error {
 	f := &feed{
 		s: s, conn: conn, peer: peer, as: a.As, promise: fence.Promise{Epoch: a.Epoch, Holder: a.Holder}, members: a.Members,
-		sent: map[tidegate.NodeName]fence.Ack{},
+		sent: map[tidegate.NodeName]fence.Ack{}, leased: map[tidegate.NodeName]uint64{},
 	}
 	// Outside the lock: it reads the log's files. What is appended meanwhile
 	// only makes the proof longer than it names.
@@ -123,11 +126,7 @@ func (s *stream) serveFeed(ctx context.Context, peer tidegate.Identity, a shippe
 	f.news = s.follow()
 	sending.Go(func() error { return f.sendAcks(ctx) })
 	if a.As == shipper.AsWriter {
-		for _, m := range a.Members {
-			if m.Node != s.n.cfg.Node {
-				sending.Go(func() error { return s.fanOut(ctx, f.promise, f.members, m) })
-			}
-		}
+		sending.Go(func() error { return s.relay(ctx, f.promise, f.members) })
 	}
 	err = f.receive()
 	cancel()
@@ -183,15 +182,16 @@ func (f *feed) receive() error {
 			if err := f.append(ev); err != nil {
 				return err
 			}
-			if err := f.conn.Grant(len(ev.Sealed)); err != nil {
-				return err
-			}
+			f.owed += len(ev.Sealed)
 		case *shipper.CommitEvent:
 			f.s.commit(f, ev.Seq)
 		case *shipper.BeaconEvent:
 			f.s.hear(f, ev.Beacon)
 		case *shipper.OffsetEvent:
 			f.offset = clockOffset{known: true, theta: ev.Offset, within: ev.Err, wallKnown: true, wall: ev.Wall}
+		}
+		if err := f.grant(); err != nil {
+			return err
 		}
 	}
 }
@@ -311,7 +311,7 @@ func (f *feed) sendAcks(ctx context.Context) error {
 	}
 }
 
-// sendDue sends the acks that the peer does not have; acking is held.
+// sendDue sends the acks and the lease grants that the peer does not have; acking is held.
 func (f *feed) sendDue() error {
 	f.due = f.s.acksFor(f, f.sent, f.due[:0])
 	for _, a := range f.due {
@@ -320,7 +320,14 @@ func (f *feed) sendDue() error {
 		}
 		f.sent[a.Node] = a
 	}
-	if len(f.due) == 0 {
+	f.grants = f.s.grantsFor(f, f.leased, f.grants[:0])
+	for _, g := range f.grants {
+		if err := f.conn.SendLeaseGrant(g); err != nil {
+			return err
+		}
+		f.leased[g.Node] = g.Seqno
+	}
+	if len(f.due)+len(f.grants) == 0 {
 		return nil
 	}
 	return f.conn.Flush()
@@ -351,6 +358,7 @@ func (s *stream) commit(f *feed, seq tidegate.Seq) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.core.Commit(f.promise.Epoch, f.promise.Holder, seq)
+	s.noteHandover()
 	s.ringOthers(f.news)
 }
 
@@ -366,6 +374,7 @@ func (s *stream) hear(f *feed, k shipper.Beacon) {
 	defer s.mu.Unlock()
 	s.beacon = beaconState{known: true, last: k, at: s.n.deps.Clock.Boot(), offset: o}
 	s.witness.hear(s.beacon)
+	s.askLease(f, &k)
 	s.ring()
 }
 

@@ -29,17 +29,18 @@ type GateDirectory struct {
 	client  *http.Client
 	gates   []tidegatev1connect.NodeServiceClient
 	addrs   []string
+	self    tidegate.NodeName // speaks for itself
 	mu      sync.Mutex
 	current int // the gate that answered last
 }
 
-// NewGateDirectory returns a directory over the gates at addrs (host:port),
-// tried in turn. cfg accepts peers of role gate only.
-func NewGateDirectory(addrs []string, cfg *tls.Config, clk clock.Clock, log *slog.Logger) (*GateDirectory, error) {
+// NewGateDirectory returns a node's directory over the gates at addrs
+// (host:port), tried in turn. cfg accepts peers of role gate only.
+func NewGateDirectory(self tidegate.NodeName, addrs []string, cfg *tls.Config, clk clock.Clock, log *slog.Logger) (*GateDirectory, error) {
 	if len(addrs) == 0 {
 		return nil, &tidegate.Error{Op: "find gates", Class: tidegate.Misuse, Hint: "name at least one gate in the configuration", Err: errors.New("no gate configured")}
 	}
-	d := &GateDirectory{clk: clk, log: log, addrs: addrs, client: api.NewHTTPClient(cfg)}
+	d := &GateDirectory{self: self, clk: clk, log: log, addrs: addrs, client: api.NewHTTPClient(cfg)}
 	for _, a := range addrs {
 		d.gates = append(d.gates, tidegatev1connect.NewNodeServiceClient(d.client, "https://"+a))
 	}

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"connectrpc.com/connect"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/tidegate/tidegate"
 	"github.com/tidegate/tidegate/api"
@@ -49,6 +50,30 @@ func (d *GateDirectory) Report(ctx context.Context, st Status) error {
 		}
 	}
 	return err
+}
+
+// ReportTail implements [Directory].
+func (d *GateDirectory) ReportTail(ctx context.Context, t Tail) error {
+	m := &pb.ReportQuarantineRequest{
+		Id: t.ID.String(), Node: string(d.self), StreamId: api.IDText(t.Stream),
+		WrittenEpoch: uint64(t.WrittenEpoch), CutEpoch: uint64(t.CutEpoch),
+		FirstPosition: uint64(t.First), NextPosition: uint64(t.Next), Records: t.Records, Bytes: t.Bytes,
+		Reason: t.Reason, Path: t.Path,
+	}
+	if t.Records > 0 {
+		m.Oldest, m.Newest = timestamppb.New(t.OldestTime), timestamppb.New(t.NewestTime)
+	}
+	if t.ReleasedKnown {
+		m.ReleasedRecords = &t.ReleasedRecords
+		if !t.ReleasedNewest.IsZero() {
+			m.ReleasedNewest = timestamppb.New(t.ReleasedNewest)
+		}
+	}
+	i := d.index()
+	ctx, cancel := context.WithTimeout(ctx, gateCallTimeout)
+	defer cancel()
+	_, err := d.gates[i].ReportQuarantine(ctx, connect.NewRequest(m))
+	return api.FromError("report tail to gate", d.addrs[i], err)
 }
 
 // watchView is a view as the messages of one watch add up to it.

@@ -72,7 +72,7 @@ func TestReportsReachTheGateThatLeads(t *testing.T) {
 	defer frozen.Close()
 	a, b := &reportedTo{}, &reportedTo{}
 	addrs := []string{a.serve(t, creds(tidegate.RoleGate)), frozen.Addr().String(), b.serve(t, creds(tidegate.RoleGate))}
-	d, err := NewGateDirectory(addrs, creds(tidegate.RoleStandby).ClientTLS(pki.Expect{Role: tidegate.RoleGate}), clock.System(), slog.New(slog.DiscardHandler))
+	d, err := NewGateDirectory("dr1", addrs, creds(tidegate.RoleStandby).ClientTLS(pki.Expect{Role: tidegate.RoleGate}), clock.System(), slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -39,6 +39,7 @@ type gate struct {
 	record  fence.EpochRecord
 	watches map[tidegate.NodeName]bell
 	reports map[tidegate.NodeName]Status
+	tails   []Tail
 }
 
 type gateOf struct {
@@ -96,6 +97,16 @@ func (g gateOf) Report(_ context.Context, st Status) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.reports[g.node] = st
+	return nil
+}
+
+func (g gateOf) ReportTail(_ context.Context, t Tail) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.down {
+		return &tidegate.Error{Op: "report tail", Class: tidegate.Transient, Err: errors.New("gate is down")}
+	}
+	g.tails = append(g.tails, t)
 	return nil
 }
 
@@ -327,7 +338,7 @@ func (c *cluster) activate(holder fence.Holder, ask ...tidegate.NodeName) fence.
 			c.t.Fatalf("adopt %s: %+v, %v", name, r, err)
 		}
 	}
-	rec.Epoch, rec.ActiveEpoch, rec.Holder, rec.State = epoch, epoch, holder, fence.StateActive
+	rec.Epoch, rec.ActiveEpoch, rec.Holder, rec.Active, rec.State = epoch, epoch, holder, holder, fence.StateActive
 	rec.Head, rec.StartSeq = best.Durable, best.Durable.Seq+1
 	rec.History = best.History.With(fence.Term{Epoch: epoch, StartSeq: rec.StartSeq, Holder: holder.UUID})
 	rec.Config = c.config()

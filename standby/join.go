@@ -3,6 +3,7 @@ package standby
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/tidegate/tidegate"
@@ -63,8 +64,8 @@ func (s *stream) readFresh(ctx context.Context) {
 	s.step(fence.RecordRead{Record: rec, Fresh: true})
 }
 
-// adoptMissed asks for the active epoch when this node is a member and has not
-// adopted it, from one member after the other.
+// adoptMissed asks for the active epoch when this node is a member or a learner
+// and has not adopted it, from one node after the other.
 func (s *stream) adoptMissed(ctx context.Context) {
 	req, due := s.missed()
 	if !due {
@@ -88,20 +89,38 @@ func (s *stream) missed() (fence.AdoptRequest, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	rec := s.view.Record
-	if rec == nil || rec.Config.Index(s.n.cfg.Node) < 0 {
+	if rec == nil {
 		return fence.AdoptRequest{}, false
 	}
-	var others []tidegate.NodeName
-	for _, m := range rec.Config.Members {
-		if m.Node != s.n.cfg.Node {
-			others = append(others, m.Node)
+	if p := s.view.partOf(s.n.cfg.Node, s.n.cfg.Site); p != partMember && p != partLearner {
+		return fence.AdoptRequest{}, false
+	}
+	sources := s.sources(rec)
+	req, due := rec.AdoptFor(s.core.Adopted().Epoch, sources[s.joining.turn%len(sources)])
+	if due {
+		s.joining.turn++
+	}
+	return req, due
+}
+
+// sources lists the nodes that may hold the active epoch's log, the likeliest
+// first; never empty. Which of the others have adopted, only they know: one that
+// has not promised the epoch refuses to be copied from.
+func (s *stream) sources(rec *fence.EpochRecord) []tidegate.NodeName {
+	var list []tidegate.NodeName
+	add := func(n tidegate.NodeName) {
+		if n != "" && n != s.n.cfg.Node && !slices.Contains(list, n) {
+			list = append(list, n)
 		}
 	}
-	if len(others) == 0 {
-		others = []tidegate.NodeName{s.n.cfg.Node}
+	add(rec.Source) // held the chosen log when it was chosen
+	for _, m := range rec.Config.Members {
+		add(m.Node)
 	}
-	s.joining.turn++
-	return rec.AdoptFor(s.core.Adopted().Epoch, others[s.joining.turn%len(others)])
+	if len(list) == 0 {
+		return []tidegate.NodeName{s.n.cfg.Node}
+	}
+	return list
 }
 
 // adopt carries out an adopt and waits for its reply.

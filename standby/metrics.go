@@ -21,7 +21,7 @@ type metrics struct {
 	torn        prometheus.Counter
 
 	received, durable, commit, applied, appliedPosition,
-	beacon, blind, limbo, faulted, relayUp,
+	beacon, blind, limbo, faulted, learner, lease, relayUp,
 	free, total, quarantine, full *prometheus.Desc
 }
 
@@ -56,6 +56,8 @@ func newMetrics(reg prometheus.Registerer, n *Standby) *metrics {
 	m.blind = prometheus.NewDesc("tidegate_standby_blind_window_seconds", "Upper bound on the time about which this node knows nothing; absent while clocks are not compared.", stream, nil)
 	m.limbo = prometheus.NewDesc("tidegate_standby_limbo", "1 while the node's copy counts for nothing.", stream, nil)
 	m.faulted = prometheus.NewDesc("tidegate_standby_faulted", "1 while the stream is not served or not applied and an operator must look.", stream, nil)
+	m.learner = prometheus.NewDesc("tidegate_standby_learner", "1 while the active epoch does not count this configured node.", stream, nil)
+	m.lease = prometheus.NewDesc("tidegate_standby_lease_remaining_seconds", "For how much longer this node refuses fences for the writer's sake; absent while it has granted no lease.", stream, nil)
 	m.relayUp = prometheus.NewDesc("tidegate_standby_relay_up", "1 while the session to the other node is up; absent while this node is not the relay.", []string{"service", "stream", "node"}, nil)
 	m.free = prometheus.NewDesc("tidegate_standby_disk_free_bytes", "Room left on the data directory's file system.", nil, nil)
 	m.total = prometheus.NewDesc("tidegate_standby_disk_total_bytes", "Size of the data directory's file system.", nil, nil)
@@ -72,7 +74,7 @@ func (m *metrics) refuse(c shipper.Code) { m.refused.WithLabelValues(c.String())
 func (m *metrics) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		m.received, m.durable, m.commit, m.applied, m.appliedPosition, m.beacon, m.blind,
-		m.limbo, m.faulted, m.relayUp, m.free, m.total, m.quarantine, m.full,
+		m.limbo, m.faulted, m.learner, m.lease, m.relayUp, m.free, m.total, m.quarantine, m.full,
 	} {
 		ch <- d
 	}
@@ -98,6 +100,10 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 		}
 		gauge(m.limbo, truth(s.Limbo), service, name)
 		gauge(m.faulted, truth(s.Err != ""), service, name)
+		gauge(m.learner, truth(s.Learner), service, name)
+		if s.Lease != nil {
+			gauge(m.lease, s.Lease.Remaining.Seconds(), service, name)
+		}
 		if s.Received.Seq > 0 || !s.Limbo {
 			gauge(m.received, float64(s.Received.Seq), service, name)
 			gauge(m.durable, float64(s.Durable.Seq), service, name)

@@ -87,7 +87,7 @@ func (s *stream) serveObserver(ctx context.Context, a shipper.Attach, conn *ship
 	}
 	return s.serveReading(ctx, conn, func(ctx context.Context) error {
 		var g errgroup.Group
-		g.Go(func() error { return s.spread(ctx, conn, nil) })
+		g.Go(func() error { return s.spread(ctx, conn, observed) })
 		g.Go(func() error {
 			b := s.follow()
 			defer s.unfollow(b)
@@ -176,9 +176,9 @@ type spreader interface {
 	SendBeacon(k shipper.Beacon) error
 }
 
-// spread passes on commit and beacons until ctx ends. date, if any, sets the
-// beacon's offset for nodes behind this one.
-func (s *stream) spread(ctx context.Context, to spreader, date func(*shipper.Beacon, clockOffset)) error {
+// spread passes on commit and beacons until ctx ends; pass makes of a beacon what
+// the other end is to have.
+func (s *stream) spread(ctx context.Context, to spreader, pass func(*shipper.Beacon, beaconState, tidegate.Instant)) error {
 	b := s.follow()
 	defer s.unfollow(b)
 	var commit tidegate.Seq
@@ -195,10 +195,9 @@ func (s *stream) spread(ctx context.Context, to spreader, date func(*shipper.Bea
 		}
 		if beacon.known && beacon.at != beaconAt {
 			beaconAt = beacon.at
-			if date != nil {
-				date(&beacon.last, beacon.offset)
-			}
-			if err := to.SendBeacon(beacon.last); err != nil {
+			k := beacon.last
+			pass(&k, beacon, s.n.deps.Clock.Boot())
+			if err := to.SendBeacon(k); err != nil {
 				return err
 			}
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -15,19 +16,82 @@ import (
 	"github.com/tidegate/tidegate/shipper"
 )
 
-// fanOut keeps a session to one member for as long as the writer is attached
-// here. It ends with ctx, or when the member has promised a higher epoch.
-func (s *stream) fanOut(ctx context.Context, p fence.Promise, members []fence.Member, m fence.Member) error {
-	defer s.relayed(m.Node, errNotRelaying)
+// relay keeps a session to every other member of the writer's configuration, and
+// to every learner, for as long as the writer is attached here.
+//
+// The members' copies go out once per node, within the site as a rule: the WAN
+// was crossed once, from the writer to here. A learner at a third site, or at
+// the old one, costs one more crossing each; one at the writer's own site is
+// resting and costs none.
+func (s *stream) relay(ctx context.Context, p fence.Promise, members []fence.Member) error {
+	var sessions errgroup.Group
+	defer func() { _ = sessions.Wait() }() // the writer hears of what ends its epoch through endFeeds
+	for _, m := range members {
+		if m.Node != s.n.cfg.Node {
+			sessions.Go(func() error { return s.fanOut(ctx, p, members, m.Node) })
+		}
+	}
+	b := newBell()
+	s.mu.Lock()
+	s.viewed[b] = struct{}{}
+	s.mu.Unlock()
+	defer func() {
+		s.mu.Lock()
+		delete(s.viewed, b)
+		s.mu.Unlock()
+	}()
+	fed := map[tidegate.NodeName]context.CancelFunc{}
+	for {
+		due := s.toTeach(p, members)
+		for node, cancel := range fed {
+			if !slices.Contains(due, node) {
+				cancel()
+				delete(fed, node)
+			}
+		}
+		for _, node := range due {
+			if fed[node] == nil {
+				learning, cancel := context.WithCancel(ctx)
+				fed[node] = cancel
+				sessions.Go(func() error {
+					defer cancel()
+					return s.fanOut(learning, p, members, node)
+				})
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-b:
+		}
+	}
+}
+
+// toTeach lists the learners that a writer under p is to feed through this node.
+func (s *stream) toTeach(p fence.Promise, members []fence.Member) []tidegate.NodeName {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.view.Record == nil || s.view.Record.Promise() != p {
+		return nil // the view is not of this writer's epoch
+	}
+	return slices.DeleteFunc(s.view.learners(s.sites), func(n tidegate.NodeName) bool {
+		return n == s.n.cfg.Node || (fence.Config{Members: members}).Index(n) >= 0
+	})
+}
+
+// fanOut keeps a session to one node for as long as the writer is attached here. It
+// ends with ctx, or when the node has promised a higher epoch.
+func (s *stream) fanOut(ctx context.Context, p fence.Promise, members []fence.Member, to tidegate.NodeName) error {
+	defer s.relayed(to, errNotRelaying)
 	backoff := retry.Policy{}.Backoff()
 	for {
 		began := time.Now()
-		attached, err := s.relayOnce(ctx, p, members, m)
+		attached, err := s.relayOnce(ctx, p, members, to)
 		if ctx.Err() != nil {
 			return nil
 		}
-		s.relayed(m.Node, err)
-		s.lg.Debug("relay session ended", "node", string(m.Node), keyErr, err)
+		s.relayed(to, err)
+		s.lg.Debug("relay session ended", "node", string(to), keyErr, err)
 		if tidegate.ClassOf(err) == tidegate.Fenced {
 			// This node's own promise may still be the old one; the writer must
 			// learn that its epoch is over.
@@ -75,9 +139,9 @@ func (s *stream) endFeeds(p fence.Promise, err error) {
 	}
 }
 
-// relayOnce runs one session to a member.
-func (s *stream) relayOnce(ctx context.Context, p fence.Promise, members []fence.Member, m fence.Member) (attached bool, err error) {
-	addr, err := s.n.shipAddress(m.Node)
+// relayOnce runs one session to a member or a learner.
+func (s *stream) relayOnce(ctx context.Context, p fence.Promise, members []fence.Member, to tidegate.NodeName) (attached bool, err error) {
+	addr, err := s.n.shipAddress(to)
 	if err != nil {
 		return false, err
 	}
@@ -91,18 +155,26 @@ func (s *stream) relayOnce(ctx context.Context, p fence.Promise, members []fence
 	g, ctx := errgroup.WithContext(ctx)
 	stop := context.AfterFunc(ctx, func() { _ = conn.Close() }) // Recv reports it
 	defer stop()
-	g.Go(func() error { return s.takeAcks(conn, m.Node) })
+	g.Go(func() error { return s.takeAcks(conn, to) })
 	g.Go(func() error { return s.spread(ctx, conn, forwarded) })
 	g.Go(func() error { return s.ship(ctx, conn, at) })
-	s.relayed(m.Node, nil)
+	s.relayed(to, nil)
 	err = g.Wait()
 	return true, errors.Join(err, conn.Close())
 }
 
-// forwarded dates a beacon for a node behind this one.
-func forwarded(k *shipper.Beacon, o clockOffset) {
-	k.OffsetKnown, k.Offset, k.OffsetErr = o.known, o.theta, o.within
+// forwarded dates a beacon for a node behind this one. What it asks of the
+// members is asked once: an ask as old as the lease would bind a node that the
+// writer does not count any more.
+func forwarded(k *shipper.Beacon, b beaconState, now tidegate.Instant) {
+	k.OffsetKnown, k.Offset, k.OffsetErr = b.offset.known, b.offset.theta, b.offset.within
+	if time.Duration(now-b.at) >= k.Lease.TTL {
+		k.Lease = shipper.LeaseAsk{}
+	}
 }
+
+// observed is a beacon for somebody of whom nothing is asked.
+func observed(k *shipper.Beacon, _ beaconState, _ tidegate.Instant) { k.Lease = shipper.LeaseAsk{} }
 
 // ship sends the member what it lacks, and then whatever arrives here, before
 // it is synced here.
@@ -159,17 +231,24 @@ func (s *stream) takeAcks(conn *shipper.Conn, node tidegate.NodeName) error {
 		if err != nil {
 			return err
 		}
-		ack, ok := ev.(*shipper.AckEvent)
-		if !ok {
-			continue
+		switch ev := ev.(type) {
+		case *shipper.AckEvent:
+			if ev.Ack.Node != node || conn.Peer().Name != string(node) {
+				return shipper.Refuse(shipper.CodeProtocol, "%s acknowledged in the name of %s", conn.Peer(), ev.Ack.Node)
+			}
+			s.mu.Lock()
+			s.acks[node] = ev.Ack
+			s.ring()
+			s.mu.Unlock()
+		case *shipper.LeaseEvent:
+			if ev.Grant.Node != node || conn.Peer().Name != string(node) {
+				return shipper.Refuse(shipper.CodeProtocol, "%s granted a lease in the name of %s", conn.Peer(), ev.Grant.Node)
+			}
+			s.mu.Lock()
+			s.leases.grants[node] = ev.Grant
+			s.ring()
+			s.mu.Unlock()
 		}
-		if ack.Ack.Node != node || conn.Peer().Name != string(node) {
-			return shipper.Refuse(shipper.CodeProtocol, "%s acknowledged in the name of %s", conn.Peer(), ack.Ack.Node)
-		}
-		s.mu.Lock()
-		s.acks[node] = ack.Ack
-		s.ring()
-		s.mu.Unlock()
 	}
 }
 
@@ -184,6 +263,9 @@ func (n *Standby) askChain(ctx context.Context, id tidegate.StreamID, source tid
 	defer func() { _ = conn.Close() }() // everything was read
 	if at.Received.Seq < seq {
 		return pos, tooShort(source, at.Received.Seq, seq)
+	}
+	if err := n.vouches(id, at); err != nil {
+		return pos, err
 	}
 	for {
 		ev, err := conn.Recv()
@@ -214,6 +296,9 @@ func (s *stream) fetch(ctx context.Context, e fence.Fetch) error {
 	if at.Durable.Seq < e.To.Seq {
 		return tooShort(e.Source, at.Durable.Seq, e.To.Seq)
 	}
+	if err := s.n.vouches(s.id, at); err != nil {
+		return err
+	}
 	for next := e.From.Seq + 1; next <= e.To.Seq; {
 		ev, err := conn.Recv()
 		if err != nil {
@@ -222,6 +307,9 @@ func (s *stream) fetch(ctx context.Context, e fence.Fetch) error {
 		b, ok := ev.(*shipper.BatchEvent)
 		if !ok {
 			continue
+		}
+		if err := s.n.limits.copying.Wait(ctx, len(b.Sealed)); err != nil {
+			return err
 		}
 		if err := s.fetched(ctx, next, b); err != nil {
 			return err
@@ -254,6 +342,19 @@ func (s *stream) fetched(ctx context.Context, next tidegate.Seq, b *shipper.Batc
 	s.replay.appended(&b.Header)
 	s.witness.appended(&b.Header)
 	return nil
+}
+
+// vouches refuses a source that has not even promised the epoch which is being
+// adopted here: its log may be the one that the epoch left behind.
+func (n *Standby) vouches(id tidegate.StreamID, at shipper.Attached) error {
+	s := n.stream(id)
+	s.mu.Lock()
+	own := s.core.Promise()
+	s.mu.Unlock()
+	if at.Promise.Epoch >= own.Epoch {
+		return nil
+	}
+	return fmt.Errorf("%s has promised %s, this node %s: %w", at.Node, at.Promise, own, fence.ErrNotAdopted)
 }
 
 // tooShort refuses a source that does not have what is asked of it. Waiting for

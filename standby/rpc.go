@@ -22,6 +22,7 @@ import (
 	"github.com/tidegate/tidegate/gating/fence"
 	"github.com/tidegate/tidegate/gating/fencewire"
 	"github.com/tidegate/tidegate/internal/pki"
+	"github.com/tidegate/tidegate/internal/rates"
 )
 
 // Limits of the API's server.
@@ -124,18 +125,21 @@ func (r rpc) Describe(ctx context.Context, req *connect.Request[pb.DescribeReque
 	}
 	for _, s := range st.Streams {
 		if ids := req.Msg.GetStreamIds(); len(ids) == 0 || slices.Contains(ids, s.View.ID.String()) {
-			res.Streams = append(res.Streams, descriptionMessage(s))
+			res.Streams = append(res.Streams, descriptionMessage(s, id.Incarnation))
 		}
 	}
 	return connect.NewResponse(res), nil
 }
 
-func descriptionMessage(s StreamStatus) *pb.StreamDescription {
+func descriptionMessage(s StreamStatus, node tidegate.Incarnation) *pb.StreamDescription {
 	d := &pb.StreamDescription{
 		StreamId: api.IDText(s.View.ID), Service: string(s.View.Service), Name: string(s.View.Name), Store: s.View.Store,
 		Promise: fencewire.PromiseMessage(s.Promise), History: fencewire.HistoryMessage(s.History),
 		Durable: api.LogPosMessage(s.Durable), CommitSeq: uint64(s.Commit), Limbo: s.Limbo,
 		Mode: api.ModeMessage(s.View.Mode), Bounds: api.BoundsMessage(s.View.Bounds),
+	}
+	if s.Member.Incarnation != node {
+		d.Incarnation = api.IDText(s.Member.Incarnation)
 	}
 	d.Beacon = fencewire.EvidenceMessage(s.Evidence)
 	if s.Applied != nil {
@@ -275,13 +279,16 @@ func ReportMessage(st Status, now time.Time) *pb.ReportStandbyRequest {
 		DiskFreeBytes: st.FreeBytes, DiskTotalBytes: st.TotalBytes, Sent: timestamppb.New(now),
 		GrowthBytesPerSecond: st.Growth,
 	}
+	for _, r := range st.Rates.Rates {
+		m.Rates = append(m.Rates, rateMessage(r))
+	}
 	for _, s := range st.Streams {
-		m.Streams = append(m.Streams, streamMessage(s))
+		m.Streams = append(m.Streams, streamMessage(s, st.Incarnation))
 	}
 	return m
 }
 
-func streamMessage(s StreamStatus) *pb.StandbyStream {
+func streamMessage(s StreamStatus, node tidegate.Incarnation) *pb.StandbyStream {
 	m := &pb.StandbyStream{
 		StreamId: api.IDText(s.View.ID), Promise: fencewire.PromiseMessage(s.Promise), History: fencewire.HistoryMessage(s.History),
 		Received: api.LogPosMessage(s.Received), Durable: api.LogPosMessage(s.Durable), CommitSeq: uint64(s.Commit),
@@ -291,6 +298,20 @@ func streamMessage(s StreamStatus) *pb.StandbyStream {
 		seq := uint64(*s.Applied)
 		m.AppliedSeq = &seq
 	}
+	m.Learner = s.Learner
+	if s.Member.Incarnation != node {
+		m.Incarnation = api.IDText(s.Member.Incarnation) // its log was lost once, the node's other ones were not
+	}
+	if l := s.Lease; l != nil {
+		m.Lease = &pb.NodeLease{
+			Epoch: uint64(l.Epoch), Holder: api.IDText(l.Holder),
+			Ttl: durationpb.New(l.TTL), Remaining: durationpb.New(l.Remaining),
+		}
+	}
+	if !s.StateDigest.IsZero() {
+		m.StateDigest, m.StateDigestPosition = s.StateDigest.String(), uint64(s.StateDigestAt)
+	}
+	m.HandoverApplied = fencewire.HandoverMessage(s.HandoverApplied)
 	m.ApplyLagRecords, m.ApplyRecordsPerSecond = s.ApplyLag, s.ApplyRate
 	m.AppliedPosition = positionMessage(s.AppliedPosition)
 	m.BeaconHead = positionMessage(s.BeaconHead)
@@ -300,6 +321,16 @@ func streamMessage(s StreamStatus) *pb.StandbyStream {
 	}
 	if s.Blind != nil {
 		m.BlindWindow = durationpb.New(*s.Blind)
+	}
+	return m
+}
+
+// rateMessage says a limit as files and gates do.
+func rateMessage(r rates.Rate) *pb.Rate {
+	m := &pb.Rate{Name: r.Name, Unit: string(r.Unit), Error: r.Error}
+	if r.Limit != nil {
+		limit := float64(*r.Limit)
+		m.Limit = &limit
 	}
 	return m
 }

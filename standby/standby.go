@@ -22,11 +22,13 @@ type Standby struct {
 	cfg      Config
 	deps     Deps
 	metrics  *metrics
+	limits   limits
 	syncer   *syncer
 	ready    chan struct{} // closed when the node serves
 	stopped  chan struct{} // closed when Run begins to end
 	stopping sync.Once
 	changed  bell        // the view has changed
+	urgent   bell        // the gate waits for what the next report says
 	full     atomic.Bool // too little room on the disk for batches
 	disk     atomic.Pointer[diskState]
 	grows    atomic.Pointer[float64] // bytes per second; nil until measured
@@ -57,11 +59,11 @@ func New(cfg Config, deps Deps) (*Standby, error) {
 	}
 	n := &Standby{
 		cfg: cfg, deps: deps,
-		syncer: newSyncer(), ready: make(chan struct{}), stopped: make(chan struct{}), changed: newBell(),
+		syncer: newSyncer(), ready: make(chan struct{}), stopped: make(chan struct{}), changed: newBell(), urgent: newBell(),
 		streams: map[tidegate.StreamID]*stream{},
 		heard:   map[tidegate.NodeName]string{},
 	}
-	n.metrics = newMetrics(deps.Registry, n)
+	n.metrics, n.limits = newMetrics(deps.Registry, n), newLimits(cfg, deps)
 	return n, nil
 }
 
@@ -105,6 +107,7 @@ func (n *Standby) Run(ctx context.Context) (err error) {
 	if err := n.look(); err != nil {
 		return errors.Join(err, shipLn.Close(), apiLn.Close())
 	}
+	n.limits.files.Read() // a node that was stopped by a file must not start with a gush
 	g, gctx := errgroup.WithContext(ctx)
 	halt := func() { n.stopping.Do(func() { close(n.stopped) }) }
 	defer halt()
@@ -113,6 +116,7 @@ func (n *Standby) Run(ctx context.Context) (err error) {
 	g.Go(func() error { return server.Serve(gctx, shipLn) })
 	g.Go(func() error { return n.serveAPI(gctx, apiLn) })
 	g.Go(func() error { return n.syncer.run(gctx) })
+	g.Go(func() error { return n.limits.files.Run(gctx) })
 	g.Go(func() error { return n.deps.Directory.Watch(gctx, n.Identity(), n.see) })
 	g.Go(func() error { return n.report(gctx) })
 	g.Go(func() error { return n.watchDisk(gctx) })
@@ -209,8 +213,9 @@ func (n *Standby) keepStreams(ctx context.Context, g *errgroup.Group) error {
 		n.mu.Lock()
 		v := n.view
 		n.mu.Unlock()
+		sites := v.sites()
 		for _, sv := range v.Streams {
-			if err := n.keepStream(ctx, g, sv); err != nil {
+			if err := n.keepStream(ctx, g, sv, sites); err != nil {
 				return err
 			}
 		}
@@ -255,7 +260,7 @@ func (n *Standby) openFound(ctx context.Context, g *errgroup.Group) error {
 	return nil
 }
 
-func (n *Standby) keepStream(ctx context.Context, g *errgroup.Group, v StreamView) error {
+func (n *Standby) keepStream(ctx context.Context, g *errgroup.Group, v StreamView, sites map[tidegate.NodeName]tidegate.SiteName) error {
 	s := n.stream(v.ID)
 	if s == nil {
 		if !v.keeps(n.cfg.Node) {
@@ -266,7 +271,7 @@ func (n *Standby) keepStream(ctx context.Context, g *errgroup.Group, v StreamVie
 		}
 		s = n.stream(v.ID)
 	}
-	s.update(v)
+	s.update(v, sites)
 	if !s.serving && s.fault == nil && n.cfg.RunDir != "" && v.Store == storeJournal {
 		s.serving = true
 		g.Go(func() error { return s.serveLibraries(ctx, v.Service, v.Name) })
@@ -392,7 +397,7 @@ func (n *Standby) look() error {
 	return nil
 }
 
-// report tells the gate each second how the node is.
+// report tells the gate each second how the node is, and at once what it waits for.
 func (n *Standby) report(ctx context.Context) error {
 	tick := time.NewTicker(reportEvery)
 	defer tick.Stop()
@@ -400,6 +405,7 @@ func (n *Standby) report(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return nil
+		case <-n.urgent:
 		case <-tick.C:
 		}
 		call, cancel := context.WithTimeout(ctx, reportTimeout)

@@ -7,6 +7,7 @@ import (
 
 	"github.com/tidegate/tidegate"
 	"github.com/tidegate/tidegate/gating/fence"
+	"github.com/tidegate/tidegate/internal/rates"
 )
 
 // Status is what a node knows of itself. Pointers are nil where it does not
@@ -21,6 +22,7 @@ type Status struct {
 	Quarantined int64    // bytes in quarantine
 	Full        bool     // batches are refused for want of room
 	Growth      *float64 // of the logs, in bytes per second
+	Rates       rates.Status
 }
 
 // StreamStatus is one stream of a [Status].
@@ -33,6 +35,10 @@ type StreamStatus struct {
 	Durable  tidegate.LogPos
 	Commit   tidegate.Seq
 	Limbo    bool
+	Learner  bool // configured, and not counted by the active epoch
+	// Resting: a learner at the site where the stream is written. It is not fed.
+	Resting bool
+	Lease   *NodeLease // granted by this node, while it runs
 	// Quarantined is what lies in the stream's quarantine, in bytes, as of the
 	// last look.
 	Quarantined int64
@@ -45,6 +51,7 @@ type StreamStatus struct {
 	Endpoint        string   // of the service beside the node; empty while none is connected
 	StateDigest     tidegate.Digest
 	StateDigestAt   tidegate.Position
+	HandoverApplied *fence.Handover // newest handover that the warm service has applied, with the digest it came to
 
 	BeaconAge      *time.Duration
 	BeaconHead     *tidegate.Position // L at the writer
@@ -58,7 +65,7 @@ type StreamStatus struct {
 // Status returns the node's state.
 func (n *Standby) Status() Status {
 	id := n.Identity()
-	st := Status{Node: id.Node, Site: id.Site, Incarnation: id.Incarnation, Full: n.full.Load(), Growth: n.grows.Load()}
+	st := Status{Node: id.Node, Site: id.Site, Incarnation: id.Incarnation, Full: n.full.Load(), Growth: n.grows.Load(), Rates: n.limits.files.Status()}
 	if d := n.disk.Load(); d != nil {
 		st.FreeBytes, st.TotalBytes, st.Quarantined = d.free, d.total, d.quarantined
 	}
@@ -88,8 +95,10 @@ func (s *stream) status() StreamStatus {
 	st := StreamStatus{
 		View: s.view, Member: meta.Member(), Promise: s.core.Promise(), History: meta.History.Clone(),
 		Received: s.log.End(), Durable: s.core.DurablePos(), Commit: s.core.KnownCommit(), Limbo: meta.Limbo,
-		Err: s.joining.last,
+		Err: s.joining.last, Lease: s.leases.own.running(s.n.deps.Clock.Boot()),
 	}
+	part := s.view.partOf(s.n.cfg.Node, s.n.cfg.Site)
+	st.Learner, st.Resting = part == partLearner || part == partResting, part == partResting
 	if s.apply.fault != nil {
 		st.Err = s.apply.fault.Error()
 	}
@@ -107,6 +116,10 @@ func (s *stream) status() StreamStatus {
 				st.ApplyLag = &lag
 			}
 		}
+	}
+	if h := s.apply.handover; h != nil {
+		done := *h
+		st.HandoverApplied = &done
 	}
 	if rate, known := s.replay.rate(); known {
 		st.ApplyRate = &rate

@@ -13,6 +13,7 @@ import (
 	"github.com/tidegate/tidegate"
 	"github.com/tidegate/tidegate/gating/fence"
 	"github.com/tidegate/tidegate/internal/durable"
+	"github.com/tidegate/tidegate/shipper"
 	"github.com/tidegate/tidegate/standby/deltalog"
 )
 
@@ -50,6 +51,11 @@ type stream struct {
 	witness witness
 	bells   map[bell]struct{}
 	joining joinState
+	leases  leaseState
+	tails   []Tail // of libraries' journals, to be reported
+	tailed  bell
+	sites   map[tidegate.NodeName]tidegate.SiteName // of every standby node that the view names
+	viewed  map[bell]struct{}                       // rung when view or sites have changed
 
 	serving bool // libraries are listened for; belongs to the goroutine that keeps streams
 }
@@ -85,12 +91,15 @@ func (n *Standby) openStream(v StreamView) (*stream, error) {
 		lg:      n.deps.Log.With(keyStream, fmt.Sprintf("%s/%s", v.Service, v.Name)),
 		calls:   map[uint64]chan fence.NodeEffect{},
 		workers: newBell(),
+		tailed:  newBell(),
 		fetches: map[uint64]context.CancelFunc{},
 		feeds:   map[*feed]struct{}{},
 		readers: map[*reading]struct{}{},
 		acks:    map[tidegate.NodeName]fence.Ack{},
 		relays:  map[tidegate.NodeName]error{},
 		bells:   map[bell]struct{}{},
+		viewed:  map[bell]struct{}{},
+		leases:  leaseState{asks: map[uint64]leaseAsked{}, grants: map[tidegate.NodeName]shipper.LeaseGrant{}},
 	}
 	var err error
 	if s.meta, err = n.openMeta(v.ID, s.dir); err != nil {
@@ -111,9 +120,14 @@ func (n *Standby) openStream(v StreamView) (*stream, error) {
 		return s.faulted(errors.Join(err, log.Close()))
 	}
 	s.log, s.replay = log, startReplay(log.End().Seq)
+	if s.tails, err = s.readTails(); err != nil {
+		return s.faulted(errors.Join(err, log.Close()))
+	}
 	var effects []fence.NodeEffect
 	s.core, effects = fence.NewNode(s.meta, log.Durable(), logView{log})
 	s.perform(effects)
+	// A lease that the process before this one granted runs from here.
+	s.perform(s.core.Step(fence.Started{Now: n.deps.Clock.Boot()}))
 	return s, nil
 }
 
@@ -180,6 +194,7 @@ func (s *stream) run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	background.Go(func() { s.rejoin(ctx) })
+	background.Go(func() { s.reportTails(ctx) })
 	for {
 		s.mu.Lock()
 		var e fence.NodeEffect
@@ -280,6 +295,8 @@ func (s *stream) perform(effects []fence.NodeEffect) {
 			s.answer(e.Call, e)
 		case fence.ReplyPromote:
 			s.answer(e.Call, e)
+		case fence.ReplyLease:
+			s.leaseAnswered(e)
 		default:
 			s.work = append(s.work, e)
 			s.workers.ring()
@@ -361,9 +378,13 @@ func (s *stream) cut(e fence.Cut) (tidegate.LogPos, error) {
 	if err := s.n.look(); err != nil {
 		s.lg.Warn("look at disk", keyErr, err) // the next look is due in half a minute
 	}
-	if e.Committed {
-		s.setApplyFault(fmt.Errorf("the log was cut to %s, below what was applied: rebuild the warm copy", e.To.Seq))
+	// A library that follows may have been given what is gone now: it says anew
+	// what it has, and is rewound if need be.
+	s.mu.Lock()
+	if l := s.apply.library; l != nil && !l.active {
+		_ = l.conn.Close() // its session reports it
 	}
+	s.mu.Unlock()
 	return s.log.End(), nil
 }
 
@@ -432,11 +453,14 @@ func (s *stream) unfollow(b bell) {
 	s.mu.Unlock()
 }
 
-// update takes a new view of the stream.
-func (s *stream) update(v StreamView) {
+// update takes a new view of the stream, and where the nodes are.
+func (s *stream) update(v StreamView, sites map[tidegate.NodeName]tidegate.SiteName) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.view = v
+	s.view, s.sites = v, sites
+	for b := range s.viewed {
+		b.ring()
+	}
 	if s.fault == nil && v.Record != nil {
 		s.perform(s.core.Step(fence.RecordRead{Record: *v.Record}))
 	}

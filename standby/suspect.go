@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 
 	"github.com/tidegate/tidegate"
 	"github.com/tidegate/tidegate/internal/durable"
@@ -30,18 +31,53 @@ type suspect struct {
 }
 
 // doubt writes down that the log beyond its durable end may not be on the disk.
+// The disk that has just failed may refuse this, too; so it is written to the run
+// directory as well, which is in memory: that outlives the process, and what the
+// kernel pretends about the log's pages does not outlive the machine's memory.
+// One of the two is enough.
 func (s *stream) doubt(cause error) error {
 	b, err := json.Marshal(suspect{Version: suspectVersion, Durable: s.log.Durable(), Cause: cause.Error()})
 	if err != nil {
 		return fmt.Errorf("note failed sync: %w", err)
 	}
-	return durable.WriteFile(s.n.deps.FS, filepath.Join(s.dir, suspectFile), b)
+	var errs []error
+	for _, path := range s.suspectPaths() {
+		err := durable.MkdirAll(s.n.deps.FS, filepath.Dir(path))
+		if err == nil {
+			err = durable.WriteFile(s.n.deps.FS, path, b)
+		}
+		if err == nil {
+			s.lg.Error("sync failed: what is not certain of the log goes to quarantine at the next start", "noted", path)
+		}
+		errs = append(errs, err)
+	}
+	if slices.Contains(errs, nil) {
+		return nil
+	}
+	return errors.Join(errs...)
+}
+
+// suspectPaths lists where a failed sync is noted.
+func (s *stream) suspectPaths() []string {
+	paths := []string{filepath.Join(s.dir, suspectFile)}
+	if run := s.n.cfg.RunDir; run != "" {
+		paths = append(paths, filepath.Join(run, "suspect", string(s.n.cfg.Node), s.id.String()+".json"))
+	}
+	return paths
 }
 
 // clearDoubt moves what is not certain of a log to quarantine, before anybody
 // reads or syncs it. It comes again, from the writer or in an adopt.
 func (s *stream) clearDoubt(log *deltalog.Log) error {
-	path := filepath.Join(s.dir, suspectFile)
+	for _, path := range s.suspectPaths() {
+		if err := s.clearDoubtAt(log, path); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *stream) clearDoubtAt(log *deltalog.Log, path string) error {
 	b, err := readFile(s.n.deps.FS, path)
 	if errors.Is(err, tidegate.ErrNotFound) {
 		return nil
@@ -53,13 +89,18 @@ func (s *stream) clearDoubt(log *deltalog.Log) error {
 	if err := json.Unmarshal(b, &d); err != nil || d.Version != suspectVersion {
 		return &tidegate.CorruptError{Path: path, Offset: -1, What: fmt.Sprintf("version %d, %v", d.Version, err)}
 	}
+	if d.Durable.Seq > log.End().Seq {
+		return &tidegate.CorruptError{Path: path, Offset: -1, What: fmt.Sprintf("log ends at %s, %s was durable", log.End().Seq, d.Durable.Seq)}
+	}
 	summary, err := log.CutTo(d.Durable.Seq, quarantineRoot(s.n.cfg.DataDir), s.meta.Promise.Epoch, reasonSyncFailed, s.n.deps.Clock)
 	if err != nil {
 		return fmt.Errorf("quarantine the tail of a failed sync: %w", err)
 	}
-	s.lg.Warn("tail of a failed sync moved to quarantine", "cause", d.Cause, "path", summary.Dir, "batches", summary.Batches)
+	if summary.Dir != "" {
+		s.lg.Warn("tail of a failed sync moved to quarantine", "cause", d.Cause, "path", summary.Dir, "batches", summary.Batches)
+	}
 	if err := s.n.deps.FS.Remove(path); err != nil {
 		return fmt.Errorf("remove %s: %w", path, err)
 	}
-	return s.n.deps.FS.SyncDir(s.dir)
+	return s.n.deps.FS.SyncDir(filepath.Dir(path))
 }

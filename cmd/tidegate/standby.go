@@ -118,7 +118,7 @@ func standbyParts(f standbyFile, log *slog.Logger) ([]daemon.Part, error) {
 		return nil, err
 	}
 	clk := clock.System()
-	directory, err := standby.NewGateDirectory(f.Gates, creds.ClientTLS(pki.Expect{Role: tidegate.RoleGate}), clk, log)
+	directory, err := standby.NewGateDirectory(f.Node.Name, f.Gates, creds.ClientTLS(pki.Expect{Role: tidegate.RoleGate}), clk, log)
 	if err != nil {
 		return nil, err
 	}
