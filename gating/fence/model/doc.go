@@ -5,8 +5,10 @@
 // breaks one of the invariants below; where it was bounded, none of at most
 // Result.Depth steps of those it looked at. A broken invariant comes with the
 // shortest way to it. Not promised: that the code does what the model does. A
-// test walks at random through the model and makes the real cores take the same
-// steps (see replay_test.go); it compares, it does not prove.
+// test walks at random through the model and makes the real Node, Controller and
+// Writer take the same steps (replay_test.go): what the model permits they must
+// do, with the same outcome, and what it forbids they must refuse. It compares,
+// it does not prove; built with the tag `mutate` it must notice broken cores.
 //
 // # Words
 //
