@@ -17,6 +17,7 @@ import (
 
 	"connectrpc.com/connect"
 	"github.com/prometheus/client_golang/prometheus"
+	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/tidegate/tidegate"
 	"github.com/tidegate/tidegate/api"
@@ -42,11 +43,12 @@ type site struct {
 	agents   map[tidegate.NodeName]tidegate.HolderID
 	gate     *runningGate
 	log      *slog.Logger
+	beacon   time.Duration // age of the writer's newest beacon, as nodes report it
 }
 
 func newSite(t *testing.T, nodes ...tidegate.NodeName) *site {
 	t.Helper()
-	s := &site{t: t, dir: t.TempDir(), nodes: map[tidegate.NodeName]*fakeNode{}, agents: map[tidegate.NodeName]tidegate.HolderID{}}
+	s := &site{t: t, dir: t.TempDir(), nodes: map[tidegate.NodeName]*fakeNode{}, agents: map[tidegate.NodeName]tidegate.HolderID{}, beacon: 100 * time.Millisecond}
 	var out io.Writer = io.Discard
 	if os.Getenv("GATE_TEST_LOG") != "" {
 		out = os.Stderr
@@ -101,8 +103,13 @@ type runningGate struct {
 	stop func()
 }
 
-// startGate runs a gate; afterSave may be nil.
+// startGate runs a gate at the site of the nodes; afterSave may be nil.
 func (s *site) startGate(name string, afterSave func(fence.PlanStep, int), edit func(*Config)) *runningGate {
+	s.t.Helper()
+	return s.startGateAt("west", name, afterSave, edit)
+}
+
+func (s *site) startGateAt(where tidegate.SiteName, name string, afterSave func(fence.PlanStep, int), edit func(*Config)) *runningGate {
 	s.t.Helper()
 	cfg := Config{Listen: "127.0.0.1:0", Dir: filepath.Join(s.dir, name), Registry: s.registry}
 	cfg.Timing.Tick = 20 * time.Millisecond
@@ -116,7 +123,7 @@ func (s *site) startGate(name string, afterSave func(fence.PlanStep, int), edit 
 	}
 	g := New(Deps{
 		FS: vfs.OS(), Clock: clock.System(), Log: s.log.With("gate", name), Metrics: prometheus.NewRegistry(),
-		Creds: s.creds(tidegate.RoleGate, "west", name),
+		Creds: s.creds(tidegate.RoleGate, where, name),
 	}, cfg)
 	g.afterSave = afterSave
 	ctx, cancel := context.WithCancel(context.Background())
@@ -398,20 +405,28 @@ func (s *site) report() {
 		if n.down {
 			continue
 		}
-		req := &pb.ReportStandbyRequest{Node: string(name), Site: "west", Incarnation: n.inc.String()}
-		logs.Lock()
-		for id, f := range n.streams {
-			lag := int64(0)
-			req.Streams = append(req.Streams, &pb.StandbyStream{
-				StreamId: id.String(), Promise: fencewire.PromiseMessage(f.core.Promise()), Durable: api.LogPosMessage(f.core.DurablePos()),
-				Limbo: f.core.Limbo(), ApplyLagRecords: &lag,
-			})
-		}
-		logs.Unlock()
+		req := s.standbyReport(n, s.beacon)
 		if _, err := s.node(tidegate.RoleStandby, "west", string(name)).ReportStandby(s.t.Context(), connect.NewRequest(req)); err != nil {
 			s.t.Fatal(err)
 		}
 	}
+}
+
+// standbyReport is what a node would tell the gate now.
+func (s *site) standbyReport(n *fakeNode, beacon time.Duration) *pb.ReportStandbyRequest {
+	req := &pb.ReportStandbyRequest{
+		Node: string(n.name), Site: "west", Incarnation: n.inc.String(), DiskFreeBytes: 1 << 40, DiskTotalBytes: 1 << 41, GrowthBytesPerSecond: new(1e6),
+	}
+	logs.Lock()
+	defer logs.Unlock()
+	for id, f := range n.streams {
+		lag := int64(0)
+		req.Streams = append(req.Streams, &pb.StandbyStream{
+			StreamId: id.String(), Promise: fencewire.PromiseMessage(f.core.Promise()), Durable: api.LogPosMessage(f.core.DurablePos()),
+			Limbo: f.core.Limbo(), ApplyLagRecords: &lag, BeaconAge: durationpb.New(beacon), History: fencewire.HistoryMessage(f.core.Meta().History),
+		})
+	}
+	return req
 }
 
 // agent starts an agent's Watch and returns a function that ends it.

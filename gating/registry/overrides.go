@@ -17,6 +17,9 @@ type Override struct {
 	rules.Override
 }
 
+// ID names the override; there is one per service and rule.
+func (o Override) ID() string { return string(o.Service) + "/" + o.Rule }
+
 // OverrideKey is the key of an [Override]: one per service and rule.
 func OverrideKey(s tidegate.ServiceName, rule string) Key {
 	return Key(overridesTable + string(s) + "/" + rule)
