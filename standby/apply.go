@@ -124,11 +124,11 @@ func (s *stream) serveLibrary(ctx context.Context, conn *local.Conn, check func(
 	s.mu.Unlock()
 	s.lg.Info("library connected", "dir", hello.Dir, "end", hello.End.String(), "endpoint", hello.Endpoint)
 
-	g, ctx := errgroup.WithContext(ctx)
-	stop := context.AfterFunc(ctx, func() { _ = conn.Close() }) // Recv reports it
+	g, gctx := errgroup.WithContext(ctx)
+	stop := context.AfterFunc(gctx, func() { _ = conn.Close() }) // Recv reports it
 	defer stop()
 	g.Go(l.receive)
-	g.Go(func() error { return l.feed(ctx) })
+	g.Go(func() error { return l.feed(gctx) })
 	err = g.Wait()
 	s.mu.Lock()
 	if s.apply.library == l {

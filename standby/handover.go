@@ -34,5 +34,6 @@ func (s *stream) noteHandover() {
 	if old := s.apply.handover; old == nil || *old != *done {
 		s.apply.handover = done
 		s.n.urgent.ring()
+		s.ring() // the acks speak of it, too
 	}
 }

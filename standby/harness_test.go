@@ -129,6 +129,8 @@ type cluster struct {
 	// Of tests that start many nodes: issued once.
 	serve, agent *pki.Credentials
 	sealer       *batch.Sealer
+
+	outside map[tidegate.NodeName]tidegate.SiteName // nodes that no configuration names, and where they are
 }
 
 // newCrashCluster has a gate and certificates, and no node.
@@ -162,12 +164,19 @@ type node struct {
 // same at every call; nil means the operating system's, in a temporary directory.
 func newCluster(t testing.TB, w int, fsOf func(tidegate.NodeName) vfs.FS, names ...tidegate.NodeName) *cluster {
 	t.Helper()
+	return newClusterWith(t, w, fsOf, nil, names...)
+}
+
+// newClusterWith has nodes outside of every configuration, too.
+func newClusterWith(t testing.TB, w int, fsOf func(tidegate.NodeName) vfs.FS, outside map[tidegate.NodeName]tidegate.SiteName, names ...tidegate.NodeName) *cluster {
+	t.Helper()
 	ca, err := pki.Dev(t.TempDir(), "alpha")
 	if err != nil {
 		t.Fatal(err)
 	}
 	c := &cluster{
-		t: t, ca: ca, w: w, nodes: map[tidegate.NodeName]*node{},
+		outside: outside,
+		t:       t, ca: ca, w: w, nodes: map[tidegate.NodeName]*node{},
 		gate: &gate{watches: map[tidegate.NodeName]bell{}, reports: map[tidegate.NodeName]Status{}},
 	}
 	c.gate.view.Streams = []StreamView{{
@@ -197,9 +206,17 @@ func newCluster(t testing.TB, w int, fsOf func(tidegate.NodeName) vfs.FS, names 
 	return c
 }
 
+// site is where a node is.
+func (c *cluster) site(node tidegate.NodeName) tidegate.SiteName {
+	if s := c.outside[node]; s != "" {
+		return s
+	}
+	return "west"
+}
+
 func (c *cluster) creds(role tidegate.Role, name string) *pki.Credentials {
 	c.t.Helper()
-	cred, err := c.ca.Credentials(tidegate.Identity{Cluster: "alpha", Site: "west", Role: role, Name: name})
+	cred, err := c.ca.Credentials(tidegate.Identity{Cluster: "alpha", Site: c.site(tidegate.NodeName(name)), Role: role, Name: name})
 	if err != nil {
 		c.t.Fatal(err)
 	}
@@ -217,7 +234,7 @@ func (nd *node) start() {
 	nd.reg = prometheus.NewRegistry()
 	var err error
 	nd.n, err = New(Config{
-		Node: nd.name, Site: "west", DataDir: nd.dir, RunDir: nd.c.run, ShipListen: "127.0.0.1:0", APIListen: "127.0.0.1:0",
+		Node: nd.name, Site: nd.c.site(nd.name), DataDir: nd.dir, RunDir: nd.c.run, ShipListen: "127.0.0.1:0", APIListen: "127.0.0.1:0",
 		Limits: testLimits, SegmentBytes: 1 << 20, FreeBytesMin: 1, RejoinEvery: 50 * time.Millisecond,
 	}, Deps{
 		FS: nd.fs, Clock: clock.System(), Log: slog.New(slog.DiscardHandler), Registry: nd.reg, Directory: gateOf{nd.c.gate, nd.name},
@@ -282,6 +299,9 @@ func (c *cluster) sorted() []*node {
 func (c *cluster) config() fence.Config {
 	cfg := fence.Config{W: c.w}
 	for _, nd := range c.sorted() {
+		if c.outside[nd.name] != "" {
+			continue
+		}
 		cfg.Members = append(cfg.Members, fence.Member{Node: nd.name, Incarnation: nd.n.Identity().Incarnation})
 	}
 	return cfg
@@ -303,6 +323,9 @@ func (c *cluster) register() {
 	}
 	c.gate.set(rec)
 	for _, nd := range c.nodes {
+		if c.outside[nd.name] != "" {
+			continue
+		}
 		c.until(string(nd.name)+" leaves limbo", func() bool { return !nd.status().Limbo })
 	}
 }
@@ -312,7 +335,7 @@ func (c *cluster) register() {
 func (c *cluster) activate(holder fence.Holder, ask ...tidegate.NodeName) fence.EpochRecord {
 	c.t.Helper()
 	if len(ask) == 0 {
-		ask = slices.Sorted(maps.Keys(c.nodes))
+		ask = slices.DeleteFunc(slices.Sorted(maps.Keys(c.nodes)), func(n tidegate.NodeName) bool { return c.outside[n] != "" })
 	}
 	c.gate.mu.Lock()
 	rec := c.gate.record.Clone()
@@ -370,12 +393,13 @@ type writer struct {
 	acks map[fence.Member]fence.Ack
 	d    tidegate.Seq
 	err  error // that ended the session
+	lent map[tidegate.NodeName]shipper.LeaseGrant
 	wg   sync.WaitGroup
 	sent tidegate.Seq
 }
 
 func (c *cluster) writer(rec fence.EpochRecord) *writer {
-	w := &writer{c: c, rec: rec, sealer: batch.NewSealer(batch.CodecSnappy), acks: map[fence.Member]fence.Ack{}, chain: rec.Head.Chain}
+	w := &writer{c: c, rec: rec, sealer: batch.NewSealer(batch.CodecSnappy), acks: map[fence.Member]fence.Ack{}, lent: map[tidegate.NodeName]shipper.LeaseGrant{}, chain: rec.Head.Chain}
 	w.log = make([][]byte, rec.Head.Seq)
 	c.t.Cleanup(w.close)
 	return w
@@ -417,8 +441,11 @@ func (w *writer) receive(conn *shipper.Conn) {
 			w.mu.Unlock()
 			return
 		}
-		if a, ok := ev.(*shipper.AckEvent); ok {
-			w.count(a.Ack)
+		switch ev := ev.(type) {
+		case *shipper.AckEvent:
+			w.count(ev.Ack)
+		case *shipper.LeaseEvent:
+			w.lent[ev.Grant.Node] = ev.Grant
 		}
 		d := w.d
 		w.mu.Unlock()
@@ -478,17 +505,27 @@ func (w *writer) seal(n, size int) {
 		for i := range payload {
 			payload[i] = byte(int(w.pos) + i*7 + i*i>>3)
 		}
-		next := w.pos + tidegate.Position(size)
-		sealed, h, err := w.sealer.Seal(nil, batch.Header{
-			Kind: batch.KindData, Records: 1, Stream: theStream, Epoch: w.rec.Epoch, Seq: tidegate.Seq(len(w.log) + 1),
-			First: w.pos, Next: next, Head: next, Generation: 1, OldestTime: 1, NewestTime: 1,
-		}, w.chain, payload)
-		if err != nil {
-			w.c.t.Fatal(err)
-		}
-		w.chain, w.pos = h.Chain, next
-		w.log = append(w.log, sealed)
+		w.sealOne(batch.KindData, 1, payload)
 	}
+}
+
+// sealOne makes one batch; of data it covers the payload's bytes, of any other
+// kind no position.
+func (w *writer) sealOne(kind batch.Kind, records uint32, payload []byte) {
+	w.c.t.Helper()
+	next := w.pos
+	if kind == batch.KindData {
+		next += tidegate.Position(len(payload))
+	}
+	sealed, h, err := w.sealer.Seal(nil, batch.Header{
+		Kind: kind, Records: records, Stream: theStream, Epoch: w.rec.Epoch, Seq: tidegate.Seq(len(w.log) + 1),
+		First: w.pos, Next: next, Head: next, Generation: 1, OldestTime: 1, NewestTime: 1,
+	}, w.chain, payload)
+	if err != nil {
+		w.c.t.Fatal(err)
+	}
+	w.chain, w.pos = h.Chain, next
+	w.log = append(w.log, sealed)
 }
 
 // ship sends everything sealed that was not sent in this session.

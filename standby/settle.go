@@ -222,10 +222,8 @@ func (l *library) same(ctx context.Context, h *batch.Header) (bool, error) {
 		return false, ctx.Err()
 	case err == nil:
 		return d == h.Digest, nil
-	case errors.Is(err, tidegate.ErrNotFound):
-		if c, err := src.Follow(ctx, h.First); err == nil {
-			return false, c.Close() // no record ends where the batch does
-		}
+	case l.readable(ctx) && !l.trimmed(ctx, h.First):
+		return false, nil // no record begins, or ends, where the batch does
 	}
 	// Trimmed, or not to be read by this process. The lineages have been compared,
 	// and what the library appends over its own records is compared by it.
@@ -234,6 +232,24 @@ func (l *library) same(ctx context.Context, h *batch.Header) (bool, error) {
 		l.s.lg.Warn("journal of the library is not compared with the log", "dir", l.hello.Dir, keyErr, err)
 	}
 	return true, nil
+}
+
+// readable reports whether this process can read the journal at all.
+func (l *library) readable(ctx context.Context) bool {
+	return l.opens(ctx, l.journal().durable) == nil
+}
+
+// trimmed reports whether the journal has left p behind.
+func (l *library) trimmed(ctx context.Context, p tidegate.Position) bool {
+	return errors.Is(l.opens(ctx, p), tidegate.ErrNotFound)
+}
+
+func (l *library) opens(ctx context.Context, p tidegate.Position) error {
+	c, err := l.captured().Follow(ctx, p)
+	if err != nil {
+		return err
+	}
+	return c.Close()
 }
 
 // captured returns the journal, as it is read from outside.
