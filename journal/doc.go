@@ -6,8 +6,10 @@
 // [Journal.WaitDurable] returned, survives kill -9 and a power cut; a position
 // for which [Journal.Await] returned was released within the bounds of the
 // stream's gate. Two journals that are fed the same records hold the same bytes
-// at the same positions. Not promised: that a record whose Append returned an
-// error is absent.
+// at the same positions. New work is slowed down, or refused, before the gate
+// would hold its outputs back for long; see docs/gate-states.md. Not promised:
+// that a record whose Append returned an error is absent, unless the error has a
+// [Closed] in its tree.
 //
 // # Words
 //
@@ -16,6 +18,8 @@
 //   - active: this service accepts writes; following: it applies what another wrote
 //   - branch: a record by which a promoted follower forks the history off
 //   - fenced: another site holds the stream; nothing may be appended or released
+//   - draining: a planned handover; no new work, what is in flight is finished
+//   - rewind: cut a journal that went another way than the stream, into quarantine
 //
 // # Picture
 //
@@ -28,8 +32,9 @@
 // A service on the active node opens the journal, starts [Journal.Run] beside
 // its own work, calls [Journal.Activate] when its cluster makes it the leader,
 // appends each event, executes it, and answers its client once Await has
-// returned for the event's position. The same program on a standby node only
-// implements [Service].
+// returned for the event's position. A service that replicates its events before
+// it journals them asks [Journal.Admit] first. The same program on a standby node
+// only implements [Service], and [Rewinder] to come back after it was primary.
 //
 // All methods of a Journal may be called concurrently. One process at a time
 // has a journal open; others read it with [OpenReader]. Bytes are fsynced, and

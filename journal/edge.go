@@ -51,8 +51,11 @@ func (g *gate) step(now tidegate.Instant) {
 		s := g.ceiling.Standing(now)
 		g.standing = s
 		in.Held = g.held || g.lost
-		in.Utilisation, in.Late, in.HeldBack, in.Covered = s.Utilisation, s.Late, s.HeldBack, s.Covered
-		in.Age, in.D = s.Age, s.D
+		in.Late, in.HeldBack, in.Covered, in.Age, in.D = s.Late, s.HeldBack, s.Covered, s.Age, s.D
+		if s.Known {
+			// Before D is known nothing is measured: what waits for it is held back.
+			in.Utilisation = s.Utilisation
+		}
 		g.drains.Note(now, s.Drained, s.Busy)
 		in.Drains, in.DrainsKnown = g.drains.Rate(now)
 	}

@@ -7,21 +7,30 @@ import (
 	"github.com/tidegate/tidegate"
 )
 
-// waiter is one goroutine that waits for a position. Reused: in steady state
-// waiting allocates nothing.
+// waiter is one goroutine that waits for a position.
 type waiter struct {
 	p     tidegate.Position
 	c     chan error // capacity 1: whoever wakes never blocks
 	index int        // in the heap; -1 once woken
 }
 
-var waiterPool = sync.Pool{New: func() any { return &waiter{c: make(chan error, 1)} }}
+// waitlist is a min-heap of waiters by position, under its owner's lock. Waiters
+// are reused: in steady state waiting allocates nothing.
+type waitlist struct {
+	heap []*waiter
+	free []*waiter
+}
 
-// waitlist is a min-heap of waiters by position, under its owner's lock.
-type waitlist struct{ heap []*waiter }
+// freeMax bounds the waiters kept for reuse.
+const freeMax = 4096
 
 func (l *waitlist) add(p tidegate.Position) *waiter {
-	w := waiterPool.Get().(*waiter) //nolint:forcetypeassert // the pool holds nothing else
+	var w *waiter
+	if n := len(l.free); n > 0 {
+		w, l.free = l.free[n-1], l.free[:n-1]
+	} else {
+		w = &waiter{c: make(chan error, 1)}
+	}
 	w.p, w.index = p, len(l.heap)
 	l.heap = append(l.heap, w)
 	l.up(w.index)
@@ -100,6 +109,8 @@ func (l *waitlist) wait(ctx context.Context, mu *sync.Mutex, w *waiter) error {
 			err = <-w.c // woken at the same time: what happened, happened
 		}
 	}
-	waiterPool.Put(w)
+	if len(l.free) < freeMax {
+		l.free = append(l.free, w)
+	}
 	return err
 }

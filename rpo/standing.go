@@ -9,6 +9,7 @@ import (
 // Standing is how a ceiling stands in the bounds it was given, whether they are
 // enforced at the moment or not.
 type Standing struct {
+	Known bool // A and D are
 	// Utilisation is the largest used share of a bound; of a bound that is 0 none
 	// is ever used. It is 1 while A or D is unknown: nothing beyond D is granted.
 	Utilisation float64
@@ -26,6 +27,7 @@ type Standing struct {
 func (c *Ceiling) Standing(now tidegate.Instant) Standing {
 	floor := c.marks.at(0)
 	s := Standing{
+		Known:     c.known,
 		HeldBack:  c.Limit(now) < c.head.Position,
 		Covered:   c.known && c.a <= c.d,
 		Leaseless: c.leaseOver(now),

@@ -131,8 +131,8 @@ type LibraryProgress struct {
 	Grant       uint64           // number of the [DaemonProgress] that is in force here; 0: none
 	Utilisation float64          // largest used share of a bound, 0 or more
 	Rejected    uint64           // calls refused since the journal was opened
-	// Drained says, while draining, that End, L and A are final: no work is taken,
-	// none is in flight, and nothing more will be released beyond A.
+	// Drained says, while draining, that End and L are equal and final: no work is
+	// taken, none is in flight, and nobody waits for a release any more.
 	Drained bool
 	Slack   time.Duration // longest time from a release's clock reading to its effect
 }
