@@ -120,6 +120,16 @@ func (c *Controller) maybeChoose() {
 // --- F3 ---
 
 func (c *Controller) choose() {
+	back := false
+	for i := range c.p.Streams {
+		if s := &c.p.Streams[i]; s.stray() {
+			s.Heard, back = Promise{Epoch: s.Record.Epoch}, true
+		}
+	}
+	if back {
+		c.decide()
+		return
+	}
 	next := clonePlan(c.p)
 	for i := range next.Streams {
 		s := &next.Streams[i]

@@ -2,6 +2,7 @@ package fence
 
 import (
 	"fmt"
+	"slices"
 
 	"github.com/tidegate/tidegate"
 	"github.com/tidegate/tidegate/internal/mutate"
@@ -120,7 +121,9 @@ func (c *Controller) objection(s *StreamPlan) *Refusal {
 	if !s.reaches(c.p.Target.Node) {
 		return &Refusal{Rule: RuleTarget, Why: fmt.Sprintf("node %s is not a member", c.p.Target.Node)}
 	}
-	loss := PredictLoss(s.Record)
+	now := s.Record
+	now.Restored = now.Restored || s.goneBack()
+	loss := PredictLoss(now)
 	if c.p.AcceptLoss || loss.Kind == LossZero || loss.Kind == LossAtMost && !loss.Bounds.LooserThan(c.p.MaxLoss) {
 		return nil
 	}
@@ -166,6 +169,25 @@ func (s *StreamPlan) reaches(node tidegate.NodeName) bool {
 	return s.config().Index(node) >= 0 || s.Record.Config.Index(node) >= 0
 }
 
+// goneBack reports whether a node has sworn to an epoch that the key does not
+// know: the registry has gone back in time, and its gate record with it.
+func (s *StreamPlan) goneBack() bool {
+	return s.Heard.Epoch >= max(s.Record.Epoch, 1) && !mutate.Broken(mutate.HeardEpoch)
+}
+
+// stray reports whether a log has adopted an epoch that was never reserved since
+// the active one: it was, before the registry went back, and a plan that reached
+// no node that would have refused it has gone above it since.
+func (s *StreamPlan) stray() bool {
+	r := &s.Record
+	for _, reply := range s.Replies {
+		if t := reply.History.Last(); t.Epoch > r.ActiveEpoch && !slices.Contains(r.Reserved, Promise{t.Epoch, t.Holder}) {
+			return !r.Restored && !mutate.Broken(mutate.HeardEpoch) && !mutate.Broken(mutate.AdoptedEpoch)
+		}
+	}
+	return false
+}
+
 func (c *Controller) reserve() {
 	next := clonePlan(c.p)
 	txn := Txn{Token: c.nextToken(), Step: StepReserve}
@@ -173,16 +195,12 @@ func (c *Controller) reserve() {
 		s := &next.Streams[i]
 		r := s.Record.Clone()
 		r.Handover = r.handedOver()
-		if s.Heard.Epoch > r.Epoch || s.Heard.Epoch == r.Epoch && s.Heard.Epoch > 0 {
-			// A node has sworn to an epoch that the key does not know: the
-			// registry has gone back in time, and its gate record with it.
+		if s.goneBack() {
 			r.Restored, r.Gate.State, r.Handover = true, GateUnknown, nil
 		}
 		r.Epoch = max(r.Epoch, s.Heard.Epoch) + 1
-		if mutate.Broken(mutate.HeardEpoch) {
-			r.Epoch = s.Record.Epoch + 1
-		}
 		r.Holder, r.State, r.Plan, r.Kind = c.p.Target, StateFencing, c.p.ID, c.p.Kind
+		r.Reserved = append(r.Reserved[max(0, len(r.Reserved)-AttemptsMax):], r.Promise())
 		r.Target, r.Deadline = Holder{}, 0
 		r.Unclean, r.Source, r.Missing, r.Since = false, "", nil, c.now.UnixNano()
 		s.Record, s.Replies, s.Adopters, s.Heard = r, nil, nil, Promise{}

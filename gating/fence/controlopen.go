@@ -154,7 +154,7 @@ func (c *Controller) activate() {
 		r := &s.Record
 		r.Shrunk = len(cfg.Members) < len(s.config().Members) || r.Shrunk && s.Wanted == nil
 		r.State, r.Config, r.ActiveEpoch, r.Active = StateActive, cfg, r.Epoch, r.Holder
-		r.History = r.History.With(Term{r.Epoch, r.StartSeq, r.Holder.UUID})
+		r.History, r.Reserved = r.History.With(Term{r.Epoch, r.StartSeq, r.Holder.UUID}), nil
 		r.Since = c.now.UnixNano()
 	}
 	next.Step = StepApply

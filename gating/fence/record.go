@@ -104,6 +104,7 @@ type EpochRecord struct {
 	Missing     []tidegate.NodeName `json:"missing,omitempty"`  // members that did not answer the fence of F3
 	Restored    bool                `json:"restored,omitempty"` // a node's promise was above the key: etcd has gone back, no zero-loss claim
 	Shrunk      bool                `json:"shrunk,omitempty"`   // fewer members than wanted: under-protected
+	Reserved    []Promise           `json:"reserved,omitempty"` // epochs reserved since ActiveEpoch, oldest first: no log has adopted any other unless the registry has gone back
 	Target      Holder              `json:"target,omitzero"`    // SWITCHING, DEMOTED: who is to hold the stream next
 	Deadline    int64               `json:"deadline,omitempty"` // SWITCHING: wall clock, unix ns, at which the switchover will be called off
 	Handover    *Handover           `json:"handover,omitempty"` // DEMOTED, and of the epoch that follows: where the writer before stopped of its own will
@@ -164,6 +165,7 @@ func (r EpochRecord) Validate() error {
 // Clone returns a copy that shares no memory with r.
 func (r EpochRecord) Clone() EpochRecord {
 	r.Config, r.History, r.Missing = r.Config.Clone(), r.History.Clone(), slices.Clone(r.Missing)
+	r.Reserved = slices.Clone(r.Reserved)
 	if r.Handover != nil {
 		h := *r.Handover
 		r.Handover = &h

@@ -1,0 +1,29 @@
+//go:build mutate
+
+package fence_test
+
+import (
+	"testing"
+
+	"github.com/tidegate/tidegate/internal/mutate"
+)
+
+// TestStoriesNeedTheirRules plays each story without its rule: it must not come
+// to its end. A story that does tests nothing.
+func TestStoriesNeedTheirRules(t *testing.T) {
+	defer mutate.Break()
+	for _, s := range stories {
+		t.Run(s.rule.String(), func(t *testing.T) {
+			mutate.Break()
+			if why := play(s.play); why != "" {
+				t.Fatalf("with every rule in place: %s", why)
+			}
+			mutate.Break(s.rule)
+			why := play(s.play)
+			if why == "" {
+				t.Fatalf("%s: nothing noticed", s.name)
+			}
+			t.Log(why)
+		})
+	}
+}
