@@ -2,7 +2,6 @@ package agent
 
 import (
 	"context"
-	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -22,6 +21,7 @@ import (
 	"github.com/tidegate/tidegate/gating/fence"
 	"github.com/tidegate/tidegate/internal/durable"
 	"github.com/tidegate/tidegate/internal/vfs"
+	"github.com/tidegate/tidegate/stores"
 )
 
 // The files of a bundle.
@@ -30,10 +30,12 @@ const (
 	summaryFile = "summary.json"
 )
 
+const bundleVersion = 1
+
 // Bundle describes what is kept in a quarantine directory: the part of this
 // node's log that the stream went on without.
 type Bundle struct {
-	Version      int                  `json:"version"` // 1
+	Version      int                  `json:"version"` // bundleVersion
 	ID           tidegate.ID          `json:"id"`      // the same however often it is reported
 	Node         tidegate.NodeName    `json:"node"`
 	Service      tidegate.ServiceName `json:"service"`
@@ -61,7 +63,7 @@ type Bundle struct {
 func (s *stream) quarantine(ctx context.Context, h batch.Header) error {
 	s.mu.Lock()
 	b := Bundle{
-		Version: 1, Node: s.agent.cfg.Node.Name, Service: s.cfg.Service, Stream: s.cfg.Stream, StreamID: h.Stream,
+		Version: bundleVersion, Node: s.agent.cfg.Node.Name, Service: s.cfg.Service, Stream: s.cfg.Stream, StreamID: h.Stream,
 		CutEpoch: h.Epoch, First: h.First, Next: max(h.First, s.lib.head()), Reason: fence.ReasonDiverged,
 	}
 	released := s.lib.progress.A
@@ -82,12 +84,9 @@ func (s *stream) quarantine(ctx context.Context, h batch.Header) error {
 	return s.report(ctx, kept)
 }
 
-// bundleID names a bundle by what it is about, so that every report of the
-// same tail is one report.
-func bundleID(b Bundle) tidegate.ID {
-	sum := sha256.Sum256(fmt.Appendf(nil, "%s %s %s", b.StreamID, b.CutEpoch, b.First))
-	return tidegate.ID(sum[:16])
-}
+// bundleID names a bundle by what it is about, so that every report of the same
+// tail is one report, the standby node's included.
+func bundleID(b Bundle) tidegate.ID { return stores.TailID(b.StreamID, b.CutEpoch, b.First) }
 
 // keep copies [b.First, b.Next) into a directory of its own and returns the
 // completed description. A bundle that an earlier run has finished is returned
@@ -201,6 +200,13 @@ func readBundle(fs vfs.FS, dir string) (b Bundle, err error) {
 	}
 	if err := json.Unmarshal(text, &b); err != nil {
 		return b, &tidegate.CorruptError{Path: filepath.Join(dir, summaryFile), Offset: -1, What: err.Error()}
+	}
+	if b.Version != bundleVersion {
+		return b, &tidegate.Error{
+			Op: "read bundle", Subject: dir, Class: tidegate.Permanent,
+			Hint: "another version of the agent has kept it; run that one, or move the directory away",
+			Err:  fmt.Errorf("version %d: %w", b.Version, tidegate.ErrUnsupported),
+		}
 	}
 	return b, nil
 }

@@ -207,13 +207,13 @@ func actualRPO(streams []*pb.PlanStream) (worst time.Duration, known bool) {
 // measured adds up what the old site's agents found beyond the head that an
 // epoch recovered. Every agent keeps its own copy of the same log, so the node
 // that holds most counts, and the others say the same again. A tail that the
-// next writer sealed anew is superseded, not lost; what standby nodes cut was
-// never more than these copies hold.
+// next writer sealed anew is superseded, not lost. A standby node reports what the
+// service beside it left behind, under the name that the agent there gives it too.
 func measured(qs []registry.Quarantine, cut tidegate.Epoch) *pb.MeasuredLoss {
 	byNode := map[tidegate.NodeName]*pb.MeasuredLoss{}
 	var worst *pb.MeasuredLoss
 	for _, q := range qs {
-		if q.CutEpoch != cut || q.Role != tidegate.RoleAgent || q.Reason == fence.ReasonSuperseded {
+		if q.CutEpoch != cut || q.Reason == fence.ReasonSuperseded {
 			continue
 		}
 		m := byNode[q.Node]
