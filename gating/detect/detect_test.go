@@ -443,7 +443,7 @@ func TestSettings(t *testing.T) {
 		{Settings{Mode: Auto, Agree: 2}, "agree 2: want at least 3"},
 		{Settings{Mode: Observe, Agree: 1}, "agree 1"},
 		{Settings{Mode: "maybe"}, "want off, observe or auto"},
-		{Settings{Mode: Observe, DownAfter: time.Second}, "down_after 1s"},
+		{Settings{Mode: Observe, DownAfter: 4 * time.Second}, "down_after 4s"},
 		{Settings{Mode: Observe, DownAfter: 2 * time.Minute, AntiFlap: time.Minute}, "anti_flap"},
 	} {
 		err := c.set.SetDefaults().Validate()

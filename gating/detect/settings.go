@@ -56,7 +56,7 @@ func (s Settings) SetDefaults() Settings {
 }
 
 // DownAfterMin is the least Td: a few reports, which come each second, must fit.
-const DownAfterMin = 3 * time.Second
+const DownAfterMin = 5 * time.Second
 
 // Validate reports every broken rule.
 func (s Settings) Validate() error {
@@ -84,8 +84,9 @@ func (s Settings) Validate() error {
 // Timing of the detector itself, given by how often it is stepped and how often
 // observers speak: once a second.
 const (
-	// fresh is how long an observer's last word counts.
-	fresh = 3 * time.Second
+	// fresh is how long an observer's last word counts: a registry that elects a
+	// leader, as it does when a site is lost, must not make everybody abstain.
+	fresh = 4 * time.Second
 	// PauseMax is the longest gap between two steps of a detector, or between two
 	// observations of an observer, that is not a pause.
 	PauseMax = 2500 * time.Millisecond
