@@ -212,6 +212,14 @@ func (f *feed) append(ev *shipper.BatchEvent) error {
 		return err
 	}
 	f.next++
+	if s.log.Rolls(len(ev.Sealed)) {
+		// The segment that ends here is synced before the next one begins; not while
+		// the stream's lock is held, which everybody waits for.
+		if err := s.groupSync(nil); err != nil {
+			s.n.stop(err)
+			return err
+		}
+	}
 	appended, err := s.append(f.promise, h, ev.Sealed)
 	if !appended {
 		return err

@@ -98,6 +98,15 @@ func (l *Log) Append(recs []byte, next uint64) error {
 	return nil
 }
 
+// Rolls reports whether an append of one record of n bytes would begin a segment
+// now, and so sync what is not durable yet. Who may not wait for that syncs before.
+func (l *Log) Rolls(n int) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	in := l.end.offset - l.segments[len(l.segments)-1].offset
+	return in > 0 && in+int64(n) > l.cfg.SegmentBytes
+}
+
 // split checks every record before the first byte is written, and decides where
 // segments begin: a record that would make its segment longer than SegmentBytes
 // starts the next one. Nothing but the records decides.

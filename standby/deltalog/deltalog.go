@@ -162,6 +162,10 @@ func (l *Log) known(h *batch.Header) error {
 	return fmt.Errorf("already in the log: %w", tidegate.ErrConflict)
 }
 
+// Rolls reports whether an append of n bytes would begin a segment, which syncs the
+// one before it.
+func (l *Log) Rolls(n int) bool { return l.log.Rolls(n) }
+
 // Sync makes everything appended before the call durable and returns its end,
 // which may be acknowledged. After an error the log has stopped for ever.
 func (l *Log) Sync() (tidegate.LogPos, error) {

@@ -425,3 +425,32 @@ func ExampleLog_CutTo() {
 	fmt.Println(l.End().Seq, sum.Batches, sum.Dir, err)
 	// Output: 0000000000000001 2 /quarantine/01020300000000000000000000000000/2-0000000000000002-0000000000000003-superseded <nil>
 }
+
+// Who may not wait for a sync can tell when an append would bring one.
+func TestRollsIsToldBefore(t *testing.T) {
+	created := 0
+	mem := vfs.Inject(vfs.NewMem(), func(op vfs.Op) error {
+		if op.Kind == vfs.OpCreate {
+			created++
+		}
+		return nil
+	})
+	l := open(t, mem, deltalog.Config{SegmentBytes: 2000})
+	w := newWriter()
+	rolled := 0
+	for range 40 {
+		sealed := w.data(300)
+		told := l.Rolls(len(sealed))
+		before := created
+		check(t, l.Append(sealed))
+		if got := created > before; got != told {
+			t.Fatalf("began a segment: %v, told %v", got, told)
+		}
+		if told {
+			rolled++
+		}
+	}
+	if rolled < 3 {
+		t.Errorf("rolled %d times", rolled)
+	}
+}
