@@ -87,24 +87,25 @@ func (r *runner) redundant(v *registry.View, p fence.Plan) redundancy {
 	for i := range p.Streams {
 		e, ok := v.Epochs[p.Streams[i].Stream]
 		rec := e.Value
-		if !ok || rec.ActiveEpoch > p.Streams[i].Record.Epoch && rec.Kind == fence.KindFailover {
+		if !ok || rec.ActiveEpoch > p.Streams[i].Record.Epoch && moves(rec.Kind) {
 			return redundantMoot
 		}
-		if rec.State != fence.StateActive || rec.Shrunk || rec.Gate.State != fence.GateArmed || !r.world.counted(rec, r.timing.Stale) {
+		if rec.State != fence.StateActive || rec.Shrunk || rec.Gate.State != fence.GateArmed || !r.world.counted(rec, v.Streams[rec.Stream].Value, r.timing.Stale) {
 			return redundantNo
 		}
 	}
 	return redundantYes
 }
 
-// counted reports whether the writer says that at least W members count.
-func (w *world) counted(rec fence.EpochRecord, stale time.Duration) bool {
+// counted reports whether at least W members count: the writer counts their acks,
+// and they are caught up. That a record names a member says nothing yet.
+func (w *world) counted(rec fence.EpochRecord, st registry.Stream, stale time.Duration) bool {
 	s, age := w.writerReport(rec)
 	if s == nil || age > stale {
 		return false
 	}
 	n := 0
-	for _, m := range s.GetMembers() {
+	for _, m := range w.memberStatus(rec, st, s, stale) {
 		if m.GetCounted() {
 			n++
 		}

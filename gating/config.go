@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/tidegate/tidegate/gating/notify"
 	"github.com/tidegate/tidegate/gating/registry"
 	"github.com/tidegate/tidegate/gating/route"
 	"github.com/tidegate/tidegate/internal/config"
@@ -19,6 +20,7 @@ type Config struct {
 	Registry registry.Config    `yaml:"registry"`
 	Route    route.DriverConfig `yaml:"route"`
 	Probes   []ProbeConfig      `yaml:"probes"`
+	Notify   []notify.Config    `yaml:"notify"`
 	Timing   Timing             `yaml:"timing"`
 }
 
@@ -62,6 +64,10 @@ func (c Config) SetDefaults() Config {
 	c.Probes = append([]ProbeConfig(nil), c.Probes...)
 	for i := range c.Probes {
 		c.Probes[i] = c.Probes[i].SetDefaults()
+	}
+	c.Notify = append([]notify.Config(nil), c.Notify...)
+	for i := range c.Notify {
+		c.Notify[i] = c.Notify[i].SetDefaults()
 	}
 	return c
 }
@@ -125,6 +131,15 @@ func (c Config) Validate() error {
 			errs = append(errs, config.Broken(path+".service", "want each service once", p.Service))
 		}
 		seen[p.Service] = true
+	}
+	named := map[string]bool{}
+	for i, n := range c.Notify {
+		path := fmt.Sprintf("notify[%d]", i)
+		errs = append(errs, config.Under(path, n.Validate(Actions())))
+		if named[n.Name] {
+			errs = append(errs, config.Broken(path+".name", "want each name once", n.Name))
+		}
+		named[n.Name] = true
 	}
 	return errors.Join(errs...)
 }

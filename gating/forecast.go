@@ -3,6 +3,7 @@ package gating
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"slices"
 	"sync"
 	"time"
@@ -23,17 +24,20 @@ const (
 	forecastDepth = 100
 )
 
-// forecast is what each step of a failover took lately, by its name.
-type forecast map[string]time.Duration
+// forecast is what each step of a kind of plan took lately, by its name.
+type forecast struct {
+	took  map[string]time.Duration
+	plans int // that it rests on
+}
 
-// forecastFrom takes the medians of the newest finished failovers.
-func forecastFrom(recs []planRecord) forecast {
+// forecastFrom takes the medians of the newest finished plans of a kind.
+func forecastFrom(recs []planRecord, kind fence.PlanKind) forecast {
 	all, n := map[string][]time.Duration{}, 0
 	for _, r := range recs {
 		if n == forecastOf {
 			break
 		}
-		if r.plan.Kind != fence.KindFailover || r.plan.Step != fence.StepDone {
+		if r.plan.Kind != kind || r.plan.Step != fence.StepDone {
 			continue
 		}
 		n++
@@ -43,10 +47,10 @@ func forecastFrom(recs []planRecord) forecast {
 			}
 		}
 	}
-	out := forecast{}
+	out := forecast{took: map[string]time.Duration{}, plans: n}
 	for name, took := range all {
 		slices.Sort(took)
-		out[name] = took[len(took)/2]
+		out.took[name] = took[len(took)/2]
 	}
 	return out
 }
@@ -54,16 +58,16 @@ func forecastFrom(recs []planRecord) forecast {
 // fill replaces the expected time of each step that the forecast knows.
 func (f forecast) fill(v *pb.Plan) {
 	for _, s := range v.GetSteps() {
-		if d, ok := f[s.GetName()]; ok {
-			s.Expected = durationpb.New(d)
+		if d, ok := f.took[s.GetName()]; ok {
+			s.Expected, s.ExpectedFrom = durationpb.New(d), fmt.Sprintf("median of the last %d plans of this kind", f.plans)
 		}
 	}
 }
 
 // total sums the steps of a failover.
 func (f forecast) total() (sum time.Duration) {
-	for _, s := range planSteps {
-		if d, ok := f[s.name]; ok {
+	for _, s := range stepsOf(fence.KindFailover) {
+		if d, ok := f.took[s.name]; ok {
 			sum += d
 		} else {
 			sum += s.expected
@@ -107,7 +111,7 @@ func (p parts) refreshForecasts(ctx context.Context, v *registry.View) error {
 		if err != nil {
 			return err
 		}
-		next := forecastAt{f: forecastFrom(recs)}
+		next := forecastAt{f: forecastFrom(recs, fence.KindFailover)}
 		if !slices.ContainsFunc(recs, func(r planRecord) bool { return r.plan.ID == newest && !r.plan.Finished() }) {
 			next.plan = newest
 		} // else it is looked at again, until the plan has ended

@@ -14,10 +14,11 @@ import (
 )
 
 func TestForecastTakesTheMedianOfTheNewestFailovers(t *testing.T) {
+	steps := stepsOf(fence.KindFailover)
 	plan := func(kind fence.PlanKind, step fence.PlanStep, took time.Duration) planRecord {
 		return planRecord{
 			plan: fence.Plan{Kind: kind, Step: step},
-			view: &pb.Plan{Steps: []*pb.PlanStep{{Name: planSteps[1].name, Took: durationpb.New(took)}, {Name: planSteps[2].name}}},
+			view: &pb.Plan{Steps: []*pb.PlanStep{{Name: steps[1].name, Took: durationpb.New(took)}, {Name: steps[2].name}}},
 		}
 	}
 	f := forecastFrom([]planRecord{
@@ -25,14 +26,14 @@ func TestForecastTakesTheMedianOfTheNewestFailovers(t *testing.T) {
 		plan(fence.KindFailover, fence.StepDone, 9*time.Second), plan(fence.KindFailover, fence.StepDone, time.Second), plan(fence.KindFailover, fence.StepDone, 2*time.Second),
 		plan(fence.KindFailover, fence.StepDone, 3*time.Second), plan(fence.KindFailover, fence.StepDone, 4*time.Second),
 		plan(fence.KindFailover, fence.StepDone, time.Hour), // older than the five
-	})
-	if got := f[planSteps[1].name]; got != 3*time.Second {
-		t.Errorf("%s: %s, want 3s", planSteps[1].name, got)
+	}, fence.KindFailover)
+	if got := f.took[steps[1].name]; got != 3*time.Second {
+		t.Errorf("%s: %s, want 3s", steps[1].name, got)
 	}
-	if _, ok := f[planSteps[2].name]; ok {
-		t.Errorf("%s was never timed, and is forecast", planSteps[2].name)
+	if _, ok := f.took[steps[2].name]; ok {
+		t.Errorf("%s was never timed, and is forecast", steps[2].name)
 	}
-	if got, want := f.total(), forecast(nil).total()-planSteps[1].expected+3*time.Second; got != want {
+	if got, want := f.total(), (forecast{}).total()-steps[1].expected+3*time.Second; got != want {
 		t.Errorf("total %s, want %s: what is not forecast counts as built in", got, want)
 	}
 }
@@ -77,7 +78,7 @@ func TestStatusIsCalibratedByFinishedPlans(t *testing.T) {
 		}
 		return r.Msg.GetServices()[0].GetRtoPredicted().AsDuration()
 	}
-	builtIn := forecast(nil).total()
+	builtIn := (forecast{}).total()
 	if got := predicted(); got != builtIn {
 		t.Fatalf("predicted %s before any failover, want the built-in %s", got, builtIn)
 	}

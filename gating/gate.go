@@ -90,7 +90,10 @@ func (g *Gate) serve(ctx context.Context) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, store.Close()) }()
-	p, control := g.build(store)
+	p, control, err := g.build(store)
+	if err != nil {
+		return err
+	}
 	defer p.standbys.close()
 	node := &nodeService{parts: p, control: control}
 	op := &operatorService{
@@ -100,12 +103,13 @@ func (g *Gate) serve(ctx context.Context) (err error) {
 	if err := g.deps.Metrics.Register(&collector{p: p, control: control}); err != nil {
 		return err
 	}
-	srv := newServer(g.deps.Creds, g.cfg.Listen, g.deps.Metrics, node, op)
+	srv := newServer(p, g.deps.Creds, g.cfg.Listen, g.deps.Metrics, node, op)
 	trusted := make(chan struct{})
 	eg, ctx := errgroup.WithContext(ctx)
 	eg.Go(func() error { return p.follow(ctx, trusted) })
 	eg.Go(func() error { return p.pulse(ctx) })
 	eg.Go(func() error { return p.probes.run(ctx) })
+	eg.Go(func() error { return p.look.watch(ctx) })
 	eg.Go(func() error {
 		select {
 		case <-trusted:
@@ -128,7 +132,7 @@ func (g *Gate) serve(ctx context.Context) (err error) {
 }
 
 // build wires the gate's parts; it does no I/O.
-func (g *Gate) build(store *registry.Store) (parts, *controller) {
+func (g *Gate) build(store *registry.Store) (parts, *controller, error) {
 	t := g.cfg.Timing
 	w := newWorld(g.deps.Clock)
 	// Stamps of one gate are exact to each other although the wall clock may be
@@ -139,9 +143,13 @@ func (g *Gate) build(store *registry.Store) (parts, *controller) {
 		name: g.deps.Creds.Identity().Name, log: g.deps.Log, fs: g.deps.FS, timing: t, dir: g.cfg.Dir, store: store, world: w,
 		standbys: newStandbys(g.deps.Creds, t.Call),
 		routes:   &routes{log: g.deps.Log, store: store, world: w, drivers: g.cfg.Route.Drivers(g.deps.FS), timeout: t.Route, now: now},
-		probes:   newProbes(g.deps.Log, now, g.cfg.Probes), metrics: newMetrics(g.deps.Metrics), forecasts: newForecasts(), back: make(chan struct{}, 1), now: now, afterSave: g.afterSave,
+		probes:   newProbes(g.deps.Log, now, g.cfg.Probes), metrics: newMetrics(g.deps.Metrics), forecasts: newForecasts(), back: make(chan struct{}, 1), ids: &entryIDs{}, survives: g.cfg.Registry.SurvivesSite(), now: now, afterSave: g.afterSave,
 	}
-	return p, &controller{parts: p, ttl: g.cfg.Registry.LeaderTTL}
+	p.look = newLookout(g.deps.Creds.Identity().Site)
+	n, err := newNotifier(p, g.cluster(), g.cfg.Notify)
+	c := &controller{parts: p, ttl: g.cfg.Registry.LeaderTTL, notifier: n}
+	p.look.parts, p.look.control = p, c
+	return p, c, err
 }
 
 // follow keeps the world's tables as the registry has them. Before the first

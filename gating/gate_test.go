@@ -351,6 +351,14 @@ func TestGateRecordAndFailoverCompete(t *testing.T) {
 		}))
 		return api.FromError("degrade", "a", err)
 	}
+	if err := degrade(read.Msg.GetEpoch().GetRevision()); tidegate.ClassOf(err) != tidegate.Refused {
+		t.Fatalf("degrade against the policy: %v", err)
+	}
+	if _, err := s.operator(tidegate.RoleOperator).SetMode(t.Context(), connect.NewRequest(&pb.SetModeRequest{
+		Service: "ledger", Stream: "a", Policy: pb.GatePolicy_GATE_POLICY_DEGRADE, SingleRegistry: true,
+	})); err != nil {
+		t.Fatal(err)
+	}
 	if err := degrade(read.Msg.GetEpoch().GetRevision() - 1); tidegate.ClassOf(err) != tidegate.Transient {
 		t.Fatalf("degrade on an old revision: %v", err)
 	}

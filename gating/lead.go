@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 	"sync"
 	"time"
 
@@ -35,6 +36,9 @@ type parts struct {
 	probes    *probes
 	metrics   *metrics
 	forecasts *forecasts
+	look      *lookout
+	ids       *entryIDs
+	survives  bool             // the registry outlives the loss of any one site
 	back      chan struct{}    // a pulse found the registry at an earlier revision
 	now       func() time.Time // wall clock that advances with the boot clock: phases are exact
 
@@ -44,7 +48,8 @@ type parts struct {
 // controller runs plans while this gate leads.
 type controller struct {
 	parts
-	ttl time.Duration
+	ttl      time.Duration
+	notifier *notifier
 
 	mu   sync.Mutex
 	term *term // nil while another gate leads
@@ -99,6 +104,8 @@ func (c *controller) turn(ctx context.Context, lead *registry.Leadership) error 
 	}
 	c.setTerm(t)
 	t.spawn(func(ctx context.Context) error { return c.routes.follow(ctx, lead, c.busy) })
+	t.spawn(func(ctx context.Context) error { return c.notifier.run(ctx, lead) })
+	t.spawn(func(ctx context.Context) error { return c.keepAudit(ctx, lead) })
 	select {
 	case <-ctx.Done():
 	case <-lead.Done():
@@ -148,10 +155,23 @@ func (c *controller) elsewhere(op string) error {
 	return &tidegate.Error{Op: op, Subject: c.name, Class: tidegate.Transient, Err: errNotLeading, Hint: "gate " + who + " leads; ask there"}
 }
 
-// busy reports whether a failover of the service is under way.
+// isElsewhere reports whether a call was turned away because another gate leads.
+func isElsewhere(err error) bool { return errors.Is(err, errNotLeading) }
+
+// busy reports whether the service is being moved: its route is the plan's business.
 func (c *controller) busy(s tidegate.ServiceName) bool {
 	h := c.runningPlan(s)
-	return h != nil && h.kind == fence.KindFailover
+	return h != nil && moves(h.kind)
+}
+
+// moves reports whether a kind of plan makes another node the writer.
+func moves(k fence.PlanKind) bool { return k == fence.KindFailover || k == fence.KindSwitchover }
+
+// handedOver lets a switchover look at the records at once.
+func (c *controller) handedOver(s tidegate.ServiceName) {
+	if h := c.runningPlan(s); h != nil && h.kind == fence.KindSwitchover {
+		h.poke(fence.HandedOver{})
+	}
 }
 
 func (c *controller) runningPlan(s tidegate.ServiceName) *handle {
@@ -160,24 +180,72 @@ func (c *controller) runningPlan(s tidegate.ServiceName) *handle {
 	if c.term == nil {
 		return nil
 	}
-	return c.term.running[s]
+	if h := c.term.running[s]; h != nil && h.kind != "" {
+		return h
+	}
+	return nil
+}
+
+// hold keeps plans of a service from beginning until release is called; a plan
+// that is under way is a refusal.
+func (c *controller) hold(ctx context.Context, op string, s tidegate.ServiceName) (release func(), err error) {
+	for {
+		c.mu.Lock()
+		t := c.term
+		if t == nil {
+			c.mu.Unlock()
+			return nil, c.notLeading(ctx, op, string(s))
+		}
+		cur := t.running[s]
+		if cur == nil {
+			h := newHandle(fence.Plan{Service: s}, &pb.Plan{})
+			t.running[s] = h
+			c.mu.Unlock()
+			return func() {
+				c.mu.Lock()
+				delete(t.running, s)
+				c.mu.Unlock()
+				h.end(nil)
+			}, nil
+		}
+		c.mu.Unlock()
+		if cur.kind != "" {
+			return nil, underway(op, cur)
+		}
+		select {
+		case <-cur.over:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+}
+
+func underway(op string, cur *handle) error {
+	return &tidegate.Error{
+		Op: op, Subject: string(cur.service), Class: tidegate.Transient,
+		Err:  fmt.Errorf("%s %s to %s is under way: %w", cur.kind, cur.id, cur.target.Node, tidegate.ErrConflict),
+		Hint: "it goes on by itself: `tidegate plan show " + cur.id.String() + "`; `tidegate plan abort " + cur.id.String() + "` calls it off while that can be done",
+	}
 }
 
 // resume takes up the newest plan of each service where a killed gate left it.
-// Older ones stay as they are: whatever they were, a newer one came after them,
-// and to take them up now could fence the writer that it made.
+// Older ones that have no end on record get one: whatever they were, a newer one
+// came after them, and to take them up now could fence the writer that it made.
 func (c *controller) resume(ctx context.Context, t *term) error {
 	v, err := c.store.Read(ctx)
 	if err != nil {
 		return err
 	}
 	for _, s := range v.ServiceNames() {
-		recs, err := c.plans(ctx, s, "", 1)
+		recs, err := c.plans(ctx, s, "", resumeDepth)
 		if err != nil {
 			return err
 		}
 		if len(recs) == 0 {
 			continue
+		}
+		if err := c.closeOld(ctx, t.lead, recs[1:]); err != nil {
+			return err
 		}
 		rec := recs[0]
 		switch {
@@ -189,13 +257,42 @@ func (c *controller) resume(ctx context.Context, t *term) error {
 			}
 			t.running[s] = r.handle
 			c.launch(t, r)
-		case rec.plan.Step == fence.StepDone && rec.plan.Kind == fence.KindFailover && rec.plan.Times.T9.IsZero():
+		case rec.plan.Step == fence.StepDone && rec.next != nil:
+			r, err := newRunner(c.parts, t.lead, rec)
+			if err != nil {
+				return err
+			}
+			t.spawn(func(ctx context.Context) error {
+				r.handle.end(c.succeed(ctx, r))
+				return nil
+			})
+		case rec.plan.Step == fence.StepDone && moves(rec.plan.Kind) && rec.plan.Times.T9.IsZero():
 			r, err := newRunner(c.parts, t.lead, rec)
 			if err != nil {
 				return err
 			}
 			close(r.handle.over)
 			t.spawn(func(ctx context.Context) error { return c.tolerate(r.reconstitute(ctx)) })
+		}
+	}
+	return nil
+}
+
+// resumeDepth is how many of a service's plans a new leader looks at.
+const resumeDepth = 20
+
+// closeOld ends plans on record that a newer one followed.
+func (c *controller) closeOld(ctx context.Context, lead *registry.Leadership, recs []planRecord) error {
+	for _, rec := range recs {
+		if rec.plan.Finished() {
+			continue
+		}
+		r, err := newRunner(c.parts, lead, rec)
+		if err != nil {
+			return err
+		}
+		if err := r.giveUp(ctx); err != nil {
+			return err
 		}
 	}
 	return nil
@@ -223,7 +320,7 @@ func (c *controller) launch(t *term, r *runner) {
 		err := r.run(ctx)
 		done := func() bool {
 			p := r.ctl.Plan()
-			return err == nil && p.Step == fence.StepDone && p.Kind == fence.KindFailover
+			return err == nil && p.Step == fence.StepDone && moves(p.Kind)
 		}
 		if done() {
 			err = r.firstWrite(ctx)
@@ -237,6 +334,9 @@ func (c *controller) launch(t *term, r *runner) {
 		}
 		c.mu.Unlock()
 		c.finish(turn, r)
+		if err == nil && r.next != nil && r.ctl.Plan().Step == fence.StepDone {
+			err = c.succeed(turn, r)
+		}
 		r.handle.end(err)
 		if done() {
 			err = r.reconstitute(turn)
@@ -257,6 +357,9 @@ func (c *controller) tolerate(err error) error {
 func (c *controller) finish(ctx context.Context, r *runner) {
 	plan, view := r.ctl.Plan(), r.view
 	c.metrics.plans.WithLabelValues(string(plan.Kind), outcomeLabel(view.GetOutcome())).Inc()
+	if plan.Finished() && (plan.Kind != fence.KindAcquire || plan.Step == fence.StepDone) {
+		c.note(ctx, c.planEntry(ctx, ActionPlanEnd, plan, view)) // an agent that asks in vain asks each second
+	}
 	c.prune(ctx, r.lead, plan.Service)
 	if plan.Step != fence.StepDone {
 		return
@@ -266,8 +369,98 @@ func (c *controller) finish(ctx context.Context, r *runner) {
 	}
 }
 
-// start begins a plan, or joins the one that does the same already. An acquire
-// gives way to everything newer, a failover to nothing.
+// succeedMax is how long the second part of a change waits until its rules hold:
+// nodes must have reported what the first part did.
+const succeedMax = 30 * time.Second
+
+// succeed begins the second part of a change whose first part is done, and gives
+// it to those who watch the first. That it could not begin goes on record there.
+func (c *controller) succeed(ctx context.Context, r *runner) error {
+	wctx, cancel := context.WithTimeout(ctx, succeedMax)
+	defer cancel()
+	tick := time.NewTicker(c.timing.Tick)
+	defer tick.Stop()
+	for {
+		h, err := c.trySucceed(wctx, r)
+		if err == nil {
+			r.handle.setNext(h)
+			return nil
+		}
+		select {
+		case <-tick.C:
+			continue
+		case <-wctx.Done():
+		}
+		if ctx.Err() != nil {
+			return errNotLeading // the next leader begins it
+		}
+		r.next = nil
+		r.view.Error, r.view.Hint = "the second part did not begin: "+err.Error(), tidegate.HintOf(err)
+		return r.save(ctx, r.ctl.Plan())
+	}
+}
+
+func (c *controller) trySucceed(ctx context.Context, r *runner) (*handle, error) {
+	rec, err := c.follow(ctx, planRecord{plan: r.ctl.Plan(), view: r.view, next: r.next})
+	if err != nil {
+		return nil, err
+	}
+	if failing(rec.view.GetRules()) {
+		return nil, refusal(rec.view)
+	}
+	return c.start(ctx, rec)
+}
+
+// planEntry tells of a plan's start or end.
+func (c *controller) planEntry(ctx context.Context, action string, p fence.Plan, v *pb.Plan) registry.AuditEntry {
+	e := c.entry(ctx, action, p.Service, p.Reason, fact("plan", "%s", p.ID), fact("kind", "%s", kindName(v.GetKind())), fact("target", "%s", p.Target.Node))
+	e.Actor = p.Actor
+	if p.AcceptLoss {
+		e.Detail = append(e.Detail, fact("accept_loss", "true"))
+	}
+	if p.AttestPrimaryDown {
+		e.Detail = append(e.Detail, fact("attest_primary_down", "true"))
+	}
+	for _, o := range v.GetOverrides() {
+		e.Detail = append(e.Detail, fact("override "+o.GetRule(), "%s (%s)", o.GetReason(), o.GetActor()))
+	}
+	if action == ActionPlanEnd {
+		e.Outcome = outcomeLabel(v.GetOutcome())
+		for _, s := range p.Streams {
+			e.Detail = append(e.Detail, fact("epoch "+string(s.Name), "%s", s.Record.Epoch))
+		}
+		if l := v.GetLoss(); l != nil {
+			e.Detail = append(e.Detail, fact("loss", "%s: %s", lossName(l.GetKind()), l.GetWhy()))
+		}
+		if v.GetError() != "" {
+			e.Detail = append(e.Detail, fact("error", "%s", v.GetError()))
+		}
+	}
+	return e
+}
+
+// rank orders kinds of plan by urgency: a more urgent one goes before a less
+// urgent one that is under way.
+var rank = map[fence.PlanKind]int{fence.KindAcquire: 1, fence.KindReconfigure: 2, fence.KindSwitchover: 2, fence.KindFailover: 3}
+
+// yields reports whether a plan under way gives way to another one. A start of
+// the writer gives way to everything newer; a reconfiguration of a writer that
+// has gone would wait in vain, so it gives way to a start. A failover that a
+// person wants goes before every planned change; what the detector begins by
+// itself goes only before starts.
+func yields(cur *handle, p fence.Plan) bool {
+	switch {
+	case cur.kind == fence.KindAcquire:
+		return true
+	case p.Kind == fence.KindAcquire:
+		return cur.kind == fence.KindReconfigure
+	}
+	return rank[p.Kind] > rank[cur.kind] && !strings.HasPrefix(p.Actor, actorDetector+"/")
+}
+
+// start begins a plan, or joins the one that does the same already, or waits
+// until one that gives way to it has done so. It fails with [tidegate.ErrConflict]
+// when the service is not configured any more as the plan was drawn for it.
 func (c *controller) start(ctx context.Context, rec planRecord) (*handle, error) {
 	for {
 		h, wait, err := c.tryStart(ctx, rec)
@@ -288,22 +481,20 @@ func (c *controller) tryStart(ctx context.Context, rec planRecord) (h *handle, w
 	t := c.term
 	if t == nil {
 		c.mu.Unlock()
-		return nil, nil, c.notLeading(ctx, p)
+		return nil, nil, c.notLeading(ctx, string(p.Kind), string(p.Service))
 	}
 	if cur := t.running[p.Service]; cur != nil {
 		c.mu.Unlock()
 		switch {
-		case cur.kind == fence.KindAcquire && p.Kind == fence.KindAcquire && cur.target == p.Target:
+		case cur.kind == "":
+			return nil, cur.over, nil // a small change that is over in a moment
+		case p.Kind == fence.KindAcquire && cur.target == p.Target && !moves(cur.kind):
 			return cur, nil, nil
-		case cur.kind == fence.KindAcquire:
+		case yields(cur, p):
 			cur.preempt()
 			return nil, cur.over, nil
 		}
-		return nil, nil, &tidegate.Error{
-			Op: string(p.Kind), Subject: string(p.Service), Class: tidegate.Transient,
-			Err:  fmt.Errorf("failover %s to %s is under way: %w", cur.id, cur.target.Node, tidegate.ErrConflict),
-			Hint: "watch it with `tidegate status`; it goes on by itself",
-		}
+		return nil, nil, underway(string(p.Kind), cur)
 	}
 	r, err := newRunner(c.parts, t.lead, rec)
 	if err != nil {
@@ -314,8 +505,14 @@ func (c *controller) tryStart(ctx context.Context, rec planRecord) (h *handle, w
 	c.mu.Unlock()
 	// The plan is on record before anything is done, so that a killed gate's
 	// successor knows of it from the first step on.
-	if _, err := c.store.Commit(ctx, new(registry.Tx).Leading(t.lead).
-		NewPlan(p.ID.String(), p.Service, planRecord{plan: r.ctl.Plan(), view: r.view})); err != nil {
+	tx := new(registry.Tx).Leading(t.lead).NewPlan(p.ID.String(), p.Service, planRecord{plan: r.ctl.Plan(), view: r.view, next: rec.next})
+	if rec.with != nil {
+		rec.with(tx)
+	}
+	if p.Kind != fence.KindAcquire {
+		tx.Audit(c.planEntry(ctx, ActionPlanStart, p, rec.view))
+	}
+	if _, err := c.store.Commit(ctx, tx); err != nil {
 		c.mu.Lock()
 		delete(t.running, p.Service)
 		c.mu.Unlock()
@@ -333,8 +530,8 @@ func (c *controller) tryStart(ctx context.Context, rec planRecord) (h *handle, w
 	return r.handle, nil, nil
 }
 
-func (c *controller) notLeading(ctx context.Context, p fence.Plan) error {
-	e := &tidegate.Error{Op: string(p.Kind), Subject: string(p.Service), Class: tidegate.Transient, Err: errNotLeading}
+func (c *controller) notLeading(ctx context.Context, op, subject string) error {
+	e := &tidegate.Error{Op: op, Subject: subject, Class: tidegate.Transient, Err: errNotLeading}
 	who, err := c.store.Leader(ctx)
 	switch {
 	case err != nil:
@@ -366,6 +563,8 @@ func outcomeLabel(o pb.PlanOutcome) string {
 		return "failed"
 	case pb.PlanOutcome_PLAN_OUTCOME_SUPERSEDED:
 		return "superseded"
+	case pb.PlanOutcome_PLAN_OUTCOME_ABORTED:
+		return "aborted"
 	case pb.PlanOutcome_PLAN_OUTCOME_RUNNING, pb.PlanOutcome_PLAN_OUTCOME_DRY_RUN, pb.PlanOutcome_PLAN_OUTCOME_UNSPECIFIED:
 	}
 	return "interrupted"

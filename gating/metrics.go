@@ -10,8 +10,18 @@ import (
 )
 
 type metrics struct {
-	plans    *prometheus.CounterVec
-	watchers prometheus.Gauge
+	plans         *prometheus.CounterVec
+	watchers      prometheus.Gauge
+	notifications *prometheus.CounterVec
+}
+
+// delivered counts an attempt to tell a receiver.
+func (m *metrics) delivered(receiver string, taken bool) {
+	outcome := "failed"
+	if taken {
+		outcome = "taken"
+	}
+	m.notifications.WithLabelValues(receiver, outcome).Inc()
 }
 
 func newMetrics(reg prometheus.Registerer) *metrics {
@@ -22,8 +32,11 @@ func newMetrics(reg prometheus.Registerer) *metrics {
 		watchers: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "tidegate_gate_watchers", Help: "Watch streams that are open.",
 		}),
+		notifications: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "tidegate_gate_notifications_total", Help: "Attempts to tell a receiver of an audit entry, by outcome: taken or failed.",
+		}, []string{"receiver", "outcome"}),
 	}
-	reg.MustRegister(m.plans, m.watchers)
+	reg.MustRegister(m.plans, m.watchers, m.notifications)
 	return m
 }
 

@@ -239,7 +239,11 @@ func (s *nodeService) AcquireEpoch(ctx context.Context, req *connect.Request[pb.
 	if err != nil {
 		return nil, err
 	}
-	h, err := s.control.start(ctx, planRecord{plan: plan, view: newView(plan, s.name, s.now())})
+	h, err := s.control.start(ctx, planRecord{
+		plan: plan, view: newView(plan, s.name, s.now()),
+		// A freeze that came in between counts: the agent asks again.
+		with: func(tx *registry.Tx) { tx.Unchanged(registry.ServiceKey(name), svc.Revision) },
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -295,58 +299,6 @@ func (p parts) epoch(ctx context.Context, id tidegate.StreamID) (registry.Entry[
 	return es[0], nil
 }
 
-// swap replaces an epoch record by compare-and-swap on the revision that the
-// caller based its change on.
-func (s *nodeService) swap(ctx context.Context, op, stream string, revision int64, next func(fence.EpochRecord) (fence.EpochRecord, error)) (*pb.EpochRecord, error) {
-	id, err := api.RequireID("stream id", stream)
-	if err != nil {
-		return nil, misuse(op, stream, err)
-	}
-	e, err := s.epoch(ctx, id)
-	if err != nil {
-		return nil, err
-	}
-	rec, err := next(e.Value)
-	if err != nil {
-		return nil, err
-	}
-	if e.Revision != revision {
-		return nil, &tidegate.Error{
-			Op: op, Subject: stream, Class: tidegate.Transient, Err: fmt.Errorf("record is at revision %d, not %d: %w", e.Revision, revision, tidegate.ErrConflict),
-		}
-	}
-	rec.Since = s.now().UnixNano()
-	rev, err := s.store.Commit(ctx, new(registry.Tx).Unchanged(registry.EpochKey(id), revision).Put(registry.EpochKey(id), rec))
-	if err != nil {
-		return nil, err
-	}
-	return fencewire.RecordMessage(rec, rev), nil
-}
-
-// RecordGate implements NodeService.
-func (s *nodeService) RecordGate(ctx context.Context, req *connect.Request[pb.RecordGateRequest]) (*connect.Response[pb.RecordGateResponse], error) {
-	m := req.Msg
-	gate, err := fencewire.Gate(m.GetGate())
-	if err != nil {
-		return nil, misuse("record gate", m.GetStreamId(), err)
-	}
-	by, err := promiseOf(m.GetEpoch(), m.GetHolder())
-	if err != nil {
-		return nil, misuse("record gate", m.GetStreamId(), err)
-	}
-	rec, err := s.swap(ctx, "record gate", m.GetStreamId(), m.GetRevision(), func(r fence.EpochRecord) (fence.EpochRecord, error) {
-		if err := speaksFor(ctx, string(r.Holder.Node), ""); err != nil && r.Promise() == by {
-			return r, err
-		}
-		return r.SetGate(by, gate)
-	})
-	if err != nil {
-		return nil, err
-	}
-	s.log.Info("gate recorded", "stream", m.GetStreamId(), "epoch", m.GetEpoch(), "gate", gate.State, "mode", gate.Mode, "reason", m.GetReason())
-	return connect.NewResponse(&pb.RecordGateResponse{Epoch: rec}), nil
-}
-
 func promiseOf(epoch uint64, holder string) (fence.Promise, error) {
 	id, err := api.RequireID("holder", holder)
 	return fence.Promise{Epoch: tidegate.Epoch(epoch), Holder: id}, err
@@ -363,11 +315,12 @@ func (s *nodeService) ExitLimbo(ctx context.Context, req *connect.Request[pb.Exi
 	if err != nil {
 		return nil, misuse("exit limbo", m.GetStreamId(), err)
 	}
-	rec, err := s.swap(ctx, "exit limbo", m.GetStreamId(), m.GetRevision(), func(r fence.EpochRecord) (fence.EpochRecord, error) {
+	rec, err := s.swap(ctx, "exit limbo", m.GetStreamId(), m.GetRevision(), func(r fence.EpochRecord, _ *registry.Tx) (fence.EpochRecord, *registry.AuditEntry, error) {
 		if err := speaksFor(ctx, string(r.Holder.Node), ""); err != nil && r.Promise() == by {
-			return r, err
+			return r, nil, err
 		}
-		return r.ExitLimbo(by, member)
+		next, err := r.ExitLimbo(by, member)
+		return next, nil, err
 	})
 	if err != nil {
 		return nil, err

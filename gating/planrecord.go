@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"encoding/json"
 	"fmt"
-	"slices"
 	"strings"
 	"time"
 
@@ -17,6 +16,7 @@ import (
 	pb "github.com/tidegate/tidegate/api/tidegatev1"
 	"github.com/tidegate/tidegate/gating/fence"
 	"github.com/tidegate/tidegate/gating/fencewire"
+	"github.com/tidegate/tidegate/gating/registry"
 	"github.com/tidegate/tidegate/rpo"
 )
 
@@ -25,12 +25,24 @@ import (
 type planRecord struct {
 	plan fence.Plan
 	view *pb.Plan
+	next *successor // what follows once the plan is done; nil for nothing
+
+	with func(*registry.Tx) // what else its first transaction demands and does; not kept
+}
+
+// successor is the second part of a change that takes two plans. Any gate that
+// leads when the first one is done begins it.
+type successor struct {
+	Kind   string            `json:"kind"` // name of the pb.PlanKind
+	Target tidegate.NodeName `json:"target"`
+	Drain  time.Duration     `json:"drain"` // nanoseconds
 }
 
 type planJSON struct {
 	Version int             `json:"version"`
 	Fence   json.RawMessage `json:"fence"`
 	View    json.RawMessage `json:"view"`
+	Next    *successor      `json:"next,omitempty"`
 }
 
 // planRecordVersion is the version of the JSON form of a plan's record.
@@ -46,7 +58,7 @@ func (p planRecord) Marshal() ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	return json.Marshal(planJSON{Version: planRecordVersion, Fence: f, View: v})
+	return json.Marshal(planJSON{Version: planRecordVersion, Fence: f, View: v, Next: p.next})
 }
 
 // UnmarshalJSON reads what Marshal wrote and refuses other versions.
@@ -62,38 +74,9 @@ func (p *planRecord) UnmarshalJSON(b []byte) error {
 	if p.plan, err = fence.ParsePlan(raw.Fence); err != nil {
 		return err
 	}
-	p.view = &pb.Plan{}
+	p.view, p.next = &pb.Plan{}, raw.Next
 	// A newer gate's view may have fields that this one does not know.
 	return protojson.UnmarshalOptions{DiscardUnknown: true}.Unmarshal(raw.View, p.view)
-}
-
-// newPlanID draws an id that sorts by time: 48 bits of milliseconds, 80 random.
-func newPlanID(now time.Time) tidegate.ID {
-	id := tidegate.NewID()
-	ms := uint64(now.UnixMilli())
-	for i := range 6 {
-		id[i] = byte(ms >> (40 - 8*i))
-	}
-	return id
-}
-
-// planSteps are the steps an operator sees, with what they usually take on
-// nodes that answer; the numbers are calibrated by finished plans of the service.
-var planSteps = []struct {
-	step     fence.PlanStep
-	name     string
-	expected time.Duration
-	failover bool
-}{
-	{fence.StepReserve, "F1 reserve the next epoch", 20 * time.Millisecond, false},
-	{fence.StepFence, "F2 fence the old writer", 200 * time.Millisecond, false},
-	{fence.StepChoose, "F3 choose the head", 20 * time.Millisecond, false},
-	{fence.StepLease, "F4 old outputs over", 0, false},
-	{fence.StepAdopt, "F5 bring members to the head", 500 * time.Millisecond, false},
-	{fence.StepActivate, "F6 activate", 20 * time.Millisecond, false},
-	{fence.StepApply, "F7 apply and promote", 500 * time.Millisecond, true},
-	{fence.StepRoute, "F8 switch the route", 300 * time.Millisecond, true},
-	{fence.StepReport, "F9 report", 10 * time.Millisecond, true},
 }
 
 // States of a step.
@@ -111,27 +94,29 @@ func newView(p fence.Plan, gate string, now time.Time) *pb.Plan {
 		Outcome: pb.PlanOutcome_PLAN_OUTCOME_RUNNING, Reason: p.Reason, Actor: p.Actor, Controller: gate,
 		Started: timestamppb.New(now), AcceptLoss: p.AcceptLoss, AttestPrimaryDown: p.AttestPrimaryDown,
 	}
-	var total time.Duration
-	for _, s := range planSteps {
-		if s.failover && p.Kind != fence.KindFailover {
-			continue
-		}
-		total += s.expected
-		v.Steps = append(v.Steps, &pb.PlanStep{Name: s.name, State: stepPending, Expected: durationpb.New(s.expected)})
+	for _, s := range stepsOf(p.Kind) {
+		v.Steps = append(v.Steps, &pb.PlanStep{Name: s.name, State: stepPending, Expected: durationpb.New(s.expected), ExpectedFrom: s.source, Impact: s.impactOf(p.Kind)})
 	}
-	v.Expected = durationpb.New(total)
+	sumExpected(v)
 	showStreams(v, p)
 	return v
 }
 
 // showStreams brings the view's streams, loss and phases to the plan's state.
 func showStreams(v *pb.Plan, p fence.Plan) {
+	before := map[string]*pb.Config{}
+	for _, s := range v.GetStreams() {
+		before[s.GetStreamId()] = s.GetFromConfig()
+	}
 	v.Streams = v.Streams[:0]
 	for i := range p.Streams {
 		s := &p.Streams[i]
 		out := &pb.PlanStream{
 			StreamId: s.Stream.String(), Name: string(s.Name), FromEpoch: uint64(fromEpoch(p, s.Record)), Epoch: uint64(s.Record.Epoch),
-			Head: api.LogPosMessage(s.Record.Head),
+			Head: api.LogPosMessage(s.Record.Head), Handover: fencewire.HandoverMessage(s.Record.Handover), FromConfig: before[s.Stream.String()],
+		}
+		if p.Attempts > 0 && s.Record.State == fence.StateActive {
+			out.Config = fencewire.ConfigMessage(s.Record.Config)
 		}
 		if i < len(p.Loss) {
 			out.Loss = fencewire.LossMessage(p.Loss[i])
@@ -173,66 +158,6 @@ func fromEpoch(p fence.Plan, r fence.EpochRecord) tidegate.Epoch {
 		return r.History[n-2].Epoch
 	}
 	return 0
-}
-
-// showStep brings the view's steps to the plan's step and returns the ones that
-// changed. A plan that goes back to F1 begins its steps anew.
-func showStep(v *pb.Plan, step fence.PlanStep, now time.Time) []*pb.PlanStep {
-	at := slices.IndexFunc(planSteps, func(s struct {
-		step     fence.PlanStep
-		name     string
-		expected time.Duration
-		failover bool
-	},
-	) bool {
-		return s.step == step
-	})
-	switch step {
-	case fence.StepDecide:
-		return nil
-	case fence.StepDone:
-		at = len(v.Steps)
-	case fence.StepRefused, fence.StepGone:
-		return endStep(v, stepFailed, now)
-	}
-	var changed []*pb.PlanStep
-	for i, s := range v.Steps {
-		want := stepPending
-		switch {
-		case i < at:
-			want = stepDone
-		case i == at:
-			want = stepRunning
-		}
-		if s.GetState() == want {
-			continue
-		}
-		if want == stepPending {
-			s.Started, s.Took = nil, nil
-		}
-		if s.GetStarted() == nil && want != stepPending {
-			s.Started = timestamppb.New(now)
-		}
-		if want == stepDone {
-			s.Took = durationpb.New(now.Sub(s.GetStarted().AsTime()))
-		}
-		s.State = want
-		changed = append(changed, s)
-	}
-	return changed
-}
-
-// tookStep corrects the times of a step that one transaction did, and the
-// beginning of the next one.
-func tookStep(v *pb.Plan, step fence.PlanStep, began, ended time.Time) {
-	for i, s := range v.GetSteps() {
-		switch {
-		case planSteps[i].step == step:
-			s.Started, s.Took = timestamppb.New(began), durationpb.New(ended.Sub(began))
-		case s.GetState() == stepRunning:
-			s.Started = timestamppb.New(ended)
-		}
-	}
 }
 
 func endStep(v *pb.Plan, state string, now time.Time) []*pb.PlanStep {

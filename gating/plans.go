@@ -12,7 +12,9 @@ import (
 	"github.com/tidegate/tidegate"
 	pb "github.com/tidegate/tidegate/api/tidegatev1"
 	"github.com/tidegate/tidegate/gating/fence"
+	"github.com/tidegate/tidegate/gating/fencewire"
 	"github.com/tidegate/tidegate/gating/registry"
+	"github.com/tidegate/tidegate/gating/rules"
 )
 
 // acquirePlan draws the plan of an agent's start as writer.
@@ -22,25 +24,33 @@ func (c *controller) acquirePlan(ctx context.Context, v *registry.View, svc regi
 		Reason: reason, Actor: string(tidegate.RoleAgent) + "/" + string(holder.Node),
 	}
 	var err error
-	if p.Streams, err = streamPlans(v, svc.Name); err != nil {
-		return p, err
+	p.Streams, err = streamPlans(v, svc.Name, func(st registry.Stream, rec fence.EpochRecord) *fence.Config {
+		return wantedConfig(v, st, rec.Config, holder.Site, counted(rec.Config))
+	})
+	if err == nil {
+		p.Preempt, err = c.leftBehind(ctx, v, svc.Name)
 	}
-	for i := range p.Streams {
-		rec := v.Epochs[p.Streams[i].Stream].Value
-		if rec.Kind != fence.KindFailover || rec.State == fence.StateActive {
+	return p, err
+}
+
+// leftBehind reports whether some stream of a service is in the hands of a plan
+// that is over: it ended without opening its epoch, or without going on from the
+// handover, and the stream is free again.
+func (c *controller) leftBehind(ctx context.Context, v *registry.View, s tidegate.ServiceName) (bool, error) {
+	for _, st := range v.StreamsOf(s) {
+		rec := v.Epochs[st.ID].Value
+		if !rec.Moving() && rec.State != fence.StateSwitching {
 			continue
 		}
 		over, err := c.planIsOver(ctx, rec.Plan)
-		if err != nil {
-			return p, err
+		if err != nil || over {
+			return over, err
 		}
-		p.Preempt = p.Preempt || over
 	}
-	return p, nil
+	return false, nil
 }
 
-// planIsOver reports whether a plan ended without opening its epoch, so that the
-// streams it reserved are free again.
+// planIsOver reports whether a plan has ended.
 func (c *controller) planIsOver(ctx context.Context, id tidegate.ID) (bool, error) {
 	var rec planRecord
 	rev, err := c.store.Get(ctx, registry.PlanKey(id.String()), &rec)
@@ -50,87 +60,155 @@ func (c *controller) planIsOver(ctx context.Context, id tidegate.ID) (bool, erro
 	return rec.plan.Finished(), nil
 }
 
+// roleChange is a change of role, or of the standby set, as asked for.
+type roleChange struct {
+	question
+	kind   pb.PlanKind
+	drain  time.Duration // switchover and failback
+	parent tidegate.ID   // the plan that this one is the second part of; zero for none
+	who    string        // the actor, for people
+}
+
+// actions says by which rules a kind of plan is judged.
+var actions = map[pb.PlanKind]rules.Action{
+	pb.PlanKind_PLAN_KIND_FAILOVER: rules.Failover, pb.PlanKind_PLAN_KIND_TAKEOVER: rules.Takeover,
+	pb.PlanKind_PLAN_KIND_SWITCHOVER: rules.Switchover, pb.PlanKind_PLAN_KIND_FAILBACK: rules.Failback,
+}
+
+// drainDefault is how long a writer may take to finish what is in flight: work in
+// flight is short, and a longer pause is noticed by everybody.
+const drainDefault = 30 * time.Second
+
 // failoverPlan draws a failover, with every rule's verdict, and changes nothing.
 func (c *controller) failoverPlan(ctx context.Context, v *registry.View, q question, reason, actor string) (planRecord, error) {
-	svc, ok := v.Services[q.service]
+	q.reason = reason
+	return c.changePlan(ctx, v, roleChange{question: q, kind: pb.PlanKind_PLAN_KIND_FAILOVER, who: actor})
+}
+
+// changePlan draws a change of role, with every rule's verdict, and changes nothing.
+func (c *controller) changePlan(ctx context.Context, v *registry.View, ch roleChange) (planRecord, error) {
+	svc, ok := v.Services[ch.service]
 	if !ok {
-		return planRecord{}, notFound("failover", string(q.service), "see `tidegate streams list`")
+		return planRecord{}, notFound(kindName(ch.kind), string(ch.service), "see `tidegate streams list`")
 	}
-	if q.target == "" {
-		q.target = c.world.chooseTarget(v, q.service, c.timing.Stale)
+	if ch.action == "" {
+		ch.action = actions[ch.kind]
 	}
-	rules := c.world.evaluate(v, q, c.timing.Stale)
-	holder, site := c.world.holderOf(q.target)
+	if ch.target == "" {
+		ch.target = c.defaultTarget(v, ch)
+	}
+	verdicts := c.world.evaluate(v, ch.question, c.timing.Stale)
+	if part, ok := c.joinFirst(v, ch); ok {
+		return c.joinPlan(ctx, v, svc, ch, part, verdicts)
+	}
+	holder, site := c.world.holderOf(ch.target)
 	p := fence.Plan{
-		ID: newPlanID(c.now()), Service: q.service, Kind: fence.KindFailover,
-		Target:     fence.Holder{Node: q.target, Site: site, UUID: holder},
-		AcceptLoss: q.acceptLoss, MaxLoss: maxLoss(svc.Value), Force: q.acceptLoss, AttestPrimaryDown: q.attest,
-		Shrink: true, Reason: reason, Actor: actor,
+		ID: newPlanID(c.now()), Service: ch.service, Kind: fence.KindFailover,
+		Target:     fence.Holder{Node: ch.target, Site: site, UUID: holder},
+		AcceptLoss: ch.acceptLoss, MaxLoss: maxLoss(svc.Value), Force: ch.acceptLoss, AttestPrimaryDown: ch.attest,
+		Shrink: true, Reason: ch.reason, Actor: ch.who,
 	}
-	p.Times.T0, p.Times.T1 = c.probes.fault(q.service)
+	if ch.action.Planned() {
+		p.Kind, p.Drain, p.Shrink = fence.KindSwitchover, ch.drain, false
+		if p.Drain == 0 {
+			p.Drain = drainDefault
+		}
+	} else {
+		p.Times.T0, p.Times.T1 = c.probes.fault(ch.service)
+	}
 	var err error
-	if p.Streams, err = streamPlans(v, q.service); err != nil {
+	p.Streams, err = streamPlans(v, ch.service, func(st registry.Stream, rec fence.EpochRecord) *fence.Config {
+		return wantedConfig(v, st, rec.Config, site, c.world.keepsUp(rec, c.timing.Stale))
+	})
+	if err == nil {
+		p.Preempt, err = c.leftBehind(ctx, v, ch.service)
+	}
+	if err != nil {
 		return planRecord{}, err
 	}
+	return c.predict(ctx, v, svc, p, ch, verdicts)
+}
+
+// predict completes a drawn plan with what it will take, and binds its start to
+// the tables that it was drawn from.
+func (c *controller) predict(ctx context.Context, v *registry.View, svc registry.Entry[registry.Service], p fence.Plan, ch roleChange, verdicts []*pb.RuleVerdict) (planRecord, error) {
 	for i := range p.Streams {
 		p.Streams[i].Record = v.Epochs[p.Streams[i].Stream].Value
 	}
 	view := newView(p, c.name, c.now())
-	view.Rules = rules
+	view.Kind, view.Rules = ch.kind, verdicts
+	if !ch.parent.IsZero() {
+		view.ParentId = ch.parent.String()
+	}
 	for i, s := range view.Streams {
-		s.Loss = predictedLoss(c.world, v, p.Streams[i].Stream, c.timing.Stale)
+		s.FromConfig = fencewire.ConfigMessage(p.Streams[i].Record.Config)
+		if p.Kind == fence.KindFailover {
+			s.Loss = predictedLoss(c.world, v, p.Streams[i].Stream, c.timing.Stale)
+		}
 	}
 	view.Loss = serviceLoss(view.Streams)
-	recs, err := c.plans(ctx, q.service, "", forecastDepth)
+	recs, err := c.plans(ctx, ch.service, "", forecastDepth)
 	if err != nil {
 		return planRecord{}, err
 	}
-	forecastFrom(recs).fill(view)
-	c.world.expectApply(v, view, q.target)
-	view.Impact = impact(view)
+	forecastFrom(recs, p.Kind).fill(view)
+	if p.Kind != fence.KindReconfigure {
+		c.world.expectApply(v, view, p.Target.Node)
+	}
+	sumExpected(view)
+	view.Impact = impact(view, p.Kind)
+	for _, o := range verdicts {
+		if o.GetOverriddenBy().GetId() != "" {
+			view.Overrides = append(view.Overrides, o.GetOverriddenBy())
+		}
+	}
 	for i := range p.Streams {
 		p.Streams[i].Record = fence.EpochRecord{}
 	}
-	return planRecord{plan: p, view: view}, nil
+	return planRecord{plan: p, view: view, with: func(tx *registry.Tx) { bindTo(tx, v, svc) }}, nil
+}
+
+// bindTo demands that a service is still configured as a plan was drawn for it: a
+// freeze, the brake, or a stream that came or went in between is not overlooked.
+func bindTo(tx *registry.Tx, v *registry.View, svc registry.Entry[registry.Service]) {
+	tx.Unchanged(registry.ServiceKey(svc.Value.Name), svc.Revision)
+	for _, st := range v.StreamsOf(svc.Value.Name) {
+		tx.Unchanged(registry.StreamKey(st.ID), v.Streams[st.ID].Revision)
+	}
+}
+
+// defaultTarget chooses where to: to the best member, or back to a configured
+// node of another site than the writer's.
+func (c *controller) defaultTarget(v *registry.View, ch roleChange) tidegate.NodeName {
+	if ch.kind != pb.PlanKind_PLAN_KIND_FAILBACK {
+		return c.world.chooseTarget(v, ch.service, c.timing.Stale)
+	}
+	for _, st := range v.StreamsOf(ch.service) {
+		rec := v.Epochs[st.ID].Value
+		for _, n := range st.Members {
+			node, ok := v.Node(registry.KindStandby, n)
+			if holder, _ := c.world.holderOf(n); ok && node.Site != rec.Active.Site && !holder.IsZero() {
+				return n
+			}
+		}
+	}
+	return ""
 }
 
 // streamPlans lists a service's streams with the configuration each should reach.
-func streamPlans(v *registry.View, s tidegate.ServiceName) ([]fence.StreamPlan, error) {
+func streamPlans(v *registry.View, s tidegate.ServiceName, wanted func(registry.Stream, fence.EpochRecord) *fence.Config) ([]fence.StreamPlan, error) {
 	var out []fence.StreamPlan
 	for _, st := range v.StreamsOf(s) {
 		e, ok := v.Epochs[st.ID]
 		if !ok {
 			return nil, notFound("plan", string(st.Name), "the stream has no epoch record; remove it and add it again, or rebuild the registry")
 		}
-		out = append(out, fence.StreamPlan{Stream: st.ID, Name: st.Name, Wanted: wantedConfig(v, st, e.Value.Config)})
+		out = append(out, fence.StreamPlan{Stream: st.ID, Name: st.Name, Wanted: wanted(st, e.Value)})
 	}
 	if len(out) == 0 {
 		return nil, notFound("plan", string(s), "add streams to the service first")
 	}
 	return out, nil
-}
-
-// wantedConfig returns the configuration that the operator wants, nil when it is
-// the one on record. A member on record keeps its incarnation: another one must
-// leave limbo first.
-func wantedConfig(v *registry.View, s registry.Stream, have fence.Config) *fence.Config {
-	want := fence.Config{W: s.W}
-	same := s.W == have.W && len(s.Members) == len(have.Members)
-	for _, n := range s.Members {
-		if i := have.Index(n); i >= 0 {
-			want.Members = append(want.Members, have.Members[i])
-			continue
-		}
-		same = false
-		if node, ok := v.Node(registry.KindStandby, n); ok && !node.Incarnation.IsZero() {
-			want.Members = append(want.Members, fence.Member{Node: n, Incarnation: node.Incarnation})
-		}
-	}
-	fence.SortMembers(want.Members)
-	if same || want.Validate() != nil {
-		return nil
-	}
-	return &want
 }
 
 // predictedLoss is what a failover of a stream could claim now, at best.
@@ -168,17 +246,14 @@ func (w *world) blind(cfg fence.Config, id tidegate.StreamID, stale time.Duratio
 	return d
 }
 
-// expectApply adds the target's backlog to the expected time of F7 and sums the steps.
+// expectApply adds the target's backlog to the expected time of F7.
 func (w *world) expectApply(v *registry.View, view *pb.Plan, target tidegate.NodeName) {
 	lag, known := w.applyTime(v, view.GetService(), target)
-	var total time.Duration
 	for _, s := range view.GetSteps() {
 		if strings.HasPrefix(s.GetName(), "F7") && known {
 			s.Expected = durationpb.New(s.GetExpected().AsDuration() + lag)
 		}
-		total += s.GetExpected().AsDuration()
 	}
-	view.Expected = durationpb.New(total)
 }
 
 // applyTime returns how long the target's warm services need for what is durable
@@ -211,10 +286,19 @@ func (w *world) applyTime(v *registry.View, service string, target tidegate.Node
 }
 
 // impact is what users notice; empty while there is nowhere to send them.
-func impact(v *pb.Plan) string {
+func impact(v *pb.Plan, kind fence.PlanKind) string {
 	if v.GetTarget().GetSite() == "" {
 		return ""
 	}
+	pause := v.GetPauseExpected().AsDuration().Round(10 * time.Millisecond)
+	switch kind {
+	case fence.KindReconfigure:
+		return fmt.Sprintf("writes of %s wait for about %s; connections stay", v.GetService(), pause)
+	case fence.KindSwitchover:
+		return fmt.Sprintf("%s refuses new writes, or its proxies hold them, for about %s; connections are cut once, and clients are sent to %s (%s); nothing is lost",
+			v.GetService(), pause, v.GetTarget().GetSite(), v.GetTarget().GetNode())
+	case fence.KindAcquire, fence.KindFailover:
+	}
 	return fmt.Sprintf("clients of %s get no answer to writes for about %s, their connections are cut once, and they are sent to %s (%s)",
-		v.GetService(), v.GetExpected().AsDuration().Round(10*time.Millisecond), v.GetTarget().GetSite(), v.GetTarget().GetNode())
+		v.GetService(), pause, v.GetTarget().GetSite(), v.GetTarget().GetNode())
 }

@@ -125,7 +125,16 @@ func (s *operatorService) take(streams map[tidegate.StreamID]*found, d *pb.Descr
 			f = &found{service: sd.GetService(), name: sd.GetName(), store: sd.GetStore()}
 			streams[id] = f
 		}
-		if err := f.add(fence.Member{Node: node.Name, Incarnation: inc}, sd); err != nil {
+		// A log that was made anew on a node that lost only that log has an
+		// incarnation of its own; its configuration names it by that.
+		own, err := api.ParseID("stream incarnation", sd.GetIncarnation())
+		if err != nil {
+			return node, err
+		}
+		if own.IsZero() {
+			own = inc
+		}
+		if err := f.add(fence.Member{Node: node.Name, Incarnation: own}, sd); err != nil {
 			return node, err
 		}
 	}
@@ -226,7 +235,7 @@ func (f *found) records(id tidegate.StreamID, missing []string, site tidegate.Si
 	}
 	st := registry.Stream{
 		ID: id, Service: tidegate.ServiceName(f.service), Name: tidegate.StreamName(f.name), Store: first(f.store, "journal"),
-		Mode: mode, Bounds: f.bounds, Policy: registry.PolicyBlock, Members: f.members, W: f.config.W,
+		Mode: mode, Bounds: f.bounds, Policy: tidegate.Policy{Reaction: tidegate.ReactBlock}, Members: f.members, W: f.config.W,
 	}
 	if len(st.Members) == 0 {
 		for _, m := range f.config.Members {

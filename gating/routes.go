@@ -153,7 +153,7 @@ func (r *routes) keep(ctx context.Context, lead *registry.Leadership, v *registr
 	}
 	// A failover's own switch comes at F8, after the target has applied the log;
 	// before that the old route must stay.
-	if kind := v.Epochs[v.StreamsOf(s)[0].ID].Value.Kind; kind == fence.KindFailover && (!had || old.Value.Epoch < epoch) {
+	if kind := v.Epochs[v.StreamsOf(s)[0].ID].Value.Kind; moves(kind) && (!had || old.Value.Epoch < epoch) {
 		return nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, r.timeout)

@@ -28,13 +28,15 @@ type runner struct {
 	lead   *registry.Leadership
 	ctl    *fence.Controller
 	view   *pb.Plan
+	next   *successor
 	handle *handle
 
 	events   chan fence.ControlEvent
 	inflight map[string]bool // calls that are out; their names come back in events
 	deadline *time.Timer     // of the current step
 	awaiting fence.PlanStep
-	saved    int // records written; a test kills the gate after the n-th
+	leases   time.Duration // the longest lease that F4 waits for; 0 none
+	saved    int           // records written; a test kills the gate after the n-th
 	route    routeWish
 }
 
@@ -62,7 +64,7 @@ func newRunner(p parts, lead *registry.Leadership, rec planRecord) (*runner, err
 	view := proto.CloneOf(rec.view)
 	view.Controller = p.name
 	return &runner{
-		parts: p, lead: lead, ctl: ctl, view: view, handle: newHandle(rec.plan, view),
+		parts: p, lead: lead, ctl: ctl, view: view, next: rec.next, handle: newHandle(rec.plan, view),
 		events: make(chan fence.ControlEvent, eventsMax), inflight: map[string]bool{},
 	}, nil
 }
@@ -92,6 +94,10 @@ func (r *runner) run(ctx context.Context) error {
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		case ev = <-r.events:
+		case ev = <-r.handle.asked:
+			if a, ok := ev.(fence.Abort); ok {
+				r.view.Abort = &pb.PlanAbort{Actor: a.Actor, Reason: a.Reason, At: timestamppb.New(r.now())}
+			}
 		case <-tick.C:
 			ev = fence.Tick{}
 		case <-r.deadline.C:
@@ -164,9 +170,16 @@ func (r *runner) do(ctx context.Context, calls *sync.WaitGroup, e fence.ControlE
 		r.call(ctx, calls, "route", func(ctx context.Context) fence.ControlEvent { return r.switchRoute(ctx, e) })
 	case fence.SetDeadline:
 		r.awaiting = e.Step
-		r.deadline.Reset(r.patience(e.Step))
+		r.deadline.Reset(r.patience(e.Step) + e.Extra)
 	case fence.AwaitLease:
-		r.log.Info("waiting for the old writer's outputs to be over", "plan", r.view.GetId(), "why", e.Why)
+		r.log.Info("waiting for the old writer's outputs to be over", "plan", r.view.GetId(), "why", e.Why, "lease", e.Lease)
+		if r.leases = e.Lease; e.Lease > 0 {
+			plan := r.ctl.Plan()
+			r.call(ctx, calls, "lease", func(ctx context.Context) fence.ControlEvent { return r.awaitLease(ctx, plan, e.Lease) })
+		}
+	case fence.AbortRefused:
+		r.view.Abort = nil
+		r.handle.refuseAbort(e.Why)
 	case fence.Report, fence.Refuse, fence.Superseded, fence.Finished:
 		// The plan's record, saved before, says it all.
 	}
@@ -178,7 +191,9 @@ func (r *runner) patience(s fence.PlanStep) time.Duration {
 	case fence.StepFence:
 		return r.timing.Fence
 	case fence.StepLease:
-		return r.timing.Lease
+		return r.timing.Lease + leasePatience(r.leases)
+	case fence.StepDrain:
+		return 0 // the plan says how long
 	case fence.StepAdopt:
 		return r.timing.Adopt
 	}
@@ -250,7 +265,7 @@ func (r *runner) txn(ctx context.Context, e fence.Txn) (fence.ControlEvent, erro
 			t.Put(registry.HistoryKey(p.Stream, p.Record.Epoch), p.Record)
 		}
 	}
-	t.Put(registry.PlanKey(e.Plan.ID.String()), planRecord{plan: e.Plan, view: r.view})
+	t.Put(registry.PlanKey(e.Plan.ID.String()), planRecord{plan: e.Plan, view: r.view, next: r.next})
 	rev, err := r.store.Commit(ctx, t)
 	switch {
 	case err == nil:
@@ -284,7 +299,7 @@ func (r *runner) stillLeading(ctx context.Context) error {
 // core does next is done after that.
 func (r *runner) save(ctx context.Context, p fence.Plan) error {
 	r.show(p)
-	rec := planRecord{plan: p, view: r.view}
+	rec := planRecord{plan: p, view: r.view, next: r.next}
 	return retry.Policy{First: r.timing.Tick, Max: 4 * r.timing.Tick}.Do(ctx, func(ctx context.Context) error {
 		_, err := r.store.Commit(ctx, new(registry.Tx).Leading(r.lead).Put(registry.PlanKey(p.ID.String()), rec))
 		if errors.Is(err, tidegate.ErrConflict) {
@@ -321,6 +336,9 @@ func (r *runner) draw(p fence.Plan) []*pb.PlanStep {
 		if p.Attempts > 0 {
 			r.view.Outcome = pb.PlanOutcome_PLAN_OUTCOME_FAILED
 		}
+		if calledOff(p) {
+			r.view.Outcome = pb.PlanOutcome_PLAN_OUTCOME_ABORTED
+		}
 		if p.Refusal != nil {
 			r.view.Error, r.view.Hint = p.Refusal.Error(), p.Refusal.Hint
 		}
@@ -330,7 +348,17 @@ func (r *runner) draw(p fence.Plan) []*pb.PlanStep {
 	if p.Finished() && r.view.GetEnded() == nil {
 		r.view.Ended = timestamppb.New(now)
 	}
+	showPause(r.view, p)
 	return changed
+}
+
+// calledOff reports whether a plan ended with everything as it was before: nobody
+// is without a writer.
+func calledOff(p fence.Plan) bool {
+	if p.Refusal == nil || p.Attempts > 0 && p.Refusal.Rule != fence.RuleConfig {
+		return false
+	}
+	return p.Refusal.Rule == fence.RuleAborted || p.Refusal.Rule == fence.RuleDrain || p.Refusal.Rule == fence.RuleConfig
 }
 
 // tell shows the view to those who watch the plan.
@@ -401,14 +429,73 @@ type handle struct {
 	changed chan struct{}
 	over    chan struct{} // closed when the run has ended
 	err     error         // why the run ended before the plan did
+	next    *handle       // the second part of the change, once it has begun
 	preempt func()        // asks the run to give way; set before the handle is shared
+
+	asked     chan fence.ControlEvent // what others want the run to know
+	noAbort   string                  // why the plan cannot be called off any more
+	noAborted chan struct{}           // closed when that is known
 }
 
 func newHandle(p fence.Plan, view *pb.Plan) *handle {
 	return &handle{
 		id: p.ID, service: p.Service, kind: p.Kind, target: p.Target, plan: p, view: proto.CloneOf(view),
-		changed: make(chan struct{}), over: make(chan struct{}),
+		changed: make(chan struct{}), over: make(chan struct{}), asked: make(chan fence.ControlEvent), noAborted: make(chan struct{}),
+		preempt: func() {},
 	}
+}
+
+// poke steps the run with an event if it is ready to take one; what it tells can
+// be found out otherwise too.
+func (h *handle) poke(ev fence.ControlEvent) {
+	select {
+	case h.asked <- ev:
+	default:
+	}
+}
+
+// abort asks the run to call the plan off, and waits until it has ended or says
+// that this cannot be done any more.
+func (h *handle) abort(ctx context.Context, ev fence.Abort) error {
+	select {
+	case h.asked <- ev:
+	case <-h.over:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	select {
+	case <-h.noAborted:
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		return &tidegate.Error{Op: "abort plan", Subject: h.id.String(), Class: tidegate.Refused, Err: errors.New(h.noAbort), Hint: "it goes on by itself: `tidegate plan show " + h.id.String() + "`"}
+	case <-h.over:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (h *handle) refuseAbort(why string) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.noAbort == "" {
+		h.noAbort = why
+		close(h.noAborted)
+	}
+}
+
+func (h *handle) setNext(n *handle) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.next = n
+}
+
+// following returns the second part of the change; valid once over is closed.
+func (h *handle) following() *handle {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.next
 }
 
 func (h *handle) publish(p fence.Plan, view *pb.Plan, steps []*pb.PlanStep) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/http"
 	"slices"
@@ -40,6 +41,10 @@ var callers = map[string][]tidegate.Role{
 	tidegatev1connect.NodeServiceReportStandbyProcedure:    {tidegate.RoleStandby},
 	tidegatev1connect.NodeServiceReportRouteProcedure:      {tidegate.RoleRoute},
 	tidegatev1connect.NodeServiceReportQuarantineProcedure: {tidegate.RoleAgent, tidegate.RoleStandby},
+	tidegatev1connect.NodeServiceReportVantageProcedure:    {tidegate.RoleAgent, tidegate.RoleStandby, tidegate.RoleRoute, tidegate.RoleGate},
+	tidegatev1connect.NodeServiceRenewLeaseProcedure:       {tidegate.RoleAgent},
+	tidegatev1connect.NodeServiceReleaseLeaseProcedure:     {tidegate.RoleAgent},
+	tidegatev1connect.NodeServiceHandOverProcedure:         {tidegate.RoleAgent},
 
 	tidegatev1connect.OperatorServiceStatusProcedure:       readers,
 	tidegatev1connect.OperatorServiceListStreamsProcedure:  readers,
@@ -55,6 +60,18 @@ var callers = map[string][]tidegate.Role{
 	tidegatev1connect.OperatorServiceFreezeProcedure:       writers,
 	tidegatev1connect.OperatorServiceFailoverProcedure:     writers,
 	tidegatev1connect.OperatorServiceRebuildProcedure:      writers,
+
+	tidegatev1connect.OperatorServiceGateExplainProcedure:   readers,
+	tidegatev1connect.OperatorServiceListOverridesProcedure: readers,
+	tidegatev1connect.OperatorServiceListAuditProcedure:     readers,
+
+	tidegatev1connect.OperatorServiceChangeRoleProcedure:     writers,
+	tidegatev1connect.OperatorServiceReconfigureProcedure:    writers,
+	tidegatev1connect.OperatorServiceAbortPlanProcedure:      writers,
+	tidegatev1connect.OperatorServiceOpenGateProcedure:       writers,
+	tidegatev1connect.OperatorServiceArmGateProcedure:        writers,
+	tidegatev1connect.OperatorServiceSetDetectorProcedure:    writers,
+	tidegatev1connect.OperatorServiceRevokeOverrideProcedure: writers,
 }
 
 var (
@@ -72,14 +89,17 @@ func callerOf(ctx context.Context) tidegate.Identity {
 
 // guard is the interceptor of every call: it lets only the listed roles in and
 // sends every error with its class.
-type guard struct{}
+type guard struct{ p parts }
 
-func (guard) WrapUnary(next connect.UnaryFunc) connect.UnaryFunc {
+func (g guard) WrapUnary(next connect.UnaryFunc) connect.UnaryFunc {
 	return func(ctx context.Context, req connect.AnyRequest) (connect.AnyResponse, error) {
 		if err := allowed(ctx, req.Spec().Procedure); err != nil {
 			return nil, api.Error(err)
 		}
 		resp, err := next(ctx, req)
+		if err != nil {
+			g.p.noteRefusal(ctx, req.Spec().Procedure, req.Any(), err)
+		}
 		return resp, api.Error(err)
 	}
 }
@@ -130,9 +150,9 @@ type server struct {
 	addr   chan net.Addr // one value, once listening
 }
 
-func newServer(creds *pki.Credentials, listen string, reg prometheus.Gatherer, node tidegatev1connect.NodeServiceHandler, op tidegatev1connect.OperatorServiceHandler) *server {
+func newServer(p parts, creds *pki.Credentials, listen string, reg prometheus.Gatherer, node tidegatev1connect.NodeServiceHandler, op tidegatev1connect.OperatorServiceHandler) *server {
 	mux := http.NewServeMux()
-	opts := []connect.HandlerOption{connect.WithInterceptors(guard{}), connect.WithReadMaxBytes(requestBytesMax), connect.WithCompressMinBytes(api.CompressMin)}
+	opts := []connect.HandlerOption{connect.WithInterceptors(guard{p}), connect.WithReadMaxBytes(requestBytesMax), connect.WithCompressMinBytes(api.CompressMin)}
 	mux.Handle(tidegatev1connect.NewNodeServiceHandler(node, opts...))
 	mux.Handle(tidegatev1connect.NewOperatorServiceHandler(op, opts...))
 	mux.Handle("GET /metrics", promhttp.HandlerFor(reg, promhttp.HandlerOpts{}))
@@ -152,7 +172,8 @@ func newServer(creds *pki.Credentials, listen string, reg prometheus.Gatherer, n
 		creds: creds, listen: listen, addr: make(chan net.Addr, 1),
 		http: &http.Server{
 			Handler: identify, ReadHeaderTimeout: headerTimeout, MaxHeaderBytes: headerBytesMax,
-			HTTP2: &http.HTTP2Config{MaxConcurrentStreams: watchersPerStream},
+			HTTP2:    &http.HTTP2Config{MaxConcurrentStreams: watchersPerStream},
+			ErrorLog: slog.NewLogLogger(p.log.Handler(), slog.LevelDebug), // handshakes of strangers, connections cut: no business of an operator
 		},
 	}
 }

@@ -24,7 +24,10 @@ func (s *operatorService) Status(ctx context.Context, req *connect.Request[pb.St
 		return nil, err
 	}
 	v, reachable, _ := s.world.current()
-	out := &pb.StatusResponse{Cluster: s.cluster, RegistryReachable: reachable, Now: timestamppb.New(s.now()), Verdict: pb.Verdict_VERDICT_SAFE}
+	out := &pb.StatusResponse{
+		Cluster: s.cluster, RegistryReachable: reachable, Now: timestamppb.New(s.now()), Verdict: pb.Verdict_VERDICT_SAFE,
+		RegistryAge: s.registryAge(), RegistrySurvivesSite: s.survives,
+	}
 	if reachable {
 		leader, err := s.store.Leader(ctx)
 		if err == nil {
@@ -35,7 +38,9 @@ func (s *operatorService) Status(ctx context.Context, req *connect.Request[pb.St
 		if f := req.Msg.GetService(); f != "" && f != string(name) {
 			continue
 		}
-		out.Services = append(out.Services, s.serviceStatus(v, name))
+		one := s.serviceStatus(v, name)
+		one.Lease = s.leaseStatus(ctx, v.Services[name].Value, reachable)
+		out.Services = append(out.Services, one)
 	}
 	if f := req.Msg.GetService(); f != "" && len(out.GetServices()) == 0 {
 		return nil, notFound("show status of", f, "see `tidegate streams list`")
@@ -51,7 +56,7 @@ func (s *operatorService) Status(ctx context.Context, req *connect.Request[pb.St
 		j.say(pb.Verdict_VERDICT_UNKNOWN, "no service is registered")
 	}
 	if !reachable {
-		j.say(pb.Verdict_VERDICT_AT_RISK, "the registry does not answer: streams flow, role changes wait")
+		j.say(pb.Verdict_VERDICT_AT_RISK, "the registry does not answer: streams flow, role changes wait; this view of it is %s old", out.GetRegistryAge().AsDuration().Round(time.Second))
 	} else if out.GetLeader() == "" {
 		j.say(pb.Verdict_VERDICT_AT_RISK, "no gate leads: role changes wait")
 	}
@@ -87,7 +92,7 @@ func (j *judgement) say(v pb.Verdict, format string, args ...any) {
 
 func (p parts) serviceStatus(v *registry.View, name tidegate.ServiceName) *pb.ServiceStatus {
 	svc := v.Services[name].Value
-	out := &pb.ServiceStatus{Name: string(name), Route: routeView(v, name), Frozen: svc.Frozen}
+	out := &pb.ServiceStatus{Name: string(name), Route: routeView(v, name), Frozen: svc.Frozen, Armed: !svc.Disarmed, Drill: drillPolicy(svc)}
 	if svc.RPO > 0 {
 		out.Rpo = durationpb.New(svc.RPO)
 	}
@@ -121,6 +126,8 @@ func (p parts) serviceStatus(v *registry.View, name tidegate.ServiceName) *pb.Se
 	} else if svc.RTO > 0 {
 		j.say(pb.Verdict_VERDICT_AT_RISK, "the time of a recovery cannot be predicted: no warm copy reports its replay")
 	}
+	out.Detector = p.look.status(svc)
+	judgeDetector(&j, out.Detector)
 	out.Verdict, out.Reasons = j.verdict, j.reasons
 	return out
 }

@@ -5,8 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
+	"time"
 
 	"connectrpc.com/connect"
+	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/tidegate/tidegate"
 	"github.com/tidegate/tidegate/api"
@@ -34,8 +37,24 @@ func (s *operatorService) AddService(ctx context.Context, req *connect.Request[p
 		if err != nil {
 			return err
 		}
-		want.Frozen, want.Reason = old.Frozen, old.Reason
-		_, err = s.store.Commit(ctx, new(registry.Tx).Unchanged(key, rev).Put(key, want))
+		next := want
+		next.Frozen, next.Reason, next.Disarmed = old.Frozen, old.Reason, old.Disarmed
+		next.SingleRegistry = old.SingleRegistry || req.Msg.GetSingleRegistry()
+		if m.GetLeaseTtl() == nil {
+			next.LeaseTTL = old.LeaseTTL
+		}
+		if m.GetDetector() == nil {
+			next.Detector = old.Detector
+		}
+		if m.GetDrill() == nil {
+			next.DrillAge = old.DrillAge
+		}
+		if err := s.outlives("add service", next, nil); err != nil {
+			return err
+		}
+		e := s.entry(ctx, ActionServiceSet, want.Name, "", fact("rpo", "%s", next.RPO), fact("rto", "%s", next.RTO), fact("lease_ttl", "%s", next.LeaseTTL),
+			fact("detector", "%s", first(string(next.Detector.Mode), string(registry.DetectorOff))))
+		_, err = s.store.Commit(ctx, new(registry.Tx).Unchanged(key, rev).Put(key, next).Audit(e))
 		return err
 	})
 	if err != nil {
@@ -74,7 +93,43 @@ func serviceOf(m *pb.Service) (registry.Service, error) {
 		b, err := api.Bounds(m.GetMaxLoss())
 		out.MaxLoss, errs = &b, append(errs, err)
 	}
+	out.LeaseTTL = m.GetLeaseTtl().AsDuration()
+	var err error
+	out.Detector, err = detectorOf(m.GetDetector())
+	errs = append(errs, registry.ValidLeaseTTL(out.LeaseTTL), err)
+	if out.DrillAge = m.GetDrill().GetMaxAge().AsDuration(); out.DrillAge < 0 {
+		errs = append(errs, fmt.Errorf("drill max age %s: want none negative", out.DrillAge))
+	}
 	return out, errors.Join(errs...)
+}
+
+// outlives refuses what must be recorded while a site is lost, on a registry that
+// may be lost with it: a policy that degrades, leases, a detector that acts. An
+// operator who knows may want it all the same; that is kept with the service.
+func (s *operatorService) outlives(op string, svc registry.Service, streams []registry.Stream) error {
+	if s.survives || svc.SingleRegistry {
+		return nil
+	}
+	var what []string
+	if svc.LeaseTTL > 0 {
+		what = append(what, "an output lease")
+	}
+	if svc.Detector.Mode == registry.DetectorAuto {
+		what = append(what, "a detector that acts")
+	}
+	for _, st := range streams {
+		if st.Policy.Degrades() {
+			what = append(what, fmt.Sprintf("policy %s of stream %s", st.Policy.Reaction, st.Name))
+		}
+	}
+	if len(what) == 0 {
+		return nil
+	}
+	return &tidegate.Error{
+		Op: op, Subject: string(svc.Name), Class: tidegate.Refused,
+		Err:  fmt.Errorf("%s: each needs a registry that outlives the loss of any one site, and this one is not known to", strings.Join(what, ", ")),
+		Hint: "run etcd with members at three sites and name them in the gate's registry.sites; or repeat with --single-registry if it is lost together with a site and you accept what follows",
+	}
 }
 
 // AddStream implements OperatorService. The stream gets its first record, epoch
@@ -90,21 +145,36 @@ func (s *operatorService) AddStream(ctx context.Context, req *connect.Request[pb
 	if err != nil {
 		return nil, misuse("add stream", subject, err)
 	}
+	svc := v.Services[st.Service].Value
+	svc.SingleRegistry = svc.SingleRegistry || m.GetSingleRegistry()
+	if err := s.outlives("add stream", svc, []registry.Stream{st}); err != nil {
+		return nil, err
+	}
 	cfg := fence.Config{W: st.W}
 	for _, n := range st.Members {
 		node, _ := v.Node(registry.KindStandby, n)
 		cfg.Members = append(cfg.Members, fence.Member{Node: n, Incarnation: node.Incarnation})
 	}
 	fence.SortMembers(cfg.Members)
-	rec, err := fence.NewRecord(st.ID, cfg, fence.GateRecord{State: fence.GateArmed, Mode: st.Mode, Bounds: st.Bounds, SinceSeq: 1})
+	gate := fence.GateRecord{State: fence.GateArmed, Mode: st.Mode, Bounds: st.Bounds, SinceSeq: 1, Lease: svc.LeaseTTL}
+	if st.Policy.Reaction == tidegate.ReactDegradeBlind {
+		gate.State = fence.GateBlindOK // on record before it may act
+	}
+	rec, err := fence.NewRecord(st.ID, cfg, gate)
 	if err != nil {
 		return nil, misuse("add stream", subject, err)
 	}
 	rec.Since = s.now().UnixNano()
-	_, err = s.store.Commit(ctx, new(registry.Tx).
+	e := s.entry(ctx, ActionStreamAdd, st.Service, "", fact("id", "%s", st.ID), fact("mode", "%s", st.Mode), fact("members", "%v", st.Members), fact("w", "%d", st.W))
+	e.Stream = st.Name
+	tx := new(registry.Tx).
 		Unchanged(registry.ServiceKey(st.Service), v.Services[st.Service].Revision).
 		Unchanged(registry.NameKey(st.Service, st.Name), 0).Unchanged(registry.StreamKey(st.ID), 0).Unchanged(registry.EpochKey(st.ID), 0).
-		Put(registry.NameKey(st.Service, st.Name), st.ID).Put(registry.StreamKey(st.ID), st).Put(registry.EpochKey(st.ID), rec))
+		Put(registry.NameKey(st.Service, st.Name), st.ID).Put(registry.StreamKey(st.ID), st).Put(registry.EpochKey(st.ID), rec).Audit(e)
+	if svc.SingleRegistry != v.Services[st.Service].Value.SingleRegistry {
+		tx.Put(registry.ServiceKey(st.Service), svc)
+	}
+	_, err = s.store.Commit(ctx, tx)
 	if errors.Is(err, tidegate.ErrConflict) {
 		err = &tidegate.Error{Op: "add stream", Subject: subject, Class: tidegate.Misuse, Err: fmt.Errorf("the name or id is taken: %w", tidegate.ErrConflict), Hint: "see `tidegate streams list`"}
 	}
@@ -119,7 +189,7 @@ func (s *operatorService) AddStream(ctx context.Context, req *connect.Request[pb
 func (s *operatorService) streamOf(v *registry.View, m *pb.AddStreamRequest) (registry.Stream, error) {
 	st := registry.Stream{
 		Service: tidegate.ServiceName(m.GetService()), Name: tidegate.StreamName(m.GetName()), Store: first(m.GetStore(), "journal"),
-		Mode: api.Mode(m.GetMode()), Policy: policyOf(m.GetPolicy()), W: int(m.GetW()),
+		Mode: api.Mode(m.GetMode()), W: int(m.GetW()),
 	}
 	errs := []error{tidegate.ValidName(m.GetName())}
 	bad := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
@@ -140,9 +210,8 @@ func (s *operatorService) streamOf(v *registry.View, m *pb.AddStreamRequest) (re
 	}
 	st.Bounds, err = s.boundsOf(st.Mode, m.GetBounds())
 	errs = append(errs, err)
-	if st.Policy != registry.PolicyBlock {
-		bad("policy: want block (got %q)", st.Policy) // the word is reserved; no writer acts on the others
-	}
+	st.Policy, err = policyOf(tidegate.Policy{Reaction: tidegate.ReactBlock}, m.GetPolicy(), m.GetGrace(), m.GetRearm())
+	errs = append(errs, err)
 	for _, n := range m.GetMembers() {
 		name := tidegate.NodeName(n)
 		if node, ok := v.Node(registry.KindStandby, name); !ok || node.Incarnation.IsZero() {
@@ -157,6 +226,35 @@ func (s *operatorService) streamOf(v *registry.View, m *pb.AddStreamRequest) (re
 		errs = append(errs, err)
 	}
 	return st, errors.Join(errs...)
+}
+
+// Defaults of a policy.
+const (
+	graceDefault = 10 * time.Second // a degrading gate sits out a restarted standby node
+	rearmDefault = 30 * time.Second // a link that comes and goes does not arm and degrade in turn
+)
+
+// policyOf applies what was asked for to a policy; what is absent stays.
+func policyOf(p tidegate.Policy, reaction pb.GatePolicy, grace, rearm *durationpb.Duration) (tidegate.Policy, error) {
+	if reaction != pb.GatePolicy_GATE_POLICY_UNSPECIFIED {
+		r, ok := reactions[reaction]
+		if !ok {
+			return p, fmt.Errorf("policy %s: want block, reject, degrade or degrade-blind", reaction)
+		}
+		if p.Reaction = r; p.Degrades() && p.Grace == 0 {
+			p.Grace = graceDefault
+		}
+	}
+	if p.Rearm == 0 {
+		p.Rearm = rearmDefault
+	}
+	if grace != nil {
+		p.Grace = grace.AsDuration()
+	}
+	if rearm != nil {
+		p.Rearm = rearm.AsDuration()
+	}
+	return p, p.Validate()
 }
 
 // boundsOf returns the bounds that a stream's record holds: those of the bounded
@@ -186,24 +284,23 @@ func (s *operatorService) streamNow(ctx context.Context, id tidegate.StreamID) (
 	return streamView(v, v.Streams[id].Value), nil
 }
 
-// edit changes a stream's wishes by compare-and-swap.
-func (s *operatorService) edit(ctx context.Context, op, service, name string, change func(*registry.Stream) error) (*pb.StreamView, error) {
+// edit changes a stream's wishes by compare-and-swap, with an audit entry.
+func (s *operatorService) edit(ctx context.Context, op, action, service, name, reason string, change func(*registry.Stream)) (*pb.StreamView, error) {
 	var id tidegate.StreamID
 	err := s.change(ctx, func() error {
-		v, err := s.store.Read(ctx)
+		v, _, streams, err := s.ofService(ctx, op, service, name)
 		if err != nil {
 			return err
 		}
-		e, ok := v.Stream(tidegate.ServiceName(service), tidegate.StreamName(name))
-		if !ok {
-			return notFound(op, service+"/"+name, "see `tidegate streams list`")
+		if name == "" || len(streams) != 1 {
+			return misuse(op, service, errors.New("stream: want a name"))
 		}
-		st := e.Value
+		st := streams[0]
 		id = st.ID
-		if err := change(&st); err != nil {
-			return misuse(op, service+"/"+name, err)
-		}
-		_, err = s.store.Commit(ctx, new(registry.Tx).Unchanged(registry.StreamKey(id), e.Revision).Put(registry.StreamKey(id), st))
+		change(&st)
+		e := s.entry(ctx, action, st.Service, reason)
+		e.Stream = st.Name
+		_, err = s.store.Commit(ctx, new(registry.Tx).Unchanged(registry.StreamKey(id), v.Streams[id].Revision).Put(registry.StreamKey(id), st).Audit(e))
 		return err
 	})
 	if err != nil {
@@ -216,9 +313,8 @@ func (s *operatorService) edit(ctx context.Context, op, service, name string, ch
 // PauseStream implements OperatorService.
 func (s *operatorService) PauseStream(ctx context.Context, req *connect.Request[pb.PauseStreamRequest]) (*connect.Response[pb.PauseStreamResponse], error) {
 	m := req.Msg
-	sv, err := s.edit(ctx, "pause stream", m.GetService(), m.GetStream(), func(st *registry.Stream) error {
+	sv, err := s.edit(ctx, "pause stream", ActionStreamPause, m.GetService(), m.GetStream(), m.GetReason(), func(st *registry.Stream) {
 		st.Paused, st.Reason = true, m.GetReason()
-		return nil
 	})
 	return connect.NewResponse(&pb.PauseStreamResponse{Stream: sv}), err
 }
@@ -226,42 +322,142 @@ func (s *operatorService) PauseStream(ctx context.Context, req *connect.Request[
 // ResumeStream implements OperatorService.
 func (s *operatorService) ResumeStream(ctx context.Context, req *connect.Request[pb.ResumeStreamRequest]) (*connect.Response[pb.ResumeStreamResponse], error) {
 	m := req.Msg
-	sv, err := s.edit(ctx, "resume stream", m.GetService(), m.GetStream(), func(st *registry.Stream) error {
+	sv, err := s.edit(ctx, "resume stream", ActionStreamResume, m.GetService(), m.GetStream(), "", func(st *registry.Stream) {
 		st.Paused, st.Reason = false, ""
-		return nil
 	})
 	return connect.NewResponse(&pb.ResumeStreamResponse{Stream: sv}), err
 }
 
-// SetMode implements OperatorService. It changes the wish only: the writer
-// brings gate and record to it, a loosening recorded first, a tightening last.
+// SetMode implements OperatorService. It changes the wish: the writer brings gate
+// and record to it, a loosening recorded first, a tightening last. The permission
+// to open blindly alone goes on record here, because no writer may assume it.
 func (s *operatorService) SetMode(ctx context.Context, req *connect.Request[pb.SetModeRequest]) (*connect.Response[pb.SetModeResponse], error) {
 	m := req.Msg
-	sv, err := s.edit(ctx, "set mode", m.GetService(), m.GetStream(), func(st *registry.Stream) error {
-		b, err := s.boundsOf(api.Mode(m.GetMode()), m.GetBounds())
-		st.Mode, st.Bounds = api.Mode(m.GetMode()), b
+	var ids []tidegate.StreamID
+	err := s.change(ctx, func() error {
+		v, svc, streams, err := s.ofService(ctx, "set mode", m.GetService(), m.GetStream())
+		if err != nil {
+			return err
+		}
+		next := svc.Value
+		next.SingleRegistry = next.SingleRegistry || m.GetSingleRegistry()
+		if m.GetLeaseTtl() != nil {
+			next.LeaseTTL = m.GetLeaseTtl().AsDuration()
+		}
+		if err := registry.ValidLeaseTTL(next.LeaseTTL); err != nil {
+			return misuse("set mode", m.GetService(), err)
+		}
+		ids = ids[:0]
+		tx, e := new(registry.Tx), s.entry(ctx, ActionModeSet, next.Name, m.GetReason())
+		e.Stream = tidegate.StreamName(m.GetStream())
+		for i := range streams {
+			old := streams[i]
+			if err := s.wish(&streams[i], m); err != nil {
+				return misuse("set mode", m.GetService()+"/"+string(old.Name), err)
+			}
+			ids = append(ids, old.ID)
+			e.Detail = append(e.Detail, fact(string(old.Name), "%s %s -> %s %s", old.Mode, old.Policy.Reaction, streams[i].Mode, streams[i].Policy.Reaction))
+			tx.Unchanged(registry.StreamKey(old.ID), v.Streams[old.ID].Revision).Put(registry.StreamKey(old.ID), streams[i])
+			if err := s.permitBlind(tx, v, streams[i]); err != nil {
+				return err
+			}
+		}
+		if err := s.outlives("set mode", next, streams); err != nil {
+			return err
+		}
+		key := registry.ServiceKey(next.Name)
+		tx.Unchanged(key, svc.Revision)
+		if next.LeaseTTL != svc.Value.LeaseTTL || next.SingleRegistry != svc.Value.SingleRegistry {
+			e.Detail = append(e.Detail, fact("lease_ttl", "%s -> %s", svc.Value.LeaseTTL, next.LeaseTTL))
+			tx.Put(key, next)
+		}
+		_, err = s.store.Commit(ctx, tx.Audit(e))
 		return err
 	})
-	return connect.NewResponse(&pb.SetModeResponse{Stream: sv}), err
-}
-
-// RemoveStream implements OperatorService. History, plans and quarantine reports stay.
-func (s *operatorService) RemoveStream(ctx context.Context, req *connect.Request[pb.RemoveStreamRequest]) (*connect.Response[pb.RemoveStreamResponse], error) {
-	m := req.Msg
+	if err != nil {
+		return nil, err
+	}
+	s.log.Info("mode set", "service", m.GetService(), "stream", m.GetStream(), "actor", actor(ctx))
 	v, err := s.store.Read(ctx)
 	if err != nil {
 		return nil, err
 	}
-	e, ok := v.Stream(tidegate.ServiceName(m.GetService()), tidegate.StreamName(m.GetStream()))
+	s.world.setView(v)
+	out := &pb.SetModeResponse{}
+	for _, id := range ids {
+		out.Streams = append(out.Streams, streamView(v, v.Streams[id].Value))
+	}
+	if len(out.GetStreams()) > 0 {
+		out.Stream = out.GetStreams()[0]
+	}
+	return connect.NewResponse(out), nil
+}
+
+// wish applies what a SetMode asks of one stream.
+func (s *operatorService) wish(st *registry.Stream, m *pb.SetModeRequest) error {
+	var err error
+	if st.Policy, err = policyOf(st.Policy, m.GetPolicy(), m.GetGrace(), m.GetRearm()); err != nil {
+		return err
+	}
+	if m.GetMode() == pb.Mode_MODE_UNSPECIFIED {
+		switch {
+		case m.GetBounds() != nil:
+			return errors.New("mode: want one with bounds")
+		case m.GetPolicy() == pb.GatePolicy_GATE_POLICY_UNSPECIFIED && m.GetGrace() == nil && m.GetRearm() == nil && m.GetLeaseTtl() == nil:
+			return errors.New("mode: want open, bounded or sync, or a policy, or a lease")
+		}
+		return nil
+	}
+	b, err := s.boundsOf(api.Mode(m.GetMode()), m.GetBounds())
+	st.Mode, st.Bounds = api.Mode(m.GetMode()), b
+	return err
+}
+
+// permitBlind puts on record that a writer may open without asking.
+func (s *operatorService) permitBlind(tx *registry.Tx, v *registry.View, st registry.Stream) error {
+	e, ok := v.Epochs[st.ID]
+	if !ok || st.Policy.Reaction != tidegate.ReactDegradeBlind || e.Value.Gate.State == fence.GateBlindOK {
+		return nil
+	}
+	rec := e.Value.Clone()
+	if rec.ActiveEpoch > 0 && rec.State != fence.StateActive && rec.State != fence.StateSwitching {
+		return &tidegate.Error{
+			Op: "set mode", Subject: string(st.Name), Class: tidegate.Transient, Err: fmt.Errorf("a change of writer is under way (%s): %w", rec.State, tidegate.ErrConflict),
+			Hint: "look at `tidegate status` and repeat it once there is a writer",
+		}
+	}
+	rec.Gate.State, rec.Since = fence.GateBlindOK, s.now().UnixNano()
+	tx.Unchanged(registry.EpochKey(st.ID), e.Revision).Put(registry.EpochKey(st.ID), rec)
+	return nil
+}
+
+// RemoveStream implements OperatorService. History, plans and quarantine reports
+// stay. A stream in the hands of a plan stays too: the plan would leave the
+// service's other streams without a writer.
+func (s *operatorService) RemoveStream(ctx context.Context, req *connect.Request[pb.RemoveStreamRequest]) (*connect.Response[pb.RemoveStreamResponse], error) {
+	m := req.Msg
+	service := tidegate.ServiceName(m.GetService())
+	release, err := s.control.hold(ctx, "remove stream", service)
+	if err != nil {
+		return nil, err
+	}
+	defer release()
+	v, err := s.store.Read(ctx)
+	if err != nil {
+		return nil, err
+	}
+	e, ok := v.Stream(service, tidegate.StreamName(m.GetStream()))
 	if !ok {
 		return nil, notFound("remove stream", m.GetService()+"/"+m.GetStream(), "see `tidegate streams list`")
 	}
 	id := e.Value.ID
 	last := v.Epochs[id]
+	entry := s.entry(ctx, ActionStreamRemove, service, m.GetReason(), fact("id", "%s", id), fact("epoch", "%s", last.Value.Epoch))
+	entry.Stream = e.Value.Name
 	_, err = s.store.Commit(ctx, new(registry.Tx).
 		Unchanged(registry.StreamKey(id), e.Revision).Unchanged(registry.EpochKey(id), last.Revision).
 		Put(registry.HistoryKey(id, last.Value.Epoch), last.Value).
-		Delete(registry.StreamKey(id)).Delete(registry.EpochKey(id)).Delete(registry.NameKey(e.Value.Service, e.Value.Name)))
+		Delete(registry.StreamKey(id)).Delete(registry.EpochKey(id)).Delete(registry.NameKey(e.Value.Service, e.Value.Name)).Audit(entry))
 	if err != nil {
 		return nil, err
 	}
@@ -273,6 +469,7 @@ func (s *operatorService) RemoveStream(ctx context.Context, req *connect.Request
 func (s *operatorService) Freeze(ctx context.Context, req *connect.Request[pb.FreezeRequest]) (*connect.Response[pb.FreezeResponse], error) {
 	m := req.Msg
 	name := tidegate.ServiceName(m.GetService())
+	changed := false
 	err := s.change(ctx, func() error {
 		var svc registry.Service
 		key := registry.ServiceKey(name)
@@ -283,8 +480,18 @@ func (s *operatorService) Freeze(ctx context.Context, req *connect.Request[pb.Fr
 		if rev == 0 {
 			return notFound("freeze", m.GetService(), "see `tidegate streams list`")
 		}
-		svc.Frozen, svc.Reason = m.GetFrozen(), m.GetReason()
-		_, err = s.store.Commit(ctx, new(registry.Tx).Unchanged(key, rev).Put(key, svc))
+		e := s.entry(ctx, ActionThaw, name, m.GetReason())
+		if m.GetFrozen() {
+			e.Action = ActionFreeze
+		}
+		tx := new(registry.Tx).Unchanged(key, rev)
+		if changed = svc.Frozen != m.GetFrozen(); changed {
+			svc.Frozen, svc.Reason = m.GetFrozen(), m.GetReason()
+			tx.Put(key, svc)
+		} else {
+			e.Outcome = outcomeUnchanged
+		}
+		_, err = s.store.Commit(ctx, tx.Audit(e))
 		return err
 	})
 	if err != nil {
@@ -292,5 +499,5 @@ func (s *operatorService) Freeze(ctx context.Context, req *connect.Request[pb.Fr
 	}
 	s.log.Info("role changes frozen or freed", "service", name, "frozen", m.GetFrozen(), "reason", m.GetReason(), "actor", actor(ctx))
 	sv, err := s.serviceNow(ctx, name)
-	return connect.NewResponse(&pb.FreezeResponse{Service: sv}), err
+	return connect.NewResponse(&pb.FreezeResponse{Service: sv, Changed: changed}), err
 }

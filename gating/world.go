@@ -19,12 +19,14 @@ type world struct {
 	mu        sync.Mutex // never held over I/O
 	view      *registry.View
 	reachable bool
+	readAt    tidegate.Instant // when the tables were last read; meaningful once they have been
 	suspect   string
 	leader    string // gate that led at the last pulse; "" when none did
 	agents    map[tidegate.NodeName]*agentState
 	standbys  map[tidegate.NodeName]*standbyState
 	routes    map[string]*routeState
-	changed   chan struct{} // closed and replaced at every change of view or routes
+	signs     map[tidegate.ServiceName]tidegate.Instant // of each primary's life, newest, as the detector knows it
+	changed   chan struct{}                             // closed and replaced at every change of view or routes
 }
 
 type agentState struct {
@@ -50,7 +52,7 @@ type routeState struct {
 func newWorld(c clock.Clock) *world {
 	return &world{
 		clock: c, agents: map[tidegate.NodeName]*agentState{}, standbys: map[tidegate.NodeName]*standbyState{},
-		routes: map[string]*routeState{}, changed: make(chan struct{}), view: &registry.View{},
+		routes: map[string]*routeState{}, signs: map[tidegate.ServiceName]tidegate.Instant{}, changed: make(chan struct{}), view: &registry.View{},
 	}
 }
 
@@ -81,8 +83,15 @@ func (w *world) setView(v *registry.View) {
 	if v.Revision < w.view.Revision {
 		return
 	}
-	w.view, w.reachable = v, true
+	w.view, w.reachable, w.readAt = v, true, w.clock.Boot()
 	w.notify()
+}
+
+// viewAge returns how old the tables are; false while they have never been read.
+func (w *world) viewAge() (time.Duration, bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.age(w.readAt), w.view.Revision > 0
 }
 
 // known reports whether the tables have been read at all.
@@ -96,7 +105,11 @@ func (w *world) known() bool {
 func (w *world) setPulse(v *registry.View) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if v.Revision < w.view.Revision || v.Revision == w.view.Revision && w.reachable {
+	if v.Revision < w.view.Revision {
+		return
+	}
+	w.readAt = w.clock.Boot()
+	if v.Revision == w.view.Revision && w.reachable {
 		return
 	}
 	w.view, w.reachable = v, true

@@ -2309,7 +2309,8 @@ func (*RemoveStreamResponse) Descriptor() ([]byte, []int) {
 type SetModeRequest struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
 	Service string                 `protobuf:"bytes,1,opt,name=service,proto3" json:"service,omitempty"`
-	Stream  string                 `protobuf:"bytes,2,opt,name=stream,proto3" json:"stream,omitempty"`
+	// All of the service when empty.
+	Stream string `protobuf:"bytes,2,opt,name=stream,proto3" json:"stream,omitempty"`
 	// Unspecified leaves mode and bounds as they are.
 	Mode   Mode    `protobuf:"varint,3,opt,name=mode,proto3,enum=tidegate.v1.Mode" json:"mode,omitempty"`
 	Bounds *Bounds `protobuf:"bytes,4,opt,name=bounds,proto3" json:"bounds,omitempty"`
@@ -2428,8 +2429,11 @@ func (x *SetModeRequest) GetSingleRegistry() bool {
 }
 
 type SetModeResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Stream        *StreamView            `protobuf:"bytes,1,opt,name=stream,proto3" json:"stream,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The first of the streams.
+	Stream *StreamView `protobuf:"bytes,1,opt,name=stream,proto3" json:"stream,omitempty"`
+	// Every stream that was asked for.
+	Streams       []*StreamView `protobuf:"bytes,2,rep,name=streams,proto3" json:"streams,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2467,6 +2471,13 @@ func (*SetModeResponse) Descriptor() ([]byte, []int) {
 func (x *SetModeResponse) GetStream() *StreamView {
 	if x != nil {
 		return x.Stream
+	}
+	return nil
+}
+
+func (x *SetModeResponse) GetStreams() []*StreamView {
+	if x != nil {
+		return x.Streams
 	}
 	return nil
 }
@@ -5440,9 +5451,10 @@ const file_tidegate_v1_operator_proto_rawDesc = "" +
 	"\x05rearm\x18\b \x01(\v2\x19.google.protobuf.DurationR\x05rearm\x126\n" +
 	"\tlease_ttl\x18\t \x01(\v2\x19.google.protobuf.DurationR\bleaseTtl\x12'\n" +
 	"\x0fsingle_registry\x18\n" +
-	" \x01(\bR\x0esingleRegistry\"B\n" +
+	" \x01(\bR\x0esingleRegistry\"u\n" +
 	"\x0fSetModeResponse\x12/\n" +
-	"\x06stream\x18\x01 \x01(\v2\x17.tidegate.v1.StreamViewR\x06stream\"\xda\x01\n" +
+	"\x06stream\x18\x01 \x01(\v2\x17.tidegate.v1.StreamViewR\x06stream\x121\n" +
+	"\astreams\x18\x02 \x03(\v2\x17.tidegate.v1.StreamViewR\astreams\"\xda\x01\n" +
 	"\x12SetDetectorRequest\x12\x18\n" +
 	"\aservice\x18\x01 \x01(\tR\aservice\x129\n" +
 	"\bdetector\x18\x02 \x01(\v2\x1d.tidegate.v1.DetectorSettingsR\bdetector\x12.\n" +
@@ -5891,117 +5903,118 @@ var file_tidegate_v1_operator_proto_depIdxs = []int32{
 	75,  // 71: tidegate.v1.SetModeRequest.rearm:type_name -> google.protobuf.Duration
 	75,  // 72: tidegate.v1.SetModeRequest.lease_ttl:type_name -> google.protobuf.Duration
 	81,  // 73: tidegate.v1.SetModeResponse.stream:type_name -> tidegate.v1.StreamView
-	8,   // 74: tidegate.v1.SetDetectorRequest.detector:type_name -> tidegate.v1.DetectorSettings
-	11,  // 75: tidegate.v1.SetDetectorRequest.drill:type_name -> tidegate.v1.DrillPolicy
-	20,  // 76: tidegate.v1.SetDetectorResponse.service:type_name -> tidegate.v1.Service
-	89,  // 77: tidegate.v1.OpenGateResponse.service:type_name -> tidegate.v1.ServiceView
-	89,  // 78: tidegate.v1.ArmGateResponse.service:type_name -> tidegate.v1.ServiceView
-	92,  // 79: tidegate.v1.GateExplainRequest.kind:type_name -> tidegate.v1.PlanKind
-	93,  // 80: tidegate.v1.GateExplainResponse.rules:type_name -> tidegate.v1.RuleVerdict
-	92,  // 81: tidegate.v1.ChangeRoleRequest.kind:type_name -> tidegate.v1.PlanKind
-	43,  // 82: tidegate.v1.ChangeRoleRequest.overrides:type_name -> tidegate.v1.RuleOverride
-	75,  // 83: tidegate.v1.ChangeRoleRequest.expires:type_name -> google.protobuf.Duration
-	75,  // 84: tidegate.v1.ChangeRoleRequest.drain_timeout:type_name -> google.protobuf.Duration
-	60,  // 85: tidegate.v1.ChangeRoleResponse.plan:type_name -> tidegate.v1.Plan
-	63,  // 86: tidegate.v1.ChangeRoleResponse.step:type_name -> tidegate.v1.PlanStep
-	60,  // 87: tidegate.v1.ChangeRoleResponse.done:type_name -> tidegate.v1.Plan
-	60,  // 88: tidegate.v1.ReconfigureResponse.plan:type_name -> tidegate.v1.Plan
-	63,  // 89: tidegate.v1.ReconfigureResponse.step:type_name -> tidegate.v1.PlanStep
-	60,  // 90: tidegate.v1.ReconfigureResponse.done:type_name -> tidegate.v1.Plan
-	60,  // 91: tidegate.v1.AbortPlanResponse.plan:type_name -> tidegate.v1.Plan
-	94,  // 92: tidegate.v1.ListOverridesResponse.overrides:type_name -> tidegate.v1.Override
-	74,  // 93: tidegate.v1.AuditEntry.at:type_name -> google.protobuf.Timestamp
-	80,  // 94: tidegate.v1.AuditEntry.detail:type_name -> tidegate.v1.Fact
-	74,  // 95: tidegate.v1.ListAuditRequest.since:type_name -> google.protobuf.Timestamp
-	53,  // 96: tidegate.v1.ListAuditResponse.entries:type_name -> tidegate.v1.AuditEntry
-	89,  // 97: tidegate.v1.FreezeResponse.service:type_name -> tidegate.v1.ServiceView
-	60,  // 98: tidegate.v1.FailoverResponse.plan:type_name -> tidegate.v1.Plan
-	63,  // 99: tidegate.v1.FailoverResponse.step:type_name -> tidegate.v1.PlanStep
-	60,  // 100: tidegate.v1.FailoverResponse.done:type_name -> tidegate.v1.Plan
-	92,  // 101: tidegate.v1.Plan.kind:type_name -> tidegate.v1.PlanKind
-	78,  // 102: tidegate.v1.Plan.target:type_name -> tidegate.v1.Holder
-	2,   // 103: tidegate.v1.Plan.outcome:type_name -> tidegate.v1.PlanOutcome
-	63,  // 104: tidegate.v1.Plan.steps:type_name -> tidegate.v1.PlanStep
-	93,  // 105: tidegate.v1.Plan.rules:type_name -> tidegate.v1.RuleVerdict
-	62,  // 106: tidegate.v1.Plan.streams:type_name -> tidegate.v1.PlanStream
-	77,  // 107: tidegate.v1.Plan.loss:type_name -> tidegate.v1.LossStatement
-	95,  // 108: tidegate.v1.Plan.phases:type_name -> tidegate.v1.Phases
-	74,  // 109: tidegate.v1.Plan.started:type_name -> google.protobuf.Timestamp
-	74,  // 110: tidegate.v1.Plan.ended:type_name -> google.protobuf.Timestamp
-	75,  // 111: tidegate.v1.Plan.expected:type_name -> google.protobuf.Duration
-	75,  // 112: tidegate.v1.Plan.rpo_actual:type_name -> google.protobuf.Duration
-	75,  // 113: tidegate.v1.Plan.pause_expected:type_name -> google.protobuf.Duration
-	75,  // 114: tidegate.v1.Plan.pause_actual:type_name -> google.protobuf.Duration
-	75,  // 115: tidegate.v1.Plan.took:type_name -> google.protobuf.Duration
-	61,  // 116: tidegate.v1.Plan.abort:type_name -> tidegate.v1.PlanAbort
-	94,  // 117: tidegate.v1.Plan.overrides:type_name -> tidegate.v1.Override
-	74,  // 118: tidegate.v1.PlanAbort.at:type_name -> google.protobuf.Timestamp
-	96,  // 119: tidegate.v1.PlanStream.head:type_name -> tidegate.v1.LogPos
-	77,  // 120: tidegate.v1.PlanStream.loss:type_name -> tidegate.v1.LossStatement
-	97,  // 121: tidegate.v1.PlanStream.from_config:type_name -> tidegate.v1.Config
-	97,  // 122: tidegate.v1.PlanStream.config:type_name -> tidegate.v1.Config
-	98,  // 123: tidegate.v1.PlanStream.handover:type_name -> tidegate.v1.Handover
-	74,  // 124: tidegate.v1.PlanStep.started:type_name -> google.protobuf.Timestamp
-	75,  // 125: tidegate.v1.PlanStep.took:type_name -> google.protobuf.Duration
-	75,  // 126: tidegate.v1.PlanStep.expected:type_name -> google.protobuf.Duration
-	60,  // 127: tidegate.v1.ShowPlanResponse.plan:type_name -> tidegate.v1.Plan
-	60,  // 128: tidegate.v1.ListPlansResponse.plans:type_name -> tidegate.v1.Plan
-	81,  // 129: tidegate.v1.RebuildResponse.streams:type_name -> tidegate.v1.StreamView
-	72,  // 130: tidegate.v1.DoctorResponse.findings:type_name -> tidegate.v1.Finding
-	3,   // 131: tidegate.v1.Finding.severity:type_name -> tidegate.v1.Severity
-	4,   // 132: tidegate.v1.OperatorService.Status:input_type -> tidegate.v1.StatusRequest
-	18,  // 133: tidegate.v1.OperatorService.ListStreams:input_type -> tidegate.v1.ListStreamsRequest
-	22,  // 134: tidegate.v1.OperatorService.AddService:input_type -> tidegate.v1.AddServiceRequest
-	24,  // 135: tidegate.v1.OperatorService.AddStream:input_type -> tidegate.v1.AddStreamRequest
-	26,  // 136: tidegate.v1.OperatorService.PauseStream:input_type -> tidegate.v1.PauseStreamRequest
-	28,  // 137: tidegate.v1.OperatorService.ResumeStream:input_type -> tidegate.v1.ResumeStreamRequest
-	30,  // 138: tidegate.v1.OperatorService.RemoveStream:input_type -> tidegate.v1.RemoveStreamRequest
-	32,  // 139: tidegate.v1.OperatorService.SetMode:input_type -> tidegate.v1.SetModeRequest
-	34,  // 140: tidegate.v1.OperatorService.SetDetector:input_type -> tidegate.v1.SetDetectorRequest
-	56,  // 141: tidegate.v1.OperatorService.Freeze:input_type -> tidegate.v1.FreezeRequest
-	36,  // 142: tidegate.v1.OperatorService.OpenGate:input_type -> tidegate.v1.OpenGateRequest
-	38,  // 143: tidegate.v1.OperatorService.ArmGate:input_type -> tidegate.v1.ArmGateRequest
-	40,  // 144: tidegate.v1.OperatorService.GateExplain:input_type -> tidegate.v1.GateExplainRequest
-	58,  // 145: tidegate.v1.OperatorService.Failover:input_type -> tidegate.v1.FailoverRequest
-	42,  // 146: tidegate.v1.OperatorService.ChangeRole:input_type -> tidegate.v1.ChangeRoleRequest
-	45,  // 147: tidegate.v1.OperatorService.Reconfigure:input_type -> tidegate.v1.ReconfigureRequest
-	47,  // 148: tidegate.v1.OperatorService.AbortPlan:input_type -> tidegate.v1.AbortPlanRequest
-	49,  // 149: tidegate.v1.OperatorService.ListOverrides:input_type -> tidegate.v1.ListOverridesRequest
-	51,  // 150: tidegate.v1.OperatorService.RevokeOverride:input_type -> tidegate.v1.RevokeOverrideRequest
-	54,  // 151: tidegate.v1.OperatorService.ListAudit:input_type -> tidegate.v1.ListAuditRequest
-	64,  // 152: tidegate.v1.OperatorService.ShowPlan:input_type -> tidegate.v1.ShowPlanRequest
-	66,  // 153: tidegate.v1.OperatorService.ListPlans:input_type -> tidegate.v1.ListPlansRequest
-	68,  // 154: tidegate.v1.OperatorService.Rebuild:input_type -> tidegate.v1.RebuildRequest
-	70,  // 155: tidegate.v1.OperatorService.Doctor:input_type -> tidegate.v1.DoctorRequest
-	5,   // 156: tidegate.v1.OperatorService.Status:output_type -> tidegate.v1.StatusResponse
-	19,  // 157: tidegate.v1.OperatorService.ListStreams:output_type -> tidegate.v1.ListStreamsResponse
-	23,  // 158: tidegate.v1.OperatorService.AddService:output_type -> tidegate.v1.AddServiceResponse
-	25,  // 159: tidegate.v1.OperatorService.AddStream:output_type -> tidegate.v1.AddStreamResponse
-	27,  // 160: tidegate.v1.OperatorService.PauseStream:output_type -> tidegate.v1.PauseStreamResponse
-	29,  // 161: tidegate.v1.OperatorService.ResumeStream:output_type -> tidegate.v1.ResumeStreamResponse
-	31,  // 162: tidegate.v1.OperatorService.RemoveStream:output_type -> tidegate.v1.RemoveStreamResponse
-	33,  // 163: tidegate.v1.OperatorService.SetMode:output_type -> tidegate.v1.SetModeResponse
-	35,  // 164: tidegate.v1.OperatorService.SetDetector:output_type -> tidegate.v1.SetDetectorResponse
-	57,  // 165: tidegate.v1.OperatorService.Freeze:output_type -> tidegate.v1.FreezeResponse
-	37,  // 166: tidegate.v1.OperatorService.OpenGate:output_type -> tidegate.v1.OpenGateResponse
-	39,  // 167: tidegate.v1.OperatorService.ArmGate:output_type -> tidegate.v1.ArmGateResponse
-	41,  // 168: tidegate.v1.OperatorService.GateExplain:output_type -> tidegate.v1.GateExplainResponse
-	59,  // 169: tidegate.v1.OperatorService.Failover:output_type -> tidegate.v1.FailoverResponse
-	44,  // 170: tidegate.v1.OperatorService.ChangeRole:output_type -> tidegate.v1.ChangeRoleResponse
-	46,  // 171: tidegate.v1.OperatorService.Reconfigure:output_type -> tidegate.v1.ReconfigureResponse
-	48,  // 172: tidegate.v1.OperatorService.AbortPlan:output_type -> tidegate.v1.AbortPlanResponse
-	50,  // 173: tidegate.v1.OperatorService.ListOverrides:output_type -> tidegate.v1.ListOverridesResponse
-	52,  // 174: tidegate.v1.OperatorService.RevokeOverride:output_type -> tidegate.v1.RevokeOverrideResponse
-	55,  // 175: tidegate.v1.OperatorService.ListAudit:output_type -> tidegate.v1.ListAuditResponse
-	65,  // 176: tidegate.v1.OperatorService.ShowPlan:output_type -> tidegate.v1.ShowPlanResponse
-	67,  // 177: tidegate.v1.OperatorService.ListPlans:output_type -> tidegate.v1.ListPlansResponse
-	69,  // 178: tidegate.v1.OperatorService.Rebuild:output_type -> tidegate.v1.RebuildResponse
-	71,  // 179: tidegate.v1.OperatorService.Doctor:output_type -> tidegate.v1.DoctorResponse
-	156, // [156:180] is the sub-list for method output_type
-	132, // [132:156] is the sub-list for method input_type
-	132, // [132:132] is the sub-list for extension type_name
-	132, // [132:132] is the sub-list for extension extendee
-	0,   // [0:132] is the sub-list for field type_name
+	81,  // 74: tidegate.v1.SetModeResponse.streams:type_name -> tidegate.v1.StreamView
+	8,   // 75: tidegate.v1.SetDetectorRequest.detector:type_name -> tidegate.v1.DetectorSettings
+	11,  // 76: tidegate.v1.SetDetectorRequest.drill:type_name -> tidegate.v1.DrillPolicy
+	20,  // 77: tidegate.v1.SetDetectorResponse.service:type_name -> tidegate.v1.Service
+	89,  // 78: tidegate.v1.OpenGateResponse.service:type_name -> tidegate.v1.ServiceView
+	89,  // 79: tidegate.v1.ArmGateResponse.service:type_name -> tidegate.v1.ServiceView
+	92,  // 80: tidegate.v1.GateExplainRequest.kind:type_name -> tidegate.v1.PlanKind
+	93,  // 81: tidegate.v1.GateExplainResponse.rules:type_name -> tidegate.v1.RuleVerdict
+	92,  // 82: tidegate.v1.ChangeRoleRequest.kind:type_name -> tidegate.v1.PlanKind
+	43,  // 83: tidegate.v1.ChangeRoleRequest.overrides:type_name -> tidegate.v1.RuleOverride
+	75,  // 84: tidegate.v1.ChangeRoleRequest.expires:type_name -> google.protobuf.Duration
+	75,  // 85: tidegate.v1.ChangeRoleRequest.drain_timeout:type_name -> google.protobuf.Duration
+	60,  // 86: tidegate.v1.ChangeRoleResponse.plan:type_name -> tidegate.v1.Plan
+	63,  // 87: tidegate.v1.ChangeRoleResponse.step:type_name -> tidegate.v1.PlanStep
+	60,  // 88: tidegate.v1.ChangeRoleResponse.done:type_name -> tidegate.v1.Plan
+	60,  // 89: tidegate.v1.ReconfigureResponse.plan:type_name -> tidegate.v1.Plan
+	63,  // 90: tidegate.v1.ReconfigureResponse.step:type_name -> tidegate.v1.PlanStep
+	60,  // 91: tidegate.v1.ReconfigureResponse.done:type_name -> tidegate.v1.Plan
+	60,  // 92: tidegate.v1.AbortPlanResponse.plan:type_name -> tidegate.v1.Plan
+	94,  // 93: tidegate.v1.ListOverridesResponse.overrides:type_name -> tidegate.v1.Override
+	74,  // 94: tidegate.v1.AuditEntry.at:type_name -> google.protobuf.Timestamp
+	80,  // 95: tidegate.v1.AuditEntry.detail:type_name -> tidegate.v1.Fact
+	74,  // 96: tidegate.v1.ListAuditRequest.since:type_name -> google.protobuf.Timestamp
+	53,  // 97: tidegate.v1.ListAuditResponse.entries:type_name -> tidegate.v1.AuditEntry
+	89,  // 98: tidegate.v1.FreezeResponse.service:type_name -> tidegate.v1.ServiceView
+	60,  // 99: tidegate.v1.FailoverResponse.plan:type_name -> tidegate.v1.Plan
+	63,  // 100: tidegate.v1.FailoverResponse.step:type_name -> tidegate.v1.PlanStep
+	60,  // 101: tidegate.v1.FailoverResponse.done:type_name -> tidegate.v1.Plan
+	92,  // 102: tidegate.v1.Plan.kind:type_name -> tidegate.v1.PlanKind
+	78,  // 103: tidegate.v1.Plan.target:type_name -> tidegate.v1.Holder
+	2,   // 104: tidegate.v1.Plan.outcome:type_name -> tidegate.v1.PlanOutcome
+	63,  // 105: tidegate.v1.Plan.steps:type_name -> tidegate.v1.PlanStep
+	93,  // 106: tidegate.v1.Plan.rules:type_name -> tidegate.v1.RuleVerdict
+	62,  // 107: tidegate.v1.Plan.streams:type_name -> tidegate.v1.PlanStream
+	77,  // 108: tidegate.v1.Plan.loss:type_name -> tidegate.v1.LossStatement
+	95,  // 109: tidegate.v1.Plan.phases:type_name -> tidegate.v1.Phases
+	74,  // 110: tidegate.v1.Plan.started:type_name -> google.protobuf.Timestamp
+	74,  // 111: tidegate.v1.Plan.ended:type_name -> google.protobuf.Timestamp
+	75,  // 112: tidegate.v1.Plan.expected:type_name -> google.protobuf.Duration
+	75,  // 113: tidegate.v1.Plan.rpo_actual:type_name -> google.protobuf.Duration
+	75,  // 114: tidegate.v1.Plan.pause_expected:type_name -> google.protobuf.Duration
+	75,  // 115: tidegate.v1.Plan.pause_actual:type_name -> google.protobuf.Duration
+	75,  // 116: tidegate.v1.Plan.took:type_name -> google.protobuf.Duration
+	61,  // 117: tidegate.v1.Plan.abort:type_name -> tidegate.v1.PlanAbort
+	94,  // 118: tidegate.v1.Plan.overrides:type_name -> tidegate.v1.Override
+	74,  // 119: tidegate.v1.PlanAbort.at:type_name -> google.protobuf.Timestamp
+	96,  // 120: tidegate.v1.PlanStream.head:type_name -> tidegate.v1.LogPos
+	77,  // 121: tidegate.v1.PlanStream.loss:type_name -> tidegate.v1.LossStatement
+	97,  // 122: tidegate.v1.PlanStream.from_config:type_name -> tidegate.v1.Config
+	97,  // 123: tidegate.v1.PlanStream.config:type_name -> tidegate.v1.Config
+	98,  // 124: tidegate.v1.PlanStream.handover:type_name -> tidegate.v1.Handover
+	74,  // 125: tidegate.v1.PlanStep.started:type_name -> google.protobuf.Timestamp
+	75,  // 126: tidegate.v1.PlanStep.took:type_name -> google.protobuf.Duration
+	75,  // 127: tidegate.v1.PlanStep.expected:type_name -> google.protobuf.Duration
+	60,  // 128: tidegate.v1.ShowPlanResponse.plan:type_name -> tidegate.v1.Plan
+	60,  // 129: tidegate.v1.ListPlansResponse.plans:type_name -> tidegate.v1.Plan
+	81,  // 130: tidegate.v1.RebuildResponse.streams:type_name -> tidegate.v1.StreamView
+	72,  // 131: tidegate.v1.DoctorResponse.findings:type_name -> tidegate.v1.Finding
+	3,   // 132: tidegate.v1.Finding.severity:type_name -> tidegate.v1.Severity
+	4,   // 133: tidegate.v1.OperatorService.Status:input_type -> tidegate.v1.StatusRequest
+	18,  // 134: tidegate.v1.OperatorService.ListStreams:input_type -> tidegate.v1.ListStreamsRequest
+	22,  // 135: tidegate.v1.OperatorService.AddService:input_type -> tidegate.v1.AddServiceRequest
+	24,  // 136: tidegate.v1.OperatorService.AddStream:input_type -> tidegate.v1.AddStreamRequest
+	26,  // 137: tidegate.v1.OperatorService.PauseStream:input_type -> tidegate.v1.PauseStreamRequest
+	28,  // 138: tidegate.v1.OperatorService.ResumeStream:input_type -> tidegate.v1.ResumeStreamRequest
+	30,  // 139: tidegate.v1.OperatorService.RemoveStream:input_type -> tidegate.v1.RemoveStreamRequest
+	32,  // 140: tidegate.v1.OperatorService.SetMode:input_type -> tidegate.v1.SetModeRequest
+	34,  // 141: tidegate.v1.OperatorService.SetDetector:input_type -> tidegate.v1.SetDetectorRequest
+	56,  // 142: tidegate.v1.OperatorService.Freeze:input_type -> tidegate.v1.FreezeRequest
+	36,  // 143: tidegate.v1.OperatorService.OpenGate:input_type -> tidegate.v1.OpenGateRequest
+	38,  // 144: tidegate.v1.OperatorService.ArmGate:input_type -> tidegate.v1.ArmGateRequest
+	40,  // 145: tidegate.v1.OperatorService.GateExplain:input_type -> tidegate.v1.GateExplainRequest
+	58,  // 146: tidegate.v1.OperatorService.Failover:input_type -> tidegate.v1.FailoverRequest
+	42,  // 147: tidegate.v1.OperatorService.ChangeRole:input_type -> tidegate.v1.ChangeRoleRequest
+	45,  // 148: tidegate.v1.OperatorService.Reconfigure:input_type -> tidegate.v1.ReconfigureRequest
+	47,  // 149: tidegate.v1.OperatorService.AbortPlan:input_type -> tidegate.v1.AbortPlanRequest
+	49,  // 150: tidegate.v1.OperatorService.ListOverrides:input_type -> tidegate.v1.ListOverridesRequest
+	51,  // 151: tidegate.v1.OperatorService.RevokeOverride:input_type -> tidegate.v1.RevokeOverrideRequest
+	54,  // 152: tidegate.v1.OperatorService.ListAudit:input_type -> tidegate.v1.ListAuditRequest
+	64,  // 153: tidegate.v1.OperatorService.ShowPlan:input_type -> tidegate.v1.ShowPlanRequest
+	66,  // 154: tidegate.v1.OperatorService.ListPlans:input_type -> tidegate.v1.ListPlansRequest
+	68,  // 155: tidegate.v1.OperatorService.Rebuild:input_type -> tidegate.v1.RebuildRequest
+	70,  // 156: tidegate.v1.OperatorService.Doctor:input_type -> tidegate.v1.DoctorRequest
+	5,   // 157: tidegate.v1.OperatorService.Status:output_type -> tidegate.v1.StatusResponse
+	19,  // 158: tidegate.v1.OperatorService.ListStreams:output_type -> tidegate.v1.ListStreamsResponse
+	23,  // 159: tidegate.v1.OperatorService.AddService:output_type -> tidegate.v1.AddServiceResponse
+	25,  // 160: tidegate.v1.OperatorService.AddStream:output_type -> tidegate.v1.AddStreamResponse
+	27,  // 161: tidegate.v1.OperatorService.PauseStream:output_type -> tidegate.v1.PauseStreamResponse
+	29,  // 162: tidegate.v1.OperatorService.ResumeStream:output_type -> tidegate.v1.ResumeStreamResponse
+	31,  // 163: tidegate.v1.OperatorService.RemoveStream:output_type -> tidegate.v1.RemoveStreamResponse
+	33,  // 164: tidegate.v1.OperatorService.SetMode:output_type -> tidegate.v1.SetModeResponse
+	35,  // 165: tidegate.v1.OperatorService.SetDetector:output_type -> tidegate.v1.SetDetectorResponse
+	57,  // 166: tidegate.v1.OperatorService.Freeze:output_type -> tidegate.v1.FreezeResponse
+	37,  // 167: tidegate.v1.OperatorService.OpenGate:output_type -> tidegate.v1.OpenGateResponse
+	39,  // 168: tidegate.v1.OperatorService.ArmGate:output_type -> tidegate.v1.ArmGateResponse
+	41,  // 169: tidegate.v1.OperatorService.GateExplain:output_type -> tidegate.v1.GateExplainResponse
+	59,  // 170: tidegate.v1.OperatorService.Failover:output_type -> tidegate.v1.FailoverResponse
+	44,  // 171: tidegate.v1.OperatorService.ChangeRole:output_type -> tidegate.v1.ChangeRoleResponse
+	46,  // 172: tidegate.v1.OperatorService.Reconfigure:output_type -> tidegate.v1.ReconfigureResponse
+	48,  // 173: tidegate.v1.OperatorService.AbortPlan:output_type -> tidegate.v1.AbortPlanResponse
+	50,  // 174: tidegate.v1.OperatorService.ListOverrides:output_type -> tidegate.v1.ListOverridesResponse
+	52,  // 175: tidegate.v1.OperatorService.RevokeOverride:output_type -> tidegate.v1.RevokeOverrideResponse
+	55,  // 176: tidegate.v1.OperatorService.ListAudit:output_type -> tidegate.v1.ListAuditResponse
+	65,  // 177: tidegate.v1.OperatorService.ShowPlan:output_type -> tidegate.v1.ShowPlanResponse
+	67,  // 178: tidegate.v1.OperatorService.ListPlans:output_type -> tidegate.v1.ListPlansResponse
+	69,  // 179: tidegate.v1.OperatorService.Rebuild:output_type -> tidegate.v1.RebuildResponse
+	71,  // 180: tidegate.v1.OperatorService.Doctor:output_type -> tidegate.v1.DoctorResponse
+	157, // [157:181] is the sub-list for method output_type
+	133, // [133:157] is the sub-list for method input_type
+	133, // [133:133] is the sub-list for extension type_name
+	133, // [133:133] is the sub-list for extension extendee
+	0,   // [0:133] is the sub-list for field type_name
 }
 
 func init() { file_tidegate_v1_operator_proto_init() }

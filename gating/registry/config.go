@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/tidegate/tidegate"
 	"github.com/tidegate/tidegate/internal/config"
 )
 
@@ -16,6 +17,7 @@ type Config struct {
 	TLS       TLS           `yaml:"tls"`       // for an existing cluster
 	Dir       string        `yaml:"dir"`       // the embedded member's data, and this gate's mark
 	Socket    string        `yaml:"socket"`    // the embedded member's client socket; default <dir>/etcd.sock
+	Sites     []string      `yaml:"sites"`     // where the members of an existing cluster stand, a site per member; empty: not known
 	Timeout   time.Duration `yaml:"timeout"`   // of one request; default 3s
 	LeaderTTL time.Duration `yaml:"leader_ttl"`
 }
@@ -65,6 +67,14 @@ func (c Config) Validate() error {
 	if c.TLS != (TLS{}) && len(c.Endpoints) == 0 {
 		bad("tls", "want none without endpoints: the embedded member listens on a socket that only the gate's user may open", c.TLS.CA+c.TLS.Cert)
 	}
+	if len(c.Sites) > 0 && c.Embedded() {
+		bad("sites", "want none without endpoints: the embedded member stands where its gate does", c.Sites)
+	}
+	for i, s := range c.Sites {
+		if tidegate.ValidName(s) != nil {
+			bad(fmt.Sprintf("sites[%d]", i), "want the name of a site", s)
+		}
+	}
 	if c.Timeout < 100*time.Millisecond {
 		bad("timeout", "want at least 100ms", c.Timeout)
 	}
@@ -72,6 +82,25 @@ func (c Config) Validate() error {
 		bad("leader_ttl", "want at least 2s, which is etcd's own minimum", c.LeaderTTL)
 	}
 	return errors.Join(errs...)
+}
+
+// SurvivesSite reports whether a majority of the registry's members is left when
+// any one site is lost. Where they stand is the operator's word: etcd does not
+// know. What nobody has said does not hold, and one member never survives.
+//
+// Whatever must be recorded while a site is lost (a degradation, a lease, a
+// failover that nobody ordered) rests on it.
+func (c Config) SurvivesSite() bool {
+	at := map[string]int{}
+	for _, s := range c.Sites {
+		at[s]++
+	}
+	for _, n := range at {
+		if (len(c.Sites)-n)*2 <= len(c.Sites) {
+			return false
+		}
+	}
+	return len(c.Sites) > 0
 }
 
 // Embedded reports whether the gate runs its own member.

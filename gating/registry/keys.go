@@ -22,6 +22,9 @@ const (
 	plansTable     = "plans/"
 	planIndexTable = "plans-of/"
 	bundlesTable   = "quarantine/"
+	leasesTable    = "leases/"
+	auditTable     = "audit/"
+	cursorsTable   = "notify/"
 	electionTable  = "election"
 )
 
@@ -54,6 +57,16 @@ func HistoryKey(id tidegate.StreamID, e tidegate.Epoch) Key {
 
 // PlanKey is the key of a plan; ids sort by time.
 func PlanKey(id string) Key { return Key(plansTable + id) }
+
+// LeaseKey is the key of a service's [Lease]. It is not among the live tables:
+// it changes three times per ttl, and only who waits for its end looks at it.
+func LeaseKey(s tidegate.ServiceName) Key { return Key(leasesTable + string(s)) }
+
+// AuditKey is the key of an [AuditEntry]; ids sort by time.
+func AuditKey(id string) Key { return Key(auditTable + id) }
+
+// CursorKey is the key of a [Cursor]: how far the named receiver has been told.
+func CursorKey(receiver string) Key { return Key(cursorsTable + receiver) }
 
 // QuarantineKey is the key of a [Quarantine].
 func QuarantineKey(id tidegate.StreamID, bundle string) Key {

@@ -17,17 +17,38 @@ type Service struct {
 	MaxLoss   *tidegate.Bounds               `json:"max_loss"`  // a failover may lose this without being told; nil: window RPO, no other limit
 	Frozen    bool                           `json:"frozen"`    // no role change
 	Reason    string                         `json:"reason"`    // of the freeze
+
+	Disarmed       bool          `json:"disarmed"`        // the arm switch of the role-change rules is off
+	LeaseTTL       time.Duration `json:"lease_ttl"`       // of the output lease that covers its streams, nanoseconds; 0 is none
+	SingleRegistry bool          `json:"single_registry"` // an operator wants degrading, leases or an acting detector on a registry that does not outlive a site
+	Detector       Detector      `json:"detector"`
+	DrillAge       time.Duration `json:"drill_age"` // the newest passed drill may be this old, nanoseconds; 0 is the rule's default
 }
 
-// Policy is what a gate does at its edge.
-type Policy string
+// DetectorMode is what a service's failure detector may do.
+type DetectorMode string
 
-// The policies.
+// The modes.
 const (
-	PolicyBlock   Policy = "block"
-	PolicyReject  Policy = "reject"
-	PolicyDegrade Policy = "degrade"
+	DetectorOff     DetectorMode = "off"
+	DetectorObserve DetectorMode = "observe" // it says what it would do
+	DetectorAuto    DetectorMode = "auto"    // it begins a failover when every rule holds
 )
+
+// Detector is a service's failure detector as configured. The zero value is off.
+type Detector struct {
+	Mode      DetectorMode  `json:"mode"`       // empty is off
+	DownAfter time.Duration `json:"down_after"` // without a sign of progress, nanoseconds; 0 is the detector's default
+	AntiFlap  time.Duration `json:"anti_flap"`  // nothing by itself so soon after a change, nanoseconds; 0 is the detector's default
+	Agree     int           `json:"agree"`      // vantage points that must; 0 is the detector's default
+}
+
+// Brake says that a stream's primary runs unprotected because somebody wants it so.
+type Brake struct {
+	Reason string    `json:"reason"`
+	Actor  string    `json:"actor"`
+	Since  time.Time `json:"since"`
+}
 
 // Stream is a stream as the operator wants it. What is in force is in its epoch record.
 type Stream struct {
@@ -37,7 +58,8 @@ type Stream struct {
 	Store   string               `json:"store"` // "journal"
 	Mode    tidegate.Mode        `json:"mode"`
 	Bounds  tidegate.Bounds      `json:"bounds"` // as the mode stands for
-	Policy  Policy               `json:"policy"`
+	Policy  tidegate.Policy      `json:"policy"`
+	Brake   *Brake               `json:"brake"`   // nil while it is off
 	Members []tidegate.NodeName  `json:"members"` // for the next epoch
 	W       int                  `json:"w"`
 	Paused  bool                 `json:"paused"`

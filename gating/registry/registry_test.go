@@ -104,7 +104,7 @@ func TestViewAndFollow(t *testing.T) {
 	defer cancel()
 	id := tidegate.NewID()
 	svc := Service{Name: "ledger", RPO: time.Second, Routes: []string{"front"}, Endpoints: map[tidegate.SiteName][]string{"east": {"h:1"}}}
-	str := Stream{ID: id, Service: "ledger", Name: "journal", Store: "journal", Mode: tidegate.ModeSync, Policy: PolicyBlock, Members: []tidegate.NodeName{"n1"}, W: 1}
+	str := Stream{ID: id, Service: "ledger", Name: "journal", Store: "journal", Mode: tidegate.ModeSync, Policy: tidegate.Policy{Reaction: tidegate.ReactBlock}, Members: []tidegate.NodeName{"n1"}, W: 1}
 	node := Node{Name: "n1", Kind: KindStandby, Site: "west", Incarnation: tidegate.NewID()}
 	before, err := s.Read(ctx)
 	if err != nil {
