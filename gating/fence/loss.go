@@ -37,7 +37,7 @@ func PredictLoss(r EpochRecord) LossStatement {
 // first reports whether no writer can have come before the epoch of r, whose head
 // has been chosen: the registry knows of none, nor does the log.
 func (r EpochRecord) first() bool {
-	if r.Restored || r.Unclean || r.Head.Seq > 0 {
+	if r.Restored || r.Before.State == GateUnknown || r.Unclean || r.Head.Seq > 0 {
 		return false
 	}
 	if r.State == StateActive {
@@ -46,12 +46,22 @@ func (r EpochRecord) first() bool {
 	return r.ActiveEpoch == 0
 }
 
+// asChosen returns r with the gate as it stood when the head was chosen: the new
+// writer may have changed it since, and a controller that takes the plan up late
+// must not take that for what the old one was bound by.
+func (r EpochRecord) asChosen() EpochRecord {
+	r.Gate = r.Before
+	r.Restored = r.Restored || r.Before.State == GateUnknown
+	return r
+}
+
 // loss makes the statement for a stream whose head has been chosen. Everything
 // that strengthens it is in the record, so that any controller says the same;
 // evidence, which the plan carries, only weakens it. after bounds how long the
 // old writer went on once the evidence had been given. (I23)
 func (s *StreamPlan) loss(after time.Duration) LossStatement {
-	r := &s.Record
+	chosen := s.Record.asChosen()
+	r := &chosen
 	switch {
 	case r.Handover != nil && !r.Restored && r.Handover.Head == r.Head:
 		// The holder itself said that there is nothing beyond: no quorum is needed to know it.

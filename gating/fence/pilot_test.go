@@ -20,6 +20,8 @@ type pilot struct {
 	frozen  bool          // a transaction waits
 	stuck   []fence.Txn
 	told    []fence.LossStatement
+	saved   fence.Plan // as another gate would take it up
+	dies    int        // before its effect of this number; 0: never
 }
 
 // letter is one request to one node.
@@ -41,11 +43,21 @@ func (s *stage) draft(kind fence.PlanKind, target string) fence.Plan {
 func (s *stage) fly(p fence.Plan) *pilot { return s.flyFrozen(p, false) }
 
 func (s *stage) flyFrozen(p fence.Plan, frozen bool) *pilot {
-	ctl, err := fence.NewController(p)
-	s.must(err)
-	c := &pilot{s: s, ctl: ctl, frozen: frozen}
-	c.do(ctl.Start(s.wall()))
+	c := &pilot{s: s, frozen: frozen}
+	c.start(p)
 	return c
+}
+
+// start goes through the plan's record, as a gate would.
+func (c *pilot) start(p fence.Plan) {
+	b, err := p.Marshal()
+	c.s.must(err)
+	p, err = fence.ParsePlan(b)
+	c.s.must(err)
+	c.ctl, err = fence.NewController(p)
+	c.s.must(err)
+	c.saved = p
+	c.do(c.ctl.Start(c.s.wall()))
 }
 
 func (s *stage) wall() time.Time { return time.Unix(0, int64(s.now)) }
@@ -54,11 +66,26 @@ func (c *pilot) plan() fence.Plan { return c.ctl.Plan() }
 
 func (c *pilot) over() bool { return c.plan().Finished() }
 
-func (c *pilot) step(ev fence.ControlEvent) { c.do(c.ctl.Step(c.s.wall(), ev)) }
+func (c *pilot) step(ev fence.ControlEvent) {
+	if c.dies >= 0 {
+		c.do(c.ctl.Step(c.s.wall(), ev))
+	}
+}
 
 func (c *pilot) do(effects []fence.ControlEffect) {
 	for _, e := range effects {
+		if c.dies == 1 {
+			c.dies = -1
+		}
+		if c.dies < 0 {
+			return
+		}
+		if c.dies > 0 {
+			c.dies--
+		}
 		switch e := e.(type) {
+		case fence.SavePlan:
+			c.saved = e.Plan
 		case fence.ReadKeys:
 			k := c.s.key
 			k.Record = k.Record.Clone()
@@ -123,6 +150,7 @@ func (c *pilot) thaw() {
 			continue
 		}
 		c.s.put(p.Record)
+		c.saved = e.Plan
 		c.step(fence.TxnDone{Token: e.Token, Committed: true, Revision: c.s.key.Revision})
 	}
 }
@@ -150,15 +178,20 @@ func (c *pilot) tick() { c.step(fence.Tick{}) }
 
 func (c *pilot) deadline() { c.step(fence.Deadline{Step: c.plan().Step}) }
 
+// leg is one round of all that a gate does by itself.
+func (c *pilot) leg() {
+	for _, kind := range []string{"fence", "adopt", "promote"} {
+		c.deliver(kind)
+	}
+	if !c.over() {
+		c.tick()
+	}
+}
+
 // run lets the controller come to an end by itself, with the nodes that are up.
 func (c *pilot) run() *pilot {
 	for i := 0; i < 12 && !c.over(); i++ {
-		for _, kind := range []string{"fence", "adopt", "promote"} {
-			c.deliver(kind)
-		}
-		if !c.over() {
-			c.tick()
-		}
+		c.leg()
 		if i%3 == 2 && !c.over() && c.plan().Step != fence.StepDrain {
 			c.deadline()
 		}

@@ -342,6 +342,22 @@ func (p *player) ask(ev func(call uint64) fence.NodeEvent) fence.NodeEffect {
 	return p.answers[p.call]
 }
 
+// durable fsyncs the log and returns the ack. (I5)
+func (p *player) durable() (fence.Ack, bool) {
+	p.synced = len(p.log)
+	p.n.Durable(p.end())
+	return p.ack()
+}
+
+// ack is what the node says now.
+func (p *player) ack() (fence.Ack, bool) {
+	k, ok := p.n.Ack()
+	if ok && k.Epoch < p.swore {
+		p.s.fail("I5: %s acknowledges under epoch %s and had promised %s", p.name, k.Epoch, p.swore)
+	}
+	return k, ok
+}
+
 // readopt is the gate's offer to a node that missed F5, or that learns.
 func (p *player) readopt(rec fence.EpochRecord, source tidegate.NodeName) bool {
 	req, due := rec.AdoptFor(p.n.Adopted().Epoch, source)
@@ -390,8 +406,7 @@ func (a *author) seal(n int) {
 func (a *author) ship(names ...tidegate.NodeName) {
 	for _, name := range names {
 		if p := a.s.nodes[name]; a.append(p) {
-			p.synced = len(p.log)
-			if ack, ok := p.n.Durable(p.end()); ok {
+			if ack, ok := p.durable(); ok {
 				a.ack(ack)
 			}
 		}
@@ -415,11 +430,8 @@ func (a *author) append(p *player) bool {
 	return true
 }
 
-// ack counts what a node says, and releases what that allows. (I5, I7)
+// ack counts what a node says, and releases what that allows. (I7)
 func (a *author) ack(k fence.Ack) {
-	if p := a.s.nodes[k.Node]; k.Epoch < p.swore {
-		a.s.fail("I5: %s acknowledges under epoch %s and had promised %s", k.Node, k.Epoch, p.swore)
-	}
 	if _, fenced := a.w.Fenced(); fenced {
 		return
 	}

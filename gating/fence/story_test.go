@@ -85,7 +85,7 @@ func lostPageCache(s *stage) {
 	for _, n := range []tidegate.NodeName{"n0", "n1"} {
 		p := s.nodes[n]
 		w.append(p) // in memory
-		if a, ok := p.n.Ack(); ok {
+		if a, ok := p.ack(); ok {
 			w.ack(a)
 		}
 	}
@@ -226,7 +226,7 @@ func emptyMember(s *stage) {
 	n0.watch(true)
 	s.want(n0.readopt(s.key.Record, "n1"), "not adopted")
 	exit := func() int {
-		if a, ok := n0.n.Ack(); ok {
+		if a, ok := n0.ack(); ok {
 			w.ack(a)
 		}
 		due := w.w.CaughtUp()
@@ -322,7 +322,7 @@ func ackAfterPromise(s *stage) {
 	w.append(s.nodes["n1"])
 	c := s.fly(s.draft(fence.KindFailover, "n2#1"))
 	c.deliver("fence", "n1")
-	if a, ok := s.nodes["n1"].n.Ack(); ok {
+	if a, ok := s.nodes["n1"].ack(); ok {
 		w.ack(a)
 	}
 	c.run()
