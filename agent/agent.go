@@ -24,6 +24,7 @@ import (
 	"github.com/tidegate/tidegate/internal/clock"
 	"github.com/tidegate/tidegate/internal/durable"
 	"github.com/tidegate/tidegate/internal/pki"
+	"github.com/tidegate/tidegate/internal/rates"
 	"github.com/tidegate/tidegate/internal/vfs"
 	"github.com/tidegate/tidegate/shipper"
 	"github.com/tidegate/tidegate/stores"
@@ -61,6 +62,8 @@ type Agent struct {
 	gate     *gateClient
 	streams  []*stream
 	services map[tidegate.ServiceName]*service
+	rates    *rates.Rates
+	pauses   pauses
 
 	predecessor tidegate.HolderID // of the run before this one, on this boot; set once by Run
 	ready       chan struct{}
@@ -86,6 +89,8 @@ func New(cfg Config, d Deps) (*Agent, error) {
 	}
 	a.log = d.Log.With("component", "agent", "node", string(cfg.Node.Name))
 	a.metrics = newMetrics(d.Registry)
+	a.rates = rates.New(cfg.RatesDir, d.Clock, a.log, rates.For(rates.DaemonAgent))
+	d.Registry.MustRegister(a.rates)
 	for _, sc := range cfg.Streams {
 		src, err := d.Source(sc)
 		if err != nil {
@@ -95,9 +100,10 @@ func New(cfg Config, d Deps) (*Agent, error) {
 		a.streams = append(a.streams, s)
 		v := a.services[sc.Service]
 		if v == nil {
-			v = &service{agent: a, name: sc.Service, log: a.log.With("service", string(sc.Service)), changed: make(chan struct{}, 1)}
+			v = newService(a, sc.Service)
 			a.services[sc.Service] = v
 		}
+		s.service = v
 		v.streams = append(v.streams, s)
 	}
 	watch := &pb.WatchRequest{
@@ -133,10 +139,13 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 		return fmt.Errorf("agent: %w", err)
 	}
 	a.addr = ln.Addr()
+	a.rates.Read() // an agent that a file has stopped starts stopped
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return a.serve(ctx, ln) })
 	g.Go(func() error { return a.gate.run(ctx) })
 	g.Go(func() error { return a.reportAll(ctx) })
+	g.Go(func() error { return a.rates.Run(ctx) })
+	g.Go(func() error { return a.watchPauses(ctx) })
 	for _, s := range a.streams {
 		g.Go(func() error { return s.run(ctx) })
 	}

@@ -9,6 +9,7 @@ import (
 	"github.com/tidegate/tidegate"
 	"github.com/tidegate/tidegate/batch"
 	"github.com/tidegate/tidegate/internal/config"
+	"github.com/tidegate/tidegate/internal/rates"
 )
 
 // Config is the file of tidegate-agent.
@@ -22,9 +23,11 @@ type Config struct {
 	// DataDir holds the quarantine and the lock that keeps a second agent out.
 	DataDir string `yaml:"data_dir"`
 	// RunDir holds the sockets, <run_dir>/agent/<service>.<stream>.sock.
-	RunDir  string         `yaml:"run_dir"`
-	Streams []StreamConfig `yaml:"streams"`
-	Limits  Limits         `yaml:"limits"`
+	RunDir string `yaml:"run_dir"`
+	// RatesDir holds the operator's files of rates; see package rates.
+	RatesDir string         `yaml:"rates_dir"`
+	Streams  []StreamConfig `yaml:"streams"`
+	Limits   Limits         `yaml:"limits"`
 }
 
 // StreamConfig is one stream that this node may write.
@@ -83,6 +86,7 @@ func (c Config) SetDefaults() Config {
 	setDefault(&c.Listen, DefaultListen)
 	setDefault(&c.DataDir, DefaultDataDir)
 	setDefault(&c.RunDir, DefaultRunDir)
+	setDefault(&c.RatesDir, rates.DefaultDir)
 	setDefault(&c.Limits.BatchBytesMax, DefaultBatchBytes)
 	setDefault(&c.Limits.RingBytesMax, DefaultRingBytes)
 	setDefault(&c.Limits.MemoryMax, max(DefaultMemory, c.rings()+32<<20))
@@ -116,13 +120,14 @@ func (c Config) Validate() error {
 		loopback("listen", c.Listen),
 		config.AbsPath("data_dir", c.DataDir),
 		config.AbsPath("run_dir", c.RunDir),
+		config.AbsPath("rates_dir", c.RatesDir),
 		config.Under("limits", c.Limits.Validate()),
 	}
 	if len(c.Gates) == 0 {
 		all = append(all, config.Broken("gates", "want at least one host:port", c.Gates))
 	}
 	for i, g := range c.Gates {
-		all = append(all, config.HostPort(fmt.Sprintf("gates[%d]", i), g))
+		all = append(all, config.Reachable(fmt.Sprintf("gates[%d]", i), g))
 	}
 	if len(c.Streams) == 0 {
 		all = append(all, config.Broken("streams", "want at least one stream", c.Streams))

@@ -139,7 +139,7 @@ func (h *host) config() Config {
 		Gates:   []string{h.w.gate.addr},
 		Listen:  "127.0.0.1:0",
 		DataDir: filepath.Join(h.dir, "agent-data"),
-		RunDir:  h.dir,
+		RunDir:  h.dir, RatesDir: filepath.Join(h.dir, "rates"),
 		Streams: []StreamConfig{{Service: "ledger", Stream: "main", JournalDir: filepath.Join(h.dir, "journal")}},
 		Limits:  Limits{ProofWait: cmp.Or(h.proofWait, 300*time.Millisecond)},
 	}.SetDefaults()

@@ -101,6 +101,9 @@ func (s *stream) libraryUp(conn *local.Conn, h local.Hello) {
 	s.lib.conn, s.lib.hello, s.lib.active, s.lib.known, s.lib.lineage = conn, h, false, false, h.Lineage
 	// The journal may be another one now, repaired or copied anew: compare again.
 	s.diverged, s.seen = nil, observation{}
+	if s.fenced != nil && h.End < s.fenced.end {
+		s.fenced.whole = true // it was cut back to where the stream went on
+	}
 	s.mu.Unlock()
 	if old != nil {
 		_ = old.Close() // its receiver reports it
@@ -129,7 +132,20 @@ func (s *stream) libraryDown(conn *local.Conn, err error) {
 		err = nil
 	}
 	s.log.Info("library disconnected", "err", err)
+	s.service.pokeLease()
 	s.poke()
+}
+
+// mendLocked takes back that this node's log is not the stream's, when the only
+// fault was that it ended: it has grown since, though the service is not active,
+// so it follows the stream now.
+func (s *stream) mendLocked(head tidegate.Position) {
+	if d := s.diverged; d != nil && d.prefix && !s.lib.active && head > d.at {
+		s.diverged = nil
+		if s.fenced != nil {
+			s.fenced.whole = true
+		}
+	}
 }
 
 // fromLibrary takes one message. Progress is the hot path: it takes the
@@ -144,6 +160,7 @@ func (s *stream) fromLibrary(conn *local.Conn, m local.Message) error {
 	case *local.LibraryProgress:
 		first := !s.lib.known
 		s.lib.progress, s.lib.known = *m, true
+		s.mendLocked(m.L.Position)
 		close(s.progressed)
 		s.progressed = make(chan struct{})
 		s.mu.Unlock()
@@ -162,10 +179,12 @@ func (s *stream) fromLibrary(conn *local.Conn, m local.Message) error {
 		s.lib.active, s.lib.lineage = true, m.Lineage
 		s.mu.Unlock()
 		s.log.Info("service is active here", "lineage", string(m.Lineage), "head", m.L.String())
+		s.service.pokeLease()
 	case *local.Deactivated:
 		s.lib.active = false
 		s.mu.Unlock()
 		s.log.Info("service is no longer active here")
+		s.service.pokeLease()
 	default:
 		s.mu.Unlock()
 		return fmt.Errorf("message %T out of place", m)
@@ -203,12 +222,35 @@ func (s *stream) tellRole() {
 // tellGrant tells the library what is durable and within which bounds it may
 // release. Always the newest state, and in order: a tightening must not be
 // overtaken by what was true before it.
-func (s *stream) tellGrant() {
+func (s *stream) tellGrant() { s.tell(true) }
+
+// tellNews does the same if anything but D has changed.
+func (s *stream) tellNews() { s.tell(false) }
+
+func (s *stream) tell(always bool) {
 	s.sending.Lock()
 	defer s.sending.Unlock()
-	if w := s.writer.Load(); w != nil {
-		if grant, ok := w.grant(); ok {
-			s.send(&grant)
-		}
+	w := s.writer.Load()
+	if w == nil {
+		return
 	}
+	p, ok := w.nextGrant(s.agent.clk.Boot())
+	if !ok || !s.number(&p) && !always {
+		return
+	}
+	w.note(p)
+	s.send(&p)
+}
+
+// number gives a grant its number: a new one if it differs in anything but D
+// from the one before; news says so. sending is held.
+func (s *stream) number(p *local.DaemonProgress) (news bool) {
+	bare := *p
+	bare.D, bare.Grant = 0, s.grant.Grant
+	if news = bare != s.grant; news {
+		bare.Grant++
+		s.grant = bare
+	}
+	p.Grant = s.grant.Grant
+	return news
 }

@@ -137,6 +137,8 @@ func (w *writer) receive(l *link) error {
 		switch ev := ev.(type) {
 		case *shipper.AckEvent:
 			w.onAck(l, ev.Ack)
+		case *shipper.LeaseEvent:
+			w.onLease(ev.Grant)
 		case *shipper.OffsetEvent:
 			w.s.meters.clockOffset.Set(ev.Offset.Seconds())
 			w.s.meters.clockOffsetErr.Set(ev.Err.Seconds())

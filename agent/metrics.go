@@ -4,6 +4,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/tidegate/tidegate"
+	"github.com/tidegate/tidegate/gating/fence"
 )
 
 // metrics are the counters that are moved where things happen. Everything that
@@ -99,7 +100,18 @@ var (
 	descRingMax       = desc("tidegate_agent_ring_limit_bytes", "Room for sealed batches.")
 	descProven        = desc("tidegate_agent_proven_seq", "Newest shipped batch found equal in this node's own log.")
 	descDiverged      = desc("tidegate_agent_diverged", "1 when this node's log is not the one that was shipped.")
+	descGateState     = desc("tidegate_agent_gate_state_info", "1 for the state the gate beside the ceiling is in; absent while the library does not tell.", "state")
+	descGateRecord    = desc("tidegate_agent_gate_record_info", "1 for what the gate's record says.", "record")
+	descUtilisation   = desc("tidegate_agent_gate_utilisation_ratio", "Largest used share of a bound; absent while the library does not tell.")
+	descRejected      = desc("tidegate_agent_gate_rejected_total", "Calls that the gate refused since the service started.")
+	descSlack         = desc("tidegate_agent_release_slack_seconds", "Longest time from a release's look at the clock to its effect, since the service started.")
+	descBrake         = desc("tidegate_agent_gate_brake", "1 while an operator holds the gate open.")
+	descLeaseNeeded   = desc("tidegate_agent_lease_needed", "1 while outputs beyond D need a lease.")
+	descLeaseLeft     = desc("tidegate_agent_lease_remaining_seconds", "What is left of the output lease; absent while none is needed.")
 	descLibrary       = desc("tidegate_agent_library_connected", "1 while the service's library is connected.")
+	descPauses        = prometheus.NewDesc("tidegate_agent_pauses_total", "Times for which this process did not run for a second or more.", nil, nil)
+	descPaused        = prometheus.NewDesc("tidegate_agent_paused_seconds_total", "Time for which this process did not run, in pauses of a second or more.", nil, nil)
+	descLongestPause  = prometheus.NewDesc("tidegate_agent_longest_pause_seconds", "Longest time for which this process did not run.", nil, nil)
 	descGate          = prometheus.NewDesc("tidegate_agent_gate_reached", "1 while a gate answers.", nil, nil)
 )
 
@@ -110,6 +122,8 @@ func (c collector) Describe(ch chan<- *prometheus.Desc) {
 		descExposureKnown, descExposureRec, descExposureBytes, descExposureAge, descLossWindow,
 		descAreaRecords, descAreaBytes, descAreaAge, descKnownTime, descUnknownTime,
 		descMode, descRecorded, descRing, descRingMax, descProven, descDiverged, descLibrary, descGate,
+		descGateState, descGateRecord, descUtilisation, descRejected, descSlack, descBrake, descLeaseNeeded, descLeaseLeft,
+		descPauses, descPaused, descLongestPause,
 	} {
 		ch <- d
 	}
@@ -119,6 +133,9 @@ func (c collector) Describe(ch chan<- *prometheus.Desc) {
 func (c collector) Collect(ch chan<- prometheus.Metric) {
 	st := c.a.Status()
 	ch <- prometheus.MustNewConstMetric(descGate, prometheus.GaugeValue, one(st.GateReached))
+	ch <- prometheus.MustNewConstMetric(descPauses, prometheus.CounterValue, float64(st.Pauses.Count))
+	ch <- prometheus.MustNewConstMetric(descPaused, prometheus.CounterValue, st.Pauses.Total.Seconds())
+	ch <- prometheus.MustNewConstMetric(descLongestPause, prometheus.GaugeValue, st.Pauses.Longest.Seconds())
 	for i := range st.Streams {
 		collectStream(ch, &st.Streams[i])
 	}
@@ -176,6 +193,20 @@ func collectWriter(ch chan<- prometheus.Metric, gauge func(*prometheus.Desc, flo
 		gauge(descMode, one(mode == w.Mode), string(mode))
 	}
 	gauge(descRecorded, one(w.Recorded))
+	for _, state := range []fence.GateState{fence.GateArmed, fence.GateDegraded, fence.GateBlindOK, fence.GateUnknown} {
+		gauge(descGateRecord, one(state == w.Gate.Record), string(state))
+	}
+	gauge(descBrake, one(w.Gate.Brake != ""))
+	if g := &w.Gate; g.Known {
+		gauge(descGateState, 1, g.State)
+		gauge(descUtilisation, g.Utilisation)
+		counter(descRejected, float64(g.Rejected))
+		gauge(descSlack, g.Slack.Seconds())
+	}
+	gauge(descLeaseNeeded, one(w.Lease != nil))
+	if w.Lease != nil {
+		gauge(descLeaseLeft, w.Lease.Remaining.Seconds())
+	}
 	gauge(descRing, float64(w.RingBytes))
 	gauge(descRingMax, float64(w.RingBytesMax))
 }

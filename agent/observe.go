@@ -223,15 +223,19 @@ func (s *stream) endsInside(h batch.Header) error {
 func (s *stream) leftBehind(rec fence.EpochRecord) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.fenced != nil && s.elsewhere(rec)
+	return s.left() && s.elsewhere(rec)
 }
+
+// left reports whether a term as writer was taken from this agent and its log
+// has not followed the stream since; mu is held.
+func (s *stream) left() bool { return s.fenced != nil && !s.fenced.whole }
 
 // overtaken reports whether this node's log ends within h and will never reach
 // its end: it was the writer's, and the stream goes on at another site.
 func (s *stream) overtaken(rec fence.EpochRecord, h batch.Header) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.fenced != nil && s.elsewhere(rec) && s.lib.head() >= h.First && s.lib.head() < h.Next
+	return s.left() && s.elsewhere(rec) && s.lib.head() >= h.First && s.lib.head() < h.Next
 }
 
 // divergedAt ends the observation: this node's log leaves the shipped one at a
@@ -241,13 +245,13 @@ func (s *stream) overtaken(rec fence.EpochRecord, h batch.Header) bool {
 func (s *stream) divergedAt(ctx context.Context, d *divergedError) error {
 	h := d.header
 	s.mu.Lock()
-	s.diverged = &divergence{at: h.First, seq: h.Seq, epoch: h.Epoch, reason: d.Error()}
+	s.diverged = &divergence{at: h.First, seq: h.Seq, epoch: h.Epoch, reason: d.Error(), prefix: s.lib.head() == h.First}
 	former := s.former
 	if rec := s.view.rec; rec.Epoch < h.Epoch && rec.Holder.Node != "" {
 		// The log is ahead of the gate's view: its holder is the one left behind.
 		former = rec.Holder.Node
 	}
-	report := s.fenced != nil || former == "" || former == s.agent.cfg.Node.Name
+	report := s.left() || former == "" || former == s.agent.cfg.Node.Name
 	s.reporting = report
 	s.mu.Unlock()
 	defer func() {

@@ -13,73 +13,9 @@ import (
 	"github.com/tidegate/tidegate/api/tidegatev1/tidegatev1connect"
 	"github.com/tidegate/tidegate/gating/fence"
 	"github.com/tidegate/tidegate/gating/fencewire"
-	"github.com/tidegate/tidegate/internal/local"
+	"github.com/tidegate/tidegate/gating/machine"
 	"github.com/tidegate/tidegate/internal/retry"
 )
-
-// unbounded is what a record stands for that promises nothing.
-var unbounded = tidegate.Bounds{Records: tidegate.Unbounded, Bytes: tidegate.Unbounded, Window: tidegate.Unbounded}
-
-// recorded returns the bounds that the gate's record promises, and whether it
-// promises any.
-func recorded(g fence.GateRecord) (tidegate.Bounds, bool) {
-	if g.State != fence.GateArmed {
-		return unbounded, false
-	}
-	b, err := g.Mode.Bounds(g.Bounds)
-	if err != nil {
-		return unbounded, false
-	}
-	return b, true
-}
-
-// tightest is the component-wise minimum: what both the record and the
-// operator allow. It makes both orders come out right at once: a loosening acts
-// only when the record has it, a tightening before the record does.
-func tightest(a, b tidegate.Bounds) tidegate.Bounds {
-	return tidegate.Bounds{Records: min(a.Records, b.Records), Bytes: min(a.Bytes, b.Bytes), Window: min(a.Window, b.Window)}
-}
-
-// modeOf names the mode that bounds amount to.
-func modeOf(b tidegate.Bounds) tidegate.Mode {
-	switch b {
-	case tidegate.Bounds{}:
-		return tidegate.ModeSync
-	case unbounded:
-		return tidegate.ModeOpen
-	}
-	return tidegate.ModeBounded
-}
-
-// effective returns the bounds in force, and whether they are the record's; mu
-// is held.
-func (w *writer) effective() (b tidegate.Bounds, isRecord bool) {
-	rec, armed := recorded(w.core.Record().Gate)
-	if w.wantMode == "" {
-		if !armed {
-			return tidegate.Bounds{}, false // nobody has allowed anything
-		}
-		return rec, true
-	}
-	b = tightest(rec, w.want)
-	return b, armed && b == rec
-}
-
-// grant returns what the library may release, once the term is proven.
-func (w *writer) grant() (local.DaemonProgress, bool) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	if w.ring == nil || w.ended {
-		return local.DaemonProgress{}, false
-	}
-	b, isRecord := w.effective()
-	if b != w.granted {
-		w.granted, w.grantedAt, w.reports = b, w.s.agent.clk.Boot(), 0
-	}
-	return local.DaemonProgress{
-		D: w.ring.floor.next, DKnown: true, Epoch: w.epoch, Mode: modeOf(b), Bounds: b, Recorded: isRecord,
-	}, true
-}
 
 // keepRecord brings the gate's record to what the operator wants, in the safe
 // order, and asks the gate to count members that have caught up. While no gate
@@ -113,40 +49,15 @@ func (w *writer) keepRecord(ctx context.Context) error {
 	}
 }
 
-// A library that has reported this often, and this long, after it was given new
-// bounds has obeyed them in what it reports: a report may have been on its way
-// when the bounds were given, but reports are 200 ms apart at most.
-const (
-	enforcedReports = 3
-	enforcedAfter   = 500 * time.Millisecond
-)
-
-// enforced reports whether what the library says it has released was released
-// under the bounds in force; mu is held.
-func (w *writer) enforced(now tidegate.Instant) bool {
-	return w.reports >= enforcedReports && time.Duration(now-w.grantedAt) >= enforcedAfter
-}
-
 func (w *writer) recordGate(ctx context.Context) error {
 	now := w.s.agent.clk.Boot()
 	w.mu.Lock()
-	rec := w.core.Record()
-	have, armed := recorded(rec.Gate)
-	due := w.ring != nil && w.wantMode != "" && (!armed || have != w.want)
-	if due && have.LooserThan(w.want) && !(w.enforced(now) && w.meter.within(now, w.want)) {
-		// Something was, or may have been, released under the looser bounds and
-		// is not durable: the record must not deny it yet.
-		due = false
-	}
+	next, why, due := w.nextGate(now)
 	req := &pb.RecordGateRequest{
-		StreamId: api.IDText(rec.Stream), Epoch: uint64(w.epoch), Holder: api.IDText(w.s.agent.holder), Revision: w.revision,
-		Reason: "the operator's setting",
+		StreamId: api.IDText(w.core.Record().Stream), Epoch: uint64(w.epoch), Holder: api.IDText(w.s.agent.holder), Revision: w.revision,
+		Gate: fencewire.GateMessage(next), Reason: why,
 	}
-	if due {
-		req.Gate = fencewire.GateMessage(fence.GateRecord{
-			State: fence.GateArmed, Mode: w.wantMode, Bounds: w.want, SinceSeq: w.ring.last().seq + 1,
-		})
-	}
+	was := w.terms.State
 	w.mu.Unlock()
 	if !due {
 		return nil
@@ -158,7 +69,86 @@ func (w *writer) recordGate(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if was != next.State {
+		w.log.Warn("gate recorded", "from", string(was), "to", string(next.State), "why", why, "since", next.SinceSeq.String())
+	}
 	return w.s.recordFrom(res.GetEpoch())
+}
+
+// nextGate returns what the gate's record should say next, and why; due is false
+// while it may stay as it is, or must. A loosening is recorded before it acts; a
+// tightening once the library has obeyed it. mu is held.
+func (w *writer) nextGate(now tidegate.Instant) (next fence.GateRecord, why string, due bool) {
+	have := w.terms
+	if w.ring == nil || w.ended || w.wantMode == "" || w.phase != fence.StateActive || w.brake.on {
+		// The brake's own record is the gate's to write, and nothing arms under it.
+		return next, "", false
+	}
+	next = fence.GateRecord{State: fence.GateArmed, Mode: w.wantMode, Bounds: w.want, SinceSeq: w.ring.last().seq + 1, Lease: w.wantLease}
+	if w.policy.Reaction == tidegate.ReactDegradeBlind {
+		next.State = fence.GateBlindOK
+	}
+	switch {
+	case w.asks(machine.WantDegraded) && have.State != fence.GateDegraded && have.State != fence.GateBlindOK:
+		if !w.policy.Degrades() {
+			return next, "", false
+		}
+		have.State, have.SinceSeq = fence.GateDegraded, w.ring.floor.seq+1
+		return have, "closed for longer than its grace", true
+	case have.State == fence.GateDegraded:
+		if w.asks(machine.WantArmed) && w.mayArm(now, next) {
+			return next, "what was released is durable, and bounds are enforced again", true
+		}
+		have.Lease = next.Lease
+		return have, "the operator's setting", have.Lease != w.terms.Lease && w.mayLease(have)
+	case same(have, next):
+		return next, "", false
+	}
+	return next, "the operator's setting", w.mayArm(now, next) && w.mayLease(next)
+}
+
+// same reports whether two records promise the same.
+func same(a, b fence.GateRecord) bool {
+	a.SinceSeq, b.SinceSeq = 0, 0
+	if x, err := a.Mode.Bounds(a.Bounds); err == nil && b.Mode != "" {
+		if y, err := b.Mode.Bounds(b.Bounds); err == nil && x == y {
+			a.Mode, a.Bounds, b.Mode, b.Bounds = "", tidegate.Bounds{}, "", tidegate.Bounds{}
+		}
+	}
+	return a == b
+}
+
+// asks reports whether the library wants that of the record, in this term. What
+// it wanted before it obeyed a grant of this term is history. mu is held.
+func (w *writer) asks(want machine.Want) bool {
+	return w.meter.lib.Want == want && w.obeyed(w.since.record)
+}
+
+// mayArm reports whether the record may claim what next says: the library
+// enforces it, and what was released under something looser is durable. A record
+// that promises nothing claims nothing. mu is held.
+func (w *writer) mayArm(now tidegate.Instant, next fence.GateRecord) bool {
+	if next.State != fence.GateArmed {
+		return w.terms.State != fence.GateDegraded || w.obeyed(w.since.bounds)
+	}
+	have, armed := recorded(w.terms)
+	if armed && !have.LooserThan(w.want) {
+		return true
+	}
+	if !w.obeyed(max(w.since.bounds, w.since.policy, w.since.record)) {
+		return false
+	}
+	if lib := w.meter.lib.Gate; lib == machine.Degraded || lib == 0 && w.terms.State == fence.GateBlindOK {
+		return false // bounds are not enforced at this moment
+	}
+	return w.meter.within(now, w.want)
+}
+
+// mayLease reports whether the record may name next's lease: a writer that the
+// record says obeys one must do so already, unless its gate holds it anyway. mu
+// is held.
+func (w *writer) mayLease(next fence.GateRecord) bool {
+	return w.terms.Lease > 0 || next.Lease == 0 || next.Holds() || next.State == fence.GateBlindOK || w.obeyed(w.since.lease)
 }
 
 func (w *writer) exitLimbo(ctx context.Context) error {
@@ -195,6 +185,6 @@ func (s *stream) recordFrom(m *pb.EpochRecord) error {
 	if err != nil {
 		return err
 	}
-	s.granted(rec, revision)
+	s.written(rec, revision)
 	return nil
 }

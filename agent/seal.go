@@ -7,7 +7,9 @@ import (
 
 	"github.com/tidegate/tidegate"
 	"github.com/tidegate/tidegate/batch"
+	"github.com/tidegate/tidegate/gating/fence"
 	"github.com/tidegate/tidegate/internal/local"
+	"github.com/tidegate/tidegate/internal/rates"
 	"github.com/tidegate/tidegate/internal/retry"
 	"github.com/tidegate/tidegate/stores"
 )
@@ -20,9 +22,14 @@ type sealer struct {
 	w      *writer
 	codec  *batch.Sealer
 	cursor stores.Cursor
-	unit   stores.Unit // read and not sealed yet; empty when Records is 0
+	unit   stores.Unit   // read and not sealed yet; empty when Records is 0
+	paid   bool          // the rate has let unit through
+	later  time.Duration // when the rate may let it; 0 while nothing is held back
 	stream tidegate.StreamID
 	max    int
+
+	// The operator's rates, of all streams together.
+	shipRate, captureRate *rates.Limiter
 }
 
 // seal runs until the term ends. A source that cannot be read is tried again:
@@ -36,7 +43,8 @@ func (w *writer) seal(ctx context.Context) error {
 	w.mu.Lock()
 	z := &sealer{
 		w: w, codec: batch.NewSealer(batch.CodecSnappy), stream: w.core.Record().Stream,
-		max: int(w.s.agent.cfg.Limits.BatchBytesMax),
+		max:      int(w.s.agent.cfg.Limits.BatchBytesMax),
+		shipRate: w.s.agent.rates.Limiter(rates.Ship), captureRate: w.s.agent.rates.Limiter(rates.Capture),
 	}
 	w.mu.Unlock()
 	if err := z.open(ctx); err != nil {
@@ -44,10 +52,13 @@ func (w *writer) seal(ctx context.Context) error {
 	}
 	defer func() { _ = z.cursor.Close() }() // only read from
 	backoff := retry.Policy{First: 20 * time.Millisecond, Max: time.Second}.Backoff()
+	held := time.NewTimer(time.Hour)
+	defer held.Stop()
 	for {
 		if err := w.over(); err != nil {
 			return err
 		}
+		z.later = 0
 		busy, err := z.step(ctx)
 		switch {
 		case ctx.Err() != nil:
@@ -63,10 +74,16 @@ func (w *writer) seal(ctx context.Context) error {
 			continue
 		}
 		backoff.Reset()
+		var again <-chan time.Time
+		if z.later > 0 {
+			held.Reset(z.later)
+			again = held.C
+		}
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-w.kick:
+		case <-again:
 		}
 	}
 }
@@ -116,13 +133,17 @@ func (z *sealer) step(ctx context.Context) (busy bool, err error) {
 	w := z.w
 	w.mu.Lock()
 	head, captured, paused := w.meter.lib.L, w.ring.last().next, w.paused
-	due := w.hbDue
+	over := w.hand.sealed || w.phase == fence.StateDemoted // the last batch of the epoch is sealed
+	due := w.hbDue && !over
 	w.mu.Unlock()
-	if !paused && (head.Position > captured || z.unit.Records > 0) {
+	if !paused && !over && (head.Position > captured || z.unit.Records > 0) {
 		sealed, err := z.capture(head)
 		if sealed || err != nil {
 			return sealed, err
 		}
+	}
+	if sealed, err := z.handOver(); sealed || err != nil {
+		return sealed, err
 	}
 	if due {
 		return true, z.control(batch.KindHeartbeat, nil)
@@ -155,6 +176,16 @@ func (z *sealer) send(ctx context.Context) (busy bool) {
 		return true
 	}
 	sealed := it.sealed
+	w.mu.Unlock()
+	// Only this goroutine writes the arena: what it waits to send stays as it is.
+	if z.shipRate.Wait(ctx, len(sealed)) != nil {
+		return true
+	}
+	w.mu.Lock()
+	if w.link != l {
+		w.mu.Unlock()
+		return true
+	}
 	l.next++
 	more := l.next <= last
 	w.mu.Unlock()
@@ -206,10 +237,17 @@ func (z *sealer) capture(head local.Count) (sealed bool, err error) {
 		if z.unit, err = z.cursor.Read(head.Position, z.max); err != nil || z.unit.Records == 0 {
 			return false, err
 		}
+		z.paid = false
 		if z.codec.Room(len(z.unit.Payload)) > cap(room) {
 			if room = z.reserve(len(z.unit.Payload)); room == nil {
 				return false, nil
 			}
+		}
+	}
+	if !z.paid {
+		// Not waited for here: what is sealed already has to go on being shipped.
+		if z.paid, z.later = z.captureRate.Take(len(z.unit.Payload)); !z.paid {
+			return false, nil
 		}
 	}
 	u := z.unit

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"connectrpc.com/connect"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/tidegate/tidegate"
 	"github.com/tidegate/tidegate/api"
@@ -24,12 +25,36 @@ type service struct {
 	name    tidegate.ServiceName
 	streams []*stream
 	log     *slog.Logger
-	changed chan struct{}
+	leases  leases
+
+	changed       chan struct{} // an epoch may be due; capacity 1, as the others
+	leaseChanged  chan struct{} // the lease may have to be renewed
+	switchChanged chan struct{} // a handover may go on
 }
 
-// run acquires an epoch whenever the service is active here and another holds
-// its streams, until ctx ends.
+func newService(a *Agent, name tidegate.ServiceName) *service {
+	return &service{
+		agent: a, name: name, log: a.log.With("service", string(name)),
+		changed: make(chan struct{}, 1), leaseChanged: make(chan struct{}, 1), switchChanged: make(chan struct{}, 1),
+	}
+}
+
+// pokeLease makes keepLease look, pokeSwitch keepSwitch.
+func (v *service) pokeLease()  { wake(v.leaseChanged) }
+func (v *service) pokeSwitch() { wake(v.switchChanged) }
+
+// run keeps the service's epochs, lease and handover until ctx ends.
 func (v *service) run(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return v.keepEpoch(ctx) })
+	g.Go(func() error { return v.keepLease(ctx) })
+	g.Go(func() error { return v.keepSwitch(ctx) })
+	return g.Wait()
+}
+
+// keepEpoch acquires an epoch whenever the service is active here and another holds
+// its streams, until ctx ends.
+func (v *service) keepEpoch(ctx context.Context) error {
 	// Short at most: while this agent waits, the service answers nobody, and only
 	// the one agent beside the active service asks.
 	backoff := retry.Policy{First: 100 * time.Millisecond, Max: time.Second}.Backoff()
@@ -103,6 +128,8 @@ func (s *stream) ready() (active, mine bool, why string) {
 		return true, false, "the gate has not told of it yet"
 	case s.mine(s.view.rec) && s.view.rec.Epoch > s.spent:
 		return true, true, ""
+	case s.view.rec.Kind == fence.KindReconfigure && s.view.rec.Holder.UUID == s.agent.holder && s.view.rec.Epoch > s.spent:
+		return true, false, "another standby set is being put in force"
 	case s.elsewhere(s.view.rec):
 		return true, false, "the stream is written at site " + string(s.view.rec.Holder.Site) + "; a failover brings it here"
 	case s.deposed(s.view.rec):

@@ -10,6 +10,8 @@ import (
 	"github.com/tidegate/tidegate/api"
 	pb "github.com/tidegate/tidegate/api/tidegatev1"
 	"github.com/tidegate/tidegate/gating/fence"
+	"github.com/tidegate/tidegate/gating/machine"
+	"github.com/tidegate/tidegate/internal/rates"
 	"github.com/tidegate/tidegate/rpo"
 )
 
@@ -23,6 +25,8 @@ type Status struct {
 	Gate        string            `json:"gate"`                 // the one that answers, or is tried next
 	GateError   string            `json:"gate_error,omitempty"` // why none answers
 	Streams     []StreamStatus    `json:"streams"`
+	Rates       rates.Status      `json:"rates"`
+	Pauses      Pauses            `json:"pauses"` // times for which this process did not run
 }
 
 // StreamStatus is one stream.
@@ -41,9 +45,9 @@ type StreamStatus struct {
 	Endpoint         string `json:"endpoint,omitempty"`
 
 	HeadKnown     bool              `json:"head_known"`
-	Head          tidegate.Position `json:"head"` // L
+	Head          tidegate.Position `json:"head,omitzero"` // L; absent while not known
 	ReleasedKnown bool              `json:"released_known"`
-	Released      tidegate.Position `json:"released"` // A
+	Released      tidegate.Position `json:"released,omitzero"` // A; absent while not known, and while nothing was
 
 	Writer   *WriterStatus   `json:"writer,omitempty"`
 	Observer *ObserverStatus `json:"observer,omitempty"`
@@ -67,6 +71,45 @@ type WriterStatus struct {
 	RingBytes    int                `json:"ring_bytes"`
 	RingBytesMax int                `json:"ring_bytes_max"`
 	Members      []fence.PeerStatus `json:"members"`
+	Gate         GateStatus         `json:"gate"`
+	Lease        *LeaseStatus       `json:"lease,omitempty"`    // nil while none is needed
+	Handover     *HandoverStatus    `json:"handover,omitempty"` // nil unless a switchover is under way
+}
+
+// GateStatus is the gate at the edge of its bounds: what is on record, and what
+// the library beside the ceiling does.
+type GateStatus struct {
+	Record   fence.GateState `json:"record"`
+	SinceSeq tidegate.Seq    `json:"record_since_seq"` // first batch under it
+	Policy   tidegate.Policy `json:"policy"`
+	// Brake says who opened the gate by hand, and why; empty while nobody has.
+	Brake string `json:"brake,omitempty"`
+	// What follows is the library's word, absent and 0 unless Known.
+	Known       bool          `json:"known"`
+	State       string        `json:"state,omitempty"`
+	StateAge    time.Duration `json:"state_age_ns,omitzero"`
+	Want        string        `json:"want,omitempty"` // what it wants the record to say
+	Utilisation float64       `json:"utilisation"`
+	Rejected    uint64        `json:"rejected"`         // calls refused since the service started
+	Slack       time.Duration `json:"release_slack_ns"` // longest time from a release's look at the clock to its effect
+	// Admission is the operator's limit on new records each second; nil for none.
+	Admission *uint64 `json:"admission_per_second,omitempty"`
+}
+
+// LeaseStatus is the output lease.
+type LeaseStatus struct {
+	TTL       time.Duration `json:"ttl_ns"`
+	Remaining time.Duration `json:"remaining_ns"` // 0: over, nothing leaves beyond D
+	By        string        `json:"by,omitempty"` // registry or nodes
+	Error     string        `json:"error,omitempty"`
+}
+
+// HandoverStatus is how far a switchover has come here.
+type HandoverStatus struct {
+	To      tidegate.NodeName `json:"to"`
+	Drained bool              `json:"drained"` // nothing is in flight any more
+	Sealed  *fence.Handover   `json:"sealed,omitempty"`
+	Done    bool              `json:"done"` // the record says so
 }
 
 // ObserverStatus is how far the comparison has come.
@@ -82,7 +125,10 @@ type ObserverStatus struct {
 
 // Status returns the agent's state now.
 func (a *Agent) Status() Status {
-	st := Status{Node: a.cfg.Node.Name, Site: a.cfg.Node.Site, Holder: a.holder, Version: a.version}
+	st := Status{
+		Node: a.cfg.Node.Name, Site: a.cfg.Node.Site, Holder: a.holder, Version: a.version,
+		Rates: a.rates.Status(), Pauses: a.pauses.get(),
+	}
 	st.GateReached, st.Gate, st.GateError = a.gate.state()
 	for _, s := range a.streams {
 		st.Streams = append(st.Streams, s.status())
@@ -102,8 +148,14 @@ func (s *stream) status() StreamStatus {
 		Service: s.cfg.Service, Stream: s.cfg.Stream, ID: s.view.id, Epoch: s.view.rec.Epoch,
 		Waiting: s.acquire, Error: s.lastErr, Writer: ws,
 		LibraryConnected: s.lib.conn != nil, ServiceActive: s.lib.conn != nil && s.lib.active, Endpoint: s.cfg.Endpoint,
-		HeadKnown: s.lib.known, Head: s.lib.head(), ReleasedKnown: s.lib.known && s.lib.progress.AKnown, Released: s.lib.progress.A.Position,
+		HeadKnown: s.lib.known, ReleasedKnown: s.lib.known && s.lib.progress.AKnown,
 		State: s.stateLocked(w),
+	}
+	if st.HeadKnown {
+		st.Head = s.lib.head()
+	}
+	if st.ReleasedKnown {
+		st.Released = s.lib.progress.A.Position
 	}
 	if s.lib.hello.Endpoint != "" {
 		st.Endpoint = s.lib.hello.Endpoint
@@ -149,6 +201,7 @@ func (w *writer) status() *WriterStatus {
 	st.Mode, st.Bounds, st.Recorded = modeOf(b), b, isRecord
 	st.Exposure = w.meter.exposure(now)
 	st.Areas = w.meter.areas.Areas(now)
+	st.Gate, st.Lease, st.Handover = w.gateStatus(now), w.leaseStatus(now), w.handoverStatus()
 	if w.ring == nil {
 		head := w.core.Record().Head
 		st.Proving, st.CapturedSeq, st.Shipped, st.DurableSeq = true, head.Seq, head.Seq, head.Seq
@@ -165,6 +218,52 @@ func (w *writer) status() *WriterStatus {
 	return st
 }
 
+// gateStatus is the gate's part of the status; mu is held.
+func (w *writer) gateStatus(now tidegate.Instant) GateStatus {
+	g := GateStatus{Record: w.terms.State, SinceSeq: w.terms.SinceSeq, Policy: w.policy}
+	if w.brake.on {
+		g.Brake = w.brake.actor + ": " + w.brake.reason
+	}
+	if w.sent.RateLimited {
+		g.Admission = new(w.sent.Rate)
+	}
+	lib := &w.meter.lib
+	if g.Known = w.meter.heard && lib.Gate != 0; !g.Known {
+		return g
+	}
+	g.State, g.StateAge = lib.Gate.String(), max(0, time.Duration(now-lib.Since))
+	if lib.Want != machine.WantNone {
+		g.Want = lib.Want.String()
+	}
+	g.Utilisation, g.Rejected, g.Slack = lib.Utilisation, lib.Rejected, lib.Slack
+	return g
+}
+
+// leaseStatus is the lease's; mu is held.
+func (w *writer) leaseStatus(now tidegate.Instant) *LeaseStatus {
+	l := w.lease(now)
+	if !l.needed {
+		return nil
+	}
+	st := &LeaseStatus{TTL: l.ttl, Remaining: l.remaining(now), Error: w.s.service.leases.reason()}
+	if st.Remaining > 0 {
+		st.By = string(l.by)
+	}
+	return st
+}
+
+// handoverStatus is the switchover's; mu is held.
+func (w *writer) handoverStatus() *HandoverStatus {
+	if w.phase == fence.StateActive {
+		return nil
+	}
+	st := &HandoverStatus{To: w.target.Node, Drained: w.meter.heard && w.meter.lib.Drained, Done: w.phase == fence.StateDemoted}
+	if w.hand.sealed {
+		st.Sealed = new(w.hand.to)
+	}
+	return st
+}
+
 var roles = map[State]pb.AgentRole{
 	StateDormant: pb.AgentRole_AGENT_ROLE_DORMANT, StateObserving: pb.AgentRole_AGENT_ROLE_OBSERVER,
 	StateAcquiring: pb.AgentRole_AGENT_ROLE_ACQUIRING, StateProving: pb.AgentRole_AGENT_ROLE_PROVING,
@@ -178,6 +277,14 @@ func (a *Agent) report() *pb.ReportAgentRequest {
 	req := &pb.ReportAgentRequest{
 		Node: string(st.Node), Site: string(st.Site), Holder: api.IDText(st.Holder), Version: st.Version,
 		Sent: timestamppb.New(a.clk.Wall()),
+	}
+	for i := range st.Rates.Rates {
+		one := &st.Rates.Rates[i]
+		m := &pb.Rate{Name: one.Name, Unit: string(one.Unit), Error: one.Error}
+		if one.Limit != nil {
+			m.Limit = new(float64(*one.Limit))
+		}
+		req.Rates = append(req.Rates, m)
 	}
 	for i := range st.Streams {
 		if one := &st.Streams[i]; !one.ID.IsZero() {
@@ -219,9 +326,19 @@ func (w *WriterStatus) fill(m *pb.AgentStream) {
 		m.Captured, m.Durable = new(uint64(w.Captured)), new(uint64(w.Durable))
 	}
 	m.Mode, m.Bounds = api.ModeMessage(w.Mode), api.BoundsMessage(w.Bounds)
-	m.Utilisation = utilisation(w.Exposure, w.Bounds)
-	// In sync nothing is ever exposed: what is held back shows a closed gate.
-	m.Blocked = m.Utilisation >= 1 || w.Mode == tidegate.ModeSync && w.Exposure.Known && w.Exposure.InDoubtRecords > 0 && !w.RelayUp
+	w.Gate.fill(m)
+	if !w.Gate.Known {
+		m.Utilisation = utilisation(w.Exposure, w.Bounds)
+		// In sync nothing is ever exposed: what is held back shows a closed gate.
+		m.Blocked = m.Utilisation >= 1 || w.Mode == tidegate.ModeSync && w.Exposure.Known && w.Exposure.InDoubtRecords > 0 && !w.RelayUp
+	}
+	if l := w.Lease; l != nil {
+		m.LeaseNeeded, m.LeaseBy = true, l.By
+		if l.Remaining > 0 {
+			m.LeaseRemaining = durationpb.New(l.Remaining)
+		}
+	}
+	m.Drained = w.Handover != nil && w.Handover.Drained
 	m.Exposure = &pb.Exposure{}
 	if e := w.Exposure; e.Known {
 		m.Exposure = &pb.Exposure{Records: &e.Records, Bytes: &e.Bytes, Age: durationpb.New(e.Age), LossWindow: durationpb.New(e.Window)}
@@ -238,6 +355,27 @@ func (w *WriterStatus) fill(m *pb.AgentStream) {
 			Node: string(p.Member.Node), Incarnation: api.IDText(p.Member.Incarnation), DurableSeq: uint64(p.Durable),
 			Counted: p.Named && !p.Distrusted,
 		})
+	}
+}
+
+func (g *GateStatus) fill(m *pb.AgentStream) {
+	if g.Admission != nil {
+		m.AdmissionRate = new(float64(*g.Admission))
+	}
+	if !g.Known {
+		return
+	}
+	m.GateState, m.GateStateAge = g.State, durationpb.New(g.StateAge)
+	m.Utilisation, m.Rejected, m.Slack = g.Utilisation, g.Rejected, durationpb.New(g.Slack)
+	switch g.State {
+	case machine.Blocked.String(), machine.Rejecting.String(), machine.Asked.String():
+		m.Blocked = true
+	}
+	switch g.Want {
+	case machine.WantDegraded.String():
+		m.Want = pb.GateState_GATE_STATE_DEGRADED
+	case machine.WantArmed.String():
+		m.Want = pb.GateState_GATE_STATE_ARMED
 	}
 }
 

@@ -36,14 +36,16 @@ var States = []State{StateDormant, StateObserving, StateAcquiring, StateProving,
 // stream is one stream on this node. One goroutine (run) decides what is done;
 // at most one job, writing or observing, runs at a time.
 type stream struct {
-	agent  *Agent
-	cfg    StreamConfig
-	log    *slog.Logger
-	source stores.Source
-	meters *streamMetrics
+	agent   *Agent
+	service *service
+	cfg     StreamConfig
+	log     *slog.Logger
+	source  stores.Source
+	meters  *streamMetrics
 
-	changed chan struct{} // something that decide looks at has changed; capacity 1
-	sending sync.Mutex    // order of what is told to the library; taken before mu
+	changed chan struct{}        // something that decide looks at has changed; capacity 1
+	sending sync.Mutex           // order of what is told to the library; taken before mu
+	grant   local.DaemonProgress // newest grant but for D, with its number; guarded by sending
 	writer  atomic.Pointer[writer]
 
 	mu         sync.Mutex
@@ -76,7 +78,9 @@ type fencing struct {
 	by       fence.Promise
 	durable  facts // D of our term, or the head we began at
 	released local.Count
-	known    bool // released is
+	known    bool              // released is
+	end      tidegate.Position // of the library's log then
+	whole    bool              // nothing of its log is left behind: it was handed over, or follows the stream since
 }
 
 // divergence is where this node's log leaves the shipped one.
@@ -85,6 +89,7 @@ type divergence struct {
 	seq    tidegate.Seq
 	epoch  tidegate.Epoch // of the log that goes on without us
 	reason string
+	prefix bool // it only ends there: nothing in it contradicts the stream
 }
 
 func newStream(a *Agent, cfg StreamConfig, src stores.Source) *stream {
@@ -139,8 +144,8 @@ func older(e tidegate.Epoch, r int64, f tidegate.Epoch, g int64) bool {
 	return e < f || e == f && r < g
 }
 
-// granted takes a record that the gate has just written for us.
-func (s *stream) granted(rec fence.EpochRecord, revision int64) {
+// written takes a record that the gate has just written for us.
+func (s *stream) written(rec fence.EpochRecord, revision int64) {
 	s.mu.Lock()
 	v, nodes := s.view, s.members
 	s.mu.Unlock()
@@ -299,17 +304,44 @@ func (s *stream) write(ctx context.Context, epoch tidegate.Epoch) error {
 	s.log.Info("holding the epoch", "epoch", epoch.String(), "start", rec.StartSeq.String())
 	err = w.run(ctx)
 	by, over := w.fencedBy()
-	if over {
+	switch {
+	case over && s.renewed(w, by):
+		s.log.Info("the next epoch is ours too", "epoch", by.Epoch.String())
+		err = nil
+	case over && w.handedOver():
+		s.log.Info("handed over", "to", by.String())
+		s.settleHandedOver(w, by)
+	case over:
 		s.log.Warn("fenced", "by", by.String())
 		s.settleFenced(ctx, w, by)
 	}
 	s.writer.Store(nil)
+	s.tellRole()
 	if errors.Is(err, tidegate.ErrDiverged) {
 		s.mu.Lock()
 		s.diverged = &divergence{at: s.lib.head(), seq: rec.Head.Seq, epoch: epoch, reason: err.Error()}
 		s.mu.Unlock()
 	}
 	return err
+}
+
+// renewed reports whether the epoch that ended w's is held by this run too: the
+// standby set has changed, and nothing else.
+func (s *stream) renewed(w *writer, by fence.Promise) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	own := s.agent.holder
+	return by.Holder == own || by.Holder.IsZero() && s.view.rec.Holder.UUID == own && s.view.rec.Epoch > w.epoch
+}
+
+// settleHandedOver takes stock of a term that was given up: the whole log is the
+// next writer's too.
+func (s *stream) settleHandedOver(w *writer, by fence.Promise) {
+	d := w.durable()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.fenced = &fencing{epoch: w.epoch, by: by, durable: d, released: s.lib.progress.A, known: s.lib.known && s.lib.progress.AKnown, end: s.lib.progress.End, whole: true}
+	s.seen = observation{proven: d.seq}
 }
 
 // settleFenced takes stock of a term that is over: what was durable, and what
@@ -320,7 +352,7 @@ func (s *stream) settleFenced(ctx context.Context, w *writer, by fence.Promise) 
 	s.awaitProgress(ctx, 2, 500*time.Millisecond)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.fenced = &fencing{epoch: w.epoch, by: by, durable: w.durable(), released: s.lib.progress.A, known: s.lib.known && s.lib.progress.AKnown}
+	s.fenced = &fencing{epoch: w.epoch, by: by, durable: w.durable(), released: s.lib.progress.A, known: s.lib.known && s.lib.progress.AKnown, end: s.lib.progress.End}
 	s.seen = observation{proven: s.fenced.durable.seq}
 	if start := s.view.rec.StartSeq; start > 0 && s.view.rec.Epoch > w.epoch {
 		s.seen.proven = min(s.seen.proven, start-1)
@@ -396,6 +428,9 @@ func (s *stream) elsewhere(rec fence.EpochRecord) bool {
 // tells by activating anew. A registry that was rebuilt names nobody: it ends
 // the term, and there is nobody to fight.
 func (s *stream) deposed(rec fence.EpochRecord) bool {
+	if rec.Holder.UUID == s.agent.holder && rec.Epoch > s.spent {
+		return false // the next epoch is ours too
+	}
 	return s.spent > 0 && s.lib.activated == s.spentBy && rec.Holder.Node != ""
 }
 

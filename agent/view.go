@@ -3,6 +3,7 @@ package agent
 import (
 	"fmt"
 	"maps"
+	"time"
 
 	"github.com/tidegate/tidegate"
 	"github.com/tidegate/tidegate/api"
@@ -29,9 +30,18 @@ type streamView struct {
 	id       tidegate.StreamID
 	mode     tidegate.Mode   // what the operator wants
 	bounds   tidegate.Bounds // of that mode
+	policy   tidegate.Policy // what the gate does at its edge
+	brake    brake
+	lease    time.Duration // ttl of the output lease that the operator wants; 0 for none
 	paused   bool
 	rec      fence.EpochRecord // zero before registration is complete
 	revision int64
+}
+
+// brake is an operator's word that the primary shall run unprotected.
+type brake struct {
+	on            bool
+	reason, actor string
 }
 
 // known reports whether the gate has the stream with a record.
@@ -70,11 +80,29 @@ func (v *view) with(m *pb.WatchResponse) (*view, error) {
 	return next, nil
 }
 
+var reactions = map[pb.GatePolicy]tidegate.Reaction{
+	pb.GatePolicy_GATE_POLICY_BLOCK: tidegate.ReactBlock, pb.GatePolicy_GATE_POLICY_REJECT: tidegate.ReactReject,
+	pb.GatePolicy_GATE_POLICY_DEGRADE: tidegate.ReactDegrade, pb.GatePolicy_GATE_POLICY_DEGRADE_BLIND: tidegate.ReactDegradeBlind,
+}
+
 func parseStreamView(m *pb.StreamView) (v streamView, err error) {
 	if v.id, err = api.RequireID("stream id", m.GetId()); err != nil {
 		return v, err
 	}
 	v.paused = m.GetPaused()
+	v.policy = tidegate.Policy{Reaction: reactions[m.GetPolicy()], Grace: m.GetGrace().AsDuration(), Rearm: m.GetRearm().AsDuration()}
+	if v.policy.Reaction == "" {
+		// A gate that names none means the strictest; one that names an unknown
+		// reaction must not be taken for a looser one.
+		v.policy.Reaction = tidegate.ReactBlock
+	}
+	if err := v.policy.Validate(); err != nil {
+		return v, err
+	}
+	if b := m.GetBrake(); b != nil {
+		v.brake = brake{on: true, reason: b.GetReason(), actor: b.GetActor()}
+	}
+	v.lease = max(0, m.GetLeaseTtl().AsDuration())
 	v.mode = api.Mode(m.GetMode())
 	b, err := api.Bounds(m.GetBounds())
 	if err != nil {

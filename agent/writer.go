@@ -28,9 +28,10 @@ const heartbeatEvery = time.Second
 // arena), link (dials relays and receives), tick (beacons), and gate (records
 // what the gate must know). mu is held for bookkeeping only, never across I/O.
 type writer struct {
-	s     *stream
-	epoch tidegate.Epoch
-	log   *slog.Logger
+	s      *stream
+	stream tidegate.StreamID
+	epoch  tidegate.Epoch
+	log    *slog.Logger
 
 	kick    chan struct{} // the sealing goroutine has something to look at; capacity 1
 	redial  chan struct{} // the core wants another relay; capacity 1
@@ -49,11 +50,18 @@ type writer struct {
 	ended     bool              // the core has stepped down
 	paused    bool
 	starved   bool             // the ring had no room when the sealing goroutine asked last
+	terms     fence.GateRecord // the gate's part of the record
+	phase     fence.State      // of the record: active, switching or demoted
+	target    fence.Holder     // of a switchover that is under way
 	wantMode  tidegate.Mode    // what the operator wants; empty when the gate did not say
 	want      tidegate.Bounds  // of that mode
-	granted   tidegate.Bounds  // the library was given last
-	grantedAt tidegate.Instant // when these bounds were new
-	reports   int              // of the library since then
+	wantLease time.Duration
+	policy    tidegate.Policy
+	brake     brake
+	sent      local.DaemonProgress // newest grant
+	since     grantNumbers
+	hand      handover
+	applied   map[tidegate.NodeName]tidegate.Seq // by standby nodes, as they say; kept while a switchover is under way
 	hbDue     bool
 	sealedAt  tidegate.Instant // of the last batch
 	meter     meter
@@ -74,13 +82,14 @@ func newWriter(s *stream, rec fence.EpochRecord, revision int64) (*writer, error
 		return nil, err
 	}
 	w := &writer{
-		s: s, epoch: rec.Epoch, core: core, revision: revision,
+		s: s, stream: rec.Stream, epoch: rec.Epoch, core: core, revision: revision,
 		log:    s.log.With("epoch", rec.Epoch.String()),
 		kick:   make(chan struct{}, 1),
 		redial: make(chan struct{}, 1),
 		settle: make(chan struct{}, 1),
 		proven: make(chan struct{}),
 		meter:  newMeter(),
+		terms:  rec.Gate, phase: rec.State,
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -98,7 +107,8 @@ func (w *writer) wish(v streamView) {
 	if v.mode != "" {
 		// A view that does not tell, because the stream is missing from it, takes
 		// nothing back: least of all a bound.
-		w.wantMode, w.want = v.mode, v.bounds
+		w.wantMode, w.want, w.wantLease = v.mode, v.bounds, v.lease
+		w.policy, w.brake = v.policy, v.brake
 	}
 }
 
@@ -116,6 +126,9 @@ func (w *writer) run(ctx context.Context) error {
 	g.Go(func() error { return w.tick(ctx) })
 	g.Go(func() error { return w.keepRecord(ctx) })
 	err := g.Wait()
+	if w.handedOver() && w.over() != nil {
+		return nil // of its own will: nobody took anything from it
+	}
 	if by, over := w.fencedBy(); over {
 		return &tidegate.Error{
 			Op: "write stream", Subject: string(w.s.cfg.Stream), Class: tidegate.Fenced,
@@ -228,6 +241,7 @@ func (w *writer) onAck(l *link, a fence.Ack) {
 	now := w.s.agent.clk.Boot()
 	w.mu.Lock()
 	t := w.effects(w.core.OnAck(a))
+	w.noteApplied(a)
 	d, moved := w.advance(now)
 	room := moved && w.starved
 	w.starved = w.starved && !moved
@@ -240,6 +254,9 @@ func (w *writer) onAck(l *link, a fence.Ack) {
 		wake(w.kick)
 	}
 	w.do(t)
+	if w.draining() {
+		w.s.service.pokeSwitch()
+	}
 }
 
 // advance brings ring and meter to the core's D; mu is held.
@@ -259,10 +276,16 @@ func (w *writer) advance(now tidegate.Instant) (d tidegate.Seq, moved bool) {
 // libraryMoved takes the library's progress: more to capture, more released.
 func (w *writer) libraryMoved(p *local.LibraryProgress) {
 	w.mu.Lock()
+	was := w.meter.lib
 	w.meter.library(w.s.agent.clk.Boot(), p)
-	w.reports++
 	w.mu.Unlock()
 	wake(w.kick)
+	if p.Want != was.Want || p.Grant != was.Grant || p.Gate != was.Gate {
+		wake(w.settle)
+	}
+	if w.draining() {
+		w.s.service.pokeSwitch()
+	}
 }
 
 // libraryLost says that what is released is not known any more.
@@ -280,6 +303,7 @@ func (w *writer) recordChanged(v streamView) {
 		w.revision = v.revision
 		t = w.effects(w.core.OnRecord(v.rec))
 		w.advance(w.s.agent.clk.Boot())
+		w.follow(v.rec)
 	}
 	w.wish(v)
 	w.mu.Unlock()
@@ -287,6 +311,26 @@ func (w *writer) recordChanged(v streamView) {
 	w.s.tellGrant()
 	wake(w.settle)
 	wake(w.kick)
+	w.s.service.pokeLease()
+	w.s.service.pokeSwitch()
+}
+
+// follow takes down what the record says of this epoch; mu is held.
+func (w *writer) follow(rec fence.EpochRecord) {
+	if rec.Epoch != w.epoch || rec.Holder.UUID != w.s.agent.holder {
+		return
+	}
+	switch rec.State {
+	case fence.StateActive, fence.StateSwitching, fence.StateDemoted:
+		if rec.State != w.phase {
+			w.log.Info("record changed", "from", string(w.phase), "to", string(rec.State), "target", rec.Target.String())
+		}
+		if rec.State == fence.StateActive {
+			w.hand, w.applied = handover{}, nil // called off
+		}
+		w.terms, w.phase, w.target = rec.Gate, rec.State, rec.Target
+	case fence.StateFencing, fence.StateRecovering:
+	}
 }
 
 // tick sends beacons and marks when a heartbeat is due.
@@ -309,6 +353,9 @@ func (w *writer) tick(ctx context.Context) error {
 		b := w.meter.beacon(now)
 		b.Epoch, b.Generation, b.Wall = w.epoch, w.gen, w.s.agent.clk.Wall()
 		ready := w.ring != nil
+		if l != nil && ready {
+			b.Lease = w.askNodes(now)
+		}
 		w.mu.Unlock()
 		if l != nil && ready {
 			_ = l.conn.SendBeacon(b) // the receiver reports a lost session
@@ -316,5 +363,6 @@ func (w *writer) tick(ctx context.Context) error {
 		if due {
 			wake(w.kick)
 		}
+		w.s.tellNews() // the operator's rates, and leases that came or went
 	}
 }

@@ -1,16 +1,19 @@
 package main
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
+	"strings"
 	"time"
 
 	ucli "github.com/urfave/cli/v2"
 
 	"github.com/tidegate/tidegate"
 	"github.com/tidegate/tidegate/agent"
+	"github.com/tidegate/tidegate/gating/fence"
 	"github.com/tidegate/tidegate/internal/cli"
 	"github.com/tidegate/tidegate/internal/config"
 )
@@ -116,6 +119,9 @@ func write(w io.Writer, st agent.Status) error {
 			}
 		}
 		notes := s.Waiting
+		if s.Writer != nil {
+			notes = gateNotes(s.Writer)
+		}
 		if s.Error != "" {
 			notes = s.Error
 		}
@@ -124,6 +130,54 @@ func write(w io.Writer, st agent.Status) error {
 		}
 		table.Row(fmt.Sprintf("%s/%s", s.Service, s.Stream), string(s.State), fmt.Sprint(uint64(s.Epoch)), library, head, durable, exposed, age, relay, notes)
 	}
-	_, err := table.WriteTo(w)
-	return err
+	if _, err := table.WriteTo(w); err != nil {
+		return err
+	}
+	for i := range st.Rates.Rates {
+		r := &st.Rates.Rates[i]
+		if r.Limit != nil {
+			fmt.Fprintf(w, "rate %s: %s, by %s/%s; %d waiting\n", r.Name, r.Text(), st.Rates.Dir, r.Name, r.Waiting)
+		}
+		if r.Error != "" {
+			fmt.Fprintf(w, "rate %s: file not usable, %s stays: %s\n", r.Name, r.Text(), r.Error)
+		}
+	}
+	for _, name := range st.Rates.Unknown {
+		fmt.Fprintf(w, "%s/%s: no daemon obeys a rate of that name\n", st.Rates.Dir, name)
+	}
+	if p := st.Pauses; p.Count > 0 {
+		fmt.Fprintf(w, "did not run %d times, %s in all, %s at most, last until %s\n", p.Count, cli.Span(p.Total), cli.Span(p.Longest), p.Last.UTC().Format(time.RFC3339))
+	}
+	return nil
+}
+
+// gateNotes says what an operator must know of a stream that is being written:
+// first what keeps it from its promise, then what holds it up.
+func gateNotes(x *agent.WriterStatus) string {
+	var notes []string
+	add := func(format string, args ...any) { notes = append(notes, fmt.Sprintf(format, args...)) }
+	switch x.Gate.Record {
+	case fence.GateDegraded:
+		add("DEGRADED on record since batch %d: outputs go on unprotected", uint64(x.Gate.SinceSeq))
+	case fence.GateBlindOK:
+		add("BLIND_OK on record: may go on unprotected without being asked, no zero-loss claim")
+	case fence.GateUnknown:
+		add("gate not on record yet")
+	case fence.GateArmed:
+	}
+	if x.Gate.Brake != "" {
+		add("opened by hand (%s)", x.Gate.Brake)
+	}
+	if x.Gate.Known && x.Gate.State != "flowing" && x.Gate.State != "degraded" {
+		add("%s for %s", x.Gate.State, cli.Span(x.Gate.StateAge))
+	}
+	if l := x.Lease; l != nil && l.Remaining == 0 {
+		add("no output lease: %s", cmp.Or(l.Error, "not granted yet"))
+	} else if l != nil && l.By == "nodes" {
+		add("output lease by the standby nodes, no gate answers")
+	}
+	if h := x.Handover; h != nil {
+		add("handing over to %s", h.To)
+	}
+	return strings.Join(notes, "; ")
 }
