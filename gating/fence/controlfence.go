@@ -148,7 +148,7 @@ func (c *Controller) choose() {
 			// no claim before it has brought them to it and armed its gate again.
 			r.Gate.State = GateUnknown
 		}
-		r.Before = r.Gate
+		r.Before, r.Forgot = r.Gate, r.Restored
 		s.Evidence = s.evidence(best)
 	}
 	next.Step = StepLease

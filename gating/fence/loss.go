@@ -37,7 +37,7 @@ func PredictLoss(r EpochRecord) LossStatement {
 // first reports whether no writer can have come before the epoch of r, whose head
 // has been chosen: the registry knows of none, nor does the log.
 func (r EpochRecord) first() bool {
-	if r.Restored || r.Before.State == GateUnknown || r.Unclean || r.Head.Seq > 0 {
+	if r.Restored || r.Unclean || r.Head.Seq > 0 {
 		return false
 	}
 	if r.State == StateActive {
@@ -50,8 +50,7 @@ func (r EpochRecord) first() bool {
 // writer may have changed it since, and a controller that takes the plan up late
 // must not take that for what the old one was bound by.
 func (r EpochRecord) asChosen() EpochRecord {
-	r.Gate = r.Before
-	r.Restored = r.Restored || r.Before.State == GateUnknown
+	r.Gate, r.Restored = r.Before, r.Restored || r.Forgot
 	return r
 }
 

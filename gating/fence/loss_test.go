@@ -28,7 +28,7 @@ func TestLossIsWeakenedByEvidence(t *testing.T) {
 		{"open", tidegate.ModeOpen, Evidence{ReleasedKnown: true, Beyond: 7, BlindKnown: true, Blind: time.Second}, LossUnknown, 7, 1500 * time.Millisecond},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			s := StreamPlan{Evidence: tt.ev, Record: EpochRecord{ActiveEpoch: 1, Gate: GateRecord{State: GateArmed, Mode: tt.mode, Bounds: bounds}}}
+			s := StreamPlan{Evidence: tt.ev, Record: EpochRecord{ActiveEpoch: 1, Before: GateRecord{State: GateArmed, Mode: tt.mode, Bounds: bounds}}}
 			l := s.loss(500 * time.Millisecond)
 			if l.Kind != tt.kind || l.AtLeast != tt.least || l.Blind != tt.blind {
 				t.Errorf("%s, at least %d, blind for %s (%s); want %s, %d, %s", l.Kind, l.AtLeast, l.Blind, l.Why, tt.kind, tt.least, tt.blind)
@@ -37,8 +37,24 @@ func TestLossIsWeakenedByEvidence(t *testing.T) {
 	}
 }
 
+// A controller that takes the plan up once the epoch is open sees a record whose
+// gate the new writer may have armed.
+func TestLossRestsOnTheGateThatWas(t *testing.T) {
+	s := StreamPlan{Record: EpochRecord{
+		State: StateActive, ActiveEpoch: 2, Epoch: 2, Head: tidegate.LogPos{Epoch: 1, Seq: 4},
+		Before: GateRecord{State: GateDegraded, Mode: tidegate.ModeSync}, Gate: GateRecord{State: GateArmed, Mode: tidegate.ModeSync},
+	}}
+	if l := s.loss(0); l.Kind != LossUnknown {
+		t.Errorf("the gate was degraded, and the statement says %+v", l)
+	}
+	s.Record.Before, s.Record.Forgot = s.Record.Gate, true
+	if l := s.loss(0); l.Kind != LossUnknown {
+		t.Errorf("the registry had gone back, and the statement says %+v", l)
+	}
+}
+
 func TestMissingMembersAreNamedWhereTheyWereNeeded(t *testing.T) {
-	s := StreamPlan{Record: EpochRecord{ActiveEpoch: 1, Gate: GateRecord{State: GateArmed, Mode: tidegate.ModeSync}, Missing: []tidegate.NodeName{"n3"}}}
+	s := StreamPlan{Record: EpochRecord{ActiveEpoch: 1, Before: GateRecord{State: GateArmed, Mode: tidegate.ModeSync}, Missing: []tidegate.NodeName{"n3"}}}
 	if l := s.loss(0); len(l.Missing) != 0 || l.Kind != LossZero {
 		t.Errorf("a quorum answered, and the statement says %+v", l)
 	}

@@ -104,6 +104,7 @@ type EpochRecord struct {
 	Missing     []tidegate.NodeName `json:"missing,omitempty"`  // members that did not answer the fence of F3
 	Restored    bool                `json:"restored,omitempty"` // a node's promise was above the key: etcd has gone back, no zero-loss claim
 	Before      GateRecord          `json:"before,omitzero"`    // the gate as it stood when Head was chosen: what that epoch's writer has recorded since says nothing of the loss
+	Forgot      bool                `json:"forgot,omitempty"`   // Restored was set then
 	Shrunk      bool                `json:"shrunk,omitempty"`   // fewer members than wanted: under-protected
 	Reserved    []Promise           `json:"reserved,omitempty"` // epochs reserved since ActiveEpoch, oldest first: no log has adopted any other unless the registry has gone back
 	Target      Holder              `json:"target,omitzero"`    // SWITCHING, DEMOTED: who is to hold the stream next
