@@ -74,11 +74,21 @@ func TestPowerCutKeepsThePromise(t *testing.T) {
 }
 
 // A node whose disk cannot sync stops at once, and acknowledges nothing more;
-// the others go on.
+// the others go on. What it noted of that survives, also when the disk takes no
+// note either.
 func TestFailedSyncStopsTheNode(t *testing.T) {
+	t.Run("noted on the disk", func(t *testing.T) { failedSync(t, false) })
+	t.Run("noted in memory", func(t *testing.T) { failedSync(t, true) })
+}
+
+func failedSync(t *testing.T, noNote bool) {
 	var broken atomic.Bool
 	inject := func(op vfs.Op) error {
-		if broken.Load() && op.Kind == vfs.OpSync && filepath.Base(filepath.Dir(op.Path)) == "log" {
+		switch {
+		case !broken.Load():
+		case op.Kind == vfs.OpSync && filepath.Base(filepath.Dir(op.Path)) == "log":
+			return vfs.ErrIO
+		case noNote && op.Kind == vfs.OpCreate && strings.HasPrefix(op.Path, "/data"):
 			return vfs.ErrIO
 		}
 		return nil
@@ -90,6 +100,13 @@ func TestFailedSyncStopsTheNode(t *testing.T) {
 		}
 		return nil
 	}, "dr1", "dr2", "dr3")
+	if noNote {
+		if err := c.nodes["dr2"].stop(); err != nil {
+			t.Fatal(err)
+		}
+		c.run = shortRun(t)
+		c.nodes["dr2"].start()
+	}
 	w := c.start1()
 	w.attach("dr1")
 	w.seal(10, 100)
