@@ -76,7 +76,9 @@ func fatal(ctx context.Context, err error) error {
 
 // follow applies what the journal has already, as far as it is committed.
 func (f *follower) follow(ctx context.Context, m *local.Role) error {
-	if f.j.gate.active() {
+	if down, err := f.standDown(ctx, m.Epoch); err != nil {
+		return err
+	} else if !down {
 		// The service is active; batches, if they came, would be refused.
 		f.j.cfg.Log.Warn("told to follow while active", "epoch", uint64(m.Epoch))
 		return nil

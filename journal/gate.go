@@ -190,6 +190,15 @@ func (g *gate) clearFence(epoch tidegate.Epoch) bool {
 	return true
 }
 
+// yields reports whether an activity has to end because the stream is written
+// elsewhere under epoch: the agent here holds nothing as new, and is not away
+// with it.
+func (g *gate) yields(epoch tidegate.Epoch) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return !g.held && !g.lost && epoch > g.epoch
+}
+
 // hold says that the agent holds epoch for this node: grants may come.
 func (g *gate) hold(epoch tidegate.Epoch) {
 	g.mu.Lock()

@@ -20,6 +20,36 @@ type Rewinder interface {
 	Rewound(ctx context.Context, to tidegate.Position) error
 }
 
+// Follower is a [Service] that wants to know when it begins to follow.
+type Follower interface {
+	// Following says that the stream is written elsewhere, under epoch, and that
+	// this service applies what is written there from now on: it stands down, if it
+	// was active, and gives up whatever cluster state would make it active again
+	// by itself. State is asked after it returned. Called once each time following
+	// begins, also after a restart, and before a journal is cut for [Rewinder];
+	// again with the same arguments it must do no harm. Not concurrent with Apply
+	// and Promote. An error ends Run with that error.
+	Following(ctx context.Context, epoch tidegate.Epoch) error
+}
+
+// standDown ends the activity of a service whose stream is written elsewhere,
+// and reports whether it has ended: not while the agent here holds the epoch, or
+// did so last, for then it is the standby node that is behind.
+func (f *follower) standDown(ctx context.Context, epoch tidegate.Epoch) (bool, error) {
+	if f.j.gate.active() {
+		if !f.j.gate.yields(epoch) {
+			return false, nil
+		}
+		f.j.fence(epoch, f.svc)
+	}
+	if svc, ok := f.svc.(Follower); ok && !f.started {
+		if err := svc.Following(ctx, epoch); err != nil {
+			return false, fmt.Errorf("begin to follow epoch %s: %w", epoch, err)
+		}
+	}
+	return true, nil
+}
+
 // errRewound ends a session after a rewind: the next one begins with the new end.
 var errRewound = &tidegate.Error{Op: "rewind", Class: tidegate.Transient, Err: errors.New("journal was cut, connecting anew")}
 
@@ -27,7 +57,10 @@ var errRewound = &tidegate.Error{Op: "rewind", Class: tidegate.Transient, Err: e
 // be repeated: a crash after the cut leaves a journal that ends at m.To, and a
 // service that replays it.
 func (f *follower) rewind(ctx context.Context, m *local.Rewind) error {
-	if f.j.gate.active() {
+	f.started = false
+	if down, err := f.standDown(ctx, m.Epoch); err != nil {
+		return fatal(ctx, err)
+	} else if !down {
 		// Only one end can be right, and it is not for the journal to say which:
 		// the agent's word ends the activity first.
 		return fmt.Errorf("told to rewind to %s while active: %w", m.To, tidegate.ErrConflict)
@@ -55,7 +88,7 @@ func (f *follower) rewind(ctx context.Context, m *local.Rewind) error {
 	if c := f.j.agentConn.Load(); c != nil {
 		_ = c.Close() // its receiver reports it: the agent, too, must see the journal anew
 	}
-	f.started, f.applied, f.applyTo = false, 0, 0
+	f.applied, f.applyTo = 0, 0
 	f.reached.Store(0)
 	return errRewound
 }

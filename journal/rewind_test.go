@@ -19,9 +19,17 @@ import (
 type rebuilder struct {
 	*tallier
 
-	j       *Journal
-	rewound []tidegate.Position
-	err     error
+	j        *Journal
+	rewound  []tidegate.Position
+	followed []tidegate.Epoch
+	err      error
+}
+
+func (r *rebuilder) Following(_ context.Context, epoch tidegate.Epoch) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.followed = append(r.followed, epoch)
+	return nil
 }
 
 func (r *rebuilder) Rewound(_ context.Context, to tidegate.Position) error {
@@ -95,7 +103,7 @@ func TestOldPrimaryRewindsAndFollows(t *testing.T) {
 		}
 	}
 	o.svc.mu.Lock()
-	if len(o.svc.rewound) != 1 || o.svc.rewound[0] != fork || o.svc.applied != fork || len(o.svc.payloads) != 6 {
+	if len(o.svc.followed) != 1 || len(o.svc.rewound) != 1 || o.svc.rewound[0] != fork || o.svc.applied != fork || len(o.svc.payloads) != 6 {
 		t.Errorf("rewound %v, applied %s, %d records", o.svc.rewound, o.svc.applied, len(o.svc.payloads))
 	}
 	o.svc.mu.Unlock()
@@ -119,6 +127,42 @@ func TestOldPrimaryRewindsAndFollows(t *testing.T) {
 	expect(o.daemon, "applied", func(m *local.LibraryProgress) bool { return m.Applied == source.End() && m.Gate == machine.Fenced })
 	if o.j.Lineage() != source.Lineage() {
 		t.Errorf("lineage %s, want %s", o.j.Lineage(), source.Lineage())
+	}
+}
+
+// TestStandsDownForANewerEpoch: a service that is active by itself, after a
+// restart, while the stream is written elsewhere, becomes a follower. One whose
+// agent holds the epoch, or went away with it, does not.
+func TestStandsDownForANewerEpoch(t *testing.T) {
+	follow := &local.Role{State: local.StateFollow, Epoch: 5}
+	for name, c := range map[string]struct {
+		before func(*gate)
+		stays  bool
+	}{
+		"never held":        {func(*gate) {}, false},
+		"held an older one": {func(g *gate) { g.hold(4); g.release(false) }, false},
+		"holds":             {func(g *gate) { g.hold(5) }, true},
+		"holds an older":    {func(g *gate) { g.hold(4) }, true},
+		"lost its agent":    {func(g *gate) { g.hold(4); g.release(true) }, true},
+		"held a newer one":  {func(g *gate) { g.hold(6); g.release(false) }, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			j := open(t, vfs.NewMem(), "/j", testConfig())
+			appendN(t, j, 0, 3)
+			svc := &rebuilder{tallier: newTallier(), j: j}
+			svc.applied = j.End()
+			if err := j.Activate(); err != nil {
+				t.Fatal(err)
+			}
+			c.before(&j.gate)
+			f := &follower{j: j, svc: svc}
+			if err := f.role(t.Context(), follow); err != nil {
+				t.Fatal(err)
+			}
+			if j.gate.active() != c.stays || (len(svc.followed) == 0) != c.stays || (len(svc.fenced) == 0) != c.stays {
+				t.Errorf("active %v, following %v, fenced %v", j.gate.active(), svc.followed, svc.fenced)
+			}
+		})
 	}
 }
 
