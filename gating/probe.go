@@ -33,10 +33,13 @@ type probe struct {
 	good     bool
 	began    time.Time // of the newest good request
 	lastGood time.Time // its end; zero: none yet
-	firstBad time.Time // end of the first bad one since; zero: none
-	latency  time.Duration
-	err      string
-	changed  chan struct{}
+	// lastAnswer is the end of the newest request that was answered at all, also
+	// by a refusal; zero: none yet.
+	lastAnswer time.Time
+	firstBad   time.Time // end of the first bad one since; zero: none
+	latency    time.Duration
+	err        string
+	changed    chan struct{}
 }
 
 func newProbes(log *slog.Logger, now func() time.Time, cfgs []ProbeConfig) *probes {
@@ -141,6 +144,7 @@ func (o *probe) once(ctx context.Context, n uint64) error {
 	if err != nil {
 		return err
 	}
+	o.answered(o.now())
 	_, err = io.Copy(io.Discard, io.LimitReader(resp.Body, 1<<20))
 	if cerr := resp.Body.Close(); err == nil {
 		err = cerr
@@ -149,6 +153,15 @@ func (o *probe) once(ctx context.Context, n uint64) error {
 		err = fmt.Errorf("status %d, want %d", resp.StatusCode, o.cfg.Status)
 	}
 	return err
+}
+
+// answered notes that somebody lives where the route leads.
+func (o *probe) answered(at time.Time) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if at.After(o.lastAnswer) {
+		o.lastAnswer = at
+	}
 }
 
 func (o *probe) result(began, end time.Time, err error) {

@@ -1,92 +1,115 @@
 package gating
 
 import (
-	"fmt"
+	"context"
 	"slices"
-	"strings"
 	"time"
+
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/tidegate/tidegate"
 	pb "github.com/tidegate/tidegate/api/tidegatev1"
 	"github.com/tidegate/tidegate/gating/fence"
 	"github.com/tidegate/tidegate/gating/registry"
+	"github.com/tidegate/tidegate/gating/rules"
 )
 
-// Rules that the gate evaluates before a failover begins, besides those of
-// package fence that the plan itself meets. What is not known does not hold.
+// Rules by name, for refusals and hints.
 const (
-	ruleFreeze   = "freeze-off"     // role changes of the service are not frozen
-	ruleTarget   = fence.RuleTarget // the target may hold the streams
-	ruleRecord   = fence.RuleRecord // every stream has a record that was active
-	ruleQuorum   = fence.RuleFenceQuorum
-	ruleAdopt    = fence.RuleAdoptQuorum
-	rulePrimary  = fence.RulePrimaryFence
-	ruleRPO      = fence.RuleRPOBound
-	ruleRegistry = "registry-trusted" // the registry has not gone back in time
+	ruleFreeze   = rules.FreezeOff
+	ruleTarget   = rules.Target
+	ruleRecord   = rules.Record
+	ruleQuorum   = rules.FenceQuorum
+	ruleAdopt    = rules.AdoptQuorum
+	rulePrimary  = rules.PrimaryFenced
+	ruleRPO      = rules.RPOBound
+	ruleRegistry = rules.RegistryTrusted
 )
 
-// overrides says how an operator may go on against a rule; "" means not at all.
+// overrides says how an operator may go on against a rule that a plan itself
+// refused by; "" means not at all.
 var overrides = map[string]string{
-	ruleQuorum:   "--accept-loss",
-	rulePrimary:  "--attest-primary-down",
-	ruleRPO:      "--accept-loss",
-	ruleRegistry: "--accept-loss",
+	ruleQuorum:   rules.FlagAcceptLoss,
+	rulePrimary:  rules.FlagAttest,
+	ruleRPO:      rules.FlagAcceptLoss,
+	ruleRegistry: rules.FlagAcceptLoss,
 }
 
-// question is a failover as asked for.
+// question is a change of role as asked for.
 type question struct {
+	action     rules.Action // "" is a failover
 	service    tidegate.ServiceName
 	target     tidegate.NodeName
 	acceptLoss bool
 	attest     bool
+	actor      string
+	reason     string
+	overrides  []rules.Override // see overridesInForce
+	at         time.Time        // that overrides are in force at; zero: none is
 }
 
-// evaluate answers every rule for a failover, without changing anything.
+// overridesInForce reads what operators have said against rules of a service.
+func (p parts) overridesInForce(ctx context.Context, service tidegate.ServiceName) ([]rules.Override, error) {
+	all, err := p.listOverrides(ctx, service, false)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]rules.Override, 0, len(all))
+	for _, o := range all {
+		out = append(out, o.Override)
+	}
+	return out, nil
+}
+
+// notEnforced are the rules that are not asked yet.
+var notEnforced = []string{rules.ArmSwitch, rules.DatumFresh, rules.NoGap, rules.ContentVerified, rules.Capacity, rules.DrillFresh}
+
+// evaluate answers every rule for a change of role, without changing anything.
 func (w *world) evaluate(v *registry.View, q question, stale time.Duration) []*pb.RuleVerdict {
-	svc := v.Services[q.service].Value
-	streams := v.StreamsOf(q.service)
+	if q.action == "" {
+		q.action = rules.Failover
+	}
+	req := rules.Request{Action: q.action, AcceptLoss: q.acceptLoss, Attest: q.attest, Actor: q.actor, Reason: q.reason}
+	given := q.overrides
+	if q.at.IsZero() {
+		given = nil
+	}
 	var out []*pb.RuleVerdict
-	add := func(rule string, holds bool, format string, args ...any) {
-		out = append(out, &pb.RuleVerdict{Rule: rule, Holds: holds, Reason: fmt.Sprintf(format, args...), Override: overrides[rule]})
-	}
-	if svc.Frozen {
-		add(ruleFreeze, false, "frozen: %s", first(svc.Reason, "no reason was given"))
-	} else {
-		add(ruleFreeze, true, "role changes are allowed")
-	}
-	why := w.targetTrouble(v, q, streams, stale)
-	add(ruleTarget, why == "", "%s", first(why, string(q.target)+" is a member of every stream and its agent is known"))
-	for _, s := range streams {
-		rec := v.Epochs[s.ID].Value
-		name := string(s.Name)
-		if rec.ActiveEpoch == 0 {
-			add(ruleRecord, false, "%s never had a writer", name)
-			continue
+	for _, x := range rules.Evaluate(w.facts(v, q, stale), req, given, q.at) {
+		if !slices.Contains(notEnforced, x.Rule) {
+			out = append(out, verdictMessage(q.service, x))
 		}
-		add(ruleRecord, true, "%s: epoch %s of %s", name, rec.ActiveEpoch, rec.Active.Node)
-		alive := w.aliveMembers(rec.Config, rec.Stream, stale)
-		need := rec.Config.Quorum().R()
-		add(ruleQuorum, len(alive) >= need || q.acceptLoss, "%s: %d of %d members answer and know what they had (%s), want %d",
-			name, len(alive), len(rec.Config.Members), strings.Join(alive, " "), need)
-		add(ruleAdopt, len(alive) >= 1 && slices.Contains(alive, string(q.target)), "%s: %d members can take the chosen log, the target %s among them", name, len(alive), isOrNot(slices.Contains(alive, string(q.target))))
-		add(rulePrimary, rec.Gate.Holds() || q.attest, "%s: gate %s in mode %s%s", name, strings.ToLower(string(rec.Gate.State)), rec.Gate.Mode, attested(rec.Gate.Holds(), q.attest))
-		if rec.Restored {
-			add(ruleRegistry, q.acceptLoss, "%s: the registry has gone back in time and no writer has re-armed since", name)
-		}
-		l := fence.PredictLoss(rec)
-		if len(alive) < need {
-			l = fence.LossStatement{Kind: fence.LossUnknown, Why: "no fence quorum"}
-		}
-		wanted := ""
-		if !acceptable(l, svc) {
-			wanted = "; the service accepts " + boundsText(maxLoss(svc))
-		}
-		add(ruleRPO, q.acceptLoss || wanted == "", "%s: %s%s", name, lossText(l), wanted)
-	}
-	if len(streams) == 0 {
-		add(ruleRecord, false, "the service has no streams")
 	}
 	return out
+}
+
+func verdictMessage(service tidegate.ServiceName, x rules.Verdict) *pb.RuleVerdict {
+	out := &pb.RuleVerdict{Rule: x.Rule, Holds: x.Holds, Known: x.Known, Reason: x.Reason, Override: x.Override}
+	for _, e := range x.Evidence {
+		out.Evidence = append(out.Evidence, &pb.Fact{Key: e.Key, Value: e.Value})
+	}
+	if o := x.OverriddenBy; o != nil {
+		out.OverriddenBy = overrideMessage(registry.Override{Service: service, Override: *o})
+	}
+	return out
+}
+
+// overrideMessage is an override as operators see it. One that was a flag of the
+// request has no id and does not expire: it was over with the request.
+func overrideMessage(o registry.Override) *pb.Override {
+	out := &pb.Override{Service: string(o.Service), Rule: o.Rule, Reason: o.Reason, Actor: o.Actor}
+	if !o.Given.IsZero() {
+		out.Created = timestamppb.New(o.Given)
+	}
+	if !o.Expires.IsZero() {
+		out.Id, out.Expires = o.ID(), timestamppb.New(o.Expires)
+	}
+	return out
+}
+
+// failing reports whether a rule refuses.
+func failing(vs []*pb.RuleVerdict) bool {
+	return slices.ContainsFunc(vs, func(r *pb.RuleVerdict) bool { return !r.GetHolds() })
 }
 
 func first(a, b string) string {
@@ -94,23 +117,6 @@ func first(a, b string) string {
 		return a
 	}
 	return b
-}
-
-func isOrNot(is bool) string {
-	if is {
-		return "is"
-	}
-	return "is not"
-}
-
-func attested(holds, attest bool) string {
-	switch {
-	case holds:
-		return ": a cut-off writer stops by itself"
-	case attest:
-		return "; the operator attests that the primary is down"
-	}
-	return ": a cut-off writer could go on releasing outputs"
 }
 
 // maxLoss returns what a failover of the service may lose without being told.
@@ -122,65 +128,6 @@ func maxLoss(svc registry.Service) tidegate.Bounds {
 		return tidegate.Bounds{Records: tidegate.Unbounded, Bytes: tidegate.Unbounded, Window: svc.RPO}
 	}
 	return tidegate.Bounds{}
-}
-
-func acceptable(l fence.LossStatement, svc registry.Service) bool {
-	return l.Kind == fence.LossZero || l.Kind == fence.LossAtMost && !l.Bounds.LooserThan(maxLoss(svc))
-}
-
-func lossText(l fence.LossStatement) string {
-	switch l.Kind {
-	case fence.LossZero:
-		return "loss zero: " + l.Why
-	case fence.LossAtMost:
-		return "loss at most " + boundsText(l.Bounds) + ": " + l.Why
-	case fence.LossUnknown:
-	}
-	return "loss unknown: " + l.Why
-}
-
-func boundsText(b tidegate.Bounds) string {
-	var parts []string
-	if b.Records != tidegate.Unbounded {
-		parts = append(parts, fmt.Sprintf("%d records", b.Records))
-	}
-	if b.Bytes != tidegate.Unbounded {
-		parts = append(parts, fmt.Sprintf("%d bytes", b.Bytes))
-	}
-	if b.Window != tidegate.Unbounded {
-		parts = append(parts, "a window of "+b.Window.String())
-	}
-	if len(parts) == 0 {
-		return "anything"
-	}
-	return strings.Join(parts, ", ")
-}
-
-// targetTrouble says what keeps a node from holding the service's streams.
-func (w *world) targetTrouble(v *registry.View, q question, streams []registry.Stream, stale time.Duration) string {
-	if q.target == "" {
-		return "no member has a reporting agent beside it to take over; name the target"
-	}
-	if _, ok := v.Node(registry.KindStandby, q.target); !ok {
-		return fmt.Sprintf("%s is not a registered standby node", q.target)
-	}
-	holder, _ := w.holderOf(q.target)
-	if holder.IsZero() {
-		return fmt.Sprintf("the agent on %s is not known to any gate", q.target)
-	}
-	for _, s := range streams {
-		rec := v.Epochs[s.ID].Value
-		if !slices.Contains(s.Members, q.target) && rec.Config.Index(q.target) < 0 {
-			return fmt.Sprintf("%s is not a member of %s", q.target, s.Name)
-		}
-		if rec.State == fence.StateActive && rec.Holder.UUID == holder {
-			return fmt.Sprintf("%s already holds %s in epoch %s", q.target, s.Name, rec.Epoch)
-		}
-		if !slices.Contains(w.aliveMembers(rec.Config, s.ID, stale), string(q.target)) {
-			return fmt.Sprintf("%s has not reported in the last %s, or does not know what it had", q.target, stale)
-		}
-	}
-	return ""
 }
 
 // aliveMembers returns the members of a configuration that reported lately, under
@@ -204,6 +151,13 @@ func (w *world) aliveMembers(cfg fence.Config, id tidegate.StreamID, stale time.
 	return out
 }
 
+// mayHold reports whether a node may be the target of a failover.
+func (w *world) mayHold(v *registry.View, s tidegate.ServiceName, n tidegate.NodeName, stale time.Duration) bool {
+	vs := rules.Evaluate(w.facts(v, question{service: s, target: n}, stale), rules.Request{Action: rules.Failover}, nil, time.Time{})
+	i := slices.IndexFunc(vs, func(x rules.Verdict) bool { return x.Rule == ruleTarget })
+	return i >= 0 && vs[i].Holds
+}
+
 // chooseTarget returns the member with the most applied streams whose agent
 // reports; "" when none qualifies. Of equals the first by name.
 func (w *world) chooseTarget(v *registry.View, s tidegate.ServiceName, stale time.Duration) tidegate.NodeName {
@@ -214,8 +168,7 @@ func (w *world) chooseTarget(v *registry.View, s tidegate.ServiceName, stale tim
 	var best tidegate.NodeName
 	var bestSeq uint64
 	for _, m := range v.Epochs[streams[0].ID].Value.Config.Members {
-		q := question{service: s, target: m.Node}
-		if w.targetTrouble(v, q, streams, stale) != "" {
+		if !w.mayHold(v, s, m.Node, stale) {
 			continue
 		}
 		if seq := w.appliedSum(m.Node); best == "" || seq > bestSeq {
@@ -234,9 +187,4 @@ func (w *world) appliedSum(n tidegate.NodeName) (sum uint64) {
 		}
 	}
 	return sum
-}
-
-// failing returns the rules that do not hold.
-func failing(rules []*pb.RuleVerdict) bool {
-	return slices.ContainsFunc(rules, func(r *pb.RuleVerdict) bool { return !r.GetHolds() })
 }

@@ -38,6 +38,9 @@ func (p parts) putOverrides(ctx context.Context, service tidegate.ServiceName, a
 		errs = append(errs, o.Validate(now))
 		out = append(out, o)
 		tx.Put(registry.OverrideKey(service, w.rule), o)
+		e := p.entry(ctx, ActionOverride, service, w.reason, fact("rule", "%s", w.rule), fact("expires", "%s", o.Expires.Format(time.RFC3339)))
+		e.Actor = actor
+		tx.Audit(e)
 	}
 	if err := errors.Join(errs...); err != nil {
 		return nil, misuse("override", string(service), err)
@@ -80,7 +83,7 @@ func (p parts) listOverrides(ctx context.Context, service tidegate.ServiceName, 
 }
 
 // revokeOverride takes an override back and returns it as it was.
-func (p parts) revokeOverride(ctx context.Context, service tidegate.ServiceName, rule, actor string) (registry.Override, error) {
+func (p parts) revokeOverride(ctx context.Context, service tidegate.ServiceName, rule, actor, reason string) (registry.Override, error) {
 	var o registry.Override
 	key := registry.OverrideKey(service, rule)
 	err := p.change(ctx, func() error {
@@ -89,9 +92,11 @@ func (p parts) revokeOverride(ctx context.Context, service tidegate.ServiceName,
 			return err
 		}
 		if rev == 0 {
-			return notFound("revoke override of", string(service)+"/"+rule, "see `tidegate gate overrides`")
+			return notFound("revoke override of", string(service)+"/"+rule, "list them first; one that has expired counts for nothing anyway")
 		}
-		_, err = p.store.Commit(ctx, new(registry.Tx).Unchanged(key, rev).Delete(key))
+		e := p.entry(ctx, ActionRevoke, service, reason, fact("rule", "%s", rule))
+		e.Actor = actor
+		_, err = p.store.Commit(ctx, new(registry.Tx).Unchanged(key, rev).Delete(key).Audit(e))
 		return err
 	})
 	if err == nil {
