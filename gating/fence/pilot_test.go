@@ -125,8 +125,9 @@ func (c *pilot) do(effects []fence.ControlEffect) {
 		case fence.Report:
 			c.told = e.Loss
 		case fence.SwitchRoute:
-			if r := c.s.key.Record; r.State != fence.StateActive || r.Epoch != e.Epoch {
-				c.s.fail("G7: clients are sent to %s while the stream is %s in epoch %s", e.Holder, r.State, r.Epoch)
+			// A later epoch may have been reserved since: the route carries its own.
+			if r := c.s.key.Record; c.s.issued[e.Epoch] != e.Holder {
+				c.s.fail("G7: clients are sent to %s for epoch %s while the stream is %s in epoch %s", e.Holder, e.Epoch, r.State, r.Epoch)
 			}
 			c.step(fence.RouteSwitched{Epoch: e.Epoch})
 		}

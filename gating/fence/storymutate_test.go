@@ -27,3 +27,26 @@ func TestStoriesNeedTheirRules(t *testing.T) {
 		})
 	}
 }
+
+// TestPairsNeedTheKey: without compare-and-swap some duel has two winners.
+func TestPairsNeedTheKey(t *testing.T) {
+	defer mutate.Break()
+	for _, rule := range []mutate.Rule{mutate.ActivateCompare, mutate.SwitchAbort} {
+		t.Run(rule.String(), func(t *testing.T) {
+			mutate.Break(rule)
+			for _, a := range commands {
+				for _, b := range commands {
+					for k := range 12 {
+						for m := range 12 {
+							if why := play(func(s *stage) { duel(s, a, b, k, m) }); why != "" {
+								t.Logf("%s, %d moves, then %s, %d: %s", a.name, k, b.name, m, why)
+								return
+							}
+						}
+					}
+				}
+			}
+			t.Error("nothing noticed")
+		})
+	}
+}
