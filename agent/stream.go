@@ -116,8 +116,10 @@ func (s *stream) poke() {
 // show takes the gate's view of the stream.
 func (s *stream) show(v streamView, nodes map[tidegate.NodeName]string) {
 	s.mu.Lock()
-	if older(v.rec.Epoch, v.revision, s.view.rec.Epoch, s.view.revision) {
-		// A grant has run ahead of the watch, or the registry has gone back.
+	if older(v.rec.Epoch, v.revision, s.view.rec.Epoch, s.view.revision) && (v.rec.Epoch < s.view.rec.Epoch || v.rec.Plan == s.view.rec.Plan) {
+		// A grant has run ahead of the watch, or the registry has gone back. One that
+		// went back and issued the same epoch anew, to another plan, is the only one
+		// that there is: the nodes' promises tell what it is worth.
 		v.rec, v.revision = s.view.rec, s.view.revision
 	}
 	old := s.view.rec
