@@ -52,6 +52,7 @@ type Controller struct {
 	asked     bool          // AwaitLease is out
 	recheck   bool          // read the keys at the next tick
 	verifying bool          // Verify is out
+	draining  bool          // the deadline of S2 is set
 	contested int           // times the target refused the active epoch as fenced
 	leased    time.Duration // longest lease that a fence was answered with since the deadline was set
 	out       []ControlEffect

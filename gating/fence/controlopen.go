@@ -327,6 +327,7 @@ func (c *Controller) deadline(step PlanStep) {
 	}
 	switch step {
 	case StepDrain:
+		c.draining = false // the abort may come second to something else, and must be tried again
 		c.abort()
 	case StepFence, StepChoose:
 		c.fenceDeadline()

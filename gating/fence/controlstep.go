@@ -128,8 +128,10 @@ type (
 	}
 	// AwaitLease: F4 does not hold by itself. Lease, if not 0, is the longest lease
 	// that any of the streams' records names: step LeaseOver once that long has
-	// passed since F1 committed (no gate renews one after that), or it was released.
-	// Otherwise only Attested helps.
+	// passed since F1 committed, whether anybody is known to hold one or not (no
+	// gate renews one after F1; words that nodes of an earlier configuration gave
+	// are out by then too), or at once when the holder itself released it. Lease 0:
+	// only Attested helps.
 	AwaitLease struct {
 		Why   string
 		Lease time.Duration

@@ -94,8 +94,14 @@ func (c *Controller) drain() {
 		c.abort()
 		return
 	}
+	if c.draining {
+		return
+	}
+	// Once, and never longer than asked for: the deadline is on the wall clock of
+	// the gate that set it, which may not be this one's, or may have been put back.
+	c.draining = true
 	left := time.Unix(0, c.p.Streams[0].Record.Deadline).Sub(c.now)
-	c.emit(SetDeadline{StepDrain, max(0, left)})
+	c.emit(SetDeadline{StepDrain, min(max(0, left), c.p.Drain)})
 }
 
 // handedOver is S5, done: from here there is only forward.

@@ -17,6 +17,7 @@ type pilot struct {
 	awaits  *fence.AwaitLease
 	tooLate string        // of an abort
 	extra   time.Duration // of the last deadline
+	timer   bool          // it has not come yet
 	frozen  bool          // a transaction waits
 	stuck   []fence.Txn
 	told    []fence.LossStatement
@@ -119,7 +120,7 @@ func (c *pilot) do(effects []fence.ControlEffect) {
 		case fence.AwaitLease:
 			c.awaits = &e
 		case fence.SetDeadline:
-			c.extra = e.Extra
+			c.extra, c.timer = e.Extra, true
 		case fence.AbortRefused:
 			c.tooLate = e.Why
 		case fence.Report:
@@ -177,7 +178,10 @@ func (c *pilot) deliver(kind string, names ...tidegate.NodeName) {
 
 func (c *pilot) tick() { c.step(fence.Tick{}) }
 
-func (c *pilot) deadline() { c.step(fence.Deadline{Step: c.plan().Step}) }
+func (c *pilot) deadline() {
+	c.timer = false
+	c.step(fence.Deadline{Step: c.plan().Step})
+}
 
 // leg is one round of all that a gate does by itself.
 func (c *pilot) leg() {

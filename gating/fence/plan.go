@@ -127,7 +127,7 @@ type Plan struct {
 	AttestPrimaryDown bool                 `json:"attest_primary_down"` // a human says that the old writer's outputs are over
 	SameBoot          bool                 `json:"same_boot,omitempty"` // acquire: old holder ran on the same boot of the same node and is proven dead
 	Shrink            bool                 `json:"shrink"`              // F6 may write the adopters as a smaller configuration when F5 runs out of patience
-	Preempt           bool                 `json:"preempt"`             // acquire: an unfinished failover of these streams is known to be over
+	Preempt           bool                 `json:"preempt"`             // the plan that has the streams in its hands ([EpochRecord.Moving]) is known to be over
 	Verify            bool                 `json:"verify"`              // F7 waits for Verified before the route is switched
 	Drain             time.Duration        `json:"drain_ns,omitempty"`  // switchover: how long the writer may take to hand over
 	Abort             *AbortAsked          `json:"abort,omitempty"`     // somebody wants it called off
