@@ -297,6 +297,12 @@ func (p parts) pulse(ctx context.Context) error {
 				continue
 			}
 			p.world.setPulse(v)
+			// Each second, because each second counts: what was recorded since the
+			// mark, a degradation say, would be forgotten unnoticed with a backup
+			// that is newer than the mark.
+			if err := p.store.SaveMark(ctx, p.fs, p.dir); err != nil && ctx.Err() == nil {
+				p.log.Warn("registry mark not saved", "err", err)
+			}
 			if err := p.refreshForecasts(ctx, v); err != nil && ctx.Err() == nil {
 				p.log.Warn("past failovers not read, predictions stay as they are", "err", err)
 			}
