@@ -228,11 +228,22 @@ func (a *Agent) show(v *view) {
 func (a *Agent) poke(name tidegate.ServiceName) { wake(a.services[name].changed) }
 
 // dialer returns what opens ship sessions with one standby node.
-func (a *Agent) dialer(node tidegate.NodeName) shipper.Dialer {
+func (a *Agent) dialer(node tidegate.NodeName, limits shipper.Limits) shipper.Dialer {
 	return shipper.Dialer{
 		TLS:   a.cred.ClientTLS(pki.Expect{Role: tidegate.RoleStandby, Name: string(node)}),
-		Clock: a.clk, Connect: a.connect,
+		Clock: a.clk, Connect: a.connect, Limits: limits.SetDefaults(),
 	}
+}
+
+// relayLimits are a writer's patience with its relay. Nobody is acknowledged
+// while a relay hangs, so where another member could relay, one that has not
+// said a word for as long as four time exchanges take is left for it; a relay
+// left too soon costs one dial. A member that stands alone has no successor.
+func relayLimits(members int) shipper.Limits {
+	if members < 2 {
+		return shipper.Limits{}
+	}
+	return shipper.Limits{KeepaliveEvery: 400 * time.Millisecond, IdleTimeout: 1600 * time.Millisecond, HandshakeTimeout: 3 * time.Second}
 }
 
 // reportAll tells the gate each second how the streams are.

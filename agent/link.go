@@ -83,7 +83,7 @@ func (w *writer) session(ctx context.Context, node tidegate.NodeName) error {
 	w.mu.Lock()
 	rec := w.core.Record()
 	w.mu.Unlock()
-	conn, attached, err := w.s.agent.dialer(node).Dial(ctx, addr, shipper.Attach{
+	conn, attached, err := w.s.agent.dialer(node, relayLimits(len(rec.Config.Members))).Dial(ctx, addr, shipper.Attach{
 		Stream: rec.Stream, As: shipper.AsWriter, Epoch: w.epoch, Holder: w.s.agent.holder, Members: rec.Config.Members,
 	})
 	if err != nil {

@@ -116,7 +116,7 @@ func (s *stream) leftOut(h batch.Header) bool {
 // whose place is not in the node's log any more, begins with the newest batches:
 // as many as a new writer would have to prove.
 func (s *stream) dialObserver(ctx context.Context, node tidegate.NodeName, addr string, rec fence.EpochRecord, from tidegate.Seq) (*shipper.Conn, shipper.Attached, error) {
-	d, attach := s.agent.dialer(node), shipper.Attach{Stream: rec.Stream, As: shipper.AsObserver, From: from}
+	d, attach := s.agent.dialer(node, shipper.Limits{}), shipper.Attach{Stream: rec.Stream, As: shipper.AsObserver, From: from}
 	if from > 1 {
 		conn, attached, err := d.Dial(ctx, addr, attach)
 		if !errors.Is(err, tidegate.ErrGap) {
