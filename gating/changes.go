@@ -161,6 +161,9 @@ func (s *operatorService) carry(ctx context.Context, op string, dry bool, to eve
 		if err != nil {
 			return err
 		}
+		if rec.plan.ID.IsZero() && !failing(rec.view.GetRules()) {
+			return nothingToDo(rec.view, dry, to)
+		}
 		if dry || failing(rec.view.GetRules()) {
 			return s.notBegun(ctx, op, rec, dry, to)
 		}
@@ -176,6 +179,18 @@ func (s *operatorService) carry(ctx context.Context, op string, dry bool, to eve
 		}
 		return s.watchPlan(ctx, op, h, to)
 	}
+}
+
+// nothingToDo ends a change that everything is in place for already: it has no
+// plan on record.
+func nothingToDo(view *pb.Plan, dry bool, to events) error {
+	view.Outcome = pb.PlanOutcome_PLAN_OUTCOME_DRY_RUN
+	view.Impact = "none: everything is as it is wanted"
+	if err := to.plan(view); err != nil || dry {
+		return err
+	}
+	view.Outcome = pb.PlanOutcome_PLAN_OUTCOME_DONE
+	return to.done(view)
 }
 
 // notBegun ends a change that is a dry run, or that a rule refuses.

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -26,6 +27,7 @@ import (
 	"github.com/tidegate/tidegate/gating/fence"
 	"github.com/tidegate/tidegate/gating/fencewire"
 	"github.com/tidegate/tidegate/gating/registry"
+	"github.com/tidegate/tidegate/gating/rules"
 	"github.com/tidegate/tidegate/internal/clock"
 	"github.com/tidegate/tidegate/internal/pki"
 	"github.com/tidegate/tidegate/internal/vfs"
@@ -360,6 +362,14 @@ func (n *fakeNode) Describe(context.Context, *connect.Request[pb.DescribeRequest
 	return connect.NewResponse(out), nil
 }
 
+// whereIs is the site of a node or agent: its name begins with its letter.
+func whereIs(n tidegate.NodeName) tidegate.SiteName {
+	if strings.HasPrefix(string(n), "e") {
+		return "east"
+	}
+	return "west"
+}
+
 func (s *site) startNode(name tidegate.NodeName) *fakeNode {
 	n := &fakeNode{site: s, name: name, inc: tidegate.NewID(), streams: map[tidegate.StreamID]*fakeStream{}}
 	mux := http.NewServeMux()
@@ -369,7 +379,7 @@ func (s *site) startNode(name tidegate.NodeName) *fakeNode {
 		s.t.Fatal(err)
 	}
 	n.addr = l.Addr().String()
-	srv := &http.Server{Handler: mux, TLSConfig: s.creds(tidegate.RoleStandby, "west", string(name)).ServerTLS(tidegate.RoleGate), ReadHeaderTimeout: time.Second}
+	srv := &http.Server{Handler: mux, TLSConfig: s.creds(tidegate.RoleStandby, whereIs(name), string(name)).ServerTLS(tidegate.RoleGate), ReadHeaderTimeout: time.Second}
 	done := make(chan error, 1)
 	go func() { done <- srv.ServeTLS(l, "", "") }() // owned by the cleanup
 	s.t.Cleanup(func() {
@@ -385,9 +395,9 @@ func (s *site) startNode(name tidegate.NodeName) *fakeNode {
 func (s *site) register() {
 	s.t.Helper()
 	for name, n := range s.nodes {
-		c := s.node(tidegate.RoleStandby, "west", string(name))
+		c := s.node(tidegate.RoleStandby, whereIs(name), string(name))
 		r, err := c.Register(s.t.Context(), connect.NewRequest(&pb.RegisterRequest{
-			Node: string(name), Kind: pb.NodeKind_NODE_KIND_STANDBY, Site: "west", Incarnation: n.inc.String(), ShipAddress: "ship:1", ApiAddress: n.addr,
+			Node: string(name), Kind: pb.NodeKind_NODE_KIND_STANDBY, Site: string(whereIs(name)), Incarnation: n.inc.String(), ShipAddress: "ship:1", ApiAddress: n.addr,
 		}))
 		if err != nil {
 			s.t.Fatal(err)
@@ -401,21 +411,28 @@ func (s *site) register() {
 // report lets every node that is up tell the gate what it holds.
 func (s *site) report() {
 	s.t.Helper()
+	if err := s.tryReport(s.t.Context()); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+func (s *site) tryReport(ctx context.Context) error {
 	for name, n := range s.nodes {
 		if n.down {
 			continue
 		}
 		req := s.standbyReport(n, s.beacon)
-		if _, err := s.node(tidegate.RoleStandby, "west", string(name)).ReportStandby(s.t.Context(), connect.NewRequest(req)); err != nil {
-			s.t.Fatal(err)
+		if _, err := s.node(tidegate.RoleStandby, whereIs(name), string(name)).ReportStandby(ctx, connect.NewRequest(req)); err != nil {
+			return err
 		}
 	}
+	return nil
 }
 
 // standbyReport is what a node would tell the gate now.
 func (s *site) standbyReport(n *fakeNode, beacon time.Duration) *pb.ReportStandbyRequest {
 	req := &pb.ReportStandbyRequest{
-		Node: string(n.name), Site: "west", Incarnation: n.inc.String(), DiskFreeBytes: 1 << 40, DiskTotalBytes: 1 << 41, GrowthBytesPerSecond: new(1e6),
+		Node: string(n.name), Site: string(whereIs(n.name)), Incarnation: n.inc.String(), DiskFreeBytes: 1 << 40, DiskTotalBytes: 1 << 41, GrowthBytesPerSecond: new(1e6),
 	}
 	logs.Lock()
 	defer logs.Unlock()
@@ -432,7 +449,12 @@ func (s *site) standbyReport(n *fakeNode, beacon time.Duration) *pb.ReportStandb
 // agent starts an agent's Watch and returns a function that ends it.
 func (s *site) agent(node tidegate.NodeName, where tidegate.SiteName) tidegate.HolderID {
 	s.t.Helper()
-	uuid := tidegate.NewID()
+	return s.agentAs(node, where, tidegate.NewID())
+}
+
+// agentAs starts an agent's Watch under a uuid.
+func (s *site) agentAs(node tidegate.NodeName, where tidegate.SiteName, uuid tidegate.HolderID) tidegate.HolderID {
+	s.t.Helper()
 	s.agents[node] = uuid
 	ctx, cancel := context.WithCancel(s.t.Context())
 	stream, err := s.node(tidegate.RoleAgent, where, string(node)).Watch(ctx, connect.NewRequest(&pb.WatchRequest{
@@ -465,6 +487,7 @@ func (s *site) addStreams(mode pb.Mode, bounds *pb.Bounds) map[string]tidegate.S
 	if _, err := op.AddService(s.t.Context(), connect.NewRequest(&pb.AddServiceRequest{Service: &pb.Service{Name: "ledger"}})); err != nil {
 		s.t.Fatal(err)
 	}
+	s.unrehearsed("ledger")
 	ids := map[string]tidegate.StreamID{}
 	for _, name := range []string{"a", "b"} {
 		req := &pb.AddStreamRequest{Service: "ledger", Name: name, Mode: mode, Bounds: bounds, W: 2}
@@ -487,6 +510,24 @@ func (s *site) addStreams(mode pb.Mode, bounds *pb.Bounds) map[string]tidegate.S
 		logs.Unlock()
 	}
 	return ids
+}
+
+// unrehearsed says, as an operator would, that no drill has been made: there is
+// no evidence of drills, and every change of role is refused without it.
+func (s *site) unrehearsed(service tidegate.ServiceName) {
+	s.t.Helper()
+	store, err := registry.Open("demo", s.registry)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	defer store.Close()
+	now := time.Now()
+	o := registry.Override{Service: service, Override: rules.Override{
+		Rule: rules.DrillFresh, Reason: "a test", Actor: "operator/test", Given: now, Expires: now.Add(rules.OverrideTTL),
+	}}
+	if _, err := store.Commit(s.t.Context(), new(registry.Tx).Put(registry.OverrideKey(service, o.Rule), o)); err != nil {
+		s.t.Fatal(err)
+	}
 }
 
 func (s *site) acquire(node tidegate.NodeName, where tidegate.SiteName) ([]fence.EpochRecord, error) {

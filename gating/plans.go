@@ -99,7 +99,7 @@ func (c *controller) changePlan(ctx context.Context, v *registry.View, ch roleCh
 	}
 	verdicts := c.world.evaluate(v, ch.question, c.timing.Stale)
 	if part, ok := c.joinFirst(v, ch); ok {
-		return c.joinPlan(ctx, v, svc, ch, part, verdicts)
+		return c.joinPlan(ctx, v, ch, part, verdicts)
 	}
 	holder, site := c.world.holderOf(ch.target)
 	p := fence.Plan{
@@ -118,7 +118,7 @@ func (c *controller) changePlan(ctx context.Context, v *registry.View, ch roleCh
 	}
 	var err error
 	p.Streams, err = streamPlans(v, ch.service, func(st registry.Stream, rec fence.EpochRecord) *fence.Config {
-		return wantedConfig(v, st, rec.Config, site, c.world.keepsUp(rec, c.timing.Stale))
+		return wantedConfig(v, st, rec.Config, site, c.world.able(rec, c.timing.Stale))
 	})
 	if err == nil {
 		p.Preempt, err = c.leftBehind(ctx, v, ch.service)

@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"slices"
 
-	"github.com/tidegate/tidegate"
 	pb "github.com/tidegate/tidegate/api/tidegatev1"
 	"github.com/tidegate/tidegate/gating/fence"
 	"github.com/tidegate/tidegate/gating/registry"
@@ -33,7 +32,10 @@ func (c *controller) reconfigurePlan(ctx context.Context, v *registry.View, ch r
 	holder, _, held := activeHolder(v, ch.service)
 	verdicts := c.reconfigureRules(v, svc.Value, streams, held)
 	if !slices.ContainsFunc(streams, func(s fence.StreamPlan) bool { return s.Wanted != nil }) {
-		return planRecord{view: &pb.Plan{Service: string(ch.service), Kind: ch.kind, Rules: verdicts}, with: func(tx *registry.Tx) { bindTo(tx, v, svc) }}, nil
+		return planRecord{
+			plan: fence.Plan{Service: ch.service, Kind: fence.KindReconfigure, Reason: ch.reason, Actor: ch.who},
+			view: &pb.Plan{Service: string(ch.service), Kind: ch.kind, Rules: verdicts, Reason: ch.reason, Actor: ch.who},
+		}, nil
 	}
 	p := fence.Plan{
 		ID: newPlanID(c.now()), Service: ch.service, Kind: fence.KindReconfigure, Target: holder,
@@ -98,9 +100,7 @@ func (c *controller) joinFirst(v *registry.View, ch roleChange) (wanted func(reg
 }
 
 // joinPlan draws the first part of a failback; the second follows it by itself.
-func (c *controller) joinPlan(ctx context.Context, v *registry.View, svc registry.Entry[registry.Service], ch roleChange,
-	wanted func(registry.Stream, fence.EpochRecord) *fence.Config, verdicts []*pb.RuleVerdict,
-) (planRecord, error) {
+func (c *controller) joinPlan(ctx context.Context, v *registry.View, ch roleChange, wanted func(registry.Stream, fence.EpochRecord) *fence.Config, verdicts []*pb.RuleVerdict) (planRecord, error) {
 	part := ch
 	part.kind = pb.PlanKind_PLAN_KIND_RECONFIGURE
 	part.reason = fmt.Sprintf("failback to %s: %s", ch.target, first(ch.reason, "no reason was given"))
@@ -115,7 +115,6 @@ func (c *controller) joinPlan(ctx context.Context, v *registry.View, svc registr
 	}
 	rec.view.Rules = verdicts
 	rec.next = &successor{Kind: pb.PlanKind_PLAN_KIND_FAILBACK.String(), Target: ch.target, Drain: ch.drain}
-	_ = svc
 	return rec, nil
 }
 
@@ -144,7 +143,6 @@ func (c *controller) follow(ctx context.Context, first planRecord) (planRecord, 
 // stand for where the writer is now.
 func (c *controller) wantedByOperator(v *registry.View) func(registry.Stream, fence.EpochRecord) *fence.Config {
 	return func(st registry.Stream, rec fence.EpochRecord) *fence.Config {
-		up := c.world.keepsUp(rec, c.timing.Stale)
-		return wantedConfig(v, st, rec.Config, rec.Active.Site, func(n tidegate.NodeName) bool { return rec.Config.Index(n) >= 0 || up(n) })
+		return wantedConfig(v, st, rec.Config, rec.Active.Site, c.world.able(rec, c.timing.Stale))
 	}
 }

@@ -81,6 +81,13 @@ func counted(have fence.Config) func(tidegate.NodeName) bool {
 	return func(n tidegate.NodeName) bool { return have.Index(n) >= 0 }
 }
 
+// able returns whether a node can be counted on by a change of writer or of the
+// configuration: it is counted and answers, or it keeps up.
+func (w *world) able(rec fence.EpochRecord, stale time.Duration) func(tidegate.NodeName) bool {
+	alive, up := w.aliveMembers(rec.Config, rec.Stream, stale), w.keepsUp(rec, stale)
+	return func(n tidegate.NodeName) bool { return slices.Contains(alive, string(n)) || up(n) }
+}
+
 // keepsUp returns whether a node has the log at hand: it reported lately, out of
 // limbo and without an error, has adopted the active epoch, and holds what was
 // durable one report of the writer ago.
