@@ -35,6 +35,7 @@ func (c *Closed) Unwrap() error { return c.Condition }
 // its patience the outage.
 const (
 	retryMin     = time.Second
+	retryDrained = 100 * time.Millisecond // the next holder may serve any moment
 	retryMax     = 30 * time.Second
 	retryUnknown = 5 * time.Second
 )
@@ -149,7 +150,7 @@ func (g *gate) refused() error {
 func (g *gate) refusal(op, reason string) error {
 	c := &Closed{
 		State: g.out.State.Outer(), Utilisation: g.standing.Utilisation,
-		Reason: reason, RetryAfter: retryMin, Condition: tidegate.ErrDraining,
+		Reason: reason, RetryAfter: retryDrained, Condition: tidegate.ErrDraining,
 	}
 	now := g.clock.Boot()
 	if g.ceiling != nil {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/tidegate/tidegate"
 	"github.com/tidegate/tidegate/examples/ledger/client"
 	"github.com/tidegate/tidegate/examples/ledger/ledger"
 )
@@ -39,6 +40,7 @@ func loadCommand(stdout, stderr io.Writer) *cli.Command {
 			&cli.DurationFlag{Name: "duration", DefaultText: "never", Usage: "end after so long"},
 			&cli.DurationFlag{Name: "try-timeout", DefaultText: "2s", Usage: "one HTTP exchange, then the same request again"},
 			&cli.DurationFlag{Name: "progress", DefaultText: "1s", Usage: "between progress lines"},
+			&cli.StringFlag{Name: "durability", DefaultText: "the stream's", Usage: "asked for each transfer: `MODE` open, bounded or sync"},
 			&cli.Uint64Flag{Name: "seed", Usage: "of amounts and accounts"},
 			&cli.BoolFlag{Name: "json", Usage: "print the counts as JSON at the end, progress to stderr"},
 			&cli.StringFlag{Name: "log-level", Value: "info", Usage: "`LEVEL`: debug, info, warn or error"},
@@ -52,7 +54,7 @@ func loadCommand(stdout, stderr io.Writer) *cli.Command {
 				URL: c.String("url"), AckedPath: c.String("acked"), Workers: c.Int("workers"), Accounts: c.Int("accounts"),
 				Fund: ledger.Amount(c.Uint64("fund")), AmountMax: ledger.Amount(c.Uint64("amount-max")),
 				Transfers: c.Uint64("transfers"), Duration: c.Duration("duration"), TryTimeout: c.Duration("try-timeout"),
-				Progress: c.Duration("progress"), Seed: c.Uint64("seed"),
+				Progress: c.Duration("progress"), Seed: c.Uint64("seed"), Durability: tidegate.Mode(c.String("durability")),
 			}
 			out := stdout
 			if c.Bool("json") {

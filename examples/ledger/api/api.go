@@ -5,6 +5,7 @@ import (
 
 	"github.com/tidegate/tidegate"
 	"github.com/tidegate/tidegate/examples/ledger/ledger"
+	"github.com/tidegate/tidegate/rpo"
 )
 
 // The paths. Braces are [http.ServeMux] wildcards.
@@ -45,6 +46,11 @@ type Command struct {
 	From     ledger.AccountID `json:"from,omitempty"`
 	To       ledger.AccountID `json:"to"`
 	Amount   ledger.Amount    `json:"amount,omitempty"`
+
+	// Durability is what the receipt must at least mean: open, bounded or sync;
+	// empty or weaker than the stream's mode: what the stream promises. It concerns
+	// this answer alone, and is no part of the command.
+	Durability tidegate.Mode `json:"durability,omitempty"`
 }
 
 // Receipt is the answer to a command whose outcome the gate released.
@@ -74,6 +80,8 @@ const (
 	ReasonNotActive  Reason = "not-active"  // 503: this site follows
 	ReasonFenced     Reason = "fenced"      // 503: a newer epoch is served elsewhere
 	ReasonGateClosed Reason = "gate-closed" // 503: journaled, but the gate did not release it in time
+	ReasonRejected   Reason = "rejected"    // 503: not journaled: the gate is closed, and its policy is to say so at once
+	ReasonDraining   Reason = "draining"    // 503: not journaled, or not to be told here: a handover to another site is under way
 	ReasonBusy       Reason = "busy"        // 503: too many requests at once
 	ReasonStopped    Reason = "stopped"     // 503: the node is going down
 )
@@ -82,6 +90,12 @@ const (
 type Problem struct {
 	Reason Reason `json:"reason"`
 	Detail string `json:"detail"`
+
+	// Of rejected and draining only.
+	State       string        `json:"state,omitempty"`       // of the gate
+	Utilisation float64       `json:"utilisation,omitempty"` // largest used share of a bound
+	Exposure    *rpo.Exposure `json:"exposure,omitempty"`    // what a disaster would lose now
+	RetryAfter  float64       `json:"retry_after,omitempty"` // seconds after which it may be worth trying again; a guess
 }
 
 // Account is the answer to [PathAccount]. It is read from the applied state of

@@ -62,8 +62,8 @@ func (b *Book) Journal() *journal.Journal { return b.journal }
 // Fenced returns the epoch that is held by somebody else, 0 if none is known.
 func (b *Book) Fenced() tidegate.Epoch { return b.journal.Status().FencedBy }
 
-// Broken returns why nothing can be appended any more, nil if it can. It is
-// never taken back: the process must be started again.
+// Broken returns why nothing can be appended any more, nil if it can. Only
+// GiveBack takes it back; otherwise the process must be started again.
 func (b *Book) Broken() error {
 	if p := b.broken.Load(); p != nil {
 		return *p
@@ -80,6 +80,22 @@ func (b *Book) breakDown(err error) error {
 // fed by raft, and a record that the journal's follower still hands to Apply is
 // one that raft brings too.
 func (b *Book) TakeOver() { b.taken.Store(true) }
+
+// GiveBack takes TakeOver back: the journal's follower feeds the state again,
+// from where it is. What a fence had broken is whole again.
+func (b *Book) GiveBack() {
+	b.broken.Store(nil)
+	b.taken.Store(false)
+}
+
+// Rebuild makes the state anew from the journal, which has been cut: records
+// that were applied are no longer in it.
+func (b *Book) Rebuild() error {
+	b.mu.Lock()
+	b.state = ledger.New(b.currency)
+	b.mu.Unlock()
+	return b.Replay()
+}
 
 // Position returns where the state's next record begins.
 func (b *Book) Position() tidegate.Position {
@@ -239,10 +255,11 @@ func (b *Book) Remembered(rec []byte) (ledger.Outcome, bool) {
 	return b.state.Remembered(rec)
 }
 
-// Release returns nil when an output that depends on the journal up to p may
-// leave the process. Errors are those of [journal.Journal.Await].
-func (b *Book) Release(ctx context.Context, p tidegate.Position) error {
-	return b.journal.Await(ctx, p)
+// Release returns nil when an output that depends on the journal up to p, and
+// wants at least durability, may leave the process. Errors are those of
+// [journal.Journal.AwaitDurability].
+func (b *Book) Release(ctx context.Context, p tidegate.Position, durability tidegate.Mode) error {
+	return b.journal.AwaitDurability(ctx, p, durability)
 }
 
 // DigestAt returns the digest of the state at position at, waiting until it is

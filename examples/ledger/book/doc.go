@@ -10,7 +10,7 @@
 //
 //   - book:  one currency's journal and state
 //   - shelf: the books of all currencies, opened and run together
-//   - desk:  whoever is told of promotion and fencing; the role of the node
+//   - desk:  whoever is told of promotion, fencing and following; the role of the node
 //
 // # Picture
 //

@@ -35,6 +35,11 @@ type Desk interface {
 
 	// Fenced says that epoch is held by somebody else. It must not block.
 	Fenced(b *Book, epoch tidegate.Epoch)
+
+	// Following says that book b is written elsewhere under epoch: once it has
+	// returned, nothing but the journal's follower moves the book's state. It may be
+	// called again, and for several books at the same time.
+	Following(ctx context.Context, b *Book, epoch tidegate.Epoch) error
 }
 
 // Shelf is the books of all currencies.
@@ -145,3 +150,20 @@ func (s *service) Promote(ctx context.Context, epoch tidegate.Epoch, at tidegate
 }
 
 func (s *service) Fenced(epoch tidegate.Epoch) { s.desk.Fenced(s.book, epoch) }
+
+func (s *service) Following(ctx context.Context, epoch tidegate.Epoch) error {
+	return s.desk.Following(ctx, s.book, epoch)
+}
+
+// Rewound builds the state anew: the journal keeps its whole history.
+func (s *service) Rewound(_ context.Context, to tidegate.Position) error {
+	if s.book.Position() <= to {
+		return nil
+	}
+	return s.book.Rebuild()
+}
+
+var (
+	_ journal.Follower = (*service)(nil)
+	_ journal.Rewinder = (*service)(nil)
+)

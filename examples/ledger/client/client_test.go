@@ -83,6 +83,11 @@ func (g *target) post(w http.ResponseWriter, r *http.Request, misbehave bool) {
 		_ = json.NewEncoder(w).Encode(api.Problem{Reason: api.ReasonNoLeader, Detail: "test"})
 		return
 	}
+	if misbehave && g.exchanges%6 == 0 {
+		w.WriteHeader(http.StatusServiceUnavailable)
+		_ = json.NewEncoder(w).Encode(api.Problem{Reason: api.ReasonRejected, Detail: "test", State: "armed/rejecting", RetryAfter: 0.01})
+		return
+	}
 	var body api.Command
 	if err := json.NewDecoder(r.Body).Decode(&body); err != nil {
 		g.t.Error(err)
@@ -135,8 +140,8 @@ func TestLoadSurvivesAFlakyTarget(t *testing.T) {
 		t.Fatal(err)
 	}
 	c := l.Counts()
-	if c.Retried == 0 || c.Acknowledged < 60 {
-		t.Errorf("%+v: want 60 acknowledged and some retried", c)
+	if c.Retried <= c.Rejected || c.Rejected == 0 || c.Acknowledged < 60 {
+		t.Errorf("%+v: want 60 acknowledged, some retried, some of these rejected", c)
 	}
 	rep, err := Check(t.Context(), hc, CheckConfig{URL: url, AckedPath: acked})
 	if err != nil {

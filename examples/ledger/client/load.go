@@ -36,6 +36,7 @@ type LoadConfig struct {
 	TryTimeout time.Duration     // one HTTP exchange; then the same request is sent again
 	Progress   time.Duration     // between progress reports
 	Currencies []ledger.Currency // workers are dealt over them
+	Durability tidegate.Mode     // asked for each transfer; empty: the stream's
 	Seed       uint64            // of the amounts and accounts; client ids are always random
 }
 
@@ -78,6 +79,8 @@ func (c LoadConfig) Validate() error {
 	rule(c.Accounts >= 2 && c.Accounts <= ledger.AccountsMax, "accounts: want 2 to %d (got %d)", ledger.AccountsMax, c.Accounts)
 	rule(c.AmountMax >= 1 && c.AmountMax <= c.Fund, "amount-max: want 1 to fund %d (got %d)", c.Fund, c.AmountMax)
 	rule(c.TryTimeout > 0, "try-timeout: want above 0 (got %s)", c.TryTimeout)
+	_, err := c.Durability.Bounds(tidegate.Bounds{})
+	rule(c.Durability == "" || err == nil, "durability: want open, bounded or sync (got %q)", string(c.Durability))
 	rule(c.Progress > 0, "progress: want above 0 (got %s)", c.Progress)
 	return errors.Join(errs...)
 }
@@ -92,8 +95,9 @@ func validURL(s string) error {
 // Counts is what a load has seen so far.
 type Counts struct {
 	Acknowledged  uint64        `json:"acknowledged"`
-	Refused       uint64        `json:"refused"` // by a rule of the ledger: overdrafts
-	Retried       uint64        `json:"retried"` // exchanges that ended without an outcome
+	Refused       uint64        `json:"refused"`  // by a rule of the ledger: overdrafts
+	Retried       uint64        `json:"retried"`  // exchanges that ended without an outcome
+	Rejected      uint64        `json:"rejected"` // of these, refused at once by a gate that was closed or draining
 	Silence       time.Duration `json:"silence_ns"`
 	SilenceBefore time.Time     `json:"silence_before"` // when the longest silence ended
 	Elapsed       time.Duration `json:"elapsed_ns"`
@@ -269,7 +273,8 @@ func (l *Load) transfer(ctx context.Context, w *worker) error {
 		to := (from + 1 + w.rand.IntN(l.cfg.Accounts-1)) % l.cfg.Accounts
 		cmd := api.Command{
 			Currency: w.currency, From: accountName(from), To: accountName(to),
-			Amount: 1 + ledger.Amount(w.rand.Uint64N(uint64(l.cfg.AmountMax))),
+			Amount:     1 + ledger.Amount(w.rand.Uint64N(uint64(l.cfg.AmountMax))),
+			Durability: l.cfg.Durability,
 		}
 		r, err := w.do(ctx, api.PathTransfers, cmd, ledger.Done, ledger.Overdraft)
 		if err != nil {
@@ -331,9 +336,32 @@ func (w *worker) do(ctx context.Context, path string, cmd api.Command, want ...l
 			return api.Receipt{}, err
 		}
 		w.load.retried(err)
-		if err := back.Wait(ctx); err != nil {
+		if err := pause(ctx, err, back); err != nil {
 			return api.Receipt{}, err
 		}
+	}
+}
+
+// pauseMax bounds how long a server's advice is followed: the request may have a
+// better address by then.
+const pauseMax = time.Second
+
+// pause waits before the same request is sent again: as long as the server
+// advised, within reason, or else as the back-off says.
+func pause(ctx context.Context, err error, back *retry.Backoff) error {
+	p, ok := errors.AsType[*problemError](err)
+	if !ok || p.RetryAfter <= 0 {
+		return back.Wait(ctx)
+	}
+	// Spread over the second half, or all that were refused come back as one.
+	advice := min(pauseMax, time.Duration(p.RetryAfter*float64(time.Second)))
+	t := time.NewTimer(time.Duration((1 + rand.Float64()) / 2 * float64(advice)))
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
 	}
 }
 
@@ -359,6 +387,9 @@ func (l *Load) retried(err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.counts.Retried++
+	if p, ok := errors.AsType[*problemError](err); ok && (p.Reason == api.ReasonRejected || p.Reason == api.ReasonDraining) {
+		l.counts.Rejected++
+	}
 	l.reason = err.Error()
 }
 
@@ -396,11 +427,16 @@ func (w *worker) try(ctx context.Context, path string, body []byte) (api.Receipt
 	return api.Receipt{}, &tidegate.Error{Op: "send", Subject: path, Class: tidegate.Transient, Err: problem(resp, data)}
 }
 
+// problemError is an answer that is no receipt.
+type problemError struct{ api.Problem }
+
+func (e *problemError) Error() string { return fmt.Sprintf("%s: %s", e.Reason, e.Detail) }
+
 // problem turns an answer that is no receipt into an error with its reason.
 func problem(resp *http.Response, data []byte) error {
 	var p api.Problem
 	if json.Unmarshal(data, &p) == nil && p.Reason != "" {
-		return fmt.Errorf("%s: %s", p.Reason, p.Detail)
+		return &problemError{p}
 	}
 	return errors.New(resp.Status)
 }

@@ -113,6 +113,13 @@ func (c *Cluster) Submit(ctx context.Context, cmd ledger.Command) (ledger.Outcom
 	if o, ok := b.Remembered(rec); ok {
 		return o, nil
 	}
+	// The journal mirrors raft's log and cannot refuse a part of it: its gate is
+	// asked before raft is.
+	admission, err := b.Journal().Admit(ctx)
+	if err != nil {
+		return ledger.Outcome{}, &tidegate.Error{Op: "submit", Subject: subject, Class: tidegate.ClassOf(err), Hint: tidegate.HintOf(err), Err: err}
+	}
+	defer admission.Done()
 	timeout := c.cfg.EnqueueTimeout
 	if deadline, ok := ctx.Deadline(); ok {
 		timeout = min(timeout, time.Until(deadline))

@@ -184,6 +184,25 @@ func Exists(dir string) (bool, error) {
 	return false, nil
 }
 
+// Retire moves the state of a cluster aside, within dir, and returns where to;
+// [Exists] is false from then on. Nothing of it is needed again: the journals
+// hold the history, and what is not theirs was never acknowledged. The cluster
+// must not be running.
+func Retire(dir string) (aside string, err error) {
+	fsys := vfs.OS()
+	aside = filepath.Join(dir, "raft-left-"+tidegate.NewID().String())
+	switch err := fsys.Rename(raftDir(dir), aside); {
+	case errors.Is(err, tidegate.ErrNotFound):
+		return "", nil
+	case err != nil:
+		return "", fmt.Errorf("move raft's state aside: %w", err)
+	}
+	if err := fsys.SyncDir(dir); err != nil {
+		return "", fmt.Errorf("move raft's state aside: %w", err)
+	}
+	return aside, nil
+}
+
 // Seed writes the state of a one-node cluster whose history so far is the books
 // as they are now: a raft snapshot at index 1. When it returned, [Exists] is true
 // for ever; when the process dies before that, nothing has happened yet. The

@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/tidegate/tidegate"
+	"github.com/tidegate/tidegate/gating/machine"
 	"github.com/tidegate/tidegate/internal/local"
 )
 
@@ -24,6 +25,8 @@ type Script struct {
 	conns    map[*local.Conn]bool
 	epoch    tidegate.Epoch
 	closed   bool // the gate grants nothing
+	mute     bool // the agent holds nothing and says nothing
+	terms    func(*local.DaemonProgress)
 	active   map[*local.Conn]bool
 	progress local.LibraryProgress
 	heard    chan struct{} // closed and replaced at every message of the library
@@ -106,6 +109,9 @@ func (s *Script) hear(c *local.Conn, m local.Message) {
 	defer s.mu.Unlock()
 	switch m := m.(type) {
 	case *local.Activated:
+		if s.mute {
+			break
+		}
 		s.active[c] = true
 		s.send(c, &local.Role{State: local.StateActive, Epoch: s.epoch})
 	case *local.Deactivated:
@@ -126,7 +132,23 @@ func (s *Script) grant(c *local.Conn) {
 	if s.closed {
 		return
 	}
-	s.send(c, &local.DaemonProgress{D: s.progress.L.Position, DKnown: true, Epoch: s.epoch, Mode: tidegate.ModeSync, Recorded: true})
+	m := &local.DaemonProgress{
+		D: s.progress.L.Position, DKnown: true, Epoch: s.epoch, Mode: tidegate.ModeSync, Recorded: true, Record: machine.RecordArmed,
+	}
+	if s.terms != nil {
+		s.terms(m)
+	}
+	s.send(c, m)
+}
+
+// Terms changes what is granted from now on; f is called with each grant.
+func (s *Script) Terms(f func(*local.DaemonProgress)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.terms = f
+	for c := range s.active {
+		s.grant(c)
+	}
 }
 
 // Shut closes or opens the gate.
@@ -172,6 +194,13 @@ func (s *Script) Hold(epoch tidegate.Epoch) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.epoch = epoch
+}
+
+// Mute makes an agent that does not hold the epoch when a service activates.
+func (s *Script) Mute() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.mute = true
 }
 
 // Forget empties what is sent to a library that connects.

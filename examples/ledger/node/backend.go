@@ -10,7 +10,7 @@ import (
 )
 
 // follows reports that this node is a standby now.
-func (n *Node) follows() bool { return n.cfg.Follow && !n.promoted.Load() }
+func (n *Node) follows() bool { return !n.term.Load().leads.Load() }
 
 // Follows implements [server.Backend].
 func (n *Node) Follows() bool { return n.follows() }
@@ -20,7 +20,7 @@ func (n *Node) Shelf() *book.Shelf { return n.shelf }
 
 // Submit implements [server.Backend].
 func (n *Node) Submit(ctx context.Context, cmd ledger.Command) (ledger.Outcome, error) {
-	return n.cluster.Submit(ctx, cmd)
+	return n.cluster().Submit(ctx, cmd)
 }
 
 // Leader implements [server.Backend]. A fenced node answers by itself, because
@@ -29,10 +29,10 @@ func (n *Node) Leader() (string, bool) {
 	if n.follows() {
 		return "", false
 	}
-	if n.cluster.Serving() || n.fenced() {
+	if n.cluster().Serving() || n.fenced() {
 		return "http://" + n.endpoint(), true
 	}
-	p, ok := n.cluster.Leader()
+	p, ok := n.cluster().Leader()
 	if !ok || p.Node == n.cfg.Name {
 		return "", false
 	}
@@ -55,8 +55,8 @@ func (n *Node) Epoch(b *book.Book) tidegate.Epoch { return b.Journal().Status().
 func (n *Node) Status() api.Status {
 	leader, _ := n.Leader()
 	s := api.Status{
-		Node: string(n.cfg.Name), Role: api.RoleFollower, Leader: leader, Serving: n.cluster.Serving(),
-		Started: n.started, Promoted: n.promoted.Load(),
+		Node: string(n.cfg.Name), Role: api.RoleFollower, Leader: leader, Serving: n.cluster().Serving(),
+		Started: n.started, Promoted: n.cfg.Follow && !n.follows(),
 	}
 	switch {
 	case n.follows():
@@ -71,10 +71,10 @@ func (n *Node) Status() api.Status {
 			Lineage: b.Journal().Lineage(), End: j.L,
 		}
 		switch {
-		case st.FencedBy != 0:
-			st.State = api.StateFenced
 		case n.follows():
 			st.State = api.StateFollow
+		case st.FencedBy != 0:
+			st.State = api.StateFenced
 		case j.Active:
 			st.State = api.StateActive
 		}

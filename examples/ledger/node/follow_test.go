@@ -10,6 +10,7 @@ import (
 	"github.com/tidegate/tidegate/examples/ledger/cluster"
 	"github.com/tidegate/tidegate/examples/ledger/daemontest"
 	"github.com/tidegate/tidegate/examples/ledger/ledger"
+	"github.com/tidegate/tidegate/gating/machine"
 	"github.com/tidegate/tidegate/internal/local"
 	"github.com/tidegate/tidegate/journal"
 )
@@ -160,4 +161,108 @@ func TestPromotionInterrupted(t *testing.T) {
 	promote(t, dr, standbys, all)
 	check(t, dr, acked)
 	check(t, dr, load(t, dr, 50))
+}
+
+// TestPrimaryComesBackAsStandby: a primary that was left behind gives up its
+// cluster, forgets what the stream went on without, follows, also after a
+// restart, and can be made primary again.
+func TestPrimaryComesBackAsStandby(t *testing.T) {
+	nodes := site(t, nil)
+	lead := leader(t, nodes)
+	load(t, lead, 50)
+	dr, standbys := follower(t)
+	dr.start()
+	first := ship(t, lead)
+	for c, s := range first {
+		standbys[c].Tell(&local.Role{State: local.StateFollow, Epoch: 1, Lineage: s.lineage})
+		for _, b := range batches(t, s.raw, 1000) {
+			standbys[c].Tell(b)
+		}
+		standbys[c].Until(func(p local.LibraryProgress) bool { return p.Applied == s.end })
+	}
+	for _, n := range nodes {
+		n.stop()
+	}
+	promote(t, dr, standbys, first)
+	acked := load(t, dr, 100)
+	kept, digests := ship(t, dr), map[ledger.Currency]api.Digest{}
+	for _, c := range ledger.Currencies() {
+		digests[c] = dr.digest(c)
+	}
+	load(t, dr, 30) // which nobody else has
+
+	for c, s := range standbys {
+		s.Forget()
+		dr.agents[c].Tell(&local.Role{State: local.StateFenced, Epoch: 3})
+		dr.agents[c].Until(func(p local.LibraryProgress) bool { return p.Gate == machine.Fenced })
+	}
+	for c, s := range standbys {
+		s.Tell(&local.Rewind{To: kept[c].end, Epoch: 3})
+		s.Forget()
+	}
+	follows := func() {
+		t.Helper()
+		for c, s := range standbys {
+			s.Forget()
+			s.Until(func(p local.LibraryProgress) bool { return p.End == kept[c].end })
+			s.Tell(&local.Role{State: local.StateFollow, Epoch: 3, ApplyTo: kept[c].end, Lineage: kept[c].lineage})
+			s.Until(func(p local.LibraryProgress) bool { return p.Applied == kept[c].end && p.DigestAt == p.Applied })
+			if got := dr.digest(c); got != digests[c] {
+				t.Errorf("%s: digest %+v, want %+v", c, got, digests[c])
+			}
+		}
+		var st api.Status
+		dr.get(api.PathStatus, &st)
+		if st.Role != api.RoleStandby || st.Promoted || st.Streams[0].State != api.StateFollow {
+			t.Errorf("status %+v", st)
+		}
+	}
+	follows()
+	if ok, err := cluster.Exists(dr.cfg.Dir); ok || err != nil {
+		t.Errorf("its cluster is still there: %v, %v", ok, err)
+	}
+	dr.stop()
+	dr.start()
+	follows()
+	for c, s := range standbys {
+		dr.agents[c].Forget()
+		dr.agents[c].Hold(4)
+		s.Forget()
+		s.Tell(&local.Role{State: local.StateActive, Epoch: 4, ApplyTo: kept[c].end, Branch: kept[c].end, Lineage: kept[c].lineage})
+	}
+	leader(t, []*running{dr})
+	check(t, dr, acked)
+	check(t, dr, load(t, dr, 50))
+}
+
+// TestRestartedPrimaryIsToldToFollow: it leads by itself after a restart, until
+// the standby node says that another site does.
+func TestRestartedPrimaryIsToldToFollow(t *testing.T) {
+	dr, standbys := follower(t)
+	dr.start()
+	for c, s := range standbys {
+		dr.agents[c].Hold(2)
+		s.Tell(&local.Role{State: local.StateActive, Epoch: 2})
+	}
+	leader(t, []*running{dr})
+	load(t, dr, 20)
+	at := ship(t, dr)
+	dr.stop()
+	for c, s := range standbys {
+		s.Forget()
+		dr.agents[c].Mute()
+	}
+	dr.start()
+	leader(t, []*running{dr}) // of its cluster; nothing leaves
+	for c, s := range standbys {
+		s.Tell(&local.Role{State: local.StateFollow, Epoch: 3, ApplyTo: at[c].end, Lineage: at[c].lineage})
+	}
+	for c, s := range standbys {
+		s.Until(func(p local.LibraryProgress) bool { return p.Applied == at[c].end && p.DigestAt == p.Applied })
+	}
+	var st api.Status
+	dr.get(api.PathStatus, &st)
+	if st.Role != api.RoleStandby {
+		t.Errorf("status %+v", st)
+	}
 }

@@ -8,7 +8,6 @@ import (
 	"net"
 	"net/http"
 	"path/filepath"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -17,7 +16,6 @@ import (
 	"github.com/tidegate/tidegate"
 	"github.com/tidegate/tidegate/examples/ledger/book"
 	"github.com/tidegate/tidegate/examples/ledger/cluster"
-	"github.com/tidegate/tidegate/examples/ledger/ledger"
 	"github.com/tidegate/tidegate/examples/ledger/server"
 )
 
@@ -27,16 +25,12 @@ type Node struct {
 	log     *slog.Logger
 	started time.Time
 
-	shelf    *book.Shelf
-	cluster  *cluster.Cluster
-	http     *http.Client
-	listens  chan struct{}
-	addr     atomic.Pointer[string] // where it listens
-	promoted atomic.Bool            // a standby that was made primary, now or before it was started again
-
-	mu      sync.Mutex
-	ready   map[ledger.Currency]bool // books at the failover's head
-	crossed chan struct{}            // closed when all are
+	shelf   *book.Shelf
+	http    *http.Client
+	listens chan struct{}
+	addr    atomic.Pointer[string] // where it listens
+	term    atomic.Pointer[term]   // the present one
+	begun   chan struct{}          // closed when the states may be asked for
 }
 
 // New returns a node. It does no I/O.
@@ -47,7 +41,7 @@ func New(log *slog.Logger, cfg Config) (*Node, error) {
 	}
 	return &Node{
 		cfg: cfg, log: log, http: &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: 64}},
-		listens: make(chan struct{}), ready: map[ledger.Currency]bool{}, crossed: make(chan struct{}),
+		listens: make(chan struct{}), begun: make(chan struct{}),
 	}, nil
 }
 
@@ -74,23 +68,29 @@ func (n *Node) Run(ctx context.Context) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, n.shelf.Close()) }()
-	if n.cluster, err = cluster.New(n.log, n.shelf, n.http, n.cfg.Cluster); err != nil {
-		return err
-	}
+	leads := true
 	if n.cfg.Follow {
-		was, err := cluster.Exists(n.cfg.Dir)
-		if err != nil {
+		// What was promoted once leads, until it is told otherwise.
+		if leads, err = cluster.Exists(n.cfg.Dir); err != nil {
 			return err
 		}
-		n.promoted.Store(was)
+	}
+	if err := n.beginTerm(leads); err != nil {
+		return err
 	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return n.serve(ctx) })
-	if n.follows() {
-		g.Go(func() error { return n.follow(ctx) })
-	} else {
-		g.Go(func() error { return n.lead(ctx) })
-	}
+	g.Go(func() error { return n.terms(ctx) })
+	// The daemons are told of the journals only once the states that belong to
+	// them are there: replayed, or restored by raft.
+	g.Go(func() error {
+		select {
+		case <-n.begun:
+			return n.shelf.Run(ctx, n)
+		case <-ctx.Done():
+			return nil
+		}
+	})
 	return g.Wait()
 }
 
@@ -102,92 +102,6 @@ func (n *Node) endpoint() string {
 		}
 	}
 	return n.cfg.HTTP
-}
-
-// lead takes part in a cluster. The daemons are told of the journals only once
-// raft has restored the states that belong to them.
-func (n *Node) lead(ctx context.Context) error {
-	for _, b := range n.shelf.Books() {
-		b.TakeOver()
-	}
-	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return n.cluster.Run(ctx) })
-	g.Go(func() error {
-		select {
-		case <-n.cluster.Restored():
-			return n.shelf.Run(ctx, n)
-		case <-ctx.Done():
-			return nil
-		}
-	})
-	return g.Wait()
-}
-
-// follow keeps the states warm until both books were promoted, and serves from
-// then on.
-func (n *Node) follow(ctx context.Context) error {
-	began := time.Now()
-	if err := n.shelf.Replay(); err != nil {
-		return err
-	}
-	for _, b := range n.shelf.Books() {
-		n.log.Info("replayed", "stream", b.Currency().String(), "position", b.Position(), "took", time.Since(began))
-	}
-	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return n.shelf.Run(ctx, n) })
-	g.Go(func() error {
-		select {
-		case <-n.crossed:
-		case <-ctx.Done():
-			return nil
-		}
-		began := time.Now()
-		if err := cluster.Seed(n.log, n.cfg.Dir, n.shelf, n.cfg.Peers[0]); err != nil {
-			return err
-		}
-		n.promoted.Store(true)
-		n.log.Info("promoted: cluster of one seeded", "node", n.cfg.Name, "took", time.Since(began))
-		return n.cluster.Run(ctx)
-	})
-	return g.Wait()
-}
-
-// Promote implements [book.Desk].
-func (n *Node) Promote(ctx context.Context, b *book.Book, epoch tidegate.Epoch, at tidegate.Position) error {
-	if n.follows() {
-		// The branch record is the journal's own: the state only steps over it.
-		if err := b.SkipTo(b.Journal().End()); err != nil {
-			return err
-		}
-		b.TakeOver()
-		n.log.Info("book promoted", "stream", b.Currency().String(), "epoch", epoch, "position", at)
-		n.mu.Lock()
-		n.ready[b.Currency()] = true
-		if len(n.ready) == len(n.shelf.Books()) && !closed(n.crossed) {
-			close(n.crossed)
-		}
-		n.mu.Unlock()
-	}
-	select {
-	case <-n.cluster.Ready():
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-}
-
-func closed(c <-chan struct{}) bool {
-	select {
-	case <-c:
-		return true
-	default:
-		return false
-	}
-}
-
-// Fenced implements [book.Desk]. The journal remembers it and Submit asks the book.
-func (n *Node) Fenced(b *book.Book, epoch tidegate.Epoch) {
-	n.log.Warn("fenced: clients are turned away", "stream", b.Currency().String(), "epoch", epoch)
 }
 
 // serve answers HTTP until ctx ends.

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math"
 	"net/http"
 	"net/http/httputil"
 	"net/url"
@@ -163,7 +164,7 @@ func (s *Server) command(kind ledger.Kind) http.HandlerFunc {
 			Kind: kind, Currency: body.Currency, Client: body.Client, Request: body.Request,
 			Amount: body.Amount, From: body.From, To: body.To,
 		}
-		if err := cmd.Validate(); err != nil {
+		if err := errors.Join(cmd.Validate(), validDurability(body.Durability)); err != nil {
 			problem(w, http.StatusBadRequest, api.ReasonBadRequest, err.Error())
 			return
 		}
@@ -177,7 +178,7 @@ func (s *Server) command(kind ledger.Kind) http.HandlerFunc {
 			return
 		}
 		b := s.backend.Shelf().Book(cmd.Currency)
-		if err := b.Release(r.Context(), out.Next); err != nil {
+		if err := b.Release(r.Context(), out.Next, body.Durability); err != nil {
 			s.refuseFor(w, err)
 			return
 		}
@@ -187,6 +188,14 @@ func (s *Server) command(kind ledger.Kind) http.HandlerFunc {
 		}
 		answer(w, code, s.receipt(b, cmd.Client, cmd.Request, out))
 	}
+}
+
+func validDurability(m tidegate.Mode) error {
+	switch m {
+	case "", tidegate.ModeOpen, tidegate.ModeBounded, tidegate.ModeSync:
+		return nil
+	}
+	return fmt.Errorf("durability %q: want open, bounded or sync", string(m))
 }
 
 func (s *Server) receipt(b *book.Book, client ledger.ClientID, request ledger.Request, out ledger.Outcome) api.Receipt {
@@ -202,7 +211,7 @@ func (s *Server) release(ctx context.Context, b *book.Book, p tidegate.Position)
 	if s.backend.Follows() {
 		return nil
 	}
-	return b.Release(ctx, p)
+	return b.Release(ctx, p, "")
 }
 
 // transfer answers what became of a request, as far as its window reaches.
@@ -343,8 +352,14 @@ func (s *Server) book(w http.ResponseWriter, currency string) (*book.Book, bool)
 }
 
 // refuseFor answers an error of Submit or Release. All it can say is 503: what
-// became of the command is not known here, or not yet to be told.
+// became of the command is not known here, or not yet to be told, or it was not
+// taken.
 func (s *Server) refuseFor(w http.ResponseWriter, err error) {
+	if c, ok := errors.AsType[*journal.Closed](err); ok {
+		s.log.Debug("command refused by the gate", "err", err)
+		refuseClosed(w, c)
+		return
+	}
 	reason := api.ReasonNoLeader
 	switch {
 	case errors.Is(err, tidegate.ErrFenced):
@@ -366,6 +381,20 @@ const retryAfterSeconds = "1"
 func refuse(w http.ResponseWriter, reason api.Reason, detail string) {
 	w.Header().Set("Retry-After", retryAfterSeconds)
 	problem(w, http.StatusServiceUnavailable, reason, detail)
+}
+
+// refuseClosed says how the gate stands, so that a client can do better than
+// knock again at once.
+func refuseClosed(w http.ResponseWriter, c *journal.Closed) {
+	p := api.Problem{
+		Reason: api.ReasonRejected, Detail: c.Reason, State: string(c.State),
+		Utilisation: c.Utilisation, Exposure: &c.Exposure, RetryAfter: c.RetryAfter.Seconds(),
+	}
+	if errors.Is(c, tidegate.ErrDraining) {
+		p.Reason = api.ReasonDraining
+	}
+	w.Header().Set("Retry-After", strconv.Itoa(int(math.Ceil(c.RetryAfter.Seconds()))))
+	answer(w, http.StatusServiceUnavailable, p)
 }
 
 func problem(w http.ResponseWriter, status int, reason api.Reason, detail string) {
