@@ -61,9 +61,6 @@ func (p parts) overridesInForce(ctx context.Context, service tidegate.ServiceNam
 	return out, nil
 }
 
-// notEnforced are the rules that are not asked yet.
-var notEnforced = []string{rules.ArmSwitch, rules.DatumFresh, rules.NoGap, rules.ContentVerified, rules.Capacity, rules.DrillFresh}
-
 // evaluate answers every rule for a change of role, without changing anything.
 func (w *world) evaluate(v *registry.View, q question, stale time.Duration) []*pb.RuleVerdict {
 	if q.action == "" {
@@ -76,9 +73,7 @@ func (w *world) evaluate(v *registry.View, q question, stale time.Duration) []*p
 	}
 	var out []*pb.RuleVerdict
 	for _, x := range rules.Evaluate(w.facts(v, q, stale), req, given, q.at) {
-		if !slices.Contains(notEnforced, x.Rule) {
-			out = append(out, verdictMessage(q.service, x))
-		}
+		out = append(out, verdictMessage(q.service, x))
 	}
 	return out
 }

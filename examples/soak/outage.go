@@ -53,8 +53,7 @@ func (p *play) withoutRegistry(ctx context.Context) error {
 	return within(ctx, func(ctx context.Context) error {
 		back := time.Now()
 		err := p.lab.Until(ctx, "a failover to be possible again", func(ctx context.Context) error {
-			_, err := p.lab.Tidegate(ctx, "failover", "--dry-run", lab.Service)
-			return err
+			return p.lab.MayFailOver(ctx)
 		})
 		if err != nil {
 			return err

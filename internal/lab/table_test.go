@@ -298,8 +298,7 @@ func etcdGone(t *testing.T, a *act) {
 func (s *stage) possible(t *testing.T) {
 	t.Helper()
 	s.until(t, "a failover to be possible", func(ctx context.Context) error {
-		_, err := s.Tidegate(ctx, "failover", "--dry-run", lab.Service)
-		return err
+		return s.MayFailOver(ctx)
 	})
 }
 
