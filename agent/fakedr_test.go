@@ -27,6 +27,10 @@ type dr struct {
 	commit  tidegate.Seq
 	stamp   uint64
 	deaf    bool // takes nothing in and acknowledges nothing
+	mute    bool // takes everything in and acknowledges nothing
+	lends   bool // grants node leases
+	lent    int
+	applied tidegate.Seq
 	nodes   map[tidegate.NodeName]*drNode
 	changed chan struct{} // closed and replaced at every change
 }
@@ -114,7 +118,7 @@ func (d *dr) acks() (list []fence.Ack) {
 		d.stamp++
 		list = append(list, fence.Ack{
 			Node: n.member.Node, Incarnation: n.member.Incarnation, Epoch: d.promise.Epoch,
-			Received: end.Seq, Durable: end.Seq, Chain: end.Chain, Stamp: d.stamp,
+			Received: end.Seq, Durable: end.Seq, Chain: end.Chain, Stamp: d.stamp, Applied: d.applied,
 		})
 	}
 	return list
@@ -296,12 +300,14 @@ func (a *acceptor) writer(ctx context.Context, at shipper.Attach, conn *shipper.
 			if err := conn.Grant(len(ev.Sealed)); err != nil {
 				return err
 			}
-			for _, ack := range a.d.acks() {
-				if err := conn.SendAck(ack); err != nil {
-					return err
-				}
+			if err := a.acknowledge(conn); err != nil {
+				return err
 			}
-			if err := conn.Flush(); err != nil {
+		case *shipper.BeaconEvent:
+			if err := a.lend(conn, ev.Beacon); err != nil {
+				return err
+			}
+			if err := a.acknowledge(conn); err != nil {
 				return err
 			}
 		case *shipper.CommitEvent:
@@ -311,6 +317,49 @@ func (a *acceptor) writer(ctx context.Context, at shipper.Attach, conn *shipper.
 			a.d.mu.Unlock()
 		}
 	}
+}
+
+func (a *acceptor) acknowledge(conn *shipper.ServerConn) error {
+	a.d.mu.Lock()
+	mute := a.d.mute
+	a.d.mu.Unlock()
+	if !mute {
+		for _, ack := range a.d.acks() {
+			if err := conn.SendAck(ack); err != nil {
+				return err
+			}
+		}
+	}
+	return conn.Flush()
+}
+
+// lend grants what a beacon asks for, in the name of every node.
+func (a *acceptor) lend(conn *shipper.ServerConn, b shipper.Beacon) error {
+	d := a.d
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if b.Lease.TTL == 0 || !d.lends {
+		return nil
+	}
+	d.lent++
+	d.shout()
+	for _, n := range d.nodes {
+		err := conn.SendLeaseGrant(shipper.LeaseGrant{
+			Node: n.member.Node, Incarnation: n.member.Incarnation, Epoch: b.Epoch, TTL: b.Lease.TTL, Seqno: b.Lease.Seqno,
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// is sets one of the faults.
+func (d *dr) is(fault *bool, on bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	*fault = on
+	d.shout()
 }
 
 func (a *acceptor) isDeaf() bool {

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"connectrpc.com/connect"
+	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/tidegate/tidegate"
 	"github.com/tidegate/tidegate/api"
@@ -34,6 +35,14 @@ type fakeGate struct {
 	revision int64
 	mode     tidegate.Mode
 	bounds   tidegate.Bounds
+	policy   tidegate.Policy
+	brake    *pb.Brake
+	lease    time.Duration
+	renewals int
+	released int
+	renew    func() error                // asked at every renewal; nil grants
+	record   func(next fence.GateRecord) // called before a gate is recorded, without the lock
+	handed   []*pb.HandOverRequest
 	w        int
 	refuse   error
 	acquired int
@@ -96,7 +105,13 @@ func (g *fakeGate) view() *pb.WatchResponse {
 	m.Services = []*pb.ServiceView{{Name: "ledger", Streams: []*pb.StreamView{{
 		Id: api.IDText(g.d.stream), Service: "ledger", Name: "main", Store: "journal",
 		Mode: api.ModeMessage(g.mode), Bounds: api.BoundsMessage(g.bounds), Epoch: fencewire.RecordMessage(g.rec, g.revision),
+		Grace: durationpb.New(g.policy.Grace), Rearm: durationpb.New(g.policy.Rearm), Brake: g.brake, LeaseTtl: durationpb.New(g.lease),
 	}}}}
+	for wire, r := range reactions {
+		if r == g.policy.Reaction {
+			m.Services[0].Streams[0].Policy = wire
+		}
+	}
 	g.d.mu.Lock()
 	defer g.d.mu.Unlock()
 	for _, n := range g.d.nodes {
@@ -163,20 +178,100 @@ func (g *fakeGate) AcquireEpoch(_ context.Context, r *connect.Request[pb.Acquire
 }
 
 func (g *fakeGate) RecordGate(_ context.Context, r *connect.Request[pb.RecordGateRequest]) (*connect.Response[pb.RecordGateResponse], error) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	if r.Msg.GetRevision() != g.revision {
-		return nil, api.Error(tidegate.ErrConflict)
-	}
 	gate, err := fencewire.Gate(r.Msg.GetGate())
 	if err != nil {
 		return nil, api.Error(err)
 	}
+	g.mu.Lock()
+	hook := g.record
+	g.mu.Unlock()
+	if hook != nil {
+		hook(gate)
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	holder, err := api.RequireID("holder", r.Msg.GetHolder())
+	if err != nil {
+		return nil, api.Error(err)
+	}
+	next, err := g.rec.SetGate(fence.Promise{Epoch: tidegate.Epoch(r.Msg.GetEpoch()), Holder: holder}, gate)
+	if err != nil {
+		return nil, api.Error(err)
+	}
+	if r.Msg.GetRevision() != g.revision {
+		return nil, api.Error(&tidegate.Error{Op: "record gate", Class: tidegate.Transient, Err: tidegate.ErrConflict})
+	}
 	g.recorded = append(g.recorded, gate)
-	g.rec.Gate = gate
+	g.rec = next
 	g.revision++
 	g.shout()
 	return connect.NewResponse(&pb.RecordGateResponse{Epoch: fencewire.RecordMessage(g.rec, g.revision)}), nil
+}
+
+// change writes the record as a gate would.
+func (g *fakeGate) change(f func(*fakeGate)) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	f(g)
+	g.revision++
+	g.shout()
+}
+
+// states is what was recorded of the gate, in order.
+func (g *fakeGate) states() (list []fence.GateState) {
+	for _, r := range g.recorded {
+		list = append(list, r.State)
+	}
+	return list
+}
+
+func (g *fakeGate) RenewLease(_ context.Context, r *connect.Request[pb.RenewLeaseRequest]) (*connect.Response[pb.RenewLeaseResponse], error) {
+	g.mu.Lock()
+	renew := g.renew
+	g.mu.Unlock()
+	if renew != nil {
+		if err := renew(); err != nil {
+			return nil, api.Error(err)
+		}
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if len(r.Msg.GetEpochs()) != 1 || r.Msg.GetEpochs()[0].GetEpoch() != uint64(g.rec.Epoch) || r.Msg.GetHolder() != g.rec.Holder.UUID.String() {
+		return nil, api.Error(&tidegate.Error{Op: "renew lease", Class: tidegate.Fenced, Err: tidegate.ErrFenced})
+	}
+	g.renewals++
+	g.shout()
+	return connect.NewResponse(&pb.RenewLeaseResponse{Ttl: durationpb.New(max(g.lease, g.rec.Gate.Lease))}), nil
+}
+
+func (g *fakeGate) ReleaseLease(context.Context, *connect.Request[pb.ReleaseLeaseRequest]) (*connect.Response[pb.ReleaseLeaseResponse], error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.released++
+	g.shout()
+	return connect.NewResponse(&pb.ReleaseLeaseResponse{}), nil
+}
+
+func (g *fakeGate) HandOver(_ context.Context, r *connect.Request[pb.HandOverRequest]) (*connect.Response[pb.HandOverResponse], error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	one := r.Msg.GetStreams()[0]
+	h, err := fencewire.Handover(one.GetHandover())
+	if err != nil {
+		return nil, api.Error(err)
+	}
+	if one.GetRevision() != g.revision {
+		return nil, api.Error(&tidegate.Error{Op: "hand over", Class: tidegate.Transient, Err: tidegate.ErrConflict})
+	}
+	next, err := g.rec.HandOver(g.rec.Promise(), *h)
+	if err != nil {
+		return nil, api.Error(err)
+	}
+	g.handed = append(g.handed, r.Msg)
+	g.rec = next
+	g.revision++
+	g.shout()
+	return connect.NewResponse(&pb.HandOverResponse{Epochs: []*pb.EpochRecord{fencewire.RecordMessage(g.rec, g.revision)}}), nil
 }
 
 func (g *fakeGate) ReportAgent(_ context.Context, r *connect.Request[pb.ReportAgentRequest]) (*connect.Response[pb.ReportAgentResponse], error) {

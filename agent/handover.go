@@ -30,13 +30,6 @@ type handover struct {
 	to      fence.Handover // what was sealed
 }
 
-// draining reports whether the record asks this writer to hand over.
-func (w *writer) draining() bool {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.phase == fence.StateSwitching
-}
-
 // handedOver reports whether the record says that this writer has.
 func (w *writer) handedOver() bool {
 	w.mu.Lock()
@@ -188,6 +181,9 @@ func (v *service) nextHandOver() (req *pb.HandOverRequest, wait time.Duration) {
 	var writers []*writer
 	for _, s := range v.streams {
 		w := s.writer.Load()
+		if w == nil && s.neverWritten() {
+			continue // added lately: there is nothing to give up
+		}
 		if w == nil {
 			return nil, 0
 		}
@@ -202,7 +198,7 @@ func (v *service) nextHandOver() (req *pb.HandOverRequest, wait time.Duration) {
 		ready = ready && w.mayHandOver()
 		w.mu.Unlock()
 	}
-	if !drained {
+	if !drained || len(writers) == 0 {
 		return nil, wait
 	}
 	if !ready {
@@ -225,6 +221,13 @@ func (v *service) nextHandOver() (req *pb.HandOverRequest, wait time.Duration) {
 		w.mu.Unlock()
 	}
 	return req, 0
+}
+
+// neverWritten reports whether the stream has had no epoch yet.
+func (s *stream) neverWritten() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.view.rec.ActiveEpoch == 0
 }
 
 // handOver is the writer's last act.

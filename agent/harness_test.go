@@ -4,11 +4,13 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"log/slog"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -42,7 +44,20 @@ type world struct {
 	gate *fakeGate
 	ctx  context.Context
 	wg   sync.WaitGroup
+	clk  *jumping
 }
+
+// jumping is the system's clock, which tests move on as a suspend does.
+type jumping struct {
+	clock.Clock
+	ahead atomic.Int64
+}
+
+func (c *jumping) Boot() tidegate.Instant {
+	return c.Clock.Boot() + tidegate.Instant(c.ahead.Load())
+}
+
+func (c *jumping) jump(d time.Duration) { c.ahead.Add(int64(d)) }
 
 func newWorld(t testing.TB, nodes ...tidegate.NodeName) *world {
 	t.Helper()
@@ -51,7 +66,7 @@ func newWorld(t testing.TB, nodes ...tidegate.NodeName) *world {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	w := &world{t: t, ca: ca, ctx: ctx}
+	w := &world{t: t, ca: ca, ctx: ctx, clk: &jumping{Clock: clock.System()}}
 	w.log = &dr{stream: tidegate.NewID(), nodes: map[tidegate.NodeName]*drNode{}, changed: make(chan struct{})}
 	t.Cleanup(func() { cancel(); w.wg.Wait() })
 	for _, n := range nodes {
@@ -97,7 +112,7 @@ func (h *host) openJournal() *host {
 	t.Helper()
 	j, err := journal.Open(filepath.Join(h.dir, "journal"), journal.Config{
 		Service: "ledger", Stream: "main", ID: journalID, Endpoint: "127.0.0.1:1234",
-		AgentSocket: local.SocketPath(h.dir, local.DaemonAgent, "ledger", "main"),
+		AgentSocket: local.SocketPath(h.dir, local.DaemonAgent, "ledger", "main"), Clock: h.w.clk,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -122,12 +137,21 @@ func (h *host) openJournal() *host {
 	return h
 }
 
-// service0 is a service without a state.
+// service0 is a service whose state is how far it has come.
 type service0 struct{ j *journal.Journal }
 
-func (s *service0) State() (tidegate.Position, tidegate.Digest) { return s.j.End(), tidegate.Digest{} }
-func (s *service0) Apply(journal.Record) error                  { return nil }
-func (s *service0) Fenced(tidegate.Epoch)                       {}
+func (s *service0) State() (tidegate.Position, tidegate.Digest) {
+	end := s.j.End()
+	return end, stateAt(end)
+}
+
+func stateAt(p tidegate.Position) (d tidegate.Digest) {
+	binary.LittleEndian.PutUint64(d[:], uint64(p)+1)
+	return d
+}
+
+func (s *service0) Apply(journal.Record) error { return nil }
+func (s *service0) Fenced(tidegate.Epoch)      {}
 func (s *service0) Promote(context.Context, tidegate.Epoch, tidegate.Position) error {
 	return nil
 }
@@ -155,7 +179,7 @@ func (h *host) startAgent() *host {
 	t := h.w.t
 	t.Helper()
 	a, err := New(h.config(), Deps{
-		FS: vfs.OS(), Clock: clock.System(), Credentials: h.w.credentials(h.site, tidegate.RoleAgent, string(h.name)),
+		FS: vfs.OS(), Clock: h.w.clk, Credentials: h.w.credentials(h.site, tidegate.RoleAgent, string(h.name)),
 		Log: slog.New(slog.NewTextHandler(testWriter{t}, &slog.HandlerOptions{Level: slog.LevelDebug})), Registry: newRegistry(),
 		Source: h.source, BootID: "this-boot",
 	})
@@ -205,6 +229,27 @@ func (h *host) await(p tidegate.Position) {
 	if err := h.j.Await(ctx, p); err != nil {
 		h.w.t.Fatalf("await %s: %v (agent: %+v)", p, err, h.agent.Status().Streams[0])
 	}
+}
+
+// held checks that p is not released, given some time.
+func (h *host) held(p tidegate.Position) {
+	h.w.t.Helper()
+	ctx, cancel := context.WithTimeout(h.w.t.Context(), 300*time.Millisecond)
+	defer cancel()
+	if err := h.j.Await(ctx, p); !errors.Is(err, context.DeadlineExceeded) {
+		h.w.t.Fatalf("await %s: %v, want it held back (agent: %+v)", p, err, h.agent.Status().Streams[0].Writer)
+	}
+}
+
+// writer waits until the status of the agent's one writer is as ok wants it.
+func (h *host) writer(what string, ok func(*WriterStatus) bool) *WriterStatus {
+	h.w.t.Helper()
+	var st *WriterStatus
+	h.w.gate.wait(h.w.t, what, func(*fakeGate) bool {
+		st = h.agent.Status().Streams[0].Writer
+		return st != nil && ok(st)
+	})
+	return st
 }
 
 // state waits until the agent's one stream is in the given state.

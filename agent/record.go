@@ -54,7 +54,7 @@ func (w *writer) recordGate(ctx context.Context) error {
 	w.mu.Lock()
 	next, why, due := w.nextGate(now)
 	req := &pb.RecordGateRequest{
-		StreamId: api.IDText(w.core.Record().Stream), Epoch: uint64(w.epoch), Holder: api.IDText(w.s.agent.holder), Revision: w.revision,
+		StreamId: api.IDText(w.stream), Epoch: uint64(w.epoch), Holder: api.IDText(w.s.agent.holder), Revision: w.revision,
 		Gate: fencewire.GateMessage(next), Reason: why,
 	}
 	was := w.terms.State

@@ -245,6 +245,7 @@ func (w *writer) onAck(l *link, a fence.Ack) {
 	d, moved := w.advance(now)
 	room := moved && w.starved
 	w.starved = w.starved && !moved
+	draining := w.phase == fence.StateSwitching
 	w.mu.Unlock()
 	if moved {
 		w.s.tellGrant()
@@ -254,7 +255,7 @@ func (w *writer) onAck(l *link, a fence.Ack) {
 		wake(w.kick)
 	}
 	w.do(t)
-	if w.draining() {
+	if draining {
 		w.s.service.pokeSwitch()
 	}
 }
@@ -278,12 +279,13 @@ func (w *writer) libraryMoved(p *local.LibraryProgress) {
 	w.mu.Lock()
 	was := w.meter.lib
 	w.meter.library(w.s.agent.clk.Boot(), p)
+	draining := w.phase == fence.StateSwitching
 	w.mu.Unlock()
 	wake(w.kick)
 	if p.Want != was.Want || p.Grant != was.Grant || p.Gate != was.Gate {
 		wake(w.settle)
 	}
-	if w.draining() {
+	if draining {
 		w.s.service.pokeSwitch()
 	}
 }
