@@ -23,10 +23,13 @@ type joinState struct {
 func (s *stream) rejoin(ctx context.Context) {
 	tick := time.NewTicker(s.n.cfg.RejoinEvery)
 	defer tick.Stop()
+	b := s.watchView()
+	defer s.unwatchView(b)
 	for {
 		select {
 		case <-ctx.Done():
 			return
+		case <-b: // what the gate tells may be what was waited for
 		case <-tick.C:
 		}
 		s.readFresh(ctx)

@@ -83,7 +83,7 @@ func TestLearnersFollowAndCountForNothing(t *testing.T) {
 	if err := w.ship(); err != nil {
 		t.Fatal(err)
 	}
-	c.until("the learner has it", func() bool { return w.acked("n1") == 10 })
+	c.until("the learner has it", func() bool { return w.acked("n1") == 10 && w.durable() == 10 })
 	st := c.nodes["n1"].status()
 	if !st.Learner || st.Resting || !streamMessage(st, tidegate.ID{}).GetLearner() {
 		t.Errorf("n1: %+v", st)

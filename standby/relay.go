@@ -31,15 +31,8 @@ func (s *stream) relay(ctx context.Context, p fence.Promise, members []fence.Mem
 			sessions.Go(func() error { return s.fanOut(ctx, p, members, m.Node) })
 		}
 	}
-	b := newBell()
-	s.mu.Lock()
-	s.viewed[b] = struct{}{}
-	s.mu.Unlock()
-	defer func() {
-		s.mu.Lock()
-		delete(s.viewed, b)
-		s.mu.Unlock()
-	}()
+	b := s.watchView()
+	defer s.unwatchView(b)
 	fed := map[tidegate.NodeName]context.CancelFunc{}
 	for {
 		due := s.toTeach(p, members)

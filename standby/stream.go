@@ -453,6 +453,22 @@ func (s *stream) unfollow(b bell) {
 	s.mu.Unlock()
 }
 
+// watchView returns a bell that rings when the gate's view has changed, until
+// unwatchView.
+func (s *stream) watchView() bell {
+	b := newBell()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.viewed[b] = struct{}{}
+	return b
+}
+
+func (s *stream) unwatchView(b bell) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.viewed, b)
+}
+
 // update takes a new view of the stream, and where the nodes are.
 func (s *stream) update(v StreamView, sites map[tidegate.NodeName]tidegate.SiteName) {
 	s.mu.Lock()
