@@ -25,13 +25,14 @@ func devCommand() *ucli.Command {
 		Usage:     "for trying out: every role in this process, on the same sockets, TLS and disks",
 		ArgsUsage: " ",
 		Description: "Lays out DIR when it is new: certificates, a configuration file for each role, formatted standby nodes.\n" +
-			"Then runs a gate with its own etcd, the standby nodes d1, d2, ..., an agent for the primary node p1 and\n" +
-			"one beside each standby node, and a route, registers the service, prints how to reach all of it, and\n" +
-			"serves until it is interrupted. Started again on the same DIR it goes on with everything kept: --dir is\n" +
-			"then enough, and other flags must agree with what DIR was made with.\n\n" +
+			"Then runs a gate with its own etcd, an agent and a standby node for p1 at site east and for d1, d2, ...\n" +
+			"at site west, and a route, registers the service, prints how to reach all of it, and serves until it is\n" +
+			"interrupted. While the service is at east, p1's standby node rests; after a switchover it follows, for\n" +
+			"the way back. Started again on the same DIR it goes on with everything kept: --dir is then enough, and\n" +
+			"other flags must agree with what DIR was made with.\n\n" +
 			"All listeners are on 127.0.0.1. With N for --port-base and i for the number of the standby node:\n\n" +
-			"   p1        agent N+3, service N+8, its raft N+9\n" +
-			"   di        ship N+10i+1, agent N+10i+3, API N+10i+4, service N+10i+8, its raft N+10i+9\n" +
+			"   p1        ship N+1, agent N+3, API N+4, service N+8, its raft N+9\n" +
+			"   di        the same at N+10i+1, ...\n" +
 			"   gate      API N+12\n" +
 			"   route     metrics N+15, clients N+16\n\n" +
 			"Not for production: one process is one failure, and the authority's key lies beside the rest.",
@@ -40,10 +41,12 @@ func devCommand() *ucli.Command {
 			&ucli.IntFlag{Name: "port-base", Value: 7400, Usage: "`N`, the first of the ports"},
 			&ucli.StringFlag{Name: "service", Value: "bank", Usage: "`SERVICE` to register"},
 			&ucli.StringSliceFlag{Name: "stream", Value: ucli.NewStringSlice("main"), Usage: "`STREAM` of the service; give each"},
-			&ucli.IntFlag{Name: "standbys", Value: 3, Usage: "`NUMBER` of standby nodes, 1 to 9"},
+			&ucli.IntFlag{Name: "standbys", Value: 3, Usage: "`NUMBER` of standby nodes at site west, 1 to 9"},
 			&ucli.IntFlag{Name: "w", DefaultText: "a majority", Usage: "standby nodes that must have fsynced a batch"},
+			&ucli.StringFlag{Name: "policy", Value: devPolicy, Usage: "`POLICY` at the gate's edge: block, reject, degrade or degrade-blind"},
+			&ucli.DurationFlag{Name: "lease", DefaultText: "none", Usage: "`TIME` to live of the output lease, such as 5s"},
 			cli.OutputFlag(),
-		}, modeFlags()...),
+		}, modeFlags("sync")...),
 		Subcommands: []*ucli.Command{devPKICommand()},
 		Action:      dev,
 	}
@@ -186,9 +189,7 @@ func (s *devSite) load() error {
 	s.route = loadDev[routeFile](s, &errs, "route.yaml")
 	for _, n := range s.plan.nodes() {
 		s.agents = append(s.agents, loadDev[agent.Config](s, &errs, n.name, "agent.yaml"))
-		if n.standby {
-			s.standbys = append(s.standbys, loadDev[standbyFile](s, &errs, n.name, "standby.yaml"))
-		}
+		s.standbys = append(s.standbys, loadDev[standbyFile](s, &errs, n.name, "standby.yaml"))
 	}
 	return errors.Join(errs...)
 }

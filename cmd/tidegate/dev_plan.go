@@ -7,11 +7,14 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	ucli "github.com/urfave/cli/v2"
 	"go.yaml.in/yaml/v3"
 
 	"github.com/tidegate/tidegate"
+	pb "github.com/tidegate/tidegate/api/tidegatev1"
+	"github.com/tidegate/tidegate/gating/fence"
 	"github.com/tidegate/tidegate/internal/cli"
 	"github.com/tidegate/tidegate/internal/config"
 	"github.com/tidegate/tidegate/internal/durable"
@@ -25,8 +28,11 @@ type devPlan struct {
 	Service  string     `yaml:"service"`
 	Streams  []string   `yaml:"streams"`
 	Gate     modeChoice `yaml:"gate"`
-	Standbys int        `yaml:"standbys"`
-	W        int        `yaml:"w"`
+	// Policy is what the gate does at its edge, as the operator's word for it.
+	Policy   string        `yaml:"policy"`
+	Lease    time.Duration `yaml:"lease,omitempty"` // of outputs while the gate does not hold them; 0: none
+	Standbys int           `yaml:"standbys"`        // at the DR site; the primary node has one more, for the way back
+	W        int           `yaml:"w"`
 }
 
 // The cluster of `tidegate dev` and its sites.
@@ -36,6 +42,9 @@ const (
 	devDR      = "west"
 	devWitness = "north"
 )
+
+// devPolicy is the policy unless another is asked for.
+const devPolicy = "block"
 
 // devStandbysMax and devPorts: ten ports for p1 and for each standby node, so
 // that the last digit says whose port it is.
@@ -62,7 +71,7 @@ func devPlanOf(c *ucli.Context) (devPlan, error) {
 	}
 	p := devPlan{
 		Dir: dir, PortBase: c.Int("port-base"), Service: c.String("service"), Streams: c.StringSlice("stream"),
-		Gate: choice, Standbys: c.Int("standbys"), W: c.Int("w"),
+		Gate: choice, Policy: c.String("policy"), Lease: c.Duration("lease"), Standbys: c.Int("standbys"), W: c.Int("w"),
 	}
 	if !c.IsSet("w") {
 		p.W = p.Standbys/2 + 1
@@ -70,8 +79,13 @@ func devPlanOf(c *ucli.Context) (devPlan, error) {
 	return p, cli.WithCode(cli.Usage, p.Validate())
 }
 
-// SetDefaults has nothing to fill in: the file is written whole.
-func (p devPlan) SetDefaults() devPlan { return p }
+// SetDefaults fills in what a directory of an older build does not say.
+func (p devPlan) SetDefaults() devPlan {
+	if p.Policy == "" {
+		p.Policy = devPolicy
+	}
+	return p
+}
 
 // Validate reports every broken rule.
 func (p devPlan) Validate() error {
@@ -97,6 +111,12 @@ func (p devPlan) Validate() error {
 	}
 	if _, _, err := p.Gate.message(); err != nil {
 		bad("gate", err.Error(), p.Gate.Mode)
+	}
+	if _, words, ok := enumValue(pb.GatePolicy(0), p.Policy); !ok {
+		bad("policy", "want one of "+strings.Join(words, ", "), p.Policy)
+	}
+	if p.Lease < 0 || p.Lease > fence.LeaseTTLMax {
+		bad("lease", fmt.Sprintf("want 0 to %s", fence.LeaseTTLMax), p.Lease)
 	}
 	return errors.Join(errs...)
 }
@@ -129,7 +149,7 @@ func (p devPlan) keep(c *ucli.Context, fsys vfs.FS) (devPlan, error) {
 		}
 	}
 	was, is := kept.flags(), p.flags()
-	for _, name := range []string{"port-base", "service", "stream", "standbys", "w", "mode", "records", "bytes", "window"} {
+	for _, name := range []string{"port-base", "service", "stream", "standbys", "w", "mode", "records", "bytes", "window", "policy", "lease"} {
 		if c.IsSet(name) && is[name] != was[name] {
 			return devPlan{}, &tidegate.Error{
 				Op: "dev", Subject: p.Dir, Class: tidegate.Misuse, Err: fmt.Errorf("was made with --%s %s, not %s", name, was[name], is[name]),
@@ -145,7 +165,7 @@ func (p devPlan) flags() map[string]string {
 	m := map[string]string{
 		"port-base": strconv.Itoa(p.PortBase), "service": p.Service, "stream": strings.Join(p.Streams, ","),
 		"standbys": strconv.Itoa(p.Standbys), "w": strconv.Itoa(p.W), "mode": p.Gate.Mode,
-		"records": "none", "bytes": "none", "window": "none",
+		"records": "none", "bytes": "none", "window": "none", "policy": p.Policy, "lease": p.Lease.String(),
 	}
 	if r := p.Gate.Records; r != nil {
 		m["records"] = strconv.FormatInt(*r, 10)
@@ -162,17 +182,17 @@ func (p devPlan) flags() map[string]string {
 // devNode is one machine: its daemons share directories as they would on a
 // machine of their own.
 type devNode struct {
-	name    string
-	site    string
-	standby bool
-	ports   int // of ten
+	name  string
+	site  string
+	ports int // of ten
 }
 
-// nodes are p1 and the standby nodes.
+// nodes are p1 and the nodes of the DR site. All have an agent and a standby
+// daemon: each of them may be active, and follow.
 func (p devPlan) nodes() []devNode {
 	nodes := []devNode{{name: "p1", site: devPrimary, ports: p.PortBase}}
 	for i := 1; i <= p.Standbys; i++ {
-		nodes = append(nodes, devNode{name: fmt.Sprintf("d%d", i), site: devDR, standby: true, ports: p.PortBase + 10*i})
+		nodes = append(nodes, devNode{name: fmt.Sprintf("d%d", i), site: devDR, ports: p.PortBase + 10*i})
 	}
 	return nodes
 }

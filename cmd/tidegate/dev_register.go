@@ -46,7 +46,10 @@ func (s *devSite) register(ctx context.Context) error {
 	if !slices.ContainsFunc(status.GetServices(), func(v *pb.ServiceStatus) bool { return v.GetName() == s.plan.Service }) {
 		req := &pb.AddServiceRequest{Service: &pb.Service{
 			Name: s.plan.Service, Rpo: durationpb.New(devRPO), Rto: durationpb.New(devRTO), Routes: []string{devRoute},
-		}}
+		}, SingleRegistry: true} // nothing here outlives this process
+		if s.plan.Lease > 0 {
+			req.Service.LeaseTtl = durationpb.New(s.plan.Lease)
+		}
 		if err := o.do(ctx, "add service", s.plan.Service, func(client tidegatev1connect.OperatorServiceClient) error {
 			_, err := client.AddService(ctx, connect.NewRequest(req))
 			return err
@@ -72,13 +75,14 @@ func (s *devSite) addStreams(ctx context.Context, o *operator) error {
 	if err != nil {
 		return err
 	}
+	policy, _, _ := enumValue(pb.GatePolicy(0), s.plan.Policy) // checked by Validate
 	for _, name := range s.plan.Streams {
 		if slices.ContainsFunc(list.GetStreams(), func(v *pb.StreamView) bool { return v.GetName() == name }) {
 			continue
 		}
 		req := &pb.AddStreamRequest{
 			Service: s.plan.Service, Name: name, Store: storeJournal, Mode: mode, Bounds: bounds,
-			Policy: pb.GatePolicy_GATE_POLICY_BLOCK, Members: s.members(), W: uint32(s.plan.W), //nolint:gosec // at most devStandbysMax
+			Policy: pb.GatePolicy(policy), SingleRegistry: true, Members: s.members(), W: uint32(s.plan.W), //nolint:gosec // at most devStandbysMax
 		}
 		if err := o.do(ctx, "add stream", s.plan.Service+"/"+name, func(client tidegatev1connect.OperatorServiceClient) error {
 			_, err := client.AddStream(ctx, connect.NewRequest(req))
@@ -93,7 +97,8 @@ func (s *devSite) addStreams(ctx context.Context, o *operator) error {
 // storeJournal is the one store of this version.
 const storeJournal = "journal"
 
-// members are the names of the standby nodes.
+// members are the names of the standby nodes, p1's too: it is a member where the
+// stream is written elsewhere.
 func (s *devSite) members() []string {
 	var names []string
 	for _, f := range s.standbys {

@@ -34,8 +34,8 @@ type devNodeView struct {
 	Data     string          `json:"data"`     // where the service keeps its files
 	Endpoint string          `json:"endpoint"` // host:port where the service should answer
 	Agent    string          `json:"agent"`    // host:port of /status and /metrics
-	Ship     string          `json:"ship,omitempty"`
-	API      string          `json:"api,omitempty"`
+	Ship     string          `json:"ship"`
+	API      string          `json:"api"`
 	Streams  []devStreamView `json:"streams"`
 
 	raft string
@@ -46,7 +46,7 @@ type devStreamView struct {
 	Stream        string `json:"stream"`
 	Journal       string `json:"journal"` // directory
 	AgentSocket   string `json:"agent_socket"`
-	StandbySocket string `json:"standby_socket,omitempty"`
+	StandbySocket string `json:"standby_socket"`
 }
 
 func (s *devSite) view() devView {
@@ -61,12 +61,10 @@ func (s *devSite) view() devView {
 	for i, a := range s.agents {
 		n := nodeView(a)
 		n.Data, n.raft = s.path(n.Node, s.plan.Service), devAddr(nodes[i].ports, portRaft)
-		if j := slices.IndexFunc(s.standbys, func(f standbyFile) bool { return f.Node.Name == a.Node.Name }); j >= 0 {
-			f := s.standbys[j]
-			n.Ship, n.API = f.Ship.Public, f.API.Public
-			for k, st := range n.Streams {
-				n.Streams[k].StandbySocket = local.SocketPath(f.RunDir, local.DaemonStandby, tidegate.ServiceName(s.plan.Service), tidegate.StreamName(st.Stream))
-			}
+		f := s.standbys[i]
+		n.Ship, n.API = f.Ship.Public, f.API.Public
+		for k, st := range n.Streams {
+			n.Streams[k].StandbySocket = local.SocketPath(f.RunDir, local.DaemonStandby, tidegate.ServiceName(s.plan.Service), tidegate.StreamName(st.Stream))
 		}
 		v.Nodes = append(v.Nodes, n)
 	}
@@ -148,14 +146,16 @@ func (v devView) ledger() bool {
 	return slices.Equal(names, []string{"eur", "usd"})
 }
 
-// ledgerCommand starts the ledger on n: on p1 as a cluster of one, elsewhere following.
+// ledgerCommand starts the ledger on n: at the primary site as a cluster of one,
+// elsewhere following.
 func (n devNodeView) ledgerCommand(service string) string {
 	args := []string{"ledger", "node"}
-	if n.Ship != "" {
+	follows := n.Site != devPrimary
+	if follows {
 		args[1] = "follow"
 	}
 	args = append(args, "--name", n.Node, "--service", service, "--data", n.Data, "--http", n.Endpoint, "--run", n.Run)
-	if n.Ship != "" {
+	if follows {
 		args = append(args, "--raft", n.raft)
 	} else {
 		args = append(args, "--peer", fmt.Sprintf("%s=%s,%s", n.Node, n.raft, n.Endpoint))

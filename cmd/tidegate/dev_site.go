@@ -28,7 +28,7 @@ type devSite struct {
 	gate     gateFile
 	route    routeFile
 	agents   []agent.Config // p1's first
-	standbys []standbyFile
+	standbys []standbyFile  // p1's first
 }
 
 // openDevSite makes what is missing in the directory and reads the rest. Files
@@ -130,14 +130,11 @@ func (s *devSite) roles() []devRole {
 			})
 		}
 		all = append(all, role(s.path(n.name, "agent.yaml"), n.site, tidegate.RoleAgent, n.name, "tidegate-agent run", tree{
-			"gates": gates, "listen": devAddr(n.ports, portAgent), "data_dir": s.path(n.name, "agent"), "run_dir": s.path(n.name, "run"), "streams": streams,
+			"gates": gates, "listen": devAddr(n.ports, portAgent), "data_dir": s.path(n.name, "agent"), "run_dir": s.path(n.name, "run"), "rates_dir": s.path(n.name, "rates"), "streams": streams,
 		}))
-		if !n.standby {
-			continue
-		}
 		ship, api := devAddr(n.ports, portShip), devAddr(n.ports, portAPI)
 		all = append(all, role(s.path(n.name, "standby.yaml"), n.site, tidegate.RoleStandby, n.name, "tidegate standby", tree{
-			"gates": gates, "data_dir": s.path(n.name, "standby"), "run_dir": s.path(n.name, "run"),
+			"gates": gates, "data_dir": s.path(n.name, "standby"), "run_dir": s.path(n.name, "run"), "rates_dir": s.path(n.name, "rates"),
 			"ship": tree{"listen": ship, "public": ship}, "api": tree{"listen": api, "public": api},
 		}))
 	}

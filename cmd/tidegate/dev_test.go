@@ -218,7 +218,7 @@ func TestDev(t *testing.T) {
 	v, stop := startDev(t, "--dir", dir, "--port-base", fmt.Sprint(freePorts(t)), "--standbys", "3", "--w", "2", "--mode", "sync")
 	end := transact(t, v, 20)
 	first := streamOf(t, v)
-	if diff := cmp.Diff([]string{"d1", "d2", "d3"}, first.Members); diff != "" || first.W != 2 || first.Epoch.Epoch != "1" || first.Epoch.Holder.Node != "p1" {
+	if diff := cmp.Diff([]string{"p1", "d1", "d2", "d3"}, first.Members); diff != "" || first.W != 2 || first.Epoch.Epoch != "1" || first.Epoch.Holder.Node != "p1" {
 		t.Errorf("stream %+v\n%s", first, diff)
 	}
 	if text := operatorSays(t, v, "status"); !strings.Contains(text, "service bank") || !strings.Contains(text, "armed") {

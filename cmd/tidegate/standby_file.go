@@ -11,9 +11,10 @@ import (
 type standbyFile struct {
 	Node    config.Node `yaml:"node"`
 	TLS     config.TLS  `yaml:"tls"`
-	Gates   []string    `yaml:"gates"`    // host:port of the gates' API, tried in turn
-	DataDir string      `yaml:"data_dir"` // formatted by `tidegate standby format`
-	RunDir  string      `yaml:"run_dir"`  // of the local sockets; "-": no service beside this node
+	Gates   []string    `yaml:"gates"`     // host:port of the gates' API, tried in turn
+	DataDir string      `yaml:"data_dir"`  // formatted by `tidegate standby format`
+	RunDir  string      `yaml:"run_dir"`   // of the local sockets; "-": no service beside this node
+	Rates   string      `yaml:"rates_dir"` // of the operator's files of rates
 	Ship    listenFile  `yaml:"ship"`
 	API     listenFile  `yaml:"api"`
 	Limits  struct {
@@ -46,6 +47,7 @@ func (f standbyFile) SetDefaults() standbyFile {
 	}
 	d := f.config().SetDefaults()
 	f.Ship.Listen, f.API.Listen = d.ShipListen, d.APIListen
+	f.Rates = d.RatesDir
 	f.Limits.QuarantineBytesMax = config.Bytes(d.QuarantineBytesMax)
 	f.Limits.FreeBytesMin = config.Bytes(d.FreeBytesMin) //nolint:gosec // came from a Bytes
 	return f
@@ -58,6 +60,7 @@ func (f standbyFile) Validate() error {
 		config.Under("tls", f.TLS.Validate()),
 		gatesRule(f.Gates),
 		config.AbsPath("data_dir", f.DataDir),
+		config.AbsPath("rates_dir", f.Rates),
 		config.Under("ship", f.Ship.validate()),
 		config.Under("api", f.API.validate()),
 		config.AtLeast("limits.segment_bytes", f.Limits.SegmentBytes, 0),
@@ -83,7 +86,7 @@ func (f standbyFile) config() standby.Config {
 		run = ""
 	}
 	return standby.Config{
-		Node: f.Node.Name, Site: f.Node.Site, DataDir: f.DataDir, RunDir: run,
+		Node: f.Node.Name, Site: f.Node.Site, DataDir: f.DataDir, RunDir: run, RatesDir: f.Rates,
 		ShipListen: f.Ship.Listen, ShipPublic: f.Ship.Public, APIListen: f.API.Listen, APIPublic: f.API.Public,
 		SegmentBytes: int64(f.Limits.SegmentBytes), QuarantineBytesMax: int64(f.Limits.QuarantineBytesMax),
 		FreeBytesMin: uint64(max(f.Limits.FreeBytesMin, 0)),

@@ -173,7 +173,8 @@ func (l *Lab) machine(name string) machine {
 	panic("lab has no machine " + name)
 }
 
-// Proc returns a process by its name: gate, gate-2, route, agent-p1, ledger-p1, standby-d1, agent-d1, ledger-d1.
+// Proc returns a process by its name: gate, gate-2, route, agent-p1, ledger-p1,
+// standby-d1, agent-d1, ledger-d1; standby-p1 of a plant with Returns.
 func (l *Lab) Proc(name string) *Proc {
 	for _, p := range l.procs {
 		if p.Name == name {
@@ -227,7 +228,7 @@ func (l *Lab) Up(ctx context.Context, say func(string)) error {
 	}); err != nil {
 		return err
 	}
-	say(fmt.Sprintf("%d standby nodes", len(l.standbys)))
+	say(fmt.Sprintf("%d standby nodes", len(l.keepers())))
 	if err := l.startStandbys(ctx); err != nil {
 		return err
 	}
@@ -250,8 +251,16 @@ func (l *Lab) Up(ctx context.Context, say func(string)) error {
 	return l.Serving(ctx)
 }
 
+// keepers are the machines that run a standby daemon.
+func (l *Lab) keepers() []machine {
+	if l.plant.Returns {
+		return slices.Concat(l.standbys, l.primaries)
+	}
+	return l.standbys
+}
+
 func (l *Lab) startStandbys(ctx context.Context) error {
-	for _, m := range l.standbys {
+	for _, m := range l.keepers() {
 		if _, err := l.Command(ctx, l.bin("tidegate"), "standby", "format", "--config", m.file("standby.yaml")); err != nil {
 			return err
 		}
@@ -272,7 +281,7 @@ func (l *Lab) addService(ctx context.Context) error {
 			b := l.plant.Bounds
 			args = append(args, "--records", fmt.Sprint(b.Records), "--bytes", fmt.Sprint(b.Bytes), "--window", b.Window.String())
 		}
-		for _, m := range l.standbys {
+		for _, m := range l.keepers() {
 			args = append(args, "--member", m.name)
 		}
 		// The nodes register when they first reach the gate, which takes them a moment.

@@ -41,6 +41,7 @@ type Plant struct {
 	NoService bool            // agents and standby nodes only: the caller is the service
 	Streams   []string        // default Currencies
 	Gates     int             // default 1
+	Returns   bool            // the primary site's machines run a standby daemon, too, and are members for the way back
 	Networks  bool            // each site in a network namespace of its own, for Cut and Mend; needs root
 	Etcd      []string        // endpoints of an etcd that the caller runs; required for more than one gate
 	// Tune, unless nil, may change a configuration file before it is written. name
@@ -161,7 +162,7 @@ func (l *Lab) writeFiles() error {
 			"gate": l.gateTree(addr, l.GateDir(i)),
 		}
 	}
-	for _, m := range l.standbys {
+	for _, m := range l.keepers() {
 		files[m.file("standby.yaml")] = tree{
 			"node": node(m.site, m.name), "tls": l.tls(m.site, "standby", m.name), "gates": l.gateAddrs,
 			"data_dir": m.file("standby"), "run_dir": m.run(),
