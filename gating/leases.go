@@ -142,7 +142,8 @@ const leasePoll = 100 * time.Millisecond
 // and one margin more has passed for the drift of the holder's clock. Nobody
 // renews it, because F1 has changed the records that a renewal compares.
 //
-// A registry that may have been restored can have lost a key whose lease runs:
+// A registry that may have been restored can have lost a key whose lease runs, and
+// after a reconfiguration the holder may go by words of nodes that F2 did not ask:
 // there the longest lease is waited out from F1 on, and a full ttl, whatever the key says.
 func (r *runner) awaitLease(ctx context.Context, plan fence.Plan, longest time.Duration) fence.ControlEvent {
 	tick := time.NewTicker(leasePoll)
@@ -159,7 +160,7 @@ func (r *runner) awaitLease(ctx context.Context, plan fence.Plan, longest time.D
 		case gone.IsZero():
 			gone = r.now()
 		}
-		if !gone.IsZero() && r.now().Sub(gone) >= margin && (!restored(plan) || r.now().Sub(plan.Times.T2) >= longest+margin) {
+		if !gone.IsZero() && r.now().Sub(gone) >= margin && (!untold(plan) || r.now().Sub(plan.Times.T2) >= longest+margin) {
 			return fence.LeaseOver{}
 		}
 		select {
@@ -170,9 +171,10 @@ func (r *runner) awaitLease(ctx context.Context, plan fence.Plan, longest time.D
 	}
 }
 
-func restored(p fence.Plan) bool {
+// untold reports whether leases may run that neither the registry nor F2 can tell of.
+func untold(p fence.Plan) bool {
 	for i := range p.Streams {
-		if p.Streams[i].Record.Restored {
+		if r := &p.Streams[i].Record; r.Restored || r.Inherited {
 			return true
 		}
 	}

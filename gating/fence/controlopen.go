@@ -154,6 +154,7 @@ func (c *Controller) activate() {
 		r := &s.Record
 		r.Shrunk = len(cfg.Members) < len(s.config().Members) || r.Shrunk && s.Wanted == nil
 		r.State, r.Config, r.ActiveEpoch, r.Active = StateActive, cfg, r.Epoch, r.Holder
+		r.Inherited = c.p.Kind == KindReconfigure && r.Gate.Lease > 0
 		r.History, r.Reserved = r.History.With(Term{r.Epoch, r.StartSeq, r.Holder.UUID}), nil
 		r.Since = c.now.UnixNano()
 	}

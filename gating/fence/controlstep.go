@@ -127,11 +127,10 @@ type (
 		Req    AdoptRequest
 	}
 	// AwaitLease: F4 does not hold by itself. Lease, if not 0, is the longest lease
-	// that any of the streams' records names: step LeaseOver once that long has
-	// passed since F1 committed, whether anybody is known to hold one or not (no
-	// gate renews one after F1; words that nodes of an earlier configuration gave
-	// are out by then too), or at once when the holder itself released it. Lease 0:
-	// only Attested helps.
+	// that any of the streams' records names: step LeaseOver once the registry's is
+	// over, which no gate renews after F1; and, where a record is Restored or
+	// Inherited, not before that long has passed since F1, whatever the registry
+	// knows. Lease 0: only Attested helps.
 	AwaitLease struct {
 		Why   string
 		Lease time.Duration

@@ -17,6 +17,9 @@ import (
 // member that has given its word promises nobody else before the word is out.
 // W + R > N: one of the W has promised, so its word was out, so the holder's
 // lease was, on any two clocks that drift by less than the holder's margin. A
+// (A reconfiguration changes whom a fence asks while its holder goes on. Words of
+// members before end within one lease of the fence that it made there, so F4 of
+// the next change waits that long, see [EpochRecord.Inherited].) A
 // statement "nothing has been promised yet" without the word to keep it so
 // would prove nothing: the fence may complete right after it. The argument
 // needs that a word counts only in the configuration that the fence asks: the

@@ -96,21 +96,22 @@ type EpochRecord struct {
 	Active      Holder              `json:"active"`       // holder of ActiveEpoch: where the stream lives
 	StartSeq    tidegate.Seq        `json:"start_seq"`
 	Head        tidegate.LogPos     `json:"head"`
-	History     History             `json:"history"`            // terms of the log; in ACTIVE it ends with this epoch
-	Source      tidegate.NodeName   `json:"source,omitempty"`   // node that held the chosen log at F3
-	Plan        tidegate.ID         `json:"plan"`               // plan that wrote the record last
-	Kind        PlanKind            `json:"kind,omitempty"`     // of the plan that reserved Epoch; a switchover writes SWITCHING into the epoch of another plan
-	Unclean     bool                `json:"unclean,omitempty"`  // chosen with fewer than R replies
-	Missing     []tidegate.NodeName `json:"missing,omitempty"`  // members that did not answer the fence of F3
-	Restored    bool                `json:"restored,omitempty"` // a node's promise was above the key: etcd has gone back, no zero-loss claim
-	Before      GateRecord          `json:"before,omitzero"`    // the gate as it stood when Head was chosen: what that epoch's writer has recorded since says nothing of the loss
-	Forgot      bool                `json:"forgot,omitempty"`   // Restored was set then
-	Shrunk      bool                `json:"shrunk,omitempty"`   // fewer members than wanted: under-protected
-	Reserved    []Promise           `json:"reserved,omitempty"` // epochs reserved since ActiveEpoch, oldest first: no log has adopted any other unless the registry has gone back
-	Target      Holder              `json:"target,omitzero"`    // SWITCHING, DEMOTED: who is to hold the stream next
-	Deadline    int64               `json:"deadline,omitempty"` // SWITCHING: wall clock, unix ns, at which the switchover will be called off
-	Handover    *Handover           `json:"handover,omitempty"` // DEMOTED, and of the epoch that follows: where the writer before stopped of its own will
-	Since       int64               `json:"since"`              // wall clock of the last change, unix ns; information only
+	History     History             `json:"history"`             // terms of the log; in ACTIVE it ends with this epoch
+	Source      tidegate.NodeName   `json:"source,omitempty"`    // node that held the chosen log at F3
+	Plan        tidegate.ID         `json:"plan"`                // plan that wrote the record last
+	Kind        PlanKind            `json:"kind,omitempty"`      // of the plan that reserved Epoch; a switchover writes SWITCHING into the epoch of another plan
+	Unclean     bool                `json:"unclean,omitempty"`   // chosen with fewer than R replies
+	Missing     []tidegate.NodeName `json:"missing,omitempty"`   // members that did not answer the fence of F3
+	Restored    bool                `json:"restored,omitempty"`  // a node's promise was above the key: etcd has gone back, no zero-loss claim
+	Before      GateRecord          `json:"before,omitzero"`     // the gate as it stood when Head was chosen: what that epoch's writer has recorded since says nothing of the loss
+	Forgot      bool                `json:"forgot,omitempty"`    // Restored was set then
+	Inherited   bool                `json:"inherited,omitempty"` // made by a reconfiguration while leases applied: until it hears of it, the holder may count on words of members before; only time since F1 ends those
+	Shrunk      bool                `json:"shrunk,omitempty"`    // fewer members than wanted: under-protected
+	Reserved    []Promise           `json:"reserved,omitempty"`  // epochs reserved since ActiveEpoch, oldest first: no log has adopted any other unless the registry has gone back
+	Target      Holder              `json:"target,omitzero"`     // SWITCHING, DEMOTED: who is to hold the stream next
+	Deadline    int64               `json:"deadline,omitempty"`  // SWITCHING: wall clock, unix ns, at which the switchover will be called off
+	Handover    *Handover           `json:"handover,omitempty"`  // DEMOTED, and of the epoch that follows: where the writer before stopped of its own will
+	Since       int64               `json:"since"`               // wall clock of the last change, unix ns; information only
 }
 
 // EpochRecordVersion is the version of the JSON form of [EpochRecord].
