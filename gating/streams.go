@@ -52,6 +52,12 @@ func (s *operatorService) AddService(ctx context.Context, req *connect.Request[p
 		if err := s.outlives("add service", next, nil); err != nil {
 			return err
 		}
+		if next.Detector.Mode == registry.DetectorAuto && next.Detector != old.Detector {
+			v, _, _ := s.world.current()
+			if err := s.look.checkDetector(v, next.Name, next.Detector); err != nil {
+				return &tidegate.Error{Op: "add service", Subject: string(next.Name), Class: tidegate.Refused, Err: err, Hint: "add it with a detector that observes; `tidegate status` shows what it sees"}
+			}
+		}
 		e := s.entry(ctx, ActionServiceSet, want.Name, "", fact("rpo", "%s", next.RPO), fact("rto", "%s", next.RTO), fact("lease_ttl", "%s", next.LeaseTTL),
 			fact("detector", "%s", first(string(next.Detector.Mode), string(registry.DetectorOff))))
 		_, err = s.store.Commit(ctx, new(registry.Tx).Unchanged(key, rev).Put(key, next).Audit(e))
