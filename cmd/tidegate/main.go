@@ -5,6 +5,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"slices"
 	"syscall"
 
 	ucli "github.com/urfave/cli/v2"
@@ -25,19 +26,24 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 		Name:  "tidegate",
 		Usage: "disaster recovery with an enforced RPO and a measured RTO",
 		Flags: []ucli.Flag{&ucli.BoolFlag{Name: "debug", Usage: "log what a developer wants to know"}},
-		Commands: []*ucli.Command{
+		Commands: slices.Concat([]*ucli.Command{
 			statusCommand(),
 			servicesCommand(),
 			streamsCommand(),
-			failoverCommand(),
+		}, roleCommands(), []*ucli.Command{
 			planCommand(),
+			overrideCommand(),
+			auditCommand(),
 			doctorCommand(),
+			toleranceCommand(),
+			ratesCommand(),
+			detectorCommand(),
 			gateCommand(),
 			standbyCommand(),
 			routeCommand(),
 			checkConfigCommand(),
 			devCommand(),
-		},
+		}),
 	}
 	return int(cli.Run(ctx, app, args, stdin, stdout, stderr))
 }

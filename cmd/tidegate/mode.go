@@ -12,10 +12,10 @@ import (
 	"github.com/tidegate/tidegate/internal/config"
 )
 
-// modeFlags are the gate's mode and bounds.
-func modeFlags() []ucli.Flag {
+// modeFlags are the gate's mode and bounds; without a default mode none is chosen.
+func modeFlags(mode string) []ucli.Flag {
 	return []ucli.Flag{
-		&ucli.StringFlag{Name: "mode", Value: "sync", Usage: "`MODE`, how strictly outputs are held back: open, bounded or sync"},
+		&ucli.StringFlag{Name: "mode", Value: mode, Usage: "`MODE`, how strictly outputs are held back: open, bounded or sync"},
 		&ucli.Int64Flag{Name: "records", Usage: "bounded: at most `K` records released but not durable", DefaultText: "unlimited"},
 		&ucli.StringFlag{Name: "bytes", Usage: "bounded: at most `B` bytes of them, such as 16MiB", DefaultText: "unlimited"},
 		&ucli.DurationFlag{Name: "window", Usage: "bounded: at most `T` of release time could be lost", DefaultText: "unlimited"},
@@ -78,8 +78,14 @@ func (m modeChoice) bounds() *pb.Bounds {
 	return b
 }
 
-// modeOf reads modeFlags.
+// modeOf reads modeFlags; unspecified when there is neither a mode nor a default.
 func modeOf(c *ucli.Context) (pb.Mode, *pb.Bounds, error) {
+	if c.String("mode") == "" {
+		if c.IsSet("records") || c.IsSet("bytes") || c.IsSet("window") {
+			return 0, nil, cli.Usagef("bounds: want --mode bounded with them")
+		}
+		return 0, nil, nil
+	}
 	choice, err := modeChoiceOf(c)
 	if err != nil {
 		return 0, nil, err

@@ -46,7 +46,9 @@ type operator struct {
 	http  *http.Client
 }
 
-func newOperator(c *ucli.Context) (*operator, error) { return loadOperator(c.String("config")) }
+// newOperator reads the file that was named, also before the sub-command's name:
+// `gate -c x rebuild` must not talk to the gates of the default file.
+func newOperator(c *ucli.Context) (*operator, error) { return loadOperator(roleFile(c)) }
 
 // loadOperator reads the file and the certificate, and dials nobody yet.
 func loadOperator(path string) (*operator, error) {

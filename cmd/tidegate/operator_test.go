@@ -20,7 +20,6 @@ import (
 	"connectrpc.com/connect"
 	"github.com/google/go-cmp/cmp"
 	"google.golang.org/protobuf/types/known/durationpb"
-	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/tidegate/tidegate"
 	"github.com/tidegate/tidegate/api"
@@ -34,12 +33,19 @@ import (
 type fakeGate struct {
 	tidegatev1connect.UnimplementedOperatorServiceHandler
 	status   *pb.StatusResponse
-	failover func(*pb.FailoverRequest, *connect.ServerStream[pb.FailoverResponse]) error
+	change   func(*pb.ChangeRoleRequest, *connect.ServerStream[pb.ChangeRoleResponse]) error
 	added    *pb.AddStreamRequest
 	findings []*pb.Finding
+	explain  *pb.GateExplainResponse
+
+	noService bool // Status knows no service
+	asked     any  // newest request that the test may look at
 }
 
-func (g *fakeGate) Status(context.Context, *connect.Request[pb.StatusRequest]) (*connect.Response[pb.StatusResponse], error) {
+func (g *fakeGate) Status(_ context.Context, r *connect.Request[pb.StatusRequest]) (*connect.Response[pb.StatusResponse], error) {
+	if g.noService {
+		return nil, notFound(r.Msg.GetService())
+	}
 	if g.status == nil {
 		return nil, api.Error(&tidegate.Error{Op: "status", Class: tidegate.Transient, Err: errors.New("not yet")})
 	}
@@ -55,13 +61,19 @@ func (g *fakeGate) Doctor(context.Context, *connect.Request[pb.DoctorRequest]) (
 	return connect.NewResponse(&pb.DoctorResponse{Findings: g.findings}), nil
 }
 
-func (g *fakeGate) Failover(_ context.Context, r *connect.Request[pb.FailoverRequest], s *connect.ServerStream[pb.FailoverResponse]) error {
-	return g.failover(r.Msg, s)
+func (g *fakeGate) ChangeRole(_ context.Context, r *connect.Request[pb.ChangeRoleRequest], s *connect.ServerStream[pb.ChangeRoleResponse]) error {
+	return g.change(r.Msg, s)
 }
 
 // commandLine serves g over mutual TLS and returns a function that runs the
 // program against it; the first gate of its file does not answer.
 func commandLine(t *testing.T, g *fakeGate) func(args ...string) (code cli.Code, stdout, stderr string) {
+	t.Helper()
+	return commandLineWith(t, g, nil)
+}
+
+// commandLineWith is commandLine with somebody who types; nil is nobody.
+func commandLineWith(t *testing.T, g *fakeGate, stdin io.Reader) func(args ...string) (code cli.Code, stdout, stderr string) {
 	t.Helper()
 	dir := t.TempDir()
 	authority, err := pki.Dev(dir, "demo")
@@ -98,7 +110,7 @@ func commandLine(t *testing.T, g *fakeGate) func(args ...string) (code cli.Code,
 	}
 	return func(args ...string) (cli.Code, string, string) {
 		var stdout, stderr bytes.Buffer
-		code := run(t.Context(), append(append([]string{"tidegate"}, args...), "-c", config), nil, &stdout, &stderr)
+		code := run(t.Context(), append(append([]string{"tidegate"}, args...), "-c", config), stdin, &stdout, &stderr)
 		return cli.Code(code), stdout.String(), stderr.String()
 	}
 }
@@ -234,83 +246,6 @@ func TestStreamsAddSendsWhatWasAsked(t *testing.T) {
 	}
 }
 
-func TestFailoverShowsEveryStep(t *testing.T) {
-	plan := &pb.Plan{
-		Id: "p1", Kind: pb.PlanKind_PLAN_KIND_FAILOVER, Service: "bank", Target: &pb.Holder{Node: "w1", Site: "west"},
-		Impact: "writes stop for about 2 s", Expected: durationpb.New(2 * time.Second),
-		Rules: []*pb.RuleVerdict{{Rule: "gate-armed", Holds: true, Reason: "sync"}},
-	}
-	g := &fakeGate{failover: func(r *pb.FailoverRequest, s *connect.ServerStream[pb.FailoverResponse]) error {
-		if r.GetReason() != "fire" || !r.GetAttestPrimaryDown() || r.GetService() != "bank" {
-			return connect.NewError(connect.CodeInvalidArgument, fmt.Errorf("got %v", r))
-		}
-		done := &pb.Plan{
-			Id: "p1", Outcome: pb.PlanOutcome_PLAN_OUTCOME_DONE, Loss: &pb.LossStatement{Kind: pb.LossKind_LOSS_KIND_ZERO},
-			Streams: []*pb.PlanStream{{Name: "main", FromEpoch: 3, Epoch: 4, Head: &pb.LogPos{Seq: 42}, Loss: &pb.LossStatement{Kind: pb.LossKind_LOSS_KIND_ZERO}}},
-			Phases: &pb.Phases{Rta: durationpb.New(1500 * time.Millisecond), Phases: []*pb.Phase{
-				{Name: "fence", Ends: "fenced", At: timestamppb.New(time.Unix(0, 0)), Took: durationpb.New(20 * time.Millisecond)},
-				{Name: "verify", Ends: "verified"},
-			}},
-		}
-		return errors.Join(
-			s.Send(&pb.FailoverResponse{Event: &pb.FailoverResponse_Plan{Plan: plan}}),
-			s.Send(&pb.FailoverResponse{Event: &pb.FailoverResponse_Step{Step: &pb.PlanStep{Name: "F1 reserve", State: "done", Took: durationpb.New(3 * time.Millisecond)}}}),
-			s.Send(&pb.FailoverResponse{Event: &pb.FailoverResponse_Done{Done: done}}))
-	}}
-	code, stdout, stderr := commandLine(t, g)("failover", "bank", "--attest-primary-down", "--reason", "fire")
-	if code != cli.OK || stderr != "" {
-		t.Errorf("exit code %d, stderr %q", code, stderr)
-	}
-	want := `plan p1: failover of bank to w1 (site west)
-impact: writes stop for about 2 s
-RULE        HOLDS  WHY   OVERRIDE
-gate-armed  yes    sync  -
-expected: 2s
-F1 reserve                    done      3ms
-plan p1: done
-  main: epoch 3 -> 4, log ends at batch 42: loses nothing acknowledged
-loss: loses nothing acknowledged
-PHASE   TOOK     ENDED
-fence   20ms     fenced 00:00:00.000
-verify  unknown  did not happen
-rta: 1.5s, from the decision: unknown
-`
-	if diff := cmp.Diff(want, stdout); diff != "" {
-		t.Error(diff)
-	}
-}
-
-func TestFailoverRefusedNamesTheRule(t *testing.T) {
-	rule := &pb.RuleVerdict{Rule: "primary-fenced", Reason: "open mode, no lease", Override: "--attest-primary-down"}
-	refused := func(*pb.FailoverRequest, *connect.ServerStream[pb.FailoverResponse]) error {
-		return api.Error(&tidegate.Error{Op: "failover", Subject: "bank", Class: tidegate.Refused, Hint: "attest it", Err: &api.RulesError{Rules: []*pb.RuleVerdict{rule}}})
-	}
-	dry := func(_ *pb.FailoverRequest, s *connect.ServerStream[pb.FailoverResponse]) error {
-		return errors.Join(s.Send(&pb.FailoverResponse{Event: &pb.FailoverResponse_Plan{Plan: &pb.Plan{
-			Id: "p", Service: "bank", Outcome: pb.PlanOutcome_PLAN_OUTCOME_DRY_RUN, Rules: []*pb.RuleVerdict{rule},
-			Steps: []*pb.PlanStep{{Name: "F1 reserve", State: "pending", Expected: durationpb.New(20 * time.Millisecond)}},
-		}}}), refused(nil, nil))
-	}
-	for name, g := range map[string]*fakeGate{"refused": {failover: refused}, "dry run": {failover: dry}} {
-		t.Run(name, func(t *testing.T) {
-			args := []string{"failover", "bank", "--reason", "x"}
-			if name == "dry run" {
-				args = append(args, "--dry-run")
-			}
-			code, stdout, stderr := commandLine(t, g)(args...)
-			if code != cli.Refused || !strings.Contains(stderr, "primary-fenced (open mode, no lease)") || !strings.Contains(stderr, "hint: attest it") {
-				t.Errorf("exit code %d, stderr %q", code, stderr)
-			}
-			if strings.Count(stdout, "primary-fenced  no     open mode, no lease  --attest-primary-down") != 1 {
-				t.Errorf("stdout %q", stdout)
-			}
-			if name == "dry run" && !strings.Contains(stdout, "F1 reserve                    pending  (expected 20ms)\n") {
-				t.Errorf("the dry run does not show what each step would take:\n%s", stdout)
-			}
-		})
-	}
-}
-
 func TestDoctorFindsGatesThatDoNotAnswer(t *testing.T) {
 	g := &fakeGate{}
 	code, stdout, stderr := commandLine(t, g)("doctor")
@@ -327,26 +262,6 @@ func TestUnknownFormatDoesNothing(t *testing.T) {
 	g := &fakeGate{}
 	if code, _, _ := commandLine(t, g)("streams", "add", "bank/main", "--member", "w1", "-o", "xml"); code != cli.Usage || g.added != nil {
 		t.Errorf("exit code %d, sent %v", code, g.added)
-	}
-}
-
-func TestFailoverCutOffIsNotStartedAgain(t *testing.T) {
-	for name, end := range map[string]func() error{
-		"the gate stops": func() error { return connect.NewError(connect.CodeUnavailable, errors.New("gate stops")) },
-		"the gate dies":  func() error { panic(http.ErrAbortHandler) }, // which breaks the stream off
-	} {
-		calls := 0
-		g := &fakeGate{failover: func(_ *pb.FailoverRequest, s *connect.ServerStream[pb.FailoverResponse]) error {
-			calls++
-			if err := s.Send(&pb.FailoverResponse{Event: &pb.FailoverResponse_Plan{Plan: &pb.Plan{Id: "p1"}}}); err != nil {
-				return err
-			}
-			return end()
-		}}
-		code, _, stderr := commandLine(t, g)("failover", "bank", "--reason", "x")
-		if code == cli.OK || code == cli.Unreachable || calls != 1 || !strings.Contains(stderr, "it goes on at the gate, see `tidegate plan show p1`") {
-			t.Errorf("%s: exit code %d after %d calls, stderr %q", name, code, calls, stderr)
-		}
 	}
 }
 

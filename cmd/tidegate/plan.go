@@ -31,6 +31,10 @@ func planCommand() *ucli.Command {
 				Name: "show", Usage: "show one plan: steps, times, loss statement", ArgsUsage: "PLAN",
 				Flags: operatorFlags(cli.OutputFlag()), Action: planShow,
 			},
+			{
+				Name: "abort", Usage: "call a plan off before its point of no return; what it changed is put back", ArgsUsage: "PLAN",
+				Flags: operatorFlags(cli.OutputFlag(), reasonFlag()), Action: planAbort,
+			},
 		},
 	}
 }
@@ -43,10 +47,11 @@ func planList(c *ucli.Context) error {
 	var out *pb.ListPlansResponse
 	return operate(c, "list plans", c.String("service"), func(ctx context.Context, client tidegatev1connect.OperatorServiceClient) error {
 		res, err := client.ListPlans(ctx, connect.NewRequest(req))
-		if err == nil {
-			out = res.Msg
+		if err != nil {
+			return err
 		}
-		return err
+		out = res.Msg
+		return known(ctx, client, req.GetService(), len(out.GetPlans()))
 	}, func() error {
 		return cli.Print(c, out, func(w io.Writer) error {
 			table := cli.NewTable("plan", "service", "kind", "target", "outcome", "started", "rta", "loss")
@@ -56,7 +61,7 @@ func planList(c *ucli.Context) error {
 					started = p.GetStarted().AsTime().Format(time.RFC3339)
 				}
 				rta, loss := "", "" // an acquisition loses nothing and has no outage of its own
-				if p.GetKind() == pb.PlanKind_PLAN_KIND_FAILOVER {
+				if unplanned(p.GetKind()) {
 					rta, loss = span(p.GetPhases().GetRta(), cli.Unknown), enumWord(p.GetLoss().GetKind())
 				}
 				table.Row(p.GetId(), p.GetService(), enumWord(p.GetKind()), p.GetTarget().GetNode(), enumWord(p.GetOutcome()), started, rta, loss)
@@ -94,6 +99,37 @@ func planShow(c *ucli.Context) error {
 				fmt.Fprintln(w, "error:", out.GetError())
 			}
 			return nil
+		})
+	})
+}
+
+func planAbort(c *ucli.Context) error {
+	args, err := cli.Args(c, "PLAN")
+	if err != nil {
+		return err
+	}
+	reason, err := wantReason(c)
+	if err != nil {
+		return err
+	}
+	var out *pb.AbortPlanResponse
+	return operate(c, "abort plan", args[0], func(ctx context.Context, gate client) error {
+		res, err := gate.AbortPlan(ctx, connect.NewRequest(&pb.AbortPlanRequest{Id: args[0], Reason: reason}))
+		if err == nil {
+			out = res.Msg
+		}
+		return err
+	}, func() error {
+		return cli.Print(c, out, func(w io.Writer) error {
+			text := "is being called off; `tidegate plan show` tells when everything is as it was"
+			switch outcome := out.GetPlan().GetOutcome(); {
+			case !out.GetChanged():
+				text = "was over already: " + enumWord(outcome)
+			case outcome == pb.PlanOutcome_PLAN_OUTCOME_ABORTED:
+				text = "called off, everything is as it was"
+			}
+			_, err := fmt.Fprintf(w, "plan %s %s\n", args[0], text)
+			return err
 		})
 	})
 }

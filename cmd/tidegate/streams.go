@@ -96,7 +96,8 @@ func streamsCommand() *ucli.Command {
 			},
 			{
 				Name: "add", Usage: "make a stream known", ArgsUsage: "SERVICE/STREAM",
-				Flags: operatorFlags(slices.Concat(modeFlags(), []ucli.Flag{
+				Flags: operatorFlags(slices.Concat(modeFlags("sync"), policyFlags(), []ucli.Flag{
+					singleRegistryFlag(),
 					cli.OutputFlag(),
 					&ucli.StringFlag{Name: "id", Usage: "the stream's `ID`, 32 hex digits; drawn by the gate when absent"},
 					&ucli.StringFlag{Name: "store", Value: "journal", Usage: "`STORE` at the source"},
@@ -151,9 +152,17 @@ func streamsAdd(c *ucli.Context) error {
 	if len(members) == 0 || w < 1 || w > uint(len(members)) {
 		return cli.Usagef("members %v with w %d: want at least one --member, and 1 <= w <= members", members, w)
 	}
+	policy, grace, rearm, err := policyOf(c)
+	if err != nil {
+		return err
+	}
+	if policy == 0 {
+		policy = pb.GatePolicy_GATE_POLICY_BLOCK
+	}
 	req := &pb.AddStreamRequest{
 		Service: service, Name: stream, Id: c.String("id"), Store: c.String("store"),
-		Mode: mode, Bounds: bounds, Policy: pb.GatePolicy_GATE_POLICY_BLOCK, Members: members, W: uint32(w), //nolint:gosec // at most len(members)
+		Mode: mode, Bounds: bounds, Policy: policy, Grace: grace, Rearm: rearm, SingleRegistry: c.Bool("single-registry"),
+		Members: members, W: uint32(w), //nolint:gosec // at most len(members)
 	}
 	var out *pb.AddStreamResponse
 	return operate(c, "add stream", service+"/"+stream, func(ctx context.Context, client tidegatev1connect.OperatorServiceClient) error {
@@ -177,10 +186,11 @@ func streamsList(c *ucli.Context) error {
 	var out *pb.ListStreamsResponse
 	return operate(c, "list streams", c.String("service"), func(ctx context.Context, client tidegatev1connect.OperatorServiceClient) error {
 		res, err := client.ListStreams(ctx, connect.NewRequest(&pb.ListStreamsRequest{Service: c.String("service")}))
-		if err == nil {
-			out = res.Msg
+		if err != nil {
+			return err
 		}
-		return err
+		out = res.Msg
+		return known(ctx, client, c.String("service"), len(out.GetStreams()))
 	}, func() error {
 		return cli.Print(c, out, func(w io.Writer) error {
 			table := cli.NewTable("stream", "id", "store", "mode", "epoch", "state", "writer", "members", "w")
