@@ -16,6 +16,7 @@
 //   - observer: every other agent with a running service: compares digests, stands ready
 //   - proof:    equal content digests of the ranges at the end of the shipped log
 //   - ring:     the sealed batches that are not durable yet, kept for resending
+//   - grant:    what the library is told it may do; numbered, and the library says which it obeys
 //
 // # Picture
 //
@@ -24,6 +25,33 @@
 //	  segment files --Source--> writer: seal -> ring -> session -> relay (standby)
 //	                               ^                        |
 //	                               +---- D <--- acks -------+
+//
+// # What is recorded when
+//
+// The stream's record at the gate never claims more than what happens here. What
+// loosens (degraded, a wider bound, no lease) is recorded by compare-and-swap,
+// and told to the library once the gate has answered; what tightens is told
+// first, and recorded once the library reports a grant that has it, and nothing
+// is out that the record would deny. A compare that fails changes nothing: the
+// gate stays as it is until the watch says why.
+//
+// An open or degraded gate lets go beyond D only under an output lease, where
+// the record names one. It is renewed every third of its life through the gates,
+// and counted from before each call, on the boot clock, less a margin for drift
+// and for a release under way. When half of it is gone and no gate answers, the
+// standby nodes are asked, one ask with each beacon, and W of their words do; a
+// gate that said no is not got round. The check is the library's, at each
+// release: an agent or a machine that slept cannot let anything go.
+//
+// In a planned switchover all libraries of the service drain; once everything is
+// sealed, one handover batch ends each stream, and when W nodes hold it and the
+// target has applied it, all epochs are given up in one call. Until that call is
+// answered it can be called off, and the same term goes on.
+//
+// # Rates
+//
+// The operator's files (package rates) limit what is captured, what is shipped,
+// and what the service may take on, with every API dead.
 //
 // # Backlog
 //

@@ -128,7 +128,7 @@ func TestZeroStopsAndDeletingLifts(t *testing.T) {
 			}
 		}
 		b.write(Ship, "0\n")
-		time.Sleep(PollEvery + time.Millisecond)
+		<-time.After(PollEvery + time.Millisecond) // of the bubble
 		began := time.Now()
 		var passed time.Duration
 		var wg sync.WaitGroup
@@ -138,7 +138,7 @@ func TestZeroStopsAndDeletingLifts(t *testing.T) {
 			}
 			passed = time.Since(began)
 		})
-		time.Sleep(time.Hour)
+		<-time.After(time.Hour) // of the bubble
 		if ok, after := b.ship.Take(0); ok || after != PollEvery {
 			t.Errorf("take while stopped: %v, again in %s", ok, after)
 		}
@@ -313,7 +313,7 @@ func TestIdleTimeIsNotSaved(t *testing.T) {
 	b := newBench(t)
 	b.write(Ship, "1000")
 	b.in(func(context.Context) {
-		time.Sleep(time.Hour)
+		<-time.After(time.Hour) // of the bubble
 		taken := 0
 		for {
 			ok, after := b.ship.Take(10)
