@@ -27,7 +27,6 @@ type stage struct {
 	heads   map[string][]tidegate.LogPos // log of the head that a record names, by its chain
 	issued  map[tidegate.Epoch]fence.Holder
 	last    fence.EpochRecord // newest ACTIVE
-	routed  []string
 }
 
 // over ends a story: an invariant or an expectation does not hold.
@@ -119,16 +118,6 @@ func (s *stage) names() []tidegate.NodeName {
 }
 
 func (s *stage) pass(d time.Duration) { s.now += tidegate.Instant(d) }
-
-// each runs fn for the named nodes, or for all.
-func (s *stage) each(names []tidegate.NodeName, fn func(*player)) {
-	if len(names) == 0 {
-		names = s.names()
-	}
-	for _, n := range names {
-		fn(s.nodes[n])
-	}
-}
 
 // --- the registry ---
 
@@ -274,9 +263,6 @@ func (p *player) later(fn func()) {
 		next()
 	}
 }
-
-// release lets a held node go on.
-func (p *player) release() { p.held = false; p.later(func() {}) }
 
 func (p *player) do(effects []fence.NodeEffect) {
 	for _, e := range effects {
