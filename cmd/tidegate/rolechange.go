@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"strings"
@@ -94,6 +93,9 @@ func (v roleVerb) request(c *ucli.Context) (*pb.ChangeRoleRequest, error) {
 		Service: args[0], Kind: v.kind, Target: c.String("target"), DryRun: c.Bool("dry-run"),
 		AcceptLoss: c.String("accept-loss") != "", AttestPrimaryDown: c.Bool("attest-primary-down"), Reason: c.String("reason"),
 	}
+	if v.kind == pb.PlanKind_PLAN_KIND_TAKEOVER && req.GetDryRun() {
+		req.AcceptLoss = true // a rehearsal tells what there is to accept
+	}
 	if req.Overrides, err = overridesOf(*c.Generic("override").(*sentences)); err != nil {
 		return nil, err
 	}
@@ -159,7 +161,7 @@ func changeRole(c *ucli.Context, v roleVerb) error {
 	if err := show.run(c.Context, o, req); err != nil {
 		return err
 	}
-	if req.GetDryRun() && req.GetAcceptLoss() {
+	if req.GetDryRun() && c.String("accept-loss") != "" {
 		return v.accepts(c.String("accept-loss"), show.last)
 	}
 	return nil
@@ -168,36 +170,23 @@ func changeRole(c *ucli.Context, v roleVerb) error {
 // consent compares what the operator accepts with what the plan would lose now,
 // and asks for a sign that it is meant.
 func (v roleVerb) consent(c *ucli.Context, o *operator, req *pb.ChangeRoleRequest) error {
-	plan, err := o.rehearse(c.Context, v.name, req)
-	if err != nil {
+	dry := &pb.ChangeRoleRequest{
+		Service: req.GetService(), Kind: req.GetKind(), Target: req.GetTarget(), DryRun: true, AcceptLoss: true,
+		AttestPrimaryDown: req.GetAttestPrimaryDown(), Overrides: req.GetOverrides(), Expires: req.GetExpires(), Reason: req.GetReason(),
+	}
+	rehearsal := &follower{verb: v.name}
+	if err := rehearsal.run(c.Context, o, dry); err != nil {
+		if rehearsal.last != nil && !cli.WantsJSON(c) {
+			writePlanHead(c.App.Writer, rehearsal.last)
+		}
 		return err
 	}
-	if plan == nil {
-		return nil // refused for another reason, which the call itself will tell
-	}
-	if err := v.accepts(c.String("accept-loss"), plan); err != nil {
+	plan := rehearsal.last
+	if err := v.accepts(c.String("accept-loss"), plan); err != nil || c.Bool("yes") {
 		return err
-	}
-	if c.Bool("yes") {
-		return nil
 	}
 	question := fmt.Sprintf("%s of %s to %s: %s.\nType the service's name to go on: ", v.name, req.GetService(), plan.GetTarget().GetNode(), lossText(plan.GetLoss()))
 	return confirm(c, question, req.GetService())
-}
-
-// rehearse asks for the plan without changing anything. It is nil when a rule
-// refuses: the caller's own request will be refused in the same words.
-func (o *operator) rehearse(ctx context.Context, verb string, req *pb.ChangeRoleRequest) (*pb.Plan, error) {
-	dry := &pb.ChangeRoleRequest{
-		Service: req.GetService(), Kind: req.GetKind(), Target: req.GetTarget(), DryRun: true, AcceptLoss: req.GetAcceptLoss(),
-		AttestPrimaryDown: req.GetAttestPrimaryDown(), Overrides: req.GetOverrides(), Expires: req.GetExpires(), DrainTimeout: req.GetDrainTimeout(),
-	}
-	quiet := &follower{verb: verb}
-	err := quiet.run(ctx, o, dry)
-	if cli.CodeOf(err) == cli.Refused {
-		return nil, nil
-	}
-	return quiet.last, err
 }
 
 // accepts refuses when what the operator accepts is not what would be lost now.
