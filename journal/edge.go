@@ -64,6 +64,11 @@ func (g *gate) step(now tidegate.Instant) {
 	g.out = g.machine.Step(now, in)
 	if g.ceiling != nil {
 		g.ceiling.SetDegraded(g.out.Unbounded)
+		if g.out.State == machine.Off {
+			// What it is told is that nothing leaves here unprotected: the agent may
+			// give the output lease back on the strength of it.
+			g.ceiling.SetLease(true, 0)
+		}
 		if g.lost {
 			g.freeze(now, !g.openGoes && !g.out.Unbounded)
 		}

@@ -570,3 +570,39 @@ func TestAwaitDurabilityRefusesNonsense(t *testing.T) {
 		}
 	})
 }
+
+// TestIdleReleasesNothingUnprotected: once the agent has said that it does not
+// hold the epoch, not even what was granted before leaves; it may have given
+// the lease back.
+func TestIdleReleasesNothingUnprotected(t *testing.T) {
+	grant := terms(tidegate.ModeOpen, tidegate.Bounds{}, tidegate.Policy{})
+	inBubble(t, grant, func(s *site) {
+		ctx := s.t.Context()
+		a, err := s.j.Append(ctx, payload(0), testTime)
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		b, err := s.j.Append(ctx, payload(1), testTime)
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		s.change(func(m *local.DaemonProgress) { m.D = a.Next })
+		s.j.gate.release(false)
+		if st := s.j.Status(); st.Gate != machine.Off {
+			s.t.Errorf("gate %s", st.Gate)
+		}
+		if err := s.j.Await(ctx, a.Next); err != nil {
+			s.t.Errorf("what is durable: %v", err)
+		}
+		short, cancel := context.WithTimeout(ctx, time.Second)
+		defer cancel()
+		if err := s.j.Await(short, b.Next); !errors.Is(err, context.DeadlineExceeded) {
+			s.t.Errorf("released without the epoch: %v", err)
+		}
+		s.j.gate.hold(1)
+		s.tell()
+		if err := s.j.Await(ctx, b.Next); err != nil {
+			s.t.Error(err)
+		}
+	})
+}

@@ -245,10 +245,12 @@ func (g *gate) grant(p *local.DaemonProgress) {
 	}
 	g.last = *p
 	now := g.clock.Boot()
-	if g.ceiling != nil {
-		g.apply(now, p)
-		g.wake(now)
+	if g.ceiling == nil {
+		g.obeyed = p.Grant // nothing leaves
+		return
 	}
+	g.apply(now, p)
+	g.wake(now)
 }
 
 // apply puts a grant in force. Its bounds hold before anything is asked of them.
