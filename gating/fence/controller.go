@@ -81,7 +81,8 @@ func (c *Controller) Start(now time.Time) []ControlEffect {
 }
 
 // Step takes one event and returns what must be done, in order. now is the
-// wall clock; it is recorded and decides nothing. The slice belongs to the caller.
+// wall clock; it is recorded, tells how much of a drain's time is left, and no
+// safety rests on it. The slice belongs to the caller.
 func (c *Controller) Step(now time.Time, ev ControlEvent) []ControlEffect {
 	c.now = now
 	switch ev := ev.(type) {
