@@ -158,7 +158,7 @@ func (n devNodeView) ledgerCommand(service string) string {
 	if follows {
 		args = append(args, "--raft", n.raft)
 	} else {
-		args = append(args, "--peer", fmt.Sprintf("%s=%s,%s", n.Node, n.raft, n.Endpoint))
+		args = append(args, "--return", "--peer", fmt.Sprintf("%s=%s,%s", n.Node, n.raft, n.Endpoint))
 	}
 	for i, a := range args {
 		args[i] = shellWord(a)

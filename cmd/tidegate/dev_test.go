@@ -332,7 +332,7 @@ func TestDevShowsHowToStartTheLedger(t *testing.T) {
 	for _, want := range []string{
 		"service ledger: gate 127.0.0.1:7412, clients 127.0.0.1:7416\n",
 		"tidegate status --config " + quoted + "/operator.yaml'\n",
-		"ledger node --name p1 --service ledger --data " + quoted + "/p1/ledger' --http 127.0.0.1:7408 --run " + quoted + "/p1/run' --peer p1=127.0.0.1:7409,127.0.0.1:7408\n",
+		"ledger node --name p1 --service ledger --data " + quoted + "/p1/ledger' --http 127.0.0.1:7408 --run " + quoted + "/p1/run' --return --peer p1=127.0.0.1:7409,127.0.0.1:7408\n",
 		"ledger follow --name d1 --service ledger --data " + quoted + "/d1/ledger' --http 127.0.0.1:7418 --run " + quoted + "/d1/run' --raft 127.0.0.1:7419\n",
 	} {
 		if !strings.Contains(b.String(), want) {

@@ -186,6 +186,8 @@ func inUse(v *pb.StreamView, a *pb.AgentStream) string {
 	switch {
 	case a == nil:
 		return cli.Unknown
+	case a.GetGateState() == "degraded":
+		return "no bounds while it is degraded"
 	case v.GetMode() == pb.Mode_MODE_OPEN:
 		return "no bounds"
 	case v.GetMode() == pb.Mode_MODE_SYNC:

@@ -128,7 +128,7 @@ func writePlanEnd(w io.Writer, p *pb.Plan) {
 	if unplanned(p.GetKind()) {
 		fmt.Fprintln(w, "rpo actual:", span(p.GetRpoActual(), cli.Unknown))
 	}
-	writePhases(w, p.GetPhases())
+	writePhases(w, p)
 	if p.GetTook() != nil {
 		fmt.Fprintf(w, "took: %s, expected %s", span(p.GetTook(), cli.Unknown), span(p.GetExpected(), cli.Unknown))
 		if p.GetPauseActual() != nil {
@@ -143,6 +143,11 @@ func unplanned(k pb.PlanKind) bool {
 	return k == pb.PlanKind_PLAN_KIND_FAILOVER || k == pb.PlanKind_PLAN_KIND_TAKEOVER
 }
 
+// planned reports whether the old writer takes part.
+func planned(k pb.PlanKind) bool {
+	return k == pb.PlanKind_PLAN_KIND_SWITCHOVER || k == pb.PlanKind_PLAN_KIND_FAILBACK || k == pb.PlanKind_PLAN_KIND_RECONFIGURE
+}
+
 func writeMeasured(w io.Writer, m *pb.MeasuredLoss) {
 	if m == nil {
 		return
@@ -155,13 +160,18 @@ func writeMeasured(w io.Writer, m *pb.MeasuredLoss) {
 		m.GetBundles(), m.GetRecords(), cli.Size(m.GetBytes()), span(m.GetWindow(), cli.Unknown), released)
 }
 
-// writePhases shows how long each phase took.
-func writePhases(w io.Writer, p *pb.Phases) {
+// writePhases shows how long each phase took. An unplanned change is measured
+// whole: of that also what did not happen is said.
+func writePhases(w io.Writer, plan *pb.Plan) {
+	p, whole := plan.GetPhases(), !planned(plan.GetKind())
 	if len(p.GetPhases()) == 0 {
 		return
 	}
 	table := cli.NewTable("phase", "took", "ended")
 	for _, x := range p.GetPhases() {
+		if x.GetAt() == nil && !whole {
+			continue
+		}
 		at := "did not happen"
 		if x.GetAt() != nil {
 			at = x.GetEnds() + " " + x.GetAt().AsTime().Format("15:04:05.000")
@@ -169,5 +179,7 @@ func writePhases(w io.Writer, p *pb.Phases) {
 		table.Row(x.GetName(), span(x.GetTook(), cli.Unknown), at)
 	}
 	_, _ = table.WriteTo(w) // the next write reports a broken pipe
-	fmt.Fprintf(w, "rta: %s, from the decision: %s\n", span(p.GetRta(), cli.Unknown), span(p.GetControllable(), cli.Unknown))
+	if whole || p.GetRta() != nil {
+		fmt.Fprintf(w, "rta: %s, from the decision: %s\n", span(p.GetRta(), cli.Unknown), span(p.GetControllable(), cli.Unknown))
+	}
 }

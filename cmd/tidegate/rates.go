@@ -147,11 +147,19 @@ func (v *ratesView) write(w io.Writer) error {
 		return err
 	}
 	nodes := cli.NewTable("node", "daemon", "rate", "obeys", "error")
+	free := 0
 	for _, r := range v.Nodes {
+		if r.Limit == nil && r.Error == "" {
+			free++
+			continue
+		}
 		nodes.Row(r.Node, r.Daemon, r.Name, r.text(), r.Error)
 	}
 	fmt.Fprintln(w)
-	_, err := nodes.WriteTo(w)
+	if _, err := nodes.WriteTo(w); err != nil {
+		return err
+	}
+	_, err := fmt.Fprintf(w, "%d of the %d rates that all nodes report have no limit\n", free, len(v.Nodes))
 	return err
 }
 

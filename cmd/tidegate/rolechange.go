@@ -49,11 +49,6 @@ func roleVerbs() []roleVerb {
 	}
 }
 
-// planned reports whether the old writer is asked to hand over.
-func (v roleVerb) planned() bool {
-	return v.kind == pb.PlanKind_PLAN_KIND_SWITCHOVER || v.kind == pb.PlanKind_PLAN_KIND_FAILBACK
-}
-
 func roleCommands() []*ucli.Command {
 	var all []*ucli.Command
 	for _, v := range roleVerbs() {
@@ -74,7 +69,7 @@ func (v roleVerb) flags() []ucli.Flag {
 		&ucli.DurationFlag{Name: "expires", Usage: "how `LONG` the overrides count", DefaultText: "1h"},
 		&ucli.StringFlag{Name: "reason", Usage: "`WHY`, for the record"},
 	}
-	if v.planned() {
+	if planned(v.kind) {
 		return append(flags, &ucli.DurationFlag{Name: "drain-timeout", Usage: "call it off when the writer has not handed over after this `TIME`", DefaultText: "30s"})
 	}
 	return append(flags,

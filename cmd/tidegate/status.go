@@ -168,6 +168,9 @@ func writeNodes(w io.Writer, st *pb.StatusResponse) error {
 		}
 		for _, x := range s.GetReport().GetStreams() {
 			state := "receiving"
+			if x.GetLearner() {
+				state = "learner"
+			}
 			if x.GetLimbo() {
 				state = "limbo"
 			}
