@@ -283,3 +283,46 @@ func (d *court) verdict() {
 	w.ship("n0", "n1", "n2")
 	d.s.want(w.w.Durable() > was, "D stays at %s", was)
 }
+
+// TestTwoControllersOfOnePlan: any number of gates may carry out the same plan;
+// they end in the same epoch.
+func TestTwoControllersOfOnePlan(t *testing.T) {
+	for _, kind := range []fence.PlanKind{fence.KindFailover, fence.KindSwitchover, fence.KindReconfigure, fence.KindAcquire} {
+		t.Run(string(kind), func(t *testing.T) {
+			t.Parallel()
+			target := map[fence.PlanKind]string{fence.KindReconfigure: "p0#1", fence.KindAcquire: "p0#2"}[kind]
+			if target == "" {
+				target = "n1#1"
+			}
+			for k := range 28 {
+				for m := range 28 {
+					why := play(func(s *stage) {
+						s.cast(3, 2, 1, armed)
+						s.nodes["n3"].watch(true)
+						d := &court{s: s, writer: s.begin()}
+						d.write()
+						p := s.draft(kind, target)
+						if kind == fence.KindReconfigure {
+							p.Streams[0].Wanted = s.wanted(2, "n0", "n1", "n3")
+						}
+						first := &flyer{d: d, pilot: s.flyFrozen(p, true)}
+						exhaust(first, k)
+						second := &flyer{d: d, pilot: &pilot{s: s, frozen: true}}
+						second.start(first.saved)
+						exhaust(second, m)
+						exhaust(first, 200)
+						exhaust(second, 200)
+						r := s.key.Record
+						for _, f := range []*flyer{first, second} {
+							s.want(f.plan().Step == fence.StepDone, "%s: %v", f.plan().Step, f.plan().Refusal)
+						}
+						s.want(r.State == fence.StateActive && r.Epoch == 2 && r.Plan == p.ID, "%s epoch %s", r.State, r.Epoch)
+					})
+					if why != "" {
+						t.Fatalf("%d moves, then %d: %s", k, m, why)
+					}
+				}
+			}
+		})
+	}
+}
