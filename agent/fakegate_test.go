@@ -43,6 +43,7 @@ type fakeGate struct {
 	renew    func() error                // asked at every renewal; nil grants
 	record   func(next fence.GateRecord) // called before a gate is recorded, without the lock
 	handed   []*pb.HandOverRequest
+	lose     *fence.Holder // the answer to a handover is lost, and this one is writer before the view tells of it
 	w        int
 	refuse   error
 	acquired int
@@ -144,6 +145,11 @@ func (g *fakeGate) Watch(ctx context.Context, _ *connect.Request[pb.WatchRequest
 func (g *fakeGate) grant(h fence.Holder, kind fence.PlanKind) fence.EpochRecord {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	return g.next(h, kind)
+}
+
+// next does it; mu is held.
+func (g *fakeGate) next(h fence.Holder, kind fence.PlanKind) fence.EpochRecord {
 	epoch := g.rec.Epoch + 1
 	head := g.d.adopt(fence.Promise{Epoch: epoch, Holder: h.UUID})
 	gate := g.rec.Gate
@@ -269,6 +275,12 @@ func (g *fakeGate) HandOver(_ context.Context, r *connect.Request[pb.HandOverReq
 	}
 	g.handed = append(g.handed, r.Msg)
 	g.rec = next
+	if g.lose != nil {
+		h := g.rec.Handover
+		g.next(*g.lose, fence.KindSwitchover)
+		g.rec.Handover = h
+		return nil, api.Error(&tidegate.Error{Op: "hand over", Class: tidegate.Transient, Err: context.DeadlineExceeded})
+	}
 	g.revision++
 	g.shout()
 	return connect.NewResponse(&pb.HandOverResponse{Epochs: []*pb.EpochRecord{fencewire.RecordMessage(g.rec, g.revision)}}), nil

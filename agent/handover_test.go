@@ -21,7 +21,7 @@ func (g *fakeGate) switchTo(target fence.Holder) {
 	})
 }
 
-// drained waits until a handover batch is the last of the log, and returns it.
+// handover waits until a handover batch is the last of the log, and returns it.
 func (w *world) handover() batch.Header {
 	w.t.Helper()
 	var h batch.Header
@@ -72,11 +72,27 @@ func TestSwitchover(t *testing.T) {
 	w.log.mu.Unlock()
 
 	w.gate.grant(fence.Holder{Node: "w1", Site: "west", UUID: tidegate.NewID()}, fence.KindSwitchover)
-	st := n.state(StateFenced)
-	if st.Error != "" {
+	if st := n.state(StateFenced); st.Error != "" {
 		t.Errorf("error %q", st.Error)
 	}
-	// What the next writer ships is not held against the log here.
+	n.leftNothing(end)
+}
+
+// The answer to the handover is lost, and the next writer is there before the
+// view tells: still nothing was left behind.
+func TestHandoverWhoseAnswerIsLost(t *testing.T) {
+	w, n := active(t, func(g *fakeGate) { g.lose = &fence.Holder{Node: "w1", Site: "west", UUID: tidegate.NewID()} })
+	end := n.append(5)
+	w.gate.switchTo(fence.Holder{Node: "w1", Site: "west", UUID: tidegate.NewID()})
+	n.state(StateFenced)
+	n.leftNothing(end)
+}
+
+// leftNothing checks that what the next writer ships from end on is not held
+// against the log here.
+func (h *host) leftNothing(end tidegate.Position) {
+	t, w, n := h.w.t, h.w, h
+	t.Helper()
 	w.log.seal(t, end, []byte("not a record, but nobody looks"))
 	ctx, cancel := context.WithTimeout(t.Context(), 2*n.agent.cfg.Limits.ProofWait)
 	defer cancel()

@@ -127,6 +127,11 @@ func (s *stream) show(v streamView, nodes map[tidegate.NodeName]string) {
 	if old.State == fence.StateActive && old.Holder != v.rec.Holder {
 		s.former = old.Holder.Node
 	}
+	if h := v.rec.Handover; s.fenced != nil && h != nil && h.Head.Epoch == s.fenced.epoch {
+		// The stream goes on from where our writer stopped of its own will, though
+		// the answer that said so may have been lost.
+		s.fenced.whole = true
+	}
 	if old.Epoch != v.rec.Epoch && s.seen.proven >= v.rec.StartSeq && v.rec.StartSeq > 0 {
 		// What was compared beyond the new writer's head may have been cut.
 		s.seen.proven = v.rec.StartSeq - 1
@@ -354,7 +359,9 @@ func (s *stream) settleFenced(ctx context.Context, w *writer, by fence.Promise) 
 	s.awaitProgress(ctx, 2, 500*time.Millisecond)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.fenced = &fencing{epoch: w.epoch, by: by, durable: w.durable(), released: s.lib.progress.A, known: s.lib.known && s.lib.progress.AKnown, end: s.lib.progress.End}
+	h := s.view.rec.Handover
+	whole := h != nil && h.Head.Epoch == w.epoch
+	s.fenced = &fencing{epoch: w.epoch, by: by, durable: w.durable(), whole: whole, released: s.lib.progress.A, known: s.lib.known && s.lib.progress.AKnown, end: s.lib.progress.End}
 	s.seen = observation{proven: s.fenced.durable.seq}
 	if start := s.view.rec.StartSeq; start > 0 && s.view.rec.Epoch > w.epoch {
 		s.seen.proven = min(s.seen.proven, start-1)
