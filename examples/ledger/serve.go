@@ -60,9 +60,12 @@ func nodeCommand(stderr io.Writer) *cli.Command {
 		Name: "node", Usage: "take part in the primary site's raft cluster",
 		Flags: append(serveFlags(), &cli.StringSliceFlag{
 			Name: "peer", Usage: "required: `NAME=RAFT-HOST:PORT,HTTP-HOST:PORT` of every node, this one included",
+		}, &cli.BoolFlag{
+			Name: "return", Usage: "a standby node's daemon runs here, too: follow through it while another site serves",
 		}),
 		Action: func(c *cli.Context) error {
 			cfg := serveConfig(c)
+			cfg.Return = c.Bool("return")
 			for _, s := range c.StringSlice("peer") {
 				p, err := node.ParsePeer(s)
 				if err != nil {

@@ -305,6 +305,9 @@ func (l *Lab) startService() error {
 	}
 	for _, m := range l.primaries {
 		args := append(append([]string{l.bin("ledger"), "node"}, common(m)...), peers...)
+		if l.plant.Returns {
+			args = append(args, "--return")
+		}
 		if err := l.start("ledger-"+m.name, m.site, args...); err != nil {
 			return err
 		}

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
@@ -184,13 +185,36 @@ func Exists(dir string) (bool, error) {
 	return false, nil
 }
 
+// leftPrefix begins the names of the folders that Retire makes.
+const leftPrefix = "raft-left-"
+
+// Left reports whether the last thing that happened in dir is that a cluster was
+// left: see [Retire].
+func Left(dir string) (bool, error) {
+	names, err := vfs.OS().List(dir)
+	if errors.Is(err, tidegate.ErrNotFound) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("look for raft's state: %w", err)
+	}
+	left := false
+	for _, n := range names {
+		if n == filepath.Base(raftDir(dir)) {
+			return false, nil
+		}
+		left = left || strings.HasPrefix(n, leftPrefix)
+	}
+	return left, nil
+}
+
 // Retire moves the state of a cluster aside, within dir, and returns where to;
 // [Exists] is false from then on. Nothing of it is needed again: the journals
 // hold the history, and what is not theirs was never acknowledged. The cluster
 // must not be running.
 func Retire(dir string) (aside string, err error) {
 	fsys := vfs.OS()
-	aside = filepath.Join(dir, "raft-left-"+tidegate.NewID().String())
+	aside = filepath.Join(dir, leftPrefix+tidegate.NewID().String())
 	switch err := fsys.Rename(raftDir(dir), aside); {
 	case errors.Is(err, tidegate.ErrNotFound):
 		return "", nil

@@ -19,6 +19,7 @@ type Config struct {
 	Dir     string
 	HTTP    string         // host:port to listen on
 	Follow  bool           // begin as a standby
+	Return  bool           // begin as a primary, and follow through the standby node's daemon here while another site serves
 	Peers   []cluster.Peer // of a primary: all nodes of its cluster; of a standby: itself, for the time after a promotion
 	RunDir  string         // run folder of the Tidegate daemons on this machine; empty: none, and nothing is ever released
 	Cluster cluster.Config // its tunables; Dir, Self and Peers are set by the node
@@ -58,6 +59,8 @@ func (c Config) Validate() error {
 	_, _, err := net.SplitHostPort(c.HTTP)
 	rule(err == nil, "http: want host:port (got %q)", c.HTTP)
 	rule(!c.Follow || c.RunDir != "", "run: want the daemons' run folder: a standby follows through the socket there")
+	rule(!c.Return || c.RunDir != "", "run: want the daemons' run folder: a primary that comes back follows through the socket there")
+	rule(!c.Follow || !c.Return, "return: a standby comes back by itself")
 	rule(!c.Follow || len(c.Peers) == 1, "peers: want only this node: a standby is promoted to a cluster of one (got %d)", len(c.Peers))
 	for i, p := range c.Peers {
 		rule(strings.HasPrefix(p.HTTP, "http://"), "peers[%d].http: want http://host:port (got %q)", i, p.HTTP)

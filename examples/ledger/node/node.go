@@ -62,18 +62,24 @@ func (n *Node) Run(ctx context.Context) (err error) {
 	defer n.http.CloseIdleConnections()
 	n.shelf, err = book.Open(n.log, book.Config{
 		Dir: filepath.Join(n.cfg.Dir, "journal"), Service: n.cfg.Service, History: n.cfg.History,
-		Run: n.cfg.RunDir, Standby: n.cfg.Follow, Endpoint: n.endpoint(),
+		Run: n.cfg.RunDir, Standby: n.cfg.Follow || n.cfg.Return, Endpoint: n.endpoint(),
 	})
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, n.shelf.Close()) }()
 	leads := true
-	if n.cfg.Follow {
+	switch {
+	case n.cfg.Follow:
 		// What was promoted once leads, until it is told otherwise.
-		if leads, err = cluster.Exists(n.cfg.Dir); err != nil {
-			return err
-		}
+		leads, err = cluster.Exists(n.cfg.Dir)
+	case n.cfg.Return:
+		// And what has left its cluster follows, until it is promoted.
+		leads, err = cluster.Left(n.cfg.Dir)
+		leads = !leads
+	}
+	if err != nil {
+		return err
 	}
 	if err := n.beginTerm(leads); err != nil {
 		return err
@@ -94,12 +100,20 @@ func (n *Node) Run(ctx context.Context) (err error) {
 	return g.Wait()
 }
 
-// endpoint is what the world is told: the route sends clients there.
-func (n *Node) endpoint() string {
+// self is this node among its peers.
+func (n *Node) self() cluster.Peer {
 	for _, p := range n.cfg.Peers {
 		if p.Node == n.cfg.Name {
-			return p.HTTP[len("http://"):]
+			return p
 		}
+	}
+	return cluster.Peer{}
+}
+
+// endpoint is what the world is told: the route sends clients there.
+func (n *Node) endpoint() string {
+	if p := n.self(); p.HTTP != "" {
+		return p.HTTP[len("http://"):]
 	}
 	return n.cfg.HTTP
 }

@@ -101,7 +101,12 @@ func (n *Node) awaitPromotion(ctx context.Context, t *term) error {
 		return nil
 	}
 	began := time.Now()
-	if err := cluster.Seed(n.log, n.cfg.Dir, n.shelf, n.cfg.Peers[0]); err != nil {
+	// What lies there is of a cluster that the ledger went on without, or of a seed
+	// that was cut short: raft must not find its log behind the new beginning.
+	if _, err := cluster.Retire(n.cfg.Dir); err != nil {
+		return err
+	}
+	if err := cluster.Seed(n.log, n.cfg.Dir, n.shelf, n.self()); err != nil {
 		return err
 	}
 	t.leads.Store(true)
