@@ -1,10 +1,12 @@
 package sim
 
 import (
+	"slices"
 	"time"
 
 	"github.com/tidegate/tidegate"
 	"github.com/tidegate/tidegate/gating/fence"
+	"github.com/tidegate/tidegate/internal/mutate"
 )
 
 // Messages between gates and standbys. plan finds its way back in the reply.
@@ -26,7 +28,7 @@ type (
 	mPromoteReply struct {
 		stream  tidegate.StreamID
 		reply   fence.PromoteReply
-		applied tidegate.Seq
+		applied bool
 	}
 	mReply struct {
 		plan *running
@@ -34,217 +36,318 @@ type (
 	}
 	mDescribe  struct{ stream int }
 	mDescribed struct {
-		stream  int
-		node    tidegate.NodeName
-		adopted tidegate.Epoch
+		stream           int
+		s                *standby
+		adopted, promise tidegate.Epoch
+	}
+	// mChange is what an agent asks of an epoch key.
+	mChange struct {
+		what      string
+		streams   []int
+		revisions []int64
+		next      func(int, fence.EpochRecord) (fence.EpochRecord, error)
+		from      *host
+		uuid      tidegate.HolderID
+	}
+	mRoute struct { // to the route: clients go to the holder
+		holder fence.Holder
+		epoch  tidegate.Epoch
+		plan   *running
+	}
+	mRouted struct {
+		plan  *running
+		epoch tidegate.Epoch
 	}
 )
 
 // call remembers who asked; the number travels through the node's core.
-func (w *world) call(from string, p *running) uint64 {
-	w.oracle.calls = append(w.oracle.calls, caller{from, p})
+func (w *world) call(from *host, p *running) uint64 {
+	w.oracle.calls = append(w.oracle.calls, caller{from: from, plan: p})
 	return uint64(len(w.oracle.calls))
 }
 
 type caller struct {
-	addr string
-	plan *running
+	from   *host
+	plan   *running
+	number uint64 // of a lease
 }
 
 func (w *world) replyTo(h *host, call uint64, msg any) {
 	c := w.oracle.calls[call-1]
-	h.send(c.addr, mReply{c.plan, msg})
+	h.send(c.from, &mReply{c.plan, msg})
 }
 
-// gate hosts controllers and the reconciler that brings stragglers back.
+// gate hosts controllers, serves the nodes, and brings stragglers back.
 type gate struct {
 	host
-	plans  []*running
-	keys   []fence.KeyState
-	adults []tidegate.NodeName // per stream: a node that has adopted the active epoch
+	mark     mark // on its disk
+	seen     *view
+	trusted  bool // the registry was compared with the mark since this start
+	watchers []*watch
+	plans    []*running
+	adults   []tidegate.NodeName // per stream: a node that has adopted the active epoch
 }
 
-// running is one controller at work on one gate.
-type running struct {
-	g      *gate
-	c      *fence.Controller
-	gen    int
-	target tidegate.NodeName
+// mark is the newest revision that a gate has seen, on its own disk: what a
+// registry that was put back without new revisions is recognised by.
+type mark struct {
+	cluster  int
+	revision int64
 }
 
-func newGate(w *world, name string) *gate {
-	g := &gate{host: host{w: w, addr: name}}
-	g.recv = g.receive
+type watch struct {
+	h   *host
+	gen int
+}
+
+func newGate(w *world, m *computer, name string) *gate {
+	g := &gate{}
+	g.host = m.newHost(name, g.receive)
 	w.net.add(&g.host)
 	return g
 }
 
 func (g *gate) start() {
-	g.up = true
-	g.gen++
-	g.plans = nil
+	g.begin()
+	g.plans, g.watchers, g.seen, g.trusted = nil, nil, nil, false
 	g.adults = make([]tidegate.NodeName, len(g.w.streams))
-	g.every(g.w.shape.tend, func() {
-		g.w.reg.watch(&g.host)
-		g.reconcile()
+	g.look()
+	g.every(200*time.Millisecond, func() {
+		g.w.reg.beat()
+		g.look()
+		g.push()
 	})
+	g.every(g.w.shape.tend, g.reconcile)
 }
 
 func (g *gate) stop() {
-	g.up = false
-	g.gen++
-	g.plans = nil
+	g.end()
+	g.plans, g.watchers = nil, nil
 }
 
-// reconcile asks the members of active streams what they have adopted; who has
-// missed F5 is asked to adopt when the answer comes.
-func (g *gate) reconcile() {
-	for i, k := range g.keys {
-		if k.Record.State == fence.StateActive {
-			for _, m := range k.Record.Config.Members {
-				g.send("s."+string(m.Node), mDescribe{i})
-			}
+// look reads the registry: a pulse, and the way in which a registry that went
+// back is noticed when no watch tells.
+func (g *gate) look() { g.read(g.onView) }
+
+func (g *gate) read(then func(*view)) {
+	gen := g.gen
+	g.send(&g.w.reg.host, &mRead{then: func(v *view) {
+		if g.gen == gen {
+			then(v)
+		}
+	}})
+}
+
+// onView takes a newer state of the registry. One that is older than what this
+// gate has seen, now or before a restart, was put back from a backup: nothing that
+// it says of the gates' bounds is believed.
+func (g *gate) onView(v *view) {
+	back := g.mark.revision > 0 && (g.mark.cluster != v.cluster || v.clock() < g.mark.revision)
+	if g.trusted {
+		back = v.cluster != g.seen.cluster || v.clock() < g.seen.clock()
+	}
+	switch {
+	case back:
+		if g.trusted && v.cluster == g.w.reg.v.cluster && v.clock() < g.w.reg.v.clock() {
+			return // a reading that merely came late: the second look tells
+		}
+		g.distrustAll(v)
+		return
+	case !g.trusted:
+		g.trusted = true
+	}
+	g.saveMark(v)
+	if g.seen == nil || v.revision > g.seen.revision {
+		g.seen = v
+		for i := range g.adults {
+			g.adults[i] = ""
+		}
+		g.push()
+		g.w.route.look(g)
+	}
+}
+
+func (g *gate) saveMark(v *view) { g.mark = mark{v.cluster, v.clock()} }
+
+// distrustAll writes that no claim may rest on any record until a live writer has
+// armed its gate again.
+func (g *gate) distrustAll(v *view) {
+	m := &mSwap{what: "distrust"}
+	for i := range v.keys {
+		if !v.keys[i].Record.Restored {
+			m.streams, m.revisions = append(m.streams, i), append(m.revisions, v.keys[i].Revision)
 		}
 	}
-}
-
-func (g *gate) onDescribed(m mDescribed) {
-	if g.keys == nil {
+	done := func(v *view) {
+		g.trusted, g.seen = true, v
+		g.saveMark(v)
+		g.push()
+	}
+	if len(m.streams) == 0 {
+		done(v)
 		return
 	}
-	rec := g.keys[m.stream].Record
-	if rec.State == fence.StateActive && m.adopted == rec.Epoch {
-		g.adults[m.stream] = m.node
+	g.w.log(g.addr, "", "distrust", "rev %d", v.revision)
+	gen := g.gen
+	m.next = distrust
+	m.done = func(ok bool, v *view) {
+		if ok && g.gen == gen {
+			done(v)
+		}
+	}
+	g.send(&g.w.reg.host, m)
+}
+
+func distrust(_ int, r fence.EpochRecord) (fence.EpochRecord, error) {
+	r = r.Clone()
+	r.Restored, r.Gate.State = true, fence.GateUnknown
+	return r, nil
+}
+
+// push sends the view to those who watch.
+func (g *gate) push() {
+	if g.seen == nil || !g.trusted {
 		return
 	}
-	if req, due := rec.AdoptFor(m.adopted, g.adults[m.stream]); due && g.adults[m.stream] != "" {
-		g.send("s."+string(m.node), mAdopt{nil, req})
+	for _, x := range g.watchers {
+		g.send(x.h, &mView{view: g.seen, gen: x.gen})
 	}
 }
 
-// plan makes a plan over all streams of the world.
-func (w *world) plan(kind fence.PlanKind, target fence.Holder) fence.Plan {
-	p := fence.Plan{
-		ID: w.id(), Service: "books", Kind: kind, Target: target,
-		Shrink: w.shape.shrink, AttestPrimaryDown: w.shape.restores, AcceptLoss: w.shape.restores, Preempt: true,
+func (g *gate) onWatch(from *host, gen int) {
+	i := slices.IndexFunc(g.watchers, func(x *watch) bool { return x.h == from })
+	if i < 0 {
+		g.watchers = append(g.watchers, &watch{h: from})
+		i = len(g.watchers) - 1
 	}
-	for i, id := range w.streams {
-		p.Streams = append(p.Streams, fence.StreamPlan{Stream: id, Name: tidegate.StreamName([]string{"a", "b"}[i])})
-	}
-	return p
-}
-
-// run starts a controller on the plan, new or taken over.
-func (g *gate) run(p fence.Plan) {
-	c, err := fence.NewController(p)
-	if err != nil {
-		panic(err)
-	}
-	r := &running{g: g, c: c, gen: g.gen, target: p.Target.Node}
-	g.plans = append(g.plans, r)
-	g.w.log(g.addr, "", "plan", "%.8s %s to %s step %s", p.ID, p.Kind, p.Target, p.Step)
-	r.do(c.Start(g.w.wall()))
-	r.ticks()
-}
-
-func (r *running) alive() bool { return r.g.up && r.gen == r.g.gen && !r.c.Plan().Finished() }
-
-func (r *running) ticks() {
-	r.g.after(r.g.w.jitter(120*time.Millisecond), func() {
-		if r.alive() {
-			r.step(fence.Tick{})
-			r.ticks()
+	g.watchers[i].gen = gen
+	g.read(func(v *view) {
+		g.onView(v)
+		if g.trusted {
+			g.send(from, &mView{view: v, fresh: true, gen: gen})
 		}
 	})
 }
 
-func (r *running) step(ev fence.ControlEvent) {
-	if r.alive() {
-		r.do(r.c.Step(r.g.w.wall(), ev))
+// reconcile asks the nodes of active streams what they have adopted; who has
+// missed F5, or only follows, is asked to adopt when the answer comes.
+func (g *gate) reconcile() {
+	if g.seen == nil {
+		return
+	}
+	for i := range g.seen.keys {
+		for _, s := range g.w.standbys {
+			g.send(&s.host, &mDescribe{i})
+		}
 	}
 }
 
-func (g *gate) receive(from string, msg any) {
+func (g *gate) onDescribed(m *mDescribed) {
+	if g.seen == nil {
+		return
+	}
+	k := &g.seen.keys[m.stream]
+	rec := &k.Record
+	if m.promise > rec.Epoch && !rec.Restored {
+		// A gate reserves an epoch before it asks anybody: the registry may have
+		// gone back. The key is read anew.
+		g.send(&g.w.reg.host, &mSwap{
+			what: "distrust", streams: []int{m.stream}, revisions: []int64{-1},
+			next: func(i int, r fence.EpochRecord) (fence.EpochRecord, error) {
+				if r.Epoch >= m.promise || r.Restored {
+					return r, tidegate.ErrConflict
+				}
+				return distrust(i, r)
+			},
+			done: func(bool, *view) {},
+		})
+	}
+	if rec.State == fence.StateActive && m.adopted == rec.Epoch {
+		g.adults[m.stream] = m.s.name
+		return
+	}
+	if req, due := rec.AdoptFor(m.adopted, g.adults[m.stream]); due && g.adults[m.stream] != "" {
+		g.send(&m.s.host, &mAdopt{nil, req})
+	}
+}
+
+func (g *gate) receive(from *host, msg any) {
 	switch m := msg.(type) {
-	case mAcquire:
-		g.run(g.w.plan(fence.KindAcquire, m.holder))
-	case mKeys:
-		m.plan.step(fence.KeysRead{Token: m.token, Keys: m.keys})
-	case mTxnDone:
-		m.plan.step(m.done)
-	case mWatched:
-		if m.gen == g.gen {
-			g.keys = m.keys
-			for i := range g.adults {
-				g.adults[i] = ""
-			}
+	case *mWatch:
+		g.onWatch(from, m.gen)
+	case *mAcquire:
+		g.acquire(m.holder)
+	case *mChange:
+		g.change(m)
+	case *mRenew:
+		g.renew(from, m)
+	case *mKeys:
+		if m.req.plan != nil {
+			m.req.plan.step(fence.KeysRead{Token: m.req.token, Keys: m.view.keys})
+			return
 		}
-	case mDescribed:
+		m.req.then(m.view)
+	case *mTxnDone:
+		m.plan.step(m.done)
+	case *mSwapped:
+		m.req.done(m.ok, m.view)
+	case *mChanged:
+		if g.trusted {
+			g.onView(m.view)
+		}
+	case *mDescribed:
 		g.onDescribed(m)
-	case mReply:
+	case *mRouted:
+		m.plan.step(fence.RouteSwitched{Epoch: m.epoch})
+	case *mReply:
 		if m.plan == nil || m.plan.g != g {
 			return
 		}
 		switch x := m.msg.(type) {
-		case mFenceReply:
+		case *mFenceReply:
 			m.plan.step(fence.FenceReplied{Reply: x.reply})
-		case mAdoptReply:
+		case *mAdoptReply:
 			m.plan.step(fence.AdoptReplied{Reply: x.reply})
-		case mPromoteReply:
-			m.plan.onPromoted(x)
+		case *mPromoteReply:
+			m.plan.step(fence.Promoted{
+				Stream: x.stream, Class: x.reply.Class, Why: x.reply.Why,
+				Applied: x.reply.Accepted && x.applied,
+			})
 		}
 	}
 }
 
-func (r *running) onPromoted(x mPromoteReply) {
-	ev := fence.Promoted{Stream: x.stream, Class: x.reply.Class, Why: x.reply.Why}
-	for _, s := range r.c.Plan().Streams {
-		if s.Stream == x.stream {
-			ev.Applied = x.reply.Accepted && x.applied >= s.Record.Head.Seq
-		}
+// change makes an agent's change of a record by compare-and-swap.
+func (g *gate) change(m *mChange) {
+	if !g.trusted {
+		return
 	}
-	r.step(ev)
+	gen := g.gen
+	g.send(&g.w.reg.host, &mSwap{what: m.what, streams: m.streams, revisions: m.revisions, next: m.next, done: func(ok bool, v *view) {
+		if g.gen != gen {
+			return
+		}
+		for _, i := range m.streams {
+			g.send(m.from, &mGranted{i, ok, &v.keys[i].Record, v.keys[i].Revision, m.uuid})
+		}
+		if ok {
+			g.onView(v)
+		}
+	}})
 }
 
-func (r *running) do(effects []fence.ControlEffect) {
-	g, w := r.g, r.g.w
-	for _, e := range effects {
-		switch e := e.(type) {
-		case fence.ReadKeys:
-			g.send("etcd", mRead{r, e.Token})
-			g.after(500*time.Millisecond, func() { r.step(fence.TxnUnknown{Token: e.Token}) })
-		case fence.Txn:
-			g.send("etcd", mTxn{r, e.Token, e.Puts, e.Plan})
-			g.after(500*time.Millisecond, func() { r.step(fence.TxnUnknown{Token: e.Token}) })
-		case fence.SavePlan:
-			g.send("etcd", mSave{e.Plan})
-		case fence.SendFence:
-			g.send("s."+string(e.Member.Node), mFence{r, e.Req})
-		case fence.SendAdopt:
-			g.send("s."+string(e.Member.Node), mAdopt{r, e.Req})
-		case fence.SendPromote:
-			g.send("s."+string(e.Node), mPromote{r, e.Req})
-		case fence.AwaitLease:
-			g.after(100*time.Millisecond, func() { r.step(fence.Attested{Actor: "sim"}) })
-		case fence.SwitchRoute:
-			g.after(w.jitter(5*time.Millisecond), func() { r.step(fence.RouteSwitched{Epoch: e.Epoch}) })
-		case fence.SetDeadline:
-			g.after(1500*time.Millisecond, func() { r.step(fence.Deadline{Step: e.Step}) })
-		case fence.Report:
-			w.oracle.reported(r.c.Plan(), e.Loss)
-		case fence.Refuse:
-			w.res.Refused++
-			w.log(g.addr, "", "refused", "%s", e.Refusal.Error())
-		case fence.Superseded:
-			w.log(g.addr, "", "superseded", "by %.8s", e.By)
-		case fence.Finished:
-			p := r.c.Plan()
-			w.log(g.addr, "", "finished", "%.8s %s", p.ID, p.Kind)
-			if p.Kind == fence.KindFailover {
-				w.res.Failovers++
-			} else {
-				w.res.Acquires++
-			}
+// renew grants an output lease to the holder that the registry names now; never
+// once a higher epoch is reserved.
+func (g *gate) renew(from *host, m *mRenew) {
+	g.read(func(v *view) {
+		rec := &v.keys[m.stream].Record
+		ttl := rec.Gate.Lease
+		holds := rec.Promise() == m.by && (rec.State == fence.StateActive || rec.State == fence.StateSwitching)
+		if !holds && mutate.Broken(mutate.LeaseNoRenew) {
+			holds, ttl = true, max(ttl, g.seen.wishes[m.stream].lease)
 		}
-	}
+		if holds && ttl > 0 {
+			g.send(from, &mRenewed{m.stream, m.by, ttl, m.asked})
+		}
+	})
 }

@@ -1,7 +1,6 @@
 package sim
 
 import (
-	"fmt"
 	"slices"
 	"time"
 
@@ -9,194 +8,345 @@ import (
 	"github.com/tidegate/tidegate/gating/fence"
 )
 
-// nemesis keeps breaking things while chaos lasts.
+// nemesis keeps breaking things while chaos lasts: one act after another, drawn
+// from those that the seed allows.
 func (w *world) nemesis() {
-	w.after(w.jitter(150*time.Millisecond), func() {
-		if !w.chaos {
-			return
-		}
-		w.harm()
-		w.nemesis()
-	})
+	acts := w.acts()
+	var next func()
+	next = func() {
+		w.after(w.jitter(w.shape.chaos/28), func() {
+			if w.chaos {
+				acts[w.rng.IntN(len(acts))]()
+				next()
+			}
+		})
+	}
+	next()
+	w.after(w.jitter(200*time.Millisecond), w.check)
 }
 
-func (w *world) harm() {
-	s := w.shape
-	switch w.rng.IntN(16) {
-	case 0, 1:
-		if s.crashes {
-			if n := w.standbys[w.rng.IntN(s.n)]; n.up {
-				n.bounce()
+// check runs what is too dear to be judged after each event.
+func (w *world) check() {
+	w.oracle.standing()
+	w.after(200*time.Millisecond, w.check)
+}
+
+// acts lists what the nemesis may do, the weightier things more than once.
+func (w *world) acts() []func() {
+	s := &w.shape
+	acts := []func(){w.failover, w.failover, w.failoverTwice, w.bounceGate}
+	some := func(allowed bool, fs ...func()) {
+		if allowed {
+			acts = append(acts, fs...)
+		}
+	}
+	some(s.crashes, w.crashStandby, w.crashStandby, w.crashService, w.upgrade)
+	some(s.wipes, w.wipeStandby)
+	some(s.flips, w.flipBit)
+	some(s.disks, w.hurtDisk, w.hurtDisk)
+	some(s.cuts, w.cut, w.cut, w.isolateStandby, w.ambush, w.cutSite, w.clog)
+	some(s.clocks, w.jumpClock)
+	some(s.sleeps, w.pauseSomething, w.pauseSomething, w.suspendMachine, w.zombie)
+	some(s.outages, w.outage)
+	some(s.restarts, w.restartWriter, w.restartWriter, w.elect)
+	some(s.duel, w.takeOver, w.twins)
+	some(s.restores, w.backupOrRestore, w.backupOrRestore)
+	some(s.switches, w.switchover, w.switchover)
+	some(s.modes, w.changeMode, w.brake, w.freeze)
+	return acts
+}
+
+// --- processes ---
+
+func (w *world) someStandby() *standby { return w.standbys[w.rng.IntN(w.shape.n)] }
+
+func (w *world) crashStandby() { w.someStandby().bounce() }
+
+func (w *world) crashService() {
+	w.libs[w.rng.IntN(len(w.libs))].bounce()
+}
+
+// upgrade restarts every process, one after the other.
+func (w *world) upgrade() {
+	w.log("", "", "upgrade", "")
+	d := time.Duration(0)
+	for _, s := range w.standbys {
+		d += w.jitter(250 * time.Millisecond)
+		w.after(d, func() {
+			if w.chaos {
+				s.bounce()
 			}
-		}
-	case 2:
-		if n := w.standbys[w.rng.IntN(s.n)]; s.wipes && n.up && w.mayLose(n) {
-			n.bounce()
-			n.wipe(w.rng.IntN(3) == 0)
-			w.res.Wipes++
-		}
-	case 3, 4:
-		if s.cuts {
-			w.cut()
-		}
-	case 5:
-		if s.outages {
-			w.reg.outage(w.jitter(400 * time.Millisecond))
-		}
-	case 6, 7:
-		if s.restarts {
-			w.restartWriter()
-		}
-	case 8:
-		w.failover()
-	case 12:
-		// Twice in a row: who missed the first must not look good in the second.
-		w.failover()
-		w.after(w.jitter(400*time.Millisecond), w.failover)
-	case 13:
-		if s.cuts {
-			w.isolate(w.standbys[w.rng.IntN(s.n)], w.rng.IntN(2) == 0)
-		}
-	case 14:
-		if s.cuts {
-			w.ambush()
-		}
-	case 15:
-		if s.duel {
-			w.twins()
-		}
-	case 9:
-		w.bounceGate()
-	case 10:
-		if s.duel {
-			w.takeOver()
-		}
-	case 11:
-		switch {
-		case !s.restores:
-		case w.reg.old == nil || w.rng.IntN(3) == 0:
-			w.reg.backup()
-		default:
-			w.reg.restore()
+		})
+	}
+	for _, a := range w.agents {
+		d += w.jitter(40 * time.Millisecond)
+		w.after(d, func() {
+			if w.chaos && a.up {
+				a.restart()
+			}
+		})
+	}
+}
+
+// restartWriter restarts the agent of the active service: another holder.
+func (w *world) restartWriter() {
+	for i, l := range w.libs {
+		if l.up && l.streams[0].active && w.agents[i].up && w.oneIn(2) {
+			w.agents[i].restart()
+			return
 		}
 	}
 }
 
+// elect lets the cluster of the primary site choose its leader anew: the old one
+// may learn of it late, and cannot commit.
+func (w *world) elect() {
+	to := w.libs[w.rng.IntN(2)]
+	other := w.libs[0]
+	if to == other {
+		other = w.libs[1]
+	}
+	ls := other.streams[0]
+	if !to.up || ls.j.leader != ls || !ls.active || to.streams[0].fencedBy != 0 {
+		return
+	}
+	w.log(to.addr, "", "elect", "")
+	for i, x := range other.streams {
+		x.j.cut(x.j.synced) // what its quorum had not, the new leader never saw
+		to.streams[i].advance()
+	}
+	to.deactivate()
+	to.activate()
+}
+
+func (w *world) pauseSomething() {
+	h := w.net.hosts[w.rng.IntN(len(w.net.hosts))]
+	if h.m.site != siteThird || w.oneIn(4) {
+		h.pause(w.jitter(600 * time.Millisecond))
+	}
+}
+
+func (w *world) suspendMachine() {
+	w.machines[w.rng.IntN(len(w.machines))].suspend(w.jitter(900 * time.Millisecond))
+}
+
+// zombie stops the active service, or its whole machine, moves the streams away,
+// and lets it wake up in the middle of what it was doing.
+func (w *world) zombie() {
+	for _, l := range w.libs {
+		if l.up && l.streams[0].active && l.m.name == w.route.holder.Node {
+			d := w.jitter(2 * time.Second)
+			if w.oneIn(2) {
+				l.m.suspend(d)
+			} else {
+				l.pause(d)
+			}
+			w.failover()
+			return
+		}
+	}
+}
+
+func (w *world) jumpClock() {
+	m := w.machines[w.rng.IntN(len(w.machines))]
+	d := time.Duration(w.rng.IntN(7200)-3600) * time.Second
+	w.log(string(m.name), "", "jump", "wall clock by %s", d)
+	m.clock.wall += d
+}
+
+// --- disks ---
+
 // mayLose keeps the losses within what W copies can bear: at most W-1 members
 // of any configuration may not know what they had.
-func (w *world) mayLose(n *standby) bool {
-	for i, k := range w.reg.keys {
-		lost := 0
-		for _, m := range k.Record.Config.Members {
-			s := w.standbys[w.oracle.index(m.Node)]
-			if s.inc != m.Incarnation || s.streams[i].meta.Limbo || s == n {
-				lost++
+func (w *world) mayLose(s *standby) bool {
+	for i := range w.reg.v.keys {
+		for _, cfg := range []fence.Config{w.reg.v.keys[i].Record.Config, w.oracle.streams[i].active.Config} {
+			lost := 0
+			for _, m := range cfg.Members {
+				ns := w.standbyOn(m.Node).streams[i]
+				if ns.meta.Incarnation != m.Incarnation || ns.meta.Limbo || ns.rotten > 0 || ns.s == s {
+					lost++
+				}
 			}
-		}
-		if lost > k.Record.Config.W-1 {
-			return false
+			if lost > cfg.W-1 && len(cfg.Members) > 0 {
+				return false
+			}
 		}
 	}
 	return true
 }
 
+func (w *world) wipeStandby() {
+	if s := w.someStandby(); s.up && w.mayLose(s) {
+		s.bounce()
+		s.wipe()
+	}
+}
+
+func (w *world) flipBit() {
+	if s := w.someStandby(); s.up && w.mayLose(s) {
+		s.flip()
+	}
+}
+
+func (w *world) hurtDisk() {
+	m := w.machines[w.rng.IntN(len(w.machines))]
+	switch w.rng.IntN(3) {
+	case 0:
+		m.disk.slow = w.now + w.jitter(1500*time.Millisecond)
+		w.log(string(m.name), "", "slowdisk", "")
+	case 1:
+		m.disk.full = w.now + w.jitter(1200*time.Millisecond)
+		w.log(string(m.name), "", "fulldisk", "")
+	default:
+		m.disk.bad = true
+	}
+}
+
+// --- the network ---
+
+// cut stops one direction between two machines for a while, or both.
+func (w *world) cut() {
+	a, b := w.machines[w.rng.IntN(len(w.machines))], w.machines[w.rng.IntN(len(w.machines))]
+	if a == b {
+		return
+	}
+	pairs := [][2]*computer{{a, b}}
+	if w.oneIn(2) {
+		pairs = append(pairs, [2]*computer{b, a})
+	}
+	w.log(string(a.name), string(b.name), "cut", "both ways: %v", len(pairs) == 2)
+	w.net.blockFor(800*time.Millisecond, pairs)
+}
+
+// cutSite takes a site away from the others, in one direction or in both.
+func (w *world) cutSite() {
+	site := []tidegate.SiteName{siteEast, siteWest}[w.rng.IntN(2)]
+	in, out := !w.oneIn(3), !w.oneIn(3)
+	var pairs [][2]*computer
+	for _, a := range w.machines {
+		for _, b := range w.machines {
+			if a.site == site && b.site != site {
+				if out {
+					pairs = append(pairs, [2]*computer{a, b})
+				}
+				if in {
+					pairs = append(pairs, [2]*computer{b, a})
+				}
+			}
+		}
+	}
+	w.log(string(site), "", "cutsite", "in %v out %v", in, out)
+	w.net.blockFor(1200*time.Millisecond, pairs)
+}
+
+// clog holds everything between two machines back, and lets it go at once.
+func (w *world) clog() {
+	a, b := w.machines[w.rng.IntN(len(w.machines))], w.machines[w.rng.IntN(len(w.machines))]
+	w.log(string(a.name), string(b.name), "clog", "")
+	w.net.link(a, b).clogged = w.now + w.jitter(700*time.Millisecond)
+}
+
+// isolate takes a standby away from everybody, or from everybody but the
+// agents: the old writer may then go on filling a log that nobody else sees.
+func (w *world) isolate(s *standby, agents bool) {
+	var pairs [][2]*computer
+	for _, m := range w.machines {
+		if m != s.m && (agents || m.site != siteEast) {
+			pairs = append(pairs, [2]*computer{s.m, m}, [2]*computer{m, s.m})
+		}
+	}
+	w.log(s.addr, "", "isolate", "agents too: %v", agents)
+	w.net.blockFor(700*time.Millisecond, pairs)
+}
+
+func (w *world) isolateStandby() { w.isolate(w.someStandby(), w.oneIn(2)) }
+
 // ambush lets one node fill up with a tail that nobody else has, moves the
 // stream on without it, and then asks that node and not one of those who know
 // better.
 func (w *world) ambush() {
-	stale := w.standbys[w.rng.IntN(w.shape.n)]
+	stale := w.someStandby()
 	w.isolate(stale, false)
 	w.after(w.jitter(350*time.Millisecond), w.failover)
 	w.after(w.jitter(900*time.Millisecond), func() {
-		if other := w.standbys[w.rng.IntN(w.shape.n)]; w.chaos && other != stale {
+		if other := w.someStandby(); w.chaos && other != stale {
 			w.isolate(other, true)
 			w.failover()
 		}
 	})
 }
 
-// isolate takes a standby away from everybody, or from everybody but the
-// agents: the old writer may then go on filling a log that nobody else sees.
-func (w *world) isolate(s *standby, agents bool) {
-	var pairs [][2]string
-	for _, h := range w.net.hosts {
-		if h != &s.host && (agents || h.addr[:2] != "a.") {
-			pairs = append(pairs, [2]string{s.addr, h.addr}, [2]string{h.addr, s.addr})
-		}
+// --- the registry ---
+
+func (w *world) outage() {
+	if w.oneIn(3) {
+		w.reg.slow = w.now + w.jitter(800*time.Millisecond)
+		w.log("etcd", "", "slow", "")
+		return
 	}
-	w.net.cuts = append(w.net.cuts, pairs...)
-	w.log(s.addr, "", "isolate", "agents too: %v", agents)
-	w.after(w.jitter(700*time.Millisecond), func() {
-		w.net.cuts = slices.DeleteFunc(slices.Clone(w.net.cuts), func(c [2]string) bool { return slices.Contains(pairs, c) })
-	})
+	w.reg.outage(w.jitter(400 * time.Millisecond))
 }
 
-// cut stops one direction between two hosts for a while.
-func (w *world) cut() {
-	a, b := w.net.hosts[w.rng.IntN(len(w.net.hosts))], w.net.hosts[w.rng.IntN(len(w.net.hosts))]
-	pair := [2]string{a.addr, b.addr}
-	w.net.cuts = append(w.net.cuts, pair)
-	if w.rng.IntN(2) == 0 {
-		w.net.cuts = append(w.net.cuts, [2]string{b.addr, a.addr})
+func (w *world) backupOrRestore() {
+	if w.reg.old == nil || w.oneIn(3) {
+		w.reg.backup()
+		return
 	}
-	w.log(a.addr, b.addr, "cut", "")
-	w.after(w.jitter(800*time.Millisecond), func() {
-		kept := w.net.cuts[:0:0]
-		for _, c := range w.net.cuts {
-			if c != pair && c != [2]string{pair[1], pair[0]} {
-				kept = append(kept, c)
-			}
-		}
-		w.net.cuts = kept
-	})
+	w.reg.restore(w.oneIn(2))
 }
 
-// restartWriter lets an agent of the site where the streams live come up anew
-// and ask for them.
-func (w *world) restartWriter() {
-	site := tidegate.SiteName("east")
-	if r := w.reg.keys[0].Record; r.ActiveEpoch > 0 {
-		site = r.Active.Site
-	}
-	var here []*agent
-	for _, a := range w.agents {
-		if a.site == site {
-			here = append(here, a)
-		}
-	}
-	a := here[w.rng.IntN(len(here))]
-	if w.rng.IntN(3) > 0 || !a.up {
-		a.stop()
-		w.log(a.addr, "", "restart", "")
-		a.start()
-	}
-	a.acquire()
-}
+// --- operators ---
 
-func (w *world) agentOn(node tidegate.NodeName) *agent {
-	for _, a := range w.agents {
-		if a.name == node {
-			return a
-		}
-	}
-	return nil
+func (w *world) someGate() *gate { return w.gates[w.rng.IntN(len(w.gates))] }
+
+// someTarget returns a member's agent.
+func (w *world) someTarget() fence.Holder {
+	members := w.reg.v.keys[0].Record.Config.Members
+	return w.agentOn(members[w.rng.IntN(len(members))].Node).self
 }
 
 func (w *world) failover() {
-	g := w.gates[w.rng.IntN(len(w.gates))]
-	members := w.reg.keys[0].Record.Config.Members
-	target := members[w.rng.IntN(len(members))].Node
-	if w.chaos && g.up && (w.shape.duel || len(g.plans) == 0 || w.rng.IntN(4) == 0) {
-		g.run(w.plan(fence.KindFailover, w.agentOn(target).self))
+	g := w.someGate()
+	if w.chaos && (w.shape.duel || !w.busy() || w.oneIn(4)) {
+		g.order(order{
+			kind: fence.KindFailover, target: w.someTarget(), reason: "nemesis",
+			attest: w.oneIn(4), acceptLoss: !w.oneIn(3), force: w.shape.force && w.oneIn(3),
+		})
 	}
+}
+
+// failoverTwice: who missed the first must not look good in the second.
+func (w *world) failoverTwice() {
+	w.failover()
+	w.after(w.jitter(400*time.Millisecond), w.failover)
+}
+
+func (w *world) switchover() {
+	if w.busy() && !w.shape.duel {
+		return
+	}
+	g := w.someGate()
+	if !g.order(order{kind: fence.KindSwitchover, target: w.someTarget(), reason: "nemesis"}) || !w.oneIn(4) {
+		return
+	}
+	r := g.plans[len(g.plans)-1]
+	w.after(w.jitter(500*time.Millisecond), func() { r.step(fence.Abort{Actor: "operator", Reason: "changed my mind"}) })
+}
+
+func (w *world) busy() bool {
+	return slices.ContainsFunc(w.gates, func(g *gate) bool { return slices.ContainsFunc(g.plans, (*running).alive) })
 }
 
 // twins runs one plan on both gates from the start, while the standbys' ends differ.
 func (w *world) twins() {
-	members := w.reg.keys[0].Record.Config.Members
-	p := w.plan(fence.KindFailover, w.agentOn(members[w.rng.IntN(len(members))].Node).self)
+	g := w.gates[0]
+	if g.seen == nil || !g.trusted || g.seen.frozen {
+		return
+	}
+	p := g.plan(order{kind: fence.KindFailover, target: w.someTarget(), reason: "twins", attest: true, acceptLoss: true})
 	for _, g := range w.gates {
-		if g.up {
+		if g.up && g.seen != nil && g.trusted {
 			g.run(p)
 		}
 	}
@@ -205,16 +355,17 @@ func (w *world) twins() {
 // bounceGate kills a gate in the middle of whatever it does; another one, or
 // itself, takes its plans up.
 func (w *world) bounceGate() {
-	g := w.gates[w.rng.IntN(len(w.gates))]
+	g := w.someGate()
 	if !g.up {
 		return
 	}
 	g.stop()
+	w.res.Crashes++
 	w.log(g.addr, "", "crash", "")
 	w.after(w.jitter(300*time.Millisecond), func() {
 		if !g.up {
 			g.start()
-			w.takeOver()
+			w.after(w.jitter(100*time.Millisecond), w.takeOver)
 		}
 	})
 }
@@ -222,8 +373,8 @@ func (w *world) bounceGate() {
 // takeOver starts a second controller on the newest unfinished plan, whether or
 // not the first is still at it.
 func (w *world) takeOver() {
-	g := w.gates[w.rng.IntN(len(w.gates))]
-	for i := len(w.reg.plans) - 1; g.up && i >= 0; i-- {
+	g := w.someGate()
+	for i := len(w.reg.plans) - 1; g.up && g.trusted && i >= 0; i-- {
 		if p := w.reg.plans[i]; !p.Finished() {
 			g.run(p)
 			return
@@ -231,106 +382,42 @@ func (w *world) takeOver() {
 	}
 }
 
-// heal ends the chaos: everything works, and one last failover must succeed and
-// bring every member back.
-func (w *world) heal() {
-	w.chaos = false
-	w.log("", "", "heal", "")
-	w.net.cuts, w.shape.loss, w.shape.dup = nil, 0, 0
-	w.reg.up = true
-	for _, s := range w.standbys {
-		if !s.up {
-			s.start()
-		}
+func (w *world) set(stream int, f func(*wish)) {
+	g := w.someGate()
+	if g.up {
+		g.send(&w.reg.host, &mSet{stream: stream, set: f})
 	}
-	for _, g := range w.gates {
-		if !g.up {
-			g.start()
-		}
-	}
-	w.drive()
-	w.poll()
 }
 
-// drive runs the last failover, again when it was refused or superseded.
-func (w *world) drive() {
-	w.after(500*time.Millisecond, func() {
-		defer w.drive()
-		for _, g := range w.gates {
-			for _, r := range g.plans {
-				if r.alive() {
-					w.log(g.addr, "", "busy", "%.8s %s", r.c.Plan().ID, r.c.Plan().Step)
-					return
-				}
-			}
-		}
-		if w.final() != nil {
-			return
-		}
-		p := w.plan(fence.KindFailover, w.agentOn("n0").self)
-		for i := range p.Streams {
-			cfg := w.fullConfig()
-			p.Streams[i].Wanted = &cfg
-		}
-		p.Reason = "final"
-		w.gates[0].run(p)
+func (w *world) changeMode() {
+	stream, b := w.rng.IntN(len(w.streams)), w.someBounds()
+	mode := []tidegate.Mode{tidegate.ModeSync, tidegate.ModeBounded, tidegate.ModeOpen}[w.rng.IntN(3)]
+	w.log("", "", "setmode", "stream %d %s %+v", stream, mode, b)
+	w.set(stream, func(s *wish) { s.mode, s.bounds = mode, b })
+}
+
+// brake opens a stream's gate by hand, recorded before it acts, or lets it arm
+// itself again.
+func (w *world) brake() {
+	stream, on, g := w.rng.IntN(len(w.streams)), w.oneIn(2), w.someGate()
+	w.log("", "", "brake", "stream %d %v", stream, on)
+	w.set(stream, func(s *wish) { s.brake = on })
+	if !on || !g.up {
+		return
+	}
+	g.send(&w.reg.host, &mSwap{
+		what: "open gate", streams: []int{stream}, revisions: []int64{-1}, done: func(bool, *view) {},
+		next: func(_ int, r fence.EpochRecord) (fence.EpochRecord, error) { return r.OpenGate() },
 	})
 }
 
-// final returns the last failover once it is done and still holds the streams.
-func (w *world) final() *fence.Plan {
-	for _, g := range w.gates {
-		for _, r := range g.plans {
-			p := r.c.Plan()
-			if p.Reason != "final" || p.Step != fence.StepDone {
-				continue
-			}
-			holds := true
-			for _, k := range w.reg.keys {
-				holds = holds && k.Record.Plan == p.ID && k.Record.State == fence.StateActive
-			}
-			if holds {
-				return &p
-			}
-		}
-	}
-	return nil
-}
-
-// poll looks now and then whether the world has converged: looking after each
-// event would cost more than the events.
-func (w *world) poll() {
-	w.after(100*time.Millisecond, func() {
-		w.settled = w.why() == ""
-		w.poll()
+func (w *world) freeze() {
+	on := true
+	w.log("", "", "freeze", "")
+	g := w.someGate()
+	g.send(&w.reg.host, &mSet{freeze: &on})
+	w.after(w.jitter(500*time.Millisecond), func() {
+		off := false
+		g.send(&w.reg.host, &mSet{freeze: &off})
 	})
-}
-
-func (w *world) converged() bool { return w.settled }
-
-// why says what is missing for convergence; "" when nothing is.
-func (w *world) why() string {
-	if w.final() == nil {
-		return "the last failover is not done"
-	}
-	a := w.agentOn("n0")
-	for i, k := range w.reg.keys {
-		as := a.streams[i]
-		switch {
-		case !as.writing():
-			return fmt.Sprintf("stream %d has no writer", i)
-		case as.w.Durable() < k.Record.Head.Seq+5:
-			return fmt.Sprintf("stream %d: D is %s, head was %s", i, as.w.Durable(), k.Record.Head.Seq)
-		}
-		for _, s := range w.standbys {
-			n := s.streams[i].n
-			if n.Limbo() || n.Adopted().Epoch != k.Record.Epoch || !k.Record.Config.Names(fence.Member{Node: s.name, Incarnation: s.inc}) {
-				return fmt.Sprintf("stream %d: %s has adopted %s of %s, limbo %v", i, s.name, n.Adopted().Epoch, k.Record.Epoch, n.Limbo())
-			}
-			if s.streams[i].applied.Seq < k.Record.Head.Seq+3 {
-				return fmt.Sprintf("stream %d: %s has applied %s", i, s.name, s.streams[i].applied.Seq)
-			}
-		}
-	}
-	return ""
 }

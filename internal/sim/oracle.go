@@ -2,6 +2,8 @@ package sim
 
 import (
 	"math/bits"
+	"slices"
+	"time"
 
 	"github.com/tidegate/tidegate"
 	"github.com/tidegate/tidegate/gating/fence"
@@ -13,17 +15,23 @@ type oracle struct {
 	w       *world
 	calls   []caller
 	streams []*truth
+	sinks   []tidegate.Epoch // highest that a client took something of
+	toldAt  []time.Duration  // when
 }
 
 // truth is what is really so about one stream.
 type truth struct {
-	batches map[tidegate.Chain]entry  // every batch ever sealed
-	synced  map[tidegate.Chain]uint32 // nodes, as bits, that ever had it fsynced
-	exposed []tidegate.Chain          // by seq-1: released, or recovered by an ACTIVE epoch
+	entries map[tidegate.Chain]*entry // every batch ever sealed
+	exposed []*entry                  // by seq-1: committed, or recovered by an ACTIVE epoch
 	holders map[tidegate.Epoch]tidegate.HolderID
 	active  fence.EpochRecord // the highest ACTIVE one
 	adopted []adoption
 	nodes   []nodeTruth
+
+	records []recTruth
+	terms   map[tidegate.Epoch]*term
+	turns   []turn
+	pending []int32 // records that were released and are not durable, in order of release
 }
 
 // adoption is one reply that said "adopted", with the log as it was then.
@@ -31,89 +39,96 @@ type adoption struct {
 	member fence.Member
 	epoch  tidegate.Epoch
 	holder tidegate.HolderID
-	log    []entry // the fsynced part
+	log    []*entry // the fsynced part
 }
 
 type nodeTruth struct {
 	replied  tidegate.Epoch // highest promise ever replied, by the node's name, whatever its disk
 	enforced tidegate.Epoch // in this life
 	disk     tidegate.Epoch // on this disk
-	had      []entry        // fsynced at losses of the disk: what its acks may have counted for
+	had      []*entry       // fsynced at losses of the disk: what its acks may have counted for
 	marked   int
+	applied  int // entries, in any life
 }
 
 func newOracle(w *world) *oracle {
-	o := &oracle{w: w}
+	o := &oracle{w: w, sinks: make([]tidegate.Epoch, w.shape.streams), toldAt: make([]time.Duration, w.shape.streams)}
 	for range w.shape.streams {
 		o.streams = append(o.streams, &truth{
-			batches: map[tidegate.Chain]entry{}, synced: map[tidegate.Chain]uint32{},
-			holders: map[tidegate.Epoch]tidegate.HolderID{}, nodes: make([]nodeTruth, w.shape.n),
+			entries: map[tidegate.Chain]*entry{{}: origin}, holders: map[tidegate.Epoch]tidegate.HolderID{},
+			nodes: make([]nodeTruth, w.shape.n), terms: map[tidegate.Epoch]*term{},
 		})
 	}
 	return o
 }
 
-func (o *oracle) node(ns *nodeStream) *nodeTruth { return &o.streams[ns.i].nodes[o.index(ns.s.name)] }
-
-func (o *oracle) index(name tidegate.NodeName) int { return int(name[1] - '0') }
+func (o *oracle) node(ns *nodeStream) *nodeTruth { return &o.streams[ns.i].nodes[ns.s.i] }
 
 // --- writers ---
 
 // sealed: I2, one holder per epoch.
-func (o *oracle) sealed(stream int, e entry) {
-	t := o.streams[stream]
+func (o *oracle) sealed(as *agentStream, e *entry) {
+	t := o.streams[as.i]
 	if h, ok := t.holders[e.pos.Epoch]; !ok || h != e.holder {
-		o.w.fail("I2", "stream %d: batch %s sealed by %.8s, epoch belongs to %.8s", stream, e.pos, e.holder, h)
+		o.w.fail("I2", "stream %d: batch %s sealed by %.8s, epoch belongs to %.8s", as.i, e.pos, e.holder, h)
 	}
-	t.batches[e.pos.Chain] = e
+	t.entries[e.pos.Chain] = e
 }
 
-// durable: I9, D is monotone and true.
+// durable: I9, D is monotone and true; I25, nothing leaves the ring before.
 func (o *oracle) durable(as *agentStream, d tidegate.Seq) {
-	t := o.streams[as.i]
-	if d < as.released {
-		o.w.fail("I9", "stream %d: D went back from %s to %s", as.i, as.released, d)
+	if d < as.base.pos.Seq {
+		o.w.fail("I9", "stream %d: D went back from %s to %s", as.i, as.base.pos.Seq, d)
 	}
-	pos, ok := as.at(d)
-	if !ok || d == as.w.Record().Head.Seq {
-		return
-	}
-	if n := bits.OnesCount32(t.synced[pos.Chain]); n < as.w.Record().Config.W {
-		o.w.fail("I9", "stream %d: D is %s, which only %d nodes ever fsynced", as.i, pos, n)
+	e := as.at(d)
+	switch {
+	case e == nil:
+		o.w.fail("I25", "stream %d: D is %s, which has left the ring", as.i, d)
+	case e != as.base:
+		if n := bits.OnesCount32(e.synced); n < as.quorum() {
+			o.w.fail("I9", "stream %d: D is %s, which only %d nodes ever fsynced", as.i, e.pos, n)
+		}
 	}
 }
 
-// release: I5, I6, I7.
-func (o *oracle) release(as *agentStream, e entry) {
+func (as *agentStream) quorum() int {
+	if r := as.record(); r != nil {
+		return r.Config.W
+	}
+	return as.w.Record().Config.W
+}
+
+// release: I5, I7.
+func (o *oracle) release(as *agentStream, e *entry) {
 	t := o.streams[as.i]
-	o.w.res.Released++
+	o.w.res.Batches++
 	if e.pos.Epoch < t.active.Epoch && e.pos.Seq >= t.active.StartSeq {
 		o.w.fail("I5", "stream %d: %s became durable under its epoch after epoch %s was opened from %s", as.i, e.pos, t.active.Epoch, t.active.StartSeq)
 	}
-	o.expose(as.i, e.pos, "I7")
+	o.expose(as.i, e, "I7")
 }
 
-// expose folds the log that ends at pos into what the world has seen.
-func (o *oracle) expose(stream int, pos tidegate.LogPos, invariant string) {
+// expose folds the log that ends at e into what the world has seen.
+func (o *oracle) expose(stream int, e *entry, invariant string) {
 	t := o.streams[stream]
-	if int(pos.Seq) < len(t.exposed) {
-		if invariant == "I6" || pos.Seq > 0 && t.exposed[pos.Seq-1] != pos.Chain {
-			o.w.fail(invariant, "stream %d: log ends at %s, but %d batches were exposed", stream, pos, len(t.exposed))
+	seq := int(e.pos.Seq)
+	if seq < len(t.exposed) {
+		if invariant == "I6" || seq > 0 && t.exposed[seq-1] != e {
+			o.w.fail(invariant, "stream %d: log ends at %s, but %d batches were exposed", stream, e.pos, len(t.exposed))
 		}
 		return
 	}
-	var chain []tidegate.Chain
-	c := pos.Chain
-	for s := int(pos.Seq); s > len(t.exposed); s-- {
-		chain = append(chain, c)
-		c = t.batches[c].parent
+	at := len(t.exposed)
+	for x := e; int(x.pos.Seq) > at; x = x.prev() {
+		t.exposed = append(t.exposed, x)
 	}
-	if n := len(t.exposed); n > 0 && t.exposed[n-1] != c {
-		o.w.fail(invariant, "stream %d: the log that ends at %s has another batch at %d than the one exposed", stream, pos, n)
-		return
+	slices.Reverse(t.exposed[at:])
+	below := origin
+	if at > 0 {
+		below = t.exposed[at-1]
 	}
-	for i := len(chain) - 1; i >= 0; i-- {
-		t.exposed = append(t.exposed, chain[i])
+	if at < len(t.exposed) && t.exposed[at].prev() != below || at == len(t.exposed) && e != below {
+		o.w.fail(invariant, "stream %d: the log that ends at %s has another batch at %d than the one exposed", stream, e.pos, at)
 	}
 }
 
@@ -145,10 +160,8 @@ func (o *oracle) crashed(ns *nodeStream) {
 	n := o.node(ns)
 	n.enforced = ns.meta.Promise.Epoch
 	n.marked = min(n.marked, len(ns.log))
-	if ns.meta.EpochRead || !ns.meta.Limbo {
-		if ns.meta.Promise.Epoch < n.replied {
-			o.w.fail("I21", "%s stream %d: promised %s, remembers %s after a crash", ns.s.name, ns.i, n.replied, ns.meta.Promise.Epoch)
-		}
+	if (ns.meta.EpochRead || !ns.meta.Limbo) && ns.meta.Promise.Epoch < n.replied {
+		o.w.fail("I21", "%s stream %d: promised %s, remembers %s after a crash", ns.s.name, ns.i, n.replied, ns.meta.Promise.Epoch)
 	}
 }
 
@@ -164,7 +177,7 @@ func (o *oracle) wiped(ns *nodeStream, damage bool) {
 }
 
 // accepts: I2, I3.
-func (o *oracle) accepts(ns *nodeStream, epoch tidegate.Epoch, holder tidegate.HolderID, e entry) {
+func (o *oracle) accepts(ns *nodeStream, epoch tidegate.Epoch, holder tidegate.HolderID, e *entry) {
 	n, t := o.node(ns), o.streams[ns.i]
 	if epoch < n.replied {
 		o.w.fail("I3", "%s stream %d: accepted %s under epoch %s after it had promised %s", ns.s.name, ns.i, e.pos, epoch, n.replied)
@@ -175,8 +188,8 @@ func (o *oracle) accepts(ns *nodeStream, epoch tidegate.Epoch, holder tidegate.H
 }
 
 // appended: I8, equal chains mean equal prefixes: each batch follows its parent.
-func (o *oracle) appended(ns *nodeStream, e entry) {
-	if k := len(ns.log); k > 1 && ns.log[k-2].pos.Chain != e.parent || e.pos.Seq != tidegate.Seq(k) {
+func (o *oracle) appended(ns *nodeStream, e *entry) {
+	if k := len(ns.log); ns.entry(k-1) != e.prev() || e.pos.Seq != tidegate.Seq(k) {
 		o.w.fail("I8", "%s stream %d: %s does not follow the log", ns.s.name, ns.i, e.pos)
 	}
 }
@@ -184,7 +197,11 @@ func (o *oracle) appended(ns *nodeStream, e entry) {
 func (o *oracle) syncedTo(ns *nodeStream) {
 	n, t := o.node(ns), o.streams[ns.i]
 	for ; n.marked < ns.synced; n.marked++ {
-		t.synced[ns.log[n.marked].pos.Chain] |= 1 << o.index(ns.s.name)
+		e := ns.log[n.marked]
+		e.synced |= 1 << ns.s.i
+		if bits.OnesCount32(e.synced) >= t.active.Config.W {
+			t.durable(e)
+		}
 	}
 }
 
@@ -196,7 +213,7 @@ func (o *oracle) acked(ns *nodeStream, a fence.Ack) {
 }
 
 func (o *oracle) repliedFence(ns *nodeStream, r fence.FenceReply) {
-	if n := o.node(ns); !r.Refused {
+	if n := o.node(ns); !r.Refused && r.Leased == 0 {
 		if !r.Limbo && r.Promise.Epoch < n.replied {
 			o.w.fail("I21", "%s stream %d: promised %s after %s", ns.s.name, ns.i, r.Promise, n.replied)
 		}
@@ -216,27 +233,36 @@ func (o *oracle) repliedAdopt(ns *nodeStream, r fence.AdoptReply) {
 	t.adopted = append(t.adopted, adoption{r.Member, r.Epoch, r.Holder, ns.log[:ns.synced:ns.synced]})
 }
 
-// cut: I18 (the shell keeps what it removes) and I24.
-func (o *oracle) cut(ns *nodeStream, e fence.Cut) {
+// cut: I18, what is removed lies in quarantine first; I24.
+func (o *oracle) cut(ns *nodeStream, e fence.Cut, quarantined []*entry) {
 	n := o.node(ns)
 	n.marked = min(n.marked, int(e.To.Seq))
+	if removed := ns.log[e.To.Seq:]; len(quarantined) < len(removed) || !slices.Equal(quarantined[len(quarantined)-len(removed):], removed) {
+		o.w.fail("I18", "%s stream %d: removes (%d,%d], which is not in quarantine", ns.s.name, ns.i, e.To.Seq, len(ns.log))
+	}
 	o.w.log(ns.s.addr, "", "quarantine", "stream %d (%d,%d] %s", ns.i, e.To.Seq, len(ns.log), e.Reason)
-	if e.To.Seq < ns.applied.Seq {
-		o.w.fail("I24", "%s stream %d: cut to %s below the applied %s", ns.s.name, ns.i, e.To, ns.applied)
+	if int(e.To.Seq) < ns.applied && !e.Committed {
+		o.w.fail("I24", "%s stream %d: cut to %s below the applied %d", ns.s.name, ns.i, e.To, ns.applied)
 	}
 }
 
-// applied: I24, only what is committed is applied.
-func (o *oracle) applied(ns *nodeStream) {
-	t, p := o.streams[ns.i], ns.applied
-	if int(p.Seq) > len(t.exposed) || t.exposed[p.Seq-1] != p.Chain {
-		o.w.fail("I24", "%s stream %d: applied %s, which is not committed", ns.s.name, ns.i, p)
+// applied: I24, only what is committed is applied; I20 and I29, the state at a
+// place is a function of the log up to it, whoever computed it.
+func (o *oracle) applied(ns *nodeStream, e *entry, s state) {
+	t := o.streams[ns.i]
+	if n := int(e.pos.Seq); n > len(t.exposed) || t.exposed[n-1] != e {
+		o.w.fail("I24", "%s stream %d: applied %s, which is not committed", ns.s.name, ns.i, e.pos)
 	}
+	if s != e.state {
+		o.w.fail("I20", "%s stream %d: state at %s is %x after %d records, want %x after %d", ns.s.name, ns.i, e.pos, s.hash, s.n, e.state.hash, e.state.n)
+	}
+	n := o.node(ns)
+	n.applied = max(n.applied, int(e.pos.Seq))
 }
 
 // --- the registry ---
 
-// recorded: I1, I4, I6, I14, I15.
+// recorded: I1, I4, I6, I14, and what the changes of gates and holders mean.
 func (o *oracle) recorded(stream int, old, rec fence.EpochRecord) {
 	t := o.streams[stream]
 	if rec.Epoch < old.Epoch {
@@ -245,14 +271,24 @@ func (o *oracle) recorded(stream int, old, rec fence.EpochRecord) {
 	if err := rec.Validate(); err != nil {
 		o.w.fail("I4", "stream %d: %v", stream, err)
 	}
-	if rec.State != fence.StateActive {
+	if rec.Epoch == rec.ActiveEpoch {
+		o.gateRecorded(stream, old, rec)
+	}
+	if rec.State == fence.StateDemoted {
+		o.handedOver(stream, rec)
+	}
+	again := old.Epoch == rec.Epoch && old.Holder == rec.Holder && (old.State == fence.StateActive || old.State == fence.StateSwitching)
+	if rec.State != fence.StateActive || again {
+		if rec.Epoch == t.active.Epoch && again && rec.Holder == t.active.Holder {
+			t.active.Config = rec.Config
+		}
 		return
 	}
 	if h, ok := t.holders[rec.Epoch]; ok && h != rec.Holder.UUID {
 		o.w.fail("I1", "stream %d: epoch %s of %.8s opened for %.8s", stream, rec.Epoch, h, rec.Holder.UUID)
 	}
 	t.holders[rec.Epoch] = rec.Holder.UUID
-	adopters, target := 0, rec.Kind != fence.KindFailover
+	adopters, target := 0, rec.Kind == fence.KindAcquire || rec.Kind == fence.KindReconfigure
 	for _, m := range rec.Config.Members {
 		if t.hasAdopted(m, rec) {
 			adopters++
@@ -263,11 +299,17 @@ func (o *oracle) recorded(stream int, old, rec fence.EpochRecord) {
 		o.w.fail("I14", "stream %d: epoch %s opened with %d of %d adopters, target among them: %v", stream, rec.Epoch, adopters, rec.Config.W, target)
 	}
 	if a := t.active; a.Epoch == rec.Epoch && a.Holder == rec.Holder && a.Head == rec.Head {
-		return // the same epoch once more, after the registry went back: the same writer goes on
+		t.active = rec // the same epoch once more: the same writer goes on
+		return
 	}
-	o.expose(stream, rec.Head, "I6")
+	head := t.entries[rec.Head.Chain]
+	if rec.Unclean && int(rec.Head.Seq) < len(t.exposed) {
+		t.exposed = t.exposed[:rec.Head.Seq] // it says so
+	}
+	o.expose(stream, head, "I6")
 	if rec.Epoch > t.active.Epoch {
-		t.active = rec.Clone()
+		o.turned(stream, rec, head)
+		t.active = rec
 	}
 }
 
@@ -285,31 +327,43 @@ func (t *truth) hasAdopted(m fence.Member, rec fence.EpochRecord) bool {
 
 // exitsLimbo: I22, it has again whatever its acks may have counted for.
 func (o *oracle) exitsLimbo(stream int, rec fence.EpochRecord, m fence.Member) {
-	t, s := o.streams[stream], o.w.standbys[o.index(m.Node)]
+	t, s := o.streams[stream], o.w.standbyOn(m.Node)
+	ns := s.streams[stream]
 	o.w.log("etcd", "", "exitlimbo", "stream %d %s epoch %s", stream, m, rec.Epoch)
-	if s.inc != m.Incarnation {
+	if ns.meta.Incarnation != m.Incarnation {
 		return // lost its disk again meanwhile: a dead incarnation is named, and counts for nothing
 	}
-	n, ns := &t.nodes[o.index(m.Node)], s.streams[stream]
+	n := &t.nodes[s.i]
 	need := min(len(n.had), len(t.exposed))
-	for need > 0 && n.had[need-1].pos.Chain != t.exposed[need-1] {
+	for need > 0 && n.had[need-1] != t.exposed[need-1] {
 		need-- // never exposed: divergent, and rightly gone
 	}
-	if need > ns.synced || need > 0 && ns.log[need-1].pos.Chain != t.exposed[need-1] {
+	if need > ns.synced || need > 0 && ns.log[need-1] != t.exposed[need-1] {
 		o.w.fail("I22", "stream %d: %s left limbo with %d batches fsynced, had acknowledged %d", stream, m, ns.synced, need)
 	}
 	n.had = nil
 }
 
-func (o *oracle) restored(int, fence.EpochRecord) {}
-
-// reported: I23, a zero claim is true. Whatever was exposed is in the recovered
-// log, or expose has already failed.
-func (o *oracle) reported(p fence.Plan, loss []fence.LossStatement) {
-	for i, l := range loss {
-		r := p.Streams[i].Record
-		if l.Kind == fence.LossZero && (r.Unclean || r.Restored || r.Gate.State != fence.GateArmed) {
-			o.w.fail("I23", "stream %d: zero loss claimed over an unclean or unarmed recovery", i)
+// standing: I19, what is committed is never absent from all fence quorums: fewer
+// than R members of the last active configuration lack it, those aside that do not
+// know what they had. Called now and then.
+func (o *oracle) standing() {
+	for i, t := range o.streams {
+		if len(t.exposed) == 0 || t.active.Epoch == 0 {
+			continue
+		}
+		last, have, excused := t.exposed[len(t.exposed)-1], 0, 0
+		for _, m := range t.active.Config.Members {
+			ns := o.w.standbyOn(m.Node).streams[i]
+			switch {
+			case ns.meta.Incarnation != m.Incarnation || ns.meta.Limbo || ns.rotten > 0:
+				excused++
+			case ns.synced >= len(t.exposed) && ns.log[len(t.exposed)-1] == last:
+				have++
+			}
+		}
+		if have+excused < t.active.Config.W {
+			o.w.fail("I19", "stream %d: %s is committed, %d members have it, want %d", i, last.pos, have, t.active.Config.W)
 		}
 	}
 }

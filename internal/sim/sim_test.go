@@ -4,7 +4,11 @@ import (
 	"bytes"
 	"flag"
 	"os"
+	"runtime"
+	"sync"
+	"sync/atomic"
 	"testing"
+	"time"
 )
 
 var (
@@ -12,6 +16,52 @@ var (
 	seeds   = flag.Uint64("seeds", 300, "how many seeds to run; a quarter of them with -short")
 	from    = flag.Uint64("from", 1, "first seed")
 )
+
+// worlds runs seeds from on, as many at a time as there are processors, and calls
+// each with every result, one at a time and in no order. It stops when each says so.
+func worlds(from, n uint64, each func(Result) (goOn bool)) {
+	var (
+		next atomic.Uint64
+		stop atomic.Bool
+		mu   sync.Mutex
+		wg   sync.WaitGroup
+	)
+	for range runtime.GOMAXPROCS(0) {
+		wg.Go(func() {
+			for !stop.Load() {
+				i := next.Add(1) - 1
+				if i >= n {
+					return
+				}
+				r := Run(Options{Seed: from + i})
+				mu.Lock()
+				if !stop.Load() && !each(r) {
+					stop.Store(true)
+				}
+				mu.Unlock()
+			}
+		})
+	}
+	wg.Wait()
+}
+
+func (r *Result) add(o Result) {
+	r.Events += o.Events
+	r.Virtual += o.Virtual
+	r.Failovers += o.Failovers
+	r.Declared += o.Declared
+	r.Switchovers += o.Switchovers
+	r.Aborted += o.Aborted
+	r.Acquires += o.Acquires
+	r.Refused += o.Refused
+	r.Crashes += o.Crashes
+	r.Wipes += o.Wipes
+	r.Damages += o.Damages
+	r.Degraded += o.Degraded
+	r.Batches += o.Batches
+	r.Acked += o.Acked
+	r.Lost += o.Lost
+}
 
 func TestSeeds(t *testing.T) {
 	if *oneSeed != 0 {
@@ -27,29 +77,37 @@ func TestSeeds(t *testing.T) {
 		n /= 4
 	}
 	var sum Result
-	for s := *from; s < *from+n; s++ {
-		r := Run(Options{Seed: s})
+	began := time.Now()
+	failed, small, idle := 0, 0, 0
+	worlds(*from, n, func(r Result) bool {
 		if r.Violation != "" {
-			t.Errorf("seed %d: %s\n%s\nreplay: go test ./internal/sim -run TestSeeds -seed %d", s, r.Violation, r.Shape, s)
+			t.Errorf("seed %d: %s\n%s\nreplay: go test ./internal/sim -run TestSeeds -seed %d", r.Seed, r.Violation, r.Shape, r.Seed)
+			failed++
 		}
-		sum.Events += r.Events
-		sum.Virtual += r.Virtual
-		sum.Failovers += r.Failovers
-		sum.Acquires += r.Acquires
-		sum.Refused += r.Refused
-		sum.Crashes += r.Crashes
-		sum.Wipes += r.Wipes
-		sum.Released += r.Released
-	}
-	t.Logf("%d seeds: %d events, %s virtual, %d failovers, %d acquires, %d refused, %d crashes, %d wipes, %d batches released",
-		n, sum.Events, sum.Virtual, sum.Failovers, sum.Acquires, sum.Refused, sum.Crashes, sum.Wipes, sum.Released)
+		sum.add(r)
+		if r.Events < 5000 {
+			small++
+		}
+		if r.Failovers+r.Switchovers == 0 {
+			idle++
+		}
+		return failed < 20
+	})
+	took := time.Since(began)
+	t.Logf("%d seeds in %s: %.0f seeds/s, %d events/seed (%d below 5000), %s virtual", n, took.Round(time.Millisecond), float64(n)/took.Seconds(), sum.Events/int(n), small, sum.Virtual)
+	t.Logf("%d failovers, %d declared by the detector, %d switchovers, %d called off, %d acquires, %d refused; %d seeds without a change of role",
+		sum.Failovers, sum.Declared, sum.Switchovers, sum.Aborted, sum.Acquires, sum.Refused, idle)
+	t.Logf("%d crashes, %d wipes, %d damages, %d degradations, %d batches durable, %d records acknowledged, %d lost as claimed",
+		sum.Crashes, sum.Wipes, sum.Damages, sum.Degraded, sum.Batches, sum.Acked, sum.Lost)
 }
 
 func TestSameSeedSameRun(t *testing.T) {
-	var a, b bytes.Buffer
-	Run(Options{Seed: 7, Trace: &a})
-	Run(Options{Seed: 7, Trace: &b})
-	if a.Len() == 0 || !bytes.Equal(a.Bytes(), b.Bytes()) {
-		t.Fatalf("two runs of one seed differ: %d and %d bytes of trace", a.Len(), b.Len())
+	for seed := uint64(1); seed <= 8; seed++ {
+		var a, b bytes.Buffer
+		Run(Options{Seed: seed, Trace: &a})
+		Run(Options{Seed: seed, Trace: &b})
+		if a.Len() == 0 || !bytes.Equal(a.Bytes(), b.Bytes()) {
+			t.Fatalf("seed %d: two runs differ: %d and %d bytes of trace", seed, a.Len(), b.Len())
+		}
 	}
 }

@@ -2,33 +2,12 @@ package sim
 
 import (
 	"errors"
-	"hash/fnv"
 	"time"
 
 	"github.com/tidegate/tidegate"
 	"github.com/tidegate/tidegate/gating/fence"
+	"github.com/tidegate/tidegate/internal/mutate"
 )
-
-// entry is one sealed batch: its position is all there is to know.
-type entry struct {
-	pos    tidegate.LogPos
-	parent tidegate.Chain
-	holder tidegate.HolderID
-}
-
-// chainOf is the chain rule: a digest over the previous chain and the batch.
-func chainOf(prev tidegate.Chain, epoch tidegate.Epoch, seq tidegate.Seq, holder tidegate.HolderID, content uint64) (c tidegate.Chain) {
-	h := fnv.New128a()
-	var b [24]byte
-	for i := range 8 {
-		b[i], b[8+i], b[16+i] = byte(epoch>>(8*i)), byte(seq>>(8*i)), byte(content>>(8*i))
-	}
-	_, _ = h.Write(prev[:])
-	_, _ = h.Write(holder[:])
-	_, _ = h.Write(b[:])
-	h.Sum(c[:0])
-	return c
-}
 
 // Messages of the data plane. Entries are shared, never changed.
 type (
@@ -37,12 +16,14 @@ type (
 		epoch   tidegate.Epoch
 		holder  tidegate.HolderID
 		members []fence.Member
+		head    tidegate.Seq // of the epoch: what lies there is asked for, to prove one's own journal by
 		dial    int
 	}
 	mAttached struct {
 		stream            int
 		member            fence.Member
 		received, durable tidegate.LogPos
+		head              *entry
 		dial              int
 	}
 	mAppend struct {
@@ -50,13 +31,13 @@ type (
 		epoch   tidegate.Epoch
 		holder  tidegate.HolderID
 		prev    tidegate.LogPos
-		entries []entry
+		entries []*entry
 		commit  tidegate.Seq
+		beacon  beacon
 		dial    int // the writer's session that this comes from, at first or second hand
 	}
-	mNack struct { // cannot append here: not adopted, or a gap after end
+	mNack struct { // cannot append here: not adopted, no room, or a gap after end
 		stream int
-		node   tidegate.NodeName
 		end    tidegate.LogPos
 		fit    bool // the node would append after end
 	}
@@ -67,6 +48,7 @@ type (
 	mAck struct {
 		stream int
 		ack    fence.Ack
+		state  uint64 // of the warm service, at ack.Applied
 	}
 	mReadLog struct {
 		stream   int
@@ -75,16 +57,24 @@ type (
 	}
 	mLog struct {
 		stream  int
-		entries []entry
+		entries []*entry
 		token   uint64
 	}
 )
 
+// beacon is what the writer says of its releases, with its batches.
+type beacon struct {
+	known    bool
+	released int64 // records of the journal through A
+}
+
 // standby is one node: its disk survives crashes, everything else does not.
 type standby struct {
 	host
+	i       int
 	name    tidegate.NodeName
 	inc     tidegate.Incarnation
+	watch   watcher
 	streams []*nodeStream
 }
 
@@ -95,50 +85,51 @@ type nodeStream struct {
 	id tidegate.StreamID
 
 	// disk
-	log    []entry
+	log    []*entry
 	synced int
 	meta   fence.NodeMeta
-	lost   []entry // the log before the last wipe, for the oracle
+	aside  []*entry // quarantine
+	rotten int      // the entry whose bits have flipped, counted from 1; 0: none
+	lost   []*entry // the log before the last wipe, for the oracle
 
 	// memory
 	n        *fence.Node
 	cuts     int // log truncations of this life: a sync that began before one proves nothing
 	syncing  bool
-	upstream string // where acks go
+	upstream *host // where acks go
 	relay    relayRole
 	ask      uint64 // outstanding AskChain or Fetch
 	asked    fence.NodeEffect
-	applied  tidegate.LogPos
+	beacon   beacon
+	heardAt  tidegate.Instant // of the beacon
+	applied  int              // entries that the warm copy has
+	promoted fence.Promise    // what the target was told last
+	branchAt tidegate.LogPos
 }
 
-// relayRole is the fan-out to the other members.
-type relayRole struct {
-	on      bool
-	epoch   tidegate.Epoch
-	holder  tidegate.HolderID
-	writer  string
-	dial    int
-	commit  tidegate.Seq
-	members []fence.Member
-	cursor  []tidegate.LogPos
-	known   []bool
-}
-
-func newStandby(w *world, name string) *standby {
-	s := &standby{host: host{w: w, addr: "s." + name}, name: tidegate.NodeName(name), inc: w.id()}
-	s.recv = s.receive
+func newStandby(w *world, m *computer, i int) *standby {
+	s := &standby{i: i, name: m.name, inc: w.id()}
+	s.host = m.newHost("s."+string(m.name), s.receive)
 	w.net.add(&s.host)
 	for i, id := range w.streams {
 		ns := &nodeStream{s: s, i: i, id: id}
-		ns.meta = fence.FormatMeta(id, fence.Member{Node: s.name, Incarnation: s.inc})
+		ns.meta = fence.FormatMeta(id, s.member())
 		s.streams = append(s.streams, ns)
 	}
 	return s
 }
 
+func (s *standby) member() fence.Member { return fence.Member{Node: s.name, Incarnation: s.inc} }
+
 func (s *standby) start() {
-	s.up = true
-	s.gen++
+	s.begin()
+	for _, ns := range s.streams {
+		if ns.rotten > 0 {
+			// Opening reads every batch: the stream is not served until an operator
+			// has set the log aside.
+			ns.setAside()
+		}
+	}
 	for _, ns := range s.streams {
 		ns.start()
 	}
@@ -148,60 +139,22 @@ func (s *standby) start() {
 			ns.fanOut()
 		}
 	})
-	s.every(80*time.Millisecond, func() { s.w.reg.watch(&s.host) })
+	s.watch.start(&s.host, s.onView)
 }
 
-func (h *host) every(d time.Duration, fn func()) {
-	h.after(h.w.jitter(d), func() {
-		fn()
-		h.every(d, fn)
-	})
-}
-
-// crash takes the node down. What was not synced may be lost, from the end.
-func (s *standby) crash() {
-	s.up = false
-	s.gen++
-	for _, ns := range s.streams {
-		kept := ns.synced + s.w.rng.IntN(len(ns.log)-ns.synced+1)
-		ns.log = ns.log[:kept:kept]
-		ns.synced = kept
-		ns.n, ns.syncing, ns.relay, ns.asked, ns.ask = nil, false, relayRole{}, nil, 0
-		s.w.oracle.crashed(ns)
-		s.w.oracle.syncedTo(ns) // what a power cut has left is on the disk
+func (s *standby) onView(v *view, fresh bool) {
+	for i := range v.keys {
+		s.streams[i].step(fence.RecordRead{Record: v.keys[i].Record, Fresh: fresh})
 	}
-	s.w.log(s.addr, "", "crash", "")
 }
 
-// wipe replaces the disk; damage keeps the promise and part of the log. Either
-// way the node is another incarnation from now on.
-func (s *standby) wipe(damage bool) {
-	s.inc = s.w.id()
-	for _, ns := range s.streams {
-		ns.lost = ns.log
-		if damage {
-			ns.log = ns.log[: ns.synced/2 : ns.synced/2]
-			ns.meta = ns.meta.Damaged(s.inc)
-		} else {
-			ns.log, ns.applied = nil, tidegate.LogPos{}
-			ns.meta = fence.FormatMeta(ns.id, fence.Member{Node: s.name, Incarnation: s.inc})
-		}
-		ns.synced = len(ns.log)
-		if ns.applied.Seq > tidegate.Seq(len(ns.log)) {
-			ns.applied = ns.end()
-		}
-		s.w.oracle.wiped(ns, damage)
-	}
-	s.w.log(s.addr, "", "wipe", "damage=%v", damage)
-}
+func (ns *nodeStream) end() tidegate.LogPos { return ns.entry(len(ns.log)).pos }
 
-func (ns *nodeStream) end() tidegate.LogPos { return ns.at(len(ns.log)) }
-
-func (ns *nodeStream) at(n int) tidegate.LogPos {
+func (ns *nodeStream) entry(n int) *entry {
 	if n == 0 {
-		return tidegate.LogPos{}
+		return origin
 	}
-	return ns.log[n-1].pos
+	return ns.log[n-1]
 }
 
 var errNoBatch = errors.New("no such batch")
@@ -211,16 +164,20 @@ func (ns *nodeStream) At(seq tidegate.Seq) (tidegate.LogPos, error) {
 	if int(seq) > len(ns.log) {
 		return tidegate.LogPos{}, errNoBatch
 	}
-	return ns.at(int(seq)), nil
+	return ns.entry(int(seq)).pos, nil
 }
 
 func (ns *nodeStream) start() {
 	var effects []fence.NodeEffect
 	ns.n, effects = fence.NewNode(ns.meta, ns.end(), ns)
 	ns.do(effects)
+	ns.step(fence.Started{Now: ns.s.m.boot()})
 }
 
 func (ns *nodeStream) step(ev fence.NodeEvent) {
+	if ns.n == nil {
+		return // went down in the middle of a message
+	}
 	effects := ns.n.Step(ev)
 	ns.s.w.oracle.promised(ns)
 	ns.do(effects)
@@ -231,58 +188,71 @@ func (ns *nodeStream) do(effects []fence.NodeEffect) {
 	for _, e := range effects {
 		switch e := e.(type) {
 		case fence.Persist:
-			s.after(w.jitter(2*time.Millisecond), func() {
-				ns.meta = e.Meta
-				if w.chance(0.02) && w.chaos && w.shape.crashes {
-					w.oracle.persisted(ns)
-					s.bounce() // between the write and its completion
-					return
-				}
-				w.oracle.persisted(ns)
-				ns.step(fence.Persisted{Token: e.Token})
-			})
+			ns.persist(e)
 		case fence.Sync:
 			n := len(ns.log)
-			s.after(w.jitter(2*time.Millisecond), func() {
+			ns.fsync(func() {
 				ns.markSynced(n)
-				ns.step(fence.Synced{Token: e.Token, End: ns.at(n)})
+				ns.step(fence.Synced{Token: e.Token, End: ns.entry(n).pos})
 			})
 		case fence.AskChain:
-			ns.remote(e, e.Token, e.Source, mReadLog{ns.i, e.Seq, e.Seq, e.Token})
+			ns.remote(e, e.Token, e.Source, &mReadLog{ns.i, e.Seq, e.Seq, e.Token})
 		case fence.Fetch:
-			ns.remote(e, e.Token, e.Source, mReadLog{ns.i, e.From.Seq + 1, e.To.Seq, e.Token})
+			ns.remote(e, e.Token, e.Source, &mReadLog{ns.i, e.From.Seq + 1, e.To.Seq, e.Token})
 		case fence.CancelFetch:
 			if ns.ask == e.Token {
 				ns.failRemote(errors.New("cancelled"))
 			}
 		case fence.Cut:
-			s.after(w.jitter(2*time.Millisecond), func() {
+			ns.fsync(func() {
 				ns.cut(e)
 				ns.step(fence.CutDone{Token: e.Token, End: ns.end()})
 			})
 		case fence.ReplyFence:
+			ns.evidence(&e.Reply)
 			w.oracle.repliedFence(ns, e.Reply)
-			w.replyTo(&s.host, e.Call, mFenceReply{e.Reply})
+			w.replyTo(&s.host, e.Call, &mFenceReply{e.Reply})
 		case fence.ReplyAdopt:
 			w.oracle.repliedAdopt(ns, e.Reply)
-			w.replyTo(&s.host, e.Call, mAdoptReply{e.Reply})
+			w.replyTo(&s.host, e.Call, &mAdoptReply{e.Reply})
 		case fence.ReplyPromote:
-			ns.apply()
-			w.replyTo(&s.host, e.Call, mPromoteReply{ns.id, e.Reply, ns.applied.Seq})
+			ns.promote(e)
+		case fence.ReplyLease:
+			c := w.oracle.calls[e.Call-1]
+			s.send(c.from, &mLeaseGrant{ns.i, e.Reply, c.number})
 		case fence.DropSessions:
 			ns.relay = relayRole{}
 		}
 	}
 }
 
-// bounce crashes the node and brings it back soon.
-func (s *standby) bounce() {
-	s.crash()
-	s.w.res.Crashes++
-	s.w.after(s.w.jitter(300*time.Millisecond), func() {
-		if !s.up {
-			s.start()
+// persist writes the metadata. A crash between the write and its completion finds
+// it on the disk.
+func (ns *nodeStream) persist(e fence.Persist) {
+	s, w := ns.s, ns.s.w
+	crash := w.chaos && w.shape.crashes && w.chance(0.02)
+	ns.fsync(func() {
+		ns.meta = e.Meta
+		w.oracle.persisted(ns)
+		if crash {
+			s.bounce()
+			return
 		}
+		ns.step(fence.Persisted{Token: e.Token})
+	})
+}
+
+// fsync calls done when what was written is on the disk. A failed sync is never
+// repeated: the node stops, and what it had not synced before is moved aside when
+// it comes back.
+func (ns *nodeStream) fsync(done func()) {
+	d, failed := ns.s.m.syncTime()
+	ns.s.after(d, func() {
+		if failed {
+			ns.s.syncFailed()
+			return
+		}
+		done()
 	})
 }
 
@@ -294,17 +264,30 @@ func (ns *nodeStream) markSynced(n int) {
 }
 
 func (ns *nodeStream) cut(e fence.Cut) {
-	ns.s.w.oracle.cut(ns, e)
-	ns.log = ns.log[:e.To.Seq:e.To.Seq]
-	ns.synced = min(ns.synced, len(ns.log))
+	if !mutate.Broken(mutate.QuarantineFirst) {
+		ns.aside = append(ns.aside, ns.log[e.To.Seq:]...)
+	}
+	ns.s.w.oracle.cut(ns, e, ns.aside)
+	ns.truncate(int(e.To.Seq))
+}
+
+func (ns *nodeStream) truncate(n int) {
+	ns.log = ns.log[:n:n]
+	ns.synced = min(ns.synced, n)
+	ns.applied = min(ns.applied, n)
+	if ns.rotten > n {
+		ns.rotten = 0
+	}
 	ns.cuts++
 }
 
 // --- reading other nodes' logs ---
 
-func (ns *nodeStream) remote(e fence.NodeEffect, token uint64, source tidegate.NodeName, msg mReadLog) {
+func (ns *nodeStream) remote(e fence.NodeEffect, token uint64, source tidegate.NodeName, msg *mReadLog) {
 	ns.ask, ns.asked = token, e
-	ns.s.send("s."+string(source), msg)
+	if s := ns.s.w.standbyOn(source); s != nil {
+		ns.s.send(&s.host, msg)
+	}
 	ns.s.after(400*time.Millisecond, func() {
 		if ns.ask == token {
 			ns.failRemote(errors.New("timed out"))
@@ -322,7 +305,7 @@ func (ns *nodeStream) failRemote(err error) {
 	ns.step(fence.Fetched{Token: token, End: ns.end(), Err: err})
 }
 
-func (ns *nodeStream) onLog(m mLog) {
+func (ns *nodeStream) onLog(m *mLog) {
 	if m.token != ns.ask || ns.asked == nil {
 		return
 	}
@@ -337,7 +320,7 @@ func (ns *nodeStream) onLog(m mLog) {
 		return
 	}
 	for _, x := range m.entries {
-		if x.pos.Seq != ns.end().Seq+1 || x.parent != ns.end().Chain {
+		if x.pos.Seq != ns.end().Seq+1 || x.prev() != ns.entry(len(ns.log)) || ns.s.m.full() {
 			break // the log's own check: contiguous and chained
 		}
 		ns.append(x)
@@ -349,63 +332,77 @@ func (ns *nodeStream) onLog(m mLog) {
 	ns.step(fence.Fetched{Token: m.token, End: ns.end(), Err: err})
 }
 
-func (ns *nodeStream) append(x entry) {
+// read returns a part of the log, as from the disk: a flipped bit shows now.
+func (ns *nodeStream) read(from, to int) (es []*entry, ok bool) {
+	if ns.rotten > from && ns.rotten <= to {
+		ns.s.w.log(ns.s.addr, "", "crc", "stream %d batch %d", ns.i, ns.rotten)
+		ns.s.bounce()
+		return nil, false
+	}
+	return ns.log[from:to:to], true
+}
+
+func (ns *nodeStream) append(x *entry) {
 	ns.log = append(ns.log, x)
 	ns.s.w.oracle.appended(ns, x)
 }
 
 // --- messages ---
 
-func (s *standby) receive(from string, msg any) {
+func (s *standby) receive(from *host, msg any) {
 	switch m := msg.(type) {
-	case mFence:
+	case *mFence:
 		call := s.w.call(from, m.plan)
-		s.streams[s.w.short(m.req.Stream)].step(fence.FenceAsked{Call: call, Req: m.req})
-	case mAdopt:
+		s.streams[s.w.short(m.req.Stream)].step(fence.FenceAsked{Call: call, Req: m.req, Now: s.m.boot()})
+	case *mAdopt:
 		call := s.w.call(from, m.plan)
 		s.streams[s.w.short(m.req.Stream)].step(fence.AdoptAsked{Call: call, Req: m.req})
-	case mPromote:
+	case *mPromote:
 		call := s.w.call(from, m.plan)
-		s.streams[s.w.short(m.req.Stream)].step(fence.PromoteAsked{Call: call, Req: m.req})
-	case mDescribe:
-		ns := s.streams[m.stream]
-		s.send(from, mDescribed{m.stream, s.name, ns.n.Adopted().Epoch})
-	case mWatched:
-		if m.gen != s.gen {
-			return
-		}
-		for i, k := range m.keys {
-			s.streams[i].step(fence.RecordRead{Record: k.Record, Fresh: true})
-		}
-	case mAttach:
+		ns := s.streams[s.w.short(m.req.Stream)]
+		ns.promoted, ns.branchAt = fence.Promise{Epoch: m.req.Epoch, Holder: m.req.Holder}, m.req.Head
+		ns.step(fence.PromoteAsked{Call: call, Req: m.req})
+	case *mLeaseAsk:
+		call := s.w.call(from, nil)
+		s.w.oracle.calls[call-1].number = m.number
+		s.streams[m.stream].step(fence.LeaseAsked{Call: call, Req: m.req, Now: s.m.boot()})
+	case *mDescribe:
+		s.send(from, &mDescribed{m.stream, s, s.streams[m.stream].n.Adopted().Epoch, s.streams[m.stream].n.Promise().Epoch})
+	case *mView:
+		s.watch.got(from, m)
+	case *mAttach:
 		s.streams[m.stream].attach(from, m)
-	case mAppend:
+	case *mAppend:
 		s.streams[m.stream].onAppend(from, m)
-	case mNack:
-		s.streams[m.stream].onNack(m)
-	case mAck:
+	case *mNack:
+		s.streams[m.stream].onNack(from, m)
+	case *mAck:
 		s.streams[m.stream].onAck(m)
-	case mReadLog:
+	case *mReadLog:
 		ns := s.streams[m.stream]
-		out := mLog{stream: m.stream, token: m.token}
+		out := &mLog{stream: m.stream, token: m.token}
 		if int(m.to) <= len(ns.log) && m.from >= 1 && m.from <= m.to {
-			out.entries = ns.log[m.from-1 : m.to : m.to]
+			es, ok := ns.read(int(m.from)-1, int(m.to))
+			if !ok {
+				return
+			}
+			out.entries = es
 		}
 		s.send(from, out)
-	case mLog:
+	case *mLog:
 		s.streams[m.stream].onLog(m)
 	}
 }
 
-func (ns *nodeStream) refuse(to string, err error) {
+func (ns *nodeStream) refuse(to *host, err error) {
 	if errors.Is(err, tidegate.ErrFenced) {
-		ns.s.send(to, mRefused{ns.i, ns.n.Promise()})
+		ns.s.send(to, &mRefused{ns.i, ns.n.Promise()})
 		return
 	}
-	ns.s.send(to, mNack{stream: ns.i, node: ns.s.name, end: ns.end()})
+	ns.s.send(to, &mNack{stream: ns.i, end: ns.end()})
 }
 
-func (ns *nodeStream) attach(from string, m mAttach) {
+func (ns *nodeStream) attach(from *host, m *mAttach) {
 	if err := ns.n.CheckAppend(m.epoch, m.holder, m.epoch); err != nil {
 		ns.refuse(from, err)
 		return
@@ -414,17 +411,18 @@ func (ns *nodeStream) attach(from string, m mAttach) {
 	ns.relay = relayRole{on: true, epoch: m.epoch, holder: m.holder, writer: from, dial: m.dial}
 	for _, x := range m.members {
 		if x.Node != ns.s.name {
-			ns.relay.members = append(ns.relay.members, x)
+			ns.relay.members = append(ns.relay.members, fan{s: ns.s.w.standbyOn(x.Node)})
 		}
 	}
-	ns.relay.cursor = make([]tidegate.LogPos, len(ns.relay.members))
-	ns.relay.known = make([]bool, len(ns.relay.members))
-	meta := ns.n.Meta()
-	ns.s.send(from, mAttached{ns.i, meta.Member(), ns.end(), ns.n.DurablePos(), m.dial})
+	out := &mAttached{ns.i, ns.n.Meta().Member(), ns.end(), ns.n.DurablePos(), nil, m.dial}
+	if int(m.head) <= len(ns.log) {
+		out.head = ns.entry(int(m.head))
+	}
+	ns.s.send(from, out)
 	ns.sendAck()
 }
 
-func (ns *nodeStream) onAppend(from string, m mAppend) {
+func (ns *nodeStream) onAppend(from *host, m *mAppend) {
 	sealed := m.epoch
 	if len(m.entries) > 0 {
 		sealed = m.entries[0].pos.Epoch
@@ -437,16 +435,20 @@ func (ns *nodeStream) onAppend(from string, m mAppend) {
 		ns.relay = relayRole{} // the writer has chosen another one
 	}
 	ns.upstream = from
+	if ns.s.m.full() && len(m.entries) > 0 {
+		ns.s.send(from, &mNack{ns.i, ns.end(), false})
+		return
+	}
 	at, err := ns.At(m.prev.Seq)
 	if err != nil || at.Chain != m.prev.Chain {
-		ns.s.send(from, mNack{ns.i, ns.s.name, ns.end(), true})
+		ns.s.send(from, &mNack{ns.i, ns.end(), true})
 		return
 	}
 	had := len(ns.log)
 	for _, x := range m.entries {
 		if have, err := ns.At(x.pos.Seq); err == nil {
 			if have.Chain != x.pos.Chain {
-				ns.s.send(from, mNack{ns.i, ns.s.name, ns.end(), true})
+				ns.s.send(from, &mNack{ns.i, ns.end(), true})
 				return
 			}
 			continue
@@ -454,12 +456,15 @@ func (ns *nodeStream) onAppend(from string, m mAppend) {
 		ns.s.w.oracle.accepts(ns, m.epoch, m.holder, x)
 		ns.append(x)
 	}
+	ns.beacon, ns.heardAt = m.beacon, ns.s.m.boot()
 	ns.n.Received(ns.end())
 	ns.n.Commit(m.epoch, m.holder, m.commit)
 	if ns.relay.on {
-		ns.relay.commit = max(ns.relay.commit, m.commit)
+		ns.relay.commit, ns.relay.beacon = max(ns.relay.commit, m.commit), m.beacon
 	}
-	ns.sendAck()
+	if len(ns.log) == had {
+		ns.sendAck()
+	}
 	ns.kickSync()
 	if len(ns.log) > had {
 		ns.fanOut()
@@ -473,7 +478,7 @@ func (ns *nodeStream) kickSync() {
 	}
 	ns.syncing = true
 	n, end, cuts := len(ns.log), ns.end(), ns.cuts
-	ns.s.after(ns.s.w.jitter(3*time.Millisecond), func() {
+	ns.fsync(func() {
 		ns.syncing = false
 		if cuts == ns.cuts {
 			ns.markSynced(n)
@@ -494,63 +499,21 @@ func (ns *nodeStream) sendAck() {
 
 func (ns *nodeStream) emit(ack fence.Ack) {
 	ns.s.w.oracle.acked(ns, ack)
-	if ns.upstream != "" {
-		ns.s.send(ns.upstream, mAck{ns.i, ack})
-	}
-}
-
-// --- the relay ---
-
-func (ns *nodeStream) onAck(m mAck) {
-	r := &ns.relay
-	if !r.on {
+	if ns.upstream == nil {
 		return
 	}
-	for i, x := range r.members {
-		if x.Node == m.ack.Node {
-			if at, err := ns.At(m.ack.Received); err == nil && m.ack.Epoch == r.epoch {
-				r.cursor[i], r.known[i] = at, true
-			}
-		}
+	m := &mAck{stream: ns.i, ack: ack}
+	if l := ns.warm(); l != nil {
+		m.ack.Applied, m.state = tidegate.Seq(ns.applied), l.state.hash
 	}
-	ns.s.send(r.writer, m) // unchanged
+	ns.s.send(ns.upstream, m)
 }
 
-func (ns *nodeStream) onNack(m mNack) {
-	r := &ns.relay
-	for i, x := range r.members {
-		if x.Node == m.node && m.fit {
-			if at, err := ns.At(m.end.Seq); err == nil && at.Chain == m.end.Chain {
-				r.cursor[i], r.known[i] = at, true
-			}
-		}
-	}
-}
-
-func (ns *nodeStream) fanOut() {
-	r := &ns.relay
-	if !r.on || ns.n.CheckAppend(r.epoch, r.holder, r.epoch) != nil {
+// evidence is what the node can tell of releases that its log does not hold.
+func (ns *nodeStream) evidence(r *fence.FenceReply) {
+	if !ns.beacon.known || r.Refused {
 		return
 	}
-	for i, x := range r.members {
-		msg := mAppend{stream: ns.i, epoch: r.epoch, holder: r.holder, prev: ns.end(), commit: r.commit, dial: r.dial}
-		if r.known[i] {
-			from := int(r.cursor[i].Seq)
-			to := min(len(ns.log), from+16)
-			msg.prev, msg.entries = r.cursor[i], ns.log[from:to:to]
-			r.cursor[i] = ns.at(to)
-		}
-		ns.s.send("s."+string(x.Node), msg)
-	}
-}
-
-// apply moves the warm copy up to what the core allows.
-func (ns *nodeStream) apply() {
-	if ns.n == nil {
-		return
-	}
-	if to := ns.n.ApplyTo(); to > ns.applied.Seq {
-		ns.applied = ns.at(int(to))
-		ns.s.w.oracle.applied(ns)
-	}
+	r.Evidence.ReleasedKnown = true
+	r.Evidence.Beyond = max(0, ns.beacon.released-ns.entry(int(r.Durable.Seq)).records)
 }

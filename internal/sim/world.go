@@ -1,14 +1,12 @@
 package sim
 
 import (
-	"container/heap"
 	"fmt"
 	"io"
 	"math/rand/v2"
 	"time"
 
 	"github.com/tidegate/tidegate"
-	"github.com/tidegate/tidegate/gating/fence"
 )
 
 // Options says which world to run.
@@ -19,68 +17,113 @@ type Options struct {
 
 // Result is what a run came to.
 type Result struct {
-	Seed      uint64
-	Shape     string // cluster and faults that the seed chose
-	Violation string // the first broken invariant, or why the world did not converge; "" when all is well
-	Events    int
-	Virtual   time.Duration
-	Failovers int // completed
-	Acquires  int // completed
-	Refused   int // plans that a rule refused
-	Crashes   int
-	Wipes     int
-	Released  int // batches
+	Seed        uint64
+	Shape       string // cluster and faults that the seed chose
+	Violation   string // the first broken invariant, or why the world did not converge; "" when all is well
+	Events      int
+	Virtual     time.Duration
+	Failovers   int // completed, those that the detector declared among them
+	Declared    int
+	Switchovers int // completed
+	Aborted     int // switchovers called off
+	Acquires    int // completed
+	Refused     int // plans that a rule refused
+	Crashes     int // of processes
+	Wipes       int // of disks
+	Damages     int // of disks: failed syncs, bits flipped
+	Degraded    int // times a gate went on unprotected
+	Batches     int // released
+	Acked       int // records that a client was told of
+	Lost        int // of those, not in the log that a failover chose, within what was claimed
 }
 
 // EventsMax bounds a run: a world that livelocks is a finding, not a hang.
 const EventsMax = 2_000_000
 
-// The phases, in virtual time.
-const (
-	chaosFor    = 6 * time.Second
-	convergeFor = 40 * time.Second
-)
+// convergeFor is how long a healed world may take, in virtual time.
+const convergeFor = 60 * time.Second
 
-// shape is what the seed chose.
-type shape struct {
-	n, w     int
-	streams  int
-	loss     float64 // of a message
-	dup      float64
-	latency  time.Duration // mean one way
-	crashes  bool
-	wipes    bool // never together with shrink: two ways to lose copies would need to share one budget
-	shrink   bool
-	cuts     bool
-	outages  bool          // of the registry
-	restores bool          // of the registry from an old backup
-	duel     bool          // several controllers on one plan, several plans on one service
-	restarts bool          // of the writer
-	pace     time.Duration // between batches
-	tend     time.Duration // between looks of a gate at the stragglers
-	flight   int           // batches sealed beyond D
-}
-
+// event is one thing that happens to a host: a timer runs out, or a message comes.
 type event struct {
+	h    *host // nil: the nemesis
+	gen  int   // of a timer: void once the host has restarted
+	fn   func()
+	from *host
+	msg  any
+}
+
+// slot says when an event is due. n breaks ties by the order of scheduling.
+type slot struct {
 	at time.Duration
-	n  uint64
-	fn func()
+	n  uint32
+	i  int32 // in agenda.events
 }
 
-type eventHeap []event
+func (a slot) before(b slot) bool { return a.at < b.at || a.at == b.at && a.n < b.n }
 
-func (h eventHeap) Len() int { return len(h) }
-func (h eventHeap) Less(i, j int) bool {
-	return h[i].at < h[j].at || h[i].at == h[j].at && h[i].n < h[j].n
+// agenda is what is due, first things first: a binary heap of small slots beside
+// the events themselves, which stay where they are.
+type agenda struct {
+	heap   []slot
+	events []event
+	free   []int32
+	n      uint32
 }
-func (h eventHeap) Swap(i, j int) { h[i], h[j] = h[j], h[i] }
-func (h *eventHeap) Push(x any)   { *h = append(*h, x.(event)) }
-func (h *eventHeap) Pop() any {
-	old := *h
-	e := old[len(old)-1]
-	old[len(old)-1] = event{}
-	*h = old[:len(old)-1]
-	return e
+
+func (g *agenda) push(at time.Duration, e event) {
+	i := int32(len(g.events))
+	if k := len(g.free); k > 0 {
+		i = g.free[k-1]
+		g.free = g.free[:k-1]
+		g.events[i] = e
+	} else {
+		g.events = append(g.events, e)
+	}
+	g.again(at, i)
+}
+
+// again puts an event that pop has returned back.
+func (g *agenda) again(at time.Duration, i int32) {
+	g.n++
+	g.heap = append(g.heap, slot{at, g.n, i})
+	q := g.heap
+	for c := len(q) - 1; c > 0; {
+		up := (c - 1) / 2
+		if !q[c].before(q[up]) {
+			break
+		}
+		q[c], q[up] = q[up], q[c]
+		c = up
+	}
+}
+
+func (g *agenda) pop() slot {
+	q := g.heap
+	top, last := q[0], len(q)-1
+	q[0] = q[last]
+	q = q[:last]
+	for i := 0; ; {
+		c := 2*i + 1
+		if c >= last {
+			break
+		}
+		if c+1 < last && q[c+1].before(q[c]) {
+			c++
+		}
+		if !q[c].before(q[i]) {
+			break
+		}
+		q[i], q[c] = q[c], q[i]
+		i = c
+	}
+	g.heap = q
+	return top
+}
+
+// drop ends an event that pop has returned.
+func (g *agenda) drop(i int32) {
+	g.events[i] = event{}
+	g.free = append(g.free, i)
 }
 
 // world is one simulated cluster.
@@ -89,19 +132,24 @@ type world struct {
 	shape  shape
 	trace  io.Writer
 	now    time.Duration
-	events eventHeap
-	count  uint64
+	agenda agenda
 	res    Result
 
 	net      network
 	streams  []tidegate.StreamID
+	machines []*computer
 	standbys []*standby
 	agents   []*agent
+	libs     []*library
 	gates    []*gate
+	clients  []*client
 	reg      *registry
+	route    *route
 	oracle   *oracle
 	chaos    bool
 	settled  bool
+	core     []bool // by standby: it is healed after the chaos; the others stay as they are
+	healedAt time.Duration
 }
 
 // Run runs one world to its end.
@@ -111,131 +159,71 @@ func Run(o Options) Result {
 	w.choose()
 	w.build()
 	w.nemesis()
-	for w.now < chaosFor && w.step() {
+	for w.now < w.shape.chaos && w.step() {
 	}
 	w.heal()
 	deadline := w.now + convergeFor
-	converged := false
-	for w.res.Violation == "" && w.now < deadline {
+	for w.res.Violation == "" && !w.settled && w.now < deadline {
 		if !w.step() {
 			break
 		}
-		if converged = w.converged(); converged {
-			break
-		}
 	}
-	if w.res.Violation == "" && !converged {
+	if w.res.Violation == "" && !w.settled {
 		w.fail("I28", "the healed world did not converge: %s", w.why())
 	}
-	w.res.Events, w.res.Virtual = int(w.count), w.now
+	w.oracle.atEnd()
+	w.res.Virtual = w.now
 	return w.res
 }
 
-var shapes = []tidegate.Quorum{{N: 1, W: 1}, {N: 2, W: 2}, {N: 2, W: 1}, {N: 3, W: 2}, {N: 3, W: 2}, {N: 3, W: 2}, {N: 3, W: 3}, {N: 5, W: 3}}
-
-func (w *world) choose() {
-	q := shapes[w.rng.IntN(len(shapes))]
-	s := &w.shape
-	s.n, s.w, s.streams = q.N, q.W, 1+w.rng.IntN(2)
-	some := func() bool { return w.rng.IntN(10) < 6 }
-	if some() {
-		s.loss = []float64{0.01, 0.05, 0.15}[w.rng.IntN(3)]
-	}
-	if some() {
-		s.dup = 0.05
-	}
-	s.latency = time.Duration(1+w.rng.IntN(12)) * time.Millisecond
-	s.pace = time.Duration(4+w.rng.IntN(20)) * time.Millisecond
-	s.tend = []time.Duration{150 * time.Millisecond, 600 * time.Millisecond, 2500 * time.Millisecond}[w.rng.IntN(3)]
-	s.flight = []int{4, 16, 200}[w.rng.IntN(3)]
-	s.crashes, s.cuts, s.outages, s.duel, s.restarts = some(), some(), some(), some(), some()
-	switch w.rng.IntN(4) {
-	case 0, 1:
-		s.wipes = s.w > 1
-	case 2:
-		s.shrink = true
-	default:
-		s.restores = w.rng.IntN(2) == 0
-	}
-	w.res.Shape = fmt.Sprintf("%+v", *s)
-}
-
-func (w *world) id() (id tidegate.ID) {
-	for i := 0; i < 16; i += 8 {
-		v := w.rng.Uint64()
-		for j := range 8 {
-			id[i+j] = byte(v >> (8 * j))
-		}
-	}
-	return id
-}
-
-func (w *world) build() {
-	w.oracle = newOracle(w)
-	for range w.shape.streams {
-		w.streams = append(w.streams, w.id())
-	}
-	w.reg = newRegistry(w)
-	for i := range w.shape.n {
-		w.standbys = append(w.standbys, newStandby(w, fmt.Sprintf("n%d", i)))
-	}
-	for i := range 2 {
-		w.agents = append(w.agents, newAgent(w, fmt.Sprintf("p%d", i), "east"))
-	}
-	for i := range w.shape.n {
-		w.agents = append(w.agents, newAgent(w, fmt.Sprintf("n%d", i), "west"))
-	}
-	for i := range 2 {
-		w.gates = append(w.gates, newGate(w, fmt.Sprintf("g%d", i)))
-	}
-	gate := fence.GateRecord{State: fence.GateArmed, Mode: tidegate.ModeSync}
-	for _, id := range w.streams {
-		rec, err := fence.NewRecord(id, w.fullConfig(), gate)
-		if err != nil {
-			panic(err)
-		}
-		w.reg.rev++
-		w.reg.keys = append(w.reg.keys, fence.KeyState{Stream: id, Revision: w.reg.rev, Record: rec})
-	}
-	for _, s := range w.standbys {
-		s.start()
-	}
-	for _, a := range w.agents {
-		a.start()
-	}
-	for _, g := range w.gates {
-		g.start()
-	}
-	w.after(20*time.Millisecond, func() { w.agents[0].acquire() })
-}
-
-// fullConfig names every standby with the incarnation it has now.
-func (w *world) fullConfig() fence.Config {
-	c := fence.Config{W: w.shape.w}
-	for _, s := range w.standbys {
-		c.Members = append(c.Members, fence.Member{Node: s.name, Incarnation: s.inc})
-	}
-	return c
-}
-
-func (w *world) after(d time.Duration, fn func()) {
-	w.count++
-	heap.Push(&w.events, event{w.now + d, w.count, fn})
-}
-
+// step runs one event. What happens to a process that is paused, or whose machine
+// sleeps, waits until it goes on, in its order.
 func (w *world) step() bool {
-	if len(w.events) == 0 || w.res.Violation != "" {
-		return false
+	for {
+		if len(w.agenda.heap) == 0 || w.res.Violation != "" {
+			return false
+		}
+		due := w.agenda.pop()
+		w.now = due.at
+		e := w.agenda.events[due.i]
+		if e.h != nil {
+			if until := e.h.frozenUntil(); until > w.now {
+				w.agenda.again(until, due.i)
+				continue
+			}
+		}
+		w.agenda.drop(due.i)
+		if e.h != nil && (!e.h.up || e.msg == nil && e.gen != e.h.gen) {
+			if e.msg != nil {
+				w.logMsg(e.from, e.h, "dead", e.msg)
+			}
+			continue
+		}
+		w.res.Events++
+		if w.res.Events > EventsMax {
+			w.fail("I28", "more than %d events", EventsMax)
+			return false
+		}
+		if e.msg != nil {
+			w.logMsg(e.from, e.h, "recv", e.msg)
+			e.h.recv(e.from, e.msg)
+		} else {
+			e.fn()
+		}
+		return w.res.Violation == ""
 	}
-	if w.count > EventsMax {
-		w.fail("I28", "more than %d events", EventsMax)
-		return false
-	}
-	e := heap.Pop(&w.events).(event)
-	w.now = e.at
-	e.fn()
-	return w.res.Violation == ""
 }
+
+func (w *world) at(t time.Duration, h *host, fn func()) {
+	gen := 0
+	if h != nil {
+		gen = h.gen
+	}
+	w.agenda.push(t, event{h: h, gen: gen, fn: fn})
+}
+
+// after is for the nemesis and other things that no process does.
+func (w *world) after(d time.Duration, fn func()) { w.at(w.now+d, nil, fn) }
 
 func (w *world) fail(invariant, format string, args ...any) {
 	if w.res.Violation == "" {
@@ -251,7 +239,18 @@ func (w *world) jitter(d time.Duration) time.Duration {
 
 func (w *world) chance(p float64) bool { return p > 0 && w.rng.Float64() < p }
 
-func (w *world) wall() time.Time { return time.Unix(1_800_000_000, 0).UTC().Add(w.now) }
+// oneIn is true once in n times.
+func (w *world) oneIn(n int) bool { return w.rng.IntN(n) == 0 }
+
+func (w *world) id() (id tidegate.ID) {
+	for i := 0; i < 16; i += 8 {
+		v := w.rng.Uint64()
+		for j := range 8 {
+			id[i+j] = byte(v >> (8 * j))
+		}
+	}
+	return id
+}
 
 func (w *world) short(id tidegate.StreamID) int {
 	for i := range w.streams {
