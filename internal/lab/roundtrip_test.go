@@ -125,3 +125,74 @@ func (s *stage) follows(ctx context.Context, node string, epoch tidegate.Epoch) 
 	}
 	return nil
 }
+
+// A primary that dies with records which nobody else has comes back, as it is:
+// its service leaves them behind in quarantine, counted once, and follows.
+func TestLostPrimaryComesBackAsStandby(t *testing.T) {
+	s := layOut(t, lab.Plant{
+		Primaries: 1, Returns: true, Mode: tidegate.ModeBounded,
+		Bounds: tidegate.Bounds{Records: 100_000, Bytes: 64 << 20, Window: time.Minute},
+	})
+	s.up(t)
+	_, east := s.writer(t, []string{"p1"}, 0)
+	s.within(t, func(ctx context.Context) error { return s.FreezeSite(ctx, lab.SitePrimary, time.Second) })
+	s.KillSite(lab.SitePrimary)
+	var plan *pb.Plan
+	s.within(t, func(ctx context.Context) error {
+		if _, err := s.Noticed(ctx); err != nil {
+			return err
+		}
+		args := append([]string{"failover", "--to", "d1", "--reason", "p1 is lost", "--accept-loss", "200000", "--yes", "-o", "json"}, undrilled()...)
+		b, err := s.Tidegate(ctx, append(args, lab.Service)...)
+		if err != nil {
+			t.Logf("%s", b)
+			return err
+		}
+		plan, err = lastPlan(b)
+		return err
+	})
+	_, west := s.writer(t, []string{"d1"}, east)
+	s.flowsAbove(t, "acknowledgements of the DR site", east)
+
+	for _, p := range s.Procs(lab.SitePrimary) {
+		if err := p.Start(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.until(t, "p1 to follow", func(ctx context.Context) error { return s.follows(ctx, "p1", west) })
+	s.until(t, "the loss to be measured", func(ctx context.Context) error {
+		p, err := s.Plan(ctx, plan.GetId())
+		if err != nil {
+			return err
+		}
+		for _, x := range p.GetStreams() {
+			m := x.GetLoss().GetMeasured()
+			if m == nil {
+				return fmt.Errorf("stream %s: not measured", x.GetName())
+			}
+			if m.GetBundles() != 1 || m.GetRecords() == 0 {
+				t.Errorf("stream %s: %d records in %d bundles", x.GetName(), m.GetRecords(), m.GetBundles())
+			}
+			t.Logf("stream %s: %d records left behind, released known: %t", x.GetName(), m.GetRecords(), m.GetReleasedKnown())
+		}
+		return nil
+	})
+	s.ready(t, "failback", "p1")
+	_, pause := s.moves(t, "failback", "p1", west)
+	t.Logf("failback to p1: clients were not served for %s", pause)
+	if _, err := s.StopLoad(patience); err != nil {
+		t.Fatal(err)
+	}
+	s.within(t, func(ctx context.Context) error {
+		r, err := s.Check(ctx, s.Route())
+		if err != nil {
+			return err
+		}
+		t.Logf("acknowledged %d, recovered %d, lost %d", r.Acknowledged, r.Recovered, r.Lost)
+		if !r.Sound || r.Lost == 0 || r.Lost > 100_000 {
+			return fmt.Errorf("lost %d, books sound: %t", r.Lost, r.Sound)
+		}
+		return nil
+	})
+	s.wholeLogs(t)
+}
