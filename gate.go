@@ -3,6 +3,8 @@ package tidegate
 import (
 	"fmt"
 	"math"
+	"strconv"
+	"strings"
 	"time"
 )
 
@@ -46,6 +48,35 @@ func (b Bounds) Validate() error {
 		return fmt.Errorf("gate bounds %d records, %d bytes, %s: want none negative", b.Records, b.Bytes, b.Window)
 	}
 	return nil
+}
+
+// String lists what is limited, for people: "100 records, 16 MiB, a window of
+// 2s", or "no limit".
+func (b Bounds) String() string {
+	var parts []string
+	if b.Records != Unbounded {
+		parts = append(parts, strconv.FormatInt(b.Records, 10)+" records")
+	}
+	if b.Bytes != Unbounded {
+		parts = append(parts, sizeText(b.Bytes))
+	}
+	if b.Window != Unbounded {
+		parts = append(parts, "a window of "+b.Window.String())
+	}
+	if len(parts) == 0 {
+		return "no limit"
+	}
+	return strings.Join(parts, ", ")
+}
+
+// sizeText prints bytes with the largest binary unit that keeps them whole.
+func sizeText(n int64) string {
+	units := []string{"bytes", "KiB", "MiB", "GiB", "TiB"}
+	i := 0
+	for ; n != 0 && n%1024 == 0 && i < len(units)-1; i++ {
+		n /= 1024
+	}
+	return strconv.FormatInt(n, 10) + " " + units[i]
 }
 
 // LooserThan reports whether b permits anything that c forbids: such a change

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strings"
 	"testing"
+	"time"
 )
 
 func TestTextFormsAreStrict(t *testing.T) {
@@ -152,6 +153,23 @@ func TestValidName(t *testing.T) {
 	} {
 		if err := ValidName(s); (err == nil) != ok {
 			t.Errorf("name %q: got %v, want ok=%v", s, err, ok)
+		}
+	}
+}
+
+func TestBoundsAsText(t *testing.T) {
+	none := Bounds{Records: Unbounded, Bytes: Unbounded, Window: Unbounded}
+	for want, b := range map[string]Bounds{
+		"no limit":                           none,
+		"100 records":                        {Records: 100, Bytes: none.Bytes, Window: none.Window},
+		"0 records, 0 bytes, a window of 0s": {},
+		"1000 bytes, a window of 2s":         {Records: none.Records, Bytes: 1000, Window: 2 * time.Second},
+		"16 MiB":                             {Records: none.Records, Bytes: 16 << 20, Window: none.Window},
+		"1536 KiB":                           {Records: none.Records, Bytes: 3 << 19, Window: none.Window},
+		"4096 TiB":                           {Records: none.Records, Bytes: 1 << 52, Window: none.Window},
+	} {
+		if got := b.String(); got != want {
+			t.Errorf("got %q, want %q", got, want)
 		}
 	}
 }

@@ -13,7 +13,6 @@ import (
 	"github.com/tidegate/tidegate/gating/fence"
 	"github.com/tidegate/tidegate/gating/fencewire"
 	"github.com/tidegate/tidegate/gating/registry"
-	"github.com/tidegate/tidegate/gating/rules"
 )
 
 // swap replaces an epoch record by compare-and-swap on the revision that the
@@ -137,7 +136,7 @@ func gateFacts(old, next fence.GateRecord) []registry.Fact {
 	}
 	add("state", old.State, next.State)
 	add("mode", old.Mode, next.Mode)
-	add("bounds", rules.BoundsText(old.Bounds), rules.BoundsText(next.Bounds))
+	add("bounds", old.Bounds.String(), next.Bounds.String())
 	add("lease", old.Lease, next.Lease)
 	add("since_seq", old.SinceSeq, next.SinceSeq)
 	return out

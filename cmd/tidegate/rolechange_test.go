@@ -166,7 +166,7 @@ func TestLossIsAcceptedByItsNumber(t *testing.T) {
 		"zero":                   {&pb.LossStatement{Kind: pb.LossKind_LOSS_KIND_ZERO}, "failover", []string{"--accept-loss=0", "--yes"}, "", cli.OK, ""},
 		"bytes":                  {&pb.LossStatement{Kind: pb.LossKind_LOSS_KIND_AT_MOST, Bounds: &pb.Bounds{Bytes: ptr[int64](4096)}}, "failover", []string{"--accept-loss=4096B", "--yes"}, "", cli.OK, ""},
 		"a window":               {&pb.LossStatement{Kind: pb.LossKind_LOSS_KIND_AT_MOST, Bounds: &pb.Bounds{Window: durationpb.New(2 * time.Second)}}, "failover", []string{"--accept-loss=2s", "--yes"}, "", cli.OK, ""},
-		"typed":                  {atMost, "takeover", []string{"--accept-loss=100"}, "bank\n", cli.OK, "loses at most 100 records, 1.0 MiB.\nType the service's name to go on: "},
+		"typed":                  {atMost, "takeover", []string{"--accept-loss=100"}, "bank\n", cli.OK, "loses at most 100 records, 1 MiB.\nType the service's name to go on: "},
 		"typed wrong":            {atMost, "takeover", []string{"--accept-loss=100"}, "yes\n", cli.Aborted, "not confirmed, nothing changed"},
 		"typed nothing":          {atMost, "takeover", []string{"--accept-loss=100"}, "", cli.Usage, "want --yes where nobody can be asked"},
 		"takeover says nothing":  {atMost, "takeover", []string{"--yes"}, "", cli.Usage, "want --accept-loss=MUCH"},

@@ -10,6 +10,7 @@ import (
 	ucli "github.com/urfave/cli/v2"
 	"google.golang.org/protobuf/types/known/durationpb"
 
+	"github.com/tidegate/tidegate/api"
 	pb "github.com/tidegate/tidegate/api/tidegatev1"
 	"github.com/tidegate/tidegate/api/tidegatev1/tidegatev1connect"
 	"github.com/tidegate/tidegate/internal/cli"
@@ -258,19 +259,10 @@ func lossText(l *pb.LossStatement) string {
 }
 
 // boundsText names the limits that bounds has; what it lacks is unlimited.
-func boundsText(b *pb.Bounds) string {
-	var parts []string
-	if b != nil && b.Records != nil {
-		parts = append(parts, fmt.Sprintf("%d records", b.GetRecords()))
+func boundsText(m *pb.Bounds) string {
+	b, err := api.Bounds(m)
+	if err != nil {
+		return cli.Unknown
 	}
-	if b != nil && b.Bytes != nil {
-		parts = append(parts, cli.Size(b.GetBytes()))
-	}
-	if b.GetWindow() != nil {
-		parts = append(parts, "a window of "+cli.Span(b.GetWindow().AsDuration()))
-	}
-	if len(parts) == 0 {
-		return "no limit"
-	}
-	return strings.Join(parts, ", ")
+	return b.String()
 }

@@ -289,9 +289,9 @@ func rpoBound(f *Facts, s *StreamFacts, _ Request) finding {
 	}
 	x := finding{holds: Acceptable(*s.Loss, f.Service.MaxLoss), known: s.Loss.Kind != fence.LossUnknown, reason: LossText(*s.Loss)}
 	if !x.holds {
-		x.reason += "; the service accepts " + BoundsText(f.Service.MaxLoss)
+		x.reason += "; the service accepts " + f.Service.MaxLoss.String()
 	}
-	return x.with("loss", "%s", s.Loss.Kind).with("max_loss", "%s", BoundsText(f.Service.MaxLoss))
+	return x.with("loss", "%s", s.Loss.Kind).with("max_loss", "%s", f.Service.MaxLoss)
 }
 
 // datumFresh compares ages on one machine. What was silent for as long as the
