@@ -606,3 +606,47 @@ func TestIdleReleasesNothingUnprotected(t *testing.T) {
 		}
 	})
 }
+
+// TestIsolatedStream: without agent and without link a stream goes on only if
+// its record has allowed it beforehand, and only while a lease it needs runs.
+func TestIsolatedStream(t *testing.T) {
+	for _, c := range []struct {
+		name     string
+		reaction tidegate.Reaction
+		record   machine.Record
+		goes     bool
+	}{
+		{"blind and allowed", tidegate.ReactDegradeBlind, machine.RecordBlindOK, true},
+		{"blind, not allowed", tidegate.ReactDegradeBlind, machine.RecordArmed, false},
+		{"degrade", tidegate.ReactDegrade, machine.RecordArmed, false},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			const lease = 10 * time.Second
+			grant := terms(tidegate.ModeSync, tidegate.Bounds{}, tidegate.Policy{Reaction: c.reaction, Grace: time.Second})
+			grant.Record = c.record
+			inBubble(t, grant, func(s *site) {
+				ctx := s.t.Context()
+				s.change(func(m *local.DaemonProgress) {
+					m.LeaseNeeded, m.LeaseUntil = true, s.j.cfg.Clock.Boot()+tidegate.Instant(lease)
+				})
+				s.j.gate.release(true)
+				released := func(i int) bool {
+					r, err := s.j.Append(ctx, payload(i), testTime)
+					if err != nil {
+						s.t.Fatal(err)
+					}
+					short, cancel := context.WithTimeout(ctx, 5*time.Second)
+					defer cancel()
+					return s.j.Await(short, r.Next) == nil
+				}
+				if got := released(0); got != c.goes {
+					s.t.Errorf("released %v, want %v", got, c.goes)
+				}
+				wait(ctx, lease)
+				if released(1) {
+					s.t.Error("released without a lease")
+				}
+			})
+		})
+	}
+}
