@@ -6,6 +6,7 @@ import (
 	"errors"
 	"net/http"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -102,6 +103,12 @@ func (l *fakeLibrary) have() []byte {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return bytes.Clone(l.bytes)
+}
+
+func (l *fakeLibrary) told() []local.Role {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.Clone(l.roles)
 }
 
 func (l *fakeLibrary) state() local.State {

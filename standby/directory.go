@@ -88,8 +88,8 @@ func (v *View) sites() map[tidegate.NodeName]tidegate.SiteName {
 
 // keeps reports whether node has a part in the stream: configured for it, or
 // named by the epoch that is active now.
-func (s *StreamView) keeps(node tidegate.NodeName) bool {
-	return slices.Contains(s.Members, node) || s.Record != nil && s.Record.Config.Index(node) >= 0
+func (v *StreamView) keeps(node tidegate.NodeName) bool {
+	return slices.Contains(v.Members, node) || v.Record != nil && v.Record.Config.Index(node) >= 0
 }
 
 // readView returns the view of the last run; an empty one if there is none.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"path/filepath"
 	"slices"
 	"sync"
 	"testing"
@@ -125,6 +126,7 @@ type cluster struct {
 	nodes map[tidegate.NodeName]*node
 	w     int
 	run   string
+	rates string // directory of rate files; none of anybody's own machine
 
 	// Of tests that start many nodes: issued once.
 	serve, agent *pki.Credentials
@@ -141,7 +143,7 @@ func newCrashCluster(t testing.TB) *cluster {
 		t.Fatal(err)
 	}
 	c := &cluster{
-		t: t, ca: ca, w: 1, sealer: batch.NewSealer(batch.CodecNone),
+		t: t, ca: ca, w: 1, rates: filepath.Join(t.TempDir(), "rates"), sealer: batch.NewSealer(batch.CodecNone),
 		gate: &gate{watches: map[tidegate.NodeName]bell{}, reports: map[tidegate.NodeName]Status{}},
 	}
 	c.gate.view.Streams = []StreamView{{ID: theStream, Service: "ledger", Name: "main", Store: storeJournal, Members: []tidegate.NodeName{"dr1"}, Mode: tidegate.ModeSync}}
@@ -175,8 +177,8 @@ func newClusterWith(t testing.TB, w int, fsOf func(tidegate.NodeName) vfs.FS, ou
 		t.Fatal(err)
 	}
 	c := &cluster{
-		outside: outside,
-		t:       t, ca: ca, w: w, nodes: map[tidegate.NodeName]*node{},
+		outside: outside, rates: filepath.Join(t.TempDir(), "rates"),
+		t: t, ca: ca, w: w, nodes: map[tidegate.NodeName]*node{},
 		gate: &gate{watches: map[tidegate.NodeName]bell{}, reports: map[tidegate.NodeName]Status{}},
 	}
 	c.gate.view.Streams = []StreamView{{
@@ -234,7 +236,7 @@ func (nd *node) start() {
 	nd.reg = prometheus.NewRegistry()
 	var err error
 	nd.n, err = New(Config{
-		Node: nd.name, Site: nd.c.site(nd.name), DataDir: nd.dir, RunDir: nd.c.run, ShipListen: "127.0.0.1:0", APIListen: "127.0.0.1:0",
+		Node: nd.name, Site: nd.c.site(nd.name), DataDir: nd.dir, RunDir: nd.c.run, RatesDir: nd.c.rates, ShipListen: "127.0.0.1:0", APIListen: "127.0.0.1:0",
 		Limits: testLimits, SegmentBytes: 1 << 20, FreeBytesMin: 1, RejoinEvery: 50 * time.Millisecond,
 	}, Deps{
 		FS: nd.fs, Clock: clock.System(), Log: slog.New(slog.DiscardHandler), Registry: nd.reg, Directory: gateOf{nd.c.gate, nd.name},
