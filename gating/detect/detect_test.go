@@ -1,6 +1,7 @@
 package detect
 
 import (
+	"flag"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -12,6 +13,8 @@ import (
 
 	"github.com/tidegate/tidegate"
 )
+
+var jitterDays = flag.Int("days", 2, "simulated days of jitter; docs/operating/detector.md quotes 30")
 
 const second = tidegate.Instant(time.Second)
 
@@ -368,10 +371,7 @@ func TestPausedDetectorIsNeverTheJudge(t *testing.T) {
 // route that flaps) or on all (the primary collects garbage, always for less
 // than Td), seen by three vantage points.
 func TestFalsePositivesAndDetectionTime(t *testing.T) {
-	hours := 24 * 7
-	if testing.Short() {
-		hours = 24
-	}
+	hours := 24 * *jitterDays
 	s := newStage(Settings{Mode: Auto}, atDR, atWitness, atGate)
 	r := rand.New(rand.NewPCG(7, 11))
 	stall := make([]int, len(s.actors)) // seconds that an observer's link still stands still
