@@ -45,12 +45,15 @@ type site struct {
 	agents   map[tidegate.NodeName]tidegate.HolderID
 	gate     *runningGate
 	log      *slog.Logger
-	beacon   time.Duration // age of the writer's newest beacon, as nodes report it
+
+	mu      *sync.Mutex
+	clients map[string]*http.Client // by identity
+	beacon  time.Duration           // age of the writer's newest beacon, as nodes report it
 }
 
 func newSite(t *testing.T, nodes ...tidegate.NodeName) *site {
 	t.Helper()
-	s := &site{t: t, dir: t.TempDir(), nodes: map[tidegate.NodeName]*fakeNode{}, agents: map[tidegate.NodeName]tidegate.HolderID{}, beacon: 100 * time.Millisecond}
+	s := &site{t: t, dir: t.TempDir(), nodes: map[tidegate.NodeName]*fakeNode{}, agents: map[tidegate.NodeName]tidegate.HolderID{}, clients: map[string]*http.Client{}, mu: &sync.Mutex{}, beacon: 100 * time.Millisecond}
 	var out io.Writer = io.Discard
 	if os.Getenv("GATE_TEST_LOG") != "" {
 		out = os.Stderr
@@ -93,6 +96,8 @@ func (s *site) startEtcd(cfg registry.Config) {
 
 func (s *site) creds(role tidegate.Role, site tidegate.SiteName, name string) *pki.Credentials {
 	s.t.Helper()
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	c, err := s.ca.Credentials(tidegate.Identity{Cluster: "demo", Site: site, Role: role, Name: name})
 	if err != nil {
 		s.t.Fatal(err)
@@ -149,8 +154,16 @@ func (s *site) startGateAt(where tidegate.SiteName, name string, afterSave func(
 }
 
 func (s *site) httpClient(role tidegate.Role, site tidegate.SiteName, name string) *http.Client {
-	c := api.NewHTTPClient(s.creds(role, site, name).ClientTLS(pki.Expect{Role: tidegate.RoleGate}))
-	s.t.Cleanup(c.CloseIdleConnections)
+	key := fmt.Sprintf("%s %s %s", role, site, name)
+	creds := s.creds(role, site, name)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c := s.clients[key]
+	if c == nil {
+		c = api.NewHTTPClient(creds.ClientTLS(pki.Expect{Role: tidegate.RoleGate}))
+		s.clients[key] = c
+		s.t.Cleanup(c.CloseIdleConnections)
+	}
 	return c
 }
 

@@ -106,6 +106,7 @@ func (c *controller) turn(ctx context.Context, lead *registry.Leadership) error 
 	t.spawn(func(ctx context.Context) error { return c.routes.follow(ctx, lead, c.busy) })
 	t.spawn(func(ctx context.Context) error { return c.notifier.run(ctx, lead) })
 	t.spawn(func(ctx context.Context) error { return c.keepAudit(ctx, lead) })
+	t.spawn(func(ctx context.Context) error { return c.callOff(ctx, lead) })
 	select {
 	case <-ctx.Done():
 	case <-lead.Done():
@@ -325,7 +326,8 @@ func (c *controller) launch(t *term, r *runner) {
 		if done() {
 			err = r.firstWrite(ctx)
 		}
-		if errors.Is(err, errPreempted) {
+		// The run may have been in the middle of a call, whose error says less.
+		if err != nil && errors.Is(context.Cause(ctx), errPreempted) {
 			err = r.giveUp(turn)
 		}
 		c.mu.Lock()
