@@ -344,7 +344,7 @@ func (g *gate) renew(from *host, m *mRenew) {
 		ttl := rec.Gate.Lease
 		holds := rec.Promise() == m.by && (rec.State == fence.StateActive || rec.State == fence.StateSwitching)
 		if !holds && mutate.Broken(mutate.LeaseNoRenew) {
-			holds, ttl = true, max(ttl, g.seen.wishes[m.stream].lease)
+			holds, ttl = true, max(ttl, v.wishes[m.stream].lease)
 		}
 		if holds && ttl > 0 {
 			g.send(from, &mRenewed{m.stream, m.by, ttl, m.asked})

@@ -6,6 +6,7 @@ import (
 
 	"github.com/tidegate/tidegate"
 	"github.com/tidegate/tidegate/gating/fence"
+	"github.com/tidegate/tidegate/internal/mutate"
 )
 
 // recTruth is what is really so about one record.
@@ -183,8 +184,8 @@ func (o *oracle) gateRecorded(stream int, old, rec fence.EpochRecord) {
 // handedOver: I17, the demotion token speaks the truth.
 func (o *oracle) handedOver(stream int, rec fence.EpochRecord) {
 	t, h := o.streams[stream], rec.Handover
-	if rec.Epoch == 0 || h == nil {
-		return
+	if rec.Epoch == 0 || h == nil || mutate.Broken(mutate.HandoverLossless) {
+		return // broken: the false token is what the rule is there to notice
 	}
 	e := t.entries[h.Head.Chain]
 	have := 0

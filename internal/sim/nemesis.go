@@ -49,8 +49,9 @@ func (w *world) acts() []func() {
 	some(s.sleeps, w.pauseSomething, w.pauseSomething, w.suspendMachine, w.zombie)
 	some(s.outages, w.outage)
 	some(s.restarts, w.restartWriter, w.restartWriter, w.elect)
-	some(s.duel, w.takeOver, w.twins)
-	some(s.restores, w.backupOrRestore, w.backupOrRestore)
+	some(s.duel, w.takeOver, w.twins, w.twins, w.twins)
+	some(s.restores, w.backupOrRestore, w.rollback, w.rollback)
+	some(s.wish.lease > 0 && !s.restores, w.leaseAmbush, w.leaseAmbush)
 	some(s.switches, w.switchover, w.switchover)
 	some(s.modes, w.changeMode, w.brake, w.freeze)
 	return acts
@@ -147,6 +148,46 @@ func (w *world) zombie() {
 	}
 }
 
+// leaseAmbush lets a failover reserve its epoch and keeps its fences away, while
+// the old writer has its leases renewed; then the writer is cut off from all but
+// its clients, and the fences come through.
+func (w *world) leaseAmbush() {
+	if w.busy() || w.gates[0].seen == nil {
+		return
+	}
+	ttl := w.shape.wish.lease
+	var fences, writer [][2]*computer
+	for _, m := range w.machines {
+		for _, g := range w.gates {
+			if g.m != m && m.site == siteWest && m.name[0] == 'n' {
+				fences = append(fences, [2]*computer{g.m, m})
+			}
+		}
+		if m.site == siteEast {
+			for _, o := range w.machines {
+				if o.site != siteEast && o.name != "c" {
+					writer = append(writer, [2]*computer{m, o}, [2]*computer{o, m})
+				}
+			}
+		}
+	}
+	w.log("", "", "ambush", "of leases")
+	d := ttl/4 + w.jitter(ttl/2)
+	w.net.blockFor(d, fences)
+	w.someGate().order(order{kind: fence.KindFailover, target: w.someTarget(), reason: "ambush", acceptLoss: true})
+	w.after(d, func() {
+		if !w.chaos {
+			return
+		}
+		w.net.blockFor(3*ttl, writer)
+		if w.shape.crashes && w.oneIn(2) {
+			for _, s := range w.standbys {
+				s.bounce()
+			}
+		}
+	})
+}
+
 func (w *world) jumpClock() {
 	m := w.machines[w.rng.IntN(len(w.machines))]
 	d := time.Duration(w.rng.IntN(7200)-3600) * time.Second
@@ -216,7 +257,7 @@ func (w *world) cut() {
 		pairs = append(pairs, [2]*computer{b, a})
 	}
 	w.log(string(a.name), string(b.name), "cut", "both ways: %v", len(pairs) == 2)
-	w.net.blockFor(800*time.Millisecond, pairs)
+	w.net.blockFor(w.jitter(800*time.Millisecond), pairs)
 }
 
 // cutSite takes a site away from the others, in one direction or in both.
@@ -237,7 +278,7 @@ func (w *world) cutSite() {
 		}
 	}
 	w.log(string(site), "", "cutsite", "in %v out %v", in, out)
-	w.net.blockFor(1200*time.Millisecond, pairs)
+	w.net.blockFor(w.jitter(1200*time.Millisecond), pairs)
 }
 
 // clog holds everything between two machines back, and lets it go at once.
@@ -257,7 +298,7 @@ func (w *world) isolate(s *standby, agents bool) {
 		}
 	}
 	w.log(s.addr, "", "isolate", "agents too: %v", agents)
-	w.net.blockFor(700*time.Millisecond, pairs)
+	w.net.blockFor(w.jitter(700*time.Millisecond), pairs)
 }
 
 func (w *world) isolateStandby() { w.isolate(w.someStandby(), w.oneIn(2)) }
@@ -294,6 +335,26 @@ func (w *world) backupOrRestore() {
 		return
 	}
 	w.reg.restore(w.oneIn(2))
+}
+
+// rollback puts the registry back to before a role change that some nodes know of
+// already, and then runs another one.
+func (w *world) rollback() {
+	if w.reg.old == nil {
+		w.reg.backup()
+		return
+	}
+	if w.oneIn(2) {
+		w.isolate(w.someStandby(), true)
+	}
+	w.failover()
+	w.after(w.jitter(60*time.Millisecond), func() {
+		if !w.chaos {
+			return
+		}
+		w.reg.restore(w.oneIn(2))
+		w.after(w.jitter(250*time.Millisecond), w.failover)
+	})
 }
 
 // --- operators ---

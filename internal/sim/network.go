@@ -104,13 +104,13 @@ func (n *network) block(from, to *computer) (lift func()) {
 	return func() { l.cuts-- }
 }
 
-// blockFor cuts the pairs for about d.
+// blockFor cuts the pairs for d.
 func (n *network) blockFor(d time.Duration, pairs [][2]*computer) {
 	var lifts []func()
 	for _, p := range pairs {
 		lifts = append(lifts, n.block(p[0], p[1]))
 	}
-	n.w.after(n.w.jitter(d), func() {
+	n.w.after(d, func() {
 		if n.w.chaos { // healing has lifted them all
 			for _, lift := range lifts {
 				lift()

@@ -30,7 +30,7 @@ func (s wish) effective() tidegate.Bounds {
 type view struct {
 	revision int64 // without the beats
 	beats    int64 // writes of the gates' own, each pulse: they move the store's revision too
-	cluster  int // grows when the registry is put back with revisions moved forward
+	cluster  int   // grows when the registry is put back with revisions moved forward
 	keys     []fence.KeyState
 	wishes   []wish
 	frozen   bool

@@ -88,7 +88,9 @@ func (w *world) choose() {
 	case 2:
 		s.shrink = true
 	default:
-		s.restores = some()
+		if s.restores = some(); s.restores {
+			s.chaos = 6 * time.Second
+		}
 	}
 	s.force = w.oneIn(6)
 	w.chooseGate()
