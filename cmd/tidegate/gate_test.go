@@ -47,6 +47,9 @@ func (g *fakeGate) SetDetector(_ context.Context, r *connect.Request[pb.SetDetec
 }
 
 func (g *fakeGate) AbortPlan(_ context.Context, r *connect.Request[pb.AbortPlanRequest]) (*connect.Response[pb.AbortPlanResponse], error) {
+	if r.Msg.GetId() == "old" {
+		return answerWith(g, r, &pb.AbortPlanResponse{Plan: &pb.Plan{Outcome: pb.PlanOutcome_PLAN_OUTCOME_DONE}})
+	}
 	return answerWith(g, r, &pb.AbortPlanResponse{Changed: true, Plan: &pb.Plan{Outcome: pb.PlanOutcome_PLAN_OUTCOME_ABORTED}})
 }
 
@@ -238,6 +241,13 @@ func TestGateVerbsSendWhatWasAsked(t *testing.T) {
 		if code != cli.OK || !proto.Equal(g.asked.(proto.Message), tc.want) || !strings.Contains(stdout, tc.says) {
 			t.Errorf("%s: exit code %d, sent %v, stdout %q, stderr %q", tc.args, code, g.asked, stdout, stderr)
 		}
+	}
+}
+
+func TestAbortOfAPlanThatIsOver(t *testing.T) {
+	code, stdout, stderr := commandLine(t, &fakeGate{})("plan", "abort", "old", "--reason", "x")
+	if code != cli.Conflict || stdout != "" || !strings.Contains(stderr, "it was over already, as done") {
+		t.Errorf("exit code %d, stdout %q, stderr %q", code, stdout, stderr)
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"connectrpc.com/connect"
 	ucli "github.com/urfave/cli/v2"
 
+	"github.com/tidegate/tidegate"
 	pb "github.com/tidegate/tidegate/api/tidegatev1"
 	"github.com/tidegate/tidegate/api/tidegatev1/tidegatev1connect"
 	"github.com/tidegate/tidegate/internal/cli"
@@ -120,12 +121,15 @@ func planAbort(c *ucli.Context) error {
 		}
 		return err
 	}, func() error {
+		if outcome := out.GetPlan().GetOutcome(); !out.GetChanged() && outcome != pb.PlanOutcome_PLAN_OUTCOME_ABORTED {
+			return &tidegate.Error{
+				Op: "abort plan", Subject: args[0], Class: tidegate.Refused, Err: fmt.Errorf("it was over already, as %s: %w", enumWord(outcome), tidegate.ErrConflict),
+				Hint: "`tidegate plan show` tells how it ended; the way back is a change of role of its own",
+			}
+		}
 		return cli.Print(c, out, func(w io.Writer) error {
 			text := "is being called off; `tidegate plan show` tells when everything is as it was"
-			switch outcome := out.GetPlan().GetOutcome(); {
-			case !out.GetChanged():
-				text = "was over already: " + enumWord(outcome)
-			case outcome == pb.PlanOutcome_PLAN_OUTCOME_ABORTED:
+			if out.GetPlan().GetOutcome() == pb.PlanOutcome_PLAN_OUTCOME_ABORTED {
 				text = "called off, everything is as it was"
 			}
 			_, err := fmt.Fprintf(w, "plan %s %s\n", args[0], text)

@@ -33,7 +33,7 @@ func roleVerbs() []roleVerb {
 		{
 			"takeover", "a failover without a fence quorum, for when too few standby nodes are left",
 			"Goes on with whatever standby nodes answer. What is lost is then unknown, and members that did not\n" +
-				"answer are named. Needs --accept-loss=unknown, and that you type the service's name, or --yes.",
+				"answer are named. Needs --accept-loss, and that you type the service's name, or --yes.",
 			pb.PlanKind_PLAN_KIND_TAKEOVER,
 		},
 		{
