@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -239,4 +240,16 @@ func TestNotificationsArriveInOrderAfterAnything(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+func TestEveryActionIsDocumented(t *testing.T) {
+	b, err := os.ReadFile("../docs/operating/notifications.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, a := range Actions() {
+		if !strings.Contains(string(b), a) {
+			t.Errorf("docs/operating/notifications.md does not say what %s is", a)
+		}
+	}
 }

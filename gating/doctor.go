@@ -41,6 +41,9 @@ func (s *operatorService) Doctor(ctx context.Context, _ *connect.Request[pb.Doct
 	if left := s.certificate(); left < certificateSoon {
 		f.add(severityOf(left < 24*time.Hour), "gate "+s.name, "issue a new certificate; it is taken up without a restart", "its certificate expires in %s", left.Round(time.Hour))
 	}
+	for name, why := range s.control.notifier.failing() {
+		f.add(pb.Severity_SEVERITY_WARNING, "receiver "+name, "repair it; everything it asked for waits for it, in order", "does not take notifications: %s", why)
+	}
 	s.doctorStandbys(f, v)
 	s.doctorStreams(ctx, f, v)
 	return connect.NewResponse(&pb.DoctorResponse{Findings: f.all}), nil
@@ -109,6 +112,12 @@ func (s *operatorService) doctorStreams(ctx context.Context, f *findings, v *reg
 		if rec.Restored {
 			f.add(pb.Severity_SEVERITY_CRITICAL, subject, "nothing, if a writer is active: it re-arms; otherwise start the service", "the registry went back in time; no zero-loss claim until the writer re-arms")
 		}
+		if rec.State == fence.StateDemoted && rec.Handover != nil {
+			f.add(pb.Severity_SEVERITY_CRITICAL, subject, "`tidegate switchover` again, or let the old writer's agent acquire", "plan %s left it without a writer: %s has handed over", rec.Plan, rec.Holder.Node)
+		}
+		if b := e.Value.Brake; b != nil {
+			f.add(pb.Severity_SEVERITY_CRITICAL, subject, "`tidegate gate arm "+string(e.Value.Service)+"` once the reason is gone", "runs unprotected since %s by the brake of %s: %s", b.Since.Format(time.RFC3339), b.Actor, b.Reason)
+		}
 		if rec.State == fence.StateFencing || rec.State == fence.StateRecovering {
 			f.add(pb.Severity_SEVERITY_CRITICAL, subject, "look at the plan, then run the failover again or let the old writer's agent acquire", "plan %s left it without a writer in %s", rec.Plan, rec.State)
 		}
@@ -133,6 +142,13 @@ func (s *operatorService) doctorStreams(ctx context.Context, f *findings, v *reg
 	})
 	for _, name := range v.ServiceNames() {
 		svc := v.Services[name].Value
+		if svc.SingleRegistry && !s.survives {
+			f.add(pb.Severity_SEVERITY_INFO, "service "+string(name), "run etcd with members at three sites and name them in the gate's registry.sites",
+				"its degrading, leases or detector rest on a registry that may be lost together with a site, as an operator wanted")
+		}
+		if svc.Disarmed && !braked(v, name) {
+			f.add(pb.Severity_SEVERITY_WARNING, "service "+string(name), "`tidegate gate arm "+string(name)+"`", "its arm switch is off: role changes are refused")
+		}
 		if behind := s.world.behind(svc, v.Routes[name].Value.Epoch); len(behind) > 0 {
 			f.add(pb.Severity_SEVERITY_WARNING, "service "+string(name), "see whether `tidegate route` runs and reaches a gate", "routes %v are not in step", behind)
 		}
@@ -140,6 +156,15 @@ func (s *operatorService) doctorStreams(ctx context.Context, f *findings, v *reg
 	if err := ctx.Err(); err != nil {
 		f.add(pb.Severity_SEVERITY_INFO, "doctor", "run it again", "cut short: %v", err)
 	}
+}
+
+func braked(v *registry.View, s tidegate.ServiceName) bool {
+	for _, st := range v.StreamsOf(s) {
+		if st.Brake != nil {
+			return true
+		}
+	}
+	return false
 }
 
 // doctorWriter finds streams that nobody ships.

@@ -44,7 +44,7 @@ func newClinic() *clinic {
 	w := newWorld(c.clk)
 	shared := parts{name: "gate-a", world: w, now: c.clk.Wall, timing: Timing{}.SetDefaults()}
 	c.op = &operatorService{
-		parts: shared, control: &controller{parts: shared},
+		parts: shared, control: &controller{parts: shared, notifier: &notifier{}},
 		certificate: func() time.Duration { return c.left },
 	}
 	w.reportAgent(&pb.ReportAgentRequest{Node: "e1", Site: "east", Streams: []*pb.AgentStream{{StreamId: c.id.String(), Role: pb.AgentRole_AGENT_ROLE_WRITER, Epoch: 3}}}, holder.UUID)

@@ -2,6 +2,7 @@ package gating
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -312,6 +313,37 @@ func TestRegistryDown(t *testing.T) {
 	st, err := s.operator(tidegate.RoleViewer).Status(t.Context(), connect.NewRequest(&pb.StatusRequest{}))
 	if err != nil || st.Msg.GetRegistryReachable() || st.Msg.GetVerdict() == pb.Verdict_VERDICT_SAFE || len(st.Msg.GetServices()) != 1 {
 		t.Fatalf("status without a registry: %v, %v", st, err)
+	}
+	if st.Msg.GetRegistryAge() == nil || !strings.Contains(strings.Join(st.Msg.GetReasons(), " "), "old") {
+		t.Errorf("status does not say how old its view is: %v, %v", st.Msg.GetRegistryAge(), st.Msg.GetReasons())
+	}
+	ls, err := s.operator(tidegate.RoleViewer).ListStreams(t.Context(), connect.NewRequest(&pb.ListStreamsRequest{Service: "ledger"}))
+	if err != nil || ls.Msg.GetRegistryReachable() || len(ls.Msg.GetStreams()) != 2 || ls.Msg.GetRegistryAge() == nil {
+		t.Errorf("streams without a registry: %v, %v", ls, err)
+	}
+	_, err = s.operator(tidegate.RoleViewer).ListPlans(t.Context(), connect.NewRequest(&pb.ListPlansRequest{Service: "ledger"}))
+	if err = api.FromError("list plans", "", err); tidegate.ClassOf(err) != tidegate.Transient || !strings.Contains(tidegate.HintOf(err), "old") {
+		t.Errorf("plans without a registry: %v (hint %q)", err, tidegate.HintOf(err))
+	}
+}
+
+func TestUnknownServicesAreNotFound(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	s.startGate("gate-a", nil, nil)
+	op, ctx := s.operator(tidegate.RoleOperator), t.Context()
+	calls := map[string]error{}
+	_, calls["streams"] = op.ListStreams(ctx, connect.NewRequest(&pb.ListStreamsRequest{Service: "nope"}))
+	_, calls["plans"] = op.ListPlans(ctx, connect.NewRequest(&pb.ListPlansRequest{Service: "nope"}))
+	_, calls["audit"] = op.ListAudit(ctx, connect.NewRequest(&pb.ListAuditRequest{Service: "nope"}))
+	_, calls["overrides"] = op.ListOverrides(ctx, connect.NewRequest(&pb.ListOverridesRequest{Service: "nope"}))
+	_, calls["open"] = op.OpenGate(ctx, connect.NewRequest(&pb.OpenGateRequest{Service: "nope", Reason: "x"}))
+	_, calls["arm"] = op.ArmGate(ctx, connect.NewRequest(&pb.ArmGateRequest{Service: "nope"}))
+	_, calls["mode"] = op.SetMode(ctx, connect.NewRequest(&pb.SetModeRequest{Service: "nope"}))
+	for what, err := range calls {
+		if err := api.FromError("call", "", err); !errors.Is(err, tidegate.ErrNotFound) || tidegate.HintOf(err) == "" {
+			t.Errorf("%s: %v (hint %q)", what, err, tidegate.HintOf(err))
+		}
 	}
 }
 
