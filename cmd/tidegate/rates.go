@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"strings"
 
@@ -12,6 +13,7 @@ import (
 
 	pb "github.com/tidegate/tidegate/api/tidegatev1"
 	"github.com/tidegate/tidegate/internal/cli"
+	"github.com/tidegate/tidegate/internal/clock"
 	"github.com/tidegate/tidegate/internal/rates"
 	"github.com/tidegate/tidegate/internal/vfs"
 )
@@ -58,6 +60,8 @@ type rateRow struct {
 type ratesView struct {
 	Dir   string    `json:"dir"`
 	Files []rateRow `json:"files"`
+	// Unknown are files of a name that no daemon obeys: misspelt, mostly.
+	Unknown []string `json:"unknown_files,omitempty"`
 	Nodes []rateRow `json:"nodes,omitempty"`
 	Gate  string    `json:"gate_error,omitempty"` // why no gate could be asked about the other nodes
 }
@@ -78,11 +82,19 @@ func ratesList(c *ucli.Context) error {
 		}
 		view.Files = append(view.Files, row)
 	}
+	view.Unknown = misspelt(view.Dir)
 	// These files are for the day on which no gate answers: that is a remark, not a failure.
 	if err := view.ask(c); err != nil {
 		view.Gate = err.Error()
 	}
 	return cli.Print(c, view, func(w io.Writer) error { return view.write(w) })
+}
+
+// misspelt are files in dir that no daemon obeys, by the daemons' own judgement.
+func misspelt(dir string) []string {
+	r := rates.New(dir, clock.System(), slog.New(slog.DiscardHandler), rates.All())
+	r.Read()
+	return r.Status().Unknown
 }
 
 // ask adds what every node's daemons say they obey. Without an operator's file
@@ -141,6 +153,9 @@ func (v *ratesView) write(w io.Writer) error {
 	}
 	if _, err := files.WriteTo(w); err != nil {
 		return err
+	}
+	for _, name := range v.Unknown {
+		fmt.Fprintf(w, "%s is obeyed by no daemon: misspelt?\n", name)
 	}
 	if v.Gate != "" {
 		_, err := fmt.Fprintf(w, "\nother nodes are unknown: %s\n", v.Gate)
