@@ -61,9 +61,9 @@ type ratesView struct {
 	Dir   string    `json:"dir"`
 	Files []rateRow `json:"files"`
 	// Unknown are files of a name that no daemon obeys: misspelt, mostly.
-	Unknown []string `json:"unknown_files,omitempty"`
-	Nodes []rateRow `json:"nodes,omitempty"`
-	Gate  string    `json:"gate_error,omitempty"` // why no gate could be asked about the other nodes
+	Unknown []string  `json:"unknown_files,omitempty"`
+	Nodes   []rateRow `json:"nodes,omitempty"`
+	Gate    string    `json:"gate_error,omitempty"` // why no gate could be asked about the other nodes
 }
 
 func ratesList(c *ucli.Context) error {
