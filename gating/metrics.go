@@ -54,6 +54,8 @@ var (
 	descRPO       = prometheus.NewDesc("tidegate_gate_service_rpo_seconds", "Objective.", []string{"service"}, nil)
 	descRTO       = prometheus.NewDesc("tidegate_gate_service_rto_seconds", "Objective.", []string{"service"}, nil)
 	descPredicted = prometheus.NewDesc("tidegate_gate_service_rto_predicted_seconds", "How long a recovery would take now; absent when it cannot be predicted.", []string{"service"}, nil)
+	descArmed     = prometheus.NewDesc("tidegate_gate_service_armed", "1 while the service's arm switch is on; 0 refuses changes of role.", []string{"service"}, nil)
+	descBrake     = prometheus.NewDesc("tidegate_gate_stream_brake", "1 while an operator lets the stream's primary run unprotected.", []string{"service", "stream"}, nil)
 	descRoute     = prometheus.NewDesc("tidegate_gate_route_epoch", "Epoch of the service's recorded route.", []string{"service"}, nil)
 	descProbe     = prometheus.NewDesc("tidegate_gate_probe_good", "1 while the synthetic write succeeds.", []string{"service"}, nil)
 	descProbeAt   = prometheus.NewDesc("tidegate_gate_probe_last_good_timestamp_seconds", "Wall time of the last good synthetic write.", []string{"service"}, nil)
@@ -67,7 +69,7 @@ var (
 // Describe implements prometheus.Collector.
 func (c *collector) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
-		descLeading, descReachable, descVerdict, descRPO, descRTO, descPredicted, descRoute, descProbe, descProbeAt,
+		descLeading, descReachable, descVerdict, descRPO, descRTO, descPredicted, descRoute, descProbe, descProbeAt, descArmed, descBrake,
 		descEpoch, descMembers, descRecords, descBytes, descReport,
 	} {
 		ch <- d
@@ -101,6 +103,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 		if s.GetRtoPredicted() != nil {
 			gauge(descPredicted, s.GetRtoPredicted().AsDuration().Seconds(), svc)
 		}
+		gauge(descArmed, oneIf(s.GetArmed()), svc)
 		if r, ok := v.Routes[name]; ok {
 			gauge(descRoute, float64(r.Value.Epoch), svc)
 		}
@@ -119,6 +122,7 @@ func (c *collector) streams(gauge func(*prometheus.Desc, float64, ...string), sv
 	for _, st := range s.GetStreams() {
 		name := st.GetView().GetName()
 		gauge(descEpoch, float64(st.GetView().GetEpoch().GetEpoch()), svc, name)
+		gauge(descBrake, oneIf(st.GetView().GetBrake() != nil), svc, name)
 		v, _, _ := c.p.world.current()
 		if id, err := tidegate.ParseID(st.GetView().GetId()); err == nil {
 			gauge(descMembers, float64(len(c.p.world.aliveMembers(v.Epochs[id].Value.Config, id, c.p.timing.Stale))), svc, name)
