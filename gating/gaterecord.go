@@ -101,7 +101,7 @@ func (s *nodeService) allowGate(ctx context.Context, tx *registry.Tx, old fence.
 	case to == fence.GateArmed && st.Brake != nil:
 		return st, refuse("lift it with `tidegate gate arm "+string(st.Service)+"`", "the brake is on: %s", st.Brake.Reason)
 	case to == fence.GateDegraded && old.Gate.State == fence.GateArmed && !st.Policy.Degrades() && st.Brake == nil:
-		return st, refuse("set a policy that degrades with `tidegate gate mode --policy degrade`, or open the gate with `tidegate gate open`",
+		return st, refuse("set a policy that degrades with `tidegate gate set --policy degrade`, or open the gate with `tidegate gate open`",
 			"the stream's policy is %s", first(string(st.Policy.Reaction), string(tidegate.ReactBlock)))
 	case to == fence.GateArmed && st.Policy.Reaction == tidegate.ReactDegradeBlind:
 		// A writer that may open without asking is never on record as one that holds.

@@ -23,27 +23,32 @@ func main() {
 // run is the whole program but for the process: tests call it.
 func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) int {
 	app := &ucli.App{
-		Name:  "tidegate",
-		Usage: "disaster recovery with an enforced RPO and a measured RTO",
-		Flags: []ucli.Flag{&ucli.BoolFlag{Name: "debug", Usage: "log what a developer wants to know"}},
-		Commands: slices.Concat([]*ucli.Command{
-			statusCommand(),
-			servicesCommand(),
-			streamsCommand(),
-		}, roleCommands(), []*ucli.Command{
-			planCommand(),
-			overrideCommand(),
-			auditCommand(),
-			doctorCommand(),
-			toleranceCommand(),
-			ratesCommand(),
-			detectorCommand(),
-			gateCommand(),
-			standbyCommand(),
-			routeCommand(),
-			checkConfigCommand(),
-			devCommand(),
-		}),
+		Name:     "tidegate",
+		Usage:    "disaster recovery with an enforced RPO and a measured RTO",
+		Flags:    []ucli.Flag{&ucli.BoolFlag{Name: "debug", Usage: "log what a developer wants to know"}},
+		Commands: commandTree(),
 	}
 	return int(cli.Run(ctx, app, args, stdin, stdout, stderr))
+}
+
+// commandTree is every command, in the order in which help lists them.
+func commandTree() []*ucli.Command {
+	return slices.Concat([]*ucli.Command{
+		statusCommand(),
+		servicesCommand(),
+		streamsCommand(),
+	}, roleCommands(), []*ucli.Command{
+		planCommand(),
+		overrideCommand(),
+		auditCommand(),
+		doctorCommand(),
+		toleranceCommand(),
+		ratesCommand(),
+		detectorCommand(),
+		gateCommand(),
+		standbyCommand(),
+		routeCommand(),
+		checkConfigCommand(),
+		devCommand(),
+	})
 }
