@@ -6,7 +6,6 @@ import (
 
 	"github.com/tidegate/tidegate"
 	"github.com/tidegate/tidegate/gating/fence"
-	"github.com/tidegate/tidegate/internal/mutate"
 )
 
 // Messages between gates and standbys. plan finds its way back in the reply.
@@ -291,6 +290,8 @@ func (g *gate) receive(from *host, msg any) {
 		m.plan.step(m.done)
 	case *mSwapped:
 		m.req.done(m.ok, m.view)
+	case *mLeased:
+		m.req.then(m.ttl)
 	case *mChanged:
 		if g.trusted {
 			g.onView(m.view)
@@ -336,18 +337,13 @@ func (g *gate) change(m *mChange) {
 	}})
 }
 
-// renew grants an output lease to the holder that the registry names now; never
-// once a higher epoch is reserved.
+// renew grants an output lease to the holder that the registry names; never once a
+// higher epoch is reserved. The lease is the registry's: its clock runs it out.
 func (g *gate) renew(from *host, m *mRenew) {
-	g.read(func(v *view) {
-		rec := &v.keys[m.stream].Record
-		ttl := rec.Gate.Lease
-		holds := rec.Promise() == m.by && (rec.State == fence.StateActive || rec.State == fence.StateSwitching)
-		if !holds && mutate.Broken(mutate.LeaseNoRenew) {
-			holds, ttl = true, max(ttl, v.wishes[m.stream].lease)
-		}
-		if holds && ttl > 0 {
+	gen := g.gen
+	g.send(&g.w.reg.host, &mLease{stream: m.stream, by: m.by, then: func(ttl time.Duration) {
+		if g.gen == gen && ttl > 0 {
 			g.send(from, &mRenewed{m.stream, m.by, ttl, m.asked})
 		}
-	})
+	}})
 }

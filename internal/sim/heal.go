@@ -20,10 +20,7 @@ func (w *world) heal() {
 	s.loss, s.dup, s.reorder = 0, 0, 0
 	w.reg.up, w.reg.slow = true, 0
 	for _, m := range w.machines {
-		m.disk, m.asleep = disk{}, 0
-		for _, h := range m.hosts {
-			h.paused = 0
-		}
+		m.disk = disk{} // who is paused or asleep goes on by itself: what waits for it keeps its order
 	}
 	for _, x := range w.standbys {
 		switch {

@@ -120,6 +120,9 @@ func (o *oracle) within(stream int, ls *libStream, b tidegate.Bounds, invariant 
 // leased: I16, with leases and without anybody's word, the old holder's outputs
 // beyond D are over before the next epoch opens.
 func (o *oracle) leased(ls *libStream, x waiter, m *term) {
+	if !ls.out.Unbounded && ls.ceiling.Bounds() != unbounded {
+		return // it has not heard that it may do more, and its own bounds hold it
+	}
 	t := o.streams[ls.i]
 	for i := range t.turns {
 		u := &t.turns[i]

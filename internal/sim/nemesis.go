@@ -148,44 +148,74 @@ func (w *world) zombie() {
 	}
 }
 
-// leaseAmbush lets a failover reserve its epoch and keeps its fences away, while
-// the old writer has its leases renewed; then the writer is cut off from all but
-// its clients, and the fences come through.
+// leaseAmbush runs a failover while the old writer, cut off from all but its
+// clients, believes in its leases: renewed behind the back of fences that came late
+// (which the nodes may have forgotten by a restart), counted from answers that came
+// late, or counted by a clock that stood still while the machine slept.
 func (w *world) leaseAmbush() {
-	if w.busy() || w.gates[0].seen == nil {
+	if w.busy() {
 		return
 	}
 	ttl := w.shape.wish.lease
-	var fences, writer [][2]*computer
+	var fences, in, out [][2]*computer
+	var writer *library
+	for _, l := range w.libs {
+		if l.m.name == w.route.holder.Node {
+			writer = l
+		}
+	}
+	if writer == nil {
+		return
+	}
 	for _, m := range w.machines {
+		if m == writer.m || m.name == "c" {
+			continue
+		}
+		in, out = append(in, [2]*computer{m, writer.m}), append(out, [2]*computer{writer.m, m})
 		for _, g := range w.gates {
-			if g.m != m && m.site == siteWest && m.name[0] == 'n' {
+			if g.m != m && m.name[0] == 'n' {
 				fences = append(fences, [2]*computer{g.m, m})
 			}
 		}
-		if m.site == siteEast {
-			for _, o := range w.machines {
-				if o.site != siteEast && o.name != "c" {
-					writer = append(writer, [2]*computer{m, o}, [2]*computer{o, m})
-				}
-			}
-		}
 	}
-	w.log("", "", "ambush", "of leases")
-	d := ttl/4 + w.jitter(ttl/2)
-	w.net.blockFor(d, fences)
-	w.someGate().order(order{kind: fence.KindFailover, target: w.someTarget(), reason: "ambush", acceptLoss: true})
-	w.after(d, func() {
-		if !w.chaos {
-			return
-		}
-		w.net.blockFor(3*ttl, writer)
-		if w.shape.crashes && w.oneIn(2) {
-			for _, s := range w.standbys {
-				s.bounce()
+	how := w.rng.IntN(4)
+	w.log(string(writer.m.name), "", "ambush", "of leases %d", how)
+	later := func(d time.Duration, f func()) {
+		w.after(d, func() {
+			if w.chaos {
+				f()
 			}
+		})
+	}
+	isolate := func() { w.net.blockFor(5*ttl, in); w.net.blockFor(5*ttl, out) }
+	fail := func() {
+		w.someGate().order(order{kind: fence.KindFailover, target: w.someTarget(), reason: "ambush", acceptLoss: true})
+	}
+	switch how {
+	case 0, 1:
+		d := ttl/4 + w.jitter(ttl/2)
+		w.net.blockFor(d, fences)
+		fail()
+		later(d, isolate)
+		if how == 1 {
+			later(d, func() {
+				for _, s := range w.standbys {
+					s.bounce()
+				}
+			})
 		}
-	})
+	case 2: // asks go out once, their answers come late
+		d := ttl/2 + w.jitter(ttl/4)
+		for _, p := range in {
+			w.net.link(p[0], p[1]).clogged = w.now + d
+		}
+		later(ttl/4+w.jitter(20*time.Millisecond), func() { w.net.blockFor(5*ttl, out); fail() })
+		later(d-time.Millisecond, func() { w.net.blockFor(5*ttl, in) })
+	default:
+		isolate()
+		writer.m.suspend(3 * ttl)
+		fail()
+	}
 }
 
 func (w *world) jumpClock() {

@@ -44,6 +44,7 @@ type adoption struct {
 
 type nodeTruth struct {
 	replied  tidegate.Epoch // highest promise ever replied, by the node's name, whatever its disk
+	by       tidegate.HolderID // whom it was made to
 	enforced tidegate.Epoch // in this life
 	disk     tidegate.Epoch // on this disk
 	had      []*entry       // fsynced at losses of the disk: what its acks may have counted for
@@ -217,7 +218,18 @@ func (o *oracle) repliedFence(ns *nodeStream, r fence.FenceReply) {
 		if !r.Limbo && r.Promise.Epoch < n.replied {
 			o.w.fail("I21", "%s stream %d: promised %s after %s", ns.s.name, ns.i, r.Promise, n.replied)
 		}
-		n.replied = max(n.replied, r.Promise.Epoch)
+		o.swore(ns, r.Promise.Epoch, r.Promise.Holder)
+	}
+}
+
+// swore: I3, one epoch is never promised to two holders.
+func (o *oracle) swore(ns *nodeStream, epoch tidegate.Epoch, holder tidegate.HolderID) {
+	n := o.node(ns)
+	if epoch == n.replied && holder != n.by && !ns.meta.Limbo {
+		o.w.fail("I3", "%s stream %d: epoch %s promised to %.8s after %.8s", ns.s.name, ns.i, epoch, holder, n.by)
+	}
+	if epoch >= n.replied {
+		n.replied, n.by = epoch, holder
 	}
 }
 
@@ -229,7 +241,7 @@ func (o *oracle) repliedAdopt(ns *nodeStream, r fence.AdoptReply) {
 	if r.Epoch < n.replied {
 		o.w.fail("I22", "%s stream %d: adopted %s after it had promised %s", ns.s.name, ns.i, r.Epoch, n.replied)
 	}
-	n.replied = max(n.replied, r.Epoch)
+	o.swore(ns, r.Epoch, r.Holder)
 	t.adopted = append(t.adopted, adoption{r.Member, r.Epoch, r.Holder, ns.log[:ns.synced:ns.synced]})
 }
 

@@ -17,6 +17,8 @@ type running struct {
 	target fence.Holder
 	reason string
 	done   bool
+
+	reserved tidegate.Instant // when F1 was committed, on this machine's boot clock; 0: by another gate
 }
 
 // order is what an operator, or the detector, asks for.
@@ -132,6 +134,9 @@ func (r *running) ticks() {
 
 func (r *running) step(ev fence.ControlEvent) {
 	if r.alive() {
+		if t, ok := ev.(fence.TxnDone); ok && t.Committed && r.reserved == 0 {
+			r.reserved = r.g.m.boot()
+		}
 		r.do(r.c.Step(r.g.m.wall(), ev))
 	}
 }
@@ -212,11 +217,48 @@ func (r *running) over() {
 // an operator attests what cannot be known.
 func (r *running) awaitLease(e fence.AwaitLease) {
 	if e.Lease > 0 {
-		r.g.after(e.Lease+fence.LeaseMargin(e.Lease), func() { r.step(fence.LeaseOver{}) })
+		began := r.g.m.boot()
+		if r.reserved > 0 {
+			began = r.reserved
+		}
+		r.pollLease(e.Lease, began, 0)
 	}
-	if r.g.w.oneIn(2) || r.reason == reasonFinal {
+	if r.g.w.oneIn(3) || r.reason == reasonFinal {
 		r.g.after(r.g.w.jitter(1200*time.Millisecond), func() { r.step(fence.Attested{Actor: "operator"}) })
 	}
+}
+
+// pollLease asks the registry whether leases run, until none does and the margin
+// is over. A registry that went back does not know of all: then their whole length
+// is waited for, from F1.
+func (r *running) pollLease(longest time.Duration, began tidegate.Instant, stream int) {
+	margin := fence.LeaseMargin(longest)
+	if stream == len(r.g.w.streams) {
+		wait := margin
+		for _, k := range r.g.seen.keys {
+			if k.Record.Restored {
+				wait = max(wait, longest+margin-time.Duration(r.g.m.boot()-began))
+			}
+		}
+		r.g.after(wait, func() { r.step(fence.LeaseOver{}) })
+		return
+	}
+	answered := false
+	r.g.send(&r.g.w.reg.host, &mLease{stream: stream, then: func(left time.Duration) {
+		if answered = true; !r.alive() {
+			return
+		}
+		if left > 0 {
+			r.g.after(50*time.Millisecond, func() { r.pollLease(longest, began, stream) })
+			return
+		}
+		r.pollLease(longest, began, stream+1)
+	}})
+	r.g.after(300*time.Millisecond, func() {
+		if !answered && r.alive() {
+			r.pollLease(longest, began, stream)
+		}
+	})
 }
 
 const reasonFinal = "final"

@@ -6,6 +6,7 @@ import (
 
 	"github.com/tidegate/tidegate"
 	"github.com/tidegate/tidegate/gating/fence"
+	"github.com/tidegate/tidegate/internal/mutate"
 )
 
 // wish is what the operator wants of a stream; it lies in the registry beside the
@@ -71,6 +72,17 @@ type (
 		ok   bool
 		view *view
 	}
+	// mLease renews the output lease of a stream's holder, or asks how long one runs
+	// yet when nobody is named.
+	mLease struct {
+		stream int
+		by     fence.Promise
+		then   func(ttl time.Duration)
+	}
+	mLeased struct {
+		req *mLease
+		ttl time.Duration
+	}
 	mChanged struct{ view *view } // a watch's event
 	mSet     struct {             // an operator's setting
 		stream int
@@ -86,8 +98,11 @@ type registry struct {
 	plans []fence.Plan
 	old   *view // a backup
 	oldAt time.Duration
+
+	oldPlans []fence.Plan
 	slow  time.Duration
-	lost  map[tidegate.ID]bool
+	lease []tidegate.Instant // per stream, until when one runs
+	keep  []tidegate.Instant // with the backup
 }
 
 func newRegistry(w *world, m *computer) *registry {
@@ -130,6 +145,8 @@ func (r *registry) receive(from *host, msg any) {
 	case *mSwap:
 		ok := r.swap(m)
 		r.answer(from, &mSwapped{m, ok, r.v})
+	case *mLease:
+		r.answer(from, &mLeased{m, r.leased(m)})
 	case *mSet:
 		r.commit(func(v *view) {
 			if m.freeze != nil {
@@ -156,6 +173,27 @@ func (r *registry) txn(m *mTxn) fence.TxnDone {
 	})
 	r.save(m.save)
 	return fence.TxnDone{Token: m.token, Committed: true, Revision: r.v.revision}
+}
+
+// leased grants, or tells, an output lease. A grant and the reservation of a higher
+// epoch are transactions on the same key.
+func (r *registry) leased(m *mLease) time.Duration {
+	now := r.m.boot()
+	if m.by == (fence.Promise{}) {
+		return max(0, time.Duration(r.lease[m.stream]-now))
+	}
+	rec := r.rec(m.stream)
+	ttl, holds := rec.Gate.Lease, rec.Promise() == m.by && (rec.State == fence.StateActive || rec.State == fence.StateSwitching)
+	if !holds && mutate.Broken(mutate.LeaseNoRenew) {
+		holds = true
+	}
+	if !holds || ttl == 0 {
+		return 0
+	}
+	if rec.Promise() == m.by { // broken: the old holder's lease is renewed beside the new key
+		r.lease[m.stream] = now + tidegate.Instant(ttl)
+	}
+	return ttl
 }
 
 func (r *registry) put(v *view, stream int, rec fence.EpochRecord) {
@@ -210,7 +248,8 @@ func (r *registry) saved(id tidegate.ID) *fence.Plan {
 
 func (r *registry) backup() {
 	r.w.log("etcd", "", "backup", "rev %d", r.v.revision)
-	r.old, r.oldAt = r.v, r.w.now
+	r.old, r.oldAt, r.keep = r.v, r.w.now, slices.Clone(r.lease)
+	r.oldPlans = slices.Clone(r.plans)
 }
 
 // beat is a gate's write of what it sees: nobody else looks at it.
@@ -248,7 +287,8 @@ func (r *registry) restore(bump bool) {
 	} else {
 		v.cluster = r.v.cluster // members keep the identity that their directories hold
 	}
-	r.old = nil
+	r.old, r.plans = nil, r.oldPlans
+	copy(r.lease, r.keep)
 	for i := range v.keys {
 		r.w.oracle.restored(i, r.v.keys[i].Record, v.keys[i].Record)
 	}

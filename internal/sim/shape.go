@@ -117,7 +117,7 @@ func (w *world) chooseGate() {
 		}
 	}
 	if w.oneIn(2) {
-		s.wish.lease = []time.Duration{300 * time.Millisecond, time.Second}[w.rng.IntN(2)]
+		s.wish.lease = []time.Duration{200 * time.Millisecond, 500 * time.Millisecond}[w.rng.IntN(2)]
 	}
 }
 
@@ -218,6 +218,7 @@ func (w *world) register() {
 		v.wishes = append(v.wishes, w.shape.wish)
 	}
 	w.reg.v = &v
+	w.reg.lease = make([]tidegate.Instant, len(w.streams))
 }
 
 func (w *world) standbyOn(node tidegate.NodeName) *standby {

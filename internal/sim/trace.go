@@ -111,6 +111,10 @@ func (w *world) describeData(msg any) string {
 		return fmt.Sprintf("renew s%d %s", m.stream, m.by)
 	case *mRenewed:
 		return fmt.Sprintf("renewed s%d %s for %s", m.stream, m.by, m.ttl)
+	case *mLease:
+		return fmt.Sprintf("lease s%d %s", m.stream, m.by)
+	case *mLeased:
+		return fmt.Sprintf("leased s%d %s", m.req.stream, m.ttl)
 	case *mLeaseAsk:
 		return fmt.Sprintf("leaseask s%d epoch %s for %s", m.stream, m.req.Epoch, m.req.TTL)
 	case *mLeaseGrant:
