@@ -98,7 +98,8 @@ func (s *operatorService) Rebuild(ctx context.Context, req *connect.Request[pb.R
 	if m.GetDryRun() {
 		return connect.NewResponse(out), nil
 	}
-	if _, err := s.store.Commit(ctx, tx); err != nil {
+	e := s.entry(ctx, ActionRebuild, "", m.GetReason(), fact("streams", "%d", len(streams)), fact("missing", "%v", m.GetMissing()))
+	if _, err := s.store.Commit(ctx, tx.Audit(e)); err != nil {
 		return nil, err
 	}
 	s.log.Warn("registry rebuilt from standby nodes", "streams", len(streams), "missing", m.GetMissing(), "reason", m.GetReason(), "actor", actor(ctx))

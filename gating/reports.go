@@ -74,7 +74,13 @@ func (p parts) distrust(ctx context.Context, e registry.Entry[fence.EpochRecord]
 	rec := e.Value.Clone()
 	rec.Restored, rec.Gate.State, rec.Since = true, fence.GateUnknown, p.now().UnixNano()
 	key := registry.EpochKey(rec.Stream)
-	_, err := p.store.Commit(ctx, new(registry.Tx).Unchanged(key, e.Revision).Put(key, rec))
+	var st registry.Stream
+	if v, _, _ := p.world.current(); v != nil {
+		st = v.Streams[rec.Stream].Value // for people; empty while the tables are not known
+	}
+	entry := p.entry(ctx, ActionDistrust, st.Service, "the registry may have gone back in time", fact("id", "%s", rec.Stream), fact("epoch", "%s", rec.Epoch))
+	entry.Stream, entry.Actor = st.Name, p.self()
+	_, err := p.store.Commit(ctx, new(registry.Tx).Unchanged(key, e.Revision).Put(key, rec).Audit(entry))
 	return err
 }
 
