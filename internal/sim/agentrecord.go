@@ -134,6 +134,7 @@ func (as *agentStream) settle() {
 		return
 	}
 	if g, due := as.gateDue(rec); due {
+		as.a.w.oracle.arming(as, rec.Gate.State, g.State)
 		by := fence.Promise{Epoch: as.w.Epoch(), Holder: as.a.self.UUID}
 		as.swap("record gate", func(_ int, r fence.EpochRecord) (fence.EpochRecord, error) { return r.SetGate(by, g) })
 	}

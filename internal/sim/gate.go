@@ -6,6 +6,7 @@ import (
 
 	"github.com/tidegate/tidegate"
 	"github.com/tidegate/tidegate/gating/fence"
+	"github.com/tidegate/tidegate/internal/mutate"
 )
 
 // Messages between gates and standbys. plan finds its way back in the reply.
@@ -247,7 +248,7 @@ func (g *gate) onDescribed(m *mDescribed) {
 	}
 	k := &g.seen.keys[m.stream]
 	rec := &k.Record
-	if m.promise > rec.Epoch && !rec.Restored {
+	if m.promise > rec.Epoch && !rec.Restored && !mutate.Broken(mutate.HeardEpoch) {
 		// A gate reserves an epoch before it asks anybody: the registry may have
 		// gone back. The key is read anew.
 		g.send(&g.w.reg.host, &mSwap{

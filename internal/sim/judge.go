@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"math"
 	"slices"
 	"time"
 
@@ -99,9 +100,10 @@ func (o *oracle) within(stream int, ls *libStream, b tidegate.Bounds, invariant 
 	t.pending = slices.DeleteFunc(t.pending, func(id int32) bool { return t.records[id].durable })
 	var n, bytes int64
 	var first, last time.Duration
+	from, to := t.between(ls.epoch)
 	for _, id := range t.pending {
 		r := &t.records[id]
-		if r.lib != ls || r.ackEpoch != ls.epoch {
+		if r.ackEpoch < from || r.ackEpoch >= to {
 			continue
 		}
 		if n == 0 {
@@ -115,6 +117,20 @@ func (o *oracle) within(stream int, ls *libStream, b tidegate.Bounds, invariant 
 		o.w.fail(invariant, "stream %d: epoch %s has released %d records, %d bytes over %s that are not durable; its record allows %d, %d, %s",
 			stream, ls.epoch, n, bytes, last-first, b.Records, b.Bytes, b.Window)
 	}
+}
+
+// between returns the epochs of one place: from the change of role at or before
+// epoch to the next one. Writers that follow one another there share its bounds.
+func (t *truth) between(epoch tidegate.Epoch) (from, to tidegate.Epoch) {
+	to = math.MaxUint64
+	for i := range t.turns {
+		if u := t.turns[i].epoch; u <= epoch {
+			from = u
+		} else {
+			return from, u
+		}
+	}
+	return from, to
 }
 
 // leased: I16, with leases and without anybody's word, the old holder's outputs
@@ -157,6 +173,13 @@ func (o *oracle) routed(h fence.Holder, epoch tidegate.Epoch) {
 		}
 	}
 	o.w.fail("I16", "route leads to %s under epoch %s, which is not open", h, epoch)
+}
+
+// arming: I13, nobody arms a gate that an operator holds open.
+func (o *oracle) arming(as *agentStream, from, to fence.GateState) {
+	if from == fence.GateDegraded && to == fence.GateArmed && as.known.wish.brake {
+		o.w.fail("I13", "stream %d: the writer of epoch %s arms a gate whose brake is on", as.i, as.w.Epoch())
+	}
 }
 
 // gateRecorded: what the record says of the gate is true of what is released

@@ -157,7 +157,7 @@ func (w *world) leaseAmbush() {
 		return
 	}
 	ttl := w.shape.wish.lease
-	var fences, in, out [][2]*computer
+	var fences, deaf, link, in, out [][2]*computer
 	var writer *library
 	for _, l := range w.libs {
 		if l.m.name == w.route.holder.Node {
@@ -172,13 +172,18 @@ func (w *world) leaseAmbush() {
 			continue
 		}
 		in, out = append(in, [2]*computer{m, writer.m}), append(out, [2]*computer{writer.m, m})
+		if m.name[0] == 'n' {
+			link = append(link, [2]*computer{m, writer.m}, [2]*computer{writer.m, m})
+		} else {
+			deaf = append(deaf, [2]*computer{m, writer.m})
+		}
 		for _, g := range w.gates {
 			if g.m != m && m.name[0] == 'n' {
 				fences = append(fences, [2]*computer{g.m, m})
 			}
 		}
 	}
-	how := w.rng.IntN(4)
+	how := w.rng.IntN(5)
 	w.log(string(writer.m.name), "", "ambush", "of leases %d", how)
 	later := func(d time.Duration, f func()) {
 		w.after(d, func() {
@@ -195,6 +200,7 @@ func (w *world) leaseAmbush() {
 	case 0, 1:
 		d := ttl/4 + w.jitter(ttl/2)
 		w.net.blockFor(d, fences)
+		w.net.blockFor(d, deaf)
 		fail()
 		later(d, isolate)
 		if how == 1 {
@@ -211,6 +217,9 @@ func (w *world) leaseAmbush() {
 		}
 		later(ttl/4+w.jitter(20*time.Millisecond), func() { w.net.blockFor(5*ttl, out); fail() })
 		later(d-time.Millisecond, func() { w.net.blockFor(5*ttl, in) })
+	case 3: // the link is down, and the gates renew what the nodes cannot
+		w.net.blockFor(6*ttl, link)
+		later(ttl+w.jitter(ttl), func() { isolate(); fail() })
 	default:
 		isolate()
 		writer.m.suspend(3 * ttl)
@@ -490,7 +499,7 @@ func (w *world) changeMode() {
 // brake opens a stream's gate by hand, recorded before it acts, or lets it arm
 // itself again.
 func (w *world) brake() {
-	stream, on, g := w.rng.IntN(len(w.streams)), w.oneIn(2), w.someGate()
+	stream, on, g := w.rng.IntN(len(w.streams)), !w.oneIn(3), w.someGate()
 	w.log("", "", "brake", "stream %d %v", stream, on)
 	w.set(stream, func(s *wish) { s.brake = on })
 	if !on || !g.up {

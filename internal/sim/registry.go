@@ -273,8 +273,16 @@ func (r *registry) restore(bump bool) {
 		return
 	}
 	r.w.log("etcd", "", "restore", "rev %d to %d bump=%v", r.v.revision, r.old.revision, bump)
+	moved := true // since the backup, so that the nodes know better
+	for i := range r.old.keys {
+		moved = moved && r.w.oracle.streams[i].active.Epoch > r.old.keys[i].Record.Epoch
+	}
+	forget := moved && r.w.oneIn(2) // the gates' disks were lost with it
 	for _, g := range r.w.gates {
 		g.stop()
+		if forget {
+			g.mark = mark{}
+		}
 	}
 	v := *r.old
 	v.keys = slices.Clone(v.keys)

@@ -130,6 +130,8 @@ func (w *world) someBounds() tidegate.Bounds {
 		b.Bytes = math.MaxInt64
 	case 2:
 		b.Window = math.MaxInt64
+	case 3:
+		b.Records, b.Bytes = math.MaxInt64, math.MaxInt64
 	}
 	return b
 }
