@@ -73,6 +73,25 @@ func TestMembersLendLeasesThroughTheRelay(t *testing.T) {
 	}
 }
 
+// A lease runs out while nobody says anything to the node but the fence that waits
+// for it: a writer that was cut off sends no beacons.
+func TestLeaseRunsOutInSilence(t *testing.T) {
+	c := newCluster(t, 1, nil, "dr1")
+	w := c.start1()
+	w.attach("dr1")
+	ask := shipper.LeaseAsk{TTL: 300 * time.Millisecond, Seqno: 1}
+	if err := w.conn.SendBeacon(shipper.Beacon{Epoch: 1, Generation: 1, Wall: time.Unix(1, 0), Lease: ask}); err != nil {
+		t.Fatal(err)
+	}
+	c.until("a grant", func() bool { return len(w.grants()) == 1 })
+	w.close()
+	req := fenceAsk(2, tidegate.NewID())
+	c.until("the promise of the next epoch", func() bool {
+		r, err := c.nodes["dr1"].n.Fence(c.ctx(), req)
+		return err == nil && r.Leased == 0 && r.Promise.Epoch == 2
+	})
+}
+
 // A configured node that the epoch does not count follows where the stream is
 // written elsewhere, and rests where it is written beside it.
 func TestLearnersFollowAndCountForNothing(t *testing.T) {
