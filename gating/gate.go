@@ -235,7 +235,6 @@ func (p parts) distrustAll(ctx context.Context, v *registry.View, why string) er
 			return err
 		}
 	}
-	p.world.read(func() { p.world.suspect = why })
 	return nil
 }
 

@@ -50,20 +50,11 @@ func (s *nodeService) RenewLease(ctx context.Context, req *connect.Request[pb.Re
 }
 
 func epochsOf(m *pb.RenewLeaseRequest) (map[tidegate.StreamID]fence.Promise, error) {
-	out := map[tidegate.StreamID]fence.Promise{}
-	for _, e := range m.GetEpochs() {
-		id, err := api.RequireID("stream id", e.GetStreamId())
-		if err != nil {
-			return nil, err
-		}
-		if out[id], err = promiseOf(e.GetEpoch(), m.GetHolder()); err != nil {
-			return nil, err
-		}
+	out, err := promisesOf(m.GetEpochs(), m.GetHolder())
+	if err == nil && len(out) == 0 {
+		err = errors.New("epochs: want that of every stream")
 	}
-	if len(out) == 0 {
-		return nil, errors.New("epochs: want that of every stream")
-	}
-	return out, nil
+	return out, err
 }
 
 // leaseFor decides whether a holder may have the service's lease, and returns

@@ -213,7 +213,8 @@ func (s *nodeService) AcquireEpoch(ctx context.Context, req *connect.Request[pb.
 	if err == nil && holder.UUID.IsZero() {
 		err = errors.New("holder uuid: want the one of this start")
 	}
-	if err != nil {
+	held, herr := promisesOf(m.GetHeld(), m.GetHolder().GetUuid())
+	if err = errors.Join(err, herr); err != nil {
 		return nil, misuse("acquire", m.GetService(), err)
 	}
 	v, err := s.store.Read(ctx)
@@ -226,7 +227,7 @@ func (s *nodeService) AcquireEpoch(ctx context.Context, req *connect.Request[pb.
 	if !ok {
 		return nil, notFound("acquire", m.GetService(), "add the service with `tidegate streams add`")
 	}
-	if h, e, ok := activeHolder(v, name); ok && h == holder && e > 0 {
+	if h, e, ok := activeHolder(v, name); ok && h == holder && e > 0 && !forgotten(v, name, held) {
 		return connect.NewResponse(grantsOf(v, name, "")), nil // no change of role, frozen or not
 	}
 	if svc.Value.Frozen {
@@ -235,7 +236,7 @@ func (s *nodeService) AcquireEpoch(ctx context.Context, req *connect.Request[pb.
 			Hint: "allow role changes again with `tidegate gate thaw`",
 		}
 	}
-	plan, err := s.control.acquirePlan(ctx, v, svc.Value, holder, m.GetPredecessorDead(), m.GetReason())
+	plan, err := s.control.acquirePlan(ctx, v, svc.Value, holder, held, m.GetPredecessorDead(), m.GetReason())
 	if err != nil {
 		return nil, err
 	}
@@ -264,6 +265,30 @@ func (s *nodeService) AcquireEpoch(ctx context.Context, req *connect.Request[pb.
 		out.Grants = append(out.Grants, &pb.StreamGrant{StreamId: p.Streams[i].Stream.String(), Epoch: fencewire.RecordMessage(p.Streams[i].Record, p.Streams[i].Revision)})
 	}
 	return connect.NewResponse(out), nil
+}
+
+// promisesOf returns the promises that a holder's epochs stand for.
+func promisesOf(epochs []*pb.StreamEpoch, holder string) (map[tidegate.StreamID]fence.Promise, error) {
+	out := map[tidegate.StreamID]fence.Promise{}
+	for _, e := range epochs {
+		id, err := api.RequireID("stream id", e.GetStreamId())
+		if err != nil {
+			return nil, err
+		}
+		if out[id], err = promiseOf(e.GetEpoch(), holder); err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
+}
+
+// forgotten reports whether some record is of a lower epoch than the one that its
+// writer holds: an epoch is on record before anybody has it, so that the registry
+// was put back.
+func forgotten(v *registry.View, s tidegate.ServiceName, held map[tidegate.StreamID]fence.Promise) bool {
+	return slices.ContainsFunc(v.StreamsOf(s), func(st registry.Stream) bool {
+		return held[st.ID].Epoch > v.Epochs[st.ID].Value.Epoch
+	})
 }
 
 func grantsOf(v *registry.View, s tidegate.ServiceName, plan string) *pb.AcquireEpochResponse {

@@ -104,7 +104,7 @@ func TestLostLeaderIsReplacedWhenItsLeaseEnds(t *testing.T) {
 	go func() { // ends with the gate's answer: at the latest when the gate stops
 		defer close(asked)
 		s.eventuallyQuiet(func() bool {
-			_, _, err := s.failover(&pb.FailoverRequest{Target: "w1"})
+			_, _, err := s.failover(&pb.ChangeRoleRequest{Target: "w1"})
 			return err == nil || len(reached) > 0 || tidegate.ClassOf(err) != tidegate.Transient
 		})
 	}()
@@ -203,9 +203,9 @@ func TestRegistryRestoredUnderARunningGate(t *testing.T) {
 		return nil
 	})
 	s.report()
-	if _, _, err := s.failover(&pb.FailoverRequest{Target: "w1"}); tidegate.ClassOf(err) == tidegate.Transient {
+	if _, _, err := s.failover(&pb.ChangeRoleRequest{Target: "w1"}); tidegate.ClassOf(err) == tidegate.Transient {
 		s.eventually("the gate to lead again", func() error {
-			_, _, err = s.failover(&pb.FailoverRequest{Target: "w1"})
+			_, _, err = s.failover(&pb.ChangeRoleRequest{Target: "w1"})
 			if tidegate.ClassOf(err) == tidegate.Transient {
 				return err
 			}
@@ -215,15 +215,23 @@ func TestRegistryRestoredUnderARunningGate(t *testing.T) {
 		t.Fatalf("failover on a registry that went back in time: %v", err)
 	}
 	// A live writer re-arms, and claims are sound again.
-	read, err := s.node(tidegate.RoleAgent, "east", "e1").ReadEpoch(t.Context(), connect.NewRequest(&pb.ReadEpochRequest{StreamId: ids["a"].String()}))
-	if err != nil {
-		t.Fatal(err)
+	for _, name := range []string{"a", "b"} {
+		read, err := s.node(tidegate.RoleAgent, "east", "e1").ReadEpoch(t.Context(), connect.NewRequest(&pb.ReadEpochRequest{StreamId: ids[name].String()}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = s.node(tidegate.RoleAgent, "east", "e1").RecordGate(t.Context(), connect.NewRequest(&pb.RecordGateRequest{
+			StreamId: ids[name].String(), Epoch: 1, Holder: s.agents["e1"].String(), Revision: read.Msg.GetEpoch().GetRevision(),
+			Gate: &pb.GateRecord{State: pb.GateState_GATE_STATE_ARMED, Mode: pb.Mode_MODE_SYNC, SinceSeq: 1},
+		}))
+		if rec := s.records(ids)[name]; err != nil || rec.Restored || rec.Gate.State != fence.GateArmed {
+			t.Errorf("after the writer of %s re-armed: %+v, %v", name, rec, err)
+		}
 	}
-	_, err = s.node(tidegate.RoleAgent, "east", "e1").RecordGate(t.Context(), connect.NewRequest(&pb.RecordGateRequest{
-		StreamId: ids["a"].String(), Epoch: 1, Holder: s.agents["e1"].String(), Revision: read.Msg.GetEpoch().GetRevision(),
-		Gate: &pb.GateRecord{State: pb.GateState_GATE_STATE_ARMED, Mode: pb.Mode_MODE_SYNC, SinceSeq: 1},
-	}))
-	if rec := s.records(ids)["a"]; err != nil || rec.Restored || rec.Gate.State != fence.GateArmed {
-		t.Errorf("after the writer re-armed: %+v, %v", rec, err)
-	}
+	s.eventually("the registry to be trusted again", func() error {
+		if is, err := suspect(); err != nil || is {
+			return fmt.Errorf("suspect %t, %v", is, err)
+		}
+		return nil
+	})
 }

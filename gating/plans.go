@@ -17,8 +17,10 @@ import (
 	"github.com/tidegate/tidegate/gating/rules"
 )
 
-// acquirePlan draws the plan of an agent's start as writer.
-func (c *controller) acquirePlan(ctx context.Context, v *registry.View, svc registry.Service, holder fence.Holder, sameBoot bool, reason string) (fence.Plan, error) {
+// acquirePlan draws the plan of an agent's start as writer. held are the epochs
+// that it writes under now; those that the records do not know count as heard of,
+// so that none is issued twice.
+func (c *controller) acquirePlan(ctx context.Context, v *registry.View, svc registry.Service, holder fence.Holder, held map[tidegate.StreamID]fence.Promise, sameBoot bool, reason string) (fence.Plan, error) {
 	p := fence.Plan{
 		ID: newPlanID(c.now()), Service: svc.Name, Kind: fence.KindAcquire, Target: holder, SameBoot: sameBoot,
 		Reason: reason, Actor: string(tidegate.RoleAgent) + "/" + string(holder.Node),
@@ -27,6 +29,11 @@ func (c *controller) acquirePlan(ctx context.Context, v *registry.View, svc regi
 	p.Streams, err = streamPlans(v, svc.Name, func(st registry.Stream, rec fence.EpochRecord) *fence.Config {
 		return wantedConfig(v, st, rec.Config, holder.Site, counted(rec.Config))
 	})
+	for i := range p.Streams {
+		if h := held[p.Streams[i].Stream]; h.Epoch > v.Epochs[p.Streams[i].Stream].Value.Epoch {
+			p.Streams[i].Heard = h
+		}
+	}
 	if err == nil {
 		p.Preempt, err = c.leftBehind(ctx, v, svc.Name)
 	}

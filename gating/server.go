@@ -41,7 +41,6 @@ var callers = map[string][]tidegate.Role{
 	tidegatev1connect.NodeServiceReportStandbyProcedure:    {tidegate.RoleStandby},
 	tidegatev1connect.NodeServiceReportRouteProcedure:      {tidegate.RoleRoute},
 	tidegatev1connect.NodeServiceReportQuarantineProcedure: {tidegate.RoleAgent, tidegate.RoleStandby},
-	tidegatev1connect.NodeServiceReportVantageProcedure:    {tidegate.RoleAgent, tidegate.RoleStandby, tidegate.RoleRoute, tidegate.RoleGate},
 	tidegatev1connect.NodeServiceRenewLeaseProcedure:       {tidegate.RoleAgent},
 	tidegatev1connect.NodeServiceReleaseLeaseProcedure:     {tidegate.RoleAgent},
 	tidegatev1connect.NodeServiceHandOverProcedure:         {tidegate.RoleAgent},
@@ -58,7 +57,6 @@ var callers = map[string][]tidegate.Role{
 	tidegatev1connect.OperatorServiceRemoveStreamProcedure: writers,
 	tidegatev1connect.OperatorServiceSetModeProcedure:      writers,
 	tidegatev1connect.OperatorServiceFreezeProcedure:       writers,
-	tidegatev1connect.OperatorServiceFailoverProcedure:     writers,
 	tidegatev1connect.OperatorServiceRebuildProcedure:      writers,
 
 	tidegatev1connect.OperatorServiceGateExplainProcedure:   readers,
@@ -71,6 +69,7 @@ var callers = map[string][]tidegate.Role{
 	tidegatev1connect.OperatorServiceOpenGateProcedure:       writers,
 	tidegatev1connect.OperatorServiceArmGateProcedure:        writers,
 	tidegatev1connect.OperatorServiceSetDetectorProcedure:    writers,
+	tidegatev1connect.OperatorServicePutOverridesProcedure:   writers,
 	tidegatev1connect.OperatorServiceRevokeOverrideProcedure: writers,
 }
 

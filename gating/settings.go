@@ -172,6 +172,27 @@ func (s *operatorService) ListOverrides(ctx context.Context, req *connect.Reques
 	return connect.NewResponse(out), nil
 }
 
+// PutOverrides implements OperatorService.
+func (s *operatorService) PutOverrides(ctx context.Context, req *connect.Request[pb.PutOverridesRequest]) (*connect.Response[pb.PutOverridesResponse], error) {
+	m := req.Msg
+	var wishes []overrideWish
+	for _, o := range m.GetOverrides() {
+		wishes = append(wishes, overrideWish{rule: o.GetRule(), reason: first(o.GetReason(), m.GetReason()), expires: m.GetExpires().AsDuration()})
+	}
+	if len(wishes) == 0 {
+		return nil, misuse("override", m.GetService(), errors.New("overrides: want a rule at least"))
+	}
+	put, err := s.putOverrides(ctx, tidegate.ServiceName(m.GetService()), actor(ctx), wishes)
+	if err != nil {
+		return nil, err
+	}
+	out := &pb.PutOverridesResponse{}
+	for _, o := range put {
+		out.Overrides = append(out.Overrides, overrideMessage(o))
+	}
+	return connect.NewResponse(out), nil
+}
+
 // RevokeOverride implements OperatorService. An override's id is service/rule.
 func (s *operatorService) RevokeOverride(ctx context.Context, req *connect.Request[pb.RevokeOverrideRequest]) (*connect.Response[pb.RevokeOverrideResponse], error) {
 	service, rule, ok := strings.Cut(req.Msg.GetId(), "/")

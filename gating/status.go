@@ -60,7 +60,6 @@ func (s *operatorService) Status(ctx context.Context, req *connect.Request[pb.St
 	} else if out.GetLeader() == "" {
 		j.say(pb.Verdict_VERDICT_AT_RISK, "no gate leads: role changes wait")
 	}
-	s.world.read(func() { out.RegistrySuspect = s.world.suspect != "" })
 	for _, e := range v.Epochs {
 		out.RegistrySuspect = out.GetRegistrySuspect() || e.Value.Restored
 	}

@@ -20,8 +20,7 @@ type world struct {
 	view      *registry.View
 	reachable bool
 	readAt    tidegate.Instant // when the tables were last read; meaningful once they have been
-	suspect   string
-	leader    string // gate that led at the last pulse; "" when none did
+	leader    string           // gate that led at the last pulse; "" when none did
 	agents    map[tidegate.NodeName]*agentState
 	standbys  map[tidegate.NodeName]*standbyState
 	routes    map[string]*routeState

@@ -931,7 +931,10 @@ type AcquireEpochRequest struct {
 	// Why, for the record: "activated", "restart".
 	Reason string `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
 	// Newest position of the service's log per stream, for the record.
-	Heads         []*StreamPosition `protobuf:"bytes,5,rep,name=heads,proto3" json:"heads,omitempty"`
+	Heads []*StreamPosition `protobuf:"bytes,5,rep,name=heads,proto3" json:"heads,omitempty"`
+	// Epochs that this holder writes under now. A record of a lower one was put back
+	// from a backup.
+	Held          []*StreamEpoch `protobuf:"bytes,6,rep,name=held,proto3" json:"held,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -997,6 +1000,13 @@ func (x *AcquireEpochRequest) GetReason() string {
 func (x *AcquireEpochRequest) GetHeads() []*StreamPosition {
 	if x != nil {
 		return x.Heads
+	}
+	return nil
+}
+
+func (x *AcquireEpochRequest) GetHeld() []*StreamEpoch {
+	if x != nil {
+		return x.Held
 	}
 	return nil
 }
@@ -1823,9 +1833,10 @@ func (x *HandOverResponse) GetEpochs() []*EpochRecord {
 	return nil
 }
 
-type ReportVantageRequest struct {
+// Vantage is what one place sees of services.
+type Vantage struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Who observes: the caller's name.
+	// Who observes.
 	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
 	Site          string                 `protobuf:"bytes,2,opt,name=site,proto3" json:"site,omitempty"`
 	Observations  []*Observation         `protobuf:"bytes,3,rep,name=observations,proto3" json:"observations,omitempty"`
@@ -1834,20 +1845,20 @@ type ReportVantageRequest struct {
 	sizeCache     protoimpl.SizeCache
 }
 
-func (x *ReportVantageRequest) Reset() {
-	*x = ReportVantageRequest{}
+func (x *Vantage) Reset() {
+	*x = Vantage{}
 	mi := &file_tidegate_v1_node_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
 
-func (x *ReportVantageRequest) String() string {
+func (x *Vantage) String() string {
 	return protoimpl.X.MessageStringOf(x)
 }
 
-func (*ReportVantageRequest) ProtoMessage() {}
+func (*Vantage) ProtoMessage() {}
 
-func (x *ReportVantageRequest) ProtoReflect() protoreflect.Message {
+func (x *Vantage) ProtoReflect() protoreflect.Message {
 	mi := &file_tidegate_v1_node_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
@@ -1859,33 +1870,33 @@ func (x *ReportVantageRequest) ProtoReflect() protoreflect.Message {
 	return mi.MessageOf(x)
 }
 
-// Deprecated: Use ReportVantageRequest.ProtoReflect.Descriptor instead.
-func (*ReportVantageRequest) Descriptor() ([]byte, []int) {
+// Deprecated: Use Vantage.ProtoReflect.Descriptor instead.
+func (*Vantage) Descriptor() ([]byte, []int) {
 	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{24}
 }
 
-func (x *ReportVantageRequest) GetName() string {
+func (x *Vantage) GetName() string {
 	if x != nil {
 		return x.Name
 	}
 	return ""
 }
 
-func (x *ReportVantageRequest) GetSite() string {
+func (x *Vantage) GetSite() string {
 	if x != nil {
 		return x.Site
 	}
 	return ""
 }
 
-func (x *ReportVantageRequest) GetObservations() []*Observation {
+func (x *Vantage) GetObservations() []*Observation {
 	if x != nil {
 		return x.Observations
 	}
 	return nil
 }
 
-func (x *ReportVantageRequest) GetSent() *timestamppb.Timestamp {
+func (x *Vantage) GetSent() *timestamppb.Timestamp {
 	if x != nil {
 		return x.Sent
 	}
@@ -2000,42 +2011,6 @@ func (x *Observation) GetDetail() string {
 	return ""
 }
 
-type ReportVantageResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *ReportVantageResponse) Reset() {
-	*x = ReportVantageResponse{}
-	mi := &file_tidegate_v1_node_proto_msgTypes[26]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *ReportVantageResponse) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*ReportVantageResponse) ProtoMessage() {}
-
-func (x *ReportVantageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_node_proto_msgTypes[26]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use ReportVantageResponse.ProtoReflect.Descriptor instead.
-func (*ReportVantageResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{26}
-}
-
 type ExitLimboRequest struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
 	StreamId string                 `protobuf:"bytes,1,opt,name=stream_id,json=streamId,proto3" json:"stream_id,omitempty"`
@@ -2052,7 +2027,7 @@ type ExitLimboRequest struct {
 
 func (x *ExitLimboRequest) Reset() {
 	*x = ExitLimboRequest{}
-	mi := &file_tidegate_v1_node_proto_msgTypes[27]
+	mi := &file_tidegate_v1_node_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2064,7 +2039,7 @@ func (x *ExitLimboRequest) String() string {
 func (*ExitLimboRequest) ProtoMessage() {}
 
 func (x *ExitLimboRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_node_proto_msgTypes[27]
+	mi := &file_tidegate_v1_node_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2077,7 +2052,7 @@ func (x *ExitLimboRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExitLimboRequest.ProtoReflect.Descriptor instead.
 func (*ExitLimboRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{27}
+	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *ExitLimboRequest) GetStreamId() string {
@@ -2124,7 +2099,7 @@ type ExitLimboResponse struct {
 
 func (x *ExitLimboResponse) Reset() {
 	*x = ExitLimboResponse{}
-	mi := &file_tidegate_v1_node_proto_msgTypes[28]
+	mi := &file_tidegate_v1_node_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2136,7 +2111,7 @@ func (x *ExitLimboResponse) String() string {
 func (*ExitLimboResponse) ProtoMessage() {}
 
 func (x *ExitLimboResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_node_proto_msgTypes[28]
+	mi := &file_tidegate_v1_node_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2149,7 +2124,7 @@ func (x *ExitLimboResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExitLimboResponse.ProtoReflect.Descriptor instead.
 func (*ExitLimboResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{28}
+	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *ExitLimboResponse) GetEpoch() *EpochRecord {
@@ -2174,7 +2149,7 @@ type ReportAgentRequest struct {
 
 func (x *ReportAgentRequest) Reset() {
 	*x = ReportAgentRequest{}
-	mi := &file_tidegate_v1_node_proto_msgTypes[29]
+	mi := &file_tidegate_v1_node_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2186,7 +2161,7 @@ func (x *ReportAgentRequest) String() string {
 func (*ReportAgentRequest) ProtoMessage() {}
 
 func (x *ReportAgentRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_node_proto_msgTypes[29]
+	mi := &file_tidegate_v1_node_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2199,7 +2174,7 @@ func (x *ReportAgentRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportAgentRequest.ProtoReflect.Descriptor instead.
 func (*ReportAgentRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{29}
+	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *ReportAgentRequest) GetNode() string {
@@ -2267,7 +2242,7 @@ type Rate struct {
 
 func (x *Rate) Reset() {
 	*x = Rate{}
-	mi := &file_tidegate_v1_node_proto_msgTypes[30]
+	mi := &file_tidegate_v1_node_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2279,7 +2254,7 @@ func (x *Rate) String() string {
 func (*Rate) ProtoMessage() {}
 
 func (x *Rate) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_node_proto_msgTypes[30]
+	mi := &file_tidegate_v1_node_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2292,7 +2267,7 @@ func (x *Rate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rate.ProtoReflect.Descriptor instead.
 func (*Rate) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{30}
+	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *Rate) GetName() string {
@@ -2384,7 +2359,7 @@ type AgentStream struct {
 
 func (x *AgentStream) Reset() {
 	*x = AgentStream{}
-	mi := &file_tidegate_v1_node_proto_msgTypes[31]
+	mi := &file_tidegate_v1_node_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2396,7 +2371,7 @@ func (x *AgentStream) String() string {
 func (*AgentStream) ProtoMessage() {}
 
 func (x *AgentStream) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_node_proto_msgTypes[31]
+	mi := &file_tidegate_v1_node_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2409,7 +2384,7 @@ func (x *AgentStream) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AgentStream.ProtoReflect.Descriptor instead.
 func (*AgentStream) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{31}
+	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *AgentStream) GetStreamId() string {
@@ -2650,7 +2625,7 @@ type AgentMember struct {
 
 func (x *AgentMember) Reset() {
 	*x = AgentMember{}
-	mi := &file_tidegate_v1_node_proto_msgTypes[32]
+	mi := &file_tidegate_v1_node_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2662,7 +2637,7 @@ func (x *AgentMember) String() string {
 func (*AgentMember) ProtoMessage() {}
 
 func (x *AgentMember) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_node_proto_msgTypes[32]
+	mi := &file_tidegate_v1_node_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2675,7 +2650,7 @@ func (x *AgentMember) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AgentMember.ProtoReflect.Descriptor instead.
 func (*AgentMember) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{32}
+	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *AgentMember) GetNode() string {
@@ -2714,7 +2689,7 @@ type ReportAgentResponse struct {
 
 func (x *ReportAgentResponse) Reset() {
 	*x = ReportAgentResponse{}
-	mi := &file_tidegate_v1_node_proto_msgTypes[33]
+	mi := &file_tidegate_v1_node_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2726,7 +2701,7 @@ func (x *ReportAgentResponse) String() string {
 func (*ReportAgentResponse) ProtoMessage() {}
 
 func (x *ReportAgentResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_node_proto_msgTypes[33]
+	mi := &file_tidegate_v1_node_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2739,7 +2714,7 @@ func (x *ReportAgentResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportAgentResponse.ProtoReflect.Descriptor instead.
 func (*ReportAgentResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{33}
+	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{32}
 }
 
 type ReportStandbyRequest struct {
@@ -2761,7 +2736,7 @@ type ReportStandbyRequest struct {
 
 func (x *ReportStandbyRequest) Reset() {
 	*x = ReportStandbyRequest{}
-	mi := &file_tidegate_v1_node_proto_msgTypes[34]
+	mi := &file_tidegate_v1_node_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2773,7 +2748,7 @@ func (x *ReportStandbyRequest) String() string {
 func (*ReportStandbyRequest) ProtoMessage() {}
 
 func (x *ReportStandbyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_node_proto_msgTypes[34]
+	mi := &file_tidegate_v1_node_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2786,7 +2761,7 @@ func (x *ReportStandbyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportStandbyRequest.ProtoReflect.Descriptor instead.
 func (*ReportStandbyRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{34}
+	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *ReportStandbyRequest) GetNode() string {
@@ -2905,7 +2880,7 @@ type StandbyStream struct {
 
 func (x *StandbyStream) Reset() {
 	*x = StandbyStream{}
-	mi := &file_tidegate_v1_node_proto_msgTypes[35]
+	mi := &file_tidegate_v1_node_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2917,7 +2892,7 @@ func (x *StandbyStream) String() string {
 func (*StandbyStream) ProtoMessage() {}
 
 func (x *StandbyStream) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_node_proto_msgTypes[35]
+	mi := &file_tidegate_v1_node_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2930,7 +2905,7 @@ func (x *StandbyStream) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StandbyStream.ProtoReflect.Descriptor instead.
 func (*StandbyStream) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{35}
+	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *StandbyStream) GetStreamId() string {
@@ -3114,7 +3089,7 @@ type NodeLease struct {
 
 func (x *NodeLease) Reset() {
 	*x = NodeLease{}
-	mi := &file_tidegate_v1_node_proto_msgTypes[36]
+	mi := &file_tidegate_v1_node_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3126,7 +3101,7 @@ func (x *NodeLease) String() string {
 func (*NodeLease) ProtoMessage() {}
 
 func (x *NodeLease) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_node_proto_msgTypes[36]
+	mi := &file_tidegate_v1_node_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3139,7 +3114,7 @@ func (x *NodeLease) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeLease.ProtoReflect.Descriptor instead.
 func (*NodeLease) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{36}
+	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *NodeLease) GetEpoch() uint64 {
@@ -3178,7 +3153,7 @@ type ReportStandbyResponse struct {
 
 func (x *ReportStandbyResponse) Reset() {
 	*x = ReportStandbyResponse{}
-	mi := &file_tidegate_v1_node_proto_msgTypes[37]
+	mi := &file_tidegate_v1_node_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3190,7 +3165,7 @@ func (x *ReportStandbyResponse) String() string {
 func (*ReportStandbyResponse) ProtoMessage() {}
 
 func (x *ReportStandbyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_node_proto_msgTypes[37]
+	mi := &file_tidegate_v1_node_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3203,7 +3178,7 @@ func (x *ReportStandbyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportStandbyResponse.ProtoReflect.Descriptor instead.
 func (*ReportStandbyResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{37}
+	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{36}
 }
 
 type ReportRouteRequest struct {
@@ -3217,7 +3192,7 @@ type ReportRouteRequest struct {
 
 func (x *ReportRouteRequest) Reset() {
 	*x = ReportRouteRequest{}
-	mi := &file_tidegate_v1_node_proto_msgTypes[38]
+	mi := &file_tidegate_v1_node_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3229,7 +3204,7 @@ func (x *ReportRouteRequest) String() string {
 func (*ReportRouteRequest) ProtoMessage() {}
 
 func (x *ReportRouteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_node_proto_msgTypes[38]
+	mi := &file_tidegate_v1_node_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3242,7 +3217,7 @@ func (x *ReportRouteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportRouteRequest.ProtoReflect.Descriptor instead.
 func (*ReportRouteRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{38}
+	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *ReportRouteRequest) GetName() string {
@@ -3283,7 +3258,7 @@ type RouteApplied struct {
 
 func (x *RouteApplied) Reset() {
 	*x = RouteApplied{}
-	mi := &file_tidegate_v1_node_proto_msgTypes[39]
+	mi := &file_tidegate_v1_node_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3295,7 +3270,7 @@ func (x *RouteApplied) String() string {
 func (*RouteApplied) ProtoMessage() {}
 
 func (x *RouteApplied) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_node_proto_msgTypes[39]
+	mi := &file_tidegate_v1_node_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3308,7 +3283,7 @@ func (x *RouteApplied) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RouteApplied.ProtoReflect.Descriptor instead.
 func (*RouteApplied) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{39}
+	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *RouteApplied) GetService() string {
@@ -3361,7 +3336,7 @@ type ReportRouteResponse struct {
 
 func (x *ReportRouteResponse) Reset() {
 	*x = ReportRouteResponse{}
-	mi := &file_tidegate_v1_node_proto_msgTypes[40]
+	mi := &file_tidegate_v1_node_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3373,7 +3348,7 @@ func (x *ReportRouteResponse) String() string {
 func (*ReportRouteResponse) ProtoMessage() {}
 
 func (x *ReportRouteResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_node_proto_msgTypes[40]
+	mi := &file_tidegate_v1_node_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3386,7 +3361,7 @@ func (x *ReportRouteResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportRouteResponse.ProtoReflect.Descriptor instead.
 func (*ReportRouteResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{40}
+	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{39}
 }
 
 type ReportQuarantineRequest struct {
@@ -3419,7 +3394,7 @@ type ReportQuarantineRequest struct {
 
 func (x *ReportQuarantineRequest) Reset() {
 	*x = ReportQuarantineRequest{}
-	mi := &file_tidegate_v1_node_proto_msgTypes[41]
+	mi := &file_tidegate_v1_node_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3431,7 +3406,7 @@ func (x *ReportQuarantineRequest) String() string {
 func (*ReportQuarantineRequest) ProtoMessage() {}
 
 func (x *ReportQuarantineRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_node_proto_msgTypes[41]
+	mi := &file_tidegate_v1_node_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3444,7 +3419,7 @@ func (x *ReportQuarantineRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportQuarantineRequest.ProtoReflect.Descriptor instead.
 func (*ReportQuarantineRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{41}
+	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *ReportQuarantineRequest) GetId() string {
@@ -3560,7 +3535,7 @@ type ReportQuarantineResponse struct {
 
 func (x *ReportQuarantineResponse) Reset() {
 	*x = ReportQuarantineResponse{}
-	mi := &file_tidegate_v1_node_proto_msgTypes[42]
+	mi := &file_tidegate_v1_node_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3572,7 +3547,7 @@ func (x *ReportQuarantineResponse) String() string {
 func (*ReportQuarantineResponse) ProtoMessage() {}
 
 func (x *ReportQuarantineResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_node_proto_msgTypes[42]
+	mi := &file_tidegate_v1_node_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3585,7 +3560,7 @@ func (x *ReportQuarantineResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportQuarantineResponse.ProtoReflect.Descriptor instead.
 func (*ReportQuarantineResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{42}
+	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{41}
 }
 
 var File_tidegate_v1_node_proto protoreflect.FileDescriptor
@@ -3655,13 +3630,14 @@ const file_tidegate_v1_node_proto_rawDesc = "" +
 	"\vincarnation\x18\x04 \x01(\tR\vincarnation\x12!\n" +
 	"\fship_address\x18\x05 \x01(\tR\vshipAddress\x12\x1f\n" +
 	"\vapi_address\x18\x06 \x01(\tR\n" +
-	"apiAddress\"\xd2\x01\n" +
+	"apiAddress\"\x80\x02\n" +
 	"\x13AcquireEpochRequest\x12\x18\n" +
 	"\aservice\x18\x01 \x01(\tR\aservice\x12+\n" +
 	"\x06holder\x18\x02 \x01(\v2\x13.tidegate.v1.HolderR\x06holder\x12)\n" +
 	"\x10predecessor_dead\x18\x03 \x01(\bR\x0fpredecessorDead\x12\x16\n" +
 	"\x06reason\x18\x04 \x01(\tR\x06reason\x121\n" +
-	"\x05heads\x18\x05 \x03(\v2\x1b.tidegate.v1.StreamPositionR\x05heads\"I\n" +
+	"\x05heads\x18\x05 \x03(\v2\x1b.tidegate.v1.StreamPositionR\x05heads\x12,\n" +
+	"\x04held\x18\x06 \x03(\v2\x18.tidegate.v1.StreamEpochR\x04held\"I\n" +
 	"\x0eStreamPosition\x12\x1b\n" +
 	"\tstream_id\x18\x01 \x01(\tR\bstreamId\x12\x1a\n" +
 	"\bposition\x18\x02 \x01(\x04R\bposition\"a\n" +
@@ -3710,8 +3686,8 @@ const file_tidegate_v1_node_proto_rawDesc = "" +
 	"\brevision\x18\x03 \x01(\x03R\brevision\x121\n" +
 	"\bhandover\x18\x04 \x01(\v2\x15.tidegate.v1.HandoverR\bhandover\"D\n" +
 	"\x10HandOverResponse\x120\n" +
-	"\x06epochs\x18\x01 \x03(\v2\x18.tidegate.v1.EpochRecordR\x06epochs\"\xac\x01\n" +
-	"\x14ReportVantageRequest\x12\x12\n" +
+	"\x06epochs\x18\x01 \x03(\v2\x18.tidegate.v1.EpochRecordR\x06epochs\"\x9f\x01\n" +
+	"\aVantage\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04site\x18\x02 \x01(\tR\x04site\x12<\n" +
 	"\fobservations\x18\x03 \x03(\v2\x18.tidegate.v1.ObservationR\fobservations\x12.\n" +
@@ -3724,8 +3700,7 @@ const file_tidegate_v1_node_proto_rawDesc = "" +
 	"\x04good\x18\x05 \x01(\bR\x04good\x12=\n" +
 	"\rlast_good_age\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\vlastGoodAge\x12+\n" +
 	"\x03age\x18\a \x01(\v2\x19.google.protobuf.DurationR\x03age\x12\x16\n" +
-	"\x06detail\x18\b \x01(\tR\x06detail\"\x17\n" +
-	"\x15ReportVantageResponse\"\xa6\x01\n" +
+	"\x06detail\x18\b \x01(\tR\x06detail\"\xa6\x01\n" +
 	"\x10ExitLimboRequest\x12\x1b\n" +
 	"\tstream_id\x18\x01 \x01(\tR\bstreamId\x12+\n" +
 	"\x06member\x18\x02 \x01(\v2\x13.tidegate.v1.MemberR\x06member\x12\x14\n" +
@@ -3904,7 +3879,7 @@ const file_tidegate_v1_node_proto_rawDesc = "" +
 	"\x12AGENT_ROLE_PROVING\x10\x04\x12\x15\n" +
 	"\x11AGENT_ROLE_WRITER\x10\x05\x12\x15\n" +
 	"\x11AGENT_ROLE_FENCED\x10\x06\x12\x17\n" +
-	"\x13AGENT_ROLE_DIVERGED\x10\a2\xf6\b\n" +
+	"\x13AGENT_ROLE_DIVERGED\x10\a2\x9e\b\n" +
 	"\vNodeService\x12G\n" +
 	"\bRegister\x12\x1c.tidegate.v1.RegisterRequest\x1a\x1d.tidegate.v1.RegisterResponse\x12@\n" +
 	"\x05Watch\x12\x19.tidegate.v1.WatchRequest\x1a\x1a.tidegate.v1.WatchResponse0\x01\x12S\n" +
@@ -3919,8 +3894,7 @@ const file_tidegate_v1_node_proto_rawDesc = "" +
 	"\tExitLimbo\x12\x1d.tidegate.v1.ExitLimboRequest\x1a\x1e.tidegate.v1.ExitLimboResponse\x12P\n" +
 	"\vReportAgent\x12\x1f.tidegate.v1.ReportAgentRequest\x1a .tidegate.v1.ReportAgentResponse\x12V\n" +
 	"\rReportStandby\x12!.tidegate.v1.ReportStandbyRequest\x1a\".tidegate.v1.ReportStandbyResponse\x12P\n" +
-	"\vReportRoute\x12\x1f.tidegate.v1.ReportRouteRequest\x1a .tidegate.v1.ReportRouteResponse\x12V\n" +
-	"\rReportVantage\x12!.tidegate.v1.ReportVantageRequest\x1a\".tidegate.v1.ReportVantageResponse\x12_\n" +
+	"\vReportRoute\x12\x1f.tidegate.v1.ReportRouteRequest\x1a .tidegate.v1.ReportRouteResponse\x12_\n" +
 	"\x10ReportQuarantine\x12$.tidegate.v1.ReportQuarantineRequest\x1a%.tidegate.v1.ReportQuarantineResponseB8Z6github.com/tidegate/tidegate/api/tidegatev1;tidegatev1b\x06proto3"
 
 var (
@@ -3936,7 +3910,7 @@ func file_tidegate_v1_node_proto_rawDescGZIP() []byte {
 }
 
 var file_tidegate_v1_node_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_tidegate_v1_node_proto_msgTypes = make([]protoimpl.MessageInfo, 43)
+var file_tidegate_v1_node_proto_msgTypes = make([]protoimpl.MessageInfo, 42)
 var file_tidegate_v1_node_proto_goTypes = []any{
 	(NodeKind)(0),                    // 0: tidegate.v1.NodeKind
 	(GatePolicy)(0),                  // 1: tidegate.v1.GatePolicy
@@ -3965,41 +3939,40 @@ var file_tidegate_v1_node_proto_goTypes = []any{
 	(*HandOverRequest)(nil),          // 24: tidegate.v1.HandOverRequest
 	(*StreamHandover)(nil),           // 25: tidegate.v1.StreamHandover
 	(*HandOverResponse)(nil),         // 26: tidegate.v1.HandOverResponse
-	(*ReportVantageRequest)(nil),     // 27: tidegate.v1.ReportVantageRequest
+	(*Vantage)(nil),                  // 27: tidegate.v1.Vantage
 	(*Observation)(nil),              // 28: tidegate.v1.Observation
-	(*ReportVantageResponse)(nil),    // 29: tidegate.v1.ReportVantageResponse
-	(*ExitLimboRequest)(nil),         // 30: tidegate.v1.ExitLimboRequest
-	(*ExitLimboResponse)(nil),        // 31: tidegate.v1.ExitLimboResponse
-	(*ReportAgentRequest)(nil),       // 32: tidegate.v1.ReportAgentRequest
-	(*Rate)(nil),                     // 33: tidegate.v1.Rate
-	(*AgentStream)(nil),              // 34: tidegate.v1.AgentStream
-	(*AgentMember)(nil),              // 35: tidegate.v1.AgentMember
-	(*ReportAgentResponse)(nil),      // 36: tidegate.v1.ReportAgentResponse
-	(*ReportStandbyRequest)(nil),     // 37: tidegate.v1.ReportStandbyRequest
-	(*StandbyStream)(nil),            // 38: tidegate.v1.StandbyStream
-	(*NodeLease)(nil),                // 39: tidegate.v1.NodeLease
-	(*ReportStandbyResponse)(nil),    // 40: tidegate.v1.ReportStandbyResponse
-	(*ReportRouteRequest)(nil),       // 41: tidegate.v1.ReportRouteRequest
-	(*RouteApplied)(nil),             // 42: tidegate.v1.RouteApplied
-	(*ReportRouteResponse)(nil),      // 43: tidegate.v1.ReportRouteResponse
-	(*ReportQuarantineRequest)(nil),  // 44: tidegate.v1.ReportQuarantineRequest
-	(*ReportQuarantineResponse)(nil), // 45: tidegate.v1.ReportQuarantineResponse
-	(*Route)(nil),                    // 46: tidegate.v1.Route
-	(*durationpb.Duration)(nil),      // 47: google.protobuf.Duration
-	(Mode)(0),                        // 48: tidegate.v1.Mode
-	(*Bounds)(nil),                   // 49: tidegate.v1.Bounds
-	(*EpochRecord)(nil),              // 50: tidegate.v1.EpochRecord
-	(*timestamppb.Timestamp)(nil),    // 51: google.protobuf.Timestamp
-	(*Holder)(nil),                   // 52: tidegate.v1.Holder
-	(*GateRecord)(nil),               // 53: tidegate.v1.GateRecord
-	(*Handover)(nil),                 // 54: tidegate.v1.Handover
-	(*Member)(nil),                   // 55: tidegate.v1.Member
-	(*Exposure)(nil),                 // 56: tidegate.v1.Exposure
-	(*Areas)(nil),                    // 57: tidegate.v1.Areas
-	(GateState)(0),                   // 58: tidegate.v1.GateState
-	(*Promise)(nil),                  // 59: tidegate.v1.Promise
-	(*Term)(nil),                     // 60: tidegate.v1.Term
-	(*LogPos)(nil),                   // 61: tidegate.v1.LogPos
+	(*ExitLimboRequest)(nil),         // 29: tidegate.v1.ExitLimboRequest
+	(*ExitLimboResponse)(nil),        // 30: tidegate.v1.ExitLimboResponse
+	(*ReportAgentRequest)(nil),       // 31: tidegate.v1.ReportAgentRequest
+	(*Rate)(nil),                     // 32: tidegate.v1.Rate
+	(*AgentStream)(nil),              // 33: tidegate.v1.AgentStream
+	(*AgentMember)(nil),              // 34: tidegate.v1.AgentMember
+	(*ReportAgentResponse)(nil),      // 35: tidegate.v1.ReportAgentResponse
+	(*ReportStandbyRequest)(nil),     // 36: tidegate.v1.ReportStandbyRequest
+	(*StandbyStream)(nil),            // 37: tidegate.v1.StandbyStream
+	(*NodeLease)(nil),                // 38: tidegate.v1.NodeLease
+	(*ReportStandbyResponse)(nil),    // 39: tidegate.v1.ReportStandbyResponse
+	(*ReportRouteRequest)(nil),       // 40: tidegate.v1.ReportRouteRequest
+	(*RouteApplied)(nil),             // 41: tidegate.v1.RouteApplied
+	(*ReportRouteResponse)(nil),      // 42: tidegate.v1.ReportRouteResponse
+	(*ReportQuarantineRequest)(nil),  // 43: tidegate.v1.ReportQuarantineRequest
+	(*ReportQuarantineResponse)(nil), // 44: tidegate.v1.ReportQuarantineResponse
+	(*Route)(nil),                    // 45: tidegate.v1.Route
+	(*durationpb.Duration)(nil),      // 46: google.protobuf.Duration
+	(Mode)(0),                        // 47: tidegate.v1.Mode
+	(*Bounds)(nil),                   // 48: tidegate.v1.Bounds
+	(*EpochRecord)(nil),              // 49: tidegate.v1.EpochRecord
+	(*timestamppb.Timestamp)(nil),    // 50: google.protobuf.Timestamp
+	(*Holder)(nil),                   // 51: tidegate.v1.Holder
+	(*GateRecord)(nil),               // 52: tidegate.v1.GateRecord
+	(*Handover)(nil),                 // 53: tidegate.v1.Handover
+	(*Member)(nil),                   // 54: tidegate.v1.Member
+	(*Exposure)(nil),                 // 55: tidegate.v1.Exposure
+	(*Areas)(nil),                    // 56: tidegate.v1.Areas
+	(GateState)(0),                   // 57: tidegate.v1.GateState
+	(*Promise)(nil),                  // 58: tidegate.v1.Promise
+	(*Term)(nil),                     // 59: tidegate.v1.Term
+	(*LogPos)(nil),                   // 60: tidegate.v1.LogPos
 }
 var file_tidegate_v1_node_proto_depIdxs = []int32{
 	0,  // 0: tidegate.v1.RegisterRequest.kind:type_name -> tidegate.v1.NodeKind
@@ -4007,81 +3980,81 @@ var file_tidegate_v1_node_proto_depIdxs = []int32{
 	7,  // 2: tidegate.v1.WatchResponse.services:type_name -> tidegate.v1.ServiceView
 	10, // 3: tidegate.v1.WatchResponse.nodes:type_name -> tidegate.v1.NodeView
 	8,  // 4: tidegate.v1.ServiceView.streams:type_name -> tidegate.v1.StreamView
-	46, // 5: tidegate.v1.ServiceView.route:type_name -> tidegate.v1.Route
-	47, // 6: tidegate.v1.ServiceView.lease_ttl:type_name -> google.protobuf.Duration
-	48, // 7: tidegate.v1.StreamView.mode:type_name -> tidegate.v1.Mode
-	49, // 8: tidegate.v1.StreamView.bounds:type_name -> tidegate.v1.Bounds
-	50, // 9: tidegate.v1.StreamView.epoch:type_name -> tidegate.v1.EpochRecord
+	45, // 5: tidegate.v1.ServiceView.route:type_name -> tidegate.v1.Route
+	46, // 6: tidegate.v1.ServiceView.lease_ttl:type_name -> google.protobuf.Duration
+	47, // 7: tidegate.v1.StreamView.mode:type_name -> tidegate.v1.Mode
+	48, // 8: tidegate.v1.StreamView.bounds:type_name -> tidegate.v1.Bounds
+	49, // 9: tidegate.v1.StreamView.epoch:type_name -> tidegate.v1.EpochRecord
 	1,  // 10: tidegate.v1.StreamView.policy:type_name -> tidegate.v1.GatePolicy
-	47, // 11: tidegate.v1.StreamView.grace:type_name -> google.protobuf.Duration
-	47, // 12: tidegate.v1.StreamView.rearm:type_name -> google.protobuf.Duration
+	46, // 11: tidegate.v1.StreamView.grace:type_name -> google.protobuf.Duration
+	46, // 12: tidegate.v1.StreamView.rearm:type_name -> google.protobuf.Duration
 	9,  // 13: tidegate.v1.StreamView.brake:type_name -> tidegate.v1.Brake
-	47, // 14: tidegate.v1.StreamView.lease_ttl:type_name -> google.protobuf.Duration
-	51, // 15: tidegate.v1.Brake.since:type_name -> google.protobuf.Timestamp
+	46, // 14: tidegate.v1.StreamView.lease_ttl:type_name -> google.protobuf.Duration
+	50, // 15: tidegate.v1.Brake.since:type_name -> google.protobuf.Timestamp
 	0,  // 16: tidegate.v1.NodeView.kind:type_name -> tidegate.v1.NodeKind
-	52, // 17: tidegate.v1.AcquireEpochRequest.holder:type_name -> tidegate.v1.Holder
+	51, // 17: tidegate.v1.AcquireEpochRequest.holder:type_name -> tidegate.v1.Holder
 	12, // 18: tidegate.v1.AcquireEpochRequest.heads:type_name -> tidegate.v1.StreamPosition
-	14, // 19: tidegate.v1.AcquireEpochResponse.grants:type_name -> tidegate.v1.StreamGrant
-	50, // 20: tidegate.v1.StreamGrant.epoch:type_name -> tidegate.v1.EpochRecord
-	50, // 21: tidegate.v1.ReadEpochResponse.epoch:type_name -> tidegate.v1.EpochRecord
-	53, // 22: tidegate.v1.RecordGateRequest.gate:type_name -> tidegate.v1.GateRecord
-	50, // 23: tidegate.v1.RecordGateResponse.epoch:type_name -> tidegate.v1.EpochRecord
-	20, // 24: tidegate.v1.RenewLeaseRequest.epochs:type_name -> tidegate.v1.StreamEpoch
-	47, // 25: tidegate.v1.RenewLeaseResponse.ttl:type_name -> google.protobuf.Duration
-	25, // 26: tidegate.v1.HandOverRequest.streams:type_name -> tidegate.v1.StreamHandover
-	54, // 27: tidegate.v1.StreamHandover.handover:type_name -> tidegate.v1.Handover
-	50, // 28: tidegate.v1.HandOverResponse.epochs:type_name -> tidegate.v1.EpochRecord
-	28, // 29: tidegate.v1.ReportVantageRequest.observations:type_name -> tidegate.v1.Observation
-	51, // 30: tidegate.v1.ReportVantageRequest.sent:type_name -> google.protobuf.Timestamp
-	47, // 31: tidegate.v1.Observation.last_good_age:type_name -> google.protobuf.Duration
-	47, // 32: tidegate.v1.Observation.age:type_name -> google.protobuf.Duration
-	55, // 33: tidegate.v1.ExitLimboRequest.member:type_name -> tidegate.v1.Member
-	50, // 34: tidegate.v1.ExitLimboResponse.epoch:type_name -> tidegate.v1.EpochRecord
-	34, // 35: tidegate.v1.ReportAgentRequest.streams:type_name -> tidegate.v1.AgentStream
-	51, // 36: tidegate.v1.ReportAgentRequest.sent:type_name -> google.protobuf.Timestamp
-	33, // 37: tidegate.v1.ReportAgentRequest.rates:type_name -> tidegate.v1.Rate
-	2,  // 38: tidegate.v1.AgentStream.role:type_name -> tidegate.v1.AgentRole
-	56, // 39: tidegate.v1.AgentStream.exposure:type_name -> tidegate.v1.Exposure
-	57, // 40: tidegate.v1.AgentStream.areas:type_name -> tidegate.v1.Areas
-	48, // 41: tidegate.v1.AgentStream.mode:type_name -> tidegate.v1.Mode
-	49, // 42: tidegate.v1.AgentStream.bounds:type_name -> tidegate.v1.Bounds
-	35, // 43: tidegate.v1.AgentStream.members:type_name -> tidegate.v1.AgentMember
-	47, // 44: tidegate.v1.AgentStream.gate_state_age:type_name -> google.protobuf.Duration
-	58, // 45: tidegate.v1.AgentStream.want:type_name -> tidegate.v1.GateState
-	47, // 46: tidegate.v1.AgentStream.slack:type_name -> google.protobuf.Duration
-	47, // 47: tidegate.v1.AgentStream.lease_remaining:type_name -> google.protobuf.Duration
-	38, // 48: tidegate.v1.ReportStandbyRequest.streams:type_name -> tidegate.v1.StandbyStream
-	51, // 49: tidegate.v1.ReportStandbyRequest.sent:type_name -> google.protobuf.Timestamp
-	33, // 50: tidegate.v1.ReportStandbyRequest.rates:type_name -> tidegate.v1.Rate
-	59, // 51: tidegate.v1.StandbyStream.promise:type_name -> tidegate.v1.Promise
-	60, // 52: tidegate.v1.StandbyStream.history:type_name -> tidegate.v1.Term
-	61, // 53: tidegate.v1.StandbyStream.received:type_name -> tidegate.v1.LogPos
-	61, // 54: tidegate.v1.StandbyStream.durable:type_name -> tidegate.v1.LogPos
-	47, // 55: tidegate.v1.StandbyStream.blind_window:type_name -> google.protobuf.Duration
-	47, // 56: tidegate.v1.StandbyStream.beacon_age:type_name -> google.protobuf.Duration
-	39, // 57: tidegate.v1.StandbyStream.lease:type_name -> tidegate.v1.NodeLease
-	54, // 58: tidegate.v1.StandbyStream.handover_applied:type_name -> tidegate.v1.Handover
-	47, // 59: tidegate.v1.NodeLease.ttl:type_name -> google.protobuf.Duration
-	47, // 60: tidegate.v1.NodeLease.remaining:type_name -> google.protobuf.Duration
-	42, // 61: tidegate.v1.ReportRouteRequest.services:type_name -> tidegate.v1.RouteApplied
-	51, // 62: tidegate.v1.RouteApplied.since:type_name -> google.protobuf.Timestamp
-	51, // 63: tidegate.v1.ReportQuarantineRequest.oldest:type_name -> google.protobuf.Timestamp
-	51, // 64: tidegate.v1.ReportQuarantineRequest.newest:type_name -> google.protobuf.Timestamp
-	51, // 65: tidegate.v1.ReportQuarantineRequest.released_newest:type_name -> google.protobuf.Timestamp
-	3,  // 66: tidegate.v1.NodeService.Register:input_type -> tidegate.v1.RegisterRequest
-	5,  // 67: tidegate.v1.NodeService.Watch:input_type -> tidegate.v1.WatchRequest
-	11, // 68: tidegate.v1.NodeService.AcquireEpoch:input_type -> tidegate.v1.AcquireEpochRequest
-	15, // 69: tidegate.v1.NodeService.ReadEpoch:input_type -> tidegate.v1.ReadEpochRequest
-	17, // 70: tidegate.v1.NodeService.RecordGate:input_type -> tidegate.v1.RecordGateRequest
-	19, // 71: tidegate.v1.NodeService.RenewLease:input_type -> tidegate.v1.RenewLeaseRequest
-	22, // 72: tidegate.v1.NodeService.ReleaseLease:input_type -> tidegate.v1.ReleaseLeaseRequest
-	24, // 73: tidegate.v1.NodeService.HandOver:input_type -> tidegate.v1.HandOverRequest
-	30, // 74: tidegate.v1.NodeService.ExitLimbo:input_type -> tidegate.v1.ExitLimboRequest
-	32, // 75: tidegate.v1.NodeService.ReportAgent:input_type -> tidegate.v1.ReportAgentRequest
-	37, // 76: tidegate.v1.NodeService.ReportStandby:input_type -> tidegate.v1.ReportStandbyRequest
-	41, // 77: tidegate.v1.NodeService.ReportRoute:input_type -> tidegate.v1.ReportRouteRequest
-	27, // 78: tidegate.v1.NodeService.ReportVantage:input_type -> tidegate.v1.ReportVantageRequest
-	44, // 79: tidegate.v1.NodeService.ReportQuarantine:input_type -> tidegate.v1.ReportQuarantineRequest
+	20, // 19: tidegate.v1.AcquireEpochRequest.held:type_name -> tidegate.v1.StreamEpoch
+	14, // 20: tidegate.v1.AcquireEpochResponse.grants:type_name -> tidegate.v1.StreamGrant
+	49, // 21: tidegate.v1.StreamGrant.epoch:type_name -> tidegate.v1.EpochRecord
+	49, // 22: tidegate.v1.ReadEpochResponse.epoch:type_name -> tidegate.v1.EpochRecord
+	52, // 23: tidegate.v1.RecordGateRequest.gate:type_name -> tidegate.v1.GateRecord
+	49, // 24: tidegate.v1.RecordGateResponse.epoch:type_name -> tidegate.v1.EpochRecord
+	20, // 25: tidegate.v1.RenewLeaseRequest.epochs:type_name -> tidegate.v1.StreamEpoch
+	46, // 26: tidegate.v1.RenewLeaseResponse.ttl:type_name -> google.protobuf.Duration
+	25, // 27: tidegate.v1.HandOverRequest.streams:type_name -> tidegate.v1.StreamHandover
+	53, // 28: tidegate.v1.StreamHandover.handover:type_name -> tidegate.v1.Handover
+	49, // 29: tidegate.v1.HandOverResponse.epochs:type_name -> tidegate.v1.EpochRecord
+	28, // 30: tidegate.v1.Vantage.observations:type_name -> tidegate.v1.Observation
+	50, // 31: tidegate.v1.Vantage.sent:type_name -> google.protobuf.Timestamp
+	46, // 32: tidegate.v1.Observation.last_good_age:type_name -> google.protobuf.Duration
+	46, // 33: tidegate.v1.Observation.age:type_name -> google.protobuf.Duration
+	54, // 34: tidegate.v1.ExitLimboRequest.member:type_name -> tidegate.v1.Member
+	49, // 35: tidegate.v1.ExitLimboResponse.epoch:type_name -> tidegate.v1.EpochRecord
+	33, // 36: tidegate.v1.ReportAgentRequest.streams:type_name -> tidegate.v1.AgentStream
+	50, // 37: tidegate.v1.ReportAgentRequest.sent:type_name -> google.protobuf.Timestamp
+	32, // 38: tidegate.v1.ReportAgentRequest.rates:type_name -> tidegate.v1.Rate
+	2,  // 39: tidegate.v1.AgentStream.role:type_name -> tidegate.v1.AgentRole
+	55, // 40: tidegate.v1.AgentStream.exposure:type_name -> tidegate.v1.Exposure
+	56, // 41: tidegate.v1.AgentStream.areas:type_name -> tidegate.v1.Areas
+	47, // 42: tidegate.v1.AgentStream.mode:type_name -> tidegate.v1.Mode
+	48, // 43: tidegate.v1.AgentStream.bounds:type_name -> tidegate.v1.Bounds
+	34, // 44: tidegate.v1.AgentStream.members:type_name -> tidegate.v1.AgentMember
+	46, // 45: tidegate.v1.AgentStream.gate_state_age:type_name -> google.protobuf.Duration
+	57, // 46: tidegate.v1.AgentStream.want:type_name -> tidegate.v1.GateState
+	46, // 47: tidegate.v1.AgentStream.slack:type_name -> google.protobuf.Duration
+	46, // 48: tidegate.v1.AgentStream.lease_remaining:type_name -> google.protobuf.Duration
+	37, // 49: tidegate.v1.ReportStandbyRequest.streams:type_name -> tidegate.v1.StandbyStream
+	50, // 50: tidegate.v1.ReportStandbyRequest.sent:type_name -> google.protobuf.Timestamp
+	32, // 51: tidegate.v1.ReportStandbyRequest.rates:type_name -> tidegate.v1.Rate
+	58, // 52: tidegate.v1.StandbyStream.promise:type_name -> tidegate.v1.Promise
+	59, // 53: tidegate.v1.StandbyStream.history:type_name -> tidegate.v1.Term
+	60, // 54: tidegate.v1.StandbyStream.received:type_name -> tidegate.v1.LogPos
+	60, // 55: tidegate.v1.StandbyStream.durable:type_name -> tidegate.v1.LogPos
+	46, // 56: tidegate.v1.StandbyStream.blind_window:type_name -> google.protobuf.Duration
+	46, // 57: tidegate.v1.StandbyStream.beacon_age:type_name -> google.protobuf.Duration
+	38, // 58: tidegate.v1.StandbyStream.lease:type_name -> tidegate.v1.NodeLease
+	53, // 59: tidegate.v1.StandbyStream.handover_applied:type_name -> tidegate.v1.Handover
+	46, // 60: tidegate.v1.NodeLease.ttl:type_name -> google.protobuf.Duration
+	46, // 61: tidegate.v1.NodeLease.remaining:type_name -> google.protobuf.Duration
+	41, // 62: tidegate.v1.ReportRouteRequest.services:type_name -> tidegate.v1.RouteApplied
+	50, // 63: tidegate.v1.RouteApplied.since:type_name -> google.protobuf.Timestamp
+	50, // 64: tidegate.v1.ReportQuarantineRequest.oldest:type_name -> google.protobuf.Timestamp
+	50, // 65: tidegate.v1.ReportQuarantineRequest.newest:type_name -> google.protobuf.Timestamp
+	50, // 66: tidegate.v1.ReportQuarantineRequest.released_newest:type_name -> google.protobuf.Timestamp
+	3,  // 67: tidegate.v1.NodeService.Register:input_type -> tidegate.v1.RegisterRequest
+	5,  // 68: tidegate.v1.NodeService.Watch:input_type -> tidegate.v1.WatchRequest
+	11, // 69: tidegate.v1.NodeService.AcquireEpoch:input_type -> tidegate.v1.AcquireEpochRequest
+	15, // 70: tidegate.v1.NodeService.ReadEpoch:input_type -> tidegate.v1.ReadEpochRequest
+	17, // 71: tidegate.v1.NodeService.RecordGate:input_type -> tidegate.v1.RecordGateRequest
+	19, // 72: tidegate.v1.NodeService.RenewLease:input_type -> tidegate.v1.RenewLeaseRequest
+	22, // 73: tidegate.v1.NodeService.ReleaseLease:input_type -> tidegate.v1.ReleaseLeaseRequest
+	24, // 74: tidegate.v1.NodeService.HandOver:input_type -> tidegate.v1.HandOverRequest
+	29, // 75: tidegate.v1.NodeService.ExitLimbo:input_type -> tidegate.v1.ExitLimboRequest
+	31, // 76: tidegate.v1.NodeService.ReportAgent:input_type -> tidegate.v1.ReportAgentRequest
+	36, // 77: tidegate.v1.NodeService.ReportStandby:input_type -> tidegate.v1.ReportStandbyRequest
+	40, // 78: tidegate.v1.NodeService.ReportRoute:input_type -> tidegate.v1.ReportRouteRequest
+	43, // 79: tidegate.v1.NodeService.ReportQuarantine:input_type -> tidegate.v1.ReportQuarantineRequest
 	4,  // 80: tidegate.v1.NodeService.Register:output_type -> tidegate.v1.RegisterResponse
 	6,  // 81: tidegate.v1.NodeService.Watch:output_type -> tidegate.v1.WatchResponse
 	13, // 82: tidegate.v1.NodeService.AcquireEpoch:output_type -> tidegate.v1.AcquireEpochResponse
@@ -4090,17 +4063,16 @@ var file_tidegate_v1_node_proto_depIdxs = []int32{
 	21, // 85: tidegate.v1.NodeService.RenewLease:output_type -> tidegate.v1.RenewLeaseResponse
 	23, // 86: tidegate.v1.NodeService.ReleaseLease:output_type -> tidegate.v1.ReleaseLeaseResponse
 	26, // 87: tidegate.v1.NodeService.HandOver:output_type -> tidegate.v1.HandOverResponse
-	31, // 88: tidegate.v1.NodeService.ExitLimbo:output_type -> tidegate.v1.ExitLimboResponse
-	36, // 89: tidegate.v1.NodeService.ReportAgent:output_type -> tidegate.v1.ReportAgentResponse
-	40, // 90: tidegate.v1.NodeService.ReportStandby:output_type -> tidegate.v1.ReportStandbyResponse
-	43, // 91: tidegate.v1.NodeService.ReportRoute:output_type -> tidegate.v1.ReportRouteResponse
-	29, // 92: tidegate.v1.NodeService.ReportVantage:output_type -> tidegate.v1.ReportVantageResponse
-	45, // 93: tidegate.v1.NodeService.ReportQuarantine:output_type -> tidegate.v1.ReportQuarantineResponse
-	80, // [80:94] is the sub-list for method output_type
-	66, // [66:80] is the sub-list for method input_type
-	66, // [66:66] is the sub-list for extension type_name
-	66, // [66:66] is the sub-list for extension extendee
-	0,  // [0:66] is the sub-list for field type_name
+	30, // 88: tidegate.v1.NodeService.ExitLimbo:output_type -> tidegate.v1.ExitLimboResponse
+	35, // 89: tidegate.v1.NodeService.ReportAgent:output_type -> tidegate.v1.ReportAgentResponse
+	39, // 90: tidegate.v1.NodeService.ReportStandby:output_type -> tidegate.v1.ReportStandbyResponse
+	42, // 91: tidegate.v1.NodeService.ReportRoute:output_type -> tidegate.v1.ReportRouteResponse
+	44, // 92: tidegate.v1.NodeService.ReportQuarantine:output_type -> tidegate.v1.ReportQuarantineResponse
+	80, // [80:93] is the sub-list for method output_type
+	67, // [67:80] is the sub-list for method input_type
+	67, // [67:67] is the sub-list for extension type_name
+	67, // [67:67] is the sub-list for extension extendee
+	0,  // [0:67] is the sub-list for field type_name
 }
 
 func init() { file_tidegate_v1_node_proto_init() }
@@ -4109,18 +4081,18 @@ func file_tidegate_v1_node_proto_init() {
 		return
 	}
 	file_tidegate_v1_types_proto_init()
+	file_tidegate_v1_node_proto_msgTypes[29].OneofWrappers = []any{}
 	file_tidegate_v1_node_proto_msgTypes[30].OneofWrappers = []any{}
-	file_tidegate_v1_node_proto_msgTypes[31].OneofWrappers = []any{}
+	file_tidegate_v1_node_proto_msgTypes[33].OneofWrappers = []any{}
 	file_tidegate_v1_node_proto_msgTypes[34].OneofWrappers = []any{}
-	file_tidegate_v1_node_proto_msgTypes[35].OneofWrappers = []any{}
-	file_tidegate_v1_node_proto_msgTypes[41].OneofWrappers = []any{}
+	file_tidegate_v1_node_proto_msgTypes[40].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tidegate_v1_node_proto_rawDesc), len(file_tidegate_v1_node_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   43,
+			NumMessages:   42,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

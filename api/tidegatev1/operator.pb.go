@@ -752,12 +752,12 @@ func (x *DetectorSettings) GetAntiFlap() *durationpb.Duration {
 
 // DetectorStatus is a service's failure detector as it is.
 type DetectorStatus struct {
-	state    protoimpl.MessageState  `protogen:"open.v1"`
-	Settings *DetectorSettings       `protobuf:"bytes,1,opt,name=settings,proto3" json:"settings,omitempty"`
-	Verdict  DetectorVerdict         `protobuf:"varint,2,opt,name=verdict,proto3,enum=tidegate.v1.DetectorVerdict" json:"verdict,omitempty"`
-	Since    *timestamppb.Timestamp  `protobuf:"bytes,3,opt,name=since,proto3" json:"since,omitempty"`
-	Reasons  []string                `protobuf:"bytes,4,rep,name=reasons,proto3" json:"reasons,omitempty"`
-	Vantages []*ReportVantageRequest `protobuf:"bytes,5,rep,name=vantages,proto3" json:"vantages,omitempty"`
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Settings *DetectorSettings      `protobuf:"bytes,1,opt,name=settings,proto3" json:"settings,omitempty"`
+	Verdict  DetectorVerdict        `protobuf:"varint,2,opt,name=verdict,proto3,enum=tidegate.v1.DetectorVerdict" json:"verdict,omitempty"`
+	Since    *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=since,proto3" json:"since,omitempty"`
+	Reasons  []string               `protobuf:"bytes,4,rep,name=reasons,proto3" json:"reasons,omitempty"`
+	Vantages []*Vantage             `protobuf:"bytes,5,rep,name=vantages,proto3" json:"vantages,omitempty"`
 	// What each vantage point's silence amounts to.
 	Votes []*DetectorVote `protobuf:"bytes,6,rep,name=votes,proto3" json:"votes,omitempty"`
 	// What people must look at although it is not down: "no-progress", "partition".
@@ -828,7 +828,7 @@ func (x *DetectorStatus) GetReasons() []string {
 	return nil
 }
 
-func (x *DetectorStatus) GetVantages() []*ReportVantageRequest {
+func (x *DetectorStatus) GetVantages() []*Vantage {
 	if x != nil {
 		return x.Vantages
 	}
@@ -3614,6 +3614,121 @@ func (x *ListOverridesResponse) GetOverrides() []*Override {
 	return nil
 }
 
+type PutOverridesRequest struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Service string                 `protobuf:"bytes,1,opt,name=service,proto3" json:"service,omitempty"`
+	// Why, unless a rule has a reason of its own.
+	Reason    string          `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	Overrides []*RuleOverride `protobuf:"bytes,3,rep,name=overrides,proto3" json:"overrides,omitempty"`
+	// How long they last; absent is 1 h.
+	Expires       *durationpb.Duration `protobuf:"bytes,4,opt,name=expires,proto3" json:"expires,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PutOverridesRequest) Reset() {
+	*x = PutOverridesRequest{}
+	mi := &file_tidegate_v1_operator_proto_msgTypes[47]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PutOverridesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PutOverridesRequest) ProtoMessage() {}
+
+func (x *PutOverridesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tidegate_v1_operator_proto_msgTypes[47]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PutOverridesRequest.ProtoReflect.Descriptor instead.
+func (*PutOverridesRequest) Descriptor() ([]byte, []int) {
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{47}
+}
+
+func (x *PutOverridesRequest) GetService() string {
+	if x != nil {
+		return x.Service
+	}
+	return ""
+}
+
+func (x *PutOverridesRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *PutOverridesRequest) GetOverrides() []*RuleOverride {
+	if x != nil {
+		return x.Overrides
+	}
+	return nil
+}
+
+func (x *PutOverridesRequest) GetExpires() *durationpb.Duration {
+	if x != nil {
+		return x.Expires
+	}
+	return nil
+}
+
+type PutOverridesResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As they stand.
+	Overrides     []*Override `protobuf:"bytes,1,rep,name=overrides,proto3" json:"overrides,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PutOverridesResponse) Reset() {
+	*x = PutOverridesResponse{}
+	mi := &file_tidegate_v1_operator_proto_msgTypes[48]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PutOverridesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PutOverridesResponse) ProtoMessage() {}
+
+func (x *PutOverridesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_tidegate_v1_operator_proto_msgTypes[48]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PutOverridesResponse.ProtoReflect.Descriptor instead.
+func (*PutOverridesResponse) Descriptor() ([]byte, []int) {
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{48}
+}
+
+func (x *PutOverridesResponse) GetOverrides() []*Override {
+	if x != nil {
+		return x.Overrides
+	}
+	return nil
+}
+
 type RevokeOverrideRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
@@ -3624,7 +3739,7 @@ type RevokeOverrideRequest struct {
 
 func (x *RevokeOverrideRequest) Reset() {
 	*x = RevokeOverrideRequest{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[47]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3636,7 +3751,7 @@ func (x *RevokeOverrideRequest) String() string {
 func (*RevokeOverrideRequest) ProtoMessage() {}
 
 func (x *RevokeOverrideRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[47]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3649,7 +3764,7 @@ func (x *RevokeOverrideRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeOverrideRequest.ProtoReflect.Descriptor instead.
 func (*RevokeOverrideRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{47}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *RevokeOverrideRequest) GetId() string {
@@ -3674,7 +3789,7 @@ type RevokeOverrideResponse struct {
 
 func (x *RevokeOverrideResponse) Reset() {
 	*x = RevokeOverrideResponse{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[48]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3686,7 +3801,7 @@ func (x *RevokeOverrideResponse) String() string {
 func (*RevokeOverrideResponse) ProtoMessage() {}
 
 func (x *RevokeOverrideResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[48]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3699,7 +3814,7 @@ func (x *RevokeOverrideResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeOverrideResponse.ProtoReflect.Descriptor instead.
 func (*RevokeOverrideResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{48}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{50}
 }
 
 // AuditEntry is one thing that somebody did or that happened to a gate. Entries
@@ -3725,7 +3840,7 @@ type AuditEntry struct {
 
 func (x *AuditEntry) Reset() {
 	*x = AuditEntry{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[49]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3737,7 +3852,7 @@ func (x *AuditEntry) String() string {
 func (*AuditEntry) ProtoMessage() {}
 
 func (x *AuditEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[49]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3750,7 +3865,7 @@ func (x *AuditEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditEntry.ProtoReflect.Descriptor instead.
 func (*AuditEntry) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{49}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *AuditEntry) GetId() string {
@@ -3832,7 +3947,7 @@ type ListAuditRequest struct {
 
 func (x *ListAuditRequest) Reset() {
 	*x = ListAuditRequest{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[50]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3844,7 +3959,7 @@ func (x *ListAuditRequest) String() string {
 func (*ListAuditRequest) ProtoMessage() {}
 
 func (x *ListAuditRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[50]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3857,7 +3972,7 @@ func (x *ListAuditRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListAuditRequest.ProtoReflect.Descriptor instead.
 func (*ListAuditRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{50}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *ListAuditRequest) GetService() string {
@@ -3899,7 +4014,7 @@ type ListAuditResponse struct {
 
 func (x *ListAuditResponse) Reset() {
 	*x = ListAuditResponse{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[51]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3911,7 +4026,7 @@ func (x *ListAuditResponse) String() string {
 func (*ListAuditResponse) ProtoMessage() {}
 
 func (x *ListAuditResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[51]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3924,7 +4039,7 @@ func (x *ListAuditResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListAuditResponse.ProtoReflect.Descriptor instead.
 func (*ListAuditResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{51}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *ListAuditResponse) GetEntries() []*AuditEntry {
@@ -3952,7 +4067,7 @@ type FreezeRequest struct {
 
 func (x *FreezeRequest) Reset() {
 	*x = FreezeRequest{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[52]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3964,7 +4079,7 @@ func (x *FreezeRequest) String() string {
 func (*FreezeRequest) ProtoMessage() {}
 
 func (x *FreezeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[52]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3977,7 +4092,7 @@ func (x *FreezeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FreezeRequest.ProtoReflect.Descriptor instead.
 func (*FreezeRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{52}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *FreezeRequest) GetService() string {
@@ -4012,7 +4127,7 @@ type FreezeResponse struct {
 
 func (x *FreezeResponse) Reset() {
 	*x = FreezeResponse{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[53]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4024,7 +4139,7 @@ func (x *FreezeResponse) String() string {
 func (*FreezeResponse) ProtoMessage() {}
 
 func (x *FreezeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[53]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4037,7 +4152,7 @@ func (x *FreezeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FreezeResponse.ProtoReflect.Descriptor instead.
 func (*FreezeResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{53}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *FreezeResponse) GetService() *ServiceView {
@@ -4053,195 +4168,6 @@ func (x *FreezeResponse) GetChanged() bool {
 	}
 	return false
 }
-
-type FailoverRequest struct {
-	state   protoimpl.MessageState `protogen:"open.v1"`
-	Service string                 `protobuf:"bytes,1,opt,name=service,proto3" json:"service,omitempty"`
-	// Node whose agent becomes the writer; chosen by the gate among the standby nodes with a warm service when empty.
-	Target string `protobuf:"bytes,2,opt,name=target,proto3" json:"target,omitempty"`
-	// Evaluate every rule and print the plan; change nothing.
-	DryRun bool `protobuf:"varint,3,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
-	// Go on although zero loss or the bound cannot be proven.
-	AcceptLoss bool `protobuf:"varint,4,opt,name=accept_loss,json=acceptLoss,proto3" json:"accept_loss,omitempty"`
-	// The operator vouches that the old writer cannot put anything out any more.
-	AttestPrimaryDown bool   `protobuf:"varint,5,opt,name=attest_primary_down,json=attestPrimaryDown,proto3" json:"attest_primary_down,omitempty"`
-	Reason            string `protobuf:"bytes,6,opt,name=reason,proto3" json:"reason,omitempty"`
-	unknownFields     protoimpl.UnknownFields
-	sizeCache         protoimpl.SizeCache
-}
-
-func (x *FailoverRequest) Reset() {
-	*x = FailoverRequest{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[54]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *FailoverRequest) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*FailoverRequest) ProtoMessage() {}
-
-func (x *FailoverRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[54]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use FailoverRequest.ProtoReflect.Descriptor instead.
-func (*FailoverRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{54}
-}
-
-func (x *FailoverRequest) GetService() string {
-	if x != nil {
-		return x.Service
-	}
-	return ""
-}
-
-func (x *FailoverRequest) GetTarget() string {
-	if x != nil {
-		return x.Target
-	}
-	return ""
-}
-
-func (x *FailoverRequest) GetDryRun() bool {
-	if x != nil {
-		return x.DryRun
-	}
-	return false
-}
-
-func (x *FailoverRequest) GetAcceptLoss() bool {
-	if x != nil {
-		return x.AcceptLoss
-	}
-	return false
-}
-
-func (x *FailoverRequest) GetAttestPrimaryDown() bool {
-	if x != nil {
-		return x.AttestPrimaryDown
-	}
-	return false
-}
-
-func (x *FailoverRequest) GetReason() string {
-	if x != nil {
-		return x.Reason
-	}
-	return ""
-}
-
-type FailoverResponse struct {
-	state protoimpl.MessageState `protogen:"open.v1"`
-	// Types that are valid to be assigned to Event:
-	//
-	//	*FailoverResponse_Plan
-	//	*FailoverResponse_Step
-	//	*FailoverResponse_Done
-	Event         isFailoverResponse_Event `protobuf_oneof:"event"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *FailoverResponse) Reset() {
-	*x = FailoverResponse{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[55]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *FailoverResponse) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*FailoverResponse) ProtoMessage() {}
-
-func (x *FailoverResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[55]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use FailoverResponse.ProtoReflect.Descriptor instead.
-func (*FailoverResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{55}
-}
-
-func (x *FailoverResponse) GetEvent() isFailoverResponse_Event {
-	if x != nil {
-		return x.Event
-	}
-	return nil
-}
-
-func (x *FailoverResponse) GetPlan() *Plan {
-	if x != nil {
-		if x, ok := x.Event.(*FailoverResponse_Plan); ok {
-			return x.Plan
-		}
-	}
-	return nil
-}
-
-func (x *FailoverResponse) GetStep() *PlanStep {
-	if x != nil {
-		if x, ok := x.Event.(*FailoverResponse_Step); ok {
-			return x.Step
-		}
-	}
-	return nil
-}
-
-func (x *FailoverResponse) GetDone() *Plan {
-	if x != nil {
-		if x, ok := x.Event.(*FailoverResponse_Done); ok {
-			return x.Done
-		}
-	}
-	return nil
-}
-
-type isFailoverResponse_Event interface {
-	isFailoverResponse_Event()
-}
-
-type FailoverResponse_Plan struct {
-	// First: the plan with every rule's verdict. The last one with dry_run.
-	Plan *Plan `protobuf:"bytes,1,opt,name=plan,proto3,oneof"`
-}
-
-type FailoverResponse_Step struct {
-	// A step began or ended.
-	Step *PlanStep `protobuf:"bytes,2,opt,name=step,proto3,oneof"`
-}
-
-type FailoverResponse_Done struct {
-	// Last: how it ended.
-	Done *Plan `protobuf:"bytes,3,opt,name=done,proto3,oneof"`
-}
-
-func (*FailoverResponse_Plan) isFailoverResponse_Event() {}
-
-func (*FailoverResponse_Step) isFailoverResponse_Event() {}
-
-func (*FailoverResponse_Done) isFailoverResponse_Event() {}
 
 // Plan is one role change of a service, recorded step by step.
 type Plan struct {
@@ -5324,13 +5250,13 @@ const file_tidegate_v1_operator_proto_rawDesc = "" +
 	"\n" +
 	"down_after\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\tdownAfter\x12\x14\n" +
 	"\x05agree\x18\x03 \x01(\rR\x05agree\x126\n" +
-	"\tanti_flap\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\bantiFlap\"\xa0\x03\n" +
+	"\tanti_flap\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\bantiFlap\"\x93\x03\n" +
 	"\x0eDetectorStatus\x129\n" +
 	"\bsettings\x18\x01 \x01(\v2\x1d.tidegate.v1.DetectorSettingsR\bsettings\x126\n" +
 	"\averdict\x18\x02 \x01(\x0e2\x1c.tidegate.v1.DetectorVerdictR\averdict\x120\n" +
 	"\x05since\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\x12\x18\n" +
-	"\areasons\x18\x04 \x03(\tR\areasons\x12=\n" +
-	"\bvantages\x18\x05 \x03(\v2!.tidegate.v1.ReportVantageRequestR\bvantages\x12/\n" +
+	"\areasons\x18\x04 \x03(\tR\areasons\x120\n" +
+	"\bvantages\x18\x05 \x03(\v2\x14.tidegate.v1.VantageR\bvantages\x12/\n" +
 	"\x05votes\x18\x06 \x03(\v2\x19.tidegate.v1.DetectorVoteR\x05votes\x12)\n" +
 	"\x06alarms\x18\a \x03(\v2\x11.tidegate.v1.FactR\x06alarms\x12\x18\n" +
 	"\aagainst\x18\b \x03(\tR\aagainst\x12\x1a\n" +
@@ -5527,6 +5453,13 @@ const file_tidegate_v1_operator_proto_rawDesc = "" +
 	"\x14ListOverridesRequest\x12\x18\n" +
 	"\aservice\x18\x01 \x01(\tR\aservice\"L\n" +
 	"\x15ListOverridesResponse\x123\n" +
+	"\toverrides\x18\x01 \x03(\v2\x15.tidegate.v1.OverrideR\toverrides\"\xb5\x01\n" +
+	"\x13PutOverridesRequest\x12\x18\n" +
+	"\aservice\x18\x01 \x01(\tR\aservice\x12\x16\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\x127\n" +
+	"\toverrides\x18\x03 \x03(\v2\x19.tidegate.v1.RuleOverrideR\toverrides\x123\n" +
+	"\aexpires\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\aexpires\"K\n" +
+	"\x14PutOverridesResponse\x123\n" +
 	"\toverrides\x18\x01 \x03(\v2\x15.tidegate.v1.OverrideR\toverrides\"?\n" +
 	"\x15RevokeOverrideRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x16\n" +
@@ -5557,20 +5490,7 @@ const file_tidegate_v1_operator_proto_rawDesc = "" +
 	"\x06reason\x18\x03 \x01(\tR\x06reason\"^\n" +
 	"\x0eFreezeResponse\x122\n" +
 	"\aservice\x18\x01 \x01(\v2\x18.tidegate.v1.ServiceViewR\aservice\x12\x18\n" +
-	"\achanged\x18\x02 \x01(\bR\achanged\"\xc5\x01\n" +
-	"\x0fFailoverRequest\x12\x18\n" +
-	"\aservice\x18\x01 \x01(\tR\aservice\x12\x16\n" +
-	"\x06target\x18\x02 \x01(\tR\x06target\x12\x17\n" +
-	"\adry_run\x18\x03 \x01(\bR\x06dryRun\x12\x1f\n" +
-	"\vaccept_loss\x18\x04 \x01(\bR\n" +
-	"acceptLoss\x12.\n" +
-	"\x13attest_primary_down\x18\x05 \x01(\bR\x11attestPrimaryDown\x12\x16\n" +
-	"\x06reason\x18\x06 \x01(\tR\x06reason\"\x9a\x01\n" +
-	"\x10FailoverResponse\x12'\n" +
-	"\x04plan\x18\x01 \x01(\v2\x11.tidegate.v1.PlanH\x00R\x04plan\x12+\n" +
-	"\x04step\x18\x02 \x01(\v2\x15.tidegate.v1.PlanStepH\x00R\x04step\x12'\n" +
-	"\x04done\x18\x03 \x01(\v2\x11.tidegate.v1.PlanH\x00R\x04doneB\a\n" +
-	"\x05event\"\x92\t\n" +
+	"\achanged\x18\x02 \x01(\bR\achanged\"\x92\t\n" +
 	"\x04Plan\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12)\n" +
 	"\x04kind\x18\x02 \x01(\x0e2\x15.tidegate.v1.PlanKindR\x04kind\x12\x18\n" +
@@ -5684,7 +5604,7 @@ const file_tidegate_v1_operator_proto_rawDesc = "" +
 	"\x14SEVERITY_UNSPECIFIED\x10\x00\x12\x11\n" +
 	"\rSEVERITY_INFO\x10\x01\x12\x14\n" +
 	"\x10SEVERITY_WARNING\x10\x02\x12\x15\n" +
-	"\x11SEVERITY_CRITICAL\x10\x032\xd2\x0e\n" +
+	"\x11SEVERITY_CRITICAL\x10\x032\xdc\x0e\n" +
 	"\x0fOperatorService\x12A\n" +
 	"\x06Status\x12\x1a.tidegate.v1.StatusRequest\x1a\x1b.tidegate.v1.StatusResponse\x12P\n" +
 	"\vListStreams\x12\x1f.tidegate.v1.ListStreamsRequest\x1a .tidegate.v1.ListStreamsResponse\x12M\n" +
@@ -5699,13 +5619,13 @@ const file_tidegate_v1_operator_proto_rawDesc = "" +
 	"\x06Freeze\x12\x1a.tidegate.v1.FreezeRequest\x1a\x1b.tidegate.v1.FreezeResponse\x12G\n" +
 	"\bOpenGate\x12\x1c.tidegate.v1.OpenGateRequest\x1a\x1d.tidegate.v1.OpenGateResponse\x12D\n" +
 	"\aArmGate\x12\x1b.tidegate.v1.ArmGateRequest\x1a\x1c.tidegate.v1.ArmGateResponse\x12P\n" +
-	"\vGateExplain\x12\x1f.tidegate.v1.GateExplainRequest\x1a .tidegate.v1.GateExplainResponse\x12I\n" +
-	"\bFailover\x12\x1c.tidegate.v1.FailoverRequest\x1a\x1d.tidegate.v1.FailoverResponse0\x01\x12O\n" +
+	"\vGateExplain\x12\x1f.tidegate.v1.GateExplainRequest\x1a .tidegate.v1.GateExplainResponse\x12O\n" +
 	"\n" +
 	"ChangeRole\x12\x1e.tidegate.v1.ChangeRoleRequest\x1a\x1f.tidegate.v1.ChangeRoleResponse0\x01\x12R\n" +
 	"\vReconfigure\x12\x1f.tidegate.v1.ReconfigureRequest\x1a .tidegate.v1.ReconfigureResponse0\x01\x12J\n" +
 	"\tAbortPlan\x12\x1d.tidegate.v1.AbortPlanRequest\x1a\x1e.tidegate.v1.AbortPlanResponse\x12V\n" +
-	"\rListOverrides\x12!.tidegate.v1.ListOverridesRequest\x1a\".tidegate.v1.ListOverridesResponse\x12Y\n" +
+	"\rListOverrides\x12!.tidegate.v1.ListOverridesRequest\x1a\".tidegate.v1.ListOverridesResponse\x12S\n" +
+	"\fPutOverrides\x12 .tidegate.v1.PutOverridesRequest\x1a!.tidegate.v1.PutOverridesResponse\x12Y\n" +
 	"\x0eRevokeOverride\x12\".tidegate.v1.RevokeOverrideRequest\x1a#.tidegate.v1.RevokeOverrideResponse\x12J\n" +
 	"\tListAudit\x12\x1d.tidegate.v1.ListAuditRequest\x1a\x1e.tidegate.v1.ListAuditResponse\x12G\n" +
 	"\bShowPlan\x12\x1c.tidegate.v1.ShowPlanRequest\x1a\x1d.tidegate.v1.ShowPlanResponse\x12J\n" +
@@ -5779,15 +5699,15 @@ var file_tidegate_v1_operator_proto_goTypes = []any{
 	(*AbortPlanResponse)(nil),      // 48: tidegate.v1.AbortPlanResponse
 	(*ListOverridesRequest)(nil),   // 49: tidegate.v1.ListOverridesRequest
 	(*ListOverridesResponse)(nil),  // 50: tidegate.v1.ListOverridesResponse
-	(*RevokeOverrideRequest)(nil),  // 51: tidegate.v1.RevokeOverrideRequest
-	(*RevokeOverrideResponse)(nil), // 52: tidegate.v1.RevokeOverrideResponse
-	(*AuditEntry)(nil),             // 53: tidegate.v1.AuditEntry
-	(*ListAuditRequest)(nil),       // 54: tidegate.v1.ListAuditRequest
-	(*ListAuditResponse)(nil),      // 55: tidegate.v1.ListAuditResponse
-	(*FreezeRequest)(nil),          // 56: tidegate.v1.FreezeRequest
-	(*FreezeResponse)(nil),         // 57: tidegate.v1.FreezeResponse
-	(*FailoverRequest)(nil),        // 58: tidegate.v1.FailoverRequest
-	(*FailoverResponse)(nil),       // 59: tidegate.v1.FailoverResponse
+	(*PutOverridesRequest)(nil),    // 51: tidegate.v1.PutOverridesRequest
+	(*PutOverridesResponse)(nil),   // 52: tidegate.v1.PutOverridesResponse
+	(*RevokeOverrideRequest)(nil),  // 53: tidegate.v1.RevokeOverrideRequest
+	(*RevokeOverrideResponse)(nil), // 54: tidegate.v1.RevokeOverrideResponse
+	(*AuditEntry)(nil),             // 55: tidegate.v1.AuditEntry
+	(*ListAuditRequest)(nil),       // 56: tidegate.v1.ListAuditRequest
+	(*ListAuditResponse)(nil),      // 57: tidegate.v1.ListAuditResponse
+	(*FreezeRequest)(nil),          // 58: tidegate.v1.FreezeRequest
+	(*FreezeResponse)(nil),         // 59: tidegate.v1.FreezeResponse
 	(*Plan)(nil),                   // 60: tidegate.v1.Plan
 	(*PlanAbort)(nil),              // 61: tidegate.v1.PlanAbort
 	(*PlanStream)(nil),             // 62: tidegate.v1.PlanStream
@@ -5807,7 +5727,7 @@ var file_tidegate_v1_operator_proto_goTypes = []any{
 	(*Route)(nil),                  // 76: tidegate.v1.Route
 	(*LossStatement)(nil),          // 77: tidegate.v1.LossStatement
 	(*Holder)(nil),                 // 78: tidegate.v1.Holder
-	(*ReportVantageRequest)(nil),   // 79: tidegate.v1.ReportVantageRequest
+	(*Vantage)(nil),                // 79: tidegate.v1.Vantage
 	(*Fact)(nil),                   // 80: tidegate.v1.Fact
 	(*StreamView)(nil),             // 81: tidegate.v1.StreamView
 	(*AgentStream)(nil),            // 82: tidegate.v1.AgentStream
@@ -5856,7 +5776,7 @@ var file_tidegate_v1_operator_proto_depIdxs = []int32{
 	8,   // 24: tidegate.v1.DetectorStatus.settings:type_name -> tidegate.v1.DetectorSettings
 	1,   // 25: tidegate.v1.DetectorStatus.verdict:type_name -> tidegate.v1.DetectorVerdict
 	74,  // 26: tidegate.v1.DetectorStatus.since:type_name -> google.protobuf.Timestamp
-	79,  // 27: tidegate.v1.DetectorStatus.vantages:type_name -> tidegate.v1.ReportVantageRequest
+	79,  // 27: tidegate.v1.DetectorStatus.vantages:type_name -> tidegate.v1.Vantage
 	10,  // 28: tidegate.v1.DetectorStatus.votes:type_name -> tidegate.v1.DetectorVote
 	80,  // 29: tidegate.v1.DetectorStatus.alarms:type_name -> tidegate.v1.Fact
 	75,  // 30: tidegate.v1.DetectorVote.silent:type_name -> google.protobuf.Duration
@@ -5923,14 +5843,14 @@ var file_tidegate_v1_operator_proto_depIdxs = []int32{
 	60,  // 91: tidegate.v1.ReconfigureResponse.done:type_name -> tidegate.v1.Plan
 	60,  // 92: tidegate.v1.AbortPlanResponse.plan:type_name -> tidegate.v1.Plan
 	94,  // 93: tidegate.v1.ListOverridesResponse.overrides:type_name -> tidegate.v1.Override
-	74,  // 94: tidegate.v1.AuditEntry.at:type_name -> google.protobuf.Timestamp
-	80,  // 95: tidegate.v1.AuditEntry.detail:type_name -> tidegate.v1.Fact
-	74,  // 96: tidegate.v1.ListAuditRequest.since:type_name -> google.protobuf.Timestamp
-	53,  // 97: tidegate.v1.ListAuditResponse.entries:type_name -> tidegate.v1.AuditEntry
-	89,  // 98: tidegate.v1.FreezeResponse.service:type_name -> tidegate.v1.ServiceView
-	60,  // 99: tidegate.v1.FailoverResponse.plan:type_name -> tidegate.v1.Plan
-	63,  // 100: tidegate.v1.FailoverResponse.step:type_name -> tidegate.v1.PlanStep
-	60,  // 101: tidegate.v1.FailoverResponse.done:type_name -> tidegate.v1.Plan
+	43,  // 94: tidegate.v1.PutOverridesRequest.overrides:type_name -> tidegate.v1.RuleOverride
+	75,  // 95: tidegate.v1.PutOverridesRequest.expires:type_name -> google.protobuf.Duration
+	94,  // 96: tidegate.v1.PutOverridesResponse.overrides:type_name -> tidegate.v1.Override
+	74,  // 97: tidegate.v1.AuditEntry.at:type_name -> google.protobuf.Timestamp
+	80,  // 98: tidegate.v1.AuditEntry.detail:type_name -> tidegate.v1.Fact
+	74,  // 99: tidegate.v1.ListAuditRequest.since:type_name -> google.protobuf.Timestamp
+	55,  // 100: tidegate.v1.ListAuditResponse.entries:type_name -> tidegate.v1.AuditEntry
+	89,  // 101: tidegate.v1.FreezeResponse.service:type_name -> tidegate.v1.ServiceView
 	92,  // 102: tidegate.v1.Plan.kind:type_name -> tidegate.v1.PlanKind
 	78,  // 103: tidegate.v1.Plan.target:type_name -> tidegate.v1.Holder
 	2,   // 104: tidegate.v1.Plan.outcome:type_name -> tidegate.v1.PlanOutcome
@@ -5971,17 +5891,17 @@ var file_tidegate_v1_operator_proto_depIdxs = []int32{
 	30,  // 139: tidegate.v1.OperatorService.RemoveStream:input_type -> tidegate.v1.RemoveStreamRequest
 	32,  // 140: tidegate.v1.OperatorService.SetMode:input_type -> tidegate.v1.SetModeRequest
 	34,  // 141: tidegate.v1.OperatorService.SetDetector:input_type -> tidegate.v1.SetDetectorRequest
-	56,  // 142: tidegate.v1.OperatorService.Freeze:input_type -> tidegate.v1.FreezeRequest
+	58,  // 142: tidegate.v1.OperatorService.Freeze:input_type -> tidegate.v1.FreezeRequest
 	36,  // 143: tidegate.v1.OperatorService.OpenGate:input_type -> tidegate.v1.OpenGateRequest
 	38,  // 144: tidegate.v1.OperatorService.ArmGate:input_type -> tidegate.v1.ArmGateRequest
 	40,  // 145: tidegate.v1.OperatorService.GateExplain:input_type -> tidegate.v1.GateExplainRequest
-	58,  // 146: tidegate.v1.OperatorService.Failover:input_type -> tidegate.v1.FailoverRequest
-	42,  // 147: tidegate.v1.OperatorService.ChangeRole:input_type -> tidegate.v1.ChangeRoleRequest
-	45,  // 148: tidegate.v1.OperatorService.Reconfigure:input_type -> tidegate.v1.ReconfigureRequest
-	47,  // 149: tidegate.v1.OperatorService.AbortPlan:input_type -> tidegate.v1.AbortPlanRequest
-	49,  // 150: tidegate.v1.OperatorService.ListOverrides:input_type -> tidegate.v1.ListOverridesRequest
-	51,  // 151: tidegate.v1.OperatorService.RevokeOverride:input_type -> tidegate.v1.RevokeOverrideRequest
-	54,  // 152: tidegate.v1.OperatorService.ListAudit:input_type -> tidegate.v1.ListAuditRequest
+	42,  // 146: tidegate.v1.OperatorService.ChangeRole:input_type -> tidegate.v1.ChangeRoleRequest
+	45,  // 147: tidegate.v1.OperatorService.Reconfigure:input_type -> tidegate.v1.ReconfigureRequest
+	47,  // 148: tidegate.v1.OperatorService.AbortPlan:input_type -> tidegate.v1.AbortPlanRequest
+	49,  // 149: tidegate.v1.OperatorService.ListOverrides:input_type -> tidegate.v1.ListOverridesRequest
+	51,  // 150: tidegate.v1.OperatorService.PutOverrides:input_type -> tidegate.v1.PutOverridesRequest
+	53,  // 151: tidegate.v1.OperatorService.RevokeOverride:input_type -> tidegate.v1.RevokeOverrideRequest
+	56,  // 152: tidegate.v1.OperatorService.ListAudit:input_type -> tidegate.v1.ListAuditRequest
 	64,  // 153: tidegate.v1.OperatorService.ShowPlan:input_type -> tidegate.v1.ShowPlanRequest
 	66,  // 154: tidegate.v1.OperatorService.ListPlans:input_type -> tidegate.v1.ListPlansRequest
 	68,  // 155: tidegate.v1.OperatorService.Rebuild:input_type -> tidegate.v1.RebuildRequest
@@ -5995,17 +5915,17 @@ var file_tidegate_v1_operator_proto_depIdxs = []int32{
 	31,  // 163: tidegate.v1.OperatorService.RemoveStream:output_type -> tidegate.v1.RemoveStreamResponse
 	33,  // 164: tidegate.v1.OperatorService.SetMode:output_type -> tidegate.v1.SetModeResponse
 	35,  // 165: tidegate.v1.OperatorService.SetDetector:output_type -> tidegate.v1.SetDetectorResponse
-	57,  // 166: tidegate.v1.OperatorService.Freeze:output_type -> tidegate.v1.FreezeResponse
+	59,  // 166: tidegate.v1.OperatorService.Freeze:output_type -> tidegate.v1.FreezeResponse
 	37,  // 167: tidegate.v1.OperatorService.OpenGate:output_type -> tidegate.v1.OpenGateResponse
 	39,  // 168: tidegate.v1.OperatorService.ArmGate:output_type -> tidegate.v1.ArmGateResponse
 	41,  // 169: tidegate.v1.OperatorService.GateExplain:output_type -> tidegate.v1.GateExplainResponse
-	59,  // 170: tidegate.v1.OperatorService.Failover:output_type -> tidegate.v1.FailoverResponse
-	44,  // 171: tidegate.v1.OperatorService.ChangeRole:output_type -> tidegate.v1.ChangeRoleResponse
-	46,  // 172: tidegate.v1.OperatorService.Reconfigure:output_type -> tidegate.v1.ReconfigureResponse
-	48,  // 173: tidegate.v1.OperatorService.AbortPlan:output_type -> tidegate.v1.AbortPlanResponse
-	50,  // 174: tidegate.v1.OperatorService.ListOverrides:output_type -> tidegate.v1.ListOverridesResponse
-	52,  // 175: tidegate.v1.OperatorService.RevokeOverride:output_type -> tidegate.v1.RevokeOverrideResponse
-	55,  // 176: tidegate.v1.OperatorService.ListAudit:output_type -> tidegate.v1.ListAuditResponse
+	44,  // 170: tidegate.v1.OperatorService.ChangeRole:output_type -> tidegate.v1.ChangeRoleResponse
+	46,  // 171: tidegate.v1.OperatorService.Reconfigure:output_type -> tidegate.v1.ReconfigureResponse
+	48,  // 172: tidegate.v1.OperatorService.AbortPlan:output_type -> tidegate.v1.AbortPlanResponse
+	50,  // 173: tidegate.v1.OperatorService.ListOverrides:output_type -> tidegate.v1.ListOverridesResponse
+	52,  // 174: tidegate.v1.OperatorService.PutOverrides:output_type -> tidegate.v1.PutOverridesResponse
+	54,  // 175: tidegate.v1.OperatorService.RevokeOverride:output_type -> tidegate.v1.RevokeOverrideResponse
+	57,  // 176: tidegate.v1.OperatorService.ListAudit:output_type -> tidegate.v1.ListAuditResponse
 	65,  // 177: tidegate.v1.OperatorService.ShowPlan:output_type -> tidegate.v1.ShowPlanResponse
 	67,  // 178: tidegate.v1.OperatorService.ListPlans:output_type -> tidegate.v1.ListPlansResponse
 	69,  // 179: tidegate.v1.OperatorService.Rebuild:output_type -> tidegate.v1.RebuildResponse
@@ -6034,11 +5954,6 @@ func file_tidegate_v1_operator_proto_init() {
 		(*ReconfigureResponse_Plan)(nil),
 		(*ReconfigureResponse_Step)(nil),
 		(*ReconfigureResponse_Done)(nil),
-	}
-	file_tidegate_v1_operator_proto_msgTypes[55].OneofWrappers = []any{
-		(*FailoverResponse_Plan)(nil),
-		(*FailoverResponse_Step)(nil),
-		(*FailoverResponse_Done)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{

@@ -60,9 +60,6 @@ const (
 	NodeServiceReportStandbyProcedure = "/tidegate.v1.NodeService/ReportStandby"
 	// NodeServiceReportRouteProcedure is the fully-qualified name of the NodeService's ReportRoute RPC.
 	NodeServiceReportRouteProcedure = "/tidegate.v1.NodeService/ReportRoute"
-	// NodeServiceReportVantageProcedure is the fully-qualified name of the NodeService's ReportVantage
-	// RPC.
-	NodeServiceReportVantageProcedure = "/tidegate.v1.NodeService/ReportVantage"
 	// NodeServiceReportQuarantineProcedure is the fully-qualified name of the NodeService's
 	// ReportQuarantine RPC.
 	NodeServiceReportQuarantineProcedure = "/tidegate.v1.NodeService/ReportQuarantine"
@@ -79,7 +76,9 @@ type NodeServiceClient interface {
 	// AcquireEpoch makes the caller the writer of a service's streams: it fences,
 	// adopts and activates a new epoch on all of them in one transaction.
 	// Repeating it with the same holder returns the epoch that this holder already
-	// has: a holder that lost what it sealed must draw a new uuid first.
+	// has: a holder that lost what it sealed must draw a new uuid first. Unless the
+	// record is of a lower epoch than the one that the holder says it writes under:
+	// then the registry has gone back in time, and it gets one above.
 	AcquireEpoch(context.Context, *connect.Request[tidegatev1.AcquireEpochRequest]) (*connect.Response[tidegatev1.AcquireEpochResponse], error)
 	// ReadEpoch reads a stream's epoch record linearizably.
 	ReadEpoch(context.Context, *connect.Request[tidegatev1.ReadEpochRequest]) (*connect.Response[tidegatev1.ReadEpochResponse], error)
@@ -108,9 +107,6 @@ type NodeServiceClient interface {
 	ReportStandby(context.Context, *connect.Request[tidegatev1.ReportStandbyRequest]) (*connect.Response[tidegatev1.ReportStandbyResponse], error)
 	// ReportRoute is sent on every change and each second.
 	ReportRoute(context.Context, *connect.Request[tidegatev1.ReportRouteRequest]) (*connect.Response[tidegatev1.ReportRouteResponse], error)
-	// ReportVantage tells the leading gate what a node, a route or another gate
-	// observes of a service; the failure detector weighs it.
-	ReportVantage(context.Context, *connect.Request[tidegatev1.ReportVantageRequest]) (*connect.Response[tidegatev1.ReportVantageResponse], error)
 	// ReportQuarantine adds what was found beyond a recovered end to the loss
 	// statement of the failover that cut it. Repeating a report changes nothing.
 	ReportQuarantine(context.Context, *connect.Request[tidegatev1.ReportQuarantineRequest]) (*connect.Response[tidegatev1.ReportQuarantineResponse], error)
@@ -199,12 +195,6 @@ func NewNodeServiceClient(httpClient connect.HTTPClient, baseURL string, opts ..
 			connect.WithSchema(nodeServiceMethods.ByName("ReportRoute")),
 			connect.WithClientOptions(opts...),
 		),
-		reportVantage: connect.NewClient[tidegatev1.ReportVantageRequest, tidegatev1.ReportVantageResponse](
-			httpClient,
-			baseURL+NodeServiceReportVantageProcedure,
-			connect.WithSchema(nodeServiceMethods.ByName("ReportVantage")),
-			connect.WithClientOptions(opts...),
-		),
 		reportQuarantine: connect.NewClient[tidegatev1.ReportQuarantineRequest, tidegatev1.ReportQuarantineResponse](
 			httpClient,
 			baseURL+NodeServiceReportQuarantineProcedure,
@@ -228,7 +218,6 @@ type nodeServiceClient struct {
 	reportAgent      *connect.Client[tidegatev1.ReportAgentRequest, tidegatev1.ReportAgentResponse]
 	reportStandby    *connect.Client[tidegatev1.ReportStandbyRequest, tidegatev1.ReportStandbyResponse]
 	reportRoute      *connect.Client[tidegatev1.ReportRouteRequest, tidegatev1.ReportRouteResponse]
-	reportVantage    *connect.Client[tidegatev1.ReportVantageRequest, tidegatev1.ReportVantageResponse]
 	reportQuarantine *connect.Client[tidegatev1.ReportQuarantineRequest, tidegatev1.ReportQuarantineResponse]
 }
 
@@ -292,11 +281,6 @@ func (c *nodeServiceClient) ReportRoute(ctx context.Context, req *connect.Reques
 	return c.reportRoute.CallUnary(ctx, req)
 }
 
-// ReportVantage calls tidegate.v1.NodeService.ReportVantage.
-func (c *nodeServiceClient) ReportVantage(ctx context.Context, req *connect.Request[tidegatev1.ReportVantageRequest]) (*connect.Response[tidegatev1.ReportVantageResponse], error) {
-	return c.reportVantage.CallUnary(ctx, req)
-}
-
 // ReportQuarantine calls tidegate.v1.NodeService.ReportQuarantine.
 func (c *nodeServiceClient) ReportQuarantine(ctx context.Context, req *connect.Request[tidegatev1.ReportQuarantineRequest]) (*connect.Response[tidegatev1.ReportQuarantineResponse], error) {
 	return c.reportQuarantine.CallUnary(ctx, req)
@@ -313,7 +297,9 @@ type NodeServiceHandler interface {
 	// AcquireEpoch makes the caller the writer of a service's streams: it fences,
 	// adopts and activates a new epoch on all of them in one transaction.
 	// Repeating it with the same holder returns the epoch that this holder already
-	// has: a holder that lost what it sealed must draw a new uuid first.
+	// has: a holder that lost what it sealed must draw a new uuid first. Unless the
+	// record is of a lower epoch than the one that the holder says it writes under:
+	// then the registry has gone back in time, and it gets one above.
 	AcquireEpoch(context.Context, *connect.Request[tidegatev1.AcquireEpochRequest]) (*connect.Response[tidegatev1.AcquireEpochResponse], error)
 	// ReadEpoch reads a stream's epoch record linearizably.
 	ReadEpoch(context.Context, *connect.Request[tidegatev1.ReadEpochRequest]) (*connect.Response[tidegatev1.ReadEpochResponse], error)
@@ -342,9 +328,6 @@ type NodeServiceHandler interface {
 	ReportStandby(context.Context, *connect.Request[tidegatev1.ReportStandbyRequest]) (*connect.Response[tidegatev1.ReportStandbyResponse], error)
 	// ReportRoute is sent on every change and each second.
 	ReportRoute(context.Context, *connect.Request[tidegatev1.ReportRouteRequest]) (*connect.Response[tidegatev1.ReportRouteResponse], error)
-	// ReportVantage tells the leading gate what a node, a route or another gate
-	// observes of a service; the failure detector weighs it.
-	ReportVantage(context.Context, *connect.Request[tidegatev1.ReportVantageRequest]) (*connect.Response[tidegatev1.ReportVantageResponse], error)
 	// ReportQuarantine adds what was found beyond a recovered end to the loss
 	// statement of the failover that cut it. Repeating a report changes nothing.
 	ReportQuarantine(context.Context, *connect.Request[tidegatev1.ReportQuarantineRequest]) (*connect.Response[tidegatev1.ReportQuarantineResponse], error)
@@ -429,12 +412,6 @@ func NewNodeServiceHandler(svc NodeServiceHandler, opts ...connect.HandlerOption
 		connect.WithSchema(nodeServiceMethods.ByName("ReportRoute")),
 		connect.WithHandlerOptions(opts...),
 	)
-	nodeServiceReportVantageHandler := connect.NewUnaryHandler(
-		NodeServiceReportVantageProcedure,
-		svc.ReportVantage,
-		connect.WithSchema(nodeServiceMethods.ByName("ReportVantage")),
-		connect.WithHandlerOptions(opts...),
-	)
 	nodeServiceReportQuarantineHandler := connect.NewUnaryHandler(
 		NodeServiceReportQuarantineProcedure,
 		svc.ReportQuarantine,
@@ -467,8 +444,6 @@ func NewNodeServiceHandler(svc NodeServiceHandler, opts ...connect.HandlerOption
 			nodeServiceReportStandbyHandler.ServeHTTP(w, r)
 		case NodeServiceReportRouteProcedure:
 			nodeServiceReportRouteHandler.ServeHTTP(w, r)
-		case NodeServiceReportVantageProcedure:
-			nodeServiceReportVantageHandler.ServeHTTP(w, r)
 		case NodeServiceReportQuarantineProcedure:
 			nodeServiceReportQuarantineHandler.ServeHTTP(w, r)
 		default:
@@ -526,10 +501,6 @@ func (UnimplementedNodeServiceHandler) ReportStandby(context.Context, *connect.R
 
 func (UnimplementedNodeServiceHandler) ReportRoute(context.Context, *connect.Request[tidegatev1.ReportRouteRequest]) (*connect.Response[tidegatev1.ReportRouteResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("tidegate.v1.NodeService.ReportRoute is not implemented"))
-}
-
-func (UnimplementedNodeServiceHandler) ReportVantage(context.Context, *connect.Request[tidegatev1.ReportVantageRequest]) (*connect.Response[tidegatev1.ReportVantageResponse], error) {
-	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("tidegate.v1.NodeService.ReportVantage is not implemented"))
 }
 
 func (UnimplementedNodeServiceHandler) ReportQuarantine(context.Context, *connect.Request[tidegatev1.ReportQuarantineRequest]) (*connect.Response[tidegatev1.ReportQuarantineResponse], error) {

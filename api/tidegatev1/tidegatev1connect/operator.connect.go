@@ -68,9 +68,6 @@ const (
 	// OperatorServiceGateExplainProcedure is the fully-qualified name of the OperatorService's
 	// GateExplain RPC.
 	OperatorServiceGateExplainProcedure = "/tidegate.v1.OperatorService/GateExplain"
-	// OperatorServiceFailoverProcedure is the fully-qualified name of the OperatorService's Failover
-	// RPC.
-	OperatorServiceFailoverProcedure = "/tidegate.v1.OperatorService/Failover"
 	// OperatorServiceChangeRoleProcedure is the fully-qualified name of the OperatorService's
 	// ChangeRole RPC.
 	OperatorServiceChangeRoleProcedure = "/tidegate.v1.OperatorService/ChangeRole"
@@ -83,6 +80,9 @@ const (
 	// OperatorServiceListOverridesProcedure is the fully-qualified name of the OperatorService's
 	// ListOverrides RPC.
 	OperatorServiceListOverridesProcedure = "/tidegate.v1.OperatorService/ListOverrides"
+	// OperatorServicePutOverridesProcedure is the fully-qualified name of the OperatorService's
+	// PutOverrides RPC.
+	OperatorServicePutOverridesProcedure = "/tidegate.v1.OperatorService/PutOverrides"
 	// OperatorServiceRevokeOverrideProcedure is the fully-qualified name of the OperatorService's
 	// RevokeOverride RPC.
 	OperatorServiceRevokeOverrideProcedure = "/tidegate.v1.OperatorService/RevokeOverride"
@@ -127,8 +127,6 @@ type OperatorServiceClient interface {
 	ArmGate(context.Context, *connect.Request[tidegatev1.ArmGateRequest]) (*connect.Response[tidegatev1.ArmGateResponse], error)
 	// GateExplain answers every rule of a role change, with the evidence, and changes nothing.
 	GateExplain(context.Context, *connect.Request[tidegatev1.GateExplainRequest]) (*connect.Response[tidegatev1.GateExplainResponse], error)
-	// Failover is ChangeRole for a failover.
-	Failover(context.Context, *connect.Request[tidegatev1.FailoverRequest]) (*connect.ServerStreamForClient[tidegatev1.FailoverResponse], error)
 	// ChangeRole makes the target the writer of a service's streams and tells how
 	// it goes. The change goes on when the caller goes away.
 	ChangeRole(context.Context, *connect.Request[tidegatev1.ChangeRoleRequest]) (*connect.ServerStreamForClient[tidegatev1.ChangeRoleResponse], error)
@@ -138,6 +136,10 @@ type OperatorServiceClient interface {
 	AbortPlan(context.Context, *connect.Request[tidegatev1.AbortPlanRequest]) (*connect.Response[tidegatev1.AbortPlanResponse], error)
 	// ListOverrides lists the overrides that have not expired.
 	ListOverrides(context.Context, *connect.Request[tidegatev1.ListOverridesRequest]) (*connect.Response[tidegatev1.ListOverridesResponse], error)
+	// PutOverrides writes overrides down, all of them or none, for every change of
+	// role of the service until they expire, also one that the detector begins. An
+	// earlier one against the same rule is replaced.
+	PutOverrides(context.Context, *connect.Request[tidegatev1.PutOverridesRequest]) (*connect.Response[tidegatev1.PutOverridesResponse], error)
 	RevokeOverride(context.Context, *connect.Request[tidegatev1.RevokeOverrideRequest]) (*connect.Response[tidegatev1.RevokeOverrideResponse], error)
 	// ListAudit reads who did what, oldest first.
 	ListAudit(context.Context, *connect.Request[tidegatev1.ListAuditRequest]) (*connect.Response[tidegatev1.ListAuditResponse], error)
@@ -238,12 +240,6 @@ func NewOperatorServiceClient(httpClient connect.HTTPClient, baseURL string, opt
 			connect.WithSchema(operatorServiceMethods.ByName("GateExplain")),
 			connect.WithClientOptions(opts...),
 		),
-		failover: connect.NewClient[tidegatev1.FailoverRequest, tidegatev1.FailoverResponse](
-			httpClient,
-			baseURL+OperatorServiceFailoverProcedure,
-			connect.WithSchema(operatorServiceMethods.ByName("Failover")),
-			connect.WithClientOptions(opts...),
-		),
 		changeRole: connect.NewClient[tidegatev1.ChangeRoleRequest, tidegatev1.ChangeRoleResponse](
 			httpClient,
 			baseURL+OperatorServiceChangeRoleProcedure,
@@ -266,6 +262,12 @@ func NewOperatorServiceClient(httpClient connect.HTTPClient, baseURL string, opt
 			httpClient,
 			baseURL+OperatorServiceListOverridesProcedure,
 			connect.WithSchema(operatorServiceMethods.ByName("ListOverrides")),
+			connect.WithClientOptions(opts...),
+		),
+		putOverrides: connect.NewClient[tidegatev1.PutOverridesRequest, tidegatev1.PutOverridesResponse](
+			httpClient,
+			baseURL+OperatorServicePutOverridesProcedure,
+			connect.WithSchema(operatorServiceMethods.ByName("PutOverrides")),
 			connect.WithClientOptions(opts...),
 		),
 		revokeOverride: connect.NewClient[tidegatev1.RevokeOverrideRequest, tidegatev1.RevokeOverrideResponse](
@@ -322,11 +324,11 @@ type operatorServiceClient struct {
 	openGate       *connect.Client[tidegatev1.OpenGateRequest, tidegatev1.OpenGateResponse]
 	armGate        *connect.Client[tidegatev1.ArmGateRequest, tidegatev1.ArmGateResponse]
 	gateExplain    *connect.Client[tidegatev1.GateExplainRequest, tidegatev1.GateExplainResponse]
-	failover       *connect.Client[tidegatev1.FailoverRequest, tidegatev1.FailoverResponse]
 	changeRole     *connect.Client[tidegatev1.ChangeRoleRequest, tidegatev1.ChangeRoleResponse]
 	reconfigure    *connect.Client[tidegatev1.ReconfigureRequest, tidegatev1.ReconfigureResponse]
 	abortPlan      *connect.Client[tidegatev1.AbortPlanRequest, tidegatev1.AbortPlanResponse]
 	listOverrides  *connect.Client[tidegatev1.ListOverridesRequest, tidegatev1.ListOverridesResponse]
+	putOverrides   *connect.Client[tidegatev1.PutOverridesRequest, tidegatev1.PutOverridesResponse]
 	revokeOverride *connect.Client[tidegatev1.RevokeOverrideRequest, tidegatev1.RevokeOverrideResponse]
 	listAudit      *connect.Client[tidegatev1.ListAuditRequest, tidegatev1.ListAuditResponse]
 	showPlan       *connect.Client[tidegatev1.ShowPlanRequest, tidegatev1.ShowPlanResponse]
@@ -400,11 +402,6 @@ func (c *operatorServiceClient) GateExplain(ctx context.Context, req *connect.Re
 	return c.gateExplain.CallUnary(ctx, req)
 }
 
-// Failover calls tidegate.v1.OperatorService.Failover.
-func (c *operatorServiceClient) Failover(ctx context.Context, req *connect.Request[tidegatev1.FailoverRequest]) (*connect.ServerStreamForClient[tidegatev1.FailoverResponse], error) {
-	return c.failover.CallServerStream(ctx, req)
-}
-
 // ChangeRole calls tidegate.v1.OperatorService.ChangeRole.
 func (c *operatorServiceClient) ChangeRole(ctx context.Context, req *connect.Request[tidegatev1.ChangeRoleRequest]) (*connect.ServerStreamForClient[tidegatev1.ChangeRoleResponse], error) {
 	return c.changeRole.CallServerStream(ctx, req)
@@ -423,6 +420,11 @@ func (c *operatorServiceClient) AbortPlan(ctx context.Context, req *connect.Requ
 // ListOverrides calls tidegate.v1.OperatorService.ListOverrides.
 func (c *operatorServiceClient) ListOverrides(ctx context.Context, req *connect.Request[tidegatev1.ListOverridesRequest]) (*connect.Response[tidegatev1.ListOverridesResponse], error) {
 	return c.listOverrides.CallUnary(ctx, req)
+}
+
+// PutOverrides calls tidegate.v1.OperatorService.PutOverrides.
+func (c *operatorServiceClient) PutOverrides(ctx context.Context, req *connect.Request[tidegatev1.PutOverridesRequest]) (*connect.Response[tidegatev1.PutOverridesResponse], error) {
+	return c.putOverrides.CallUnary(ctx, req)
 }
 
 // RevokeOverride calls tidegate.v1.OperatorService.RevokeOverride.
@@ -481,8 +483,6 @@ type OperatorServiceHandler interface {
 	ArmGate(context.Context, *connect.Request[tidegatev1.ArmGateRequest]) (*connect.Response[tidegatev1.ArmGateResponse], error)
 	// GateExplain answers every rule of a role change, with the evidence, and changes nothing.
 	GateExplain(context.Context, *connect.Request[tidegatev1.GateExplainRequest]) (*connect.Response[tidegatev1.GateExplainResponse], error)
-	// Failover is ChangeRole for a failover.
-	Failover(context.Context, *connect.Request[tidegatev1.FailoverRequest], *connect.ServerStream[tidegatev1.FailoverResponse]) error
 	// ChangeRole makes the target the writer of a service's streams and tells how
 	// it goes. The change goes on when the caller goes away.
 	ChangeRole(context.Context, *connect.Request[tidegatev1.ChangeRoleRequest], *connect.ServerStream[tidegatev1.ChangeRoleResponse]) error
@@ -492,6 +492,10 @@ type OperatorServiceHandler interface {
 	AbortPlan(context.Context, *connect.Request[tidegatev1.AbortPlanRequest]) (*connect.Response[tidegatev1.AbortPlanResponse], error)
 	// ListOverrides lists the overrides that have not expired.
 	ListOverrides(context.Context, *connect.Request[tidegatev1.ListOverridesRequest]) (*connect.Response[tidegatev1.ListOverridesResponse], error)
+	// PutOverrides writes overrides down, all of them or none, for every change of
+	// role of the service until they expire, also one that the detector begins. An
+	// earlier one against the same rule is replaced.
+	PutOverrides(context.Context, *connect.Request[tidegatev1.PutOverridesRequest]) (*connect.Response[tidegatev1.PutOverridesResponse], error)
 	RevokeOverride(context.Context, *connect.Request[tidegatev1.RevokeOverrideRequest]) (*connect.Response[tidegatev1.RevokeOverrideResponse], error)
 	// ListAudit reads who did what, oldest first.
 	ListAudit(context.Context, *connect.Request[tidegatev1.ListAuditRequest]) (*connect.Response[tidegatev1.ListAuditResponse], error)
@@ -588,12 +592,6 @@ func NewOperatorServiceHandler(svc OperatorServiceHandler, opts ...connect.Handl
 		connect.WithSchema(operatorServiceMethods.ByName("GateExplain")),
 		connect.WithHandlerOptions(opts...),
 	)
-	operatorServiceFailoverHandler := connect.NewServerStreamHandler(
-		OperatorServiceFailoverProcedure,
-		svc.Failover,
-		connect.WithSchema(operatorServiceMethods.ByName("Failover")),
-		connect.WithHandlerOptions(opts...),
-	)
 	operatorServiceChangeRoleHandler := connect.NewServerStreamHandler(
 		OperatorServiceChangeRoleProcedure,
 		svc.ChangeRole,
@@ -616,6 +614,12 @@ func NewOperatorServiceHandler(svc OperatorServiceHandler, opts ...connect.Handl
 		OperatorServiceListOverridesProcedure,
 		svc.ListOverrides,
 		connect.WithSchema(operatorServiceMethods.ByName("ListOverrides")),
+		connect.WithHandlerOptions(opts...),
+	)
+	operatorServicePutOverridesHandler := connect.NewUnaryHandler(
+		OperatorServicePutOverridesProcedure,
+		svc.PutOverrides,
+		connect.WithSchema(operatorServiceMethods.ByName("PutOverrides")),
 		connect.WithHandlerOptions(opts...),
 	)
 	operatorServiceRevokeOverrideHandler := connect.NewUnaryHandler(
@@ -682,8 +686,6 @@ func NewOperatorServiceHandler(svc OperatorServiceHandler, opts ...connect.Handl
 			operatorServiceArmGateHandler.ServeHTTP(w, r)
 		case OperatorServiceGateExplainProcedure:
 			operatorServiceGateExplainHandler.ServeHTTP(w, r)
-		case OperatorServiceFailoverProcedure:
-			operatorServiceFailoverHandler.ServeHTTP(w, r)
 		case OperatorServiceChangeRoleProcedure:
 			operatorServiceChangeRoleHandler.ServeHTTP(w, r)
 		case OperatorServiceReconfigureProcedure:
@@ -692,6 +694,8 @@ func NewOperatorServiceHandler(svc OperatorServiceHandler, opts ...connect.Handl
 			operatorServiceAbortPlanHandler.ServeHTTP(w, r)
 		case OperatorServiceListOverridesProcedure:
 			operatorServiceListOverridesHandler.ServeHTTP(w, r)
+		case OperatorServicePutOverridesProcedure:
+			operatorServicePutOverridesHandler.ServeHTTP(w, r)
 		case OperatorServiceRevokeOverrideProcedure:
 			operatorServiceRevokeOverrideHandler.ServeHTTP(w, r)
 		case OperatorServiceListAuditProcedure:
@@ -765,10 +769,6 @@ func (UnimplementedOperatorServiceHandler) GateExplain(context.Context, *connect
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("tidegate.v1.OperatorService.GateExplain is not implemented"))
 }
 
-func (UnimplementedOperatorServiceHandler) Failover(context.Context, *connect.Request[tidegatev1.FailoverRequest], *connect.ServerStream[tidegatev1.FailoverResponse]) error {
-	return connect.NewError(connect.CodeUnimplemented, errors.New("tidegate.v1.OperatorService.Failover is not implemented"))
-}
-
 func (UnimplementedOperatorServiceHandler) ChangeRole(context.Context, *connect.Request[tidegatev1.ChangeRoleRequest], *connect.ServerStream[tidegatev1.ChangeRoleResponse]) error {
 	return connect.NewError(connect.CodeUnimplemented, errors.New("tidegate.v1.OperatorService.ChangeRole is not implemented"))
 }
@@ -783,6 +783,10 @@ func (UnimplementedOperatorServiceHandler) AbortPlan(context.Context, *connect.R
 
 func (UnimplementedOperatorServiceHandler) ListOverrides(context.Context, *connect.Request[tidegatev1.ListOverridesRequest]) (*connect.Response[tidegatev1.ListOverridesResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("tidegate.v1.OperatorService.ListOverrides is not implemented"))
+}
+
+func (UnimplementedOperatorServiceHandler) PutOverrides(context.Context, *connect.Request[tidegatev1.PutOverridesRequest]) (*connect.Response[tidegatev1.PutOverridesResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("tidegate.v1.OperatorService.PutOverrides is not implemented"))
 }
 
 func (UnimplementedOperatorServiceHandler) RevokeOverride(context.Context, *connect.Request[tidegatev1.RevokeOverrideRequest]) (*connect.Response[tidegatev1.RevokeOverrideResponse], error) {
