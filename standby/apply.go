@@ -173,7 +173,7 @@ func (l *library) receive() error {
 			lineage := m.Lineage
 			l.note(func() { l.heard, l.active, l.reborn, l.own = true, true, true, lineage })
 		case *local.Deactivated:
-			l.note(func() { l.active = false })
+			l.note(func() { l.active, l.reborn = false, true })
 		case *local.LibraryProgress:
 			p := *m
 			seq, ok, err := l.s.appliedSeq(p.Applied)
@@ -232,20 +232,18 @@ func (l *library) feed(ctx context.Context) error {
 	var cursor followCursor
 	defer func() { cursor.close() }()
 	for {
-		role, upTo, ok, err := l.part()
+		o, ok, err := l.part()
+		if ok && o.prove {
+			ok, err = l.settle(ctx)
+		}
 		if err != nil {
 			return err
 		}
-		if ok && role.State != local.StateIdle {
-			if ok, err = l.mayFollow(ctx); err != nil {
-				return err
-			}
-		}
 		if ok {
-			if err := l.tell(role); err != nil {
+			if err := l.tell(o.role); err != nil {
 				return err
 			}
-			if err := l.feedTo(ctx, &cursor, role, upTo); err != nil {
+			if err := l.feedTo(ctx, &cursor, o); err != nil {
 				return err
 			}
 		}
@@ -255,61 +253,6 @@ func (l *library) feed(ctx context.Context) error {
 		case <-b:
 		}
 	}
-}
-
-// mayFollow reports whether the library may be fed and promoted: it is active, or
-// its journal is a beginning of the log.
-func (l *library) mayFollow(ctx context.Context) (bool, error) {
-	l.s.mu.Lock()
-	active, reborn := l.active, l.reborn
-	if !active {
-		l.reborn = false
-	}
-	l.s.mu.Unlock()
-	if active {
-		return true, nil
-	}
-	if reborn {
-		l.settled.done = false
-	}
-	return l.settle(ctx)
-}
-
-// part decides what the library is told: its role, and up to which batch it is
-// fed. ok is false until it has said whether it is active.
-func (l *library) part() (role local.Role, upTo tidegate.Seq, ok bool, err error) {
-	s := l.s
-	s.mu.Lock()
-	term, rec, pro := s.core.Adopted(), s.view.Record, s.apply.promotion
-	upTo = s.core.ApplyTo()
-	heard, active, reached := l.heard, l.active, l.progress.Applied
-	own := s.view.partOf(s.n.cfg.Node, s.n.cfg.Site)
-	s.mu.Unlock()
-	if !heard {
-		return role, 0, false, nil
-	}
-	role = local.Role{State: local.StateIdle, Epoch: term.Epoch, Holder: term.Holder, Lineage: l.lineage}
-	switch {
-	case pro != nil && pro.promise.Epoch == term.Epoch && pro.promise.Holder == term.Holder:
-		role.ApplyTo = pro.at
-		switch {
-		case active || reached >= pro.at:
-			role.State, role.Branch = local.StateActive, pro.at
-		default:
-			role.State = local.StateFollow
-			upTo = max(upTo, pro.head.Seq)
-		}
-	case active, term.Epoch == 0, own == partResting:
-		// Nobody to follow: the service here is the source, or belongs to it, or
-		// there is none yet.
-	case rec != nil && rec.ActiveEpoch == term.Epoch && home(rec).Node == s.n.cfg.Node:
-		// The writer is the agent on this very node: what comes back here is
-		// what the service beside it wrote.
-	default:
-		role.State = local.StateFollow
-		role.ApplyTo, err = s.positionAt(upTo)
-	}
-	return role, upTo, true, err
 }
 
 // positionAt returns the end of a batch in the source's own log.
@@ -357,8 +300,8 @@ func (f *followCursor) close() {
 
 // feedTo sends committed batches through upTo. It blocks while the library's
 // socket is full: one batch is in memory, however far behind it is.
-func (l *library) feedTo(ctx context.Context, f *followCursor, role local.Role, upTo tidegate.Seq) error {
-	if role.State != local.StateFollow {
+func (l *library) feedTo(ctx context.Context, f *followCursor, o order) error {
+	if o.role.State != local.StateFollow || !o.prove {
 		f.close()
 		return nil
 	}
@@ -371,7 +314,7 @@ func (l *library) feedTo(ctx context.Context, f *followCursor, role local.Role, 
 			return err
 		}
 	}
-	for f.c.Seq() <= upTo {
+	for f.c.Seq() <= o.upTo {
 		h, sealed, err := f.c.Next(ctx)
 		if err == nil {
 			err = l.admitApply(ctx, len(sealed))

@@ -40,6 +40,7 @@
 //	streams/<id>/meta.json   promise, history, limbo (fence.NodeMeta)
 //	streams/<id>/log/        delta log
 //	streams/<id>/suspect.json   after a failed sync: what of the log is certain; also in the run directory
+//	streams/<id>/follower    the service beside the node was told to follow another site
 //	streams/<id>/tail-<id>.json account of what the library beside the node left behind
 //	quarantine/<id>/...      what was cut or torn; never deleted here
 //

@@ -145,7 +145,9 @@ func (n *Standby) Fence(ctx context.Context, req fence.FenceRequest) (fence.Fenc
 	if s.fault != nil {
 		return fence.FenceReply{Stream: req.Stream, Member: s.member(), Promise: s.meta.Promise, Limbo: true}, nil
 	}
-	e, err := s.ask(ctx, func(call uint64) fence.NodeEvent { return fence.FenceAsked{Call: call, Req: req, Now: n.deps.Clock.Boot()} })
+	e, err := s.ask(ctx, func(call uint64) fence.NodeEvent {
+		return fence.FenceAsked{Call: call, Req: req, Now: n.deps.Clock.Boot()}
+	})
 	if err != nil {
 		return fence.FenceReply{}, err
 	}

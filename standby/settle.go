@@ -40,6 +40,9 @@ type parting struct {
 // from where the two logs part. ok is false while that is not known, because the
 // log here does not reach far enough yet, or the library is at it.
 func (l *library) settle(ctx context.Context) (ok bool, err error) {
+	if l.wasActive() {
+		l.settled.done = false // it may have written since
+	}
 	if l.settled.done || l.settled.rewound {
 		return l.settled.done, nil
 	}
@@ -55,6 +58,15 @@ func (l *library) settle(ctx context.Context) (ok bool, err error) {
 		return false, nil // its newest records cannot be counted yet
 	}
 	return false, l.rewind(ctx, j, *p)
+}
+
+// wasActive reports, once, that the library has been active since it was asked last.
+func (l *library) wasActive() bool {
+	l.s.mu.Lock()
+	defer l.s.mu.Unlock()
+	was := l.reborn
+	l.reborn = false
+	return was
 }
 
 func (l *library) journal() journalState {

@@ -211,6 +211,12 @@ func (l *returning) rewound() *local.Rewind {
 	return l.back
 }
 
+func (l *returning) state() local.State {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.role.State
+}
+
 func (l *returning) fed() []tidegate.Position {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -245,7 +251,7 @@ func forked(t *testing.T) (c *cluster, w2 *writer, log *books, fork tidegate.Pos
 	previous := log.j.Lineage()
 	log.branch(2)
 	log.write("west 1", "west 2", "west 3")
-	w2 = c.writer(c.activate(fence.Holder{Node: "dr2", Site: "west", UUID: tidegate.NewID()}))
+	w2 = c.writer(c.activate(fence.Holder{Node: "n2", Site: "north", UUID: tidegate.NewID()}))
 	w2.pos = w.pos
 	w2.attach("dr1")
 	w2.sealLineage(log.j.Lineage(), previous)
@@ -400,6 +406,92 @@ func TestLongerJournalWaitsForTheLog(t *testing.T) {
 	if l.rewound() != nil {
 		t.Error("rewound")
 	}
+}
+
+// A primary that was started again leads its cluster and says so. It is told to
+// follow, which makes it stand down, and only then is its journal compared: until
+// then it may grow.
+func TestActivePrimaryStandsDownBeforeItIsRewound(t *testing.T) {
+	c, _, _, fork := forked(t)
+	old := newBooks(t).write(ten()...).write("east 1")
+	l := c.returning(old, math.MaxUint64)
+	if err := l.conn.Send(&local.Activated{Lineage: old.j.Lineage(), L: old.j.End()}); err != nil {
+		t.Fatal(err)
+	}
+	c.until("told to rewind or to follow", func() bool { return l.state() == local.StateFollow || l.rewound() != nil })
+	old.write("east 2")
+	if l.rewound() != nil {
+		// Its first report came before it said that it was active.
+		l.close()
+		l = c.returning(old, math.MaxUint64)
+	}
+	for _, m := range []local.Message{
+		&local.Deactivated{},
+		&local.LibraryProgress{End: old.j.End(), Applied: old.j.End(), L: local.Count{Position: old.j.Durable()}},
+	} {
+		if err := l.conn.Send(m); err != nil {
+			t.Fatal(err)
+		}
+	}
+	c.until("told to rewind", func() bool { return l.rewound() != nil })
+	if len(l.fed()) > 0 || l.rewound().To != fork {
+		t.Errorf("fed %v, told %+v", l.fed(), l.rewound())
+	}
+	c.until("all of it reported", func() bool {
+		c.gate.mu.Lock()
+		defer c.gate.mu.Unlock()
+		n := len(c.gate.tails)
+		return n > 0 && c.gate.tails[n-1].Records == 2
+	})
+}
+
+// A neighbour of the writer may be the second node of its cluster: to be told to
+// follow would cost it that. Once it has followed another site it is none.
+func TestNeighbourOfTheWriterIsToldToFollowOnlyIfItEverDid(t *testing.T) {
+	c := withLibrary(t, 1, "dr1")
+	c.register()
+	at := func(site tidegate.SiteName) *writer {
+		w := c.writer(c.activate(fence.Holder{Node: "n2", Site: site, UUID: tidegate.NewID()}))
+		w.attach("dr1")
+		return w
+	}
+	w := at("west")
+	l := c.library("dr1", nil)
+	c.until("idle", func() bool { return l.state() == local.StateIdle })
+	w.seal(5, 100)
+	if err := w.ship(); err != nil {
+		t.Fatal(err)
+	}
+	c.until("durable", func() bool { return w.durable() == 5 })
+	if len(l.have()) > 0 {
+		t.Error("fed")
+	}
+	w.close()
+	pos := w.pos
+	w = at("east")
+	w.pos = pos
+	w.seal(5, 100)
+	if err := w.ship(); err != nil {
+		t.Fatal(err)
+	}
+	c.until("follows", func() bool { return len(l.have()) == 1000 })
+	w.close()
+	pos = w.pos
+	w = at("west")
+	w.pos = pos
+	w.seal(5, 100)
+	if err := w.ship(); err != nil {
+		t.Fatal(err)
+	}
+	c.until("follows its neighbour", func() bool { return len(l.have()) == 1500 })
+	w.close()
+	l.close()
+	if err := c.nodes["dr1"].stop(); err != nil {
+		t.Fatal(err)
+	}
+	c.nodes["dr1"].start()
+	l = c.library("dr1", nil)
+	c.until("follows its neighbour after a restart", func() bool { return l.state() == local.StateFollow })
 }
 
 // The writer's last batch is applied when everything before it is, and the gate

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/tidegate/tidegate"
@@ -56,6 +57,8 @@ type stream struct {
 	tailed  bell
 	sites   map[tidegate.NodeName]tidegate.SiteName // of every standby node that the view names
 	viewed  map[bell]struct{}                       // rung when view or sites have changed
+
+	followed atomic.Bool // the service beside this node has been told to follow another site
 
 	serving bool // libraries are listened for; belongs to the goroutine that keeps streams
 }
@@ -120,6 +123,9 @@ func (n *Standby) openStream(v StreamView) (*stream, error) {
 		return s.faulted(errors.Join(err, log.Close()))
 	}
 	s.log, s.replay = log, startReplay(log.End().Seq)
+	if err := s.readFollower(); err != nil {
+		return s.faulted(errors.Join(err, log.Close()))
+	}
 	if s.tails, err = s.readTails(); err != nil {
 		return s.faulted(errors.Join(err, log.Close()))
 	}
