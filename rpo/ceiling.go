@@ -187,8 +187,9 @@ func (c *Ceiling) LimitFor(now tidegate.Instant, mode tidegate.Mode) tidegate.Po
 	switch {
 	case mode == tidegate.ModeSync, mode == tidegate.ModeBounded && c.bounds == unbounded:
 		return c.d
-	case mode == tidegate.ModeBounded && c.degraded:
-		// Not A: what weaker releases have passed is not within the bounds for that.
+	case mode == tidegate.ModeBounded:
+		// Not A: what weaker releases have passed is not within the bounds for that,
+		// and what was held back under other bounds would be let go long after T.
 		return max(c.d, c.grant(now, c.bounds))
 	}
 	return c.Limit(now)

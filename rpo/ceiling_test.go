@@ -63,9 +63,7 @@ func (m *dumb) limitFor(now tidegate.Instant, mode tidegate.Mode) tidegate.Posit
 		if isOpen {
 			return m.d
 		}
-		if m.degraded {
-			return m.within(now, m.b)
-		}
+		return m.within(now, m.b)
 	case tidegate.ModeOpen:
 	}
 	return m.limit(now)
