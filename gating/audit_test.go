@@ -61,7 +61,7 @@ func TestEveryDeedIsAudited(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	_, _, err := s.failover(&pb.FailoverRequest{Target: "w1"})
+	_, _, err := s.failover(&pb.ChangeRoleRequest{Target: "w1"})
 	if tidegate.ClassOf(err) != tidegate.Refused {
 		t.Fatalf("failover of a frozen service: %v", err)
 	}
@@ -83,7 +83,7 @@ func TestEveryDeedIsAudited(t *testing.T) {
 	if _, err := s.record(ids["b"], fence.GateArmed); err != nil {
 		t.Fatal(err)
 	}
-	if plan, _, err := s.failover(&pb.FailoverRequest{Target: "w1", Reason: "fire"}); err != nil {
+	if plan, _, err := s.failover(&pb.ChangeRoleRequest{Target: "w1", Reason: "fire"}); err != nil {
 		t.Fatalf("%v: %v", plan, err)
 	}
 	var got []*pb.AuditEntry

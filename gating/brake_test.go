@@ -183,7 +183,7 @@ func TestFailoverWaitsForTheLease(t *testing.T) {
 	}
 	done := make(chan error, 1)
 	go func() { // ends with the plan
-		_, _, err := s.failover(&pb.FailoverRequest{Target: "w1", AcceptLoss: true})
+		_, _, err := s.failover(&pb.ChangeRoleRequest{Target: "w1", AcceptLoss: true})
 		done <- err
 	}()
 	s.eventually("a reserved epoch", func() error {
@@ -243,7 +243,7 @@ func TestReleasedLeaseIsNotWaitedFor(t *testing.T) {
 		t.Fatal(err)
 	}
 	began := time.Now()
-	if _, _, err := s.failover(&pb.FailoverRequest{Target: "w1", AcceptLoss: true}); err != nil {
+	if _, _, err := s.failover(&pb.ChangeRoleRequest{Target: "w1", AcceptLoss: true}); err != nil {
 		t.Fatal(err)
 	}
 	if took := time.Since(began); took > 20*time.Second {

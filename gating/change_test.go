@@ -58,14 +58,14 @@ func TestRefusedFailoverChangesNothing(t *testing.T) {
 	s, ids, _ := ready(t, pb.Mode_MODE_OPEN, nil)
 	before, plans := s.revisions(ids), len(s.plans())
 	for _, tt := range []struct {
-		req  *pb.FailoverRequest
+		req  *pb.ChangeRoleRequest
 		rule string
 		not  string
 	}{
-		{&pb.FailoverRequest{Target: "w1"}, rulePrimary, ""},
-		{&pb.FailoverRequest{Target: "w1"}, ruleRPO, ""},
-		{&pb.FailoverRequest{Target: "w1", AcceptLoss: true}, rulePrimary, ruleRPO},
-		{&pb.FailoverRequest{Target: "w1", AttestPrimaryDown: true}, ruleRPO, rulePrimary},
+		{&pb.ChangeRoleRequest{Target: "w1"}, rulePrimary, ""},
+		{&pb.ChangeRoleRequest{Target: "w1"}, ruleRPO, ""},
+		{&pb.ChangeRoleRequest{Target: "w1", AcceptLoss: true}, rulePrimary, ruleRPO},
+		{&pb.ChangeRoleRequest{Target: "w1", AttestPrimaryDown: true}, ruleRPO, rulePrimary},
 	} {
 		plan, _, err := s.failover(tt.req)
 		if tidegate.ClassOf(err) != tidegate.Refused || plan.GetOutcome() != pb.PlanOutcome_PLAN_OUTCOME_REFUSED {
@@ -88,7 +88,7 @@ func TestRefusedFailoverChangesNothing(t *testing.T) {
 		}
 	}
 	logs.Unlock()
-	plan, _, err := s.failover(&pb.FailoverRequest{Target: "w1", AcceptLoss: true, AttestPrimaryDown: true})
+	plan, _, err := s.failover(&pb.ChangeRoleRequest{Target: "w1", AcceptLoss: true, AttestPrimaryDown: true})
 	if err != nil || plan.GetOutcome() != pb.PlanOutcome_PLAN_OUTCOME_DONE {
 		t.Fatalf("with both overrides: %s, %v", plan.GetOutcome(), err)
 	}
@@ -112,7 +112,7 @@ func TestFreezeRefusesRoleChanges(t *testing.T) {
 	}
 	freeze(true)
 	before := s.revisions(ids)
-	_, _, err := s.failover(&pb.FailoverRequest{Target: "w1", AcceptLoss: true, AttestPrimaryDown: true})
+	_, _, err := s.failover(&pb.ChangeRoleRequest{Target: "w1", AcceptLoss: true, AttestPrimaryDown: true})
 	if tidegate.ClassOf(err) != tidegate.Refused || !strings.Contains(err.Error(), ruleFreeze) || !strings.Contains(tidegate.HintOf(err), "thaw") {
 		t.Fatalf("failover while frozen: %v (hint %q), want %s", err, tidegate.HintOf(err), ruleFreeze)
 	}
@@ -127,7 +127,7 @@ func TestFreezeRefusesRoleChanges(t *testing.T) {
 		t.Errorf("epoch keys changed from revisions %v to %v", before, after)
 	}
 	freeze(false)
-	if _, _, err := s.failover(&pb.FailoverRequest{Target: "w1"}); err != nil {
+	if _, _, err := s.failover(&pb.ChangeRoleRequest{Target: "w1"}); err != nil {
 		t.Fatalf("failover after the thaw: %v", err)
 	}
 	_, err = op.Freeze(t.Context(), connect.NewRequest(&pb.FreezeRequest{Service: "other", Frozen: true}))
@@ -157,7 +157,7 @@ func TestSetModeIsAWishUntilRecorded(t *testing.T) {
 	}
 	dry := func() pb.LossKind {
 		t.Helper()
-		plan, _, _ := s.failover(&pb.FailoverRequest{Target: "w1", DryRun: true, AcceptLoss: true, AttestPrimaryDown: true})
+		plan, _, _ := s.failover(&pb.ChangeRoleRequest{Target: "w1", DryRun: true, AcceptLoss: true, AttestPrimaryDown: true})
 		return plan.GetLoss().GetKind()
 	}
 	if got := dry(); got != pb.LossKind_LOSS_KIND_ZERO {
@@ -250,7 +250,7 @@ func TestRegisterIntoLimboAndOut(t *testing.T) {
 	if _, err := w3.ReportStandby(t.Context(), connect.NewRequest(report)); err != nil {
 		t.Fatal(err)
 	}
-	plan, _, _ := s.failover(&pb.FailoverRequest{Target: "w3", DryRun: true})
+	plan, _, _ := s.failover(&pb.ChangeRoleRequest{Target: "w3", DryRun: true})
 	for _, rule := range plan.GetRules() {
 		if rule.GetRule() == ruleTarget && rule.GetHolds() {
 			t.Error("a node that does not know what it had may be the target")
@@ -299,7 +299,7 @@ func TestRegisterIntoLimboAndOut(t *testing.T) {
 func TestOfTwoReportsTheBetterStays(t *testing.T) {
 	t.Parallel()
 	s, ids, _ := ready(t, pb.Mode_MODE_OPEN, nil)
-	plan, _, err := s.failover(&pb.FailoverRequest{Target: "w1", AcceptLoss: true, AttestPrimaryDown: true})
+	plan, _, err := s.failover(&pb.ChangeRoleRequest{Target: "w1", AcceptLoss: true, AttestPrimaryDown: true})
 	if err != nil {
 		t.Fatal(err)
 	}

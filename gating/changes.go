@@ -43,25 +43,6 @@ type events struct {
 	step       func(*pb.PlanStep) error
 }
 
-// Failover implements OperatorService.
-func (s *operatorService) Failover(ctx context.Context, req *connect.Request[pb.FailoverRequest], out *connect.ServerStream[pb.FailoverResponse]) error {
-	m := req.Msg
-	return s.changeRole(ctx, &pb.ChangeRoleRequest{
-		Kind: pb.PlanKind_PLAN_KIND_FAILOVER, Service: m.GetService(), Target: m.GetTarget(), DryRun: m.GetDryRun(), AcceptLoss: m.GetAcceptLoss(),
-		AttestPrimaryDown: m.GetAttestPrimaryDown(), Reason: m.GetReason(),
-	}, events{
-		plan: func(p *pb.Plan) error {
-			return out.Send(&pb.FailoverResponse{Event: &pb.FailoverResponse_Plan{Plan: p}})
-		},
-		step: func(p *pb.PlanStep) error {
-			return out.Send(&pb.FailoverResponse{Event: &pb.FailoverResponse_Step{Step: p}})
-		},
-		done: func(p *pb.Plan) error {
-			return out.Send(&pb.FailoverResponse{Event: &pb.FailoverResponse_Done{Done: p}})
-		},
-	})
-}
-
 // ChangeRole implements OperatorService.
 func (s *operatorService) ChangeRole(ctx context.Context, req *connect.Request[pb.ChangeRoleRequest], out *connect.ServerStream[pb.ChangeRoleResponse]) error {
 	return s.changeRole(ctx, req.Msg, events{

@@ -62,8 +62,8 @@ func (l *lookout) status(svc registry.Service) *pb.DetectorStatus {
 }
 
 // vantagesOf is what other gates wrote down of a service. Called with world.mu held.
-func (l *lookout) vantagesOf(name tidegate.ServiceName) []*pb.ReportVantageRequest {
-	var out []*pb.ReportVantageRequest
+func (l *lookout) vantagesOf(name tidegate.ServiceName) []*pb.Vantage {
+	var out []*pb.Vantage
 	for _, n := range slices.Sorted(maps.Keys(l.others)) {
 		g := l.others[n]
 		if g.seen == 0 {

@@ -82,7 +82,7 @@ func TestStatusIsCalibratedByFinishedPlans(t *testing.T) {
 	if got := predicted(); got != builtIn {
 		t.Fatalf("predicted %s before any failover, want the built-in %s", got, builtIn)
 	}
-	plan, _, err := s.failover(&pb.FailoverRequest{Target: "w1"})
+	plan, _, err := s.failover(&pb.ChangeRoleRequest{Target: "w1"})
 	if err != nil {
 		t.Fatal(err)
 	}

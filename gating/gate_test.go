@@ -71,7 +71,7 @@ func TestFailover(t *testing.T) {
 	s.write(recs[0], 5, "w1", "w2")
 	s.write(recs[1], 2, "w2", "w3")
 	s.report()
-	plan, steps, err := s.failover(&pb.FailoverRequest{Target: "w1", Reason: "fire"})
+	plan, steps, err := s.failover(&pb.ChangeRoleRequest{Target: "w1", Reason: "fire"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -128,7 +128,7 @@ func TestFailoverRefusalsNameEveryRule(t *testing.T) {
 	t.Parallel()
 	s, ids, _ := ready(t, pb.Mode_MODE_OPEN, nil)
 	before := s.records(ids)
-	plan, _, err := s.failover(&pb.FailoverRequest{Target: "w1", DryRun: true})
+	plan, _, err := s.failover(&pb.ChangeRoleRequest{Target: "w1", DryRun: true})
 	if tidegate.ClassOf(err) != tidegate.Refused {
 		t.Fatalf("dry run of an open service: %v", err)
 	}
@@ -147,14 +147,14 @@ func TestFailoverRefusalsNameEveryRule(t *testing.T) {
 	s.gate.stop()
 	s.startGate("gate-b", nil, nil) // has heard of nobody but who reports now
 	s.eventually("first view", func() error {
-		_, _, err := s.failover(&pb.FailoverRequest{Target: "w9", AcceptLoss: true, AttestPrimaryDown: true})
+		_, _, err := s.failover(&pb.ChangeRoleRequest{Target: "w9", AcceptLoss: true, AttestPrimaryDown: true})
 		if tidegate.ClassOf(err) == tidegate.Refused {
 			return nil
 		}
 		return fmt.Errorf("unknown target: %w", err)
 	})
 	s.report()
-	_, _, err = s.failover(&pb.FailoverRequest{Target: "w1"})
+	_, _, err = s.failover(&pb.ChangeRoleRequest{Target: "w1"})
 	for _, rule := range []string{ruleQuorum, rulePrimary, ruleRPO} {
 		if err == nil || !strings.Contains(err.Error(), rule) {
 			t.Errorf("%s is not named in %v", rule, err)
@@ -177,7 +177,7 @@ func TestForcedFailoverClaimsNothing(t *testing.T) {
 	s.report()
 	var plan *pb.Plan
 	s.eventually("failover", func() (err error) {
-		plan, _, err = s.failover(&pb.FailoverRequest{Target: "w1", AcceptLoss: true, AttestPrimaryDown: true})
+		plan, _, err = s.failover(&pb.ChangeRoleRequest{Target: "w1", AcceptLoss: true, AttestPrimaryDown: true})
 		return err
 	})
 	if plan.GetLoss().GetKind() != pb.LossKind_LOSS_KIND_UNKNOWN || !plan.GetLoss().GetUnclean() || len(plan.GetLoss().GetMissing()) != 2 {
@@ -220,7 +220,7 @@ func TestAnotherGateFinishes(t *testing.T) {
 		go func() { // ends with the gate's failover, or with its stop
 			defer close(stopped)
 			s.eventuallyQuiet(func() bool {
-				_, _, err := s.failover(&pb.FailoverRequest{Target: string(target), AcceptLoss: true, AttestPrimaryDown: true})
+				_, _, err := s.failover(&pb.ChangeRoleRequest{Target: string(target), AcceptLoss: true, AttestPrimaryDown: true})
 				return err == nil || len(killed) > 0 || tidegate.ClassOf(err) != tidegate.Transient
 			})
 		}()
@@ -306,7 +306,7 @@ func TestRegistryDown(t *testing.T) {
 	if tidegate.ClassOf(err) != tidegate.Transient || tidegate.HintOf(err) == "" {
 		t.Fatalf("acquire without a registry: %v (class %s, hint %q)", err, tidegate.ClassOf(err), tidegate.HintOf(err))
 	}
-	_, _, err = s.failover(&pb.FailoverRequest{Target: "w1"})
+	_, _, err = s.failover(&pb.ChangeRoleRequest{Target: "w1"})
 	if tidegate.ClassOf(err) != tidegate.Transient || tidegate.HintOf(err) == "" {
 		t.Fatalf("failover without a registry: %v", err)
 	}
@@ -397,10 +397,10 @@ func TestGateRecordAndFailoverCompete(t *testing.T) {
 	if err := degrade(read.Msg.GetEpoch().GetRevision()); err != nil {
 		t.Fatal(err)
 	}
-	if _, _, err := s.failover(&pb.FailoverRequest{Target: "w1"}); tidegate.ClassOf(err) != tidegate.Refused {
+	if _, _, err := s.failover(&pb.ChangeRoleRequest{Target: "w1"}); tidegate.ClassOf(err) != tidegate.Refused {
 		t.Fatalf("failover of a degraded stream without consent: %v", err)
 	}
-	plan, _, err := s.failover(&pb.FailoverRequest{Target: "w1", AcceptLoss: true, AttestPrimaryDown: true})
+	plan, _, err := s.failover(&pb.ChangeRoleRequest{Target: "w1", AcceptLoss: true, AttestPrimaryDown: true})
 	if err != nil || plan.GetLoss().GetKind() != pb.LossKind_LOSS_KIND_UNKNOWN {
 		t.Fatalf("loss after a degradation: %v, %v", plan.GetLoss(), err)
 	}
@@ -413,7 +413,7 @@ func TestMeasuredLossCompletesTheStatement(t *testing.T) {
 	t.Parallel()
 	s, ids, recs := ready(t, pb.Mode_MODE_SYNC, nil)
 	s.write(recs[0], 2, "w1", "w2")
-	plan, _, err := s.failover(&pb.FailoverRequest{Target: "w1"})
+	plan, _, err := s.failover(&pb.ChangeRoleRequest{Target: "w1"})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -598,9 +598,9 @@ func (s *site) write(rec fence.EpochRecord, n int, to ...tidegate.NodeName) {
 }
 
 // failover asks for one and returns the last plan seen.
-func (s *site) failover(req *pb.FailoverRequest) (*pb.Plan, []*pb.PlanStep, error) {
-	req.Service = "ledger"
-	stream, err := s.operator(tidegate.RoleOperator).Failover(s.t.Context(), connect.NewRequest(req))
+func (s *site) failover(req *pb.ChangeRoleRequest) (*pb.Plan, []*pb.PlanStep, error) {
+	req.Service, req.Kind = "ledger", pb.PlanKind_PLAN_KIND_FAILOVER
+	stream, err := s.operator(tidegate.RoleOperator).ChangeRole(s.t.Context(), connect.NewRequest(req))
 	if err != nil {
 		return nil, nil, api.FromError("failover", "ledger", err)
 	}
@@ -609,11 +609,11 @@ func (s *site) failover(req *pb.FailoverRequest) (*pb.Plan, []*pb.PlanStep, erro
 	var steps []*pb.PlanStep
 	for stream.Receive() {
 		switch e := stream.Msg().GetEvent().(type) {
-		case *pb.FailoverResponse_Plan:
+		case *pb.ChangeRoleResponse_Plan:
 			plan = e.Plan
-		case *pb.FailoverResponse_Done:
+		case *pb.ChangeRoleResponse_Done:
 			plan = e.Done
-		case *pb.FailoverResponse_Step:
+		case *pb.ChangeRoleResponse_Step:
 			steps = append(steps, e.Step)
 		}
 	}

@@ -33,7 +33,7 @@ func TestOnlyTheLeaderJudges(t *testing.T) {
 			return err
 		},
 		"failover": func() error {
-			_, _, err := s.failover(&pb.FailoverRequest{DryRun: true})
+			_, _, err := s.failover(&pb.ChangeRoleRequest{DryRun: true})
 			return err
 		},
 	}

@@ -65,7 +65,7 @@ func TestRTAByTheSyntheticClient(t *testing.T) {
 		})
 		up.Store(true)
 	}()
-	plan, _, err := s.failover(&pb.FailoverRequest{Target: "w1"})
+	plan, _, err := s.failover(&pb.ChangeRoleRequest{Target: "w1"})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -49,7 +49,7 @@ func TestFailoverWaitsForTheProxy(t *testing.T) {
 		t.Fatal(err)
 	}
 	p, stop := s.startProxy("front")
-	plan, _, err := s.failover(&pb.FailoverRequest{Target: "w1"})
+	plan, _, err := s.failover(&pb.ChangeRoleRequest{Target: "w1"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -61,7 +61,7 @@ func TestFailoverWaitsForTheProxy(t *testing.T) {
 	s.report()
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
-	stream, err := s.operator(tidegate.RoleOperator).Failover(ctx, connect.NewRequest(&pb.FailoverRequest{Service: "ledger", Target: "w2"}))
+	stream, err := s.operator(tidegate.RoleOperator).ChangeRole(ctx, connect.NewRequest(&pb.ChangeRoleRequest{Kind: pb.PlanKind_PLAN_KIND_FAILOVER, Service: "ledger", Target: "w2"}))
 	if err != nil {
 		t.Fatal(err)
 	}

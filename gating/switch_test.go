@@ -321,7 +321,7 @@ func TestFailback(t *testing.T) {
 	}
 	s.write(recs[0], 3, "w1", "w2", "w3")
 	s.report()
-	if plan, _, err := s.failover(&pb.FailoverRequest{Target: "w1", Reason: "fire"}); err != nil {
+	if plan, _, err := s.failover(&pb.ChangeRoleRequest{Target: "w1", Reason: "fire"}); err != nil {
 		t.Fatalf("%v: %v", plan, err)
 	}
 	for _, st := range s.streams() {

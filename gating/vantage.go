@@ -298,8 +298,8 @@ func (g *seenGate) observation(s registry.Sight) detect.Observation {
 	}
 }
 
-func (g *seenGate) message() *pb.ReportVantageRequest {
-	out := &pb.ReportVantageRequest{Name: g.Gate, Site: string(g.Site)}
+func (g *seenGate) message() *pb.Vantage {
+	out := &pb.Vantage{Name: g.Gate, Site: string(g.Site)}
 	for _, s := range g.Sights {
 		o := &pb.Observation{Service: string(s.Service), Kind: string(s.Kind), Known: s.Silent != nil, Good: s.Outcome == detect.OK, Detail: s.Detail}
 		if s.Silent != nil {
