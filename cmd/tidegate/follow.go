@@ -31,37 +31,67 @@ type follower struct {
 // another gate to start anew would make two plans of one.
 var errCutOff = errors.New("connection lost after the plan was made")
 
+// told is what a gate tells of a change of role: next returns false at the end,
+// and err then says whether it is the end of the plan.
+type told struct {
+	next  func() (*pb.ChangeRoleResponse, bool)
+	err   func() error
+	close func() error
+}
+
+// ask begins a change of role at a gate.
+type ask func(ctx context.Context, gate client) (told, error)
+
+// asking asks for a change of role.
+func asking(req *pb.ChangeRoleRequest) ask {
+	return func(ctx context.Context, gate client) (told, error) {
+		s, err := gate.ChangeRole(ctx, connect.NewRequest(req))
+		if err != nil {
+			return told{}, err
+		}
+		next := func() (*pb.ChangeRoleResponse, bool) {
+			ok := s.Receive()
+			return s.Msg(), ok
+		}
+		return told{next, s.Err, s.Close}, nil
+	}
+}
+
 // run asks the gates in turn, follows the one that answers to the end, and
 // returns what the plan came to.
-func (f *follower) run(ctx context.Context, o *operator, req *pb.ChangeRoleRequest) error {
-	err := o.do(ctx, f.verb, req.GetService(), func(gate client) error { return f.follow(ctx, gate, req) })
+func (f *follower) run(ctx context.Context, o *operator, service string, dry bool, begin ask) error {
+	err := o.do(ctx, f.verb, service, func(gate client) error { return f.follow(ctx, gate, begin) })
 	switch {
 	case err != nil:
 		f.rules(err)
 		return err
 	case f.last == nil:
 		return &tidegate.Error{Op: f.verb, Class: tidegate.Transient, Err: errors.New("the gate ended the call without a plan")}
-	case req.GetDryRun():
+	case dry:
 		return dryRunResult(f.verb, f.last)
 	}
 	return planResult(f.verb, f.last)
 }
 
-func (f *follower) follow(ctx context.Context, gate client, req *pb.ChangeRoleRequest) error {
+func (f *follower) follow(ctx context.Context, gate client, begin ask) error {
 	ctx, cancel := context.WithCancel(ctx)
 	events := make(chan *pb.ChangeRoleResponse)
 	var receiving sync.WaitGroup
 	defer receiving.Wait()
 	defer cancel()
-	stream, err := gate.ChangeRole(ctx, connect.NewRequest(req))
+	stream, err := begin(ctx, gate)
 	if err != nil {
 		return err
 	}
 	receiving.Go(func() {
 		defer close(events)
-		for stream.Receive() {
+		for {
+			m, ok := stream.next()
+			if !ok {
+				return
+			}
 			select {
-			case events <- stream.Msg():
+			case events <- m:
 			case <-ctx.Done():
 				return
 			}
@@ -70,13 +100,13 @@ func (f *follower) follow(ctx context.Context, gate client, req *pb.ChangeRoleRe
 	if err := f.events(ctx, gate, events); err != nil {
 		return err
 	}
-	err = stream.Err()
+	err = stream.err()
 	// An error that did not cross the wire is the connection's: the gate died, or the way to it.
 	lost := err != nil && ctx.Err() == nil && (!connect.IsWireError(err) || cli.CodeOf(cli.Remote("", "", err)) == cli.Unreachable)
 	if lost && f.last != nil {
 		return connect.NewError(connect.CodeUnknown, fmt.Errorf("%w; it goes on at the gate, see `tidegate plan show %s`: %w", errCutOff, f.last.GetId(), err))
 	}
-	return errors.Join(err, stream.Close())
+	return errors.Join(err, stream.close())
 }
 
 // events prints what comes, and while nothing does how far the warm copy is.

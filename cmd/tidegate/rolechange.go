@@ -153,7 +153,7 @@ func changeRole(c *ucli.Context, v roleVerb) error {
 		}
 	}
 	show := &follower{w: c.App.Writer, json: cli.WantsJSON(c), verb: v.name}
-	if err := show.run(c.Context, o, req); err != nil {
+	if err := show.run(c.Context, o, req.GetService(), req.GetDryRun(), asking(req)); err != nil {
 		return err
 	}
 	if req.GetDryRun() && c.String("accept-loss") != "" {
@@ -170,7 +170,7 @@ func (v roleVerb) consent(c *ucli.Context, o *operator, req *pb.ChangeRoleReques
 		AttestPrimaryDown: req.GetAttestPrimaryDown(), Overrides: req.GetOverrides(), Expires: req.GetExpires(), Reason: req.GetReason(),
 	}
 	rehearsal := &follower{verb: v.name}
-	if err := rehearsal.run(c.Context, o, dry); err != nil {
+	if err := rehearsal.run(c.Context, o, dry.GetService(), true, asking(dry)); err != nil {
 		if rehearsal.last != nil && !cli.WantsJSON(c) {
 			writePlanHead(c.App.Writer, rehearsal.last)
 		}

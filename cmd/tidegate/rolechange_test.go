@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"net/http"
@@ -10,6 +11,7 @@ import (
 
 	"connectrpc.com/connect"
 	"github.com/google/go-cmp/cmp"
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
@@ -280,5 +282,28 @@ func TestProgressTellsHowFarTheWarmCopyIs(t *testing.T) {
 	}
 	if !f.applying() {
 		t.Error("F7 runs and nothing applies")
+	}
+}
+
+func (g *fakeGate) Reconfigure(_ context.Context, r *connect.Request[pb.ReconfigureRequest], s *connect.ServerStream[pb.ReconfigureResponse]) error {
+	g.asked = r.Msg
+	return errors.Join(
+		s.Send(&pb.ReconfigureResponse{Event: &pb.ReconfigureResponse_Plan{Plan: &pb.Plan{Id: "p1", Kind: pb.PlanKind_PLAN_KIND_RECONFIGURE, Service: "bank"}}}),
+		s.Send(&pb.ReconfigureResponse{Event: &pb.ReconfigureResponse_Step{Step: &pb.PlanStep{Name: "F1 reserve", State: "done"}}}),
+		s.Send(&pb.ReconfigureResponse{Event: &pb.ReconfigureResponse_Done{Done: &pb.Plan{Id: "p1", Outcome: pb.PlanOutcome_PLAN_OUTCOME_DONE}}}))
+}
+
+func TestReconfigureFollowsItsPlan(t *testing.T) {
+	g := &fakeGate{}
+	line := commandLine(t, g)
+	code, stdout, stderr := line("streams", "reconfigure", "bank/main", "--member", "w1", "--member", "w4", "--w", "2", "--reason", "w2 is gone")
+	want := &pb.ReconfigureRequest{Service: "bank", Stream: "main", Members: []string{"w1", "w4"}, W: 2, Reason: "w2 is gone"}
+	if code != cli.OK || !proto.Equal(g.asked.(proto.Message), want) || !strings.Contains(stdout, "plan p1: reconfigure of bank\n") || !strings.Contains(stdout, "F1 reserve                    done\nplan p1: done\n") {
+		t.Errorf("exit code %d, sent %v, stdout %q, stderr %q", code, g.asked, stdout, stderr)
+	}
+	for _, args := range [][]string{{"bank", "--w", "0", "--reason", "x"}, {"bank", "--member", "w1", "--w", "2", "--reason", "x"}, {"bank"}} {
+		if code, _, stderr := line(append([]string{"streams", "reconfigure"}, args...)...); code != cli.Usage {
+			t.Errorf("%v: exit code %d, stderr %q", args, code, stderr)
+		}
 	}
 }

@@ -30,7 +30,12 @@ func servicesCommand() *ucli.Command {
 				&ucli.DurationFlag{Name: "rpo", Usage: "objective: the most `TIME` of acknowledged work that a disaster may cost", DefaultText: "none"},
 				&ucli.DurationFlag{Name: "rto", Usage: "objective: the most `TIME` until clients write again", DefaultText: "none"},
 				&ucli.StringSliceFlag{Name: "route", Usage: "`NAME` of a route that must follow before a change counts as done"},
-				&ucli.StringSliceFlag{Name: "endpoint", Usage: "where a site serves clients until its library says so, `SITE=HOST:PORT`"}),
+				&ucli.StringSliceFlag{Name: "endpoint", Usage: "where a site serves clients until its library says so, `SITE=HOST:PORT`"},
+				&ucli.Int64Flag{Name: "loss-records", Usage: "a failover may lose at most `K` records without --accept-loss", DefaultText: "no such limit"},
+				&ucli.StringFlag{Name: "loss-bytes", Usage: "at most `B` bytes of them, such as 16MiB", DefaultText: "no such limit"},
+				&ucli.DurationFlag{Name: "loss-window", Usage: "at most `T` of release time", DefaultText: "rpo"},
+				&ucli.DurationFlag{Name: "lease", Usage: "open and degraded streams are released only under a lease of this `TIME`", DefaultText: "none"},
+				singleRegistryFlag()),
 			Action: servicesAdd,
 		}},
 	}
@@ -55,9 +60,16 @@ func servicesAdd(c *ucli.Context) error {
 		}
 		service.Endpoints = append(service.Endpoints, &pb.SiteEndpoints{Site: site, Endpoints: []string{addr}})
 	}
+	if service.MaxLoss, err = maxLossOf(c); err != nil {
+		return err
+	}
+	if service.LeaseTtl, err = timeOf(c, "lease"); err != nil {
+		return err
+	}
+	req := &pb.AddServiceRequest{Service: service, SingleRegistry: c.Bool("single-registry")}
 	var out *pb.AddServiceResponse
 	return operate(c, "add service", args[0], func(ctx context.Context, client tidegatev1connect.OperatorServiceClient) error {
-		res, err := client.AddService(ctx, connect.NewRequest(&pb.AddServiceRequest{Service: service}))
+		res, err := client.AddService(ctx, connect.NewRequest(req))
 		if err == nil {
 			out = res.Msg
 		}
@@ -68,6 +80,31 @@ func servicesAdd(c *ucli.Context) error {
 			return err
 		})
 	})
+}
+
+// maxLossOf reads what a failover may lose by itself; nil leaves it to the RPO.
+func maxLossOf(c *ucli.Context) (*pb.Bounds, error) {
+	m := modeChoice{}
+	if c.IsSet("loss-records") {
+		m.Records = new(c.Int64("loss-records"))
+	}
+	if c.IsSet("loss-bytes") {
+		m.Bytes = new(config.Bytes)
+		if err := m.Bytes.UnmarshalText([]byte(c.String("loss-bytes"))); err != nil {
+			return nil, cli.Usagef("loss-bytes: %w", err)
+		}
+	}
+	if c.IsSet("loss-window") {
+		m.Window = new(c.Duration("loss-window"))
+	}
+	b := m.bounds()
+	switch {
+	case b.Records == nil && b.Bytes == nil && b.Window == nil:
+		return nil, nil
+	case b.GetRecords() < 0 || b.GetWindow().AsDuration() < 0:
+		return nil, cli.Usagef("loss: want none negative")
+	}
+	return b, nil
 }
 
 // operate runs one call against the gates and then prints.
@@ -106,6 +143,7 @@ func streamsCommand() *ucli.Command {
 				})...),
 				Action: streamsAdd,
 			},
+			reconfigureCommand(),
 			{
 				Name: "pause", Usage: "stop shipping a stream; exposure grows", ArgsUsage: "SERVICE/STREAM",
 				Flags: operatorFlags(reason), Action: streamsPause,
