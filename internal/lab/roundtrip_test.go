@@ -19,9 +19,15 @@ import (
 // a client was told may be missing afterwards, or be there twice, and the old
 // primary follows in between without anybody starting it anew.
 func TestSwitchoverAndBack(t *testing.T) {
-	s := layOut(t, lab.Plant{Primaries: 1, Returns: true})
+	for _, primaries := range []int{1, 3} {
+		t.Run(fmt.Sprintf("%d primaries", primaries), func(t *testing.T) { thereAndBack(t, primaries) })
+	}
+}
+
+func thereAndBack(t *testing.T, primaries int) {
+	s := layOut(t, lab.Plant{Primaries: primaries, Returns: true})
 	s.up(t)
-	first, east := s.writer(t, []string{"p1"}, 0)
+	first, east := s.writer(t, s.Primaries(), 0)
 	s.ready(t, "switchover", "d1")
 
 	over, pause := s.moves(t, "switchover", "d1", east)
