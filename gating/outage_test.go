@@ -230,7 +230,7 @@ func TestRegistryRestoredUnderARunningGate(t *testing.T) {
 	}
 	s.eventually("the registry to be trusted again", func() error {
 		if is, err := suspect(); err != nil || is {
-			return fmt.Errorf("suspect %t, %v", is, err)
+			return errors.Join(fmt.Errorf("suspect %t", is), err)
 		}
 		return nil
 	})
