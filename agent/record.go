@@ -97,7 +97,7 @@ func (w *writer) nextGate(now tidegate.Instant) (next fence.GateRecord, why stri
 		return have, "closed for longer than its grace", true
 	case have.State == fence.GateDegraded:
 		if w.asks(machine.WantArmed) && w.mayArm(now, next) {
-			return next, "what was released is durable, and bounds are enforced again", true
+			return next, "what was released lies within the bounds, and they are enforced again", true
 		}
 		have.Lease = next.Lease
 		return have, "the operator's setting", have.Lease != w.terms.Lease && w.mayLease(have)
@@ -125,8 +125,8 @@ func (w *writer) asks(want machine.Want) bool {
 }
 
 // mayArm reports whether the record may claim what next says: the library
-// enforces it, and what was released under something looser is durable. A record
-// that promises nothing claims nothing. mu is held.
+// enforces it, and what was released under something looser lies within it by
+// now. A record that promises nothing claims nothing. mu is held.
 func (w *writer) mayArm(now tidegate.Instant, next fence.GateRecord) bool {
 	if next.State != fence.GateArmed {
 		return w.terms.State != fence.GateDegraded || w.obeyed(w.since.bounds)

@@ -15,7 +15,7 @@ type Standing struct {
 	Utilisation float64
 	Late        bool          // T is above 0 and reached: something is exposed for that long
 	HeldBack    bool          // the ceiling lies below the head
-	Covered     bool          // nothing is released beyond D
+	Covered     bool          // what is released beyond D lies within the bounds: nothing at all, in sync
 	Leaseless   bool          // a lease is needed, and over
 	Age         time.Duration // of the earliest release beyond D; 0 if there is none
 	D           tidegate.Position
@@ -29,7 +29,7 @@ func (c *Ceiling) Standing(now tidegate.Instant) Standing {
 	s := Standing{
 		Known:     c.known,
 		HeldBack:  c.Limit(now) < c.head.Position,
-		Covered:   c.known && c.a <= c.d,
+		Covered:   c.known,
 		Leaseless: c.leaseOver(now),
 		D:         c.d,
 		Drained:   floor.Records,
@@ -45,7 +45,9 @@ func (c *Ceiling) Standing(now tidegate.Instant) Standing {
 	}
 	if c.a > c.d {
 		top := c.atOrAbove(c.a)
-		s.Utilisation = max(share(top.Records-floor.Records, c.bounds.Records), share(top.Bytes-floor.Bytes, c.bounds.Bytes))
+		records, bytes := top.Records-floor.Records, top.Bytes-floor.Bytes
+		s.Utilisation = max(share(records, c.bounds.Records), share(bytes, c.bounds.Bytes))
+		s.Covered = records <= c.bounds.Records && bytes <= c.bounds.Bytes && c.within(now, c.bounds.Window)
 	}
 	s.Utilisation = max(s.Utilisation, share(int64(s.Age), int64(c.bounds.Window)))
 	return s

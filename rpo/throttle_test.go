@@ -104,16 +104,23 @@ func TestStanding(t *testing.T) {
 		t.Fatal("release refused")
 	}
 	s := c.Standing(200)
-	if s.Utilisation != 1 || !s.HeldBack || s.Late || s.Covered || s.Age != 100 || !s.Busy {
+	if s.Utilisation != 1 || !s.HeldBack || s.Late || !s.Covered || s.Age != 100 || !s.Busy {
 		t.Errorf("K used up: %+v", s)
 	}
 	c.Durable(8)
 	if s = c.Standing(600); s.Utilisation != 0.5 || s.Drained != 8 {
 		t.Errorf("half of T: %+v", s)
 	}
-	if s = c.Standing(1100); s.Utilisation != 1 || !s.Late {
+	if s = c.Standing(1100); s.Utilisation != 1 || !s.Late || s.Covered {
 		t.Errorf("T reached: %+v", s)
 	}
+	for _, b := range []tidegate.Bounds{{}, {Records: 1, Bytes: 100, Window: 1000}, {Records: 10, Bytes: 11, Window: 1000}} {
+		c.SetBounds(b)
+		if s = c.Standing(600); s.Covered {
+			t.Errorf("2 records of 12 bytes lie within %s", b)
+		}
+	}
+	c.SetBounds(tidegate.Bounds{Records: 10, Bytes: 100, Window: 1000})
 	// Degraded, the bounds are still what is measured against.
 	c.SetDegraded(true)
 	if s = c.Standing(1100); !s.Late || s.HeldBack {

@@ -4,7 +4,7 @@
 //
 // Promise: bounds are enforced unless the gate's record said degraded, or said
 // blind-ok and the policy and the grace permit it; arming is asked for only
-// while bounds are enforced and what was released is durable; what is shown
+// while bounds are enforced and what was released lies within them; what is shown
 // about the flow changes at most once per [FlowHold]. Not promised: that the
 // record follows. The ceiling (package rpo) decides about each single release,
 // and is exact; the machine only tells it which bounds hold.

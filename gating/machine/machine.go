@@ -21,7 +21,8 @@ const (
 	// are enforced again, whatever the policy says.
 	RearmMin = 5 * time.Second
 	// EnforceMax bounds the pause in which nothing is released while D catches up
-	// with what was; then the gate stays degraded and counts anew.
+	// with what was released beyond the bounds; then the gate stays degraded and
+	// counts anew.
 	EnforceMax = 2 * time.Second
 )
 
@@ -49,7 +50,7 @@ type Input struct {
 	Utilisation float64           // largest used share of a bound; of bounds that are 0 none
 	Late        bool              // the time bound is reached
 	HeldBack    bool              // the ceiling lies below the head
-	Covered     bool              // nothing is released beyond D
+	Covered     bool              // what is released beyond D lies within the bounds: nothing at all, in sync
 	Age         time.Duration     // of the earliest release beyond D; 0 if there is none
 	D           tidegate.Position // durable at the other site
 	Drains      float64           // records per second by which D advances
@@ -94,8 +95,8 @@ var unlimited = math.Inf(1)
 // Invariants, checked by tests:
 //
 //  1. Output.Unbounded only while the last Input.Record said degraded or blind-ok.
-//  2. Want is WantArmed only in Arming, and Arming is entered only while nothing
-//     is released beyond D.
+//  2. Want is WantArmed only in Arming, and Arming is entered only while what is
+//     released beyond D lies within the bounds.
 //  3. Fenced is left only under an epoch not below the fencing one, HandedOver
 //     only under a higher one.
 //  4. two changes from one state for show to another are FlowHold apart.

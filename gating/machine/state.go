@@ -16,7 +16,7 @@ const (
 	Rejecting                   // armed; blocked beyond the grace, new work is refused
 	Asked                       // armed; blocked beyond the grace, and the record was asked for permission to go on
 	Degraded                    // the record says so: bounds are not enforced
-	Enforcing                   // record still degraded, bounds enforced again: what was released is caught up with
+	Enforcing                   // record still degraded, bounds enforced again: D catches up with what was released beyond them
 	Arming                      // bounds enforced and kept; the record was asked to say so
 	Draining                    // a planned handover: no new work, what is in flight is finished
 	HandedOver                  // the handover is recorded: nothing leaves here any more

@@ -21,7 +21,7 @@ const (
 	Braked // an operator holds the gate open, and the record says so
 
 	KeptUp   // degraded, and D has kept up for as long as the policy asks
-	CaughtUp // nothing is released beyond D
+	CaughtUp // what is released beyond D lies within the bounds
 	Lagged   // D did not catch up in time
 
 	Ease   // at most half of every bound is used
