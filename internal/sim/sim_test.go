@@ -4,7 +4,10 @@ import (
 	"bytes"
 	"flag"
 	"os"
+	"os/exec"
 	"runtime"
+	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -13,7 +16,7 @@ import (
 
 var (
 	oneSeed = flag.Uint64("seed", 0, "run this seed alone and print its trace")
-	seeds   = flag.Uint64("seeds", 300, "how many seeds to run; a quarter of them with -short")
+	seeds   = flag.Uint64("seeds", 2000, "how many seeds to run; a tenth of them with -short")
 	from    = flag.Uint64("from", 1, "first seed")
 )
 
@@ -45,6 +48,25 @@ func worlds(from, n uint64, each func(Result) (goOn bool)) {
 	wg.Wait()
 }
 
+// apart runs this package's tests in another test binary, and shows what it says of
+// its worlds.
+func apart(t *testing.T, args ...string) {
+	t.Helper()
+	gotool, err := exec.LookPath("go")
+	if err != nil {
+		t.Fatal("no go command to build the other test binary with: put it on the PATH")
+	}
+	out, err := exec.Command(gotool, append([]string{"test", ".", "-count=1", "-v"}, args...)...).CombinedOutput()
+	for line := range strings.SplitSeq(string(out), "\n") {
+		if strings.Contains(line, "seed") || strings.Contains(line, "nothing noticed") || strings.Contains(line, "failovers,") || strings.Contains(line, "crashes,") {
+			t.Log(strings.TrimSpace(line))
+		}
+	}
+	if err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+}
+
 func (r *Result) add(o Result) {
 	r.Events += o.Events
 	r.Virtual += o.Virtual
@@ -73,8 +95,13 @@ func TestSeeds(t *testing.T) {
 		return
 	}
 	n := *seeds
-	if testing.Short() {
-		n /= 4
+	switch {
+	case testing.Short():
+		n /= 10
+	case raced:
+		// All of them in a binary that is fast, and some here.
+		apart(t, "-run", "^TestSeeds$", "-seeds", strconv.FormatUint(n, 10), "-from", strconv.FormatUint(*from, 10))
+		n /= 20
 	}
 	var sum Result
 	began := time.Now()
