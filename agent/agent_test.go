@@ -163,6 +163,48 @@ func TestWriterGoesOnAfterARebuildOfTheRegistry(t *testing.T) {
 	w.gate.wait(t, "an armed gate", func(g *fakeGate) bool { return g.rec.Gate.State == fence.GateArmed })
 }
 
+// A registry that was put back from a backup has forgotten the epoch that is being
+// written. The writer goes on, asks for an epoch above it, and arms its gate again.
+func TestWriterReclaimsAfterARegistryWasPutBack(t *testing.T) {
+	w := newWorld(t, "s1")
+	n := w.host("east", "n1").openJournal().startAgent()
+	if err := n.j.Activate(); err != nil {
+		t.Fatal(err)
+	}
+	n.await(n.append(10))
+	g := w.gate
+	g.mu.Lock()
+	backup := g.rec
+	g.mu.Unlock()
+	n.stopA()
+	n.startAgent()
+	n.await(n.append(10))
+	n.state(StateWriting)
+	g.mu.Lock()
+	last, asked := g.rec.Epoch, g.acquired
+	g.rec, g.revision = backup, 1
+	g.rec.Restored, g.rec.Gate.State = true, fence.GateUnknown
+	g.shout()
+	g.mu.Unlock()
+	end := n.append(10)
+	n.await(end) // nothing stops
+	n.shipped(end)
+	g.wait(t, "an armed epoch above the forgotten one", func(g *fakeGate) bool {
+		return g.rec.Epoch == last+1 && g.rec.State == fence.StateActive && g.rec.Gate.State == fence.GateArmed
+	})
+	end = n.append(10)
+	n.await(end)
+	n.shipped(end)
+	if st := n.state(StateWriting); st.Epoch != last+1 {
+		t.Errorf("epoch %s, want %s", st.Epoch, last+1)
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.acquired != asked+1 {
+		t.Errorf("asked %d times, want once", g.acquired-asked)
+	}
+}
+
 func TestServiceRestartGoesOnUnderTheSameEpoch(t *testing.T) {
 	w := newWorld(t, "s1")
 	n := w.host("east", "n1").openJournal().startAgent()

@@ -154,7 +154,7 @@ func (g *fakeGate) next(h fence.Holder, kind fence.PlanKind) fence.EpochRecord {
 	head := g.d.adopt(fence.Promise{Epoch: epoch, Holder: h.UUID})
 	gate := g.rec.Gate
 	g.rec = fence.EpochRecord{
-		Version: fence.EpochRecordVersion, Stream: g.d.stream, Epoch: epoch, ActiveEpoch: epoch, Holder: h, State: fence.StateActive,
+		Version: fence.EpochRecordVersion, Stream: g.d.stream, Epoch: epoch, ActiveEpoch: epoch, Active: h, Holder: h, State: fence.StateActive,
 		Gate: gate, Config: g.rec.Config, Head: head, StartSeq: head.Seq + 1, Kind: kind, Plan: tidegate.NewID(),
 		History: g.rec.History.With(fence.Term{Epoch: epoch, StartSeq: head.Seq + 1, Holder: h.UUID}),
 	}
@@ -175,9 +175,12 @@ func (g *fakeGate) AcquireEpoch(_ context.Context, r *connect.Request[pb.Acquire
 	if err != nil {
 		return nil, api.Error(err)
 	}
-	rec := g.grant(h, fence.KindAcquire)
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	for _, e := range r.Msg.GetHeld() {
+		g.rec.Epoch = max(g.rec.Epoch, tidegate.Epoch(e.GetEpoch()))
+	}
+	rec := g.next(h, fence.KindAcquire)
 	return connect.NewResponse(&pb.AcquireEpochResponse{Grants: []*pb.StreamGrant{{
 		StreamId: api.IDText(g.d.stream), Epoch: fencewire.RecordMessage(rec, g.revision),
 	}}}), nil

@@ -123,7 +123,7 @@ func (s *stream) ready() (active, mine bool, why string) {
 	case s.lib.conn == nil || !s.lib.active:
 		return false, false, ""
 	case s.writer.Load() != nil:
-		return true, true, ""
+		return true, !s.reclaim(s.writer.Load()), "" // it goes on in either case
 	case !s.view.known():
 		return true, false, "the gate has not told of it yet"
 	case s.mine(s.view.rec) && s.view.rec.Epoch > s.spent:
@@ -164,6 +164,12 @@ func (v *service) acquire(ctx context.Context) error {
 	for _, s := range v.streams {
 		s.mu.Lock()
 		req.Heads = append(req.Heads, &pb.StreamPosition{StreamId: api.IDText(s.view.id), Position: uint64(s.lib.head())})
+		if w := s.writer.Load(); w != nil {
+			req.Held = append(req.Held, &pb.StreamEpoch{StreamId: api.IDText(s.view.id), Epoch: uint64(w.epoch)})
+			if s.forgotten != nil {
+				req.Reason = "the registry has forgotten its epoch"
+			}
+		}
 		// Our own earlier run is dead: it held the lock that we hold now.
 		dead = dead && s.view.rec.Holder.UUID == a.predecessor && !a.predecessor.IsZero()
 		s.mu.Unlock()
@@ -189,6 +195,9 @@ func (v *service) acquire(ctx context.Context) error {
 				if err := s.recordFrom(g.GetEpoch()); err != nil {
 					return err
 				}
+				s.mu.Lock()
+				s.forgotten = nil // a view that still tells of the past comes again
+				s.mu.Unlock()
 			}
 		}
 	}

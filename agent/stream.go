@@ -57,7 +57,8 @@ type stream struct {
 	fenced     *fencing       // the end of the last term as writer, until the next one begins
 	diverged   *divergence
 	seen       observation
-	acquire    string // why the gate's answer is still due; for status
+	forgotten  *forgotten // the gate's view is behind the epoch that this run writes under
+	acquire    string     // why the gate's answer is still due; for status
 	lastErr    string
 	reporting  bool                                // a tail is being kept and reported: not to be cut short
 	told       toldRole                            // what the library was told last
@@ -92,6 +93,13 @@ type divergence struct {
 	prefix bool // it only ends there: nothing in it contradicts the stream
 }
 
+// forgotten is a view of the gate that lags behind a running term: it is late, or
+// the registry was put back from a backup and knows nothing of the epoch.
+type forgotten struct {
+	epoch   tidegate.Epoch // held
+	durable tidegate.Seq   // D when the view came: what moves beyond it, W members have acknowledged since
+}
+
 func newStream(a *Agent, cfg StreamConfig, src stores.Source) *stream {
 	return &stream{
 		agent: a, cfg: cfg, source: src,
@@ -116,6 +124,7 @@ func (s *stream) poke() {
 // show takes the gate's view of the stream.
 func (s *stream) show(v streamView, nodes map[tidegate.NodeName]string) {
 	s.mu.Lock()
+	s.forgotten = s.behind(v)
 	if older(v.rec.Epoch, v.revision, s.view.rec.Epoch, s.view.revision) && (v.rec.Epoch < s.view.rec.Epoch || v.rec.Plan == s.view.rec.Plan) {
 		// A grant has run ahead of the watch, or the registry has gone back. One that
 		// went back and issued the same epoch anew, to another plan, is the only one
@@ -142,6 +151,43 @@ func (s *stream) show(v streamView, nodes map[tidegate.NodeName]string) {
 	}
 	s.tellRole()
 	s.poke()
+}
+
+// behind returns what v has forgotten, nil if nothing. A writer that has handed
+// over, or whose stream is said to live at another site, has nothing to claim. mu
+// is held.
+func (s *stream) behind(v streamView) *forgotten {
+	w := s.writer.Load()
+	if w == nil || !v.known() || v.rec.Epoch >= w.epoch || w.handedOver() || !w.writing() {
+		return nil
+	}
+	if v.rec.ActiveEpoch > 0 && v.rec.Active.Site != s.agent.cfg.Node.Site {
+		return nil
+	}
+	if f := s.forgotten; f != nil && f.epoch == w.epoch {
+		return f
+	}
+	return &forgotten{epoch: w.epoch, durable: w.durable().seq}
+}
+
+// reclaim reports whether the epoch held must be asked for anew: the registry does
+// not know of it, and the members have taken more under it since, so that nobody
+// else holds the stream. Only a registry that went back can be like that, or a
+// view that is late, and then the gate's answer changes nothing. mu is held.
+func (s *stream) reclaim(w *writer) bool {
+	f := s.forgotten
+	return f != nil && f.epoch == w.epoch && w.writing() && !w.handedOver() && w.durable().seq > f.durable
+}
+
+// pokeReclaim makes the service look again while the gate's view is behind: D may
+// have moved.
+func (s *stream) pokeReclaim() {
+	s.mu.Lock()
+	behind := s.forgotten != nil
+	s.mu.Unlock()
+	if behind {
+		s.agent.poke(s.cfg.Service)
+	}
 }
 
 // older reports whether a record of epoch e at revision r is older than one of

@@ -366,5 +366,6 @@ func (w *writer) tick(ctx context.Context) error {
 			wake(w.kick)
 		}
 		w.s.tellNews() // the operator's rates, and leases that came or went
+		w.s.pokeReclaim()
 	}
 }
