@@ -62,9 +62,10 @@ func (l *Lab) lay() error {
 			return err
 		}
 	}
-	for i := range gates + 1 {
-		addrs[i] = l.at(SiteWitness, addrs[i])
+	for i := range gates {
+		addrs[i] = l.at(l.gateSite(i), addrs[i])
 	}
+	addrs[gates] = l.at(SiteWitness, addrs[gates])
 	l.gateAddrs, l.routeAddr, addrs = addrs[:gates:gates], addrs[gates], addrs[gates+1:]
 	for i := range n {
 		m := machine{site: SitePrimary, name: fmt.Sprintf("p%d", i+1)}
@@ -204,7 +205,7 @@ func (l *Lab) Up(ctx context.Context, say func(string)) error {
 		"--identity", SiteWitness + "/operator/ada", "--identity", SiteWitness + "/route/route-1",
 	}
 	for i := range l.gateAddrs {
-		args = append(args, "--identity", fmt.Sprintf("%s/gate/gate-%d", SiteWitness, i+1))
+		args = append(args, "--identity", fmt.Sprintf("%s/gate/gate-%d", l.gateSite(i), i+1))
 	}
 	for _, m := range slices.Concat(l.primaries, l.standbys) {
 		args = append(args, "--node", m.site+"/"+m.name)
@@ -218,7 +219,7 @@ func (l *Lab) Up(ctx context.Context, say func(string)) error {
 	say(fmt.Sprintf("%d gate", len(l.gateAddrs)))
 	for i := range l.gateAddrs {
 		name := gateName(i)
-		if err := l.start(name, SiteWitness, l.bin("tidegate"), "gate", "run", "--config", l.path(name+".yaml")); err != nil {
+		if err := l.start(name, l.gateSite(i), l.bin("tidegate"), "gate", "run", "--config", l.path(name+".yaml")); err != nil {
 			return err
 		}
 	}

@@ -52,8 +52,12 @@ func (l *Lab) StopLoad(grace time.Duration) (client.Counts, error) {
 // Check compares what clients were told with what the service behind url holds.
 // Transfers that are lost are in the report, not an error.
 func (l *Lab) Check(ctx context.Context, url string) (client.Report, error) {
+	return l.check(ctx, url, l.Acked())
+}
+
+func (l *Lab) check(ctx context.Context, url, acked string) (client.Report, error) {
 	var r client.Report
-	b, err := l.Command(ctx, l.bin("ledger"), "check", "--url", url, "--acked", l.Acked(), "--lost-max", "1000000000", "--json")
+	b, err := l.Command(ctx, l.bin("ledger"), "check", "--url", url, "--acked", acked, "--lost-max", "1000000000", "--json")
 	if err != nil && len(b) == 0 {
 		return r, err
 	}
@@ -120,3 +124,33 @@ func Tails(dir string, n int) string {
 	}
 	return b.String()
 }
+
+// LocalClients are clients of one machine, beside it: a site that is cut off
+// still has them.
+type LocalClients struct {
+	Tail *AckTail
+
+	lab   *Lab
+	proc  *Proc
+	acked string
+}
+
+// StartLocal starts clients at a machine's own site that know no other address.
+func (l *Lab) StartLocal(machine string, args ...string) (*LocalClients, error) {
+	m := l.machine(machine)
+	acked := l.path("acknowledged-" + machine + ".jsonl")
+	name := loadProc + "-" + machine
+	full := append([]string{l.bin("ledger"), "load", "--url", l.HTTP(machine), "--acked", acked, "--json"}, args...)
+	if err := l.start(name, m.site, full...); err != nil {
+		return nil, err
+	}
+	return &LocalClients{Tail: &AckTail{path: acked}, lab: l, proc: l.Proc(name), acked: acked}, nil
+}
+
+// Check is the lab's Check of what these clients were told.
+func (c *LocalClients) Check(ctx context.Context, url string) (client.Report, error) {
+	return c.lab.check(ctx, url, c.acked)
+}
+
+// Stop ends the clients.
+func (c *LocalClients) Stop(grace time.Duration) { c.proc.Stop(grace) }

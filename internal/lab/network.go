@@ -178,7 +178,8 @@ func (n *network) within(site string, args []string) []string {
 }
 
 // Cut drops everything that one site sends to another, silently, until Mend;
-// the other direction is open. The lab must have been made with Networks.
+// the other direction is open. A site named "" is where the caller's registry is.
+// The lab must have been made with Networks.
 func (l *Lab) Cut(from, to string) error { return l.net.cut(from, to) }
 
 // Mend ends Cut.

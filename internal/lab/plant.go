@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"go.yaml.in/yaml/v3"
@@ -42,6 +43,7 @@ type Plant struct {
 	Streams   []string        // default Currencies
 	Gates     int             // default 1
 	Returns   bool            // the primary site's machines run a standby daemon, too, and are members for the way back
+	Spread    bool            // one gate at each site in turn, the witness first; else all at the witness
 	Networks  bool            // each site in a network namespace of its own, for Cut and Mend; needs root
 	Etcd      []string        // endpoints of an etcd that the caller runs; required for more than one gate
 	// Tune, unless nil, may change a configuration file before it is written. name
@@ -158,14 +160,14 @@ func (l *Lab) writeFiles() error {
 	for i, addr := range l.gateAddrs {
 		name := fmt.Sprintf("gate-%d", i+1)
 		files[l.path(gateName(i)+".yaml")] = tree{
-			"node": node(SiteWitness, name), "tls": l.tls(SiteWitness, "gate", name),
+			"node": node(l.gateSite(i), name), "tls": l.tls(l.gateSite(i), "gate", name),
 			"gate": l.gateTree(addr, l.GateDir(i)),
 		}
 	}
 	for _, m := range l.keepers() {
 		files[m.file("standby.yaml")] = tree{
 			"node": node(m.site, m.name), "tls": l.tls(m.site, "standby", m.name), "gates": l.gateAddrs,
-			"data_dir": m.file("standby"), "run_dir": m.run(),
+			"data_dir": m.file("standby"), "run_dir": m.run(), "rates_dir": m.file("rates"),
 			"ship": tree{"listen": m.ship, "public": m.ship}, "api": tree{"listen": m.api, "public": m.api},
 		}
 	}
@@ -177,6 +179,7 @@ func (l *Lab) writeFiles() error {
 		files[m.file("agent.yaml")] = tree{
 			"node": node(m.site, m.name), "tls": l.tls(m.site, "agent", m.name), "gates": l.gateAddrs,
 			"listen": m.agent, "data_dir": m.file("agent"), "run_dir": m.run(), "streams": streams,
+			"rates_dir": m.file("rates"),
 		}
 	}
 	for path, t := range files {
@@ -206,10 +209,30 @@ func gateName(i int) string {
 	return fmt.Sprintf("gate-%d", i+1)
 }
 
+// gateSite is where gate i stands.
+func (l *Lab) gateSite(i int) string {
+	if !l.plant.Spread {
+		return SiteWitness
+	}
+	return []string{SiteWitness, SiteDR, SitePrimary}[i%3]
+}
+
+// etcd returns the caller's registry as the sites reach it.
+func (l *Lab) etcd() []string {
+	if l.net == nil {
+		return l.plant.Etcd
+	}
+	var out []string
+	for _, e := range l.plant.Etcd {
+		out = append(out, strings.Replace(e, "127.0.0.1", l.net.host(""), 1))
+	}
+	return out
+}
+
 func (l *Lab) gateTree(addr, dir string) tree {
 	t := tree{"listen": addr, "dir": dir, "timing": tree{"adopt": (30 * time.Second).String()}}
 	if l.plant.Etcd != nil {
-		t["registry"] = tree{"endpoints": l.plant.Etcd}
+		t["registry"] = tree{"endpoints": l.etcd()}
 	}
 	if !l.plant.NoService {
 		t["probes"] = []tree{{

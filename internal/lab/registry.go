@@ -3,6 +3,7 @@ package lab
 import (
 	"errors"
 	"fmt"
+	"net"
 	"net/url"
 	"path/filepath"
 	"time"
@@ -29,11 +30,17 @@ func NewRegistry(dir string) (*Registry, error) {
 		return nil, err
 	}
 	client := url.URL{Scheme: "http", Host: addr}
+	_, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		return nil, err
+	}
+	// Sites with networks of their own come from other addresses.
+	all := url.URL{Scheme: "http", Host: net.JoinHostPort("0.0.0.0", port)}
 	peer := url.URL{Scheme: "http", Host: "127.0.0.1:2380"} // its name only: a cluster of one dials nobody
 	cfg := embed.NewConfig()
 	// Going away while gates are connected is what it is for: "panic" keeps it from complaining.
 	cfg.Name, cfg.Dir, cfg.LogLevel = "shared", filepath.Join(dir, "etcd"), "panic"
-	cfg.ListenClientUrls, cfg.AdvertiseClientUrls = []url.URL{client}, []url.URL{client}
+	cfg.ListenClientUrls, cfg.AdvertiseClientUrls = []url.URL{all}, []url.URL{client}
 	cfg.ListenPeerUrls, cfg.AdvertisePeerUrls = []url.URL{{Scheme: "unix", Path: filepath.Join(dir, "peer.sock")}}, []url.URL{peer}
 	cfg.InitialCluster = cfg.Name + "=" + peer.String()
 	r := &Registry{Endpoint: client.String(), cfg: cfg}

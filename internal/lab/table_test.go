@@ -29,7 +29,9 @@ type scenario struct {
 	// lossy scenarios end with a failover of a writer that was cut off: what is
 	// lost must be within the bounds, and within what the plan claimed.
 	lossy bool
-	etcd  bool // the gate's registry is an etcd that the scenario can stop
+	// free scenarios let a gate go on unprotected, with exposure beyond any bound.
+	free bool
+	etcd bool // the gate's registry is an etcd that the scenario can stop
 }
 
 // act is a scenario under way.
@@ -79,6 +81,12 @@ func scenarios() []scenario {
 		{name: "link one way, data lost", plant: networked(bounded), run: cutFor([2]string{lab.SitePrimary, lab.SiteDR})},
 		{name: "link one way, acks lost", plant: networked(bounded), run: cutFor([2]string{lab.SiteDR, lab.SitePrimary})},
 		{name: "primary cut off, then back", plant: networked(bounded), run: zombie, lossy: true},
+		{name: "link cut, reject", plant: networked(bounded), run: rejecting},
+		{name: "link cut, degrade", plant: networked(bounded), run: degrading, free: true},
+		{name: "link cut, brake", plant: networked(sync), run: braked, free: true},
+		{name: "open, cut off, lease", plant: networked(lab.Plant{Primaries: 1, Mode: tidegate.ModeOpen}), run: leased, lossy: true, free: true},
+		{name: "primary lost, nobody called", plant: lab.Plant{Primaries: 1, Gates: 3, Spread: true}, run: failsOverByItself, etcd: true},
+		{name: "registry put back", plant: sync, run: registryPutBack},
 		{name: "etcd gone for a minute", plant: sync, run: etcdGone, etcd: true},
 	}
 }
@@ -91,7 +99,10 @@ func networked(p lab.Plant) lab.Plant {
 // play runs the scenario and returns its row.
 func (sc scenario) play(t *testing.T) string {
 	bounds := tidegate.Bounds{}
-	if sc.plant.Mode == tidegate.ModeBounded {
+	switch {
+	case sc.free:
+		bounds = tidegate.Bounds{Records: tidegate.Unbounded, Bytes: tidegate.Unbounded, Window: tidegate.Unbounded}
+	case sc.plant.Mode == tidegate.ModeBounded:
 		bounds = sc.plant.Bounds
 	}
 	a := &act{}
@@ -124,7 +135,7 @@ func (sc scenario) play(t *testing.T) string {
 		if err != nil {
 			return err
 		}
-		if !r.Sound || r.Acknowledged == 0 || r.Lost > 0 && !sc.lossy || r.Lost > uint64(len(lab.Currencies))*uint64(bounds.Records) {
+		if !r.Sound || r.Acknowledged == 0 || r.Lost > 0 && !sc.lossy || sc.lossy && !sc.free && r.Lost > uint64(len(lab.Currencies))*uint64(bounds.Records) {
 			t.Errorf("acknowledged %d, recovered %d, lost %d, books sound: %t", r.Acknowledged, r.Recovered, r.Lost, r.Sound)
 		}
 		mode := sc.plant.Mode
@@ -232,12 +243,7 @@ func zombie(t *testing.T, a *act) {
 	_, old := a.writer(t, a.Primaries(), 0)
 	a.possible(t)
 	a.fault()
-	others := []string{lab.SiteDR, lab.SiteWitness}
-	for _, other := range others {
-		if err := errors.Join(a.Cut(lab.SitePrimary, other), a.Cut(other, lab.SitePrimary)); err != nil {
-			t.Fatal(err)
-		}
-	}
+	a.cutOff(t)
 	a.within(t, func(ctx context.Context) error {
 		if _, err := a.Noticed(ctx); err != nil {
 			return err
@@ -250,7 +256,7 @@ func zombie(t *testing.T, a *act) {
 		return err
 	})
 	a.flowsAbove(t, "acknowledgements of the DR site", old)
-	for _, other := range others {
+	for _, other := range []string{lab.SiteDR, lab.SiteWitness} {
 		if err := errors.Join(a.Mend(lab.SitePrimary, other), a.Mend(other, lab.SitePrimary)); err != nil {
 			t.Fatal(err)
 		}
