@@ -200,6 +200,7 @@ func TestAnotherGateFinishes(t *testing.T) {
 		if n == 1 {
 			s.write(at[0], 1, "w1", "w2")
 		} else {
+			s.learn(ids) // W adopters were enough to activate; the third follows, as nodes do
 			s.write(at[0], 1, "w2", "w3")
 		}
 		want := s.nodes["w2"].streams[ids["a"]].end()
