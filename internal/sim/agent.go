@@ -106,6 +106,7 @@ func (a *agent) start() {
 		}
 		a.maybeAcquire()
 	})
+	a.speak()
 	if a.lib.up {
 		a.send(&a.lib.host, &mHello{})
 	}
@@ -373,7 +374,7 @@ func (as *agentStream) beacon() beacon {
 	if as.prog == nil || !as.prog.aKnown {
 		return beacon{}
 	}
-	return beacon{known: true, released: as.prog.a.Records}
+	return beacon{known: true, released: as.prog.a.Records, head: as.prog.records, durable: as.base.records}
 }
 
 // at returns the entry of seq while it is in the ring, or just before it.

@@ -3,8 +3,8 @@
 //
 // It promises that a seed gives the same run, bit for bit, on any machine, and
 // that the cores it drives are the ones that production drives: gating/fence
-// (Node, Writer, Controller, the epoch record), rpo (Ceiling, DrainRate, Throttle)
-// and gating/machine. It holds shells of its own (disk, network, clocks, registry,
+// (Node, Writer, Controller, the epoch record), rpo (Ceiling, DrainRate, Throttle),
+// gating/machine and gating/detect. It holds shells of its own (disk, network, clocks, registry,
 // journal, local socket) and no protocol. Not promised: that a run which finds
 // nothing proves anything; what makes its silence mean something is that each rule
 // of internal/mutate, broken, is found within a bounded number of seeds.
@@ -37,7 +37,9 @@
 // will be released: I15, I17, I23. At its healing: I28. I16 between holders is
 // checked where leases were waited for and nobody attested anything. I25 is the
 // writer's ring: journals and delta logs are not trimmed here. I26 and I27 belong to
-// snapshots and drills, which do not exist yet.
+// snapshots and drills, which do not exist yet. Of the detector: D1, it begins nothing
+// while a vantage point that can be believed hears the primary; D2, a primary that is
+// heard and gets nothing done is not called up.
 //
 // # What is assumed
 //

@@ -86,6 +86,7 @@ type gate struct {
 	watchers []*watch
 	plans    []*running
 	adults   []tidegate.NodeName // per stream: a node that has adopted the active epoch
+	eyes     *eyes
 }
 
 // mark is the newest revision that a gate has seen, on its own disk: what a
@@ -118,6 +119,8 @@ func (g *gate) start() {
 		g.push()
 	})
 	g.every(g.w.shape.tend, g.reconcile)
+	g.eyes = newEyes(g)
+	g.eyes.start()
 }
 
 func (g *gate) stop() {
@@ -299,6 +302,8 @@ func (g *gate) receive(from *host, msg any) {
 		}
 	case *mDescribed:
 		g.onDescribed(m)
+	case *mSeen, *mSession, *mProbed:
+		g.eyes.receive(from, msg)
 	case *mRouted:
 		m.plan.step(fence.RouteSwitched{Epoch: m.epoch})
 	case *mReply:

@@ -20,6 +20,7 @@ type (
 		activation uint64
 		active     bool
 		l          tidegate.Position // durable here
+		records    int64             // through it
 		a          rpo.Mark          // released
 		aKnown     bool
 		exposure   rpo.Exposure
@@ -248,6 +249,10 @@ func (l *library) receive(_ *host, msg any) {
 		}
 	case *mGrant:
 		l.streams[m.stream].onGrant(m)
+	case *mProbe:
+		if l.streams[0].active && l.streams[0].held {
+			l.send(&m.g.host, &mProbed{})
+		}
 	case *mSubmit:
 		l.streams[m.stream].submit(m)
 	}
@@ -510,7 +515,7 @@ func (ls *libStream) report() {
 		return
 	}
 	m := &mProgress{
-		stream: ls.i, activation: ls.activation, active: ls.active, l: ls.j.at(ls.j.synced).end,
+		stream: ls.i, activation: ls.activation, active: ls.active, l: ls.j.at(ls.j.synced).end, records: ls.j.at(ls.j.synced).n,
 		want: ls.out.Want, state: ls.out.State, grant: ls.obeyed, drained: ls.sealed,
 	}
 	if ls.ceiling != nil {

@@ -35,6 +35,11 @@ func (w *world) check() {
 func (w *world) acts() []func() {
 	s := &w.shape
 	acts := []func(){w.failover, w.failover, w.failoverTwice, w.bounceGate}
+	if s.auto {
+		// People keep out of it: the detector must see what it takes.
+		acts = []func(){w.losePrimary, w.fillDisks, w.crashStandby, w.cut, w.pauseSomething, w.bounceGate}
+		return acts
+	}
 	some := func(allowed bool, fs ...func()) {
 		if allowed {
 			acts = append(acts, fs...)
@@ -232,6 +237,49 @@ func (w *world) jumpClock() {
 	d := time.Duration(w.rng.IntN(7200)-3600) * time.Second
 	w.log(string(m.name), "", "jump", "wall clock by %s", d)
 	m.clock.wall += d
+}
+
+// losePrimary takes the site where the streams live away, for long enough to be
+// called down: a power cut, or the loss of all its links.
+func (w *world) losePrimary() {
+	d := 2*downAfter + w.jitter(downAfter)
+	if w.lostUntil > w.now {
+		return
+	}
+	w.lostUntil = w.now + d
+	if w.oneIn(2) {
+		for _, l := range w.libs {
+			if l.m.name == w.route.holder.Node {
+				l.m.suspend(d)
+			}
+		}
+		return
+	}
+	for _, l := range w.libs {
+		if l.m.name == w.route.holder.Node {
+			var pairs [][2]*computer
+			for _, m := range w.machines {
+				if m != l.m && (m.site != l.m.site || l.m.site == siteWest) {
+					pairs = append(pairs, [2]*computer{m, l.m}, [2]*computer{l.m, m})
+				}
+			}
+			w.log(string(l.m.name), "", "lose", "%s", d)
+			w.net.blockFor(d, pairs)
+		}
+	}
+}
+
+// fillDisks leaves the standbys no room: the primary is heard, and gets nothing done.
+func (w *world) fillDisks() {
+	if w.lostUntil > w.now {
+		return
+	}
+	d := 5 * downAfter
+	w.lostUntil = w.now + d
+	w.log("", "", "fulldisks", "%s", d)
+	for _, s := range w.standbys {
+		s.m.disk.full = w.now + d
+	}
 }
 
 // --- disks ---

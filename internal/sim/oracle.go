@@ -43,11 +43,11 @@ type adoption struct {
 }
 
 type nodeTruth struct {
-	replied  tidegate.Epoch // highest promise ever replied, by the node's name, whatever its disk
+	replied  tidegate.Epoch    // highest promise ever replied, by the node's name, whatever its disk
 	by       tidegate.HolderID // whom it was made to
-	enforced tidegate.Epoch // in this life
-	disk     tidegate.Epoch // on this disk
-	had      []*entry       // fsynced at losses of the disk: what its acks may have counted for
+	enforced tidegate.Epoch    // in this life
+	disk     tidegate.Epoch    // on this disk
+	had      []*entry          // fsynced at losses of the disk: what its acks may have counted for
 	marked   int
 	applied  int // entries, in any life
 }

@@ -100,9 +100,9 @@ type registry struct {
 	oldAt time.Duration
 
 	oldPlans []fence.Plan
-	slow  time.Duration
-	lease []tidegate.Instant // per stream, until when one runs
-	keep  []tidegate.Instant // with the backup
+	slow     time.Duration
+	lease    []tidegate.Instant // per stream, until when one runs
+	keep     []tidegate.Instant // with the backup
 }
 
 func newRegistry(w *world, m *computer) *registry {

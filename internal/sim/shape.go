@@ -94,6 +94,10 @@ func (w *world) choose() {
 	}
 	s.force = w.oneIn(6)
 	w.chooseGate()
+	if w.oneIn(12) {
+		s.auto, s.restores, s.duel, s.modes = true, false, false, false
+		s.chaos, s.pace, s.tend = 40*time.Second, 120*time.Millisecond, 600*time.Millisecond
+	}
 	w.res.Shape = fmt.Sprintf("%+v", *s)
 }
 

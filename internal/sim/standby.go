@@ -66,6 +66,8 @@ type (
 type beacon struct {
 	known    bool
 	released int64 // records of the journal through A
+	head     int64 // through L
+	durable  int64 // through D
 }
 
 // standby is one node: its disk survives crashes, everything else does not.
@@ -140,6 +142,7 @@ func (s *standby) start() {
 		}
 	})
 	s.watch.start(&s.host, s.onView)
+	s.watchWriter()
 }
 
 func (s *standby) onView(v *view, fresh bool) {
@@ -435,6 +438,7 @@ func (ns *nodeStream) onAppend(from *host, m *mAppend) {
 		ns.relay = relayRole{} // the writer has chosen another one
 	}
 	ns.upstream = from
+	ns.beacon, ns.heardAt = m.beacon, ns.s.m.boot()
 	if ns.s.m.full() && len(m.entries) > 0 {
 		ns.s.send(from, &mNack{ns.i, ns.end(), false})
 		return
@@ -456,7 +460,6 @@ func (ns *nodeStream) onAppend(from *host, m *mAppend) {
 		ns.s.w.oracle.accepts(ns, m.epoch, m.holder, x)
 		ns.append(x)
 	}
-	ns.beacon, ns.heardAt = m.beacon, ns.s.m.boot()
 	ns.n.Received(ns.end())
 	ns.n.Commit(m.epoch, m.holder, m.commit)
 	if ns.relay.on {

@@ -124,6 +124,17 @@ func (w *world) describeData(msg any) string {
 	case *mGrant:
 		t := m.t
 		return fmt.Sprintf("grant %d s%d role %d epoch %s D %d %s drain %v over %v", m.number, m.stream, t.role, t.epoch, t.d, t.record, t.drain, t.over)
+	case *mSeen:
+		if m.obs.Silent == nil {
+			return fmt.Sprintf("seen %s never", m.obs.Point)
+		}
+		return fmt.Sprintf("seen %s silent %s asleep %s", m.obs.Point, *m.obs.Silent, m.obs.Asleep)
+	case *mSession:
+		return fmt.Sprintf("session %s", m.holder)
+	case *mProbe:
+		return "probe"
+	case *mProbed:
+		return "probed"
 	case *mSubmit:
 		return fmt.Sprintf("submit s%d op %d class %d", m.stream, m.op, m.class)
 	case *mResult:

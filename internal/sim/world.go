@@ -150,6 +150,8 @@ type world struct {
 	settled  bool
 	core     []bool // by standby: it is healed after the chaos; the others stay as they are
 	healedAt time.Duration
+
+	lostUntil time.Duration // a loss that the detector should see is under way
 }
 
 // Run runs one world to its end.
