@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"connectrpc.com/connect"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
 
@@ -168,6 +169,67 @@ func TestALearnerMayBeTheTargetOfAPlannedChangeOnly(t *testing.T) {
 	}
 	if got := refused(rules.Failover); !slices.Contains(got, rules.AdoptQuorum) {
 		t.Errorf("failover to a learner is refused by %v, want adopt-quorum", got)
+	}
+}
+
+// Overrides are given without a change of role, by operators only, and a detector
+// that acts by itself goes by them.
+func TestOverridesAreGivenAhead(t *testing.T) {
+	t.Parallel()
+	s, _, _ := ready(t, pb.Mode_MODE_SYNC, nil)
+	req := &pb.PutOverridesRequest{Service: "ledger", Reason: "a lab", Overrides: []*pb.RuleOverride{{Rule: rules.Capacity}, {Rule: rules.NoGap, Reason: "known"}}}
+	put := func(role tidegate.Role) (*pb.PutOverridesResponse, error) {
+		r, err := s.operator(role).PutOverrides(t.Context(), connect.NewRequest(req))
+		if err != nil {
+			return nil, api.FromError("override", "ledger", err)
+		}
+		return r.Msg, nil
+	}
+	if _, err := put(tidegate.RoleViewer); err == nil {
+		t.Fatal("a viewer has given an override")
+	}
+	out, err := put(tidegate.RoleOperator)
+	if err != nil || len(out.GetOverrides()) != 2 || out.GetOverrides()[0].GetReason() != "a lab" || out.GetOverrides()[1].GetReason() != "known" {
+		t.Fatalf("%v, %v", out, err)
+	}
+	r, err := s.operator(tidegate.RoleViewer).ListOverrides(t.Context(), connect.NewRequest(&pb.ListOverridesRequest{Service: "ledger"}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, o := range out.GetOverrides() {
+		if !slices.ContainsFunc(r.Msg.GetOverrides(), func(x *pb.Override) bool { return x.GetId() == o.GetId() && x.GetExpires() != nil }) {
+			t.Errorf("%s is not in force: %v", o.GetId(), r.Msg.GetOverrides())
+		}
+	}
+	x, err := s.operator(tidegate.RoleViewer).GateExplain(t.Context(), connect.NewRequest(&pb.GateExplainRequest{Service: "ledger", Kind: pb.PlanKind_PLAN_KIND_FAILOVER, Auto: true}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, v := range x.Msg.GetRules() {
+		if v.GetRule() == rules.Capacity && !v.GetHolds() {
+			t.Errorf("capacity refuses an automatic failover: %v", v)
+		}
+	}
+	for _, bad := range []*pb.PutOverridesRequest{
+		{Service: "ledger", Reason: "none"},
+		{Service: "ledger", Overrides: []*pb.RuleOverride{{Rule: rules.Capacity}}},
+		{Service: "ledger", Reason: "x", Overrides: []*pb.RuleOverride{{Rule: rules.FreezeOff}}},
+		{Service: "ledger", Reason: "x", Overrides: []*pb.RuleOverride{{Rule: rules.Capacity}}, Expires: durationpb.New(25 * time.Hour)},
+		{Service: "other", Reason: "x", Overrides: []*pb.RuleOverride{{Rule: rules.Capacity}}},
+	} {
+		req = bad
+		if _, err := put(tidegate.RoleOperator); tidegate.ClassOf(err) != tidegate.Misuse {
+			t.Errorf("%v: %v", bad, err)
+		}
+	}
+	given := 0
+	for _, e := range s.audit("ledger", time.Time{}) {
+		if e.GetAction() == ActionOverride && e.GetReason() != "" {
+			given++
+		}
+	}
+	if given != 2 {
+		t.Errorf("%d overrides in the audit, want 2", given)
 	}
 }
 

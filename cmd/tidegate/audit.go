@@ -9,6 +9,7 @@ import (
 
 	"connectrpc.com/connect"
 	ucli "github.com/urfave/cli/v2"
+	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	pb "github.com/tidegate/tidegate/api/tidegatev1"
@@ -91,6 +92,14 @@ func overrideCommand() *ucli.Command {
 				Action: overrideList,
 			},
 			{
+				Name: "set", Usage: "let every change of role of a service, also the detector's own, go on although rules do not hold", ArgsUsage: "SERVICE",
+				Flags: operatorFlags(
+					&ucli.StringSliceFlag{Name: "rule", Usage: "go on although `RULE` does not hold; repeat it for each rule"}, reasonFlag(),
+					&ucli.DurationFlag{Name: "expires", Usage: "how `LONG` it counts", DefaultText: "1h"}, cli.OutputFlag(),
+				),
+				Action: overrideSet,
+			},
+			{
 				Name: "revoke", Usage: "end an override before its time", ArgsUsage: "ID",
 				Flags: operatorFlags(reasonFlag()), Action: overrideRevoke,
 			},
@@ -112,14 +121,49 @@ func overrideList(c *ucli.Context) error {
 		out = res.Msg
 		return known(ctx, gate, service, len(out.GetOverrides()))
 	}, func() error {
-		return cli.Print(c, out, func(w io.Writer) error {
-			table := cli.NewTable("id", "service", "rule", "by", "reason", "until")
-			for _, o := range out.GetOverrides() {
-				table.Row(o.GetId(), o.GetService(), o.GetRule(), o.GetActor(), o.GetReason(), o.GetExpires().AsTime().Format(time.RFC3339))
-			}
-			_, err := table.WriteTo(w)
-			return err
-		})
+		return cli.Print(c, out, func(w io.Writer) error { return printOverrides(w, out.GetOverrides()) })
+	})
+}
+
+func printOverrides(w io.Writer, all []*pb.Override) error {
+	table := cli.NewTable("id", "service", "rule", "by", "reason", "until")
+	for _, o := range all {
+		table.Row(o.GetId(), o.GetService(), o.GetRule(), o.GetActor(), o.GetReason(), o.GetExpires().AsTime().Format(time.RFC3339))
+	}
+	_, err := table.WriteTo(w)
+	return err
+}
+
+func overrideSet(c *ucli.Context) error {
+	args, err := cli.Args(c, "SERVICE")
+	if err != nil {
+		return err
+	}
+	reason, err := wantReason(c)
+	if err != nil {
+		return err
+	}
+	req := &pb.PutOverridesRequest{Service: args[0], Reason: reason}
+	for _, rule := range c.StringSlice("rule") {
+		req.Overrides = append(req.Overrides, &pb.RuleOverride{Rule: rule})
+	}
+	switch {
+	case len(req.GetOverrides()) == 0:
+		return cli.Usagef("override set: want --rule, `tidegate gate explain SERVICE` tells which do not hold")
+	case c.IsSet("expires") && c.Duration("expires") <= 0:
+		return cli.Usagef("override set: --expires %s: want more than 0", c.Duration("expires"))
+	case c.IsSet("expires"):
+		req.Expires = durationpb.New(c.Duration("expires"))
+	}
+	var out *pb.PutOverridesResponse
+	return operate(c, "override", args[0], func(ctx context.Context, gate client) error {
+		res, err := gate.PutOverrides(ctx, connect.NewRequest(req))
+		if err == nil {
+			out = res.Msg
+		}
+		return err
+	}, func() error {
+		return cli.Print(c, out, func(w io.Writer) error { return printOverrides(w, out.GetOverrides()) })
 	})
 }
 

@@ -57,6 +57,17 @@ func (g *fakeGate) RevokeOverride(_ context.Context, r *connect.Request[pb.Revok
 	return answerWith(g, r, &pb.RevokeOverrideResponse{})
 }
 
+func (g *fakeGate) PutOverrides(_ context.Context, r *connect.Request[pb.PutOverridesRequest]) (*connect.Response[pb.PutOverridesResponse], error) {
+	out := &pb.PutOverridesResponse{}
+	for _, o := range r.Msg.GetOverrides() {
+		out.Overrides = append(out.Overrides, &pb.Override{
+			Id: r.Msg.GetService() + "/" + o.GetRule(), Service: r.Msg.GetService(), Rule: o.GetRule(), Actor: "operator/ada", Reason: r.Msg.GetReason(),
+			Expires: timestamppb.New(time.Unix(0, 0)),
+		})
+	}
+	return answerWith(g, r, out)
+}
+
 func (g *fakeGate) ListOverrides(_ context.Context, r *connect.Request[pb.ListOverridesRequest]) (*connect.Response[pb.ListOverridesResponse], error) {
 	return answerWith(g, r, &pb.ListOverridesResponse{})
 }
@@ -235,6 +246,12 @@ func TestGateVerbsSendWhatWasAsked(t *testing.T) {
 		}, "bank: detector auto: down after 15s without a sign, 3 must agree"},
 		{"detector set bank --drill-max-age 240h --reason x", &pb.SetDetectorRequest{Service: "bank", Reason: "x", Drill: &pb.DrillPolicy{MaxAge: durationpb.New(240 * time.Hour)}}, ""},
 		{"plan abort p1 --reason x", &pb.AbortPlanRequest{Id: "p1", Reason: "x"}, "plan p1 called off, everything is as it was"},
+		{"override set bank --rule drill-fresh --rule capacity --reason x", &pb.PutOverridesRequest{
+			Service: "bank", Reason: "x", Overrides: []*pb.RuleOverride{{Rule: "drill-fresh"}, {Rule: "capacity"}},
+		}, "bank/capacity"},
+		{"override set bank --rule drill-fresh --reason x --expires 8h", &pb.PutOverridesRequest{
+			Service: "bank", Reason: "x", Overrides: []*pb.RuleOverride{{Rule: "drill-fresh"}}, Expires: durationpb.New(8 * time.Hour),
+		}, "bank/drill-fresh"},
 		{"override revoke o1 --reason x", &pb.RevokeOverrideRequest{Id: "o1", Reason: "x"}, "override o1 revoked"},
 	} {
 		code, stdout, stderr := line(strings.Fields(tc.args)...)

@@ -460,6 +460,17 @@ most %s. It is kept in the registry and audited, counts for every change of role
 in force, also for one that the detector begins, and can be taken back before. A freeze cannot be
 overridden: thaw it. Nor can the target: name another one.
 
+One comes with the change of role that it is for (`+"`--override RULE=REASON`"+`), or is given by itself, for what
+the detector may begin while nobody watches:
+
+    tidegate override set SERVICE --rule drill-fresh --rule capacity --reason "ticket 4711" --expires 8h
+    tidegate override list --service SERVICE
+    tidegate override revoke SERVICE/capacity --reason "room was made"
+
+`+"`--rule`"+` may be given more than once; all are written down or none, and one that is in force against the same
+rule is replaced. A detector in mode `+"`auto`"+` acts only while every rule holds or is overridden: without a drill's
+evidence it needs an override of drill-fresh that has not expired.
+
 The flags `+"`--accept-loss` and `--attest-primary-down`"+` belong to one request. They mean nothing to a planned
 change, which loses nothing, and the detector never gives them.
 
