@@ -62,7 +62,7 @@ sim: ## the simulator over SEEDS seeds from FROM (default 2000 from 1), printing
 	$(GO) test ./internal/sim -tags mutate -run TestBrokenRulesAreFound -count=1 -timeout 0 -v
 
 .PHONY: model
-model: ## two million states of the fence protocol, then every rule left out with the shortest way to harm
+model: ## millions of states of the fence protocol, then every rule left out with the shortest way to harm
 	$(GO) test ./gating/fence/model -run TestFull -count=1 -timeout 0 -v -full
 	echo "model: the real cores against it, and with each rule broken, which must be noticed"
 	$(GO) test ./gating/fence/model -tags mutate -run 'TestCoresFollowTheModel|TestReplayNoticesBrokenCores' -count=1

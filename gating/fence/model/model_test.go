@@ -168,7 +168,7 @@ func TestFull(t *testing.T) {
 	if !*full {
 		t.Skip("runs with -full, as `make model` does")
 	}
-	fmt.Printf("%-12s %-76s %9s %6s %8s  %s\n", "world", "", "states", "depth", "seconds", "verdict")
+	fmt.Printf("%-13s %-76s %9s %6s %8s  %s\n", "world", "", "states", "depth", "seconds", "verdict")
 	total := 0
 	for _, cfg := range model.Full() {
 		r, err := model.Search(t.Context(), cfg, runtime.GOMAXPROCS(0))
@@ -176,7 +176,7 @@ func TestFull(t *testing.T) {
 			t.Fatal(err)
 		}
 		total += r.States
-		fmt.Printf("%-12s %-76s %9d %6d %8.1f  %s\n", cfg.Name, cfg, r.States, r.Depth, r.Elapsed.Seconds(), r.Verdict())
+		fmt.Printf("%-13s %-76s %9d %6d %8.1f  %s\n", cfg.Name, cfg, r.States, r.Depth, r.Elapsed.Seconds(), r.Verdict())
 		if r.Broken != "" {
 			t.Errorf("%s\n%s", cfg, tell(r))
 		}
