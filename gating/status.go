@@ -164,7 +164,12 @@ func (p parts) streamStatus(v *registry.View, svc registry.Service, st registry.
 		}
 	}
 	alive := len(p.world.aliveMembers(rec.Config, st.ID, p.timing.Stale))
-	out.UnderProtected = rec.Shrunk || alive < len(st.Members)
+	// Configured nodes at the writer's site are for the way back: they are not missed.
+	wanted := rec.Config
+	if c := wantedConfig(v, st, rec.Config, rec.Active.Site, func(tidegate.NodeName) bool { return true }); c != nil {
+		wanted = *c
+	}
+	out.UnderProtected = rec.Shrunk || alive < len(wanted.Members)
 	out.SiteRedundant = p.siteRedundant(v, rec)
 	judgeRecord(&j, rec, st)
 	switch {
