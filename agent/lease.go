@@ -255,13 +255,11 @@ func (v *service) renew(ctx context.Context, ask leaseAsk) (time.Duration, error
 // any more: one that was cut off goes on until the lease ends.
 func (v *service) releaseLease(ctx context.Context) {
 	a := v.agent
-	for _, s := range v.streams {
-		if !s.sealedOff() {
-			return
-		}
-	}
-	if !v.leases.drop(a.clk.Boot()) {
+	if !v.dropLease(a.clk.Boot()) {
 		return
+	}
+	for _, s := range v.streams {
+		s.tellNews()
 	}
 	req := &pb.ReleaseLeaseRequest{Service: string(v.name), Node: string(a.cfg.Node.Name), Holder: api.IDText(a.holder)}
 	_, err := call(ctx, a.gate, "release lease", callTimeout, req,
@@ -274,6 +272,22 @@ func (v *service) releaseLease(ctx context.Context) {
 		return
 	}
 	v.log.Info("output lease given back")
+}
+
+// dropLease forgets the lease if every library has said that it lets nothing go
+// any more, and reports whether there was one to give back. Nothing is told
+// meanwhile: a grant that names the lease must not be on its way.
+func (v *service) dropLease(now tidegate.Instant) bool {
+	for _, s := range v.streams {
+		s.sending.Lock()
+		defer s.sending.Unlock()
+	}
+	for _, s := range v.streams {
+		if !s.sealedOff() {
+			return false
+		}
+	}
+	return v.leases.drop(now)
 }
 
 // sealedOff reports whether the library has said that nothing leaves it: it is

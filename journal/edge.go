@@ -15,7 +15,7 @@ import (
 type Closed struct {
 	State       machine.Outer
 	Exposure    rpo.Exposure      // what a disaster would lose now
-	Utilisation float64           // largest used share of a bound
+	Utilisation float64           // largest used share of a bound; unknown unless Exposure.Known
 	A           tidegate.Position // released; unknown unless Exposure.Known
 	D           tidegate.Position // durable at the other site; unknown unless DKnown
 	DKnown      bool
@@ -25,6 +25,9 @@ type Closed struct {
 }
 
 func (c *Closed) Error() string {
+	if !c.Exposure.Known {
+		return fmt.Sprintf("%v: %s, retry after %s", c.Condition, c.Reason, c.RetryAfter)
+	}
 	return fmt.Sprintf("%v: %s, utilisation %.2f, retry after %s", c.Condition, c.Reason, c.Utilisation, c.RetryAfter)
 }
 
@@ -157,16 +160,15 @@ func (g *gate) refusal(op, reason string) error {
 		State: g.out.State.Outer(), Utilisation: g.standing.Utilisation,
 		Reason: reason, RetryAfter: retryDrained, Condition: tidegate.ErrDraining,
 	}
-	now := g.clock.Boot()
+	c.Exposure = g.exposureLocked()
 	if g.ceiling != nil {
-		c.Exposure = g.ceiling.Exposure(now)
 		a, _ := g.ceiling.A()
 		c.A = a.Position
 		c.D, c.DKnown = g.ceiling.D()
 	}
 	hint := "send it to the site that serves next; `tidegate status` names it"
 	if g.out.Refuse == machine.RefuseClosed {
-		c.Condition, c.RetryAfter = tidegate.ErrGateClosed, g.retryAfter(now)
+		c.Condition, c.RetryAfter = tidegate.ErrGateClosed, g.retryAfter(g.clock.Boot())
 		hint = "see why the other site does not keep up with `tidegate status`; `tidegate gate open` lets work go on unprotected"
 	}
 	return &tidegate.Error{Op: op, Class: tidegate.Transient, Hint: hint, Err: c}

@@ -389,6 +389,11 @@ func TestDrain(t *testing.T) {
 		if st := s.j.Status(); st.Gate != machine.HandedOver {
 			s.t.Errorf("a handover was taken back: %s", st.Gate)
 		}
+		s.j.Deactivate()
+		_, err = s.j.Append(ctx, payload(3), testTime)
+		if c, ok := errors.AsType[*Closed](err); !ok || c.Exposure.Known || c.Exposure.Records != noBound {
+			s.t.Errorf("refused, and an exposure that is not known told as one: %v (%+v)", err, c)
+		}
 	})
 }
 
@@ -421,6 +426,36 @@ func TestLease(t *testing.T) {
 		}
 		s.j.gate.hold(1)
 		lease(time.Second)
+		if err := s.j.Await(ctx, r.Next); err != nil {
+			s.t.Error(err)
+		}
+	})
+}
+
+// TestLeaseEndsWithTheActivity: while nothing is active here the agent gives the
+// lease back, so a new activity waits for what it is told from then on.
+func TestLeaseEndsWithTheActivity(t *testing.T) {
+	grant := terms(tidegate.ModeOpen, tidegate.Bounds{}, tidegate.Policy{})
+	inBubble(t, grant, func(s *site) {
+		ctx := s.t.Context()
+		lease := func(m *local.DaemonProgress) {
+			m.LeaseNeeded, m.LeaseUntil = true, s.j.cfg.Clock.Boot()+tidegate.Instant(time.Minute)
+		}
+		s.change(lease)
+		s.j.Deactivate()
+		if err := s.j.Activate(); err != nil {
+			s.t.Fatal(err)
+		}
+		r, err := s.j.Append(ctx, payload(0), testTime)
+		if err != nil {
+			s.t.Fatal(err)
+		}
+		short, cancel := context.WithTimeout(ctx, time.Second)
+		defer cancel()
+		if err := s.j.Await(short, r.Next); !errors.Is(err, context.DeadlineExceeded) {
+			s.t.Errorf("released under a lease that may have been given back: %v", err)
+		}
+		s.change(lease)
 		if err := s.j.Await(ctx, r.Next); err != nil {
 			s.t.Error(err)
 		}

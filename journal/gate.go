@@ -117,7 +117,11 @@ func (g *gate) activate(end rpo.Mark) error {
 	g.openGoes, g.touched = false, now
 	g.terms, g.drains = local.DaemonProgress{}, rpo.DrainRate{}
 	if g.held && g.last.Epoch == g.epoch {
-		g.apply(now, &g.last)
+		// The agent gives the lease back while nothing is active here: what it told
+		// before says nothing about the lease any more.
+		p := g.last
+		p.LeaseUntil = 0
+		g.apply(now, &p)
 	}
 	g.step(now)
 	g.turn()

@@ -83,12 +83,13 @@ func (t *Throttle) missing(n int) float64 { return min(float64(n), t.burst()) - 
 const rounding = 1e-6
 
 func (t *Throttle) fill(now tidegate.Instant) {
-	if now > t.at {
-		if !t.Unlimited() {
-			t.tokens = min(t.burst(), t.tokens+t.rate*time.Duration(now-t.at).Seconds())
-		}
-		t.at = now
+	switch {
+	case t.Unlimited():
+		t.tokens = max(0, t.tokens) // what was owed under a limit ends with it
+	case now > t.at:
+		t.tokens = min(t.burst(), t.tokens+t.rate*time.Duration(now-t.at).Seconds())
 	}
+	t.at = max(t.at, now)
 }
 
 // Take admits n records at now, if there is room. More than the bucket holds are

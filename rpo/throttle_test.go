@@ -88,6 +88,19 @@ func TestThrottleExtremes(t *testing.T) {
 	if th.Take(1e18, 1) || th.Wait(1e18, 1) != tidegate.Unbounded {
 		t.Error("a rate of 0 admits")
 	}
+	// A batch that overdrew a small rate is not paid for under the next limit.
+	th = Throttle{}
+	now := tidegate.Instant(time.Second)
+	th.SetRate(now, 100)
+	if now += tidegate.Instant(time.Second); !th.Take(now, 10_000) {
+		t.Fatal("a large batch is never admitted")
+	}
+	th.SetRate(now, math.Inf(1))
+	now += tidegate.Instant(time.Second)
+	th.SetRate(now, 100)
+	if wait := th.Wait(now, 1); wait > 20*time.Millisecond {
+		t.Errorf("%s for one record of a new limit", wait)
+	}
 }
 
 func TestStanding(t *testing.T) {
