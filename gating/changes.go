@@ -231,8 +231,6 @@ func nextStep(rule string) string {
 		return r.Instead
 	}
 	switch rule {
-	case ruleCaughtUp:
-		return "wait until the node has the log; `tidegate status` shows how far it is"
 	case ruleWriter:
 		return "start the service, and let one agent acquire all of its streams"
 	}

@@ -204,6 +204,7 @@ type fakeNode struct {
 
 	streams map[tidegate.StreamID]*fakeStream
 	down    bool
+	alone   bool // no service is connected beside it
 	tidegatev1connect.UnimplementedStandbyServiceHandler
 }
 
@@ -442,6 +443,14 @@ func (s *site) tryReport(ctx context.Context) error {
 	return nil
 }
 
+// applied is how far the service beside a node says that it is.
+func (n *fakeNode) applied(f *fakeStream) *uint64 {
+	if n.alone {
+		return nil
+	}
+	return new(uint64(f.core.DurablePos().Seq))
+}
+
 // standbyReport is what a node would tell the gate now.
 func (s *site) standbyReport(n *fakeNode, beacon time.Duration) *pb.ReportStandbyRequest {
 	req := &pb.ReportStandbyRequest{
@@ -453,7 +462,7 @@ func (s *site) standbyReport(n *fakeNode, beacon time.Duration) *pb.ReportStandb
 		lag := int64(0)
 		req.Streams = append(req.Streams, &pb.StandbyStream{
 			StreamId: id.String(), Promise: fencewire.PromiseMessage(f.core.Promise()), Durable: api.LogPosMessage(f.core.DurablePos()),
-			Limbo: f.core.Limbo(), ApplyLagRecords: &lag, BeaconAge: durationpb.New(beacon), History: fencewire.HistoryMessage(f.core.Meta().History),
+			Limbo: f.core.Limbo(), AppliedSeq: n.applied(f), ApplyLagRecords: &lag, BeaconAge: durationpb.New(beacon), History: fencewire.HistoryMessage(f.core.Meta().History),
 		})
 	}
 	return req

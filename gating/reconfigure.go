@@ -8,11 +8,12 @@ import (
 	pb "github.com/tidegate/tidegate/api/tidegatev1"
 	"github.com/tidegate/tidegate/gating/fence"
 	"github.com/tidegate/tidegate/gating/registry"
+	"github.com/tidegate/tidegate/gating/rules"
 )
 
 // Rules of a new configuration, besides those of a change of role.
 const (
-	ruleCaughtUp = "caught-up"     // a node that is to count has the log at hand
+	ruleCaughtUp = rules.CaughtUp  // a node that is to count has the log at hand
 	ruleWriter   = "writer-active" // one writer holds every stream, and goes on with the new epoch
 	ruleUnderway = fence.RuleUnderway
 )

@@ -76,11 +76,12 @@ func (w *world) streamFacts(v *registry.View, q question, s registry.Stream, sta
 		return out
 	}
 	rec := e.Value
-	holder, _ := w.holderOf(q.target)
 	never := rec.ActiveEpoch == 0
 	out.NeverWritten, out.Restored, out.Quorum = &never, new(rec.Restored), rec.Config.Quorum()
 	out.TargetNamed = new(slices.Contains(s.Members, q.target) || rec.Config.Index(q.target) >= 0)
-	out.TargetHolds = new(rec.State == fence.StateActive && !holder.IsZero() && rec.Holder.UUID == holder)
+	// Under whichever uuid: a service that is made writer where it is active would
+	// keep no record of where the new epoch begins.
+	out.TargetHolds = new(!never && rec.Active.Node == q.target)
 	out.GateHolds, out.Lease = new(rec.Gate.Holds()), new(rec.Gate.Lease)
 	out.GateText = fmt.Sprintf("gate %s in mode %s", strings.ToLower(string(rec.Gate.State)), rec.Gate.Mode)
 	if !never {
@@ -211,6 +212,9 @@ func (w *world) contentFacts(out *rules.StreamFacts, target tidegate.NodeName, r
 			// A log is opened, appended to and adopted only without holes; what cannot be
 			// read is an error, and a source that cannot give its log any more is a gap.
 			out.NoGap, out.GapWhy = new(one.GetError() == ""), one.GetError()
+			if one.AppliedSeq != nil {
+				out.Applies, out.AppliesWhy = new(true), fmt.Sprintf("the service beside %s has applied to batch %s", m.Node, tidegate.Seq(one.GetAppliedSeq()))
+			}
 		}
 		if !m.InForce {
 			continue

@@ -54,7 +54,7 @@ func factual() (*world, *handClock, *registry.View) {
 		w.reportStandby(&pb.ReportStandbyRequest{
 			Node: string(n), Site: "west", Incarnation: inc.String(), DiskFreeBytes: 1 << 40, DiskTotalBytes: 1 << 41, GrowthBytesPerSecond: new(1e6),
 			Streams: []*pb.StandbyStream{{
-				StreamId: aStream, History: []*pb.Term{{Epoch: 3}}, BeaconAge: durationpb.New(time.Second),
+				StreamId: aStream, History: []*pb.Term{{Epoch: 3}}, BeaconAge: durationpb.New(time.Second), AppliedSeq: new(uint64(9)),
 				Durable: api.LogPosMessage(tidegate.LogPos{Epoch: 3, Seq: 9, Chain: tidegate.Chain{1}}),
 			}},
 		})

@@ -126,6 +126,7 @@ var streamRules = map[string]func(*Facts, *StreamFacts, Request) finding{
 	PrimaryFenced:   primaryFenced,
 	RPOBound:        rpoBound,
 	DatumFresh:      datumFresh,
+	CaughtUp:        caughtUp,
 	NoGap:           noGap,
 	ContentVerified: contentVerified,
 }
@@ -172,7 +173,7 @@ func target(f *Facts) finding {
 		case !*s.TargetNamed:
 			return no("%s is not a member of %s", t.Node, s.Name)
 		case *s.TargetHolds:
-			return no("%s already holds %s (%s)", t.Node, s.Name, s.Writer)
+			return no("%s is active on %s already (%s); its agent acquires an epoch by itself as soon as its service runs", s.Name, t.Node, s.Writer)
 		}
 		if m := s.member(t.Node); m == nil || !m.alive() {
 			return finding{known: m != nil && m.Answers != nil && m.Knows != nil, reason: fmt.Sprintf("%s has not reported %s lately, or does not know what it had", t.Node, s.Name)}
@@ -321,6 +322,18 @@ func datumFresh(f *Facts, s *StreamFacts, q Request) finding {
 		}
 	}
 	return x.with("beacon_age", "%s", *s.BeaconAge)
+}
+
+func caughtUp(f *Facts, s *StreamFacts, _ Request) finding {
+	switch {
+	case is(s.NeverWritten):
+		return yes("it never had a writer")
+	case s.Applies == nil:
+		return unknown("how far the service beside %s has applied it is not known: it is not connected, or has not said yet", orElse(string(f.Target.Node), "(none)"))
+	case !*s.Applies:
+		return no("%s", orElse(s.AppliesWhy, "the target's service applies nothing"))
+	}
+	return yes("%s", orElse(s.AppliesWhy, "the target's service applies it"))
 }
 
 func noGap(_ *Facts, s *StreamFacts, _ Request) finding {

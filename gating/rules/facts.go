@@ -76,7 +76,7 @@ type StreamFacts struct {
 	Members []MemberFacts   // of the configuration, and configured ones that are not in it yet
 
 	TargetNamed *bool // the target is a member, configured or in force
-	TargetHolds *bool // the target is the writer already
+	TargetHolds *bool // the stream is active on the target already, under whatever holder
 
 	GateHolds *bool          // a cut-off writer stops at its own bounds
 	GateText  string         // for people
@@ -85,6 +85,9 @@ type StreamFacts struct {
 
 	BeaconAge    *time.Duration // since the newest beacon that any member has heard
 	WriterSilent *time.Duration // since the writer's last sign of life that anybody here has seen
+
+	Applies    *bool // the target's service is connected, and says how far it has applied
+	AppliesWhy string
 
 	NoGap   *bool // no stretch of the log is missing at the target
 	GapWhy  string

@@ -35,7 +35,7 @@ func good() Facts {
 			Name: name, Writer: "epoch 3 of p1", Recorded: new(true), NeverWritten: new(false), Restored: new(false),
 			Quorum: tidegate.Quorum{N: 3, W: 2}, Members: members(), TargetNamed: new(true), TargetHolds: new(false),
 			GateHolds: new(true), GateText: "gate armed in mode sync", Lease: new(time.Duration(0)), Loss: &fence.LossStatement{Kind: fence.LossZero, Why: "the gate was armed in sync"},
-			BeaconAge: new(time.Second), WriterSilent: new(time.Second), NoGap: new(true), Agree: new(true),
+			BeaconAge: new(time.Second), WriterSilent: new(time.Second), NoGap: new(true), Agree: new(true), Applies: new(true),
 		}
 	}
 	return Facts{
@@ -90,7 +90,7 @@ func TestEachRule(t *testing.T) {
 		{"frozen", Failover, func(f *Facts) { f.Service.Frozen, f.Service.FrozenWhy = new(true), "cables are moved" }, FreezeOff, "cables are moved"},
 		{"disarmed", Switchover, func(f *Facts) { f.Service.Armed, f.Service.ArmedWhy = new(false), "dr is down" }, ArmSwitch, "dr is down"},
 		{"no target", Failover, func(f *Facts) { f.Target = TargetFacts{} }, "target adopt-quorum adopt-quorum content-verified content-verified capacity", "name the target"},
-		{"target is the writer", Switchover, func(f *Facts) { f.Streams[1].TargetHolds = new(true) }, Target, "already holds b"},
+		{"target is the writer", Switchover, func(f *Facts) { f.Streams[1].TargetHolds = new(true) }, Target, "b is active on dr1 already"},
 		{"target is a stranger", Failover, func(f *Facts) { f.Streams[1].TargetNamed = new(false) }, Target, "not a member of b"},
 		{"target is silent", Failover, func(f *Facts) { f.Streams[0].Members[0].Answers = new(false) }, "target adopt-quorum", "has not reported a lately"},
 		{"no agent", Failover, func(f *Facts) { f.Target.Agent = new(false) }, Target, "not known to any gate"},
@@ -129,6 +129,9 @@ func TestEachRule(t *testing.T) {
 		{"planned without beacons", Switchover, func(f *Facts) {
 			f.Streams[0].BeaconAge, f.Streams[0].WriterSilent = new(time.Hour), new(time.Hour)
 		}, DatumFresh, "want at most 10s"},
+		{"applied not known", Switchover, func(f *Facts) { f.Streams[1].Applies = nil }, CaughtUp, "not connected"},
+		{"applies nothing", Failback, func(f *Facts) { f.Streams[1].Applies = new(false) }, CaughtUp, "applies nothing"},
+		{"a failover waits for the service", Failover, func(f *Facts) { f.Streams[1].Applies = nil }, "", ""},
 		{"gap", Failover, func(f *Facts) { f.Streams[0].NoGap = new(false) }, NoGap, "missing"},
 		{"target differs", Failover, func(f *Facts) { f.Streams[0].Members[0].Verified = new(false) }, ContentVerified, "not what the writer wrote"},
 		{"others differ", Failover, func(f *Facts) { f.Streams[0].Agree, f.Streams[0].Differs = new(false), "dr2 and dr3 differ" }, ContentVerified, "dr2 and dr3"},

@@ -35,6 +35,7 @@ const (
 	PrimaryFenced   = fence.RulePrimaryFence
 	RPOBound        = fence.RuleRPOBound
 	DatumFresh      = "datum-fresh"
+	CaughtUp        = "caught-up"
 	NoGap           = "no-gap"
 	ContentVerified = "content-verified"
 	Capacity        = "capacity"
@@ -105,9 +106,9 @@ func Rules() []Rule {
 			Instead: "let the live writer arm the gate again, or find out what the restored backup lacks",
 		},
 		{
-			Name: Target, Asks: "the target is a registered standby node and a member of every stream, it reports, its agent is known, and it does not hold the streams already",
-			Evidence: "registered nodes, the streams' members, reports", Actions: all,
-			Instead: "name another --target: `tidegate status` lists the standby nodes and their agents",
+			Name: Target, Asks: "the target is a registered standby node and a member of every stream, it reports, its agent is known, and the streams are not active on it already",
+			Evidence: "registered nodes, the streams' members, reports, the epoch record", Actions: all,
+			Instead: "name another --target: `tidegate status` lists the standby nodes and their agents; where the service is active already its agent acquires by itself",
 		},
 		{
 			Name: Record, Asks: "every stream has a readable epoch record; one that never had a writer opens with an empty log",
@@ -138,6 +139,11 @@ func Rules() []Rule {
 			Name: DatumFresh, Asks: "the standby side's newest word from the writer is not old: for a planned change at all, else compared with the writer's last sign of life",
 			Evidence: "age of the newest beacon at a member; age of the writer's last report, good synthetic write or good sight from another gate",
 			Actions:  all, ByName: true, Instead: "find out for how long the link to the standby site had been down",
+		},
+		{
+			Name: CaughtUp, Asks: "the target's service is connected to its standby node, and says how far it has applied: for a planned change, whose clients wait until it has applied all",
+			Evidence: "the target's report", Actions: []Action{Switchover, Failback},
+			Instead: "wait until the node has the log and its service has applied it, as `tidegate status` shows; start the service beside it if it does not run",
 		},
 		{
 			Name: NoGap, Asks: "no stretch of the source's log is missing at the target",
