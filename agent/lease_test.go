@@ -32,7 +32,8 @@ func TestOpenGateNeedsALease(t *testing.T) {
 	for range 3 {
 		n.await(n.append(1))
 		w.clk.jump(testLease / 2)
-		w.gate.wait(t, "renewed", func(g *fakeGate) bool { before++; return g.renewals >= before })
+		before++
+		w.gate.wait(t, "renewed", func(g *fakeGate) bool { return g.renewals >= before })
 	}
 }
 
