@@ -262,9 +262,9 @@ func registryPutBack(t *testing.T, a *act) {
 // The primary site is lost in the middle of the night, and nobody is called:
 // three gates at three sites agree.
 func failsOverByItself(t *testing.T, a *act) {
-	a.operate(t, 0, append(append([]string{"override", "set", "--expires", "1h", "--reason", "a lab"}, lab.Service), "drill-fresh", "capacity")...)
+	a.operate(t, 0, "override", "set", "--rule", "drill-fresh", "--rule", "capacity", "--expires", "1h", "--reason", "a lab", lab.Service)
 	a.until(t, "the detector to be allowed to act", func(ctx context.Context) error {
-		_, err := a.Tidegate(ctx, "detector", "set", "--mode", "auto", "--down-after", "2s", "--agree", "3", "--anti-flap", "1s",
+		_, err := a.Tidegate(ctx, "detector", "set", "--mode", "auto", "--down-after", "5s", "--agree", "3", "--anti-flap", "5s",
 			"--single-registry", "--reason", "test", lab.Service)
 		return err
 	})
