@@ -145,6 +145,20 @@ func TestDegradeBlind(t *testing.T) {
 	}
 }
 
+// The brake on a stream that may degrade blindly leaves its record as it is, and
+// opens at once: nobody waits for the grace.
+func TestBrakeOnABlindGate(t *testing.T) {
+	w, n := active(t, func(g *fakeGate) {
+		g.policy = tidegate.Policy{Reaction: tidegate.ReactDegradeBlind, Grace: time.Hour}
+	})
+	n.writer("leave recorded", func(s *WriterStatus) bool { return s.Gate.Record == fence.GateBlindOK })
+	w.log.is(&w.log.mute, true)
+	end := n.append(1)
+	n.held(end)
+	w.gate.change(func(g *fakeGate) { g.brake = &pb.Brake{Reason: "DR is down for a week", Actor: "ann"} })
+	n.await(end)
+}
+
 // What the record may say next, and when.
 func TestNextGate(t *testing.T) {
 	armed := func(m tidegate.Mode) fence.GateRecord { return fence.GateRecord{State: fence.GateArmed, Mode: m} }

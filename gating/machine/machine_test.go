@@ -228,6 +228,31 @@ func TestBrake(t *testing.T) {
 	r.want(t, Degraded)
 }
 
+// A record that permits it beforehand is no reason to let the brake wait.
+func TestBrakeOpensABlindGateAtOnce(t *testing.T) {
+	r := newRun()
+	r.in.Policy = tidegate.Policy{Reaction: tidegate.ReactDegradeBlind, Grace: time.Hour}
+	r.in.Record = RecordBlindOK
+	r.step(0)
+	r.in.Late, r.in.Utilisation = true, 1
+	if out := r.step(0); out.Unbounded {
+		t.Fatalf("open before the grace, and nobody said so: %+v", out)
+	}
+	r.in.Brake = true
+	if out := r.step(0); !out.Unbounded || out.State != Degraded {
+		t.Fatalf("the brake does not open: %+v", out)
+	}
+	r.in.Late, r.in.Utilisation = false, 0
+	r.step(2 * time.Hour)
+	r.want(t, Degraded)
+	r.in.Brake = false
+	r.step(0)
+	r.step(time.Hour)
+	r.want(t, Arming)
+	r.step(0)
+	r.want(t, Flowing)
+}
+
 func TestDrainAndHandOver(t *testing.T) {
 	r := newRun()
 	r.step(0)

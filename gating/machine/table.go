@@ -105,7 +105,10 @@ func armed(s State) row {
 	return stays(s, row{
 		Begin: Flowing, End: Off, Fence: Fenced, Drain: Draining, HandOver: HandedOver,
 		SaysDegraded: Degraded,
-		Ease:         Flowing, Press: Throttled, Shut: Blocked, Refuse: Rejecting, Ask: Asked,
+		// Under a record that permits it: an operator's word is not waited for any
+		// grace, because nobody asks for one without need.
+		Braked: Degraded,
+		Ease:   Flowing, Press: Throttled, Shut: Blocked, Refuse: Rejecting, Ask: Asked,
 		Open: Degraded,
 	})
 }

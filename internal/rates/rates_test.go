@@ -503,6 +503,8 @@ func TestText(t *testing.T) {
 		{RecordsPerSecond, "1000", "1000 records/s"},
 		{RecordsPerSecond, "1KiB", ""},
 		{RecordsPerSecond, "1e3", ""},
+		{RecordsPerSecond, "0.5", ""}, // rounded down it would stop everything
+		{BytesPerSecond, "0.5", ""},
 	} {
 		n, err := tc.unit.Parse(tc.text)
 		got := ""
