@@ -53,7 +53,31 @@ func (w *writer) effective() (b tidegate.Bounds, isRecord bool) {
 		return rec, true
 	}
 	b = tightest(rec, w.want)
+	if w.claimed.revision == w.revision && w.claimed.revision != 0 {
+		// The record may say so at any moment: only the record, or its refusal,
+		// permits more again, whatever the operator wants by now.
+		b = tightest(b, w.claimed.bounds)
+	}
 	return b, armed && b == rec
+}
+
+// claim is what a change of the record that may be under way would promise: it
+// holds until the record has moved past the revision that it was compared with.
+type claim struct {
+	revision int64
+	bounds   tidegate.Bounds
+}
+
+// claiming notes that the record was asked to say next; mu is held.
+func (w *writer) claiming(next fence.GateRecord) {
+	b, armed := recorded(next)
+	if !armed {
+		return
+	}
+	if w.claimed.revision == w.revision {
+		b = tightest(b, w.claimed.bounds)
+	}
+	w.claimed = claim{w.revision, b}
 }
 
 // recordOf says what the record permits the library.

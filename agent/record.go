@@ -58,6 +58,9 @@ func (w *writer) recordGate(ctx context.Context) error {
 		Gate: fencewire.GateMessage(next), Reason: why,
 	}
 	was := w.terms.State
+	if due {
+		w.claiming(next)
+	}
 	w.mu.Unlock()
 	if !due {
 		return nil

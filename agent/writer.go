@@ -56,6 +56,7 @@ type writer struct {
 	wantMode  tidegate.Mode    // what the operator wants; empty when the gate did not say
 	want      tidegate.Bounds  // of that mode
 	wantLease time.Duration
+	claimed   claim // what the record was asked to say last
 	policy    tidegate.Policy
 	brake     brake
 	sent      local.DaemonProgress // newest grant

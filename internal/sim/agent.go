@@ -46,6 +46,7 @@ type agentStream struct {
 	told    told
 	grant   uint64 // number of the last one given
 	pending bool   // a record change is under way
+	claimed claim
 	lease   leases
 	hand    handing
 }
@@ -166,7 +167,7 @@ func (as *agentStream) beginTerm(rec *fence.EpochRecord) {
 	as.w, as.revision = w, as.known.revision
 	as.spent, as.spentBy, as.fenced = rec.Epoch, as.prog.activation, false
 	as.proven, as.opened, as.ring, as.base = false, false, nil, nil
-	as.lease, as.hand = leases{}, handing{}
+	as.lease, as.hand, as.claimed = leases{}, handing{}, claim{}
 	as.a.w.log(as.a.addr, "", "writer", "stream %d epoch %s from %s", as.i, rec.Epoch, rec.Head)
 	as.do(w.Start())
 }

@@ -84,7 +84,7 @@ func (as *agentStream) tell() {
 	case rec != nil && as.proven && (rec.State == fence.StateActive || rec.State == fence.StateSwitching || rec.State == fence.StateDemoted):
 		bounds, _ := recorded(rec.Gate)
 		t = told{
-			role: roleActive, epoch: as.w.Epoch(), d: as.base.next, bounds: tightest(bounds, as.known.wish.effective()),
+			role: roleActive, epoch: as.w.Epoch(), d: as.base.next, bounds: as.enforced(bounds),
 			record: recordOf(rec.Gate), wish: as.known.wish, brake: as.known.wish.brake,
 			lease: rec.Gate.Lease > 0 && !rec.Gate.Holds(), until: max(as.lease.gate, as.w.LeaseUntil()),
 			drain: rec.State != fence.StateActive, over: rec.State == fence.StateDemoted,
@@ -98,6 +98,23 @@ func (as *agentStream) tell() {
 	as.told = t
 	as.grant++
 	as.a.send(&as.a.lib.host, &mGrant{as.i, as.grant, t})
+}
+
+// claim is what a change of the record that may be under way would promise: until
+// the record has moved past the revision that it was compared with, it holds.
+type claim struct {
+	revision int64
+	bounds   tidegate.Bounds
+}
+
+// enforced returns the bounds that hold: what the record, the operator, and a change
+// under way all allow.
+func (as *agentStream) enforced(recorded tidegate.Bounds) tidegate.Bounds {
+	b := tightest(recorded, as.known.wish.effective())
+	if as.claimed.revision == as.known.revision {
+		b = tightest(b, as.claimed.bounds)
+	}
+	return b
 }
 
 // record0 is record, or nil while this agent is not the writer.
@@ -135,6 +152,12 @@ func (as *agentStream) settle() {
 	}
 	if g, due := as.gateDue(rec); due {
 		as.a.w.oracle.arming(as, rec.Gate.State, g.State)
+		if b, armed := recorded(g); armed {
+			if as.claimed.revision == as.known.revision {
+				b = tightest(b, as.claimed.bounds)
+			}
+			as.claimed = claim{as.known.revision, b}
+		}
 		by := fence.Promise{Epoch: as.w.Epoch(), Holder: as.a.self.UUID}
 		as.swap("record gate", func(_ int, r fence.EpochRecord) (fence.EpochRecord, error) { return r.SetGate(by, g) })
 	}

@@ -124,7 +124,6 @@ type entry struct {
 	// The oracle's.
 	state  state
 	synced uint32 // nodes, as bits, that ever had it fsynced
-	had    uint32 // nodes that have it fsynced now
 }
 
 type entryKind uint8

@@ -36,9 +36,6 @@ func (m *computer) boot() tidegate.Instant {
 	return tidegate.Instant(m.clock.boot + t + t*time.Duration(m.clock.ppm)/1_000_000)
 }
 
-// mono is what a program reads that takes the wrong clock.
-func (m *computer) mono() tidegate.Instant { return m.boot() - tidegate.Instant(m.clock.slept) }
-
 func (m *computer) wall() time.Time { return wallStart.Add(time.Duration(m.boot()) + m.clock.wall) }
 
 // real returns how long d of this machine's time takes in the world.

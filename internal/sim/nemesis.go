@@ -56,9 +56,15 @@ func (w *world) acts() []func() {
 	some(s.restarts, w.restartWriter, w.restartWriter, w.elect)
 	some(s.duel, w.takeOver, w.twins, w.twins, w.twins)
 	some(s.restores, w.backupOrRestore, w.rollback, w.rollback)
-	some(s.wish.lease > 0 && !s.restores, w.leaseAmbush, w.leaseAmbush)
+	some(s.wish.lease > 0 && !s.restores, w.leaseAmbush)
 	some(s.switches, w.switchover, w.switchover)
 	some(s.modes, w.changeMode, w.brake, w.freeze)
+	for range len(acts) / 2 { // half of what a theme's seed meets is the theme
+		some(s.theme == themeTwins, w.twins)
+		some(s.theme == themeBack, w.rollback, w.changeMode)
+		some(s.theme == themeLeases, w.leaseAmbush)
+		some(s.theme == themeBrake, w.brake)
+	}
 	return acts
 }
 

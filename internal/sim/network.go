@@ -25,15 +25,6 @@ func (n *network) add(h *host) {
 	h.m.hosts = append(h.m.hosts, h)
 }
 
-func (n *network) find(addr string) *host {
-	for _, h := range n.hosts {
-		if h.addr == addr {
-			return h
-		}
-	}
-	return nil
-}
-
 func (n *network) open(machines int) {
 	n.n = machines
 	n.links = make([]link, machines*machines)

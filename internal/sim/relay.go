@@ -22,7 +22,6 @@ type fan struct {
 	s      *standby
 	known  bool
 	cursor int // entries it has, as far as known
-	told   tidegate.Seq
 }
 
 // batchMax bounds the entries of one message.

@@ -52,6 +52,43 @@ type shape struct {
 	modes    bool // the operator changes modes, brakes, freezes
 	force    bool // fewer than R replies are good enough for some operators
 	auto     bool // the detector decides
+	theme    theme
+}
+
+// theme is what some seeds dwell on: faults that do harm only together, which too
+// few seeds would bring together by chance.
+type theme uint8
+
+const (
+	themeNone   theme = iota
+	themeTwins        // several controllers of one plan
+	themeBack         // a registry that goes back, under changing gates
+	themeLeases       // an old writer that believes in its leases
+	themeBrake        // a gate held open by hand for long
+	themes
+)
+
+func (w *world) chooseTheme() {
+	s := &w.shape
+	if !w.oneIn(3) {
+		return
+	}
+	s.theme = 1 + theme(w.rng.IntN(int(themes)-1))
+	if s.theme != themeBack {
+		s.restores = false
+	}
+	switch s.theme {
+	case themeTwins:
+		s.duel = true
+	case themeBack:
+		s.restores, s.modes, s.wipes, s.flips, s.shrink, s.chaos = true, true, false, false, false, 7*time.Second
+	case themeLeases:
+		s.wish.mode, s.wish.policy, s.wish.lease, s.crashes, s.modes = tidegate.ModeOpen, tidegate.Policy{}, 400*time.Millisecond, true, false
+		s.chaos = 6 * time.Second
+	case themeBrake:
+		s.modes, s.wish.policy = true, tidegate.Policy{Reaction: tidegate.ReactDegrade, Grace: 200 * time.Millisecond}
+		s.chaos, s.pace = 20*time.Second, 80*time.Millisecond
+	}
 }
 
 var shapes = []tidegate.Quorum{{N: 1, W: 1}, {N: 2, W: 2}, {N: 2, W: 1}, {N: 3, W: 2}, {N: 3, W: 2}, {N: 3, W: 2}, {N: 3, W: 3}, {N: 5, W: 3}}
@@ -94,7 +131,8 @@ func (w *world) choose() {
 	}
 	s.force = w.oneIn(6)
 	w.chooseGate()
-	if w.oneIn(12) {
+	w.chooseTheme()
+	if s.theme == themeNone && w.oneIn(8) {
 		s.auto, s.restores, s.duel, s.modes = true, false, false, false
 		s.chaos, s.pace, s.tend = 40*time.Second, 120*time.Millisecond, 600*time.Millisecond
 	}
