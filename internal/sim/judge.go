@@ -142,8 +142,8 @@ func (o *oracle) leased(ls *libStream, x waiter, m *term) {
 	t := o.streams[ls.i]
 	for i := range t.turns {
 		u := &t.turns[i]
-		if u.epoch <= ls.epoch || u.kind != fence.KindFailover {
-			continue
+		if u.epoch <= ls.epoch || u.kind != fence.KindFailover || t.holders[u.epoch] == t.holders[ls.epoch] {
+			continue // a lease is the holder's, under whichever epoch
 		}
 		p := o.w.reg.saved(u.plan)
 		if u.old.LeaseBinds() && !u.old.Holds() && p != nil && !p.AttestPrimaryDown {
