@@ -469,6 +469,37 @@ func TestPromiseAboveTheRegistryEndsClaims(t *testing.T) {
 	if rec := s.records(ids)["b"]; rec.Restored {
 		t.Fatal("a stream that nobody contradicts was distrusted")
 	}
+
+	// The record names e1, which may have been fenced long ago: that it asks proves
+	// nothing. Two members that stand by its epoch do.
+	arm := func(to pb.GateState) error {
+		agent := s.node(tidegate.RoleAgent, "east", "e1")
+		read, err := agent.ReadEpoch(t.Context(), connect.NewRequest(&pb.ReadEpochRequest{StreamId: ids["a"].String()}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = agent.RecordGate(t.Context(), connect.NewRequest(&pb.RecordGateRequest{
+			StreamId: ids["a"].String(), Epoch: 1, Holder: s.agents["e1"].String(), Revision: read.Msg.GetEpoch().GetRevision(),
+			Gate: &pb.GateRecord{State: to, Mode: pb.Mode_MODE_SYNC, SinceSeq: 1},
+		}))
+		return api.FromError("record gate", "a", err)
+	}
+	for _, node := range []string{"w1", "w2"} {
+		req.Node, req.Incarnation = node, s.nodes[tidegate.NodeName(node)].inc.String()
+		if _, err := s.node(tidegate.RoleStandby, "west", node).ReportStandby(t.Context(), connect.NewRequest(req)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := arm(pb.GateState_GATE_STATE_ARMED); tidegate.ClassOf(err) != tidegate.Transient {
+		t.Fatalf("armed while one of three members stands by the epoch: %v", err)
+	}
+	s.report() // as the nodes really are
+	if err := arm(pb.GateState_GATE_STATE_DEGRADED); tidegate.ClassOf(err) != tidegate.Refused {
+		t.Fatalf("degraded from a gate of which nothing is known: %v", err)
+	}
+	if err := arm(pb.GateState_GATE_STATE_ARMED); err != nil {
+		t.Fatal(err)
+	}
 }
 
 func TestRebuild(t *testing.T) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"connectrpc.com/connect"
 
@@ -97,7 +98,12 @@ func (s *nodeService) allowGate(ctx context.Context, tx *registry.Tx, old fence.
 	refuse := func(hint, format string, args ...any) error {
 		return &tidegate.Error{Op: "record gate", Subject: string(st.Service) + "/" + string(st.Name), Class: tidegate.Refused, Err: fmt.Errorf(format, args...), Hint: hint}
 	}
+	if err := s.vouched("record gate", old); err != nil {
+		return st, err
+	}
 	switch to := next.Gate.State; {
+	case doubted(old) && to != fence.GateArmed:
+		return st, refuse("arm the gate first", "the registry may have gone back, and nothing is known of the gate")
 	case to == fence.GateArmed && st.Brake != nil:
 		return st, refuse("lift it with `tidegate gate arm "+string(st.Service)+"`", "the brake is on: %s", st.Brake.Reason)
 	case to == fence.GateDegraded && old.Gate.State == fence.GateArmed && !st.Policy.Degrades() && st.Brake == nil:
@@ -110,6 +116,51 @@ func (s *nodeService) allowGate(ctx context.Context, tx *registry.Tx, old fence.
 		return st, refuse("", "the stream's policy is %s", first(string(st.Policy.Reaction), string(tidegate.ReactBlock)))
 	}
 	return st, nil
+}
+
+// doubted reports whether a record may be older than what was decided since.
+func doubted(rec fence.EpochRecord) bool {
+	return rec.Restored || rec.Gate.State == fence.GateUnknown
+}
+
+// vouched refuses a writer's change of a record that may be an old one: the holder
+// that it names may have been fenced long ago, and would arm a gate that is not
+// its own. W members that know what they had and stand by the record's epoch show
+// that no later one was opened: R of them promise before that.
+func (p parts) vouched(op string, rec fence.EpochRecord) error {
+	if !doubted(rec) {
+		return nil
+	}
+	n := p.world.standBy(rec, p.timing.Stale)
+	if n >= rec.Config.W {
+		return nil
+	}
+	return &tidegate.Error{
+		Op: op, Subject: rec.Stream.String(), Class: tidegate.Transient,
+		Err:  fmt.Errorf("the registry may have gone back, and %d of %d members that answer stand by epoch %s, want %d", n, len(rec.Config.Members), rec.Epoch, rec.Config.W),
+		Hint: "it is tried again; see `tidegate doctor` if it lasts",
+	}
+}
+
+// standBy counts the members of a record's configuration that reported lately that
+// the record's epoch is what they have promised. One in limbo may only have read
+// that from the record.
+func (w *world) standBy(rec fence.EpochRecord, stale time.Duration) (n int) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, m := range rec.Config.Members {
+		st := w.standbys[m.Node]
+		if st == nil || w.age(st.at) > stale {
+			continue
+		}
+		for _, s := range st.report.GetStreams() {
+			p := s.GetPromise()
+			if s.GetStreamId() == rec.Stream.String() && !s.GetLimbo() && tidegate.Epoch(p.GetEpoch()) == rec.Epoch && p.GetHolder() == rec.Holder.UUID.String() {
+				n++
+			}
+		}
+	}
+	return n
 }
 
 func (p parts) gateEntry(ctx context.Context, st registry.Stream, old, next fence.GateRecord, reason string) registry.AuditEntry {
@@ -197,6 +248,16 @@ func (s *nodeService) HandOver(ctx context.Context, req *connect.Request[pb.Hand
 	case len(recs) == 0 || repeated > 0:
 		return nil, misuse("hand over", m.GetService(), errors.New("streams: want every stream of the service, in one call"))
 	}
+	unknown, err := s.compareApplied(ctx, v, recs)
+	if err != nil {
+		s.log.Error("handover refused, the writer goes on", "service", service, "err", err)
+		s.control.notApplied(ctx, service, err)
+		return nil, err
+	}
+	for _, text := range unknown {
+		e.Detail = append(e.Detail, fact("not compared", "%s", text))
+	}
+	s.control.notCompared(service, unknown)
 	rev, err := s.store.Commit(ctx, tx.Audit(e))
 	if err != nil {
 		return nil, err

@@ -345,6 +345,9 @@ func (s *nodeService) ExitLimbo(ctx context.Context, req *connect.Request[pb.Exi
 			return r, nil, err
 		}
 		next, err := r.ExitLimbo(by, member)
+		if err == nil {
+			err = s.vouched("exit limbo", r)
+		}
 		return next, nil, err
 	})
 	if err != nil {
