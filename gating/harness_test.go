@@ -49,6 +49,7 @@ type site struct {
 	mu      *sync.Mutex
 	clients map[string]*http.Client // by identity
 	beacon  time.Duration           // age of the writer's newest beacon, as nodes report it
+	state   tidegate.Digest         // that the writer hands over; zero: none
 }
 
 func newSite(t *testing.T, nodes ...tidegate.NodeName) *site {
@@ -204,7 +205,8 @@ type fakeNode struct {
 
 	streams map[tidegate.StreamID]*fakeStream
 	down    bool
-	alone   bool // no service is connected beside it
+	alone   bool            // no service is connected beside it
+	state   tidegate.Digest // that its service tells at every handover; zero: none
 	tidegatev1connect.UnimplementedStandbyServiceHandler
 }
 
@@ -441,6 +443,18 @@ func (s *site) tryReport(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// Status tells of the newest batch as of a handover that was applied.
+func (n *fakeNode) Status(context.Context, *connect.Request[pb.StandbyServiceStatusRequest]) (*connect.Response[pb.StandbyServiceStatusResponse], error) {
+	logs.Lock()
+	defer logs.Unlock()
+	out := &pb.StandbyServiceStatusResponse{Node: string(n.name), Incarnation: n.inc.String()}
+	for id, f := range n.streams {
+		h := &fence.Handover{Head: f.end(), Position: 100, StateKnown: !n.state.IsZero(), StateDigest: n.state}
+		out.Streams = append(out.Streams, &pb.StandbyStream{StreamId: id.String(), HandoverApplied: fencewire.HandoverMessage(h)})
+	}
+	return connect.NewResponse(out), nil
 }
 
 // applied is how far the service beside a node says that it is.

@@ -328,6 +328,7 @@ func (r *runner) draw(p fence.Plan) []*pb.PlanStep {
 	changed := showStep(r.view, p.Step, now)
 	showStreams(r.view, p)
 	showDetails(r.view, p)
+	r.handle.showRemark(r.view)
 	switch p.Step {
 	case fence.StepDone:
 		r.view.Outcome = pb.PlanOutcome_PLAN_OUTCOME_DONE
@@ -430,6 +431,7 @@ type handle struct {
 	over    chan struct{} // closed when the run has ended
 	err     error         // why the run ended before the plan did
 	next    *handle       // the second part of the change, once it has begun
+	said    string        // of the drain; see remark
 	preempt func()        // asks the run to give way; set before the handle is shared
 
 	asked     chan fence.ControlEvent // what others want the run to know

@@ -19,6 +19,7 @@ import (
 	"github.com/tidegate/tidegate/gating/fence"
 	"github.com/tidegate/tidegate/gating/fencewire"
 	"github.com/tidegate/tidegate/gating/registry"
+	"github.com/tidegate/tidegate/gating/rules"
 )
 
 // change asks for a change of role and returns the plans shown, the last one as
@@ -71,7 +72,7 @@ func (s *site) drain(ctx context.Context, node tidegate.NodeName, ids map[string
 			if rec.State != fence.StateSwitching {
 				break
 			}
-			h := fence.Handover{Head: s.seal(rec, rec.Target.Node), Position: 100}
+			h := fence.Handover{Head: s.seal(rec, rec.Target.Node), Position: 100, StateKnown: !s.state.IsZero(), StateDigest: s.state}
 			req.Streams = append(req.Streams, &pb.StreamHandover{StreamId: id.String(), Epoch: uint64(rec.Epoch), Revision: es[0].Revision, Handover: fencewire.HandoverMessage(&h)})
 		}
 		if len(req.GetStreams()) != len(ids) {
@@ -186,6 +187,25 @@ func TestSwitchover(t *testing.T) {
 	again, _, _ := s.change(&pb.ChangeRoleRequest{Kind: pb.PlanKind_PLAN_KIND_SWITCHOVER, Target: "w2", DryRun: true})
 	if got := again[0].GetSteps()[0].GetExpectedFrom(); !strings.Contains(got, "median") {
 		t.Errorf("expected from %q, want the plan before", got)
+	}
+}
+
+// A planned change to a node whose service is not connected is refused before any
+// client is drained, and so is a move to where the service is.
+func TestNoPlannedChangeToAServiceThatIsNotThere(t *testing.T) {
+	t.Parallel()
+	s, _, _ := ready(t, pb.Mode_MODE_SYNC, nil)
+	s.nodes["w1"].alone = true
+	s.report()
+	for target, rule := range map[string]string{"w1": rules.CaughtUp, "e1": rules.Target} {
+		plans, _, err := s.change(&pb.ChangeRoleRequest{Kind: pb.PlanKind_PLAN_KIND_SWITCHOVER, Target: target, Reason: "works"})
+		if tidegate.ClassOf(err) != tidegate.Refused || !strings.Contains(err.Error(), rule) {
+			t.Errorf("switchover to %s: %v, %v, want %s to refuse", target, plans, err, rule)
+		}
+	}
+	plans, _, err := s.change(&pb.ChangeRoleRequest{Kind: pb.PlanKind_PLAN_KIND_SWITCHOVER, Target: "w2", DryRun: true})
+	if err != nil {
+		t.Errorf("switchover to a service that applies: %v, %v", plans, err)
 	}
 }
 
