@@ -122,7 +122,7 @@ func (c *Controller) objection(s *StreamPlan) *Refusal {
 		return &Refusal{Rule: RuleTarget, Why: fmt.Sprintf("node %s is not a member", c.p.Target.Node)}
 	}
 	now := s.Record
-	now.Restored = now.Restored || s.goneBack()
+	now.Restored = now.Restored || c.goneBack()
 	loss := PredictLoss(now)
 	if c.p.AcceptLoss || loss.Kind == LossZero || loss.Kind == LossAtMost && !loss.Bounds.LooserThan(c.p.MaxLoss) {
 		return nil
@@ -175,6 +175,12 @@ func (s *StreamPlan) goneBack() bool {
 	return s.Heard.Epoch >= max(s.Record.Epoch, 1) && !mutate.Broken(mutate.HeardEpoch)
 }
 
+// goneBack reports whether it is so for any stream of the plan: they lie in one
+// registry, and what it has forgotten of one it may have forgotten of all.
+func (c *Controller) goneBack() bool {
+	return slices.ContainsFunc(c.p.Streams, func(s StreamPlan) bool { return s.goneBack() })
+}
+
 // stray reports whether a log has adopted an epoch that was never reserved since
 // the active one: it was, before the registry went back, and a plan that reached
 // no node that would have refused it has gone above it since.
@@ -195,7 +201,7 @@ func (c *Controller) reserve() {
 		s := &next.Streams[i]
 		r := s.Record.Clone()
 		r.Handover = r.handedOver()
-		if s.goneBack() {
+		if c.goneBack() {
 			r.Restored, r.Gate.State, r.Handover = true, GateUnknown, nil
 		}
 		r.Epoch = max(r.Epoch, s.Heard.Epoch) + 1
