@@ -17,6 +17,7 @@ TESTTIME  ?= 20m
 FUZZTIME  ?= 10s
 SEEDS     ?= 2000
 FROM      ?= 1
+OUTAGE    ?= 10m
 
 .PHONY: help
 help: ## print the targets
@@ -74,9 +75,9 @@ demo: build ## lose a primary site twice, with real processes, and count what is
 	bin/demo --bin bin
 
 .PHONY: soak
-soak: build ## five minutes of kill -9 under load, in sync and in bounded mode
-	@echo "soak: real processes in /tmp, about five minutes"
-	$(GO) run ./examples/soak --bin bin
+soak: build ## five minutes of kill -9 under load, in sync and in bounded mode, then OUTAGE (10m) without a registry
+	@echo "soak: real processes in /tmp, about five minutes and $(OUTAGE)"
+	$(GO) run ./examples/soak --bin bin --outage $(OUTAGE)
 
 .PHONY: faults
 faults: ## one fault after the other on real processes: what clients lost, what was exposed, how long they waited
