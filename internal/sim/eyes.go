@@ -28,6 +28,7 @@ type eyes struct {
 	session contact
 	moved   map[tidegate.StreamName]movement
 	stepped tidegate.Instant
+	writer  tidegate.Epoch // whose movements these are
 }
 
 // contact is when something was heard last.
@@ -117,6 +118,10 @@ func (y *eyes) step() {
 		return
 	}
 	y.d.Primary(rec.Active.Site)
+	if y.writer != rec.Epoch {
+		y.writer = rec.Epoch
+		clear(y.moved) // another writer, which has its time
+	}
 	v := y.d.Tick(now)
 	g.w.oracle.judged(y, v, now)
 	for i := range g.plans {

@@ -64,6 +64,7 @@ func (w *world) acts() []func() {
 		some(s.theme == themeBack, w.rollback, w.changeMode)
 		some(s.theme == themeLeases, w.leaseAmbush)
 		some(s.theme == themeBrake, w.brake)
+		some(s.theme == themeRegate, w.restartStuck)
 	}
 	return acts
 }
@@ -243,6 +244,28 @@ func (w *world) jumpClock() {
 	d := time.Duration(w.rng.IntN(7200)-3600) * time.Second
 	w.log(string(m.name), "", "jump", "wall clock by %s", d)
 	m.clock.wall += d
+}
+
+// restartStuck cuts the active service off from the standbys, and restarts it a
+// little later.
+func (w *world) restartStuck() {
+	for _, l := range w.libs {
+		if l.m.name != w.route.holder.Node {
+			continue
+		}
+		var pairs [][2]*computer
+		for _, s := range w.standbys {
+			if s.m != l.m {
+				pairs = append(pairs, [2]*computer{s.m, l.m}, [2]*computer{l.m, s.m})
+			}
+		}
+		w.net.blockFor(1500*time.Millisecond, pairs)
+		w.after(w.jitter(400*time.Millisecond), func() {
+			if w.chaos {
+				l.bounce()
+			}
+		})
+	}
 }
 
 // losePrimary takes the site where the streams live away, for long enough to be

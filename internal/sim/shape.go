@@ -65,6 +65,7 @@ const (
 	themeBack         // a registry that goes back, under changing gates
 	themeLeases       // an old writer that believes in its leases
 	themeBrake        // a gate held open by hand for long
+	themeRegate       // a service that restarts while nothing becomes durable
 	themes
 )
 
@@ -83,11 +84,14 @@ func (w *world) chooseTheme() {
 	case themeBack:
 		s.restores, s.modes, s.wipes, s.flips, s.shrink, s.chaos = true, true, false, false, false, 7*time.Second
 	case themeLeases:
-		s.wish.mode, s.wish.policy, s.wish.lease, s.crashes, s.modes = tidegate.ModeOpen, tidegate.Policy{}, 400*time.Millisecond, true, false
-		s.chaos = 6 * time.Second
+		s.wish.mode, s.wish.policy, s.wish.lease, s.crashes, s.modes = tidegate.ModeOpen, tidegate.Policy{}, 800*time.Millisecond, true, false
+		s.chaos = 8 * time.Second
 	case themeBrake:
 		s.modes, s.wish.policy = true, tidegate.Policy{Reaction: tidegate.ReactDegrade, Grace: 200 * time.Millisecond}
 		s.chaos, s.pace = 20*time.Second, 80*time.Millisecond
+	case themeRegate:
+		s.wish.mode, s.wish.policy, s.modes = tidegate.ModeBounded, tidegate.Policy{}, false
+		s.wish.bounds = tidegate.Bounds{Records: math.MaxInt64, Bytes: math.MaxInt64, Window: 100 * time.Millisecond}
 	}
 }
 
