@@ -76,6 +76,7 @@ func (s *Script) talk(kind local.Daemon, c *local.Conn) {
 		s.mu.Lock()
 		delete(s.conns, c)
 		delete(s.active, c)
+		s.tell()
 		s.mu.Unlock()
 	}()
 	if _, err := c.Serve(context.Background(), local.Welcome{Daemon: kind, Node: "test"}, nil); err != nil {
@@ -122,6 +123,11 @@ func (s *Script) hear(c *local.Conn, m local.Message) {
 			s.grant(c)
 		}
 	}
+	s.tell()
+}
+
+// tell wakes who waits for the library.
+func (s *Script) tell() {
 	close(s.heard)
 	s.heard = make(chan struct{})
 }
@@ -185,6 +191,28 @@ func (s *Script) Until(ok func(local.LibraryProgress) bool) {
 		case <-heard:
 		case <-s.t.Context().Done():
 			s.t.Fatal("the test ended while waiting for the library")
+		}
+	}
+}
+
+// Gone waits until no library is connected, and forgets what it reported: after
+// the node was stopped, nothing that it said before counts any more.
+func (s *Script) Gone() {
+	s.t.Helper()
+	for {
+		s.mu.Lock()
+		left, heard := len(s.conns), s.heard
+		if left == 0 {
+			s.progress = local.LibraryProgress{}
+		}
+		s.mu.Unlock()
+		if left == 0 {
+			return
+		}
+		select {
+		case <-heard:
+		case <-s.t.Context().Done():
+			s.t.Fatal("the test ended while waiting for the library to leave")
 		}
 	}
 }

@@ -190,7 +190,10 @@ func TestPrimaryComesBackAsStandby(t *testing.T) {
 		digests[c] = dr.digest(c)
 	}
 	load(t, dr, 30) // which nobody else has
-
+	for c, s := range standbys {
+		// It says so every 200 ms only: what it reports below is of after the cut.
+		s.Until(func(p local.LibraryProgress) bool { return p.Applied > kept[c].end })
+	}
 	for c, s := range standbys {
 		s.Forget()
 		dr.agents[c].Tell(&local.Role{State: local.StateFenced, Epoch: 3})
@@ -222,6 +225,9 @@ func TestPrimaryComesBackAsStandby(t *testing.T) {
 		t.Errorf("its cluster is still there: %v, %v", ok, err)
 	}
 	dr.stop()
+	for _, s := range standbys {
+		s.Gone()
+	}
 	dr.start()
 	follows()
 	for c, s := range standbys {
@@ -249,6 +255,7 @@ func TestRestartedPrimaryIsToldToFollow(t *testing.T) {
 	at := ship(t, dr)
 	dr.stop()
 	for c, s := range standbys {
+		s.Gone()
 		s.Forget()
 		dr.agents[c].Mute()
 	}
