@@ -153,7 +153,7 @@ func TestPrintEventIsOneLine(t *testing.T) {
 	if err := PrintEvent(&b, &pb.RuleVerdict{Rule: "target"}); err != nil {
 		t.Fatal(err)
 	}
-	want := `{"rule":"target","holds":false,"reason":"","override":""}` + "\n"
+	want := `{"rule":"target","holds":false,"reason":"","override":"","evidence":[],"known":false}` + "\n"
 	if diff := cmp.Diff(want, b.String()); diff != "" {
 		t.Error(diff)
 	}
