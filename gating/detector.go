@@ -234,7 +234,7 @@ func votesText(v detect.Verdict) string {
 // everything else permits: by the same path, under the same rules as an operator.
 func (l *lookout) consider(ctx context.Context, name tidegate.ServiceName) {
 	defer l.mark(name, func(w *watched) { w.assess = false })
-	rec, err := l.proposal(ctx, name)
+	rec, set, err := l.proposal(ctx, name)
 	if err != nil {
 		if ctx.Err() == nil {
 			l.log.Warn("a failover could not be considered", "service", name, "err", err)
@@ -248,6 +248,8 @@ func (l *lookout) consider(ctx context.Context, name tidegate.ServiceName) {
 	tell := false
 	l.mark(name, func(x *watched) {
 		now := l.world.clock.Boot()
+		x.set = set // the plan begins only if the service is still configured like that
+		x.det.Set(set)
 		d = x.det.Decide(now, x.verdict, p)
 		x.against = d.Why
 		if d.Act {
@@ -267,19 +269,23 @@ func (l *lookout) consider(ctx context.Context, name tidegate.ServiceName) {
 	}
 }
 
-// proposal draws the failover as it would be done now, with every rule's verdict.
-func (l *lookout) proposal(ctx context.Context, name tidegate.ServiceName) (planRecord, error) {
+// proposal draws the failover as it would be done now, with every rule's verdict,
+// and returns the detector's settings by the same tables: it begins only while
+// they stand.
+func (l *lookout) proposal(ctx context.Context, name tidegate.ServiceName) (planRecord, detect.Settings, error) {
 	v, err := l.store.Read(ctx)
 	if err != nil {
-		return planRecord{}, err
+		return planRecord{}, detect.Settings{}, err
 	}
 	l.world.setView(v)
 	given, err := l.overridesInForce(ctx, name)
 	if err != nil {
-		return planRecord{}, err
+		return planRecord{}, detect.Settings{}, err
 	}
+	set := settingsOf(v.Services[name].Value.Detector)
 	q := question{action: rules.Auto, service: name, actor: actorDetector, overrides: given, at: l.now()}
-	return l.control.failoverPlan(ctx, v, q, "the detector takes the primary for down", actorDetector+"/"+l.name)
+	rec, err := l.control.failoverPlan(ctx, v, q, "the detector takes the primary for down", actorDetector+"/"+l.name)
+	return rec, set, err
 }
 
 func permission(vs []*pb.RuleVerdict) detect.Permission {
@@ -303,13 +309,35 @@ func (l *lookout) begin(ctx context.Context, name tidegate.ServiceName, rec plan
 		if !errors.Is(err, tidegate.ErrConflict) || l.control.runningPlan(name) != nil || tries == conflictRetries {
 			return h, err
 		}
-		if rec, err = l.proposal(ctx, name); err != nil {
+		var set detect.Settings
+		if rec, set, err = l.proposal(ctx, name); err != nil {
 			return nil, err
 		}
 		if failing(rec.view.GetRules()) {
 			return nil, refusal(rec.view)
 		}
+		if why := l.wavers(name, set); why != "" {
+			return nil, &tidegate.Error{Op: "begin a failover of", Subject: string(name), Class: tidegate.Refused, Err: errors.New(why)}
+		}
 	}
+}
+
+// wavers says why a failover that was decided on is not to be begun any more; ""
+// when it is: what changed the tables may have been the operator who switched the
+// detector off, and meanwhile the primary may have been heard.
+func (l *lookout) wavers(name tidegate.ServiceName, set detect.Settings) string {
+	why := "this gate does not lead any more"
+	l.mark(name, func(w *watched) {
+		switch {
+		case set.Mode != detect.Auto:
+			why = fmt.Sprintf("the detector's mode is %s now", set.Mode)
+		case w.verdict.State != detect.Down:
+			why = fmt.Sprintf("the primary is %s now", w.verdict.State)
+		default:
+			why = ""
+		}
+	})
+	return why
 }
 
 // act begins the failover and tells how it ended.

@@ -3,6 +3,7 @@ package gating
 import (
 	"maps"
 	"slices"
+	"strings"
 	"time"
 
 	"google.golang.org/protobuf/types/known/durationpb"
@@ -91,7 +92,9 @@ func judgeDetector(j *judgement, d *pb.DetectorStatus) {
 		j.say(pb.Verdict_VERDICT_UNSAFE, "the detector takes the primary for down")
 	case pb.DetectorVerdict_DETECTOR_VERDICT_SUSPECT:
 		j.say(pb.Verdict_VERDICT_AT_RISK, "the detector suspects the primary")
-	case pb.DetectorVerdict_DETECTOR_VERDICT_UNDECIDED, pb.DetectorVerdict_DETECTOR_VERDICT_UP, pb.DetectorVerdict_DETECTOR_VERDICT_UNSPECIFIED:
+	case pb.DetectorVerdict_DETECTOR_VERDICT_UNDECIDED:
+		j.say(pb.Verdict_VERDICT_AT_RISK, "the detector cannot tell whether the primary lives: %s", strings.Join(d.GetReasons(), "; "))
+	case pb.DetectorVerdict_DETECTOR_VERDICT_UP, pb.DetectorVerdict_DETECTOR_VERDICT_UNSPECIFIED:
 	}
 	for _, a := range d.GetAlarms() {
 		j.say(pb.Verdict_VERDICT_AT_RISK, "%s: %s", a.GetKey(), a.GetValue())

@@ -65,7 +65,9 @@ func observed(t *testing.T) (*site, *primary, map[string]tidegate.StreamID) {
 	s.mustAcquire("e1", "east")
 	s.startGateAt("north", "gate-n", nil, probing)
 	s.startGateAt("east", "gate-e", nil, probing)
+	s.mu.Lock()
 	s.gate = lead
+	s.mu.Unlock()
 	var wg sync.WaitGroup
 	ctx, cancel := context.WithCancel(t.Context())
 	wg.Go(func() { p.live(ctx, ids) })

@@ -222,6 +222,9 @@ func (s *nodeService) HandOver(ctx context.Context, req *connect.Request[pb.Hand
 			}
 			return nil, misuse("hand over", m.GetService(), fmt.Errorf("streams: want every stream of the service (%s is missing)", st.Name))
 		}
+		if err := speaksFor(ctx, string(at.Value.Holder.Node), ""); err != nil && at.Value.Promise() == h.by {
+			return nil, err
+		}
 		if old := at.Value; old.State == fence.StateDemoted && old.Promise() == h.by && old.Handover != nil && *old.Handover == h.to {
 			repeated++
 			out.Epochs = append(out.Epochs, fencewire.RecordMessage(old, at.Revision))

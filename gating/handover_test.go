@@ -33,7 +33,8 @@ func TestHandoverComparesStates(t *testing.T) {
 			s.report()
 			s.state, s.nodes["w1"].state = c.ours, c.theirs
 			drained := make(chan error, 1)
-			go func() { drained <- s.drain(t.Context(), "e1", ids) }() // awaited below
+			writer := s.agents["e1"]
+			go func() { drained <- s.drain(t.Context(), "e1", writer, ids) }() // awaited below
 			plans, _, err := s.change(&pb.ChangeRoleRequest{Kind: pb.PlanKind_PLAN_KIND_SWITCHOVER, Target: "w1", Reason: "works"})
 			plan := plans[len(plans)-1]
 			if plan.GetOutcome() != c.outcome {

@@ -150,8 +150,17 @@ func (s *site) startGateAt(where tidegate.SiteName, name string, afterSave func(
 		}
 	})
 	s.t.Cleanup(r.stop)
+	s.mu.Lock()
 	s.gate = r
+	s.mu.Unlock()
 	return r
+}
+
+// gateAddr is that of the gate started last; what runs beside the test asks it.
+func (s *site) gateAddr() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.gate.addr
 }
 
 func (s *site) httpClient(role tidegate.Role, site tidegate.SiteName, name string) *http.Client {
@@ -169,11 +178,11 @@ func (s *site) httpClient(role tidegate.Role, site tidegate.SiteName, name strin
 }
 
 func (s *site) node(role tidegate.Role, site tidegate.SiteName, name string) tidegatev1connect.NodeServiceClient {
-	return tidegatev1connect.NewNodeServiceClient(s.httpClient(role, site, name), "https://"+s.gate.addr)
+	return tidegatev1connect.NewNodeServiceClient(s.httpClient(role, site, name), "https://"+s.gateAddr())
 }
 
 func (s *site) operator(role tidegate.Role) tidegatev1connect.OperatorServiceClient {
-	return tidegatev1connect.NewOperatorServiceClient(s.httpClient(role, "west", "someone"), "https://"+s.gate.addr)
+	return tidegatev1connect.NewOperatorServiceClient(s.httpClient(role, "west", "someone"), "https://"+s.gateAddr())
 }
 
 // eventually repeats cond until it returns nil.

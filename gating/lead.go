@@ -222,11 +222,15 @@ func (c *controller) hold(ctx context.Context, op string, s tidegate.ServiceName
 }
 
 func underway(op string, cur *handle) error {
-	return &tidegate.Error{
+	e := &tidegate.Error{
 		Op: op, Subject: string(cur.service), Class: tidegate.Transient,
 		Err:  fmt.Errorf("%s %s to %s is under way: %w", cur.kind, cur.id, cur.target.Node, tidegate.ErrConflict),
 		Hint: "it goes on by itself: `tidegate plan show " + cur.id.String() + "`; `tidegate plan abort " + cur.id.String() + "` calls it off while that can be done",
 	}
+	if step := cur.step(); step == fence.StepApply || step == fence.StepRoute {
+		e.Hint = "it goes on by itself: `tidegate plan show " + cur.id.String() + "`; if " + string(cur.target.Node) + " is lost meanwhile, fail over to another node by name"
+	}
+	return e
 }
 
 // resume takes up the newest plan of each service where a killed gate left it.
@@ -245,11 +249,16 @@ func (c *controller) resume(ctx context.Context, t *term) error {
 		if len(recs) == 0 {
 			continue
 		}
-		if err := c.closeOld(ctx, t.lead, recs[1:]); err != nil {
+		if err := c.closeOld(ctx, t.lead, recs[1:], errPreempted); err != nil {
 			return err
 		}
 		rec := recs[0]
 		switch {
+		case rec.plan.Step == fence.StepDecide && c.outdated(rec, v.Services[s].Value):
+			c.log.Warn("a plan that another gate wrote down and did not begin is not taken up", "plan", rec.plan.ID, "service", s, "started", rec.view.GetStarted().AsTime())
+			if err := c.closeOld(ctx, t.lead, recs[:1], errOutdated); err != nil {
+				return err
+			}
 		case !rec.plan.Finished():
 			c.log.Info("taking up a plan that another gate began", "plan", rec.plan.ID, "service", s, "step", rec.plan.Step, "from", rec.view.GetController())
 			r, err := newRunner(c.parts, t.lead, rec)
@@ -279,11 +288,22 @@ func (c *controller) resume(ctx context.Context, t *term) error {
 	return nil
 }
 
+// untouchedMax is how old a plan that has done nothing may be to be taken up: the
+// next leader is there sooner, and who asked for it has not gone yet.
+const untouchedMax = time.Minute
+
+// outdated reports whether a plan that has done nothing, not even reserved its
+// epoch, is not wanted any more: whoever asked for it has been told that it
+// failed, or role changes have been stopped since. One that has begun goes on.
+func (c *controller) outdated(rec planRecord, svc registry.Service) bool {
+	return svc.Frozen || svc.Disarmed && moves(rec.plan.Kind) || c.now().Sub(rec.view.GetStarted().AsTime()) > untouchedMax
+}
+
 // resumeDepth is how many of a service's plans a new leader looks at.
 const resumeDepth = 20
 
-// closeOld ends plans on record that a newer one followed.
-func (c *controller) closeOld(ctx context.Context, lead *registry.Leadership, recs []planRecord) error {
+// closeOld ends plans on record that are not to be taken up.
+func (c *controller) closeOld(ctx context.Context, lead *registry.Leadership, recs []planRecord, why error) error {
 	for _, rec := range recs {
 		if rec.plan.Finished() {
 			continue
@@ -292,7 +312,7 @@ func (c *controller) closeOld(ctx context.Context, lead *registry.Leadership, re
 		if err != nil {
 			return err
 		}
-		if err := r.giveUp(ctx); err != nil {
+		if err := r.giveUp(ctx, why); err != nil {
 			return err
 		}
 	}
@@ -302,9 +322,6 @@ func (c *controller) closeOld(ctx context.Context, lead *registry.Leadership, re
 // launch runs a plan in the turn's group; the handle must be among the running.
 // The service is free for other plans when the handle is over.
 func (c *controller) launch(t *term, r *runner) {
-	preempt := make(chan struct{})
-	var once sync.Once
-	r.handle.preempt = func() { once.Do(func() { close(preempt) }) }
 	t.spawn(func(turn context.Context) error {
 		ctx, cancel := context.WithCancelCause(turn)
 		defer cancel(nil)
@@ -312,7 +329,7 @@ func (c *controller) launch(t *term, r *runner) {
 		defer watch.Wait()
 		watch.Go(func() {
 			select {
-			case <-preempt:
+			case <-r.handle.preempt:
 				cancel(errPreempted)
 			case <-ctx.Done():
 			}
@@ -323,12 +340,15 @@ func (c *controller) launch(t *term, r *runner) {
 			p := r.ctl.Plan()
 			return err == nil && p.Step == fence.StepDone && moves(p.Kind)
 		}
+		preempted := func() bool { return err != nil && errors.Is(context.Cause(ctx), errPreempted) }
 		if done() {
-			err = r.firstWrite(ctx)
+			if err = r.firstWrite(ctx); preempted() {
+				err = nil // it is done all the same: nobody waits for its first write any more
+			}
 		}
 		// The run may have been in the middle of a call, whose error says less.
-		if err != nil && errors.Is(context.Cause(ctx), errPreempted) {
-			err = r.giveUp(turn)
+		if preempted() && !r.ctl.Plan().Finished() {
+			err = r.giveUp(turn, errPreempted)
 		}
 		c.mu.Lock()
 		if t.running[r.handle.service] == r.handle {
@@ -450,12 +470,19 @@ var rank = map[fence.PlanKind]int{fence.KindAcquire: 1, fence.KindReconfigure: 2
 // has gone would wait in vain, so it gives way to a start. A failover that a
 // person wants goes before every planned change; what the detector begins by
 // itself goes only before starts.
-func yields(cur *handle, p fence.Plan) bool {
+//
+// A plan that is over but for its first write stands in nobody's way. And one
+// whose epoch is open waits for its target and for routes, without an end: if the
+// target is lost meanwhile, a person who names another one goes before it.
+func yields(cur *handle, rec planRecord) bool {
+	p, step := rec.plan, cur.step()
 	switch {
-	case cur.kind == fence.KindAcquire:
+	case cur.kind == fence.KindAcquire, step == fence.StepDone:
 		return true
 	case p.Kind == fence.KindAcquire:
 		return cur.kind == fence.KindReconfigure
+	case (step == fence.StepApply || step == fence.StepRoute) && rec.named && p.Kind == fence.KindFailover && p.Target != cur.target:
+		return true
 	}
 	return rank[p.Kind] > rank[cur.kind] && !strings.HasPrefix(p.Actor, actorDetector+"/")
 }
@@ -492,8 +519,8 @@ func (c *controller) tryStart(ctx context.Context, rec planRecord) (h *handle, w
 			return nil, cur.over, nil // a small change that is over in a moment
 		case p.Kind == fence.KindAcquire && cur.target == p.Target && !moves(cur.kind):
 			return cur, nil, nil
-		case yields(cur, p):
-			cur.preempt()
+		case yields(cur, rec):
+			cur.giveWay()
 			return nil, cur.over, nil
 		}
 		return nil, nil, underway(string(p.Kind), cur)
@@ -546,12 +573,12 @@ func (c *controller) notLeading(ctx context.Context, op, subject string) error {
 	return e
 }
 
-// giveUp closes the record of a plan that another one replaced before it had
-// done anything that only it could finish.
-func (r *runner) giveUp(ctx context.Context) error {
+// giveUp closes the record of a plan that is not gone on with: another one took
+// its place, or it had not begun.
+func (r *runner) giveUp(ctx context.Context, why error) error {
 	p := r.ctl.Plan()
 	p.Step = fence.StepGone
-	r.view.Error = errPreempted.Error()
+	r.view.Error = why.Error()
 	return r.save(ctx, p)
 }
 

@@ -41,6 +41,9 @@ func (s *nodeService) RenewLease(ctx context.Context, req *connect.Request[pb.Re
 			return err
 		}
 		ttl = l.TTL
+		if err := speaksFor(ctx, string(l.Holder.Node), ""); err != nil {
+			return err
+		}
 		return s.store.PutLease(ctx, l, at)
 	})
 	if err != nil {
@@ -104,7 +107,7 @@ func (s *nodeService) ReleaseLease(ctx context.Context, req *connect.Request[pb.
 	if err != nil {
 		return nil, misuse("release lease", m.GetService(), err)
 	}
-	if err := s.store.DropLease(ctx, tidegate.ServiceName(m.GetService()), holder); err != nil {
+	if err := s.store.DropLease(ctx, tidegate.ServiceName(m.GetService()), tidegate.NodeName(m.GetNode()), holder); err != nil {
 		return nil, err
 	}
 	return connect.NewResponse(&pb.ReleaseLeaseResponse{}), nil
@@ -135,8 +138,9 @@ const leasePoll = 100 * time.Millisecond
 //
 // A registry that may have been restored can have lost a key whose lease runs, and
 // after a reconfiguration the holder may go by words of nodes that F2 did not ask:
-// there the longest lease is waited out from F1 on, and a full ttl, whatever the key says.
-func (r *runner) awaitLease(ctx context.Context, plan fence.Plan, longest time.Duration) fence.ControlEvent {
+// there the longest lease is waited out, whatever the key says, from since on: a
+// moment after F1 on this gate's clock, whichever gate did F1.
+func (r *runner) awaitLease(ctx context.Context, plan fence.Plan, longest time.Duration, since time.Time) fence.ControlEvent {
 	tick := time.NewTicker(leasePoll)
 	defer tick.Stop()
 	margin := registry.LeaseMargin(longest)
@@ -151,7 +155,7 @@ func (r *runner) awaitLease(ctx context.Context, plan fence.Plan, longest time.D
 		case gone.IsZero():
 			gone = r.now()
 		}
-		if !gone.IsZero() && r.now().Sub(gone) >= margin && (!untold(plan) || r.now().Sub(plan.Times.T2) >= longest+margin) {
+		if !gone.IsZero() && r.now().Sub(gone) >= margin && (!untold(plan) || r.now().Sub(since) >= longest+margin) {
 			return fence.LeaseOver{}
 		}
 		select {

@@ -100,6 +100,9 @@ func (s *nodeService) Watch(ctx context.Context, req *connect.Request[pb.WatchRe
 	if err := speaksFor(ctx, m.GetNode(), m.GetSite()); err != nil {
 		return err
 	}
+	if kindRoles[m.GetKind()] != callerOf(ctx).Role {
+		return misuse("watch", m.GetNode(), fmt.Errorf("kind %s with a certificate of role %s", m.GetKind(), callerOf(ctx).Role))
+	}
 	s.metrics.watchers.Inc()
 	defer s.metrics.watchers.Dec()
 	if m.GetKind() == pb.NodeKind_NODE_KIND_AGENT {

@@ -88,12 +88,17 @@ func (n *notifier) serve(ctx context.Context, lead *registry.Leadership, r recei
 			continue
 		}
 		n.passed(r, c, asOf)
-		return n.store.FollowAudit(ctx, asOf, func(lines []registry.AuditLine) error {
-			c, err = n.tell(ctx, lead, r, c, lines)
+		// What comes is read with the rest: a watch that is held open while a receiver
+		// does not answer would collect everything in memory.
+		err = n.store.FollowAudit(ctx, asOf, func([]registry.AuditLine) error { return errNews })
+		if !errors.Is(err, errNews) {
 			return err
-		})
+		}
 	}
 }
+
+// errNews ends a wait for new entries.
+var errNews = errors.New("there are new entries")
 
 // begin reads how far a receiver has come. A new one begins with what happens
 // from now on: nobody wants to be paged for last year.
@@ -108,6 +113,7 @@ func (n *notifier) begin(ctx context.Context, lead *registry.Leadership, r recei
 	}
 	if err == nil {
 		n.passed(r, c, c.Revision)
+		n.setBad(r, "") // another gate may have led meanwhile
 	}
 	return c, err
 }

@@ -27,7 +27,8 @@ type planRecord struct {
 	view *pb.Plan
 	next *successor // what follows once the plan is done; nil for nothing
 
-	with func(*registry.Tx) // what else its first transaction demands and does; not kept
+	with  func(*registry.Tx) // what else its first transaction demands and does; not kept
+	named bool               // somebody named the target of a change of role; not kept
 }
 
 // successor is the second part of a change that takes two plans. Any gate that

@@ -72,6 +72,7 @@ type roleChange struct {
 	question
 	kind   pb.PlanKind
 	drain  time.Duration // switchover and failback
+	named  bool          // the target was named, not chosen
 	parent tidegate.ID   // the plan that this one is the second part of; zero for none
 	who    string        // the actor, for people
 }
@@ -101,7 +102,7 @@ func (c *controller) changePlan(ctx context.Context, v *registry.View, ch roleCh
 	if ch.action == "" {
 		ch.action = actions[ch.kind]
 	}
-	if ch.target == "" {
+	if ch.named = ch.target != ""; !ch.named {
 		ch.target = c.defaultTarget(v, ch)
 	}
 	verdicts := c.world.evaluate(v, ch.question, c.timing.Stale)
@@ -172,7 +173,7 @@ func (c *controller) predict(ctx context.Context, v *registry.View, svc registry
 	for i := range p.Streams {
 		p.Streams[i].Record = fence.EpochRecord{}
 	}
-	return planRecord{plan: p, view: view, with: func(tx *registry.Tx) { bindTo(tx, v, svc) }}, nil
+	return planRecord{plan: p, view: view, named: ch.named, with: func(tx *registry.Tx) { bindTo(tx, v, svc) }}, nil
 }
 
 // bindTo demands that a service is still configured as a plan was drawn for it: a

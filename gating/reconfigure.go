@@ -114,6 +114,11 @@ func (c *controller) joinPlan(ctx context.Context, v *registry.View, ch roleChan
 			verdicts = append(verdicts, r)
 		}
 	}
+	if rec.plan.ID.IsZero() {
+		verdicts = append(verdicts, &pb.RuleVerdict{
+			Rule: ruleCaughtUp, Known: true, Reason: fmt.Sprintf("%s cannot be counted yet: with the members in force there are fewer than W", ch.target),
+		})
+	}
 	rec.view.Rules = verdicts
 	rec.next = &successor{Kind: pb.PlanKind_PLAN_KIND_FAILBACK.String(), Target: ch.target, Drain: ch.drain}
 	return rec, nil

@@ -170,7 +170,7 @@ func timeOf(t *timestamppb.Timestamp) time.Time {
 // measure completes a plan's loss statements with what was found since. It is
 // done whenever a plan is shown, so that a report which comes late counts too.
 func (p parts) measure(ctx context.Context, v *pb.Plan) error {
-	if v.GetKind() != pb.PlanKind_PLAN_KIND_FAILOVER {
+	if k := v.GetKind(); k != pb.PlanKind_PLAN_KIND_FAILOVER && k != pb.PlanKind_PLAN_KIND_TAKEOVER {
 		return nil
 	}
 	for _, st := range v.GetStreams() {

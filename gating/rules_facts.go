@@ -82,7 +82,10 @@ func (w *world) streamFacts(v *registry.View, q question, s registry.Stream, sta
 	// Under whichever uuid: a service that is made writer where it is active would
 	// keep no record of where the new epoch begins.
 	out.TargetHolds = new(!never && rec.Active.Node == q.target)
-	out.GateHolds, out.Lease = new(rec.Gate.Holds()), new(rec.Gate.Lease)
+	out.GateHolds, out.Lease = new(rec.Gate.Holds()), new(time.Duration(0))
+	if rec.Gate.LeaseBinds() {
+		out.Lease = new(rec.Gate.Lease)
+	}
 	out.GateText = fmt.Sprintf("gate %s in mode %s", strings.ToLower(string(rec.Gate.State)), rec.Gate.Mode)
 	if !never {
 		out.Writer = fmt.Sprintf("epoch %s of %s", rec.ActiveEpoch, rec.Active.Node)

@@ -110,6 +110,12 @@ func TestFacts(t *testing.T) {
 		{"target reports an error", func(w *world, _ *handClock, _ *registry.View) { stream(w, "w1").Error = "apply stopped" }, question{}, "no-gap content-verified capacity"},
 		{"disk not reported", func(w *world, _ *handClock, _ *registry.View) { w.standbys["w1"].report.DiskTotalBytes = 0 }, question{}, "capacity"},
 		{"growth not measured", func(w *world, _ *handClock, _ *registry.View) { w.standbys["w1"].report.GrowthBytesPerSecond = nil }, question{}, "capacity"},
+		{"a lease that does not bind", func(_ *world, _ *handClock, v *registry.View) {
+			for id, e := range v.Epochs {
+				e.Value.Gate = fence.GateRecord{State: fence.GateBlindOK, Mode: tidegate.ModeSync, Lease: 10 * time.Second}
+				v.Epochs[id] = e
+			}
+		}, question{}, "primary-fenced rpo-bound"},
 		{"no beacon", func(w *world, _ *handClock, _ *registry.View) {
 			for _, n := range []tidegate.NodeName{"w1", "w2", "w3"} {
 				stream(w, n).BeaconAge = nil

@@ -21,6 +21,9 @@ import (
 // errPreempted ends a run in favour of another plan of the same service.
 var errPreempted = errors.New("another plan of the service goes first")
 
+// errOutdated ends a plan that was written down and never begun.
+var errOutdated = errors.New("the gate that wrote it down did not begin it, and nobody waits for it any more; nothing was changed")
+
 // runner carries out one plan. Its run is called once; the handle is what
 // others may touch meanwhile.
 type runner struct {
@@ -36,6 +39,7 @@ type runner struct {
 	deadline *time.Timer     // of the current step
 	awaiting fence.PlanStep
 	leases   time.Duration // the longest lease that F4 waits for; 0 none
+	reserved time.Time     // F1 was done by then, on this gate's clock; zero while it is not known to be
 	saved    int           // records written; a test kills the gate after the n-th
 	route    routeWish
 }
@@ -175,7 +179,12 @@ func (r *runner) do(ctx context.Context, calls *sync.WaitGroup, e fence.ControlE
 		r.log.Info("waiting for the old writer's outputs to be over", "plan", r.view.GetId(), "why", e.Why, "lease", e.Lease)
 		if r.leases = e.Lease; e.Lease > 0 {
 			plan := r.ctl.Plan()
-			r.call(ctx, calls, "lease", func(ctx context.Context) fence.ControlEvent { return r.awaitLease(ctx, plan, e.Lease) })
+			if r.reserved.IsZero() {
+				// Another gate did F1, and stamped it by its own clock: wait from here on.
+				r.reserved = r.now()
+			}
+			since := r.reserved
+			r.call(ctx, calls, "lease", func(ctx context.Context) fence.ControlEvent { return r.awaitLease(ctx, plan, e.Lease, since) })
 		}
 	case fence.AbortRefused:
 		r.view.Abort = nil
@@ -272,6 +281,9 @@ func (r *runner) txn(ctx context.Context, e fence.Txn) (fence.ControlEvent, erro
 		// The record had to say that the step is done; how long the registry took
 		// is known only now, and goes on record with the next step.
 		tookStep(r.view, e.Step, began, r.now())
+		if e.Step == fence.StepReserve && r.reserved.IsZero() {
+			r.reserved = r.now()
+		}
 		r.tell(e.Plan, changed)
 		r.recorded()
 		return fence.TxnDone{Token: e.Token, Committed: true, Revision: rev}, nil
@@ -432,8 +444,8 @@ type handle struct {
 	err     error         // why the run ended before the plan did
 	next    *handle       // the second part of the change, once it has begun
 	said    string        // of the drain; see remark
-	preempt func()        // asks the run to give way; set before the handle is shared
 
+	preempt   chan struct{}           // full when the run is asked to give way
 	asked     chan fence.ControlEvent // what others want the run to know
 	noAbort   string                  // why the plan cannot be called off any more
 	noAborted chan struct{}           // closed when that is known
@@ -443,7 +455,15 @@ func newHandle(p fence.Plan, view *pb.Plan) *handle {
 	return &handle{
 		id: p.ID, service: p.Service, kind: p.Kind, target: p.Target, plan: p, view: proto.CloneOf(view),
 		changed: make(chan struct{}), over: make(chan struct{}), asked: make(chan fence.ControlEvent), noAborted: make(chan struct{}),
-		preempt: func() {},
+		preempt: make(chan struct{}, 1),
+	}
+}
+
+// giveWay asks the run to end in favour of another plan, if it has not been asked.
+func (h *handle) giveWay() {
+	select {
+	case h.preempt <- struct{}{}:
+	default:
 	}
 }
 
@@ -485,6 +505,13 @@ func (h *handle) refuseAbort(why string) {
 		h.noAbort = why
 		close(h.noAborted)
 	}
+}
+
+// step returns how far the plan has come.
+func (h *handle) step() fence.PlanStep {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.plan.Step
 }
 
 func (h *handle) setNext(n *handle) {

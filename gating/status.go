@@ -42,7 +42,7 @@ func (s *operatorService) Status(ctx context.Context, req *connect.Request[pb.St
 		one.Lease = s.leaseStatus(ctx, v.Services[name].Value, reachable)
 		out.Services = append(out.Services, one)
 	}
-	if f := req.Msg.GetService(); f != "" && len(out.GetServices()) == 0 {
+	if f := req.Msg.GetService(); f != "" && len(out.GetServices()) == 0 && v.Revision > 0 {
 		return nil, notFound("show status of", f, "see `tidegate streams list`")
 	}
 	j := judgement{verdict: pb.Verdict_VERDICT_SAFE}
@@ -52,20 +52,29 @@ func (s *operatorService) Status(ctx context.Context, req *connect.Request[pb.St
 		}
 		j.say(one.GetVerdict(), "")
 	}
-	if len(out.GetServices()) == 0 {
-		j.say(pb.Verdict_VERDICT_UNKNOWN, "no service is registered")
-	}
-	if !reachable {
-		j.say(pb.Verdict_VERDICT_AT_RISK, "the registry does not answer: streams flow, role changes wait; this view of it is %s old", out.GetRegistryAge().AsDuration().Round(time.Second))
-	} else if out.GetLeader() == "" {
-		j.say(pb.Verdict_VERDICT_AT_RISK, "no gate leads: role changes wait")
-	}
+	judgeRegistry(&j, v, out)
 	for _, e := range v.Epochs {
 		out.RegistrySuspect = out.GetRegistrySuspect() || e.Value.Restored
 	}
 	out.Verdict, out.Reasons = j.verdict, j.reasons
 	s.nodesStatus(v, out)
 	return connect.NewResponse(out), nil
+}
+
+func judgeRegistry(j *judgement, v *registry.View, out *pb.StatusResponse) {
+	switch {
+	case v.Revision == 0: // there is no view, nor an age of it
+		j.say(pb.Verdict_VERDICT_UNKNOWN, "this gate has not read the registry yet: streams flow, role changes wait")
+		return
+	case len(out.GetServices()) == 0:
+		j.say(pb.Verdict_VERDICT_UNKNOWN, "no service is registered")
+	}
+	switch {
+	case !out.GetRegistryReachable():
+		j.say(pb.Verdict_VERDICT_AT_RISK, "the registry does not answer: streams flow, role changes wait; this view of it is %s old", out.GetRegistryAge().AsDuration().Round(time.Second))
+	case out.GetLeader() == "":
+		j.say(pb.Verdict_VERDICT_AT_RISK, "no gate leads: role changes wait")
+	}
 }
 
 // judgement collects reasons and keeps the worst verdict.
@@ -124,6 +133,9 @@ func (p parts) serviceStatus(v *registry.View, name tidegate.ServiceName) *pb.Se
 		}
 	} else if svc.RTO > 0 {
 		j.say(pb.Verdict_VERDICT_AT_RISK, "the time of a recovery cannot be predicted: no warm copy reports its replay")
+	}
+	if svc.Disarmed {
+		j.say(pb.Verdict_VERDICT_AT_RISK, "the arm switch is off: no change of role until `tidegate gate arm`")
 	}
 	out.Detector = p.look.status(svc)
 	judgeDetector(&j, out.Detector)

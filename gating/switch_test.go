@@ -48,7 +48,7 @@ func (s *site) change(req *pb.ChangeRoleRequest) ([]*pb.Plan, []*pb.PlanStep, er
 
 // drain is the writer of all streams: once it sees SWITCHING it seals a handover
 // batch on every node it counts, and hands over.
-func (s *site) drain(ctx context.Context, node tidegate.NodeName, ids map[string]tidegate.StreamID) error {
+func (s *site) drain(ctx context.Context, node tidegate.NodeName, holder tidegate.HolderID, ids map[string]tidegate.StreamID) error {
 	store, err := registry.Open("demo", s.registry)
 	if err != nil {
 		return err
@@ -62,7 +62,7 @@ func (s *site) drain(ctx context.Context, node tidegate.NodeName, ids map[string
 			return ctx.Err()
 		case <-tick.C:
 		}
-		req := &pb.HandOverRequest{Service: "ledger", Node: string(node), Holder: s.agents[node].String()}
+		req := &pb.HandOverRequest{Service: "ledger", Node: string(node), Holder: holder.String()}
 		for _, id := range ids {
 			es, err := store.ReadEpochs(ctx, id)
 			if err != nil {
@@ -114,7 +114,8 @@ func (s *site) seal(rec fence.EpochRecord, target tidegate.NodeName) tidegate.Lo
 func (s *site) draining(node tidegate.NodeName, ids map[string]tidegate.StreamID) {
 	ctx, cancel := context.WithCancel(s.t.Context())
 	done := make(chan error, 1)
-	go func() { done <- s.drain(ctx, node, ids) }() // owned by the cleanup
+	holder := s.agents[node]
+	go func() { done <- s.drain(ctx, node, holder, ids) }() // owned by the cleanup
 	s.t.Cleanup(func() {
 		cancel()
 		if err := <-done; err != nil && !errors.Is(err, context.Canceled) && connect.CodeOf(err) != connect.CodeCanceled {

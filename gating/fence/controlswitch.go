@@ -141,7 +141,10 @@ func (c *Controller) abort() {
 // calledOff is the refusal of a plan that was ended before its point of no return.
 func (c *Controller) calledOff() Refusal {
 	if a := c.p.Abort; a != nil {
-		return Refusal{Rule: RuleAborted, Why: fmt.Sprintf("called off by %s: %s", a.Actor, a.Reason)}
+		return Refusal{
+			Rule: RuleAborted, Why: fmt.Sprintf("called off by %s: %s", a.Actor, a.Reason),
+			Hint: "nothing was changed; give the command again when it is wanted",
+		}
 	}
 	return Refusal{
 		Rule: RuleDrain, Why: fmt.Sprintf("the writer had not handed over after %s", c.p.Drain),

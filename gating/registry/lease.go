@@ -60,7 +60,7 @@ func (s *Store) PutLease(ctx context.Context, l Lease, at map[tidegate.StreamID]
 	defer cancel()
 	// Granted before the records are compared: etcd's count begins after the
 	// holder's in any case.
-	grant, err := s.client.Grant(ctx, int64(l.TTL/time.Second))
+	grant, err := s.client.Grant(ctx, int64((l.TTL+time.Second-1)/time.Second)) // never less than the holder counts
 	if err != nil {
 		return s.fail("grant lease in", LeaseKey(l.Service), err)
 	}
@@ -93,11 +93,11 @@ func (s *Store) GetLease(ctx context.Context, service tidegate.ServiceName) (l L
 	return l, rev != 0, err
 }
 
-// DropLease ends a lease before its time, if holder has it; otherwise it does nothing.
-func (s *Store) DropLease(ctx context.Context, service tidegate.ServiceName, holder tidegate.HolderID) error {
+// DropLease ends a lease before its time, if holder on node has it; otherwise it does nothing.
+func (s *Store) DropLease(ctx context.Context, service tidegate.ServiceName, node tidegate.NodeName, holder tidegate.HolderID) error {
 	var l Lease
 	rev, err := s.Get(ctx, LeaseKey(service), &l)
-	if err != nil || rev == 0 || l.Holder.UUID != holder {
+	if err != nil || rev == 0 || l.Holder.UUID != holder || l.Holder.Node != node {
 		return err
 	}
 	_, err = s.Commit(ctx, new(Tx).Unchanged(LeaseKey(service), rev).Delete(LeaseKey(service)))

@@ -276,7 +276,10 @@ func primaryFenced(_ *Facts, s *StreamFacts, _ Request) finding {
 		return yes("it never had a writer")
 	case is(s.GateHolds):
 		return yes("%s: a cut-off writer stops by itself", s.GateText).with("gate", "%s", s.GateText)
-	case s.Lease != nil && *s.Lease > 0:
+	case s.Lease != nil && *s.Lease > 0 && s.Quorum.Validate() == nil && len(s.alive()) < s.Quorum.R():
+		// The plan would find out in F4, with the old writer fenced and none in its place.
+		return no("%s: fewer than %d members that could renew its lease of %s answer", s.GateText, s.Quorum.R(), *s.Lease).with("lease", "%s", *s.Lease)
+	case s.Lease != nil && *s.Lease > 0 && s.Quorum.Validate() == nil:
 		return yes("%s: a cut-off writer's outputs end with its lease of %s", s.GateText, *s.Lease).with("lease", "%s", *s.Lease)
 	case s.GateHolds == nil:
 		return unknown("it is not known what the writer's gate does")

@@ -106,6 +106,10 @@ func TestEachRule(t *testing.T) {
 		{"gate open with leases", Failover, func(f *Facts) {
 			f.Streams[0].GateHolds, f.Streams[0].Lease = new(false), new(10*time.Second)
 		}, "", ""},
+		{"gate open with leases, too few to end them", Takeover, func(f *Facts) {
+			f.Streams[0].GateHolds, f.Streams[0].Lease = new(false), new(10*time.Second)
+			f.Streams[0].Members[1].Knows, f.Streams[0].Members[2].Answers = new(false), new(false)
+		}, "fence-quorum primary-fenced", "1 of 3 members"},
 		{"gate open, planned", Switchover, func(f *Facts) { f.Streams[0].GateHolds = new(false) }, "", ""},
 		{"loss unknown", Auto, func(f *Facts) { f.Streams[0].Loss = &fence.LossStatement{Kind: fence.LossUnknown} }, RPOBound, "accepts 0 records"},
 		{"loss bounded and accepted", Auto, func(f *Facts) {

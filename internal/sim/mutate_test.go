@@ -13,7 +13,7 @@ import (
 )
 
 // foundWithin bounds the seeds in which each broken rule must be noticed.
-const foundWithin = 1500
+const foundWithin = 3000
 
 var onlyRule = flag.String("rule", "", "break only rules with this in their names")
 
