@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"sync"
+	"syscall"
 	"sync/atomic"
 	"time"
 
@@ -109,7 +110,7 @@ func (s *Server) finish(c *ServerConn, err error) {
 	case err == nil:
 		_ = c.close("done") // best effort, like every goodbye
 		return
-	case c.isEnded() || errors.Is(err, net.ErrClosed) || errors.Is(err, io.EOF) || errors.Is(err, errPeerClosed):
+	case c.isEnded() || errors.Is(err, net.ErrClosed) || errors.Is(err, io.EOF) || errors.Is(err, errPeerClosed) || errors.Is(err, syscall.ECONNRESET):
 		_ = c.close("")
 		return
 	}

@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -422,7 +423,9 @@ func TestDialerThatClosesIsNotRefused(t *testing.T) {
 	if err := c.Close(); err != nil {
 		t.Fatal(err)
 	}
-	if err := <-ended; !strings.Contains(err.Error(), "closed by peer: dialer closes") {
+	// What the dialer had not read yet when it closed makes its kernel reset the
+	// connection, and the goodbye may be lost by that.
+	if err := <-ended; !strings.Contains(err.Error(), "closed by peer: dialer closes") && !errors.Is(err, syscall.ECONNRESET) {
 		t.Errorf("ended by %v", err)
 	}
 	cancel()
