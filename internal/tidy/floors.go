@@ -49,6 +49,8 @@ func House() []Entry {
 		{"gating/machine", 10, "pure state machine of a gate at the edge of its bounds"},
 		{"internal/local", 11, "frames between library and node; they carry the machine's states"},
 
+		{"snapshot", 19, "bases: files by the content of their pages; stores hand them over, shipper carries them"},
+
 		{"stores", 20, "what a store must offer"},
 		{"stores/storestest", 21, "the conformance suite of stores, for their tests"},
 		{"journal", 20, "the public library"},

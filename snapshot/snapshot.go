@@ -1,0 +1,79 @@
+package snapshot
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"io"
+
+	"github.com/tidegate/tidegate"
+)
+
+// Sizes of the format, in bytes and pages.
+const (
+	PageBytes   = 8 << 10
+	ExtentPages = 128
+	ExtentBytes = PageBytes * ExtentPages
+)
+
+// Name is the SHA-256 of what it names: of a page's bytes, of an extent's page
+// names, or of a manifest. Text form: 64 lower-case hex digits.
+type Name [sha256.Size]byte
+
+func (n Name) String() string { return hex.EncodeToString(n[:]) }
+
+// Kind is what a directory entry of a base is; the numbers are in the format.
+type Kind uint8
+
+// The kinds.
+const (
+	KindFile Kind = iota + 1
+	KindDir
+	KindLink // symbolic
+)
+
+// File is one entry of a base.
+type File struct {
+	Path    string // relative, slashes, clean, never leaving the base: "base/5/1259"
+	Kind    Kind
+	Mode    uint32 // permission bits
+	Size    int64  // bytes; of a file only
+	ModTime int64  // unix ns; 0 is not known
+	Link    string // target of a link
+}
+
+// Base is what a source says of a base that it has taken.
+type Base struct {
+	Start   tidegate.Position // where the log that follows must begin
+	End     tidegate.Position // up to where the log must be applied before the files are consistent
+	Lineage tidegate.Lineage  // of the source at Start
+	// Attrs is for the store alone: what its target needs to know. At most
+	// [AttrsMax], each at most [AttrBytesMax].
+	Attrs map[string]string
+}
+
+// Limits of what a manifest may say.
+const (
+	AttrsMax     = 256
+	AttrBytesMax = 64 << 10
+)
+
+// Writer takes a base's files, one after the other, from one goroutine. What
+// was written is not a base before whoever made the writer commits it.
+type Writer interface {
+	// Create begins a file; the one before must have been closed. Exactly
+	// f.Size bytes must be written before Close; those errors are the writer's
+	// too and end the base. Write returns when the bytes may be reused.
+	Create(ctx context.Context, f File) (io.WriteCloser, error)
+	// Add puts a directory or a link into the base.
+	Add(f File) error
+}
+
+// Progress is how far a base has come. Times are the caller's to take.
+type Progress struct {
+	Files  int   // finished
+	Bytes  int64 // of files, read so far
+	Needed int64 // bytes of those whose pages were not there
+	Sent   int64 // bytes that crossed for them, compressed
+	Total  int64 // bytes of all files, as estimated by the source; 0 is not known
+}
