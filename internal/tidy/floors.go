@@ -53,6 +53,7 @@ func House() []Entry {
 
 		{"stores", 20, "what a store must offer"},
 		{"stores/storestest", 21, "the conformance suite of stores, for their tests"},
+		{"stores/postgres/walsender", 21, "the sending end of streaming replication, over a log that others keep"},
 		{"journal", 20, "the public library"},
 		{"shipper", 20, "the crossing"},
 		{"standby/deltalog", 20, "sealed batches over seglog"},
