@@ -27,6 +27,7 @@ func House() []Entry {
 		{"internal/config", 1, "strict reading of files, knows no role"},
 		{"internal/invariant", 1, "broken invariants, and nothing else"},
 		{"internal/mutate", 1, "names of rules that a test build can break; imports nothing"},
+		{"internal/pgtest", 1, "real PostgreSQL servers, for tests"},
 		{"internal/retry", 1, "the one back-off policy"},
 		{"internal/tidy", 1, "reads source, imports nothing of ours"},
 		{"internal/vfs", 1, "the file-system seam"},
@@ -47,6 +48,7 @@ func House() []Entry {
 		{"gating/rules", 11, "pure rules of role changes, over what fence claims"},
 		{"gating/detect", 11, "pure detector of a primary that is down"},
 		{"gating/machine", 10, "pure state machine of a gate at the edge of its bounds"},
+		{"gating/release", 12, "pure: ceiling and machine of one stream under an agent's grants, for every store"},
 		{"internal/local", 11, "frames between library and node; they carry the machine's states"},
 
 		{"snapshot", 19, "bases: files by the content of their pages; stores hand them over, shipper carries them"},
