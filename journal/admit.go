@@ -90,7 +90,7 @@ func (g *gate) admit(ctx context.Context, n int) error {
 	defer p.next()
 	for {
 		now := g.clock.Boot()
-		g.step(now)
+		g.Step(now)
 		if err := g.refused(); err != nil {
 			g.rejected.Add(1)
 			p.queue.wake(noPosition, err)

@@ -90,18 +90,18 @@ func (g *gate) await(ctx context.Context, p tidegate.Position, c class) (time.Ti
 	defer g.mu.Unlock()
 	g.awaiting++
 	defer func() { g.awaiting-- }()
-	activation := g.activation
+	activation := g.Activation
 	for {
 		if err := g.check(); err != nil {
 			return time.Time{}, err
 		}
-		if g.activation != activation {
+		if g.Activation != activation {
 			return time.Time{}, ErrInactive
 		}
 		// The clock is read in the same step as the release: nothing can come
 		// between them but a pause of the whole process.
 		at, now := time.Now(), g.clock.Boot()
-		if p <= g.ceiling.L().Position && g.ceiling.ReleaseFor(now, p, c.mode()) {
+		if p <= g.Ceiling.L().Position && g.Ceiling.ReleaseFor(now, p, c.mode()) {
 			g.released(now, p)
 			return at, nil
 		}
@@ -115,8 +115,8 @@ func (g *gate) released(now tidegate.Instant, p tidegate.Position) {
 	g.touched = now
 	// Within D nothing is exposed: the next regular report is soon enough, and
 	// the bounds are used no more than before.
-	if d, _ := g.ceiling.D(); p > d {
-		g.step(now)
+	if d, _ := g.Ceiling.D(); p > d {
+		g.Step(now)
 		g.kick()
 	}
 }
@@ -125,7 +125,7 @@ func (g *gate) released(now tidegate.Instant, p tidegate.Position) {
 func (g *gate) wake(now tidegate.Instant) {
 	for c := range classCount {
 		if w := &g.waiters[c]; len(w.heap) > 0 {
-			w.wake(g.ceiling.LimitFor(now, c.mode()), nil)
+			w.wake(g.Ceiling.LimitFor(now, c.mode()), nil)
 		}
 	}
 }

@@ -43,71 +43,31 @@ const (
 	retryUnknown = 5 * time.Second
 )
 
-// step lets the machine decide anew and puts in force what it says. mu is held.
-func (g *gate) step(now tidegate.Instant) {
-	in := machine.Input{
-		Epoch: g.epoch, FencedBy: g.fencedBy, Lost: g.lost,
-		Policy: g.terms.Policy, Record: g.terms.Record, Brake: g.terms.Brake,
-		Drain: g.terms.Drain, HandedOver: g.terms.HandedOver,
-	}
-	g.standing = rpo.Standing{}
-	if g.ceiling != nil {
-		s := g.ceiling.Standing(now)
-		g.standing = s
-		in.Held = g.held || g.lost
-		in.Late, in.HeldBack, in.Covered, in.Age, in.D = s.Late, s.HeldBack, s.Covered, s.Age, s.D
-		if s.Known {
-			// Before D is known nothing is measured: what waits for it is held back.
-			in.Utilisation = s.Utilisation
-		}
-		g.drains.Note(now, s.Drained, s.Busy)
-		in.Drains, in.DrainsKnown = g.drains.Rate(now)
-	}
-	was := g.out
-	g.out = g.machine.Step(now, in)
-	if g.ceiling != nil {
-		g.ceiling.SetDegraded(g.out.Unbounded)
-		if g.out.State == machine.Off {
-			// What it is told is that nothing leaves here unprotected: the agent may
-			// give the output lease back on the strength of it.
-			g.ceiling.SetLease(true, 0)
-		}
-		if g.lost {
-			g.freeze(now, !g.openGoes && !g.out.Unbounded)
-		}
-		if g.out.Unbounded != was.Unbounded {
-			g.wake(now)
-		}
+// stepped puts in force what the machine says now beside the ceiling. mu is held.
+func (g *gate) stepped(now tidegate.Instant, was machine.Output) {
+	if g.Ceiling != nil && g.Out.Unbounded != was.Unbounded {
+		g.wake(now)
 	}
 	g.admitFrom(now, was)
-	if g.out.State != was.State || g.out.Want != was.Want {
+	if g.Out.State != was.State || g.Out.Want != was.Want {
 		g.kick()
-	}
-}
-
-// freeze stops new grants, or lets them go on.
-func (g *gate) freeze(now tidegate.Instant, on bool) {
-	if on {
-		g.ceiling.Hold(now)
-	} else {
-		g.ceiling.Resume()
 	}
 }
 
 // admitFrom puts in force what the machine says about new work.
 func (g *gate) admitFrom(now tidegate.Instant, was machine.Output) {
-	rate := g.out.Rate
-	if g.terms.RateLimited {
-		rate = min(rate, float64(g.terms.Rate))
+	rate := g.Out.Rate
+	if g.Terms.RateLimited {
+		rate = min(rate, float64(g.Terms.Rate))
 	}
 	g.pace.throttle.SetRate(now, rate)
-	draining := g.out.Refuse == machine.RefuseDraining
+	draining := g.Out.Refuse == machine.RefuseDraining
 	g.draining.Store(draining)
 	if !draining {
 		g.sealed.Store(false)
 	}
-	g.pace.look.Store(g.out.Refuse != machine.RefuseNone || !g.pace.throttle.Unlimited())
-	if g.pace.headed && (g.out.Refuse != was.Refuse || g.pace.throttle.Unlimited()) {
+	g.pace.look.Store(g.Out.Refuse != machine.RefuseNone || !g.pace.throttle.Unlimited())
+	if g.pace.headed && (g.Out.Refuse != was.Refuse || g.pace.throttle.Unlimited()) {
 		signal(g.pace.changed)
 	}
 }
@@ -134,8 +94,8 @@ const tendEvery = 50 * time.Millisecond
 func (g *gate) tick() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.ceiling != nil {
-		g.step(g.clock.Boot())
+	if g.Ceiling != nil {
+		g.Step(g.clock.Boot())
 	}
 }
 
@@ -144,11 +104,11 @@ func (g *gate) refused() error {
 	switch {
 	case g.stopped != nil:
 		return g.stopped
-	case g.fencedBy != 0:
+	case g.FencedBy != 0:
 		return g.fencedError("append")
-	case g.out.Refuse == machine.RefuseDraining:
+	case g.Out.Refuse == machine.RefuseDraining:
 		return g.refusal("append", "a planned handover is under way: the work belongs to the next holder")
-	case g.out.Refuse == machine.RefuseClosed:
+	case g.Out.Refuse == machine.RefuseClosed:
 		return g.refusal("append", g.reason())
 	}
 	return nil
@@ -157,17 +117,17 @@ func (g *gate) refused() error {
 // refusal makes the error of a gate that takes no work. mu is held.
 func (g *gate) refusal(op, reason string) error {
 	c := &Closed{
-		State: g.out.State.Outer(), Utilisation: g.standing.Utilisation,
+		State: g.Out.State.Outer(), Utilisation: g.Standing.Utilisation,
 		Reason: reason, RetryAfter: retryDrained, Condition: tidegate.ErrDraining,
 	}
-	c.Exposure = g.exposureLocked()
-	if g.ceiling != nil {
-		a, _ := g.ceiling.A()
+	c.Exposure = g.Exposure(g.clock.Boot())
+	if g.Ceiling != nil {
+		a, _ := g.Ceiling.A()
 		c.A = a.Position
-		c.D, c.DKnown = g.ceiling.D()
+		c.D, c.DKnown = g.Ceiling.D()
 	}
 	hint := "send it to the site that serves next; `tidegate status` names it"
-	if g.out.Refuse == machine.RefuseClosed {
+	if g.Out.Refuse == machine.RefuseClosed {
 		c.Condition, c.RetryAfter = tidegate.ErrGateClosed, g.retryAfter(g.clock.Boot())
 		hint = "see why the other site does not keep up with `tidegate status`; `tidegate gate open` lets work go on unprotected"
 	}
@@ -177,12 +137,12 @@ func (g *gate) refusal(op, reason string) error {
 // reason says for people why the gate is closed.
 func (g *gate) reason() string {
 	switch {
-	case g.standing.Late:
+	case g.Standing.Late:
 		return fmt.Sprintf("the oldest unprotected output is %s old, the bound is %s",
-			g.standing.Age.Round(time.Millisecond), g.terms.Bounds.Window)
-	case g.lost:
+			g.Standing.Age.Round(time.Millisecond), g.Terms.Bounds.Window)
+	case g.Lost:
 		return "the agent on this node is away"
-	case g.standing.Leaseless:
+	case g.Standing.Leaseless:
 		return "the output lease is over"
 	}
 	return "nothing has become durable at the other site for too long"
@@ -191,11 +151,11 @@ func (g *gate) reason() string {
 // retryAfter guesses when the gate will open: when the other site has taken what
 // waits, at the pace it had.
 func (g *gate) retryAfter(now tidegate.Instant) time.Duration {
-	rate, known := g.drains.Rate(now)
-	if !known || rate <= 0 || g.ceiling == nil {
+	rate, known := g.Drains.Rate(now)
+	if !known || rate <= 0 || g.Ceiling == nil {
 		return retryUnknown
 	}
-	waits := float64(g.ceiling.L().Records - g.standing.Drained)
+	waits := float64(g.Ceiling.L().Records - g.Standing.Drained)
 	return time.Duration(min(retryMax.Seconds(), max(retryMin.Seconds(), waits/rate)) * float64(time.Second))
 }
 
@@ -214,13 +174,13 @@ func (j *Journal) seal() {
 	g := &j.gate
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.out.State != machine.Draining || g.ceiling == nil || g.awaiting > 0 || g.pace.admitted.Load() > 0 || g.head != j.end {
+	if g.Out.State != machine.Draining || g.Ceiling == nil || g.awaiting > 0 || g.pace.admitted.Load() > 0 || g.Head != j.end {
 		return
 	}
-	a, known := g.ceiling.A()
-	d, _ := g.ceiling.D()
-	quiet := time.Duration(g.clock.Boot()-max(g.touched, g.out.Since)) >= settleAfter
-	if known && a.Position >= g.head.Position || d >= g.head.Position && quiet {
+	a, known := g.Ceiling.A()
+	d, _ := g.Ceiling.D()
+	quiet := time.Duration(g.clock.Boot()-max(g.touched, g.Out.Since)) >= settleAfter
+	if known && a.Position >= g.Head.Position || d >= g.Head.Position && quiet {
 		g.sealed.Store(true)
 	}
 }

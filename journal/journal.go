@@ -4,13 +4,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math"
 	"path/filepath"
 	"sync"
 	"sync/atomic"
 
 	"github.com/tidegate/tidegate"
-	"github.com/tidegate/tidegate/gating/machine"
+	"github.com/tidegate/tidegate/gating/release"
 	"github.com/tidegate/tidegate/internal/durable"
 	"github.com/tidegate/tidegate/internal/local"
 	"github.com/tidegate/tidegate/internal/seglog"
@@ -115,8 +114,7 @@ func OpenFS(fsys vfs.FS, dir string, cfg Config) (*Journal, error) {
 	j.work.L, j.idle.L = &j.mu, &j.mu
 	j.gate.clock = cfg.Clock
 	j.gate.kick = func() { signal(j.agentKick) }
-	j.gate.machine = machine.New(cfg.Clock.Boot())
-	j.gate.out = machine.Output{State: machine.Off, Rate: math.Inf(1)}
+	j.gate.Gate = release.New(cfg.Clock.Boot(), j.gate.stepped)
 	j.gate.pace.init(cfg.Clock.Boot())
 	j.gate.turn = func() { signal(j.agentKick); signal(j.standbyKick) }
 	if err := j.load(); err != nil {
@@ -153,7 +151,7 @@ func (j *Journal) load() error {
 		return err
 	}
 	j.drawn.Store(j.meta.Drawn)
-	j.gate.head = j.end
+	j.gate.Head = j.end
 	return nil
 }
 

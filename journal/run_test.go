@@ -114,7 +114,7 @@ func (p *peer) grant(j *Journal, m local.DaemonProgress) {
 	eventually(p.t, "grant taken", func() bool {
 		j.gate.mu.Lock()
 		defer j.gate.mu.Unlock()
-		return j.gate.last == m
+		return j.gate.Last == m
 	})
 }
 
@@ -419,7 +419,7 @@ func TestDisconnectedGrantsNothingMore(t *testing.T) {
 			eventually(t, "loss noticed", func() bool {
 				p.j.gate.mu.Lock()
 				defer p.j.gate.mu.Unlock()
-				return !p.j.gate.held
+				return !p.j.gate.Held
 			})
 			later := p.append(1)
 			if p.blocked(granted.Next) {

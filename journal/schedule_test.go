@@ -10,6 +10,7 @@ import (
 
 	"github.com/tidegate/tidegate"
 	"github.com/tidegate/tidegate/gating/machine"
+	"github.com/tidegate/tidegate/gating/release"
 	"github.com/tidegate/tidegate/internal/clock"
 	"github.com/tidegate/tidegate/internal/local"
 	"github.com/tidegate/tidegate/rpo"
@@ -38,7 +39,8 @@ type ack struct {
 }
 
 func newGate(clk clock.Clock) *gate {
-	g := &gate{clock: clk, kick: func() {}, turn: func() {}, machine: machine.New(clk.Boot())}
+	g := &gate{clock: clk, kick: func() {}, turn: func() {}}
+	g.Gate = release.New(clk.Boot(), g.stepped)
 	g.pace.init(clk.Boot())
 	return g
 }
@@ -77,7 +79,7 @@ func (s *schedule) step(t *rapid.T) {
 	switch rapid.IntRange(0, 14).Draw(t, "event") {
 	case 0, 1, 2: // a record becomes durable here
 		n := rapid.Int64Range(30, 90).Draw(t, "bytes")
-		last := s.g.head
+		last := s.g.Head
 		m := rpo.Mark{Position: last.Position + tidegate.Position(n), Records: last.Records + 1, Bytes: last.Bytes + n}
 		s.marks = append(s.marks, m)
 		s.g.appended(m, []rpo.Mark{m})
@@ -106,7 +108,7 @@ func (s *schedule) step(t *rapid.T) {
 		}
 	case 13: // kill -9 of the service, or another of its nodes takes over
 		s.g.deactivate(ErrInactive)
-		if err := s.g.activate(s.g.head); err != nil {
+		if err := s.g.activate(s.g.Head); err != nil {
 			t.Fatal(err)
 		}
 		s.start, s.releases, s.granted = len(s.marks), nil, s.attached && s.grant.Mode != ""
@@ -170,7 +172,7 @@ func (s *schedule) release(t *rapid.T) {
 	c := class(rapid.IntRange(0, int(classCount)-1).Draw(t, "class"))
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel() // it decides before it waits
-	unbounded := s.g.out.Unbounded
+	unbounded := s.g.Out.Unbounded
 	_, err := s.g.await(ctx, s.position(n), c)
 	if err != nil {
 		if !errors.Is(err, context.Canceled) && !errors.Is(err, tidegate.ErrDraining) {
@@ -180,7 +182,7 @@ func (s *schedule) release(t *rapid.T) {
 	}
 	if why := s.forbidden(n, c, unbounded); why != "" {
 		t.Fatalf("record %d of %d released with D at %d, class %q: %s (grant %+v, state %s)",
-			n, len(s.marks), s.d, c.mode(), why, s.grant, s.g.out.State)
+			n, len(s.marks), s.d, c.mode(), why, s.grant, s.g.Out.State)
 	}
 	if n > s.d && (len(s.releases) == 0 || n > s.releases[len(s.releases)-1].upTo) {
 		s.releases = append(s.releases, ack{upTo: n, at: s.clock.Boot()})

@@ -40,15 +40,15 @@ func (j *Journal) Status() Status {
 	g := &j.gate
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	s := Status{Active: g.ceiling != nil, Epoch: g.epoch, FencedBy: g.fencedBy, L: g.head.Position, Groups: groups}
-	if g.ceiling != nil {
-		a, known := g.ceiling.A()
+	s := Status{Active: g.Ceiling != nil, Epoch: g.Epoch, FencedBy: g.FencedBy, L: g.Head.Position, Groups: groups}
+	if g.Ceiling != nil {
+		a, known := g.Ceiling.A()
 		s.A, s.AKnown = a.Position, known
-		s.D, s.DKnown = g.ceiling.D()
+		s.D, s.DKnown = g.Ceiling.D()
 	}
-	s.Gate, s.GateSince, s.Closed, s.Want = g.out.State, g.out.Since, g.out.Closed, g.out.Want
-	s.Utilisation, s.Rejected, s.AgentLost = g.standing.Utilisation, g.rejected.Load(), g.lost
-	s.LeaseNeeded, s.LeaseUntil = g.terms.LeaseNeeded, g.terms.LeaseUntil
-	s.Refuses, s.Exposure = g.refused(), g.exposureLocked()
+	s.Gate, s.GateSince, s.Closed, s.Want = g.Out.State, g.Out.Since, g.Out.Closed, g.Out.Want
+	s.Utilisation, s.Rejected, s.AgentLost = g.Standing.Utilisation, g.rejected.Load(), g.Lost
+	s.LeaseNeeded, s.LeaseUntil = g.Terms.LeaseNeeded, g.Terms.LeaseUntil
+	s.Refuses, s.Exposure = g.refused(), g.Exposure(g.clock.Boot())
 	return s
 }
