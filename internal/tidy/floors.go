@@ -59,6 +59,7 @@ func House() []Entry {
 		{"journal", 20, "the public library"},
 		{"shipper", 20, "the crossing"},
 		{"standby/deltalog", 20, "sealed batches over seglog"},
+		{"stores/postgres/wal", 20, "PostgreSQL's log, pure: positions, timelines, the parser"},
 
 		{"stores/journal/capture", 30, "the agent's side of the journal store"},
 
