@@ -60,6 +60,7 @@ func House() []Entry {
 		{"shipper", 20, "the crossing"},
 		{"standby/deltalog", 20, "sealed batches over seglog"},
 		{"stores/postgres/wal", 20, "PostgreSQL's log, pure: positions, timelines, the parser"},
+		{"stores/postgres/server", 21, "the real server on a node: restored, followed, promoted"},
 
 		{"stores/journal/capture", 30, "the agent's side of the journal store"},
 
