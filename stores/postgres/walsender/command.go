@@ -32,10 +32,11 @@ const (
 // command is one parsed command (repl_gram.y). What a verb has no use for is
 // zero.
 type command struct {
-	verb     verb
-	name     string       // SHOW: the parameter; slots and START_REPLICATION: the slot, "" for none
-	timeline wal.Timeline // TIMELINE_HISTORY, START_REPLICATION; 0 there for the current one
-	from     wal.LSN      // START_REPLICATION
+	verb      verb
+	name      string       // SHOW: the parameter; slots and START_REPLICATION: the slot, "" for none
+	temporary bool         // CREATE_REPLICATION_SLOT
+	timeline  wal.Timeline // TIMELINE_HISTORY, START_REPLICATION; 0 there for the current one
+	from      wal.LSN      // START_REPLICATION
 }
 
 // Refusals of the parser that are not syntax errors.
@@ -81,6 +82,7 @@ func (p *words) command() (command, error) {
 	case createSlot:
 		c.name, err = p.slot()
 		if err == nil {
+			c.temporary = p.accept("TEMPORARY")
 			err = p.slotOptions()
 		}
 	case startStreaming:
@@ -141,11 +143,10 @@ func (p *words) slot() (string, error) {
 	return name, nil
 }
 
-// slotOptions reads what follows the name of a slot to be made: the plain form
-// [TEMPORARY] PHYSICAL [RESERVE_WAL] and the one with options in brackets. All
-// of them ask for what a slot here cannot do, so none is kept.
+// slotOptions reads the end of CREATE_REPLICATION_SLOT: the plain form PHYSICAL
+// [RESERVE_WAL] and the one with options in brackets. All of these ask for what
+// a slot here cannot do, so none is kept.
 func (p *words) slotOptions() error {
-	p.accept("TEMPORARY")
 	if p.accept("LOGICAL") {
 		return errLogical
 	}
