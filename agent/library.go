@@ -84,7 +84,7 @@ func (s *stream) checkHello(h local.Hello) error {
 	case filepath.Clean(h.Dir) != filepath.Clean(s.cfg.JournalDir):
 		what = fmt.Sprintf("library writes %s, the agent is configured for %s", h.Dir, s.cfg.JournalDir)
 	default:
-		return nil
+		return h.CheckKind(s.cfg.Source)
 	}
 	return &tidegate.Error{
 		Op: "accept library", Subject: string(s.cfg.Stream), Class: tidegate.Misuse,

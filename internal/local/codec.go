@@ -51,6 +51,8 @@ func newMessage(t wire.Type) Message {
 		return new(Batch)
 	case typeRewind:
 		return new(Rewind)
+	case typeFinding:
+		return new(Finding)
 	}
 	return nil
 }
@@ -65,6 +67,7 @@ func (*Role) wireType() wire.Type            { return typeRole }
 func (*DaemonProgress) wireType() wire.Type  { return typeDaemonProgress }
 func (*Batch) wireType() wire.Type           { return typeBatch }
 func (*Rewind) wireType() wire.Type          { return typeRewind }
+func (*Finding) wireType() wire.Type         { return typeFinding }
 
 func (m *Hello) appendTo(b []byte) []byte {
 	b = wire.AppendU16(b, m.VersionMin)
@@ -75,7 +78,9 @@ func (m *Hello) appendTo(b []byte) []byte {
 	b = wire.AppendString(b, m.Dir)
 	b = wire.AppendString(b, string(m.Lineage))
 	b = wire.AppendU64(b, uint64(m.End))
-	return wire.AppendString(b, m.Endpoint)
+	b = wire.AppendString(b, m.Endpoint)
+	b = wire.AppendU32(b, uint32(m.Generation))
+	return wire.AppendBool(b, m.Rest)
 }
 
 func (m *Hello) decode(d *wire.Decoder) {
@@ -88,6 +93,8 @@ func (m *Hello) decode(d *wire.Decoder) {
 	m.Lineage = tidegate.Lineage(d.String(LineageLenMax))
 	m.End = tidegate.Position(d.U64())
 	m.Endpoint = d.String(TextLenMax)
+	m.Generation = tidegate.Generation(d.U32())
+	m.Rest = d.Bool()
 	if m.VersionMin == 0 || m.VersionMin > m.VersionMax {
 		d.Fail("versions %d to %d", m.VersionMin, m.VersionMax)
 	}
@@ -108,16 +115,25 @@ func (m *Welcome) decode(d *wire.Decoder) {
 	}
 }
 
-func (m *Refusal) appendTo(b []byte) []byte {
-	b = wire.AppendString(b, string(m.Class))
-	b = wire.AppendString(b, m.Text[:min(len(m.Text), TextLenMax)])
-	return wire.AppendString(b, m.Hint[:min(len(m.Hint), TextLenMax)])
+func (m *Refusal) appendTo(b []byte) []byte { return appendFinding(b, m.Class, m.Text, m.Hint) }
+
+func (m *Refusal) decode(d *wire.Decoder) { m.Class, m.Text, m.Hint = decodeFinding(d) }
+
+func (m *Finding) appendTo(b []byte) []byte { return appendFinding(b, m.Class, m.Text, m.Hint) }
+
+func (m *Finding) decode(d *wire.Decoder) { m.Class, m.Text, m.Hint = decodeFinding(d) }
+
+func appendFinding(b []byte, class tidegate.Class, text, hint string) []byte {
+	b = wire.AppendString(b, string(class))
+	b = wire.AppendString(b, text[:min(len(text), TextLenMax)])
+	return wire.AppendString(b, hint[:min(len(hint), TextLenMax)])
 }
 
-func (m *Refusal) decode(d *wire.Decoder) {
-	m.Class = tidegate.Class(d.String(tidegate.NameLenMax))
-	m.Text = d.String(TextLenMax)
-	m.Hint = d.String(TextLenMax)
+func decodeFinding(d *wire.Decoder) (class tidegate.Class, text, hint string) {
+	class = tidegate.Class(d.String(tidegate.NameLenMax))
+	text = d.String(TextLenMax)
+	hint = d.String(TextLenMax)
+	return class, text, hint
 }
 
 func (m *Activated) appendTo(b []byte) []byte {
@@ -201,7 +217,8 @@ func (m *Role) appendTo(b []byte) []byte {
 	b = wire.Append16(b, m.Holder)
 	b = wire.AppendU64(b, uint64(m.ApplyTo))
 	b = wire.AppendU64(b, uint64(m.Branch))
-	return wire.AppendString(b, string(m.Lineage))
+	b = wire.AppendString(b, string(m.Lineage))
+	return wire.AppendU32(b, uint32(m.Generation))
 }
 
 func (m *Role) decode(d *wire.Decoder) {
@@ -211,6 +228,7 @@ func (m *Role) decode(d *wire.Decoder) {
 	m.ApplyTo = tidegate.Position(d.U64())
 	m.Branch = tidegate.Position(d.U64())
 	m.Lineage = tidegate.Lineage(d.String(LineageLenMax))
+	m.Generation = tidegate.Generation(d.U32())
 	if m.State < StateIdle || m.State > StateFenced {
 		d.Fail("state %d", m.State)
 	}

@@ -101,6 +101,35 @@ func (m *Refusal) err() error {
 	return &tidegate.Error{Op: "local session", Class: m.Class, Hint: m.Hint, Err: cause}
 }
 
+// FindingOf makes the message of an error; of nil, the one that takes it back.
+func FindingOf(err error) *Finding {
+	if err == nil {
+		return &Finding{}
+	}
+	return &Finding{Class: tidegate.ClassOf(err), Text: err.Error(), Hint: tidegate.HintOf(err)}
+}
+
+// Err returns the finding as the receiver's error; nil when it takes one back.
+func (m *Finding) Err() error {
+	if m.Text == "" {
+		return nil
+	}
+	return &tidegate.Error{Op: "library", Class: m.Class, Hint: m.Hint, Err: errors.New(m.Text)}
+}
+
+// CheckKind is for the check of [Conn.Serve]: it refuses a library of another
+// store than the stream's.
+func (h Hello) CheckKind(store string) error {
+	if h.Kind == store {
+		return nil
+	}
+	return &tidegate.Error{
+		Op: "serve library of", Subject: fmt.Sprintf("%s/%s", h.Service, h.Stream), Class: tidegate.Misuse,
+		Err:  fmt.Errorf("it is of kind %q, the stream's store is %q: %w", h.Kind, store, tidegate.ErrUnsupported),
+		Hint: "the daemon's configuration and what connects to it must be of one store",
+	}
+}
+
 // Dial connects to a daemon's socket and introduces the library; the versions
 // in h are filled in. The error of a daemon that is not there is transient.
 func Dial(ctx context.Context, path string, h Hello) (*Conn, Welcome, error) {
@@ -250,9 +279,6 @@ func choose(h Hello) (uint16, error) {
 	if v < max(h.VersionMin, VersionMin) {
 		return 0, fmt.Errorf("library speaks versions %d to %d, this daemon %d to %d: %w",
 			h.VersionMin, h.VersionMax, VersionMin, VersionMax, tidegate.ErrUnsupported)
-	}
-	if h.Kind != KindJournal {
-		return 0, fmt.Errorf("kind %q: %w", h.Kind, tidegate.ErrUnsupported)
 	}
 	return v, nil
 }

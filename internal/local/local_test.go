@@ -33,7 +33,7 @@ func samples() []Message {
 	return []Message{
 		&Hello{
 			VersionMin: 1, VersionMax: 2, Service: "ledger", Stream: "main", Kind: KindJournal, Dir: "/var/lib/ledger/journal",
-			Lineage: "journal:01", End: 4711, Endpoint: "10.0.0.1:8080",
+			Lineage: "journal:01", End: 4711, Endpoint: "10.0.0.1:8080", Generation: 3, Rest: true,
 		},
 		&Welcome{Version: 1, Daemon: DaemonStandby, Node: "dr-1"},
 		&Refusal{Class: tidegate.Misuse, Text: "unknown stream", Hint: "add it"},
@@ -45,7 +45,7 @@ func samples() []Message {
 			Gate: machine.Rejecting, Since: 5, Want: machine.WantDegraded, Grant: 6, Utilisation: 0.75, Rejected: 8,
 			Drained: true, Slack: 9,
 		},
-		&Role{State: StateActive, Epoch: 7, Holder: tidegate.HolderID{2}, ApplyTo: 10, Branch: 10, Lineage: "journal:01"},
+		&Role{State: StateActive, Epoch: 7, Holder: tidegate.HolderID{2}, ApplyTo: 10, Branch: 10, Lineage: "journal:01", Generation: 3},
 		&DaemonProgress{
 			D: 8, DKnown: true, Epoch: 7, Mode: tidegate.ModeBounded, Bounds: tidegate.Bounds{Records: 1, Bytes: 2, Window: 3}, Recorded: true,
 			Grant: 4, Record: machine.RecordDegraded, Policy: tidegate.Policy{Reaction: tidegate.ReactDegrade, Grace: 5, Rearm: 6}, Brake: true,
@@ -54,6 +54,7 @@ func samples() []Message {
 		&DaemonProgress{Epoch: 7, Mode: tidegate.ModeOpen, Bounds: tidegate.Bounds{Records: none, Bytes: none, Window: tidegate.Unbounded}},
 		&Batch{Epoch: 7, Seq: 3, First: 100, Next: 103, Records: 1, Payload: []byte("abc")},
 		&Rewind{To: 100, Epoch: 8},
+		&Finding{Class: tidegate.Permanent, Text: "no base", Hint: "seed the node"},
 	}
 }
 
@@ -229,10 +230,22 @@ func TestRefusalKeepsItsClass(t *testing.T) {
 	}
 }
 
+func TestFindingIsAnError(t *testing.T) {
+	err := &tidegate.Error{Op: "restore", Class: tidegate.Permanent, Hint: "seed", Err: errors.New("no base")}
+	got := FindingOf(err).Err()
+	if tidegate.ClassOf(got) != tidegate.Permanent || tidegate.HintOf(got) != "seed" || !strings.Contains(got.Error(), "no base") {
+		t.Errorf("%v", got)
+	}
+	if err := FindingOf(nil).Err(); err != nil {
+		t.Errorf("nothing found: %v", err)
+	}
+}
+
 func TestUnknownVersionAndKindAreRefused(t *testing.T) {
 	other := hello
 	other.Kind = "tape"
-	if _, _, err, _, _, srvErr := meet(t, nil, dialHello(t, other)); err == nil || !errors.Is(srvErr, tidegate.ErrUnsupported) {
+	check := func(h Hello) error { return h.CheckKind(KindJournal) }
+	if _, _, err, _, _, srvErr := meet(t, check, dialHello(t, other)); tidegate.ClassOf(err) != tidegate.Misuse || !errors.Is(srvErr, tidegate.ErrUnsupported) {
 		t.Errorf("kind: %v, %v", err, srvErr)
 	}
 	future := func(path string) (*Conn, Welcome, error) {

@@ -15,7 +15,8 @@ const (
 	VersionMax = 1
 )
 
-// KindJournal is the one source kind of version 1.
+// KindJournal is the kind of the journal library. The other kinds are named by
+// their stores: a daemon serves the kind that its stream has.
 const KindJournal = "journal"
 
 // Limits of variable fields, in bytes.
@@ -40,6 +41,7 @@ const (
 	typeDaemonProgress  wire.Type = 8
 	typeBatch           wire.Type = 9
 	typeRewind          wire.Type = 10
+	typeFinding         wire.Type = 11
 )
 
 // Message is one of the structs of this package, by pointer.
@@ -55,11 +57,17 @@ type Hello struct {
 	VersionMax uint16
 	Service    tidegate.ServiceName
 	Stream     tidegate.StreamName
-	Kind       string            // [KindJournal]
-	Dir        string            // absolute path of the journal
+	Kind       string            // of the store: [KindJournal], or another store's name
+	Dir        string            // absolute path of the journal, or of what the store keeps its log in
 	Lineage    tidegate.Lineage  // of the journal, with its branches
 	End        tidegate.Position // end of what the journal holds, fsynced or not
 	Endpoint   string            // host:port where the service answers its clients; may be empty
+	// Generation is that of the base which the service's state was made from; 0 when
+	// it was made from none. It is not fed batches of another one.
+	Generation tidegate.Generation
+	// Rest asks for no batches in this session: there is nothing yet that could
+	// apply them. Roles come all the same.
+	Rest bool
 }
 
 // Welcome answers a [Hello]: the daemon serves this stream.
@@ -170,8 +178,12 @@ type Role struct {
 	ApplyTo tidegate.Position // follow: committed so far, apply no further; active from the standby node: H
 	// Branch is where the new history forks off: active from the standby node
 	// only, and equal to ApplyTo. The library appends its branch record there.
-	Branch  tidegate.Position
-	Lineage tidegate.Lineage // of the log the daemon holds; empty if it does not know
+	Branch tidegate.Position
+	// Lineage is that of the log the daemon holds; empty if it does not know. It is
+	// told anew, between two batches, where it changes in the log.
+	Lineage tidegate.Lineage
+	// Generation is that of what is committed of the log; 0 if the daemon does not know.
+	Generation tidegate.Generation
 }
 
 // DaemonProgress is the grant: durable position and the gate's record.
@@ -224,4 +236,13 @@ type Batch struct {
 type Rewind struct {
 	To    tidegate.Position // a record's beginning, or the journal's end
 	Epoch tidegate.Epoch    // whose history goes on from there
+}
+
+// Finding, from the library, is what keeps it from applying, or from becoming
+// active, although the session goes on. The newest one holds; one without text
+// takes it back, as does the session's end.
+type Finding struct {
+	Class tidegate.Class
+	Text  string
+	Hint  string
 }
