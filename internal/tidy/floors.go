@@ -54,6 +54,7 @@ func House() []Entry {
 		{"snapshot", 19, "bases: files by the content of their pages; stores hand them over, shipper carries them"},
 
 		{"stores", 20, "what a store must offer"},
+		{"stores/postgres/replication", 21, "the client of PostgreSQL's replication protocol"},
 		{"stores/storestest", 21, "the conformance suite of stores, for their tests"},
 		{"stores/postgres/walsender", 21, "the sending end of streaming replication, over a log that others keep"},
 		{"journal", 20, "the public library"},
