@@ -1,0 +1,237 @@
+package snapshot
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"sync/atomic"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/tidegate/tidegate"
+)
+
+// Meter counts what a build has done; it may be read at any time.
+type Meter struct {
+	files                      atomic.Int64
+	bytes, needed, sent, total atomic.Int64
+}
+
+// Progress reads the meter.
+func (m *Meter) Progress() Progress {
+	return Progress{
+		Files: int(m.files.Load()), Bytes: m.bytes.Load(), Needed: m.needed.Load(), Sent: m.sent.Load(), Total: m.total.Load(),
+	}
+}
+
+// SetTotal tells how many bytes of files are expected in all.
+func (m *Meter) SetTotal(bytes int64) { m.total.Store(bytes) }
+
+// Took counts an extent that has been handed over, for sinks that are fed without
+// a [Build].
+func (m *Meter) Took(bytes int, p Put) {
+	m.bytes.Add(int64(bytes))
+	m.needed.Add(int64(p.Needed))
+	m.sent.Add(int64(p.Stored))
+}
+
+// BuildConfig shapes a build. The zero value means the defaults.
+type BuildConfig struct {
+	// InFlight is how many extents are on their way at a time, of ExtentBytes of
+	// memory each; default 32. With a round trip of 30 ms that is 1 GB/s.
+	InFlight int
+	Meter    *Meter // may be nil
+}
+
+// InFlightDefault is how many extents a build has on their way.
+const InFlightDefault = 32
+
+// Build cuts the files that fill writes, hands their extents to sink, several at a
+// time, and returns what fill said and the files. info is completed by what fill
+// returns; the manifest is not committed here. An error of the sink makes fill's
+// next write fail with it, and is returned.
+func Build(ctx context.Context, sink Sink, cfg BuildConfig, info Info, fill func(ctx context.Context, w Writer) (Base, error)) (*Manifest, error) {
+	if cfg.InFlight == 0 {
+		cfg.InFlight = InFlightDefault
+	}
+	if cfg.Meter == nil {
+		cfg.Meter = &Meter{}
+	}
+	codec, err := newCodec()
+	if err != nil {
+		return nil, err
+	}
+	defer codec.close()
+	g, ctx := errgroup.WithContext(ctx)
+	b := &builder{
+		meter: cfg.Meter, m: &Manifest{Info: info},
+		work: make(chan *cutting, cfg.InFlight), free: make(chan *cutting, cfg.InFlight),
+	}
+	for range cfg.InFlight {
+		b.free <- &cutting{codec: codec, raw: make([]byte, 0, ExtentBytes)}
+		g.Go(func() error { return b.hand(ctx, sink) })
+	}
+	g.Go(func() error {
+		defer close(b.work)
+		base, err := fill(ctx, b)
+		if err == nil && b.open {
+			err = errors.New("a file was not closed")
+		}
+		b.m.Base = base
+		return err
+	})
+	if err := g.Wait(); err != nil {
+		return nil, err
+	}
+	b.m.Extents = make([][]Name, len(b.names))
+	for i, names := range b.names {
+		for _, n := range names {
+			b.m.Extents[i] = append(b.m.Extents[i], *n)
+		}
+	}
+	return b.m, nil
+}
+
+// builder is the Writer of a build.
+type builder struct {
+	meter *Meter
+	m     *Manifest
+	names [][]*Name     // per file; each is set before the build ends
+	work  chan *cutting // closed when fill has returned
+	free  chan *cutting
+	open  bool // a file is
+}
+
+// cutting is a buffer on its way; it is also the Pages of its extent.
+type cutting struct {
+	codec *codec
+	place uint64
+	raw   []byte
+	x     Extent
+	name  *Name
+	need  []byte
+	z     []byte
+}
+
+// Pages implements [Pages].
+func (c *cutting) Pages(need Need) (Payload, error) {
+	c.need = need.Pick(c.need[:0], &c.x, c.raw)
+	p := c.codec.encode(c.z, c.need)
+	if p.Encoding == Zstd {
+		c.z = p.Stored
+	}
+	return p, nil
+}
+
+// hand names what was cut and hands it to the sink until nothing is left.
+func (b *builder) hand(ctx context.Context, sink Sink) error {
+	for {
+		select {
+		case c, ok := <-b.work:
+			if !ok {
+				return nil
+			}
+			c.x.Cut(c.raw)
+			*c.name = c.x.Name
+			p, err := sink.Put(ctx, c.place, &c.x, c)
+			if err != nil {
+				return err
+			}
+			b.meter.Took(len(c.raw), p)
+			b.free <- c // never full: as many as there are
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// Add implements [Writer].
+func (b *builder) Add(f File) error {
+	if f.Kind == KindFile {
+		return &tidegate.Error{Op: "add to base", Subject: f.Path, Class: tidegate.Misuse, Err: errors.New("is a file")}
+	}
+	return b.add(f)
+}
+
+func (b *builder) add(f File) error {
+	if err := f.check(); err != nil {
+		return &tidegate.Error{Op: "add to base", Class: tidegate.Misuse, Err: err}
+	}
+	b.m.Files, b.names = append(b.m.Files, f), append(b.names, nil)
+	return nil
+}
+
+// Create implements [Writer].
+func (b *builder) Create(ctx context.Context, f File) (io.WriteCloser, error) {
+	switch {
+	case b.open:
+		return nil, &tidegate.Error{Op: "create in base", Subject: f.Path, Class: tidegate.Misuse, Err: errors.New("the file before it is open")}
+	case f.Kind != KindFile:
+		return nil, &tidegate.Error{Op: "create in base", Subject: f.Path, Class: tidegate.Misuse, Err: errors.New("is not a file")}
+	}
+	if err := b.add(f); err != nil {
+		return nil, err
+	}
+	b.open = true
+	return &fileWriter{b: b, done: ctx.Done(), cause: ctx.Err, f: f, index: len(b.names) - 1}, nil
+}
+
+// fileWriter takes one file.
+type fileWriter struct {
+	b      *builder
+	done   <-chan struct{} // of the context that Create was given
+	cause  func() error
+	f      File
+	index  int
+	at     int64
+	c      *cutting
+	closed bool
+}
+
+// Write implements io.Writer.
+func (w *fileWriter) Write(p []byte) (n int, err error) {
+	if w.closed || int64(len(p)) > w.f.Size-w.at {
+		return 0, &tidegate.Error{Op: "write to base", Subject: w.f.Path, Class: tidegate.Misuse, Err: fmt.Errorf("beyond its %d bytes", w.f.Size)}
+	}
+	for n < len(p) {
+		if w.c == nil {
+			select {
+			case w.c = <-w.b.free:
+				w.c.raw = w.c.raw[:0]
+			case <-w.done:
+				return n, w.cause()
+			}
+		}
+		k := min(len(p)-n, ExtentBytes-len(w.c.raw))
+		w.c.raw = append(w.c.raw, p[n:n+k]...)
+		n += k
+		w.at += int64(k)
+		if len(w.c.raw) == ExtentBytes || w.at == w.f.Size {
+			w.flush()
+		}
+	}
+	return n, nil
+}
+
+func (w *fileWriter) flush() {
+	c := w.c
+	w.c = nil
+	c.place = Place(w.f.Path, w.at-int64(len(c.raw)))
+	c.name = new(Name)
+	w.b.names[w.index] = append(w.b.names[w.index], c.name)
+	w.b.work <- c // never full: as many as there are
+}
+
+// Close implements io.Closer; a file that is shorter than it was said to be is an error.
+func (w *fileWriter) Close() error {
+	if w.closed {
+		return nil
+	}
+	w.closed, w.b.open = true, false
+	if w.at != w.f.Size {
+		return &tidegate.Error{Op: "write to base", Subject: w.f.Path, Class: tidegate.Misuse, Err: fmt.Errorf("ends at %d of %d bytes", w.at, w.f.Size)}
+	}
+	w.b.meter.files.Add(1)
+	return nil
+}
