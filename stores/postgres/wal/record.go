@@ -79,7 +79,7 @@ func (p *Parser) decode(body []byte, start LSN) error {
 	if !ok {
 		return p.fault(FaultRecord, start, "record has no main data")
 	}
-	e := Event{Start: start, End: p.end}
+	e, torn := Event{Start: start, End: p.end}, p.torn
 	if body[17] == rmXact {
 		ok = e.transaction(body, data, p.Version())
 	} else {
@@ -90,6 +90,9 @@ func (p *Parser) decode(body []byte, start LSN) error {
 	}
 	if e.Kind == 0 {
 		return nil
+	}
+	if e.Kind == Overwrite && torn != 0 && e.Torn != torn {
+		return p.fault(FaultLink, start, "record voids %s: want %s", e.Torn, torn)
 	}
 	p.tally.Add(&e)
 	if p.cfg.Event != nil {
