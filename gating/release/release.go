@@ -36,6 +36,7 @@ type Gate struct {
 	Standing rpo.Standing   // that it was decided by
 	Drains   rpo.DrainRate
 
+	ours     tidegate.Epoch // latest that this node was promoted to, or the agent held
 	final    final          // of the last activity, once it has ended
 	dEpoch   tidegate.Epoch // under which the ceiling's D was told
 	openGoes bool           // the record says open: it goes on without a daemon
@@ -107,9 +108,10 @@ func (g *Gate) Deactivate(now tidegate.Instant) {
 }
 
 // Fence takes note that epoch is held elsewhere, and reports whether that was
-// news; then the caller ends the activity.
+// news; then the caller ends the activity. The agent's word may have waited behind
+// a sleeping process while the standby node promoted it to a newer epoch.
 func (g *Gate) Fence(epoch tidegate.Epoch) bool {
-	if epoch < g.Epoch || epoch <= g.FencedBy {
+	if epoch < g.ours || epoch <= g.FencedBy {
 		return false
 	}
 	g.FencedBy = epoch
@@ -120,10 +122,10 @@ func (g *Gate) Fence(epoch tidegate.Epoch) bool {
 // Unfence ends a fence when the epoch is held here, and reports whether epoch is
 // not an old one.
 func (g *Gate) Unfence(epoch tidegate.Epoch) bool {
-	if epoch < g.FencedBy || epoch < g.Epoch {
+	if epoch < g.FencedBy || epoch < g.ours {
 		return false
 	}
-	g.FencedBy = 0
+	g.FencedBy, g.ours = 0, epoch
 	return true
 }
 
@@ -131,7 +133,7 @@ func (g *Gate) Unfence(epoch tidegate.Epoch) bool {
 // elsewhere under epoch: the agent here holds nothing as new, and is not away
 // with it.
 func (g *Gate) Yields(epoch tidegate.Epoch) bool {
-	return !g.Held && !g.Lost && epoch > g.Epoch
+	return !g.Held && !g.Lost && epoch > g.ours
 }
 
 // Hold says that the agent holds epoch for this node: grants may come. It reports

@@ -47,7 +47,7 @@ func (ls *libStream) standsDown(ns *nodeStream) bool {
 	}
 	ls.l.w.log(ls.l.addr, "", "follow", "stream %d epoch %s", ls.i, t.Epoch)
 	ls.deactivate()
-	ls.epoch, ls.fencedBy = t.Epoch, 0
+	ls.epoch, ls.ours, ls.fencedBy = t.Epoch, t.Epoch, 0
 	return true
 }
 
@@ -95,7 +95,7 @@ func (ls *libStream) promote(ns *nodeStream) bool {
 	}
 	ls.rewind(ns, int(head.pos.Seq))
 	if n, exact := ls.j.index(head.next); exact && n < len(ls.j.recs) && ls.j.at(n).cum == head.cum && ls.own(ns, n) {
-		ls.fencedBy = 0
+		ls.fencedBy, ls.ours = 0, ns.promoted.Epoch
 		ls.activate()
 		return true
 	}
@@ -104,7 +104,7 @@ func (ls *libStream) promote(ns *nodeStream) bool {
 		return false
 	}
 	ls.j.append(record{id: -1, kind: recBranch, size: 16, digest: uint64(ns.promoted.Epoch)})
-	ls.fencedBy = 0
+	ls.fencedBy, ls.ours = 0, ns.promoted.Epoch
 	ls.activate()
 	return true
 }

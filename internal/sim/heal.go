@@ -189,7 +189,10 @@ func (w *world) why() string {
 			}
 			ns := s.streams[i]
 			n := ns.n
-			if n == nil || n.Limbo() || n.Adopted().Epoch != rec.Epoch || !rec.Config.Names(ns.meta.Member()) {
+			// Who slept while the last failover ran out of patience was left out of a
+			// smaller configuration: it follows, until an operator names it again.
+			left := w.shape.shrink && len(rec.Config.Members) < w.shape.n
+			if n == nil || n.Limbo() || n.Adopted().Epoch != rec.Epoch || !left && !rec.Config.Names(ns.meta.Member()) {
 				return fmt.Sprintf("stream %d: %s has adopted %s of %s, limbo %v", i, s.name, ns.meta.History.Last().Epoch, rec.Epoch, ns.meta.Limbo)
 			}
 			if l := ns.warm(); ns.applied < int(rec.Head.Seq)+2 && (l == nil || !l.active) {

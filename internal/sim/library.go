@@ -78,6 +78,7 @@ type libStream struct {
 	epoch    tidegate.Epoch
 	dEpoch   tidegate.Epoch
 	fencedBy tidegate.Epoch
+	ours     tidegate.Epoch // promoted to, or held by the agent
 	held     bool
 	lost     bool // held when the agent went away
 	openGoes bool
@@ -432,7 +433,7 @@ func (ls *libStream) onGrant(m *mGrant) {
 	now := ls.now()
 	switch t.role {
 	case roleFenced:
-		if t.epoch < ls.epoch || t.epoch <= ls.fencedBy {
+		if t.epoch < ls.ours || t.epoch <= ls.fencedBy {
 			return
 		}
 		ls.fencedBy, ls.held, ls.lost = t.epoch, false, false
@@ -443,10 +444,10 @@ func (ls *libStream) onGrant(m *mGrant) {
 			ls.ceiling.Hold(now)
 		}
 	case roleActive:
-		if t.epoch < ls.fencedBy || t.epoch < ls.epoch {
+		if t.epoch < ls.fencedBy || t.epoch < ls.ours {
 			return
 		}
-		ls.fencedBy = 0
+		ls.fencedBy, ls.ours = 0, t.epoch
 		if t.epoch != ls.epoch {
 			ls.epoch, ls.openGoes, ls.terms = t.epoch, false, told{}
 			if ls.ceiling != nil {
