@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -52,6 +53,32 @@ type Conn struct {
 // trouble on the way is transient, save a certificate that either side turned
 // away. ctx bounds the dialling only; the session ends by Close.
 func (d Dialer) Dial(ctx context.Context, addr string, a Attach) (*Conn, Attached, error) {
+	c, body, err := d.dial(ctx, addr, a.As.String(), request{typeAttach, a.append(nil), typeAttached})
+	if err != nil {
+		return nil, Attached{}, err
+	}
+	c.as = a.As
+	attached, err := parseAttached(body)
+	if err != nil {
+		err = c.malformed(err)
+		_ = c.close("") // the error says more
+		return nil, Attached{}, fmt.Errorf("attach to %s as %s: %w", addr, a.As, err)
+	}
+	c.granted.Store(attached.Credit)
+	c.wg.Go(c.keepalive)
+	return c, attached, nil
+}
+
+// request is how a session is bound to something, and how the yes is called.
+type request struct {
+	kind  wire.Type
+	body  []byte
+	reply wire.Type
+}
+
+// dial connects, negotiates and sends the request. The reply's bytes are the
+// session's until the first Recv.
+func (d Dialer) dial(ctx context.Context, addr, as string, req request) (*Conn, []byte, error) {
 	l := d.Limits.SetDefaults()
 	ctx, cancel := context.WithTimeout(ctx, l.HandshakeTimeout)
 	defer cancel()
@@ -61,19 +88,17 @@ func (d Dialer) Dial(ctx context.Context, addr string, a Attach) (*Conn, Attache
 	}
 	nc, err := connect(ctx, addr)
 	if err != nil {
-		return nil, Attached{}, &tidegate.Error{Op: "dial", Subject: addr, Class: tidegate.Transient, Err: err}
+		return nil, nil, &tidegate.Error{Op: "dial", Subject: addr, Class: tidegate.Transient, Err: err}
 	}
 	raw := &timedConn{Conn: nc, idle: l.IdleTimeout}
 	s := newSession(raw, tls.Client(raw, tlsConfig(d.TLS)), l, d.Clock)
-	c := &Conn{session: s, as: a.As, credit: make(chan struct{}, 1)}
-	attached, err := c.handshake(ctx, d.Features, a)
+	c := &Conn{session: s, credit: make(chan struct{}, 1)}
+	body, err := c.handshake(ctx, d.Features, req)
 	if err != nil {
 		_ = s.close("") // the handshake's error says more
-		return nil, Attached{}, fmt.Errorf("attach to %s as %s: %w", addr, a.As, err)
+		return nil, nil, fmt.Errorf("attach to %s as %s: %w", addr, as, err)
 	}
-	c.granted.Store(attached.Credit)
-	c.wg.Go(c.keepalive)
-	return c, attached, nil
+	return c, body, nil
 }
 
 func dialTCP(ctx context.Context, addr string) (net.Conn, error) {
@@ -81,47 +106,46 @@ func dialTCP(ctx context.Context, addr string) (net.Conn, error) {
 	return d.DialContext(ctx, "tcp", addr)
 }
 
-func (c *Conn) handshake(ctx context.Context, features []string, a Attach) (Attached, error) {
+func (c *Conn) handshake(ctx context.Context, features []string, req request) ([]byte, error) {
 	stop := c.bound(ctx)
 	defer stop()
 	if err := c.tls.HandshakeContext(ctx); err != nil {
 		// The reason of our own check travels inside the handshake's error.
 		if own, ok := errors.AsType[*tidegate.Error](err); ok {
-			return Attached{}, own
+			return nil, own
 		}
-		return Attached{}, c.lost("handshake", err)
+		return nil, c.lost("handshake", err)
 	}
 	var err error
 	if c.peer, err = peerIdentity(c.tls.ConnectionState()); err != nil {
-		return Attached{}, err
+		return nil, err
 	}
 	h := hello{min: VersionMin, max: VersionMax, features: features}
 	if err := c.send(typeHello, h.append(nil)); err != nil {
-		return Attached{}, err
+		return nil, err
 	}
 	body, err := c.expect(typeWelcome)
 	if err != nil {
-		return Attached{}, err
+		return nil, err
 	}
 	w, err := parseWelcome(body)
 	if err != nil {
-		return Attached{}, c.malformed(err)
+		return nil, c.malformed(err)
 	}
 	if w.version < VersionMin || w.version > VersionMax {
-		return Attached{}, c.malformed(fmt.Errorf("version %d chosen, offered %d to %d", w.version, VersionMin, VersionMax))
+		return nil, c.malformed(fmt.Errorf("version %d chosen, offered %d to %d", w.version, VersionMin, VersionMax))
 	}
 	c.node, c.version, c.features = w.node, w.version, common(features, w.features)
-	if err := c.send(typeAttach, a.append(nil)); err != nil {
-		return Attached{}, err
+	if req.kind == typeBaseAttach && !slices.Contains(c.features, FeatureBase) {
+		return nil, &tidegate.Error{
+			Op: "attach to", Subject: string(w.node), Class: tidegate.Permanent, Hint: "upgrade the node",
+			Err: fmt.Errorf("it does not take bases: %w", tidegate.ErrUnsupported),
+		}
 	}
-	if body, err = c.expect(typeAttached); err != nil {
-		return Attached{}, err
+	if err := c.send(req.kind, req.body); err != nil {
+		return nil, err
 	}
-	attached, err := parseAttached(body)
-	if err != nil {
-		return Attached{}, c.malformed(err)
-	}
-	return attached, nil
+	return c.expect(req.reply)
 }
 
 // Node returns the acceptor's name.
@@ -208,6 +232,8 @@ func (c *Conn) Recv() (Event, error) {
 func (c *Conn) event(t wire.Type, body []byte) (Event, error) {
 	ships := c.as.Ships()
 	switch {
+	case c.as == asBase && isBase(t):
+		return c.baseEvent(t, body), nil
 	case t == typeAck && ships:
 		return c.ackEvent(body)
 	case t == typeLeaseGrant && ships:
@@ -216,9 +242,9 @@ func (c *Conn) event(t wire.Type, body []byte) (Event, error) {
 		return c.batchEvent(body)
 	case t == typeHeader && c.as == AsObserver:
 		return c.headerEvent(body)
-	case t == typeCommit && !ships:
+	case t == typeCommit && c.as.watches():
 		return c.commitEvent(body)
-	case t == typeBeacon && !ships:
+	case t == typeBeacon && c.as.watches():
 		return c.beaconEvent(body)
 	case t == typeRefusal:
 		return nil, c.refused("session with", body)

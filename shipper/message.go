@@ -64,6 +64,12 @@ func (a As) String() string {
 // Ships reports whether batches go from dialer to acceptor.
 func (a As) Ships() bool { return a == AsWriter || a == AsRelay }
 
+// asBase stands for a session that is for a base; it is not on the wire.
+const asBase As = 255
+
+// watches reports whether the writer's commit and beacons come to the dialer.
+func (a As) watches() bool { return a == AsObserver || a == AsReader }
+
 // permits reports whether a certificate's role may attach as a.
 func (a As) permits(r tidegate.Role) bool {
 	switch a {

@@ -8,6 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -29,6 +30,14 @@ type Handler interface {
 	Attach(ctx context.Context, peer tidegate.Identity, a Attach, conn *ServerConn) error
 }
 
+// BaseHandler is a Handler that also takes and gives bases; a Server offers
+// [FeatureBase] when its handler is one.
+type BaseHandler interface {
+	// AttachBase serves one session for a base until it ends; all else as with
+	// Attach. It calls [ServerConn.AcceptBase] or returns why not.
+	AttachBase(ctx context.Context, peer tidegate.Identity, a BaseAttach, conn *ServerConn) error
+}
+
 // ServerConfig is what a Server needs to know.
 type ServerConfig struct {
 	TLS      *tls.Config       // both certificates' checks, see internal/pki
@@ -45,6 +54,7 @@ type ServerConfig struct {
 type Server struct {
 	cfg     ServerConfig
 	handler Handler
+	bases   BaseHandler // nil where the handler is none
 	open    atomic.Int64
 }
 
@@ -57,7 +67,8 @@ func NewServer(cfg ServerConfig, h Handler) (*Server, error) {
 	if cfg.Refused == nil {
 		cfg.Refused = func(Code) {}
 	}
-	return &Server{cfg: cfg, handler: h}, nil
+	bases, _ := h.(BaseHandler)
+	return &Server{cfg: cfg, handler: h, bases: bases}, nil
 }
 
 // Serve accepts until ctx ends, then closes every session, waits for the
@@ -96,9 +107,13 @@ func (s *Server) serve(ctx context.Context, nc net.Conn) {
 	c := &ServerConn{session: newSession(raw, tls.Server(raw, tlsConfig(s.cfg.TLS)), s.cfg.Limits, s.cfg.Clock), node: s.cfg.Node}
 	unwatch := context.AfterFunc(ctx, func() { _ = c.close("node is stopping") }) // Recv reports it
 	defer unwatch()
-	attach, err := s.handshake(ctx, c)
-	if err == nil {
-		err = s.handler.Attach(ctx, c.peer, attach, c)
+	err := s.handshake(ctx, c)
+	switch {
+	case err != nil:
+	case c.attach.As == asBase:
+		err = s.bases.AttachBase(ctx, c.peer, c.base, c)
+	default:
+		err = s.handler.Attach(ctx, c.peer, c.attach, c)
 	}
 	s.finish(c, err)
 }
@@ -120,7 +135,7 @@ func (s *Server) finish(c *ServerConn, err error) {
 	c.refuse(r)
 }
 
-func (s *Server) handshake(ctx context.Context, c *ServerConn) (Attach, error) {
+func (s *Server) handshake(ctx context.Context, c *ServerConn) error {
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.Limits.HandshakeTimeout)
 	defer cancel()
 	stop := c.bound(ctx)
@@ -129,43 +144,73 @@ func (s *Server) handshake(ctx context.Context, c *ServerConn) (Attach, error) {
 		// The alert has been sent; there is no channel for a refusal.
 		s.cfg.Refused(CodeRole)
 		s.cfg.Log.Info("handshake failed", "peer", c.raw.RemoteAddr().String(), "err", err)
-		return Attach{}, errors.Join(net.ErrClosed, err)
+		return errors.Join(net.ErrClosed, err)
 	}
 	var err error
 	if c.peer, err = peerIdentity(c.tls.ConnectionState()); err != nil {
-		return Attach{}, err
+		return err
 	}
 	body, err := c.expect(typeHello)
 	if err != nil {
-		return Attach{}, err
+		return err
 	}
 	h, err := parseHello(body)
 	if err != nil {
-		return Attach{}, c.malformed(err)
+		return c.malformed(err)
 	}
-	w := welcome{version: min(h.max, VersionMax), node: s.cfg.Node, features: common(s.cfg.Features, h.features)}
+	w := welcome{version: min(h.max, VersionMax), node: s.cfg.Node, features: common(s.features(), h.features)}
 	if w.version < max(h.min, VersionMin) {
 		r := Refuse(CodeUnsupported, "peer speaks versions %d to %d, this node %d to %d", h.min, h.max, VersionMin, VersionMax)
 		r.Hint = "upgrade the older of the two"
-		return Attach{}, r
+		return r
 	}
 	if err := c.send(typeWelcome, w.append(nil)); err != nil {
-		return Attach{}, err
+		return err
 	}
-	if body, err = c.expect(typeAttach); err != nil {
-		return Attach{}, err
+	return c.expectAttach(slices.Contains(w.features, FeatureBase))
+}
+
+// features returns the optional parts on offer.
+func (s *Server) features() []string {
+	if s.bases == nil {
+		return s.cfg.Features
 	}
-	a, err := parseAttach(body)
+	return append(slices.Clone(s.cfg.Features), FeatureBase)
+}
+
+// expectAttach reads what the session is for, and checks the peer's role.
+func (c *ServerConn) expectAttach(bases bool) error {
+	t, body, err := c.r.Next()
 	if err != nil {
-		return Attach{}, c.malformed(err)
+		return c.lost("read", err)
 	}
-	if !a.As.permits(c.peer.Role) {
-		r := Refuse(CodeRole, "role %s may not attach as %s", c.peer.Role, a.As)
+	permitted := false
+	switch {
+	case t == typeAttach:
+		if c.attach, err = parseAttach(body); err != nil {
+			return c.malformed(err)
+		}
+		permitted = c.attach.As.permits(c.peer.Role)
+	case t == typeBaseAttach && bases:
+		if c.base, err = parseBaseAttach(body); err != nil {
+			return c.malformed(err)
+		}
+		c.attach.As = asBase
+		permitted = c.base.Way.permits(c.peer.Role)
+	case t == typeRefusal:
+		return c.refused("attach", body)
+	default:
+		return c.unexpected(t)
+	}
+	if !permitted {
+		r := Refuse(CodeRole, "role %s may not attach as %s", c.peer.Role, c.attach.As)
+		if c.attach.As == asBase {
+			r = Refuse(CodeRole, "role %s may not %s a base", c.peer.Role, c.base.Way)
+		}
 		r.Hint = "the certificate in use belongs to another kind of process"
-		return Attach{}, r
+		return r
 	}
-	c.attach = a
-	return a, nil
+	return nil
 }
 
 // ServerConn is the acceptor's end of a session. One goroutine receives, any
@@ -174,6 +219,7 @@ type ServerConn struct {
 	*session
 	node   tidegate.NodeName
 	attach Attach
+	base   BaseAttach // where attach.As is asBase
 
 	// Credit, in bytes of batches since the session began; the receiving
 	// goroutine's, save granted.
@@ -196,6 +242,9 @@ func (c *ServerConn) Accept(a Attached) error {
 	return c.send(typeAttached, a.append(nil))
 }
 
+// AcceptBase answers an attach to a base with yes.
+func (c *ServerConn) AcceptBase(a BaseAttached) error { return c.send(typeBaseAttached, a.append(nil)) }
+
 // Recv waits for the next event: *BatchEvent, *CommitEvent and *BeaconEvent
 // from a writer or relay, *OffsetEvent from anybody. It answers time exchanges
 // by itself, so somebody must be in it even where nothing is expected. Its
@@ -208,6 +257,8 @@ func (c *ServerConn) Recv() (Event, error) {
 		}
 		ships := c.attach.As.Ships()
 		switch {
+		case c.attach.As == asBase && isBase(t):
+			return c.baseEvent(t, body), nil
 		case t == typeTimeRequest:
 			ev, err := c.timeRequest(body)
 			if ev != nil || err != nil {

@@ -81,6 +81,7 @@ type session struct {
 	beacon BeaconEvent
 	lease  LeaseEvent
 	offset OffsetEvent
+	base   baseEvent
 }
 
 func newSession(raw *timedConn, conn *tls.Conn, l Limits, clk clock.Clock) *session {
@@ -269,6 +270,11 @@ func (s *session) batchEvent(body []byte) (Event, error) {
 	}
 	s.bat = BatchEvent{Header: h, Sealed: body}
 	return &s.bat, nil
+}
+
+func (s *session) baseEvent(t wire.Type, body []byte) Event {
+	s.base = baseEvent{t, body}
+	return &s.base
 }
 
 func (s *session) headerEvent(body []byte) (Event, error) {

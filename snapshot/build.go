@@ -49,8 +49,8 @@ const InFlightDefault = 32
 
 // Build cuts the files that fill writes, hands their extents to sink, several at a
 // time, and returns what fill said and the files. info is completed by what fill
-// returns; the manifest is not committed here. An error of the sink makes fill's
-// next write fail with it, and is returned.
+// returns; the manifest is not committed here. An error of the sink ends fill's
+// context and its writes, and is what Build returns.
 func Build(ctx context.Context, sink Sink, cfg BuildConfig, info Info, fill func(ctx context.Context, w Writer) (Base, error)) (*Manifest, error) {
 	if cfg.InFlight == 0 {
 		cfg.InFlight = InFlightDefault
@@ -65,7 +65,7 @@ func Build(ctx context.Context, sink Sink, cfg BuildConfig, info Info, fill func
 	defer codec.close()
 	g, ctx := errgroup.WithContext(ctx)
 	b := &builder{
-		meter: cfg.Meter, m: &Manifest{Info: info},
+		meter: cfg.Meter, m: &Manifest{Info: info}, over: ctx.Done(),
 		work: make(chan *cutting, cfg.InFlight), free: make(chan *cutting, cfg.InFlight),
 	}
 	for range cfg.InFlight {
@@ -100,7 +100,8 @@ type builder struct {
 	names [][]*Name     // per file; each is set before the build ends
 	work  chan *cutting // closed when fill has returned
 	free  chan *cutting
-	open  bool // a file is
+	over  <-chan struct{} // closed when a sink's error, or the end of everything, ends the build
+	open  bool            // a file is
 }
 
 // cutting is a buffer on its way; it is also the Pages of its extent.
@@ -199,6 +200,8 @@ func (w *fileWriter) Write(p []byte) (n int, err error) {
 			select {
 			case w.c = <-w.b.free:
 				w.c.raw = w.c.raw[:0]
+			case <-w.b.over:
+				return n, context.Canceled // Build knows why
 			case <-w.done:
 				return n, w.cause()
 			}
