@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"path/filepath"
 	"regexp"
-	"slices"
 	"strings"
 	"time"
 )
@@ -151,7 +150,7 @@ func (c Config) Validate() error {
 		switch {
 		case !settingPattern.MatchString(name):
 			bad("settings", "want the name of a setting in lower case", name)
-		case slices.Contains(reserved(), name):
+		case reserved()[name]:
 			bad("settings."+name, "is set by tidegate", value)
 		case strings.ContainsAny(value, "\n\r\x00"):
 			bad("settings."+name, "want one line", value)
