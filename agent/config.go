@@ -34,10 +34,13 @@ type Config struct {
 type StreamConfig struct {
 	Service tidegate.ServiceName `yaml:"service"`
 	Stream  tidegate.StreamName  `yaml:"stream"`
-	// Source is the store: journal.
+	// Source is the store: journal or postgres.
 	Source string `yaml:"source"`
-	// JournalDir is the directory of the service's journal.
+	// JournalDir is the directory of the service's journal; of a journal only.
 	JournalDir string `yaml:"journal_dir"`
+	// Settings are the store's own, for every other one. The agent does not look
+	// inside: whoever makes the source reads them.
+	Settings config.Section `yaml:"settings"`
 	// Endpoint is where the service answers its clients, host:port; used when
 	// the library names none.
 	Endpoint string `yaml:"endpoint"`
@@ -58,8 +61,11 @@ type Limits struct {
 	ProofWait time.Duration `yaml:"proof_wait"`
 }
 
-// SourceJournal is the one value of StreamConfig.Source in this version.
-const SourceJournal = "journal"
+// The stores, as StreamConfig.Source and the registry name them.
+const (
+	SourceJournal  = "journal"
+	SourcePostgres = "postgres"
+)
 
 // Defaults. Where a number is large, the reason stands beside it.
 const (
@@ -158,10 +164,22 @@ func (s StreamConfig) Validate() error {
 	all := []error{
 		config.Name("service", string(s.Service)),
 		config.Name("stream", string(s.Stream)),
-		config.AbsPath("journal_dir", s.JournalDir),
 	}
-	if s.Source != SourceJournal {
-		all = append(all, config.Broken("source", "want journal", s.Source))
+	switch s.Source {
+	case SourceJournal:
+		all = append(all, config.AbsPath("journal_dir", s.JournalDir))
+		if !s.Settings.IsZero() {
+			all = append(all, config.Broken("settings", "want none with source journal", "some"))
+		}
+	case SourcePostgres:
+		if s.Settings.IsZero() {
+			all = append(all, config.Broken("settings", "want the store's own settings", "none"))
+		}
+		if s.JournalDir != "" {
+			all = append(all, config.Broken("journal_dir", "want none but with source journal", s.JournalDir))
+		}
+	default:
+		all = append(all, config.Broken("source", "want journal or postgres", s.Source))
 	}
 	if s.Endpoint != "" {
 		all = append(all, config.HostPort("endpoint", s.Endpoint))

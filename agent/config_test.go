@@ -7,7 +7,6 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/tidegate/tidegate"
-	"github.com/tidegate/tidegate/batch"
 	"github.com/tidegate/tidegate/internal/config"
 )
 
@@ -56,34 +55,31 @@ streams:
 	}
 }
 
-func TestLineagePayload(t *testing.T) {
+func TestForksInOrder(t *testing.T) {
 	const root = "journal:01020300000000000000000000000000"
-	forked := root + "+2@0000000000000100"
+	one := tidegate.Lineage(root + "+2@0000000000000100")
+	two := one + "+5@0000000000000300"
 	for _, tc := range []struct {
-		name     string
-		lineage  string
-		start    tidegate.Position
-		first    bool
-		due      bool
-		previous string
+		name   string
+		now    tidegate.Lineage
+		start  tidegate.Position
+		before tidegate.Lineage
+		next   tidegate.Lineage
+		at     tidegate.Position
 	}{
-		{"a stream begins", root, 0, true, true, ""},
-		{"a writer goes on", root, 0x100, false, false, ""},
-		{"the history forked where the term begins", forked, 0x100, false, true, root},
-		{"the history forked long ago", forked, 0x200, false, false, ""},
-		{"not known", "", 0, true, false, ""},
+		{"no fork", root, 0x100, root, "", 0},
+		{"the history forked where the term begins", one, 0x100, root, one, 0x100},
+		{"the history forked long ago", one, 0x200, one, "", 0},
+		{"it will fork", two, 0x200, one, two, 0x300},
+		{"it will fork twice", two, 0x80, root, one, 0x100},
+		{"not known", "", 0, "", "", 0},
+		{"not in this form", "redis:01+x", 0, "redis:01", "", 0},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			payload, due, err := lineagePayload(tidegate.Lineage(tc.lineage), tc.start, tc.first)
-			if err != nil || due != tc.due {
-				t.Fatalf("due %v, %v; want %v", due, err, tc.due)
-			}
-			if !due {
-				return
-			}
-			l, err := batch.ParseLineage(payload)
-			if want := (batch.Lineage{Lineage: tidegate.Lineage(tc.lineage), Previous: tidegate.Lineage(tc.previous)}); err != nil || l != want {
-				t.Errorf("payload %+v, %v; want %+v", l, err, want)
+			before := lineageBefore(tc.now, tc.start)
+			next, at, ok := nextFork(before, tc.now)
+			if before != tc.before || ok != (tc.next != "") || ok && (next != tc.next || at != tc.at) {
+				t.Errorf("before %q, then %q at %s (%v); want %q, %q at %s", before, next, at, ok, tc.before, tc.next, tc.at)
 			}
 		})
 	}

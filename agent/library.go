@@ -22,7 +22,8 @@ type library struct {
 	activated uint64 // counts activations: each one may be used for one try to become writer
 	lineage   tidegate.Lineage
 	progress  local.LibraryProgress
-	known     bool // progress has been heard on this connection
+	known     bool  // progress has been heard on this connection
+	finding   error // what keeps it from its work, as it says; nil for nothing
 }
 
 // head is the newest position that the source has made durable, as far as this
@@ -99,6 +100,7 @@ func (s *stream) libraryUp(conn *local.Conn, h local.Hello) {
 	s.mu.Lock()
 	old := s.lib.conn
 	s.lib.conn, s.lib.hello, s.lib.active, s.lib.known, s.lib.lineage = conn, h, false, false, h.Lineage
+	s.lib.finding = nil
 	// The journal may be another one now, repaired or copied anew: compare again.
 	s.diverged, s.seen = nil, observation{}
 	if s.fenced != nil && h.End < s.fenced.end {
@@ -119,7 +121,7 @@ func (s *stream) libraryDown(conn *local.Conn, err error) {
 	s.mu.Lock()
 	mine := s.lib.conn == conn
 	if mine {
-		s.lib.conn, s.lib.known = nil, false
+		s.lib.conn, s.lib.known, s.lib.finding = nil, false, nil
 	}
 	s.mu.Unlock()
 	if !mine {
@@ -180,6 +182,15 @@ func (s *stream) fromLibrary(conn *local.Conn, m local.Message) error {
 		s.mu.Unlock()
 		s.log.Info("service is active here", "lineage", string(m.Lineage), "head", m.L.String())
 		s.service.pokeLease()
+	case *local.Finding:
+		s.lib.finding = m.Err()
+		s.mu.Unlock()
+		if m.Text == "" {
+			s.log.Info("library has no finding any more")
+		} else {
+			s.log.Warn("library found something", "err", m.Text, "hint", m.Hint)
+		}
+		return nil
 	case *local.Deactivated:
 		s.lib.active = false
 		s.mu.Unlock()

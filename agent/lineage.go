@@ -4,46 +4,44 @@ import (
 	"strings"
 
 	"github.com/tidegate/tidegate"
-	"github.com/tidegate/tidegate/batch"
 )
 
-// lineagePayload returns the lineage batch that opens a term at start, if one
-// is due: where a stream begins, and where the source's history has forked at
-// or after the end of what was shipped before.
-func lineagePayload(l tidegate.Lineage, start tidegate.Position, first bool) (payload []byte, due bool, err error) {
-	if l == "" {
-		return nil, false, nil
-	}
-	parent, at, forked := lastFork(l)
-	if !first && (!forked || at < start) {
-		return nil, false, nil
-	}
-	b := batch.Lineage{Lineage: l}
-	if !first {
-		b.Previous = parent
-	}
-	payload, err = b.Append(nil)
-	return payload, true, err
-}
+// A lineage is a root and the forks taken since, oldest first, whatever the
+// store: <root>+<branch>@<position>+<branch>@<position>.
 
-// lastFork takes the last "+<branch>@<position>" off a lineage.
-func lastFork(l tidegate.Lineage) (parent tidegate.Lineage, at tidegate.Position, ok bool) {
-	head, tail, found := cutLast(string(l), "+")
-	if !found {
+// nextFork returns the lineage that follows from on the way to now, and where it
+// forks off; false when now does not go on from from.
+func nextFork(from, now tidegate.Lineage) (next tidegate.Lineage, at tidegate.Position, ok bool) {
+	rest, ok := strings.CutPrefix(string(now), string(from)+"+")
+	if !ok || from == "" {
 		return "", 0, false
 	}
-	_, pos, found := strings.Cut(tail, "@")
-	if !found {
+	one, _, _ := strings.Cut(rest, "+")
+	_, position, ok := strings.Cut(one, "@")
+	if !ok {
 		return "", 0, false
 	}
-	at, err := tidegate.ParsePosition(pos)
-	return tidegate.Lineage(head), at, err == nil
+	at, err := tidegate.ParsePosition(position)
+	return from + "+" + tidegate.Lineage(one), at, err == nil
 }
 
-func cutLast(s, sep string) (before, after string, found bool) {
-	i := strings.LastIndex(s, sep)
-	if i < 0 {
-		return s, "", false
+// lineageBefore returns what l was for a log that ends at start: without the
+// forks at and beyond it, which may still have to be told.
+func lineageBefore(l tidegate.Lineage, start tidegate.Position) tidegate.Lineage {
+	root, _, _ := strings.Cut(string(l), "+")
+	before := tidegate.Lineage(root)
+	for {
+		next, at, ok := nextFork(before, l)
+		if !ok || at >= start {
+			return before
+		}
+		before = next
 	}
-	return s[:i], s[i+len(sep):], true
+}
+
+// lineageNow returns the lineage that the library said last.
+func (s *stream) lineageNow() tidegate.Lineage {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.lib.lineage
 }

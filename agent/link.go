@@ -11,6 +11,7 @@ import (
 	"github.com/tidegate/tidegate/gating/fence"
 	"github.com/tidegate/tidegate/internal/retry"
 	"github.com/tidegate/tidegate/shipper"
+	"github.com/tidegate/tidegate/stores"
 )
 
 // keepLink holds a session with whichever relay the core picks, receives its
@@ -157,6 +158,11 @@ func (w *writer) prove(ctx context.Context, rec fence.EpochRecord, attached ship
 	f, gen, err := proofStart(rec.Head, attached)
 	if err != nil {
 		return err
+	}
+	if src, ok := w.s.source.(stores.Begun); ok && f.seq == 0 {
+		if f.next, err = src.Begin(ctx); err != nil {
+			return fmt.Errorf("begin log: %w", err)
+		}
 	}
 	wait := w.s.agent.cfg.Limits.ProofWait
 	if err := w.s.waitHead(ctx, f.next, wait); err != nil {

@@ -156,7 +156,7 @@ func (s *stream) fill(ctx context.Context, fs vfs.FS, dir string, b *Bundle, rel
 			if err != nil {
 				return err
 			}
-			if u.Records == 0 {
+			if len(u.Payload) == 0 {
 				break
 			}
 			if _, err := f.Write(u.Payload); err != nil {
@@ -178,10 +178,10 @@ func (s *stream) fill(ctx context.Context, fs vfs.FS, dir string, b *Bundle, rel
 }
 
 func (b *Bundle) count(oldest, newest time.Time, records, bytes int64) {
-	if b.Records == 0 || oldest.Before(b.OldestTime) {
+	if records > 0 && (b.Records == 0 || oldest.Before(b.OldestTime)) {
 		b.OldestTime = oldest
 	}
-	if b.Records == 0 || newest.After(b.NewestTime) {
+	if records > 0 && (b.Records == 0 || newest.After(b.NewestTime)) {
 		b.NewestTime = newest
 	}
 	b.Records += records

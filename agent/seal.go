@@ -22,11 +22,14 @@ type sealer struct {
 	w      *writer
 	codec  *batch.Sealer
 	cursor stores.Cursor
-	unit   stores.Unit   // read and not sealed yet; empty when Records is 0
+	unit   stores.Unit   // read and not sealed yet; empty when it has no payload
 	paid   bool          // the rate has let unit through
 	later  time.Duration // when the rate may let it; 0 while nothing is held back
 	stream tidegate.StreamID
 	max    int
+
+	// lineage is that of the log captured so far; the library's may have gone on.
+	lineage tidegate.Lineage
 
 	// The operator's rates, of all streams together.
 	shipRate, captureRate *rates.Limiter
@@ -50,7 +53,7 @@ func (w *writer) seal(ctx context.Context) error {
 	if err := z.open(ctx); err != nil {
 		return err
 	}
-	defer func() { _ = z.cursor.Close() }() // only read from
+	defer func() { _ = z.cursor.Close() }() // only read from; the last one that was opened
 	backoff := retry.Policy{First: 20 * time.Millisecond, Max: time.Second}.Backoff()
 	held := time.NewTimer(time.Hour)
 	defer held.Stop()
@@ -94,9 +97,8 @@ func (w *writer) seal(ctx context.Context) error {
 func (z *sealer) open(ctx context.Context) error {
 	backoff := retry.Policy{First: 20 * time.Millisecond, Max: time.Second}.Backoff()
 	for {
-		c, err := z.w.s.source.Follow(ctx, z.w.start)
+		err := z.seek(ctx, z.w.start)
 		if err == nil {
-			z.cursor = c
 			break
 		}
 		z.w.s.setErr(err)
@@ -104,17 +106,82 @@ func (z *sealer) open(ctx context.Context) error {
 			return ctx.Err()
 		}
 	}
-	z.w.s.mu.Lock()
-	lineage := z.w.s.lib.lineage
-	z.w.s.mu.Unlock()
-	payload, ok, err := lineagePayload(lineage, z.w.start, z.w.first())
+	lineage := z.w.s.lineageNow()
+	if z.w.first() && lineage != "" {
+		z.lineage = lineage
+		return z.announce(lineage, "")
+	}
+	z.lineage = lineageBefore(lineage, z.w.start)
+	if next, at, ok := nextFork(z.lineage, lineage); ok && at == z.w.start {
+		return z.announce(next, z.lineage)
+	}
+	return z.control(batch.KindHeartbeat, nil)
+}
+
+// announce seals a lineage batch at the captured position: from here on the log
+// is of lineage next. If the ring has no room nothing has happened.
+func (z *sealer) announce(next, previous tidegate.Lineage) error {
+	payload, err := batch.Lineage{Lineage: next, Previous: previous}.Append(nil)
 	if err != nil {
 		return err
 	}
-	if !ok {
-		return z.control(batch.KindHeartbeat, nil)
+	before := z.w.end()
+	if err := z.control(batch.KindLineage, payload); err != nil {
+		return err
 	}
-	return z.control(batch.KindLineage, payload)
+	if z.w.end().Seq > before.Seq {
+		z.lineage = next
+	}
+	return nil
+}
+
+// fork brings the captured log onto the lineage that the library says it is on
+// now, where it goes another way: captured is the end of what is sealed, and
+// nothing beyond limit may be sealed before the fork is.
+func (z *sealer) fork(ctx context.Context, captured, head tidegate.Position) (limit tidegate.Position, sealed bool, err error) {
+	now := z.w.s.lineageNow()
+	if now == z.lineage || now == "" {
+		return head, false, nil
+	}
+	if z.lineage == "" {
+		z.lineage = now // what the log was before nobody said
+		return head, false, nil
+	}
+	next, at, ok := nextFork(z.lineage, now)
+	if !ok {
+		return 0, false, fmt.Errorf("capture: the log is of lineage %s now, which does not go on from %s: %w", now, z.lineage, tidegate.ErrDiverged)
+	}
+	if captured > at {
+		return 0, false, fmt.Errorf("capture: the log went another way at %s, it is sealed up to %s: %w", at, captured, tidegate.ErrDiverged)
+	}
+	if z.unit.Next > at {
+		// Read before the library knew of the fork: it is of the way not taken.
+		z.unit = stores.Unit{}
+		if err := z.seek(ctx, captured); err != nil {
+			return 0, false, err
+		}
+	}
+	if captured < at {
+		return min(head, at), false, nil
+	}
+	before := z.lineage
+	if err := z.announce(next, before); err != nil {
+		return 0, false, err
+	}
+	return captured, z.lineage != before, nil
+}
+
+// seek opens the cursor at from, in place of the one there is.
+func (z *sealer) seek(ctx context.Context, from tidegate.Position) error {
+	c, err := z.w.s.source.Follow(ctx, from)
+	if err != nil {
+		return err
+	}
+	if z.cursor != nil {
+		_ = z.cursor.Close() // only read from
+	}
+	z.cursor = c
+	return nil
 }
 
 // first reports whether the term's first batch is the stream's.
@@ -136,8 +203,12 @@ func (z *sealer) step(ctx context.Context) (busy bool, err error) {
 	over := w.hand.sealed || w.phase == fence.StateDemoted // the last batch of the epoch is sealed
 	due := w.hbDue && !over
 	w.mu.Unlock()
-	if !paused && !over && (head.Position > captured || z.unit.Records > 0) {
-		sealed, err := z.capture(head)
+	if !paused && !over && (head.Position > captured || len(z.unit.Payload) > 0) {
+		limit, sealed, err := z.fork(ctx, captured, head.Position)
+		if sealed || err != nil {
+			return sealed, err
+		}
+		sealed, err = z.capture(head, limit)
 		if sealed || err != nil {
 			return sealed, err
 		}
@@ -222,19 +293,19 @@ func (w *writer) dropLink(l *link) {
 	}
 }
 
-// capture reads and seals one batch; false when the ring has no room: the
-// source retains until D moves.
-func (z *sealer) capture(head local.Count) (sealed bool, err error) {
+// capture reads and seals one batch up to limit; false when there is nothing, or
+// the ring has no room: the source retains until D moves.
+func (z *sealer) capture(head local.Count, limit tidegate.Position) (sealed bool, err error) {
 	need := z.max
-	if z.unit.Records > 0 {
+	if len(z.unit.Payload) > 0 {
 		need = len(z.unit.Payload)
 	}
 	room := z.reserve(need)
 	if room == nil {
 		return false, nil
 	}
-	if z.unit.Records == 0 {
-		if z.unit, err = z.cursor.Read(head.Position, z.max); err != nil || z.unit.Records == 0 {
+	if len(z.unit.Payload) == 0 {
+		if z.unit, err = z.cursor.Read(limit, z.max); err != nil || len(z.unit.Payload) == 0 {
 			return false, err
 		}
 		z.paid = false
@@ -254,6 +325,10 @@ func (z *sealer) capture(head local.Count) (sealed bool, err error) {
 	h := batch.Header{
 		Kind: batch.KindData, First: u.First, Next: u.Next, Records: u.Records,
 		OldestTime: u.Oldest, NewestTime: u.Newest, Head: max(head.Position, u.Next),
+	}
+	if u.Records == 0 {
+		h.OldestTime = z.w.s.agent.clk.Wall().UnixNano()
+		h.NewestTime = h.OldestTime
 	}
 	if err := z.add(room, h, u.Payload); err != nil {
 		return false, err

@@ -39,6 +39,10 @@ type StreamStatus struct {
 	// Waiting says why a service that is active here has no writer yet.
 	Waiting string `json:"waiting,omitempty"`
 	Error   string `json:"error,omitempty"`
+	// Finding is what keeps the library from its work, or makes what it says worth
+	// less than it seems, in its own words.
+	Finding string `json:"finding,omitempty"`
+	Hint    string `json:"hint,omitempty"` // what to do about it
 
 	LibraryConnected bool   `json:"library_connected"`
 	ServiceActive    bool   `json:"service_active"`
@@ -156,6 +160,9 @@ func (s *stream) status() StreamStatus {
 	}
 	if st.ReleasedKnown {
 		st.Released = s.lib.progress.A.Position
+	}
+	if err := s.lib.finding; err != nil {
+		st.Finding, st.Hint = err.Error(), tidegate.HintOf(err)
 	}
 	if s.lib.hello.Endpoint != "" {
 		st.Endpoint = s.lib.hello.Endpoint
@@ -299,7 +306,10 @@ func (st *StreamStatus) message() *pb.AgentStream {
 		StreamId: api.IDText(st.ID), Role: roles[st.State], Epoch: uint64(st.Epoch),
 		ServiceActive: st.ServiceActive, LibraryConnected: st.LibraryConnected, Error: st.Error,
 	}
-	if st.Waiting != "" && st.Error == "" {
+	if st.Finding != "" {
+		m.Error = st.Finding // the cause of whatever else there is to say
+	}
+	if m.Error == "" {
 		m.Error = st.Waiting
 	}
 	if st.ServiceActive {

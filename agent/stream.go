@@ -125,10 +125,7 @@ func (s *stream) poke() {
 func (s *stream) show(v streamView, nodes map[tidegate.NodeName]string) {
 	s.mu.Lock()
 	s.forgotten = s.behind(v)
-	if older(v.rec.Epoch, v.revision, s.view.rec.Epoch, s.view.revision) && (v.rec.Epoch < s.view.rec.Epoch || v.rec.Plan == s.view.rec.Plan) {
-		// A grant has run ahead of the watch, or the registry has gone back. One that
-		// went back and issued the same epoch anew, to another plan, is the only one
-		// that there is: the nodes' promises tell what it is worth.
+	if older(v.rec.Epoch, v.revision, s.view.rec.Epoch, s.view.revision) && !s.anew(&v.rec) {
 		v.rec, v.revision = s.view.rec, s.view.revision
 	}
 	old := s.view.rec
@@ -151,6 +148,19 @@ func (s *stream) show(v streamView, nodes map[tidegate.NodeName]string) {
 	}
 	s.tellRole()
 	s.poke()
+}
+
+// anew reports whether a record that looks older than the one known is to be taken
+// all the same. Most often a grant has run ahead of the watch, or the registry has
+// gone back. But one that went back and issued the same epoch anew, to another
+// plan, is the only one that there is, and so is one that opened an epoch for this
+// process which it has never used: the nodes' promises tell what they are worth. mu
+// is held.
+func (s *stream) anew(rec *fence.EpochRecord) bool {
+	if rec.Plan == s.view.rec.Plan {
+		return false
+	}
+	return rec.Epoch == s.view.rec.Epoch || s.mine(*rec) && rec.Epoch > s.spent
 }
 
 // behind returns what v has forgotten, nil if nothing. A writer that has handed

@@ -10,10 +10,10 @@ import (
 type Unit struct {
 	First   tidegate.Position // of the first record
 	Next    tidegate.Position // exclusive; equal to First when the unit is empty
-	Records uint32
-	Oldest  int64 // source time of the oldest and newest record, unix ns; 0 in an empty unit
+	Records uint32            // what the stream counts and K bounds; a store may count some of its records only, commits for one
+	Oldest  int64             // source time of the oldest and newest of them, unix ns; 0 when Records is 0
 	Newest  int64
-	Payload []byte // verbatim bytes of [First, Next); borrowed until the cursor's next call
+	Payload []byte // verbatim bytes of [First, Next); empty when the unit is; borrowed until the cursor's next call
 }
 
 // Source reads one stream's log on a node of the primary cluster, usually in
@@ -44,4 +44,16 @@ type Cursor interface {
 
 	// Close releases the cursor; the last unit's payload is invalid after it.
 	Close() error
+}
+
+// Begun is a Source whose log does not begin at 0.
+type Begun interface {
+	Source
+
+	// Begin returns where the log of a stream that holds nothing yet begins: a
+	// position that Follow accepts, from which on the log stays readable until the
+	// source has been told that what lies beyond it is durable. The stream's first
+	// base, if it has one, is complete with the log from there on. It may wait for
+	// the store, and ends with ctx.
+	Begin(ctx context.Context) (tidegate.Position, error)
 }

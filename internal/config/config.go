@@ -45,12 +45,16 @@ func Parse[F Defaulter[F]](name string, data []byte) (F, error) {
 	file = file.SetDefaults()
 	mistakes = append(mistakes, without(flatten(file.Validate()), mistakes)...)
 	if len(mistakes) > 0 {
-		return zero, &tidegate.Error{
-			Op: "read configuration", Subject: name, Class: tidegate.Misuse, Err: mistakes,
-			Hint: "every key is explained in the sample file of the same name",
-		}
+		return zero, refusal(name, mistakes)
 	}
 	return file, nil
+}
+
+func refusal(name string, mistakes Mistakes) error {
+	return &tidegate.Error{
+		Op: "read configuration", Subject: name, Class: tidegate.Misuse, Err: mistakes,
+		Hint: "every key is explained in the sample file of the same name",
+	}
 }
 
 // Mistakes is every broken rule of one file, in the order found.

@@ -35,6 +35,10 @@ func (w *walker) value(n *yaml.Node, v reflect.Value, path string) {
 		v.Set(reflect.New(v.Type().Elem()))
 		v = v.Elem()
 	}
+	if v.Type() == sectionType {
+		v.Set(reflect.ValueOf(Section{path: path, node: n}))
+		return
+	}
 	if reflect.PointerTo(v.Type()).Implements(textType) {
 		w.text(n, v, path)
 		return
