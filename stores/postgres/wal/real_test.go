@@ -160,12 +160,12 @@ type reference struct {
 
 var (
 	dumpLine    = regexp.MustCompile(`^rmgr: (\S+)\s+len \(rec/tot\):\s*\d+/\s*(\d+), tx:\s*(\d+), lsn: (\S+), prev (\S+), desc: (\S+) ?(.*)$`)
-	stamp       = regexp.MustCompile(`\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{6} UTC`)
+	stamp       = regexp.MustCompile(`\d{4}-\d\d-\d\d \d\d:\d\d:\d\d(?:\.\d+)?(?: UTC|\+00)`)
 	firstNumber = regexp.MustCompile(`^(?:gid \S+: )?(\d+): `)
 	children    = regexp.MustCompile(`subxacts:((?: \d+)+)`)
 	checkpoint  = regexp.MustCompile(`redo ([0-9A-F]+/[0-9A-F]+); tli (\d+); prev tli (\d+);`)
-	recovered   = regexp.MustCompile(`tli (\d+); prev tli (\d+); time ([^;]+)`)
-	overwrite   = regexp.MustCompile(`lsn ([0-9A-F]+/[0-9A-F]+); time (.+)`)
+	recovered   = regexp.MustCompile(`tli (\d+); prev tli (\d+);`)
+	overwrite   = regexp.MustCompile(`lsn ([0-9A-F]+/[0-9A-F]+);`)
 	limits      = regexp.MustCompile(`max_connections=(\d+) max_worker_processes=(\d+) max_wal_senders=(\d+) max_prepared_xacts=(\d+) max_locks_per_xact=(\d+) wal_level=(\S+) wal_log_hints=(\S+) track_commit_timestamp=(\S+)`)
 )
 
@@ -204,6 +204,15 @@ func (r *reference) add(t testing.TB, start wal.LSN, manager, xid, op, desc stri
 		}
 		return m
 	}
+	time := func() string { // pg_waldump and the server write it in different ways
+		s := match(stamp)[0]
+		for _, layout := range []string{"2006-01-02 15:04:05.999999 UTC", "2006-01-02 15:04:05.999999+00"} {
+			if at, err := time.Parse(layout, s); err == nil {
+				return at.Format("2006-01-02 15:04:05.000000 UTC")
+			}
+		}
+		return s
+	}
 	switch manager + " " + op {
 	case "Transaction COMMIT", "Transaction ABORT", "Transaction COMMIT_PREPARED", "Transaction ABORT_PREPARED", "Transaction PREPARE":
 		kind, prepared := strings.CutSuffix(op, "_PREPARED")
@@ -216,7 +225,7 @@ func (r *reference) add(t testing.TB, start wal.LSN, manager, xid, op, desc stri
 		if m := children.FindStringSubmatch(desc); m != nil {
 			n = len(strings.Fields(m[1]))
 		}
-		r.lines = append(r.lines, fmt.Sprintf("%s %s prepared=%t xid=%s children=%d %s", start, strings.ToLower(kind), prepared, xid, n, match(stamp)[0]))
+		r.lines = append(r.lines, fmt.Sprintf("%s %s prepared=%t xid=%s children=%d %s", start, strings.ToLower(kind), prepared, xid, n, time()))
 	case "XLOG CHECKPOINT_SHUTDOWN", "XLOG CHECKPOINT_ONLINE":
 		m := match(checkpoint)
 		kind := map[string]string{"CHECKPOINT_SHUTDOWN": "shutdown", "CHECKPOINT_ONLINE": "checkpoint"}[op]
@@ -225,10 +234,10 @@ func (r *reference) add(t testing.TB, start wal.LSN, manager, xid, op, desc stri
 		r.lines = append(r.lines, fmt.Sprintf("%s segment switch", start))
 	case "XLOG END_OF_RECOVERY":
 		m := match(recovered)
-		r.lines = append(r.lines, fmt.Sprintf("%s recovered tli=%s prev=%s %s", start, m[1], m[2], m[3]))
+		r.lines = append(r.lines, fmt.Sprintf("%s recovered tli=%s prev=%s %s", start, m[1], m[2], time()))
 	case "XLOG OVERWRITE_CONTRECORD":
 		m := match(overwrite)
-		r.lines = append(r.lines, fmt.Sprintf("%s overwrite torn=%s %s", start, m[1], m[2]))
+		r.lines = append(r.lines, fmt.Sprintf("%s overwrite torn=%s %s", start, m[1], time()))
 	case "XLOG PARAMETER_CHANGE":
 		m := match(limits)
 		level := map[string]int{"minimal": 0, "replica": 1, "logical": 2}[m[6]]

@@ -21,7 +21,7 @@ var releases = []struct {
 	{0xD106, 13, false},
 	{0xD10D, 14, false},
 	{0xD110, 15, true},
-	{0xD113, 16, false},
+	{0xD113, 16, true},
 	{0xD116, 17, true},
 	{0xD118, 18, true},
 }
