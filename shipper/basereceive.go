@@ -18,7 +18,7 @@ import (
 // BaseReceiver is the receiving end of a session for a base.
 type BaseReceiver struct {
 	Link   BaseLink
-	Intake *snapshot.Intake
+	Intake *snapshot.Intake // of the store that the base goes to; the caller closes it
 	// Wait holds an answer back until about n bytes may cross for it; the session
 	// is kept alive meanwhile. nil: nothing is held back.
 	Wait  func(ctx context.Context, n int) error
@@ -26,8 +26,9 @@ type BaseReceiver struct {
 	// Here is called for every extent that is in the store now, before the manifest
 	// is; from one goroutine or another, one call at a time. nil: nobody asks.
 	Here func(place uint64, x snapshot.Name)
-	// Allowed is asked before a base is listed, see [snapshot.Intake.Commit].
-	Allowed func(snapshot.Info) error
+	// Commit lists the base by Intake.Commit and does what else must be done before
+	// the sender is told. Called once, when everything offered is in the store.
+	Commit func(ctx context.Context, manifest []byte) (snapshot.Listed, error)
 
 	mu      sync.Mutex
 	open    map[uint32]*offer // not answered, or its pages not yet here
@@ -132,7 +133,7 @@ func (r *BaseReceiver) commit(ctx context.Context, commit <-chan []byte) (l snap
 			return l, ctx.Err()
 		}
 	}
-	if l, err = r.Intake.Commit(ctx, manifest, r.Allowed); err != nil {
+	if l, err = r.Commit(ctx, manifest); err != nil {
 		return l, err
 	}
 	return l, r.Link.send(typeBaseCommitted, l.Name[:])

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"io"
+	"time"
 
 	"github.com/tidegate/tidegate"
 )
@@ -67,6 +68,15 @@ type Writer interface {
 	Create(ctx context.Context, f File) (io.WriteCloser, error)
 	// Add puts a directory or a link into the base.
 	Add(f File) error
+}
+
+// Left estimates how long the rest takes when so much took elapsed; known is false
+// while there is nothing to go by.
+func (p Progress) Left(elapsed time.Duration) (left time.Duration, known bool) {
+	if p.Total <= 0 || p.Bytes <= 0 {
+		return 0, false
+	}
+	return time.Duration(float64(elapsed) * float64(max(0, p.Total-p.Bytes)) / float64(p.Bytes)), true
 }
 
 // Progress is how far a base has come. Times are the caller's to take.

@@ -3,7 +3,7 @@
 // the warm service beside it, and obeys the gate's fence, adopt and promote.
 //
 // Promise: an ack names only batches that survive a power cut, under a promise
-// that is on disk; nothing is applied before it is committed; what is cut from
+// that is on disk, and only of generations whose base this node holds; nothing is applied before it is committed; what is cut from
 // a log was in quarantine before; after a failed fsync the node stops and says
 // so. Not promised: that a batch's payload opens; only the apply path looks inside.
 //
@@ -39,6 +39,7 @@
 //	view.json            the gate's last word, used while no gate can be reached
 //	streams/<id>/meta.json   promise, history, limbo (fence.NodeMeta)
 //	streams/<id>/log/        delta log
+//	streams/<id>/base/       bases, where the store has them (package snapshot); held.json names those that count
 //	streams/<id>/suspect.json   after a failed sync: what of the log is certain; also in the run directory
 //	streams/<id>/follower    the service beside the node was told to follow another site
 //	streams/<id>/tail-<id>.json account of what the library beside the node left behind

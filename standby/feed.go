@@ -152,7 +152,7 @@ func (s *stream) admit(f *feed, tail []batch.Header) (shipper.Attached, error) {
 		}
 	}
 	s.feeds[f] = struct{}{}
-	if ack, ok := s.core.Ack(); ok {
+	if ack, ok := s.ownAck(s.core.Ack()); ok {
 		s.acks[s.n.cfg.Node] = ack
 	}
 	meta := s.core.Meta()
@@ -160,7 +160,7 @@ func (s *stream) admit(f *feed, tail []batch.Header) (shipper.Attached, error) {
 	f.next = end.Seq + 1
 	return shipper.Attached{
 		Node: meta.Node, Incarnation: meta.Incarnation, Promise: s.core.Promise(),
-		Durable: s.core.DurablePos(), Received: end, Commit: s.core.KnownCommit(), Tail: tail,
+		Durable: s.counted(s.core.DurablePos()), Received: end, Commit: s.core.KnownCommit(), Tail: tail,
 	}, nil
 }
 

@@ -152,6 +152,15 @@ func setAside(fsys vfs.FS, dataDir string, stream tidegate.StreamID) (string, er
 	if err := fsys.Rename(filepath.Join(dir, "log"), to); err != nil {
 		return "", err
 	}
+	// The new incarnation has acknowledged nothing: what it counts on is found anew.
+	held := filepath.Join(dir, baseDirName, heldFileName)
+	if err := fsys.Rename(held, to+"-"+heldFileName); err != nil && !errors.Is(err, tidegate.ErrNotFound) {
+		return to, err
+	} else if err == nil {
+		if err := fsys.SyncDir(filepath.Dir(held)); err != nil {
+			return to, err
+		}
+	}
 	return to, errors.Join(fsys.SyncDir(q), fsys.SyncDir(dir))
 }
 

@@ -132,7 +132,7 @@ func (s *stream) adopt(ctx context.Context, req fence.AdoptRequest) (fence.Adopt
 	if err != nil {
 		return fence.AdoptReply{}, err
 	}
-	return e.(fence.ReplyAdopt).Reply, nil
+	return s.joined(req, e.(fence.ReplyAdopt).Reply), nil
 }
 
 // Fence binds the node to an epoch; the promise is on disk before it returns. A
@@ -154,6 +154,7 @@ func (n *Standby) Fence(ctx context.Context, req fence.FenceRequest) (fence.Fenc
 	reply := e.(fence.ReplyFence).Reply
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.vouch(&reply)
 	if reply.Durable.Seq == s.log.End().Seq { // else the log moves on under another promise
 		reply.Evidence = s.evidence()
 	}

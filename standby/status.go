@@ -94,8 +94,11 @@ func (s *stream) status() StreamStatus {
 	meta := s.core.Meta()
 	st := StreamStatus{
 		View: s.view, Member: meta.Member(), Promise: s.core.Promise(), History: meta.History.Clone(),
-		Received: s.log.End(), Durable: s.core.DurablePos(), Commit: s.core.KnownCommit(), Limbo: meta.Limbo,
+		Received: s.log.End(), Durable: s.counted(s.core.DurablePos()), Commit: s.core.KnownCommit(), Limbo: meta.Limbo,
 		Err: s.joining.last, Lease: s.leases.own.running(s.n.deps.Clock.Boot()),
+	}
+	if text := s.seeding(); text != "" && st.Err == "" {
+		st.Err = "seeding: " + text
 	}
 	part := s.view.partOf(s.n.cfg.Node, s.n.cfg.Site)
 	st.Learner, st.Resting = part == partLearner || part == partResting, part == partResting

@@ -50,6 +50,7 @@ type stream struct {
 	apply   applyState
 	replay  replay
 	witness witness
+	bases   *bases // nil: the stream's log says everything
 	bells   map[bell]struct{}
 	joining joinState
 	leases  leaseState
@@ -107,6 +108,9 @@ func (n *Standby) openStream(v StreamView) (*stream, error) {
 	var err error
 	if s.meta, err = n.openMeta(v.ID, s.dir); err != nil {
 		return s.faulted(err)
+	}
+	if err := s.openBases(); err != nil {
+		return s.faulted(fmt.Errorf("open bases: %w", err))
 	}
 	log, recovery, err := deltalog.Open(n.deps.FS, filepath.Join(s.dir, "log"), v.ID, deltalog.Config{
 		SegmentBytes: n.cfg.SegmentBytes,
@@ -201,6 +205,7 @@ func (s *stream) run(ctx context.Context) error {
 	defer cancel()
 	background.Go(func() { s.rejoin(ctx) })
 	background.Go(func() { s.reportTails(ctx) })
+	background.Go(func() { s.seekBase(ctx) })
 	for {
 		s.mu.Lock()
 		var e fence.NodeEffect
@@ -348,6 +353,11 @@ func (s *stream) drop(keep fence.Promise) {
 			f.conn.Interrupt(s.fencedBy(keep))
 		}
 	}
+	if s.bases != nil {
+		if t := s.bases.now; t != nil && t.promise != (fence.Promise{}) && t.promise != keep {
+			t.end(s.fencedBy(keep))
+		}
+	}
 }
 
 // cut moves the log's tail to quarantine. Whoever reads the log starts over.
@@ -377,6 +387,7 @@ func (s *stream) cut(e fence.Cut) (tidegate.LogPos, error) {
 	s.mu.Lock()
 	s.replay.cut(e.To.Seq)
 	s.witness.cut()
+	s.bases.cut()
 	s.mu.Unlock()
 	s.lg.Warn("tail moved to quarantine", keyEpoch, uint64(e.Epoch), "reason", e.Reason, "path", summary.Dir,
 		"batches", summary.Batches, "records", summary.Records, "bytes", summary.RawBytes)
@@ -426,7 +437,7 @@ func (s *stream) groupSync(by bell) error {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if ack, ok := s.core.Durable(end); ok {
+	if ack, ok := s.ownAck(s.core.Durable(end)); ok {
 		s.acks[s.n.cfg.Node] = ack
 	}
 	s.ringOthers(by)
@@ -491,6 +502,9 @@ func (s *stream) update(v StreamView, sites map[tidegate.NodeName]tidegate.SiteN
 
 // close releases the log, after everything that uses it has ended.
 func (s *stream) close() error {
+	if s.bases != nil {
+		s.bases.store.Close()
+	}
 	if s.log == nil {
 		return nil
 	}

@@ -1,0 +1,423 @@
+package standby
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/tidegate/tidegate"
+	"github.com/tidegate/tidegate/gating/fence"
+	"github.com/tidegate/tidegate/internal/durable"
+	"github.com/tidegate/tidegate/snapshot"
+	"github.com/tidegate/tidegate/standby/deltalog"
+)
+
+// Names in a stream's directory.
+const (
+	baseDirName  = "base"
+	heldFileName = "held.json"
+	heldVersion  = 1
+)
+
+// bases is what a stream knows of its bases; nil in a stream whose log says
+// everything. Its fields are guarded by the stream's mu, the store guards itself.
+type bases struct {
+	s     *stream
+	dir   string
+	store *snapshot.Store
+	held  []heldBase // whole, and written down; only these count
+	spans []span     // of the log's generations, as far as they were looked for
+	now   *taking    // nil: no base is on its way to this node
+}
+
+// heldBase is a base that this node has counted on. It must be found again at
+// every start: what was acknowledged rests on it.
+type heldBase struct {
+	Generation tidegate.Generation `json:"generation"`
+	Opened     tidegate.Epoch      `json:"opened"`
+	Name       string              `json:"name"` // of the manifest
+}
+
+type heldFile struct {
+	Version int        `json:"version"` // heldVersion
+	Held    []heldBase `json:"held"`
+}
+
+// span is where a generation begins in the log.
+type span struct {
+	generation tidegate.Generation
+	first      tidegate.Seq
+	opened     tidegate.Epoch // of the first batch
+}
+
+// taking is a base on its way to this node.
+type taking struct {
+	generation tidegate.Generation
+	opened     tidegate.Epoch // 0: not known here
+	from       string
+	promise    fence.Promise // of the writer that pushes; zero when it is fetched
+	meter      snapshot.Meter
+	began      tidegate.Instant
+	end        func(error)   // makes the session end
+	done       chan struct{} // closed when the intake has been closed
+
+	// What others follow of it.
+	order  []arrival
+	listed *snapshot.Listed // once it is held
+	over   bool
+}
+
+// arrival is an extent that is in the store.
+type arrival struct {
+	place uint64
+	name  snapshot.Name
+}
+
+// openBases opens the bases of a stream whose store needs them. The directory is
+// the sign: it is made, durably, before the first batch of such a stream is taken,
+// so that a node without a view cannot take one for a stream that needs none.
+func (s *stream) openBases() error {
+	dir := filepath.Join(s.dir, baseDirName)
+	if s.view.Store == "" || s.view.Store == storeJournal {
+		if _, err := s.n.deps.FS.Stat(dir); errors.Is(err, tidegate.ErrNotFound) {
+			return nil
+		} else if err != nil {
+			return err
+		}
+	}
+	if err := durable.MkdirAll(s.n.deps.FS, dir); err != nil {
+		return err
+	}
+	if err := durable.SweepTemp(s.n.deps.FS, dir); err != nil {
+		return err
+	}
+	store, err := snapshot.Open(s.n.deps.FS, dir, snapshot.StoreConfig{})
+	if err != nil {
+		return err
+	}
+	b := &bases{s: s, dir: dir, store: store}
+	for _, fault := range store.Faults() {
+		s.lg.Error("part of a base is not readable and does not count", keyErr, fault)
+	}
+	if err := b.readHeld(); err != nil {
+		store.Close()
+		return err
+	}
+	s.bases = b
+	return nil
+}
+
+// readHeld reads what was counted on, and finds that all of it is there.
+func (b *bases) readHeld() error {
+	path := filepath.Join(b.dir, heldFileName)
+	f := heldFile{Version: heldVersion}
+	raw, err := readFile(b.s.n.deps.FS, path)
+	switch {
+	case errors.Is(err, tidegate.ErrNotFound):
+	case err != nil:
+		return fmt.Errorf("read %s: %w", path, err)
+	default:
+		if err := json.Unmarshal(raw, &f); err != nil {
+			return &tidegate.CorruptError{Path: path, Offset: -1, What: err.Error()}
+		}
+	}
+	if f.Version != heldVersion {
+		return fmt.Errorf("read %s: version %d: %w", path, f.Version, tidegate.ErrUnsupported)
+	}
+	have := b.store.Bases()
+	for _, h := range f.Held {
+		if !slices.ContainsFunc(have, func(l snapshot.Listed) bool { return l.Name.String() == h.Name }) {
+			return &tidegate.CorruptError{Path: b.dir, Offset: -1, What: fmt.Sprintf("base %.12s of generation %d, which was counted on, is damaged or gone", h.Name, h.Generation)}
+		}
+	}
+	// What was listed and not yet written down is whole all the same.
+	was := len(f.Held)
+	for _, l := range have {
+		if h := (heldBase{l.Generation, l.Opened, l.Name.String()}); !slices.Contains(f.Held, h) {
+			f.Held = append(f.Held, h)
+		}
+	}
+	b.held = f.Held
+	if len(f.Held) == was {
+		return nil
+	}
+	return b.writeHeld(f)
+}
+
+func (b *bases) writeHeld(f heldFile) error {
+	raw, err := json.MarshalIndent(f, "", "  ")
+	if err != nil {
+		return err
+	}
+	return durable.WriteFile(b.s.n.deps.FS, filepath.Join(b.dir, heldFileName), raw)
+}
+
+// hold writes down that a listed base is counted on, and lets it count.
+func (b *bases) hold(l snapshot.Listed) error {
+	s := b.s
+	s.mu.Lock()
+	h := heldBase{l.Generation, l.Opened, l.Name.String()}
+	f := heldFile{Version: heldVersion, Held: slices.Clone(b.held)}
+	if !slices.Contains(f.Held, h) {
+		f.Held = append(f.Held, h)
+	}
+	s.mu.Unlock() // one base at a time is taken: nobody else changes held
+	if err := b.writeHeld(f); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	b.held = f.Held
+	if ack, ok := s.ownAck(s.core.Ack()); ok {
+		s.acks[s.n.cfg.Node] = ack
+	}
+	s.ring()
+	s.lg.Info("base held", "generation", uint32(l.Generation), "opened", uint64(l.Opened), "start", l.Start.String(), "bytes", l.Bytes)
+	return nil
+}
+
+// holds reports whether a base of the generation counts; mu is held.
+func (b *bases) holds(g tidegate.Generation, opened tidegate.Epoch) bool {
+	return slices.ContainsFunc(b.held, func(h heldBase) bool { return h.Generation == g && h.Opened == opened })
+}
+
+// span finds where the generation of the batch at seq begins; mu is held.
+func (b *bases) span(log *deltalog.Log, g tidegate.Generation, seq tidegate.Seq) (span, error) {
+	for _, sp := range b.spans {
+		if sp.generation == g {
+			return sp, nil
+		}
+	}
+	low, high := log.First(), seq // the first with generation g is in [low, high]
+	for low < high {
+		mid := low + (high-low)/2
+		_, h, err := log.At(mid)
+		if err != nil {
+			return span{}, err
+		}
+		if h.Generation >= g {
+			high = mid
+		} else {
+			low = mid + 1
+		}
+	}
+	_, h, err := log.At(low)
+	if err != nil {
+		return span{}, err
+	}
+	sp := span{g, low, h.Epoch}
+	b.spans = append(b.spans, sp)
+	return sp, nil
+}
+
+// cut forgets where generations begin: the log's end has moved back; mu is held.
+func (b *bases) cut() {
+	if b != nil {
+		b.spans = nil
+	}
+}
+
+// counted returns how much of a log that is durable to end counts towards D: all
+// of it, or everything before the first generation whose base this node lacks. A
+// log that cannot be read counts for nothing. mu is held.
+func (s *stream) counted(end tidegate.LogPos) tidegate.LogPos {
+	if s.bases == nil {
+		return end
+	}
+	for end.Seq >= s.log.First() && end.Seq > 0 {
+		_, h, err := s.log.At(end.Seq)
+		if err != nil {
+			return tidegate.LogPos{}
+		}
+		sp, err := s.bases.span(s.log, h.Generation, end.Seq)
+		if err != nil {
+			return tidegate.LogPos{}
+		}
+		if s.bases.holds(sp.generation, sp.opened) {
+			return end
+		}
+		if sp.first == s.log.First() {
+			break
+		}
+		if end, _, err = s.log.At(sp.first - 1); err != nil {
+			return tidegate.LogPos{}
+		}
+	}
+	return tidegate.LogPos{}
+}
+
+// ownAck is what this node states, given what its log would let it state: never
+// more than what counts, and nothing at all before that reaches the head that the
+// epoch began with, which a writer takes for granted. mu is held.
+func (s *stream) ownAck(ack fence.Ack, ok bool) (fence.Ack, bool) {
+	if !ok || s.bases == nil {
+		return ack, ok
+	}
+	c := s.counted(s.core.DurablePos())
+	if c.Seq >= ack.Durable {
+		return ack, true
+	}
+	if c.Seq+1 < s.core.Adopted().StartSeq {
+		return fence.Ack{}, false
+	}
+	ack.Durable, ack.Chain = c.Seq, c.Chain
+	return ack, true
+}
+
+// vouch cuts a fence's answer to what counts: a head is never chosen from a log
+// that nobody could start from. mu is held.
+func (s *stream) vouch(r *fence.FenceReply) {
+	if s.bases == nil {
+		return
+	}
+	r.Durable = s.counted(r.Durable)
+	for len(r.History) > 0 && r.History.Last().StartSeq > r.Durable.Seq+1 {
+		r.History = r.History[:len(r.History)-1]
+	}
+}
+
+// joined refuses an adopt that the log has carried out and the bases have not:
+// who is counted from the head on must hold what makes it one.
+func (s *stream) joined(req fence.AdoptRequest, r fence.AdoptReply) fence.AdoptReply {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.bases == nil || !r.Adopted || s.counted(req.Head).Seq >= req.Head.Seq {
+		return r
+	}
+	r.Adopted, r.Class, r.Why = false, tidegate.Transient, "seeding: "+s.seeding()
+	r.Durable = s.counted(r.Durable)
+	return r
+}
+
+// seeding says what this node lacks to count for the end of its log, and how far
+// that has come; empty when nothing is missing. mu is held.
+func (s *stream) seeding() string {
+	if s.bases == nil {
+		return ""
+	}
+	g, _, lacks := s.lacks()
+	t := s.bases.now
+	switch {
+	case !lacks:
+		return ""
+	case t != nil:
+		return t.text(s.n.deps.Clock.Boot())
+	case g == 0:
+		return "no base is held yet"
+	}
+	return fmt.Sprintf("the base of generation %d is not held", g)
+}
+
+// lacks returns the generation at the log's end when its base is not held; 0 when
+// the log is empty and nothing is held at all. mu is held.
+func (s *stream) lacks() (g tidegate.Generation, opened tidegate.Epoch, lacks bool) {
+	end := s.log.End().Seq
+	if end < s.log.First() || end == 0 {
+		return 0, 0, len(s.bases.held) == 0
+	}
+	_, h, err := s.log.At(end)
+	if err != nil {
+		return 0, 0, true
+	}
+	sp, err := s.bases.span(s.log, h.Generation, end)
+	if err != nil {
+		return h.Generation, 0, true
+	}
+	return sp.generation, sp.opened, !s.bases.holds(sp.generation, sp.opened)
+}
+
+// text says how far the base has come; the caller holds the stream's mu.
+func (t *taking) text(now tidegate.Instant) string {
+	p := t.meter.Progress()
+	text := fmt.Sprintf("base of generation %d from %s: %d MiB", t.generation, t.from, p.Bytes>>20)
+	if p.Total > 0 {
+		text = fmt.Sprintf("%s of %d MiB", text, p.Total>>20)
+	}
+	if left, known := p.Left(time.Duration(now - t.began)); known {
+		text = fmt.Sprintf("%s, about %s left", text, left.Round(time.Second))
+	}
+	return text
+}
+
+// refuseBase is the answer where a stream has no bases.
+func (s *stream) refuseBase() error {
+	return &tidegate.Error{
+		Op: "take base of", Subject: s.id.String(), Class: tidegate.Permanent,
+		Err: fmt.Errorf("a stream of store %q has none: %w", s.view.Store, tidegate.ErrUnsupported),
+	}
+}
+
+// newestBase opens the files of the newest base of a stream whose log reaches what the
+// base needs: what a service beside this node is made from. The log to apply
+// begins at the start that the reader's Info tells, in that generation.
+// tidegate.ErrNotFound while no base of the log's last generation is held.
+func (s *stream) newestBase() (*snapshot.Reader, error) {
+	if s.bases == nil {
+		return nil, s.refuseBase()
+	}
+	s.mu.Lock()
+	g, opened, lacks := s.lacks()
+	held := slices.Clone(s.bases.held)
+	s.mu.Unlock()
+	list := s.bases.store.Bases()
+	for _, l := range slices.Backward(list) { // the last of a generation starts latest
+		if lacks || l.Generation != g || l.Opened != opened || !slices.Contains(held, heldBase{l.Generation, l.Opened, l.Name.String()}) {
+			continue
+		}
+		return s.bases.store.Reader(l)
+	}
+	return nil, &tidegate.Error{
+		Op: "open base of", Subject: s.id.String(), Class: tidegate.Transient, Err: tidegate.ErrNotFound,
+		Hint: "the node is being seeded; `tidegate status` shows how far it is",
+	}
+}
+
+// begin makes t the base that is on its way, after ending the one before it. It
+// returns the store's intake.
+func (b *bases) begin(ctx context.Context, t *taking, why error) (*snapshot.Intake, error) {
+	for {
+		b.s.mu.Lock()
+		old := b.now
+		if old == nil {
+			b.now = t
+		}
+		b.s.mu.Unlock()
+		if old == nil {
+			break
+		}
+		old.end(why)
+		select {
+		case <-old.done:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+	in, err := b.store.Intake()
+	if err != nil {
+		b.finish(t, nil)
+		return nil, err
+	}
+	b.s.mu.Lock()
+	b.s.ring()
+	b.s.mu.Unlock()
+	return in, nil
+}
+
+// finish lets another base be taken.
+func (b *bases) finish(t *taking, in *snapshot.Intake) {
+	if in != nil {
+		if err := in.Close(); err != nil {
+			// What was not sealed is found by the next intake, or crosses again.
+			b.s.lg.Warn("close packs", keyErr, err)
+		}
+	}
+	b.s.mu.Lock()
+	b.now, t.over = nil, true
+	b.s.ring()
+	b.s.mu.Unlock()
+	close(t.done)
+}

@@ -1,0 +1,140 @@
+package standby
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/tidegate/tidegate"
+	"github.com/tidegate/tidegate/internal/clock"
+	"github.com/tidegate/tidegate/internal/vfs"
+	"github.com/tidegate/tidegate/shipper"
+	"github.com/tidegate/tidegate/snapshot"
+)
+
+// seekBase fetches the base that this node lacks from whichever other node has it,
+// or is being given it by the writer: so it crosses the WAN once.
+func (s *stream) seekBase(ctx context.Context) {
+	if s.bases == nil {
+		return
+	}
+	tick := time.NewTicker(s.n.cfg.RejoinEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		g, sources := s.baseSources()
+		for _, node := range sources {
+			err := s.fetchBase(ctx, node, g)
+			if err == nil || ctx.Err() != nil {
+				break
+			}
+			s.lg.Debug("fetch base", "node", string(node), "generation", uint32(g), keyErr, err)
+		}
+	}
+}
+
+// baseSources lists the nodes to ask for the base of generation g, those of this
+// node's own site first; none when nothing is lacking or something is on its way.
+func (s *stream) baseSources() (g tidegate.Generation, nodes []tidegate.NodeName) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	g, _, lacks := s.lacks()
+	p := s.view.partOf(s.n.cfg.Node, s.n.cfg.Site)
+	if !lacks || s.bases.now != nil || p != partMember && p != partLearner {
+		return g, nil
+	}
+	add := func(n tidegate.NodeName) {
+		if n != "" && n != s.n.cfg.Node && !slices.Contains(nodes, n) {
+			nodes = append(nodes, n)
+		}
+	}
+	for _, n := range s.view.Members {
+		add(n)
+	}
+	if s.view.Record != nil {
+		for _, m := range s.view.Record.Config.Members {
+			add(m.Node)
+		}
+	}
+	slices.SortStableFunc(nodes, func(a, b tidegate.NodeName) int {
+		near := func(n tidegate.NodeName) int {
+			if s.sites[n] == s.n.cfg.Site {
+				return 0
+			}
+			return 1
+		}
+		return near(a) - near(b)
+	})
+	return g, nodes
+}
+
+// fetchBase takes a base from another node.
+func (s *stream) fetchBase(ctx context.Context, node tidegate.NodeName, g tidegate.Generation) error {
+	addr, err := s.n.shipAddress(node)
+	if err != nil {
+		return err
+	}
+	conn, at, err := s.n.dialer().DialBase(ctx, addr, shipper.BaseAttach{Stream: s.id, Way: shipper.BaseFetch, Generation: g})
+	if err != nil {
+		return err
+	}
+	defer func() { _ = conn.Close() }() // what was listed is what counts
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	stop := context.AfterFunc(ctx, func() { _ = conn.Close() }) // Recv reports it
+	defer stop()
+	t := &taking{generation: at.Generation, opened: at.Opened, from: string(node), began: s.n.deps.Clock.Boot(), end: cancel, done: make(chan struct{})}
+	in, err := s.bases.begin(ctx, t, fmt.Errorf("another base is taken: %w", tidegate.ErrConflict))
+	if err != nil {
+		return err
+	}
+	defer s.bases.finish(t, in)
+	s.lg.Info("fetching base", "node", string(node), "generation", uint32(at.Generation))
+	return s.take(ctx, conn, t, in, func(info snapshot.Info) error {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if _, opened, known := s.openedOf(info.Generation); known && opened != info.Opened {
+			return fmt.Errorf("base of generation %d that epoch %s opened, the log's was opened by %s: %w", info.Generation, info.Opened, opened, tidegate.ErrDiverged)
+		}
+		return nil
+	})
+}
+
+// Seed puts the files below from into the store that a stream's bases are kept in,
+// ahead of a base that resembles them: what is in them then need not cross the
+// WAN. Nothing counts by it, and nothing is trusted: a base is asked for by its
+// own content. The node may be running; a base is not taken in meanwhile. meter may
+// be read all the while.
+func Seed(ctx context.Context, fsys vfs.FS, dataDir string, stream tidegate.StreamID, from string, meter *snapshot.Meter, clk clock.Clock) (snapshot.Progress, error) {
+	dir := streamDir(dataDir, stream)
+	if _, err := fsys.Stat(filepath.Join(dir, baseDirName)); err != nil {
+		return snapshot.Progress{}, &tidegate.Error{
+			Op: "seed stream", Subject: stream.String(), Class: tidegate.Misuse, Err: err,
+			Hint: "the node must have been told of the stream by a gate, and its store must be one that has bases; see `tidegate streams list`",
+		}
+	}
+	store, err := snapshot.Open(fsys, filepath.Join(dir, baseDirName), snapshot.StoreConfig{})
+	if err != nil {
+		return snapshot.Progress{}, err
+	}
+	defer store.Close()
+	in, err := store.Intake()
+	if err != nil {
+		return snapshot.Progress{}, err
+	}
+	info := snapshot.Info{Stream: stream, Generation: 1, Taken: clk.Wall().UnixNano()} // of a manifest that nobody commits
+	_, err = snapshot.Build(ctx, in, snapshot.BuildConfig{Meter: meter}, info, snapshot.Directory(from, meter))
+	if cerr := in.Close(); err == nil {
+		err = cerr
+	}
+	if err != nil {
+		return meter.Progress(), fmt.Errorf("seed stream %s from %s: %w", stream, from, err)
+	}
+	return meter.Progress(), nil
+}
