@@ -132,7 +132,7 @@ func (a *agent) anyGate() *host { return &a.w.gates[a.w.rng.IntN(len(a.w.gates))
 
 func (a *agent) onView(v *view, _ bool) {
 	for i, as := range a.streams {
-		as.known.show(v, i)
+		as.known.show(v, i, func(rec *fence.EpochRecord) bool { return as.mine(rec) && rec.Epoch > as.spent })
 		as.look()
 	}
 }

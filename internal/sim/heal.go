@@ -62,44 +62,64 @@ func (w *world) cutOff(x *standby) {
 	}
 }
 
-// chooseCore draws the standbys that are healed.
+// chooseCore draws the standbys that are healed, as few as do.
 func (w *world) chooseCore() {
-	order := w.rng.Perm(w.shape.n)
-	need := func() bool {
-		for i := range w.reg.v.keys {
-			for _, cfg := range []fence.Config{w.reg.v.keys[i].Record.Config, w.oracle.streams[i].active.Config} {
-				if len(cfg.Members) == 0 {
-					continue
-				}
-				have, know := 0, 0
-				for _, m := range cfg.Members {
-					s := w.standbyOn(m.Node)
-					if !w.core[s.i] {
-						continue
-					}
-					have++
-					if ns := s.streams[i]; ns.meta.Incarnation == m.Incarnation && !ns.meta.Limbo && ns.rotten == 0 {
-						know++
-					}
-				}
-				if have < cfg.W || know < cfg.Quorum().R() {
-					return true
-				}
-			}
-		}
-		n := 0
-		for _, in := range w.core {
-			if in {
-				n++
-			}
-		}
-		return n < w.shape.w
-	}
-	for _, i := range order {
-		if !need() {
+	for _, i := range w.rng.Perm(w.shape.n) {
+		if !w.coreLacks() {
 			return
 		}
 		w.core[i] = true
+	}
+}
+
+// coreLacks reports whether the healed standbys are too few for what is on record.
+func (w *world) coreLacks() bool {
+	for i := range w.reg.v.keys {
+		for _, cfg := range []fence.Config{w.reg.v.keys[i].Record.Config, w.oracle.streams[i].active.Config} {
+			if len(cfg.Members) == 0 {
+				continue
+			}
+			have, know := 0, 0
+			for _, m := range cfg.Members {
+				s := w.standbyOn(m.Node)
+				if !w.core[s.i] {
+					continue
+				}
+				have++
+				if ns := s.streams[i]; ns.meta.Incarnation == m.Incarnation && !ns.meta.Limbo && ns.rotten == 0 {
+					know++
+				}
+			}
+			if have < cfg.W || know < cfg.Quorum().R() {
+				return true
+			}
+		}
+	}
+	n := 0
+	for _, in := range w.core {
+		if in {
+			n++
+		}
+	}
+	return n < w.shape.w
+}
+
+// growCore heals more standbys when a failover that was under way at the healing
+// has opened an epoch since, with a smaller configuration that these do not carry.
+func (w *world) growCore() {
+	if !w.coreLacks() {
+		return
+	}
+	w.chooseCore()
+	w.log("", "", "heal", "core %v", w.core)
+	w.net.heal()
+	for _, x := range w.standbys {
+		switch {
+		case !w.core[x.i]:
+			w.cutOff(x)
+		case !x.up:
+			x.start()
+		}
 	}
 }
 
@@ -107,6 +127,7 @@ func (w *world) chooseCore() {
 func (w *world) drive() {
 	w.after(500*time.Millisecond, func() {
 		defer w.drive()
+		w.growCore()
 		for _, g := range w.gates {
 			for _, r := range g.plans {
 				if s := w.standbyOn(r.target.Node); r.alive() && (s == nil || w.core[s.i]) {

@@ -77,9 +77,9 @@ type known struct {
 	wish     wish
 }
 
-func (k *known) show(v *view, stream int) {
+func (k *known) show(v *view, stream int, unused func(*fence.EpochRecord) bool) {
 	key := &v.keys[stream]
-	anew := k.rec != nil && key.Record.Epoch == k.rec.Epoch && key.Record.Plan != k.rec.Plan
+	anew := k.rec != nil && key.Record.Plan != k.rec.Plan && (key.Record.Epoch == k.rec.Epoch || unused(&key.Record))
 	if k.rec == nil || anew || !older(key.Record.Epoch, key.Revision, k.rec.Epoch, k.revision) {
 		k.rec, k.revision = &key.Record, key.Revision
 	}
