@@ -34,11 +34,7 @@ func (c *Conn) Identify(ctx context.Context) (Identity, error) {
 		return Identity{}, c.fail("identify", err)
 	}
 	if c.cfg.System != 0 && id.System != c.cfg.System {
-		return id, &tidegate.Error{
-			Op: "identify", Subject: c.target, Class: tidegate.Misuse,
-			Hint: "the address leads to another cluster, or the cluster was made anew: check the connection string",
-			Err:  &SystemError{Want: c.cfg.System, Got: id.System},
-		}
+		return id, otherSystem("identify", c.target, c.cfg.System, id.System)
 	}
 	return id, nil
 }
@@ -164,7 +160,8 @@ func (c *Conn) ReadSlot(ctx context.Context, name string) (Slot, error) {
 }
 
 // CreateSlot creates a physical slot that keeps the log from now on, and returns
-// it as it then is. A temporary one lives as long as this connection. Errors wrap
+// it as it then is. A temporary one lives as long as this connection, and only until
+// the first command that fails on it. Errors wrap
 // [ErrSlotExists] or [ErrTooMany].
 func (c *Conn) CreateSlot(ctx context.Context, name string, temporary bool) (Slot, error) {
 	if err := checkSlotName(name); err != nil {

@@ -62,6 +62,14 @@ func (e *SystemError) Error() string {
 // Unwrap returns ErrSystem.
 func (e *SystemError) Unwrap() error { return ErrSystem }
 
+func otherSystem(op, target string, want, got uint64) error {
+	return &tidegate.Error{
+		Op: op, Subject: target, Class: tidegate.Misuse,
+		Hint: "the address leads to another cluster, or the cluster was made anew: check the connection string",
+		Err:  &SystemError{Want: want, Got: got},
+	}
+}
+
 // refusal is what an error of the server means to us.
 type refusal struct {
 	cause error // nil keeps the server's words alone
@@ -82,6 +90,7 @@ var refusals = map[string]refusal{
 	"57P02": {ErrNotReady, tidegate.Transient, ""},
 	"53300": {ErrTooMany, tidegate.Transient, "raise max_wal_senders and max_connections"},
 	"53400": {ErrTooMany, tidegate.Misuse, "raise max_replication_slots or drop a slot that nobody uses"},
+	"XX001": {nil, tidegate.Corrupt, "the server found damaged pages of its own: see its log, and pg_amcheck"},
 	"58P01": {ErrSegmentRemoved, tidegate.Permanent, "begin a new generation; see max_slot_wal_keep_size and wal_keep_size"},
 }
 
@@ -96,12 +105,15 @@ func diagnose(op, subject string, err error) error {
 	}
 	r := refusal{class: tidegate.Transient}
 	var pg *pgconn.PgError
+	var corrupt *tidegate.CorruptError
 	switch {
 	case errors.As(err, &pg):
 		r = refusalOf(pg)
 	case isCertificate(err):
 		r = refusal{ErrCertificate, tidegate.Misuse, "name the authority that signed the server's certificate: sslrootcert=<file>"}
-	case isNetwork(err):
+	case errors.As(err, &corrupt), errors.Is(err, tidegate.ErrGap):
+		r.class = tidegate.Corrupt
+	case isNetwork(err), errors.Is(err, ErrSilent), errors.Is(err, ErrNotReady):
 	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
 	default:
 		r.class = tidegate.Permanent

@@ -54,7 +54,9 @@ type Stream struct {
 // Start makes the connection a stream of log and waits until the server's first
 // word, which is asked for: a server that has nothing to send says nothing, and one
 // that lacks the log agrees first and refuses then. ctx bounds this call only; the
-// connection belongs to the stream afterwards, and is closed when Start fails.
+// connection belongs to the stream afterwards, and is closed when Start fails. The
+// slot need not be read first, but only [Slot.Check] tells that it has lost its log
+// from that the log was removed: a server may not.
 //
 // Errors wrap [ErrSlotMissing], [ErrSlotBusy], [ErrSlotLost], [ErrSegmentRemoved],
 // [ErrAhead], [ErrTimeline], [ErrNotReady]; a [TimelineEnd] says that From is
@@ -82,6 +84,10 @@ func (c *Conn) start(ctx context.Context, o StartOptions) (*Stream, error) {
 	if o.Timeline == 0 {
 		return nil, &tidegate.Error{Op: "stream from", Subject: c.target, Class: tidegate.Misuse, Err: errors.New("timeline: want one")}
 	}
+	id, err := c.Identify(ctx)
+	if err != nil {
+		return nil, err
+	}
 	command += fmt.Sprintf("PHYSICAL %s TIMELINE %s", o.From, o.Timeline)
 	c.pg.Frontend().SendQuery(&pgproto3.Query{String: command})
 	if err := c.pg.Frontend().Flush(); err != nil {
@@ -99,7 +105,7 @@ func (c *Conn) start(ctx context.Context, o StartOptions) (*Stream, error) {
 		conn: taken.Conn, front: taken.Frontend,
 	}
 	stop := context.AfterFunc(ctx, func() { _ = s.Close() }) // it ends the Receive below
-	err = s.greet()
+	err = s.greet(o.Timeline != id.Timeline || o.From < id.End)
 	if !stop() {
 		err = errors.Join(context.Cause(ctx), err)
 	}
@@ -140,17 +146,22 @@ func (c *Conn) agreed(ctx context.Context, t wal.Timeline) error {
 	}
 }
 
-// greet makes the server speak and keeps what it says.
-func (s *Stream) greet() error {
+// greet makes the server speak and keeps what it says. A keepalive is proof only
+// where no log is due: the server answers us before it looks for the log.
+func (s *Stream) greet(due bool) error {
 	if err := s.Ping(); err != nil {
 		return err
 	}
-	m, err := s.Receive()
-	if err != nil {
-		return err
+	for {
+		m, err := s.receive()
+		if err != nil {
+			return err
+		}
+		if !due || !m.Keepalive() {
+			s.first = &m
+			return nil
+		}
 	}
-	s.first = &m
-	return nil
 }
 
 // timelineEnd reads the row (next_tli, next_tli_startpos).
@@ -329,16 +340,6 @@ func (s *Stream) final(err error) error {
 	if closed {
 		err = &tidegate.Error{Op: "receive from", Subject: s.target, Class: tidegate.Transient, Err: tidegate.ErrStopped}
 	} else {
-		class := tidegate.Class("")
-		switch {
-		case errors.Is(err, ErrSilent), errors.Is(err, ErrNotReady):
-			class = tidegate.Transient
-		case errors.Is(err, tidegate.ErrGap):
-			class = tidegate.Corrupt
-		}
-		if class != "" {
-			err = &tidegate.Error{Op: "receive from", Subject: s.target, Class: class, Err: err}
-		}
 		err = diagnose("receive from", s.target, err)
 	}
 	s.mu.Lock()
