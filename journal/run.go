@@ -5,13 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"sync"
 	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 
 	"github.com/tidegate/tidegate"
+	"github.com/tidegate/tidegate/gating/release"
 	"github.com/tidegate/tidegate/internal/local"
 	"github.com/tidegate/tidegate/internal/retry"
 )
@@ -57,7 +57,7 @@ func (j *Journal) Run(ctx context.Context, svc Service) error {
 		g.Go(func() error {
 			return j.connect(ctx, j.cfg.StandbySocket, func(ctx context.Context, c *local.Conn) error {
 				r := &reporter{j: j, svc: svc, conn: c, kick: j.standbyKick, applied: &f.reached}
-				return pair(ctx, c, (&standbyLink{f: f, conn: c}).recv, r.run)
+				return c.Pair(ctx, (&standbyLink{f: f, conn: c}).recv, r.run)
 			})
 		})
 	}
@@ -122,32 +122,6 @@ func (j *Journal) session(ctx context.Context, path string, talk func(context.Co
 	return err
 }
 
-// pair runs a session's two halves; the first to end ends the other. recv gets
-// the outer ctx: what it began, such as a promotion, is not cut short by a
-// daemon that hangs up. A session never ends without an error.
-func pair(ctx context.Context, c *local.Conn, recv, send func(context.Context) error) error {
-	sendCtx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	var errs [2]error
-	var wg sync.WaitGroup
-	half := func(i int, ctx context.Context, f func(context.Context) error) {
-		wg.Go(func() {
-			errs[i] = f(ctx)
-			cancel()
-			_ = c.Close() // unblocks the other half
-		})
-	}
-	half(0, ctx, recv)
-	half(1, sendCtx, send)
-	wg.Wait()
-	if err := errors.Join(errs[:]...); err != nil {
-		return err
-	}
-	return errSessionOver
-}
-
-var errSessionOver = &tidegate.Error{Op: "local session", Class: tidegate.Transient, Err: errors.New("ended")}
-
 // reporter is the sending half of a session with either daemon: who is active,
 // and progress, at once when kicked and every ProgressEvery.
 type reporter struct {
@@ -157,8 +131,7 @@ type reporter struct {
 	kick    <-chan struct{}
 	applied *atomic.Uint64 // what the follower has applied; 0 while it does not follow
 
-	activated bool
-	sent      uint64                // activation the daemon was told about
+	announcer release.Announcer
 	asked     tidegate.Instant      // when the service was asked for its state
 	state     local.LibraryProgress // applied, digest and digest position
 }
@@ -189,27 +162,10 @@ func (r *reporter) report() error {
 	}
 	r.j.seal()
 	activation, active, start := r.j.gate.progress(&m)
-	if err := r.announce(activation, active, start); err != nil {
+	if err := r.announcer.Announce(r.conn.Send, r.j.Lineage(), activation, active, start); err != nil {
 		return err
 	}
 	return r.conn.Send(&m)
-}
-
-// announce says first what changed in who is active.
-func (r *reporter) announce(activation uint64, active bool, start tidegate.Position) error {
-	if r.activated && (!active || activation != r.sent) {
-		if err := r.conn.Send(&local.Deactivated{}); err != nil {
-			return err
-		}
-		r.activated = false
-	}
-	if active && !r.activated {
-		if err := r.conn.Send(&local.Activated{Lineage: r.j.Lineage(), L: start}); err != nil {
-			return err
-		}
-		r.activated, r.sent = true, activation
-	}
-	return nil
 }
 
 func (r *reporter) askState() {
@@ -232,7 +188,7 @@ type agentLink struct {
 func (l *agentLink) run(ctx context.Context, r *reporter) error {
 	// Whatever ends the session: what is granted stays, nothing more is.
 	defer l.j.gate.release(true)
-	return pair(ctx, l.conn, l.recv, r.run)
+	return l.conn.Pair(ctx, l.recv, r.run)
 }
 
 func (l *agentLink) recv(context.Context) error {
