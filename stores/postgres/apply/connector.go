@@ -1,0 +1,383 @@
+package apply
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/tidegate/tidegate"
+	"github.com/tidegate/tidegate/internal/durable"
+	"github.com/tidegate/tidegate/internal/local"
+	"github.com/tidegate/tidegate/internal/retry"
+	"github.com/tidegate/tidegate/stores/postgres/server"
+	"github.com/tidegate/tidegate/stores/postgres/wal"
+	"github.com/tidegate/tidegate/stores/postgres/walsender"
+)
+
+// stateFile is the connector's own in its home.
+const stateFile = "apply.json"
+
+// asideDir is where data directories go that are not followed on with.
+const asideDir = "aside"
+
+// lookEvery is how often the facts are looked at when nobody says that they have
+// changed.
+const lookEvery = 500 * time.Millisecond
+
+// Connector keeps one stream's warm server. See the package's comment.
+type Connector struct {
+	cfg    Config
+	deps   Deps
+	server *server.Server
+	window *window
+
+	changed chan struct{} // wakes the deciding goroutine; capacity 1
+	asked   chan struct{} // wakes the one that asks the server; capacity 1
+	kick    chan struct{} // wakes the session's sender; capacity 1
+	ready   chan struct{}
+
+	mu       sync.Mutex
+	saved    saved
+	control  server.Control // of the data directory; zero while there is none
+	role     local.Role     // of the session that runs; State 0 before the first
+	seen     server.State   // of the server, as last asked
+	answers  bool           // seen is of now
+	up       bool           // the server's process is there
+	decision decision
+	failure  error          // of the last step
+	session  error          // what a session with the node ended with
+	fatal    server.Finding // the newest one that ended the server or its recovery
+	verified bool           // in this run: the server is out of recovery as saved says
+	feedback walsender.Feedback
+}
+
+// New returns a connector that has done nothing yet.
+func New(deps Deps, cfg Config) (*Connector, error) {
+	cfg = cfg.SetDefaults()
+	if err := cfg.Validate(); err != nil {
+		return nil, &tidegate.Error{Op: "configure warm server of", Subject: fmt.Sprintf("%s/%s", cfg.Service, cfg.Stream), Class: tidegate.Misuse, Err: err}
+	}
+	deps.Log = deps.Log.With("stream", fmt.Sprintf("%s/%s", cfg.Service, cfg.Stream))
+	srv, err := server.New(deps.FS, deps.Clock, deps.Log, cfg.Server)
+	if err != nil {
+		return nil, err
+	}
+	return &Connector{
+		cfg: cfg, deps: deps, server: srv, window: newWindow(cfg.WindowBytes),
+		changed: make(chan struct{}, 1), asked: make(chan struct{}, 1), kick: make(chan struct{}, 1), ready: make(chan struct{}),
+	}, nil
+}
+
+// ring wakes whoever listens on c; ringing twice is ringing once.
+func ring(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+// Ready is closed when the walsender's socket is there and the state was read.
+func (c *Connector) Ready() <-chan struct{} { return c.ready }
+
+// Run keeps the warm server until ctx ends, and returns nil then. The server is
+// left running: the next Run finds it. It returns an error only for what a retry
+// cannot change: a state file that cannot be read, a socket that is taken. May be
+// called once.
+func (c *Connector) Run(ctx context.Context) error {
+	if err := c.prepare(); err != nil {
+		return err
+	}
+	sender, err := walsender.New(&source{c}, c.deps.FS, c.deps.Clock, c.deps.Log, walsender.Config{
+		Directory: c.cfg.upstreamDir(), Port: c.cfg.Server.Upstream.Port,
+	}, walsender.Events{
+		Status:   func(walsender.Stream, walsender.Status) { ring(c.asked) },
+		Feedback: func(_ walsender.Stream, f walsender.Feedback) { c.note(func() { c.feedback = f }) },
+	})
+	if err != nil {
+		return err
+	}
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return sender.Run(ctx) })
+	g.Go(func() error {
+		select {
+		case <-sender.Ready():
+			close(c.ready)
+		case <-ctx.Done():
+			return nil
+		}
+		inner, ctx := errgroup.WithContext(ctx)
+		inner.Go(func() error { return c.server.Run(ctx, c.found) })
+		inner.Go(func() error { return c.sessions(ctx) })
+		inner.Go(func() error { return c.observe(ctx) })
+		inner.Go(func() error { return c.decide(ctx) })
+		return inner.Wait()
+	})
+	return g.Wait()
+}
+
+// prepare makes the directories and reads what was decided before.
+func (c *Connector) prepare() error {
+	for _, dir := range []string{c.cfg.Server.Home, c.cfg.upstreamDir()} {
+		if err := durable.MkdirAll(c.deps.FS, dir); err != nil {
+			return fmt.Errorf("make home of warm server: %w", err)
+		}
+	}
+	// The server's account must pass, and nobody else.
+	dir, mode := c.cfg.upstreamDir(), os.FileMode(0o700)
+	if a := c.cfg.Server.Account; a != nil {
+		mode = 0o710
+		if err := os.Chown(dir, -1, int(a.GID)); err != nil {
+			return fmt.Errorf("make way for the warm server: %w", err)
+		}
+	}
+	if err := os.Chmod(dir, mode); err != nil {
+		return fmt.Errorf("make way for the warm server: %w", err)
+	}
+	s, err := readSaved(c.deps.FS, c.statePath())
+	if err != nil {
+		return err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.saved = s
+	if s.Phase == phasePromoting {
+		c.window.shut(wal.LSN(s.At))
+	}
+	return c.learn()
+}
+
+// learn takes from the data directory what the walsender tells; mu is held.
+func (c *Connector) learn() error {
+	if c.saved.Phase == phaseNone || c.saved.Phase == phaseRestoring {
+		return nil
+	}
+	l, err := wal.ParseLineage(c.saved.Lineage)
+	if err != nil {
+		return err
+	}
+	if c.control, err = c.server.Control(); err != nil {
+		return err
+	}
+	if c.control.System != l.System {
+		return &tidegate.Error{
+			Op: "take up warm server", Subject: c.server.DataDir(), Class: tidegate.Permanent,
+			Err:  fmt.Errorf("data directory is of system %d, it was restored from %d: %w", c.control.System, l.System, tidegate.ErrConflict),
+			Hint: "somebody has put another data directory there; move the home aside to have it restored anew",
+		}
+	}
+	if c.saved.Release == "" {
+		if c.saved.Release, err = c.release(); err != nil {
+			return err
+		}
+	}
+	c.window.bear(l, 0)
+	return nil
+}
+
+func (c *Connector) statePath() string { return filepath.Join(c.cfg.Server.Home, stateFile) }
+
+// note changes what is known, and has it looked at.
+func (c *Connector) note(change func()) {
+	c.mu.Lock()
+	change()
+	c.mu.Unlock()
+	ring(c.changed)
+}
+
+// save writes down a decision, then holds it.
+func (c *Connector) save(change func(*saved)) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	next := c.saved
+	change(&next)
+	if err := writeSaved(c.deps.FS, c.statePath(), next); err != nil {
+		return err
+	}
+	c.saved = next
+	return nil
+}
+
+func (c *Connector) found(f server.Finding) {
+	c.note(func() {
+		if f.Fatal {
+			c.fatal = f
+		}
+	})
+	ring(c.asked)
+	level := c.deps.Log.Info
+	if f.Fatal {
+		level = c.deps.Log.Warn
+	}
+	level("warm server says", "kind", string(f.Kind), "message", f.Message, "hint", f.Hint)
+}
+
+// decide takes one step after the other until ctx ends.
+func (c *Connector) decide(ctx context.Context) error {
+	backoff := retry.Policy{First: 50 * time.Millisecond, Max: 5 * time.Second}.Backoff()
+	for ctx.Err() == nil {
+		d := plan(c.facts())
+		var err error
+		if d.step != stepWait {
+			c.deps.Log.Info("warm server", "step", d.step.String(), "because", d.why)
+			err = c.act(ctx, d)
+		}
+		if ctx.Err() != nil {
+			return nil
+		}
+		c.tell(d, err)
+		switch {
+		case err != nil:
+			if backoff.Wait(ctx) != nil {
+				return nil
+			}
+			continue
+		case d.step != stepWait:
+			continue
+		}
+		backoff.Reset()
+		select {
+		case <-ctx.Done():
+		case <-c.changed:
+		case <-time.After(lookEvery):
+		}
+	}
+	return nil
+}
+
+// tell notes what was decided and how it went; the session's sender passes it on.
+func (c *Connector) tell(d decision, err error) {
+	c.mu.Lock()
+	old := c.finding()
+	if err != nil || d.step == stepWait {
+		if err != nil && (c.failure == nil || c.failure.Error() != err.Error()) {
+			c.deps.Log.Warn("step of the warm server failed", "step", d.step.String(), "err", err, "hint", tidegate.HintOf(err))
+		}
+		if d.step != stepWait || !d.stuck {
+			c.failure = err
+		}
+	}
+	c.decision = d
+	now := c.finding()
+	c.mu.Unlock()
+	if fmt.Sprint(old) != fmt.Sprint(now) {
+		ring(c.kick)
+	}
+}
+
+// finding is what keeps the server from its work; nil when nothing does. mu is held.
+func (c *Connector) finding() error {
+	switch {
+	case c.failure != nil:
+		return c.failure
+	case c.session != nil:
+		return c.session
+	case c.decision.stuck:
+		return &tidegate.Error{
+			Op: "keep warm server", Class: tidegate.Permanent, Err: errors.New(c.decision.why), Hint: hintFor(c.saved.Phase),
+		}
+	case c.fatal.Fatal && !c.answers && c.saved.Phase != phaseNone:
+		return &tidegate.Error{Op: "keep warm server", Class: tidegate.Transient, Err: errors.New(c.fatal.Message), Hint: c.fatal.Hint}
+	}
+	return nil
+}
+
+func hintFor(p phase) string {
+	switch p {
+	case phaseStoodDown:
+		return "it holds log that the stream went on without: rewind it with pg_rewind, or move its home aside to have it restored from a base"
+	case phaseNone, phaseFollowing:
+		return "the base is on its way, or has to be seeded: see the stream's state on this node"
+	case phaseRestoring, phasePromoting, phaseActive:
+	}
+	return ""
+}
+
+// facts gathers what the next step is chosen from.
+func (c *Connector) facts() facts {
+	c.mu.Lock()
+	f := facts{saved: c.saved, role: c.role}
+	if c.answers && c.seen.Recovery {
+		f.server, f.replayed, f.received = serverRecovery, c.seen.Replayed, c.seen.Received
+	} else if c.answers {
+		f.server = serverPrimary
+	} else if c.up {
+		f.server = serverStarting
+	}
+	verified := c.verified
+	c.mu.Unlock()
+	if f.saved.Phase == phaseActive && f.server == serverPrimary && !verified {
+		f.unverified = true
+	}
+	of := f.role.Generation
+	if of != 0 && f.saved.Generation != 0 && f.saved.Phase == phaseFollowing {
+		f.lost = of != f.saved.Generation
+	}
+	if f.role.State == local.StateFollow && (f.saved.Phase == phaseNone || f.saved.Phase == phaseRestoring || f.lost) {
+		_, _, err := c.base(of)
+		f.base = err == nil
+	}
+	return f
+}
+
+// observe asks the server how it is: often while it is behind what the node has
+// committed, for a promotion waits for it.
+func (c *Connector) observe(ctx context.Context) error {
+	const busy, idle = 10 * time.Millisecond, 200 * time.Millisecond
+	for ctx.Err() == nil {
+		c.look(ctx)
+		every := idle
+		if c.behind() {
+			every = busy
+		}
+		select {
+		case <-ctx.Done():
+		case <-c.asked:
+		case <-time.After(every):
+		}
+	}
+	return nil
+}
+
+// behind reports whether the server is about to change.
+func (c *Connector) behind() bool {
+	limit := c.window.committed()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.up && (!c.answers || c.seen.Recovery && c.seen.Replayed < limit)
+}
+
+// look asks once, and tells the others what changed.
+func (c *Connector) look(ctx context.Context) {
+	up, err := c.server.Running()
+	var st server.State
+	answers := false
+	if up && err == nil {
+		asking, cancel := context.WithTimeout(ctx, 5*time.Second)
+		st, err = c.server.State(asking)
+		cancel()
+		answers = err == nil
+	}
+	limit := c.window.committed()
+	c.mu.Lock()
+	moved := c.up != up || c.answers != answers || c.seen.Recovery != st.Recovery
+	arrived := answers && st.Recovery && st.Replayed != c.seen.Replayed && st.Replayed >= limit
+	c.up, c.answers = up, answers
+	if answers {
+		c.seen = st
+		c.fatal = server.Finding{}
+	}
+	if !up {
+		c.verified = false
+	}
+	c.mu.Unlock()
+	if moved || arrived {
+		ring(c.changed)
+		ring(c.kick)
+	}
+}

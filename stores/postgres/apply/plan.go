@@ -1,0 +1,199 @@
+package apply
+
+import (
+	"github.com/tidegate/tidegate/internal/local"
+	"github.com/tidegate/tidegate/stores/postgres/wal"
+)
+
+// serverState is what the warm server's process is seen to be.
+type serverState uint8
+
+const (
+	serverDown     serverState = iota // no process
+	serverStarting                    // a process that does not take queries yet
+	serverRecovery                    // takes queries, and follows
+	serverPrimary                     // takes queries, and is out of recovery
+)
+
+func (s serverState) String() string {
+	switch s {
+	case serverStarting:
+		return "starting"
+	case serverRecovery:
+		return "in recovery"
+	case serverPrimary:
+		return "out of recovery"
+	case serverDown:
+	}
+	return "down"
+}
+
+// facts is everything that a step is chosen from.
+type facts struct {
+	saved  saved      // what is written down
+	role   local.Role // the node's latest; State 0 before the first in this session
+	server serverState
+	base   bool // a whole base of the log's generation is at hand
+
+	replayed wal.LSN // of a server in recovery; 0 when not known
+	received wal.LSN // what is in its pg_wal; 0 when not known
+	// unverified: it is out of recovery, as an active one is, and nobody in this run
+	// has looked whether its history is the one that was written down.
+	unverified bool
+	lost       bool // the log is of another generation than the server: only its base helps
+}
+
+// step is what is to be done next.
+type step uint8
+
+const (
+	stepWait      step = iota // nothing: the facts have to change first
+	stepRestore               // make a data directory from the base
+	stepResume                // finish or begin anew a restore that was cut short
+	stepStart                 // start the server as it is
+	stepPromote               // order the promotion, or go on waiting for it
+	stepVerify                // the server is out of recovery as ordered: see whether its history is right
+	stepNote                  // active, under a newer epoch than is written down
+	stepFollow                // a promotion was given up before it was done: follow again
+	stepStandDown             // it was active, and the stream is written elsewhere: stop it
+	stepStop                  // it must not run: stop it
+)
+
+func (s step) String() string {
+	return [...]string{"wait", "restore", "resume restore", "start", "promote", "verify", "note epoch", "follow again", "stand down", "stop"}[s]
+}
+
+// decision is a step and, for people, why.
+type decision struct {
+	step step
+	why  string
+	// stuck says that waiting is not the ordinary state of affairs.
+	stuck bool
+}
+
+func do(s step, why string) decision { return decision{step: s, why: why} }
+
+func stuck(why string) decision { return decision{step: stepWait, why: why, stuck: true} }
+
+// plan chooses the next step from the facts, and says for people why. It is asked
+// anew after every step and every change, so a crash between any two is a change
+// like another.
+//
+// Invariants:
+//  1. a server that was never ordered to promote is not left running out of recovery
+//  2. an active server runs only under an epoch that the node has told since
+//     it started, or while it runs already
+//  3. nothing that stood down starts again by itself
+//  4. a promotion is ordered only at H: replayed exactly to there, nothing received beyond
+func plan(f facts) decision {
+	switch f.saved.Phase {
+	case phaseNone:
+		return f.planEmpty()
+	case phaseRestoring:
+		if f.role.State != local.StateFollow {
+			return do(stepWait, "a restore was cut short; it goes on when there is something to follow")
+		}
+		return do(stepResume, "a restore was cut short")
+	case phaseFollowing:
+		return f.planFollowing()
+	case phasePromoting:
+		return f.planPromoting()
+	case phaseActive:
+		return f.planActive()
+	case phaseStoodDown:
+	}
+	if f.server != serverDown {
+		return do(stepStop, "it stood down, and runs")
+	}
+	return stuck(f.saved.Why)
+}
+
+func (f facts) planEmpty() decision {
+	switch {
+	case f.role.State != local.StateFollow:
+		return do(stepWait, "nothing to follow")
+	case !f.base:
+		return stuck("no whole base of the stream on this node yet")
+	}
+	return do(stepRestore, "a base is at hand")
+}
+
+func (f facts) planFollowing() decision {
+	switch {
+	case f.server == serverPrimary:
+		return do(stepStop, "it left recovery without being told to")
+	case f.lost && f.base && f.role.State == local.StateFollow:
+		return do(stepRestore, "the log goes on in a newer generation")
+	case f.lost:
+		return stuck("the log goes on in another generation, and its base is not on this node yet")
+	case f.server == serverDown:
+		return do(stepStart, "follow")
+	case f.role.State != local.StateActive || f.server == serverStarting:
+		return do(stepWait, "following")
+	}
+	return f.planOrder()
+}
+
+// planOrder is a promotion that was ordered, with the server in recovery.
+func (f facts) planOrder() decision {
+	h := wal.LSN(f.role.ApplyTo)
+	switch {
+	case f.role.Epoch < f.saved.Epoch:
+		return do(stepWait, "the promotion is of an old epoch")
+	case h == 0:
+		return do(stepWait, "a promotion without a place")
+	case f.replayed > h || f.received > h:
+		return do(stepStop, "it holds more than H")
+	case f.replayed < h:
+		return do(stepWait, "replaying to H")
+	}
+	return do(stepPromote, "everything to H is replayed")
+}
+
+// planPromoting: the order was written down, so the server may be on either side
+// of it. A node that was restarted leads to the same order again, by Role{follow}
+// or Role{idle} of the same epoch.
+func (f facts) planPromoting() decision {
+	role := f.role
+	gone := role.Epoch > f.saved.Epoch && (role.State == local.StateFollow || role.State == local.StateFenced)
+	order := role.State == local.StateActive && role.Epoch >= f.saved.Epoch
+	switch {
+	case role.State == 0:
+		// What was begun is neither ended nor taken back before the node is heard.
+		return do(stepWait, "waiting for the node's word on a promotion that was begun")
+	case f.server == serverDown:
+		return do(stepStart, "a promotion was begun")
+	case f.server == serverStarting:
+		return do(stepWait, "the server is starting")
+	case gone && f.server == serverPrimary:
+		return do(stepStandDown, "the promotion was given up after it was done")
+	case gone:
+		return do(stepFollow, "the promotion was given up")
+	case f.server == serverPrimary && (order || role.Epoch == f.saved.Epoch && role.State != local.StateFenced):
+		return do(stepVerify, "it is out of recovery, as ordered")
+	case order:
+		return f.planOrder()
+	}
+	return do(stepWait, "waiting for the order to go on with a promotion that was begun")
+}
+
+func (f facts) planActive() decision {
+	gone := f.role.Epoch > f.saved.Epoch && (f.role.State == local.StateFollow || f.role.State == local.StateFenced)
+	switch {
+	case gone:
+		return do(stepStandDown, "the stream is written elsewhere")
+	case f.server == serverRecovery:
+		return do(stepStop, "it was active, and is in recovery: somebody made a standby of it")
+	case f.unverified:
+		return do(stepVerify, "it was active before")
+	case f.role.State == 0, f.role.State == local.StateFenced, f.role.Epoch < f.saved.Epoch:
+		return do(stepWait, "waiting for the node's word")
+	case f.server == serverDown && f.role.Epoch > f.saved.Epoch && f.role.State != local.StateActive:
+		return stuck("a newer epoch is held, and not said to be this node's")
+	case f.server == serverDown:
+		return do(stepStart, "it is the active one")
+	case f.server == serverPrimary && f.role.Epoch > f.saved.Epoch:
+		return do(stepNote, "it is the active one, under a newer epoch")
+	}
+	return do(stepWait, "active")
+}
