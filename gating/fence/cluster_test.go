@@ -316,7 +316,11 @@ func (n *tnode) do(effects []fence.NodeEffect) {
 		}
 		switch e := e.(type) {
 		case fence.Persist:
-			c.printf("%s  persist promise %s history %s limbo %v", n.name, c.promise(e.Meta.Promise), c.history(e.Meta.History), e.Meta.Limbo)
+			giving := ""
+			if e.Meta.GivingUp != (fence.Promise{}) {
+				giving = " giving up for " + c.promise(e.Meta.GivingUp)
+			}
+			c.printf("%s  persist promise %s history %s limbo %v%s", n.name, c.promise(e.Meta.Promise), c.history(e.Meta.History), e.Meta.Limbo, giving)
 			then(func() { n.meta = e.Meta; n.step(fence.Persisted{Token: e.Token}) })
 		case fence.Sync:
 			c.printf("%s  sync through %s", n.name, pos(n.end()))

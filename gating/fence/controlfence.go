@@ -103,6 +103,29 @@ func (s *StreamPlan) counting() int {
 	return n
 }
 
+// knowing returns how many of the replies that count are of members that have not
+// given up anything either: R of them have whatever was durable.
+func (s *StreamPlan) knowing() int {
+	n := 0
+	for _, r := range s.Replies {
+		if s.counts(r) && !s.Record.gaveUp(r.History) {
+			n++
+		}
+	}
+	return n
+}
+
+// told reports whether more replies could make the choice no cleaner.
+func (s *StreamPlan) told() bool {
+	return s.knowing() >= s.need() || s.counting() == len(s.Record.Config.Members)
+}
+
+// vouched reports whether the writer itself said that there is nothing beyond head.
+func (r *EpochRecord) vouched(head tidegate.LogPos) bool {
+	h := r.handedOver()
+	return h != nil && h.Head == head
+}
+
 // maybeChoose goes on when every stream has its quorum. Where records beyond D
 // may have been released, one more tick is given to the other members: the best
 // of all logs loses least.
@@ -110,7 +133,7 @@ func (c *Controller) maybeChoose() {
 	for i := range c.p.Streams {
 		s := &c.p.Streams[i]
 		sync := s.Record.Gate.State == GateArmed && s.Record.Gate.Mode == tidegate.ModeSync || s.Record.handedOver() != nil
-		if !c.clean(s) || !sync && !c.settled && s.counting() < len(s.Record.Config.Members) {
+		if !c.clean(s) || !s.told() || !sync && !c.settled && s.counting() < len(s.Record.Config.Members) {
 			return
 		}
 	}
@@ -136,18 +159,27 @@ func (c *Controller) choose() {
 		clean := c.clean(s)
 		best := s.best(c.p.Target.Node, clean)
 		r := &s.Record
+		if clean && s.knowing() < s.need() && !r.vouched(best.Durable) {
+			// R have answered, and some of them are what an earlier choice without R
+			// has left of them: it stays in doubt until an epoch is opened.
+			if clean = false; c.promotes() && !c.p.AcceptLoss && !c.p.Force {
+				c.refuse(gaveUp(s))
+				return
+			}
+		}
 		if h := r.handedOver(); c.p.Kind == KindSwitchover && (h == nil || best.Durable != h.Head) && !mutate.Broken(mutate.HandoverLossless) {
 			c.refuse(notHandedOver(s, best.Durable))
 			return
 		}
 		r.State, r.Head, r.StartSeq = StateRecovering, best.Durable, best.Durable.Seq+1
-		r.History, r.Source, r.Unclean, r.Since = best.History.Clone(), best.Member.Node, !clean, c.now.UnixNano()
+		r.History, r.Source, r.Unclean, r.Since = r.told(best.History).Clone(), best.Member.Node, !clean, c.now.UnixNano()
 		r.Missing = s.missing()
 		if !clean && !c.promotes() {
 			// The same site goes on, and may have released what its standbys lack:
 			// no claim before it has brought them to it and armed its gate again.
 			r.Gate.State = GateUnknown
 		}
+		r.Chosen = append(r.Chosen[max(0, len(r.Chosen)-choicesMax+1):], Choice{r.Promise(), r.Unclean})
 		r.Before, r.Forgot = r.Gate, r.Restored
 		s.Evidence = s.evidence(best)
 	}
@@ -161,6 +193,16 @@ func (c *Controller) choose() {
 		return
 	}
 	c.txn(t, next)
+}
+
+// gaveUp: an earlier plan was told to go on without a quorum, and did not open its
+// epoch. This one was not told so.
+func gaveUp(s *StreamPlan) Refusal {
+	return Refusal{
+		Rule: RuleRPOBound, Stream: s.Name,
+		Why:  fmt.Sprintf("loss %s: members have adopted a head that was chosen without a quorum, and %d of %d know what they had, want %d", LossUnknown, s.knowing(), len(s.Record.Config.Members), s.need()),
+		Hint: "bring members back that did not take part in it, or accept the loss explicitly",
+	}
 }
 
 // notHandedOver: the writer vouched for one head, its standbys have another. One
@@ -177,7 +219,9 @@ func notHandedOver(s *StreamPlan, best tidegate.LogPos) Refusal {
 }
 
 // best returns the reply with the greatest (adopted epoch, durable); of equals
-// the target's, which then copies nothing, else the first by name.
+// the target's, which then copies nothing, else the first by name. An epoch that
+// began with less than what was durable, and was never opened, makes no log better
+// than one that has not adopted it.
 func (s *StreamPlan) best(target tidegate.NodeName, clean bool) FenceReply {
 	var best *FenceReply
 	for i := range s.Replies {
@@ -185,15 +229,15 @@ func (s *StreamPlan) best(target tidegate.NodeName, clean bool) FenceReply {
 		if clean && !s.counts(*r) {
 			continue
 		}
-		if best == nil || r.better(best) || !best.better(r) && r.Member.Node == target {
+		if best == nil || s.better(r, best) || !s.better(best, r) && r.Member.Node == target {
 			best = r
 		}
 	}
 	return *best
 }
 
-func (r *FenceReply) better(o *FenceReply) bool {
-	a, b := r.History.Last().Epoch, o.History.Last().Epoch
+func (s *StreamPlan) better(r, o *FenceReply) bool {
+	a, b := s.Record.told(r.History).Last().Epoch, s.Record.told(o.History).Last().Epoch
 	if a != b && !mutate.Broken(mutate.EpochFirst) {
 		return a > b
 	}

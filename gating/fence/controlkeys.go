@@ -181,14 +181,15 @@ func (c *Controller) goneBack() bool {
 	return slices.ContainsFunc(c.p.Streams, func(s StreamPlan) bool { return s.goneBack() })
 }
 
-// stray reports whether a log has adopted an epoch that was never reserved since
-// the active one: it was, before the registry went back, and a plan that reached
-// no node that would have refused it has gone above it since.
+// stray reports whether a log has adopted an epoch in which no head was chosen
+// since the active one: one was, before the registry went back, and a plan that
+// reached no node that would have refused it has gone above it since.
 func (s *StreamPlan) stray() bool {
 	r := &s.Record
 	for _, reply := range s.Replies {
-		if t := reply.History.Last(); t.Epoch > r.ActiveEpoch && !slices.Contains(r.Reserved, Promise{t.Epoch, t.Holder}) {
-			return !r.Restored && !mutate.Broken(mutate.HeardEpoch) && !mutate.Broken(mutate.AdoptedEpoch)
+		t := reply.History.Last()
+		if _, known := r.choice(t); t.Epoch > r.ActiveEpoch && !known {
+			return !r.Restored && !mutate.Broken(mutate.HeardEpoch) && !mutate.Broken(mutate.AdoptedEpoch) && !mutate.Broken(mutate.ChoiceRecorded)
 		}
 	}
 	return false
@@ -206,7 +207,9 @@ func (c *Controller) reserve() {
 		}
 		r.Epoch = max(r.Epoch, s.Heard.Epoch) + 1
 		r.Holder, r.State, r.Plan, r.Kind = c.p.Target, StateFencing, c.p.ID, c.p.Kind
-		r.Reserved = append(r.Reserved[max(0, len(r.Reserved)-AttemptsMax):], r.Promise())
+		if mutate.Broken(mutate.ChoiceKnown) {
+			r.Chosen = append(r.Chosen, Choice{Promise: r.Promise()})
+		}
 		r.Target, r.Deadline = Holder{}, 0
 		r.Unclean, r.Source, r.Missing, r.Since = false, "", nil, c.now.UnixNano()
 		s.Record, s.Replies, s.Adopters, s.Heard = r, nil, nil, Promise{}

@@ -155,7 +155,7 @@ func (c *Controller) activate() {
 		r.Shrunk = len(cfg.Members) < len(s.config().Members) || r.Shrunk && s.Wanted == nil
 		r.State, r.Config, r.ActiveEpoch, r.Active = StateActive, cfg, r.Epoch, r.Holder
 		r.Inherited = c.p.Kind == KindReconfigure && r.Gate.Lease > 0
-		r.History, r.Reserved = r.History.With(Term{r.Epoch, r.StartSeq, r.Holder.UUID}), nil
+		r.History, r.Chosen = r.History.With(Term{r.Epoch, r.StartSeq, r.Holder.UUID}), nil
 		r.Since = c.now.UnixNano()
 	}
 	next.Step = StepApply
@@ -294,7 +294,7 @@ func (c *Controller) tick() {
 		c.sendFences()
 		ready := true
 		for i := range c.p.Streams {
-			ready = ready && c.clean(&c.p.Streams[i])
+			ready = ready && c.clean(&c.p.Streams[i]) && c.p.Streams[i].told()
 		}
 		if ready && c.settled {
 			c.choose()

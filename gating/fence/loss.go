@@ -111,11 +111,12 @@ func (s *StreamPlan) evidence(chosen FenceReply) (e Evidence) {
 	return e
 }
 
-// missing returns the members whose reply does not count.
+// missing returns the members whose reply does not count, or comes from a log that
+// has been cut below what it may have had.
 func (s *StreamPlan) missing() []tidegate.NodeName {
 	var out []tidegate.NodeName
 	for _, m := range s.Record.Config.Members {
-		if !slices.ContainsFunc(s.Replies, func(r FenceReply) bool { return r.Member.Node == m.Node && s.counts(r) }) {
+		if !slices.ContainsFunc(s.Replies, func(r FenceReply) bool { return r.Member.Node == m.Node && s.counts(r) && !s.Record.gaveUp(r.History) }) {
 			out = append(out, m.Node)
 		}
 	}

@@ -18,7 +18,7 @@ import (
 //  4. an ack is made only while promise, disk.Promise and the adopted term are one (I3, I5)
 //  5. at most one operation runs, and it waits for exactly one token
 //  6. while a lease runs, promise.Holder is the one it was granted to, or the
-//     promise was attested, or came with an adopt
+//     promise was attested, or came with an adopt; it is kept through both
 //
 // Not safe for concurrent use.
 type Node struct {

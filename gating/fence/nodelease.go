@@ -27,6 +27,11 @@ import (
 // And it needs that a word outlives the process that gave it: its length is on
 // disk before it is given, and a process that starts, or a directory that
 // leaves limbo, behaves as if the longest had been given at that moment.
+//
+// It outlives a promise, too. Who promises another holder on a plan's attestation
+// keeps the word: the attestation is that plan's, and says nothing for the next
+// one, which may have been made because it was wrong. Only the next lease takes
+// its place: that of a holder whose epoch was opened.
 
 // leaseWord is what a node owes: no promise to anybody but holder before until.
 type leaseWord struct {
@@ -60,13 +65,13 @@ func (n *Node) leased(holder tidegate.HolderID) time.Duration {
 // holdOff answers a fence that a lease stands against; false when none does.
 func (n *Node) holdOff(ev FenceAsked) bool {
 	d := n.leased(ev.Req.Holder)
-	if d == 0 || ev.Req.Attested || n.disk.Promise == (Promise{ev.Req.Epoch, ev.Req.Holder}) {
+	if d == 0 || ev.Req.Attested {
 		return false
 	}
 	n.asked = leaseWord{ev.Req.Holder, n.now + tidegate.Instant(d+fenceHold)}
 	n.out = append(n.out, ReplyFence{ev.Call, FenceReply{
 		Stream: ev.Req.Stream, Member: n.disk.Member(), Leased: d, Promise: n.disk.Promise,
-		History: n.disk.History.through(n.durable.Seq), Durable: n.durable, Commit: n.commit, Limbo: n.disk.Limbo,
+		History: n.history(), Durable: n.durable, Commit: n.commit, Limbo: n.disk.Limbo,
 	}})
 	return true
 }
@@ -121,10 +126,9 @@ func (n *Node) replyLease(ev LeaseAsked, why string) {
 	n.out = append(n.out, ReplyLease{ev.Call, r})
 }
 
-// unlease forgets a lease on disk when another holder is promised: it is over,
-// or somebody vouched that it does not matter.
-func (m *NodeMeta) unlease() {
-	if m.LeaseHolder != m.Promise.Holder {
+// unlease forgets a lease on disk that is over, when another holder is promised.
+func (n *Node) unlease(m *NodeMeta) {
+	if m.LeaseHolder != m.Promise.Holder && (n.leased(m.Promise.Holder) == 0 || mutate.Broken(mutate.LeaseKept)) {
 		m.LeaseTTL, m.LeaseHolder = 0, tidegate.HolderID{}
 	}
 }

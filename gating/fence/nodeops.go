@@ -248,7 +248,7 @@ func (n *Node) persistPromise(o *nodeOp) {
 	}
 	o.meta = n.disk
 	o.meta.Promise = o.promise()
-	o.meta.unlease()
+	n.unlease(&o.meta)
 	if mutate.Broken(mutate.PromiseOnDisk) {
 		n.disk.Promise = o.promise()
 		n.replyFence(o, false)
@@ -264,7 +264,7 @@ func (n *Node) persistPromise(o *nodeOp) {
 func (n *Node) replyFence(o *nodeOp, refused bool) {
 	r := FenceReply{
 		Stream: o.fence.Stream, Member: n.disk.Member(), Refused: refused,
-		Promise: n.disk.Promise, History: n.disk.History.through(n.durable.Seq), Durable: n.durable,
+		Promise: n.disk.Promise, History: n.history(), Durable: n.durable,
 		Commit: n.commit, Limbo: n.disk.Limbo,
 	}
 	if mutate.Broken(mutate.AdoptedEpoch) && o.before > r.History.Last().Epoch && !refused {
@@ -273,6 +273,17 @@ func (n *Node) replyFence(o *nodeOp, refused bool) {
 	for _, c := range o.calls {
 		n.out = append(n.out, ReplyFence{c, r})
 	}
+}
+
+// history returns what the log can vouch for, and, of one that was cut to a head
+// and has not come to hold all of that, whose head it was: it knows as little of
+// what it once had as one that does.
+func (n *Node) history() History {
+	h := n.disk.History.through(n.durable.Seq)
+	if p := n.disk.GivingUp; p.Epoch > h.Last().Epoch && !mutate.Broken(mutate.UncleanSticks) {
+		h = h.With(Term{p.Epoch, n.durable.Seq + 1, p.Holder})
+	}
+	return h
 }
 
 // --- adopt ---
@@ -330,7 +341,7 @@ func (n *Node) runAdopt(o *nodeOp) {
 		// The log is about to change: the old holder must stay out even after a crash.
 		o.meta = n.disk
 		o.meta.Promise = o.promise()
-		o.meta.unlease()
+		n.unlease(&o.meta)
 		n.persist(func() { n.findCommon(o) })
 		return
 	}
@@ -456,6 +467,16 @@ func (n *Node) cut(o *nodeOp, common tidegate.Seq) {
 		n.finish()
 		return
 	}
+	if o.adopt.Unclean && n.disk.GivingUp != o.promise() {
+		o.meta = n.disk
+		o.meta.GivingUp = o.promise()
+		n.persist(func() {
+			if !n.overtaken(o) {
+				n.cut(o, common)
+			}
+		})
+		return
+	}
 	to, err := n.view.At(common)
 	if err != nil {
 		n.fail(o, err, "read own chain")
@@ -534,7 +555,7 @@ func (n *Node) settle(o *nodeOp) {
 
 func (n *Node) openTerm(o *nodeOp) {
 	o.meta = n.disk
-	o.meta.History = o.adopt.History.With(Term{o.adopt.Epoch, o.adopt.Head.Seq + 1, o.adopt.Holder})
+	o.meta.History, o.meta.GivingUp = o.adopt.History.With(Term{o.adopt.Epoch, o.adopt.Head.Seq + 1, o.adopt.Holder}), Promise{}
 	n.persist(func() {
 		// An unclean head may lie below what an older writer had committed; what
 		// this epoch puts there has yet to be.

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/tidegate/tidegate"
+	"github.com/tidegate/tidegate/internal/mutate"
 )
 
 // State is the phase of a stream's epoch.
@@ -100,18 +101,60 @@ type EpochRecord struct {
 	Source      tidegate.NodeName   `json:"source,omitempty"`    // node that held the chosen log at F3
 	Plan        tidegate.ID         `json:"plan"`                // plan that wrote the record last
 	Kind        PlanKind            `json:"kind,omitempty"`      // of the plan that reserved Epoch; a switchover writes SWITCHING into the epoch of another plan
-	Unclean     bool                `json:"unclean,omitempty"`   // chosen with fewer than R replies
-	Missing     []tidegate.NodeName `json:"missing,omitempty"`   // members that did not answer the fence of F3
+	Unclean     bool                `json:"unclean,omitempty"`   // chosen with fewer than R replies of members that know what they had
+	Missing     []tidegate.NodeName `json:"missing,omitempty"`   // members that did not answer the fence of F3, or do not know what they had
 	Restored    bool                `json:"restored,omitempty"`  // a node's promise was above the key: etcd has gone back, no zero-loss claim
 	Before      GateRecord          `json:"before,omitzero"`     // the gate as it stood when Head was chosen: what that epoch's writer has recorded since says nothing of the loss
 	Forgot      bool                `json:"forgot,omitempty"`    // Restored was set then
 	Inherited   bool                `json:"inherited,omitempty"` // made by a reconfiguration while leases applied: until it hears of it, the holder may count on words of members before; only time since F1 ends those
 	Shrunk      bool                `json:"shrunk,omitempty"`    // fewer members than wanted: under-protected
-	Reserved    []Promise           `json:"reserved,omitempty"`  // epochs reserved since ActiveEpoch, oldest first: no log has adopted any other unless the registry has gone back
+	Chosen      []Choice            `json:"chosen,omitempty"`    // heads chosen since ActiveEpoch, oldest first: no log has adopted any other epoch above it unless the registry has gone back
 	Target      Holder              `json:"target,omitzero"`     // SWITCHING, DEMOTED: who is to hold the stream next
 	Deadline    int64               `json:"deadline,omitempty"`  // SWITCHING: wall clock, unix ns, at which the switchover will be called off
 	Handover    *Handover           `json:"handover,omitempty"`  // DEMOTED, and of the epoch that follows: where the writer before stopped of its own will
 	Since       int64               `json:"since"`               // wall clock of the last change, unix ns; information only
+}
+
+// Choice is a head that was chosen in an epoch that has not been opened: members
+// may have adopted it, and nothing was ever sealed behind it.
+//
+// It is noted when it is chosen, not when the epoch is reserved. A registry that
+// went back may have the same epoch reserved again for the same holder: a log that
+// has adopted it got it before, and must not pass for one that this record knows.
+type Choice struct {
+	Promise
+	Unclean bool `json:"unclean,omitempty"` // too few had answered that know what they had: who adopts it may be cut below what it had acknowledged
+}
+
+// choicesMax bounds what a record remembers of them. Who has adopted one that is
+// forgotten is taken for proof that the registry went back: claims only get weaker.
+const choicesMax = 32
+
+// choice returns the choice that a term was opened by; false when the record
+// knows of none.
+func (r *EpochRecord) choice(t Term) (Choice, bool) {
+	for _, c := range r.Chosen {
+		if c.Promise == (Promise{t.Epoch, t.Holder}) {
+			return c, true
+		}
+	}
+	return Choice{}, false
+}
+
+// gaveUp reports whether a log's newest term began with a head that too few had
+// chosen, in an epoch that was never opened.
+func (r *EpochRecord) gaveUp(h History) bool {
+	c, ok := r.choice(h.Last())
+	return ok && c.Unclean && c.Epoch > r.ActiveEpoch && !mutate.Broken(mutate.UncleanSticks)
+}
+
+// told returns h without the terms at its end that say nothing of what the log
+// holds: those by which it gave something up.
+func (r *EpochRecord) told(h History) History {
+	for r.gaveUp(h) {
+		h = h[:len(h)-1]
+	}
+	return h
 }
 
 // EpochRecordVersion is the version of the JSON form of [EpochRecord].
@@ -168,7 +211,7 @@ func (r EpochRecord) Validate() error {
 // Clone returns a copy that shares no memory with r.
 func (r EpochRecord) Clone() EpochRecord {
 	r.Config, r.History, r.Missing = r.Config.Clone(), r.History.Clone(), slices.Clone(r.Missing)
-	r.Reserved = slices.Clone(r.Reserved)
+	r.Chosen = slices.Clone(r.Chosen)
 	if r.Handover != nil {
 		h := *r.Handover
 		r.Handover = &h

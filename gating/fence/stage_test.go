@@ -146,6 +146,11 @@ func (s *stage) opened() {
 	}
 	s.issued[r.Epoch] = r.Holder
 	log := s.logOf(r.Head)
+	for seq := range s.exposed {
+		if r.Unclean && seq > r.Head.Seq {
+			delete(s.exposed, seq) // it says so
+		}
+	}
 	for seq, chain := range s.exposed {
 		if int(seq) > len(log) || log[seq-1].Chain != chain {
 			s.fail("I6: %s was released and epoch %s begins without it, after %s", seq, r.Epoch, r.Head)

@@ -35,6 +35,9 @@ var stories = []story{
 	{mutate.NoAckAfterFence, "acknowledged after the promise", ackAfterPromise},
 	{mutate.PromiseHolder, "one epoch, two holders", twoHolders},
 	{mutate.HeardEpoch, "the registry goes back and claims too much", restoredClaim},
+	{mutate.ChoiceKnown, "an epoch that was reserved again passes for one that was never written", reservedAgain},
+	{mutate.UncleanSticks, "a choice without a quorum, given up, beats a better log", abandonedChoice},
+	{mutate.UncleanSticks, "cut for a choice without a quorum, and down before it was adopted", cutAndDown},
 	{mutate.TruncateCommon, "cut to what was known committed", cutToCommit},
 	{mutate.ApplyCommitted, "applied ahead of commit, then cut", appliedAhead},
 	{mutate.ConfigOverlap, "members replaced without overlap", noOverlap},
@@ -43,6 +46,7 @@ var stories = []story{
 	{mutate.SwitchAbort, "called off after the demotion", abortAfterDemotion},
 	{mutate.LeaseAwaited, "opened while the zombie has its lease", leaseRuns},
 	{mutate.LeaseFence, "a node breaks its word", brokenWord},
+	{mutate.LeaseKept, "an attestation outlives its plan", attestedBefore},
 	{mutate.LeaseAfterRestart, "a restart forgets the word", forgottenWord},
 	{mutate.LeaseNoRenew, "renewed for ever", renewedForEver},
 	{mutate.LeaseCounted, "counted from the answer", countedLate},
@@ -367,6 +371,82 @@ func restoredClaim(s *stage) {
 	s.want(c.plan().Step == fence.StepDone && c.told[0].Kind == fence.LossUnknown, "%s: I23: %v claimed", c.plan().Step, c.told)
 }
 
+func reservedAgain(s *stage) {
+	s.cast(3, 2, 0, armed)
+	s.begin()
+	s.save() // armed, epoch 1
+	s.fly(s.draft(fence.KindFailover, "n1#1")).run()
+	w := s.author() // of epoch 2
+	rec, err := s.key.Record.OpenGate()
+	s.must(err)
+	s.put(rec)
+	w.seal(1) // released, and nobody has it
+	s.restore()
+	s.fly(s.draft(fence.KindFailover, "n1#1")) // epoch 2 for the same run once more; it asks nobody
+	c := s.fly(s.draft(fence.KindFailover, "n2#1")).run()
+	s.want(c.plan().Step == fence.StepRefused && c.plan().Refusal.Rule == fence.RuleRPOBound, "I23: %s (%v): %v claimed, and a batch was lost", c.plan().Step, c.plan().Refusal, c.told)
+	c = s.fly(s.takeover("n2#1")).run()
+	s.want(c.plan().Step == fence.StepRefused && c.plan().Refusal.Rule == fence.RulePrimaryFence, "%s: %v", c.plan().Step, c.plan().Refusal)
+	p := s.takeover("n2#1")
+	p.AttestPrimaryDown = true
+	c = s.fly(p).run()
+	s.want(c.plan().Step == fence.StepDone && c.told[0].Kind == fence.LossUnknown, "%s: I23: %v claimed", c.plan().Step, c.told)
+}
+
+// --- choices without a quorum ---
+
+// force lets n1 alone choose the head, for a target that is not there: nothing is
+// opened.
+func (s *stage) force() *pilot {
+	s.nodes["n0"].up = false
+	p := s.takeover("n0#1")
+	p.Force = true
+	c := s.fly(p)
+	c.deliver("fence")
+	c.deadline()
+	c.deliver("adopt")
+	s.want(c.plan().Step == fence.StepAdopt && s.key.Record.Unclean, "%s", c.plan().Step)
+	s.nodes["n0"].up = true
+	return c
+}
+
+func abandonedChoice(s *stage) {
+	s.cast(2, 1, 0, armed)
+	w := s.begin()
+	w.seal(2)
+	w.ship("n0")
+	s.force()
+	c := s.fly(s.draft(fence.KindFailover, "n0#1")).run()
+	s.want(c.plan().Step == fence.StepRefused && c.plan().Refusal.Rule == fence.RuleRPOBound, "%s (%v): what n1 had before is not known", c.plan().Step, c.plan().Refusal)
+	c = s.fly(s.takeover("n1#1")).run()
+	s.want(c.plan().Step == fence.StepDone && s.key.Record.Head.Seq == 2, "%s with head %s, and n0 has 2", c.plan().Step, s.key.Record.Head)
+	s.want(s.key.Record.Unclean && c.told[0].Kind == fence.LossUnknown && len(c.told[0].Missing) == 1, "I23: %v claimed", c.told)
+}
+
+func cutAndDown(s *stage) {
+	s.cast(2, 1, 0, armed)
+	w := s.begin()
+	w.seal(2)
+	w.ship("n0")
+	c := s.force()
+	n0 := s.nodes["n0"]
+	n0.held = true
+	c.tick()
+	c.deliver("adopt", "n0")
+	for range 3 { // the promise, the intent, the cut; the term that says so is not opened
+		next := n0.waiting[0]
+		n0.waiting = n0.waiting[1:]
+		next()
+	}
+	s.want(n0.end().Seq == 0, "n0 ends at %s", n0.end())
+	n0.crash()
+	c = s.fly(s.takeover("n1#1")).run()
+	s.want(c.plan().Step == fence.StepDone && s.key.Record.Unclean && c.told[0].Kind == fence.LossUnknown, "%s: I23: %v claimed", c.plan().Step, c.told)
+	s.author().seal(1)
+	c = s.fly(s.draft(fence.KindFailover, "n0#1")).run() // once an epoch is open, what holds counts again
+	s.want(c.plan().Step == fence.StepDone && !s.key.Record.Unclean && c.told[0].Kind == fence.LossZero, "%s: %v", c.plan().Step, c.told)
+}
+
 // --- cutting and applying ---
 
 func cutToCommit(s *stage) {
@@ -499,6 +579,35 @@ func brokenWord(s *stage) {
 	s.pass(10 * time.Second)
 	c.tick()
 	c.deliver("fence")
+	c.step(fence.LeaseOver{})
+	c.run()
+	s.want(c.plan().Step == fence.StepDone, "%s", c.plan().Step)
+}
+
+func attestedBefore(s *stage) {
+	s.cast(3, 2, 0, openGate)
+	w := s.begin()
+	w.lease(10*time.Second, 0, "n0", "n1")
+	p := s.takeover("n1#1")
+	p.AttestPrimaryDown = true // by mistake
+	first := s.fly(p)
+	first.deliver("fence")
+	first.tick() // the head is chosen
+	first.deliver("adopt", "n0")
+	c := s.fly(s.takeover("n2#1")) // and called back: the next one is to wait
+	c.deliver("fence")
+	c.step(fence.LeaseOver{})
+	c.deliver("adopt")
+	s.want(c.plan().Step == fence.StepFence, "%s while two nodes have given their word", c.plan().Step)
+	s.nodes["n1"].crash() // nor does a restart forget it
+	s.pass(9 * time.Second)
+	c.tick()
+	c.deliver("fence")
+	s.want(c.plan().Step == fence.StepFence, "%s while two nodes have given their word", c.plan().Step)
+	s.pass(time.Second)
+	c.tick()
+	c.deliver("fence")
+	c.tick()
 	c.step(fence.LeaseOver{})
 	c.run()
 	s.want(c.plan().Step == fence.StepDone, "%s", c.plan().Step)

@@ -30,10 +30,13 @@ const (
 	HandoverDurable              // a writer hands over only a head that is durable at the standby site
 	HandoverApplied              // a writer hands over only what the target has applied with the same state digest
 	SwitchAbort                  // a switchover is aborted by compare-and-swap: never after the demotion
+	UncleanSticks                // a head chosen without a quorum leaves its adopters in doubt until an epoch is opened
+	ChoiceKnown                  // a log's epoch is known to the record only if a head was chosen in it, not if it was reserved
 
 	// Leases of open and degraded streams.
 	LeaseAwaited      // F4: nothing is opened while the old writer may still hold a lease
 	LeaseFence        // a node promises nobody else while a lease it granted runs
+	LeaseKept         // a node keeps its word through a promise that was made on an attestation: the next plan has none
 	LeaseAfterRestart // a node that restarted takes its lease for granted until it must be over
 	LeaseNoRenew      // a lease is not renewed once a higher epoch is reserved or was asked for
 	LeaseChecked      // a release that needs a lease checks it in the same step
@@ -64,7 +67,8 @@ var names = [ruleCount]string{
 	ApplyCommitted: "apply-committed", ConfigOverlap: "config-overlap", RouteAfterFence: "route-after-fence",
 	QuarantineFirst: "quarantine-first", HandoverLossless: "handover-lossless", HandoverDurable: "handover-durable",
 	HandoverApplied: "handover-applied", SwitchAbort: "switch-abort",
-	LeaseAwaited: "lease-awaited", LeaseFence: "lease-fence", LeaseAfterRestart: "lease-after-restart",
+	UncleanSticks: "unclean-sticks", ChoiceKnown: "choice-known",
+	LeaseAwaited: "lease-awaited", LeaseFence: "lease-fence", LeaseKept: "lease-kept", LeaseAfterRestart: "lease-after-restart",
 	LeaseNoRenew: "lease-no-renew", LeaseChecked: "lease-checked", LeaseBootClock: "lease-boot-clock", LeaseCounted: "lease-counted",
 	BoundsEnforced: "bounds-enforced", RegateAfterStart: "regate-after-start", DegradeRecorded: "degrade-recorded",
 	RearmEnforced: "rearm-enforced", ClassStrengthens: "class-strengthens", BrakeHolds: "brake-holds",
