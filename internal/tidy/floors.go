@@ -62,7 +62,9 @@ func House() []Entry {
 		{"standby/deltalog", 20, "sealed batches over seglog"},
 		{"stores/postgres/wal", 20, "PostgreSQL's log, pure: positions, timelines, the parser"},
 		{"stores/postgres/server", 21, "the real server on a node: restored, followed, promoted"},
+		{"stores/postgres/apply", 30, "the standby's side of the PostgreSQL store: plays the library to it, with a warm server behind"},
 
+		{"stores/postgres/capture", 30, "the agent's side of the PostgreSQL store"},
 		{"stores/journal/capture", 30, "the agent's side of the journal store"},
 
 		{"gating/fencewire", 38, "conversion between fence and the API's messages"},

@@ -1,0 +1,111 @@
+package capture
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"strings"
+	"time"
+
+	"github.com/tidegate/tidegate"
+	"github.com/tidegate/tidegate/internal/clock"
+	"github.com/tidegate/tidegate/internal/config"
+	"github.com/tidegate/tidegate/stores/postgres/replication"
+)
+
+// Kind is the store's name, in the configuration, the registry and the session.
+const Kind = "postgres"
+
+// Settings are the store's own section of a stream in the agent's file.
+type Settings struct {
+	// Conn is how to reach the server, as libpq takes it. The role needs REPLICATION.
+	Conn string `yaml:"conn"`
+	// Slot is the physical replication slot that keeps the log for us; it is made
+	// when it is not there.
+	Slot string `yaml:"slot"`
+	// Name is what synchronous_standby_names calls us: the application_name.
+	Name string `yaml:"name"`
+	// WindowBytes is the memory for the newest log. A cursor that falls further
+	// behind reads from the server once more.
+	WindowBytes config.Bytes `yaml:"window_bytes"`
+	// StopWait is how long a server that shuts down may wait for what the other
+	// site does not have. Then it is let go: what it has not shipped stays with it.
+	StopWait time.Duration `yaml:"stop_wait"`
+}
+
+// Defaults.
+const (
+	DefaultName = "tidegate"
+	// DefaultWindow covers 100 MB/s for the time that a full ring takes to drain.
+	DefaultWindow config.Bytes = 16 << 20
+	// DefaultStopWait is below what service managers wait before they kill.
+	DefaultStopWait = 30 * time.Second
+	// windowMin holds the overlap, its anchors and the largest message.
+	windowMin config.Bytes = 1 << 20
+)
+
+// SetDefaults returns s with every unset key at its default.
+func (s Settings) SetDefaults() Settings {
+	if s.Name == "" {
+		s.Name = DefaultName
+	}
+	if s.WindowBytes == 0 {
+		s.WindowBytes = DefaultWindow
+	}
+	if s.StopWait == 0 {
+		s.StopWait = DefaultStopWait
+	}
+	return s
+}
+
+// Validate reports every broken rule.
+func (s Settings) Validate() error {
+	all := []error{
+		config.AtLeast("window_bytes", s.WindowBytes, windowMin),
+		config.AtLeast("stop_wait", int64(s.StopWait), 1),
+	}
+	if s.Conn == "" {
+		all = append(all, config.Broken("conn", "want a connection string such as host=/run/postgresql user=tidegate", s.Conn))
+	} else if err := s.server(DefaultName).Validate(); err != nil {
+		all = append(all, config.Broken("conn", "want a connection string ("+err.Error()+")", "one that is not"))
+	}
+	if s.Slot == "" || len(s.Slot) > 63 || strings.Trim(s.Slot, "abcdefghijklmnopqrstuvwxyz0123456789_") != "" {
+		all = append(all, config.Broken("slot", "want 1 to 63 of a-z, 0-9 and _", s.Slot))
+	}
+	if len(s.Name) > 48 { // servers cut at 63, and the reread's own name is longer
+		all = append(all, config.Broken("name", "want at most 48 bytes", s.Name))
+	}
+	return errors.Join(all...)
+}
+
+// server is how to reach it under a name.
+func (s Settings) server(name string) replication.Config {
+	return replication.Config{Conn: s.Conn, ApplicationName: name}
+}
+
+// Config is a connector's; Service, Stream, Socket, Clock and Log are required.
+type Config struct {
+	Settings
+
+	Service  tidegate.ServiceName
+	Stream   tidegate.StreamName
+	Socket   string // of the agent, for this stream
+	Endpoint string // host:port where clients reach the server; may be empty
+	Clock    clock.Clock
+	Log      *slog.Logger
+	// ProgressEvery is how often the agent is told at least; 0 is 200 ms.
+	ProgressEvery time.Duration
+}
+
+// ErrGeneration says that the log which the other site lacks is gone from the
+// server: only a new base, and the log from it on, can protect it again.
+var ErrGeneration = errors.New("the server no longer has the log that the other site lacks: a new generation is needed")
+
+// generation makes the finding.
+func generation(op, subject string, err error) error {
+	return &tidegate.Error{
+		Op: op, Subject: subject, Class: tidegate.Permanent,
+		Hint: "take a new base of the server; until then nothing of it is protected. max_slot_wal_keep_size bounds what a slot keeps",
+		Err:  fmt.Errorf("%w: %w", ErrGeneration, err),
+	}
+}

@@ -1,0 +1,86 @@
+// Package capture is the primary's side of the PostgreSQL store: a receiver of the
+// server's log that is at the same time its synchronous standby, so that what the
+// server may tell its clients is decided here.
+//
+// Promise: a commit that the server was told to hold back (synchronous_commit on,
+// in a server that names us in synchronous_standby_names) is confirmed only when
+// W standby nodes have it; one at remote_write only within the stream's bounds; a
+// byte is passed on, or counted as received, only after its record was parsed and
+// its checksum held, and after what this process had received before was found
+// unchanged in front of it; what the server keeps for us it keeps until it is
+// durable at the other site. Whatever cannot be told apart from a fault confirms
+// nothing. Not promised: that the server asks. Sessions at synchronous_commit
+// off or local do not wait, nor does anybody whose wait is cancelled or outlived
+// by a crash of the server.
+//
+// # Words
+//
+//   - server:   the PostgreSQL server on this node, a primary or a replica
+//   - answer:   a standby status update: write, flush, apply
+//   - window:   the newest bytes of the log, in memory
+//   - reread:   a second connection, for what is no longer in the window
+//   - overlap:  what is received again after a break, and compared with the window
+//   - leak:     commits that are let go without our word for it
+//   - finding:  what keeps the connector from its work, for people
+//
+// # Picture
+//
+//	server --log--> receive -> parse -> window -----> [Cursor] -> agent (seals, ships)
+//	       <-----------+                   reread ----^
+//	     write, flush  |
+//	            release.Gate <--- D, bounds ------ agent's socket
+//	                          --- L, A, state --->
+//
+// # How it plays the library
+//
+// To the agent a [Capture] is both the [stores.Source] that it reads and, over the
+// stream's socket, the library of docs/formats/local.md:
+//
+//   - Position is the LSN, value for value, and always a record end, so the
+//     promoted standby's history forks exactly where a batch ends. Records are
+//     commit records, counted from where this process began to receive; bytes are
+//     LSNs.
+//   - Hello.Lineage is the server's (package wal). Hello.Dir is empty: there is no
+//     log here but the server's.
+//   - L is the last record end received. A server sends what it has flushed only,
+//     so what a library has fsynced, the connector has received.
+//   - Activated: the server is out of recovery, streams to us, and all that it had
+//     flushed when the connection was made has been received. What it let go
+//     before that, to whom and by whose leave, nobody knows: A is unknown until D
+//     has reached the place. Every new connection is a new activity, because
+//     behind a break there may have been a restart, which lets go all who waited.
+//   - Await is the server's own: backends wait until the answer reaches their
+//     commit. write is what the ceiling allows, and is reported to it as a release
+//     in the same step; flush is D; apply stays 0, so that remote_apply waits: the
+//     other site's replay is not carried back. No answer goes beyond what this
+//     very connection has confirmed.
+//   - Role{fenced}, a handover that is recorded, the agent gone: the answer stays
+//     as it was.
+//   - Finding says why there is no server, or none that can be believed.
+//
+// # The slot, and back-pressure
+//
+// A physical slot keeps the log: its restart_lsn follows flush, which is D, never
+// write. The receiver never stops reading: L, exposure and the edge of the bounds
+// must be known most of all when nothing is shipped. So the window overwrites what
+// nobody took in time, and a cursor that fell behind reads it again from the
+// server, which has it, because the slot does. Memory is the window and one unit
+// for each cursor.
+//
+// # What ends a stream, and what it takes
+//
+//   - connection lost, server restarted: received again, from before the newest
+//     record end that is old enough; the overlap is compared byte by byte.
+//   - end of a timeline: followed to the next one of the server's own history. If
+//     the new history leaves ours before what was received, or the log differs in
+//     the overlap, or is shorter than what was received from the same server:
+//     tidegate.ErrDiverged, and nothing is answered any more.
+//   - the slot lost its log, or the log that is needed is gone: [ErrGeneration].
+//   - the server shuts down: it waits for our flush to reach its end; when the
+//     other site is away it would wait for ever, so it is given [Settings.StopWait].
+//
+// # Concurrency and durability
+//
+// [New] does no I/O; [Capture.Run] owns every goroutine. A Capture may be used
+// concurrently, a cursor by one goroutine. Nothing is written to any disk.
+package capture
