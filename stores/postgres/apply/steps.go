@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/tidegate/tidegate"
@@ -220,13 +221,29 @@ func (c *Connector) restored() error {
 	return c.learn()
 }
 
-// AttrRelease names the attribute of a base that holds server_version of the
-// server it was taken from.
-const AttrRelease = "server_version"
+// Attributes of a base: what SHOW answered on the server it was taken from.
+const (
+	// AttrRelease is its server_version.
+	AttrRelease = "server_version"
+	// AttrSetting is the beginning of "setting.<name>", one for each setting that is
+	// not its release's default.
+	AttrSetting = "setting."
+)
+
+// settingsOf picks the settings out of a base's attributes.
+func settingsOf(attrs map[string]string) map[string]string {
+	set := map[string]string{}
+	for name, value := range attrs {
+		if name, is := strings.CutPrefix(name, AttrSetting); is {
+			set[name] = value
+		}
+	}
+	return set
+}
 
 // fill copies a base's files.
 func (c *Connector) fill(ctx context.Context, r *snapshot.Reader) error {
-	w, err := c.server.Restore(ctx)
+	w, err := c.server.Restore(ctx, settingsOf(r.Info().Attrs))
 	if err != nil {
 		return err
 	}
