@@ -56,14 +56,18 @@ func (s *Server) UntilLog(tb testing.TB, mark int, pattern string) string {
 // when it heals itself by asking again.
 var complaint = regexp.MustCompile(`PANIC:|ERROR:|FATAL:|incorrect|invalid|mismatch|unexpected|record with|contrecord|xl_tot_len|out-of-sequence|corrupt|insufficient parameter`)
 
+// early is what this package's own wait for a server makes it say.
+var early = regexp.MustCompile(`client backend FATAL:  the database system is (starting up|not yet accepting connections|shutting down)`)
+
 // Complaints are the lines after mark that speak of errors or of broken records,
-// without those that match one of the excuses (regular expressions).
+// without connections that came too early and without those that match one of the
+// excuses (regular expressions).
 func (s *Server) Complaints(tb testing.TB, mark int, excuses ...string) []string {
 	tb.Helper()
 	var out []string
 lines:
 	for l := range strings.SplitSeq(s.LogSince(tb, mark), "\n") {
-		if !complaint.MatchString(l) {
+		if !complaint.MatchString(l) || early.MatchString(l) {
 			continue
 		}
 		for _, e := range excuses {

@@ -94,7 +94,12 @@ func (t *taker) takeFile(ctx context.Context, f snapshot.File, r io.Reader) (err
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, w.Close()) }()
+	defer func() {
+		// After an error the file is short, which Close would say, too.
+		if errClose := w.Close(); err == nil {
+			err = errClose
+		}
+	}()
 	var s sum
 	for s.size < f.Size {
 		n, err := io.ReadFull(r, t.buf[:min(int64(len(t.buf)), f.Size-s.size)])
