@@ -1,0 +1,315 @@
+package walsender
+
+import (
+	"bytes"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/tidegate/tidegate/internal/clock"
+	"github.com/tidegate/tidegate/internal/pgtest"
+	"github.com/tidegate/tidegate/internal/vfs"
+	"github.com/tidegate/tidegate/stores/postgres/wal"
+)
+
+// told keeps the last that each receiver said.
+type told struct {
+	mu       sync.Mutex
+	status   map[string]Status
+	feedback map[string]Feedback
+	ended    []error
+}
+
+func (k *told) events() Events {
+	k.status, k.feedback = map[string]Status{}, map[string]Feedback{}
+	return Events{
+		Status: func(s Stream, st Status) {
+			k.mu.Lock()
+			defer k.mu.Unlock()
+			k.status[s.Application] = st
+		},
+		Feedback: func(s Stream, f Feedback) {
+			k.mu.Lock()
+			defer k.mu.Unlock()
+			k.feedback[s.Application] = f
+		},
+		Ended: func(_ Stream, err error) {
+			k.mu.Lock()
+			defer k.mu.Unlock()
+			k.ended = append(k.ended, err)
+		},
+	}
+}
+
+func (k *told) of(application string) (Status, Feedback) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.status[application], k.feedback[application]
+}
+
+// socketDir is a directory that only the account of the servers may enter.
+func socketDir(t *testing.T, in pgtest.Install) string {
+	t.Helper()
+	dir := openDir(t, in)
+	in.Give(t, dir, 0o710)
+	return dir
+}
+
+func serverOn(t *testing.T, dir string, log Log, events Events) *Server {
+	t.Helper()
+	s, err := New(log, vfs.OS(), clock.System(), slog.New(slog.NewTextHandler(t.Output(), nil)), Config{Directory: dir}, events)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// standbyOf makes a hot standby out of a base backup of primary; all its log
+// comes by the given connection string.
+func standbyOf(t *testing.T, primary *pgtest.Server, name, conninfo string) *pgtest.Server {
+	t.Helper()
+	s := pgtest.AdoptDataDir(t, name, pgtest.Config{Settings: map[string]string{
+		"primary_conninfo": conninfo, "hot_standby_feedback": "on", "wal_receiver_status_interval": "1s", "max_wal_size": "4GB",
+	}}, func(dataDir string) {
+		primary.Give(t, dataDir, 0o700)
+		primary.Tool(t, "pg_basebackup", "-D", dataDir, "-X", "none", "-c", "fast", "-N")
+		primary.WriteFile(t, filepath.Join(dataDir, "standby.signal"), "", 0o600)
+	})
+	s.Start(t)
+	return s
+}
+
+// burst makes the primary write at least the given log, in rows of all sizes and
+// in many transactions, as fast as it can.
+func burst(t *testing.T, primary *pgtest.Server, mib int) {
+	t.Helper()
+	start := lsn(t, primary.LSN(t))
+	script := filepath.Join(primary.Dir, "burst.sql")
+	primary.WriteFile(t, script, `\set n random(1, 400)
+BEGIN;
+INSERT INTO blob SELECT i, repeat(md5(i::text), 1 + (i * 7) % 61) FROM generate_series(1, :n) i;
+SAVEPOINT a;
+INSERT INTO blob SELECT i, repeat(md5(i::text), 1000 + i) FROM generate_series(1, :n / 100) i;
+COMMIT;
+`, 0o644)
+	for lsn(t, primary.LSN(t)) < start+wal.LSN(mib)<<20 {
+		primary.Tool(t, "pgbench", "-n", "-c", "4", "-j", "2", "-t", "10", "-f", script)
+	}
+}
+
+func lsn(t *testing.T, s string) wal.LSN {
+	t.Helper()
+	l, err := wal.ParseLSN(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return l
+}
+
+var keepLog = map[string]string{"max_wal_size": "4GB", "wal_keep_size": "4GB", "synchronous_commit": "off", "shared_buffers": "128MB"}
+
+// disconnects excuses what a receiver says when its server goes away.
+var disconnects = []string{
+	`could not connect to the primary server|connection to server on socket|No such file or directory|Connection refused`,
+	`could not send end-of-streaming message to primary: (no COPY in progress|server closed)`,
+	`could not receive data from WAL stream: server closed the connection`,
+	`could not send data to WAL stream: server closed the connection`,
+	`This probably means the server terminated abnormally`,
+	// With no stream at hand it looks into pg_wal and finds the end there.
+	`invalid record length at [0-9A-F/]+: wanted 24, got 0$`,
+	`invalid magic number 0000 in log segment`,
+}
+
+// impatient excuses what a standby says to a test that asks before it is ready.
+const impatient = `the database system is starting up`
+
+func checkSame(t *testing.T, primary, standby *pgtest.Server) {
+	t.Helper()
+	// A checkpoint or a vacuum may go on writing, so nothing but the rows is the measure.
+	standby.UntilReplayed(t, primary.LSN(t))
+	const blobs = "SELECT count(*) || ':' || sum(hashtextextended(t::text, 0)) FROM blob t"
+	if want, got := primary.BenchDigest(t)+primary.SQL(t, blobs), standby.BenchDigest(t)+standby.SQL(t, blobs); got != want {
+		t.Errorf("%s has %s, %s has %s", standby.Name, got, primary.Name, want)
+	}
+}
+
+// Two standbys and pg_receivewal follow a burst of more than 200 MB, and find
+// nothing wrong with it: what a bad cut does, heals by itself and shows nowhere
+// but in the standby's log.
+func TestReceiversUnderBursts(t *testing.T) {
+	primary := pgtest.New(t, pgtest.Config{Settings: keepLog})
+	primary.BenchInit(t, 2)
+	primary.SQL(t, "CREATE TABLE blob (i int, b text); ALTER TABLE blob ALTER b SET STORAGE EXTERNAL")
+	log := newPGLog(t, primary)
+	start := lsn(t, primary.LSN(t))
+	log.follow(t, 1, primary, start, "pg_current_wal_flush_lsn()", nil)
+	dir := socketDir(t, primary.Install)
+	var known told
+	server := serverOn(t, dir, log, known.events())
+	stop := run(t, server)
+	standbys := []*pgtest.Server{
+		standbyOf(t, primary, "warm", server.cfg.ConnInfo("warm")),
+		standbyOf(t, primary, "spare", server.cfg.ConnInfo("spare")),
+	}
+	received := openDir(t, primary.Install)
+	primary.Run(t, "pg_receivewal", "-d", server.cfg.ConnInfo("archive"), "--slot", "archive", "--create-slot")
+	archive := primary.Install.Start(t, nil, "pg_receivewal", "-d", server.cfg.ConnInfo("archive"), "--slot", "archive", "-D", received, "--synchronous", "-v")
+
+	beside := primary.Bench(t, "-c", "2")
+	burst(t, primary, 220)
+	beside.Stop()
+	primary.SQL(t, "SELECT pg_switch_wal()")
+	for _, s := range standbys {
+		checkSame(t, primary, s)
+		if c := s.Complaints(t, 0, impatient); c != nil {
+			t.Errorf("%s complains:\n%s", s.Name, strings.Join(c, "\n"))
+		}
+	}
+
+	end := lsn(t, standbys[0].LSN(t))
+	server.RequestStatus()
+	until(t, "a status and a feedback of every receiver", func() bool {
+		warm, feedback := known.of("warm")
+		spare, _ := known.of("spare")
+		rest, _ := known.of("archive")
+		return warm.Apply >= end && spare.Apply >= end && rest.Flush >= end && rest.Apply == 0 && feedback.Xmin != 0
+	})
+	if states := server.Streams(); len(states) != 3 || states[2].Slot != "archive" || states[2].Sent < end {
+		t.Errorf("streams: %+v", states)
+	}
+
+	// The server goes and comes back under load: nobody is disturbed but for the connection.
+	marks := []int{standbys[0].LogSize(t), standbys[1].LogSize(t)}
+	beside = primary.Bench(t, "-c", "2")
+	for range 3 {
+		if err := stop(); err != nil {
+			t.Fatal(err)
+		}
+		burst(t, primary, 10)
+		server = serverOn(t, dir, log, known.events())
+		stop = run(t, server)
+		burst(t, primary, 10)
+	}
+	beside.Stop()
+	for i, s := range standbys {
+		checkSame(t, primary, s)
+		if c := s.Complaints(t, marks[i], disconnects...); c != nil {
+			t.Errorf("%s complains after a restart:\n%s", s.Name, strings.Join(c, "\n"))
+		}
+		s.UntilSQL(t, "SELECT count(*) FROM pg_stat_wal_receiver WHERE status = 'streaming'", "1")
+	}
+	checkArchive(t, primary, received, archive)
+	if err := stop(); err != nil {
+		t.Error(err)
+	}
+	for _, err := range known.ended {
+		if err != nil {
+			t.Errorf("a stream ended: %v", err)
+		}
+	}
+	t.Logf("%d MiB sent to each of 3 receivers", (log.id.End-start)>>20)
+}
+
+// checkArchive compares what pg_receivewal wrote with the primary's files.
+func checkArchive(t *testing.T, primary *pgtest.Server, dir string, archive *pgtest.Process) {
+	t.Helper()
+	end := lsn(t, primary.SQL(t, "SELECT pg_switch_wal()"))
+	last := filepath.Join(dir, wal.SegmentSizeDefault.FileName(1, end-1))
+	until(t, "pg_receivewal to have "+filepath.Base(last), func() bool {
+		_, err := os.Stat(last)
+		return err == nil
+	})
+	archive.Stop()
+	names, err := filepath.Glob(filepath.Join(dir, "????????????????????????"))
+	if err != nil || len(names) < 10 {
+		t.Fatalf("received %d segments, %v", len(names), err)
+	}
+	for _, name := range names {
+		got, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		want, err := os.ReadFile(filepath.Join(primary.DataDir, "pg_wal", filepath.Base(name)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !bytes.Equal(got, want) {
+			t.Errorf("segment %s differs", filepath.Base(name))
+		}
+	}
+}
+
+// A standby and pg_receivewal follow a promotion without a restart; another one
+// stops where it was told to.
+func TestReceiversFollowTimelines(t *testing.T) {
+	primary := pgtest.New(t, pgtest.Config{Settings: keepLog})
+	primary.BenchInit(t, 1)
+	primary.SQL(t, "CREATE TABLE blob (i int, b text)")
+	replica := primary.Replica(t, pgtest.Config{})
+	log := newPGLog(t, primary)
+	// All is read from the replica, whose files are of both timelines.
+	start := lsn(t, replica.SQL(t, "SELECT pg_last_wal_receive_lsn()"))
+	log.follow(t, 1, replica, start, "CASE WHEN pg_is_in_recovery() THEN pg_last_wal_receive_lsn() ELSE '0/0' END", nil)
+	var known told
+	server := serverOn(t, socketDir(t, primary.Install), log, known.events())
+	stop := run(t, server)
+	standby := standbyOf(t, primary, "warm", server.cfg.ConnInfo("warm"))
+	archive := primary.Install.Start(t, nil, "pg_receivewal", "-d", server.cfg.ConnInfo("archive"), "-D", openDir(t, primary.Install))
+	burst(t, primary, 5)
+	checkSame(t, primary, standby)
+
+	primary.Stop(t, pgtest.Fast)
+	replica.Promote(t)
+	history, err := os.ReadFile(filepath.Join(replica.DataDir, "pg_wal", wal.Timeline(2).HistoryFileName()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	switches, err := wal.ParseHistory(2, history)
+	if err != nil {
+		t.Fatal(err)
+	}
+	log.finish(t, 1, 2, switches[0].At)
+	log.follow(t, 2, replica, switches[0].At, "pg_current_wal_flush_lsn()", history)
+	burst(t, replica, 5)
+	checkSame(t, replica, standby)
+	end := lsn(t, replica.LSN(t))
+	until(t, "pg_receivewal to follow", func() bool {
+		server.RequestStatus()
+		archive, _ := known.of("archive")
+		return archive.Write >= end
+	})
+	archive.Stop()
+
+	burst(t, replica, 1)
+	out := primary.Run(t, "pg_receivewal", "-d", server.cfg.ConnInfo("stopper"), "-D", openDir(t, primary.Install), "--endpos", end.String(), "--no-loop", "-v")
+	if !strings.Contains(out, "stopped log streaming at") {
+		t.Errorf("pg_receivewal: %s", out)
+	}
+	// It looks for more in pg_wal before it takes the new timeline.
+	atFork := "invalid record length at " + switches[0].At.String() + ": wanted 24, got 0$"
+	if c := standby.Complaints(t, 0, impatient, atFork); c != nil {
+		t.Errorf("the standby complains:\n%s", strings.Join(c, "\n"))
+	}
+	if err := stop(); err != nil {
+		t.Error(err)
+	}
+	for _, err := range known.ended {
+		if err != nil {
+			t.Errorf("a stream ended: %v", err)
+		}
+	}
+}
+
+// openDir is a directory that the account of the servers may write.
+func openDir(t *testing.T, in pgtest.Install) string {
+	t.Helper()
+	dir := filepath.Join(in.Place(t), "d")
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	in.Give(t, dir, 0o700)
+	return dir
+}
