@@ -4,8 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"slices"
+	"sync/atomic"
 
 	"golang.org/x/sync/errgroup"
 
@@ -87,14 +87,24 @@ func (d Dialer) PushBase(ctx context.Context, addr string, a BaseAttach, cfg Pus
 		sink = heldBack{s, cfg.Wait}
 	}
 	g, gctx := errgroup.WithContext(ctx)
-	g.Go(s.Run)
+	var over atomic.Bool // this end has nothing more to say
+	var lost error       // why the session ended before that
+	g.Go(func() error {
+		err := s.Run()
+		if !over.Load() {
+			lost = err
+		}
+		return err
+	})
 	g.Go(func() error {
 		p.Info, p.Name, err = s.push(gctx, sink, cfg, info, d, fill)
-		// Whether it went well or not, nothing more is said; Run ends by it.
-		return errors.Join(err, conn.Close())
+		over.Store(true)
+		return errors.Join(err, conn.Close()) // Run ends by it
 	})
-	_ = g.Wait() // Run's part is in why
-	return p, s.why(err)
+	if _ = g.Wait(); err != nil && lost != nil {
+		err = lost // what the push met is only what came of it
+	}
+	return p, err
 }
 
 // push takes the base, sends it and waits for the commit.
@@ -116,14 +126,6 @@ func (s *BaseSender) push(ctx context.Context, sink snapshot.Sink, cfg PushConfi
 		return info, name, err
 	}
 	return m.Info, name, s.Commit(ctx, b, name)
-}
-
-// why prefers the session's own end to what a push that failed met because of it.
-func (s *BaseSender) why(err error) error {
-	if err != nil && !errors.Is(s.err, net.ErrClosed) {
-		return s.err
-	}
-	return err
 }
 
 // heldBack is a sink whose pages wait for the operator's rate.

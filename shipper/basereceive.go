@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/tidegate/tidegate"
 	"github.com/tidegate/tidegate/internal/wire"
 	"github.com/tidegate/tidegate/snapshot"
 )
@@ -198,6 +199,9 @@ func (r *BaseReceiver) answer(ctx context.Context, answers <-chan *offer) error 
 			return ctx.Err()
 		}
 		offered, err := r.Intake.Offer(o.place, o.x)
+		if tidegate.ClassOf(err) == tidegate.Misuse {
+			err = r.Link.malformed(err)
+		}
 		if err != nil {
 			return err
 		}

@@ -18,6 +18,7 @@ import (
 	"github.com/tidegate/tidegate/batch"
 	"github.com/tidegate/tidegate/gating/fence"
 	"github.com/tidegate/tidegate/internal/wire"
+	"github.com/tidegate/tidegate/snapshot"
 )
 
 var update = flag.Bool("update", false, "rewrite the golden bytes of a version that is not released")
@@ -103,7 +104,35 @@ func messages(t testing.TB) []message {
 			again(parseLeaseGrant, func(g LeaseGrant, b []byte) []byte { return g.append(b) }),
 		},
 		{"close", typeClose, wire.AppendString(nil, "node is stopping"), nil},
+		{
+			"base-attach", typeBaseAttach,
+			BaseAttach{Stream: id(1), Way: BasePush, Generation: 2, Promise: fence.Promise{Epoch: 3, Holder: id(4)}}.append(nil),
+			again(parseBaseAttach, func(a BaseAttach, b []byte) []byte { return a.append(b) }),
+		},
+		{
+			"base-attached", typeBaseAttached,
+			BaseAttached{Node: "dr1", Incarnation: id(6), Generation: 2, Opened: 3, Held: true}.append(nil),
+			again(parseBaseAttached, func(a BaseAttached, b []byte) []byte { return a.append(b) }),
+		},
+		{
+			"base-offer", typeBaseOffer, appendOffer(nil, 5, 6, anExtent()),
+			again(parseOffer, func(o baseOffer, b []byte) []byte { return appendOffer(b, o.number, o.place, o.extent()) }),
+		},
+		{"base-need", typeBaseNeed, appendNeed(nil, 5, snapshot.Need{2}), func(b []byte) ([]byte, error) {
+			number, need, err := parseNeed(b)
+			return appendNeed(nil, number, need), err
+		}},
+		{"base-pages", typeBasePages, append(wire.AppendU8(wire.AppendU32(nil, 5), uint8(snapshot.Plain)), "page"...), nil},
+		{"base-total", typeBaseTotal, wire.AppendI64(nil, 1<<33), nil},
+		{"base-manifest", typeBaseManifest, append(wire.AppendU64(wire.AppendU64(nil, 9), 5), "rest"...), nil},
+		{"base-committed", typeBaseCommitted, bytes.Repeat([]byte{7}, nameBytes), nil},
 	}
+}
+
+func anExtent() *snapshot.Extent {
+	var x snapshot.Extent
+	x.Cut(bytes.Repeat([]byte("b"), snapshot.PageBytes+1))
+	return &x
 }
 
 // The bytes of version 1 never change.

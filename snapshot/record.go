@@ -185,6 +185,8 @@ func parseFileHeader(b []byte, magic string) (number uint64, err error) {
 		return 0, fmt.Errorf("version %d: %w", le.Uint16(b[4:]), tidegate.ErrUnsupported)
 	case crc32.Checksum(b[:28], castagnoli) != le.Uint32(b[28:]):
 		return 0, badRecord("checksum of the header does not match")
+	case le.Uint16(b[6:]) != 0 || le.Uint64(b[20:]) != 0 || magic == packMagic && le.Uint32(b[16:]) != 0:
+		return 0, badRecord("reserved bytes of the header are set")
 	}
 	return le.Uint64(b[8:]), nil
 }
