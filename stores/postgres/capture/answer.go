@@ -1,0 +1,74 @@
+package capture
+
+import (
+	"context"
+	"time"
+
+	"github.com/tidegate/tidegate/stores/postgres/replication"
+	"github.com/tidegate/tidegate/stores/postgres/wal"
+)
+
+// link is one connection on which log is streamed. All under the capture's mu but
+// stream.
+type link struct {
+	stream    *replication.Stream
+	confirmed wal.LSN            // last record end that this connection has shown
+	told      replication.Status // newest answer
+	ready     bool               // of a primary, and all of what it had flushed at first was received
+}
+
+// next returns what the server is to be told now; write is released as it is read
+// off the ceiling. news is false when it was told before. mu is held.
+func (c *Capture) next() (st replication.Status, news bool) {
+	l := c.link
+	st = l.told
+	if c.gate.Ceiling == nil || c.gate.Out.Sealed {
+		return st, false
+	}
+	now := c.clock.Boot()
+	if d, known := c.gate.Ceiling.D(); known {
+		st.Flush = max(st.Flush, min(wal.LSN(d), l.confirmed))
+	}
+	write := min(wal.LSN(c.gate.Ceiling.Limit(now)), l.confirmed, wal.LSN(c.gate.Head.Position))
+	if write > st.Write && c.gate.Ceiling.Release(now, write.Position()) {
+		st.Write = write
+		if d, _ := c.gate.Ceiling.D(); write.Position() > d {
+			c.gate.Step(now)
+			signal(c.report)
+		}
+	}
+	st.Write = max(st.Write, st.Flush) // what is durable there was written there
+	news = st != l.told
+	l.told = st
+	return st, news
+}
+
+// answerAll answers the server at every change, and each second, until ctx ends or
+// the connection is lost. What is told was released before.
+func (c *Capture) answerAll(ctx context.Context, l *link) error {
+	tick := time.NewTicker(answerEvery)
+	defer tick.Stop()
+	for {
+		due := false
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-c.answer:
+		case <-tick.C:
+			due = true
+		}
+		c.mu.Lock()
+		if c.link != l {
+			c.mu.Unlock()
+			return nil
+		}
+		st, news := c.next()
+		c.mu.Unlock()
+		if !news && !due {
+			continue
+		}
+		if err := l.stream.Status(st); err != nil {
+			return err
+		}
+	}
+}

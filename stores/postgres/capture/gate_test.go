@@ -1,0 +1,109 @@
+package capture
+
+import (
+	"testing"
+	"time"
+
+	"github.com/tidegate/tidegate"
+	"github.com/tidegate/tidegate/internal/local"
+	"github.com/tidegate/tidegate/internal/pgtest"
+)
+
+const table = "CREATE TABLE t (n int, v text)"
+
+func TestSyncCommitsWaitForD(t *testing.T) {
+	s := newSite(t, pgtest.Config{}, nil)
+	s.pg.SQL(t, table)
+	s.durable(tidegate.ModeSync, tidegate.Bounds{})
+	s.name()
+	for i := range 3 {
+		done := s.commit("INSERT INTO t VALUES (1, 'x')")
+		s.waits(done)
+		if i == 1 {
+			// At remote_write the bounds let it go, and sync's are none.
+			other := s.commit("SET synchronous_commit = remote_write; INSERT INTO t VALUES (2, 'x')")
+			s.waits(other)
+			defer s.goes(other)
+		}
+		head := s.caughtUp().Head
+		s.agent.until("head told", func(a *fakeAgent) bool { return a.progress.L.Position >= head.Position() && a.active != nil })
+		s.grant(head, tidegate.ModeSync, tidegate.Bounds{})
+		s.goes(done)
+	}
+	if st := s.c.Status(); !st.Exposure.Known || st.Exposure.Bytes != 0 || st.Told.Apply != 0 {
+		t.Errorf("status %+v", st)
+	}
+	if slot := s.pg.SQL(t, "SELECT restart_lsn <= pg_current_wal_flush_lsn() AND wal_status = 'reserved' FROM pg_replication_slots"); slot != "t" {
+		t.Errorf("slot %s", slot)
+	}
+}
+
+func TestBoundedLetsGoWithinBounds(t *testing.T) {
+	const none = tidegate.Unbounded
+	insert := "SET synchronous_commit = remote_write; INSERT INTO t VALUES (1, 'x')"
+	for name, tc := range map[string]struct {
+		bounds tidegate.Bounds
+		free   int // commits that go at once
+	}{
+		"K": {tidegate.Bounds{Records: 3, Bytes: none, Window: none}, 3},
+		"B": {tidegate.Bounds{Records: none, Bytes: 100_000, Window: none}, 3},
+		"T": {tidegate.Bounds{Records: none, Bytes: none, Window: time.Hour}, 5},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newSite(t, pgtest.Config{Settings: map[string]string{"autovacuum": "off"}}, nil)
+			s.pg.SQL(t, table)
+			s.pg.SQL(t, "CHECKPOINT")
+			s.durable(tidegate.ModeBounded, tc.bounds)
+			s.name()
+			sync := s.commit("INSERT INTO t VALUES (0, 'sync')")
+			s.waits(sync) // flush is D whatever the bounds
+			for range tc.free - 1 {
+				s.goes(s.commit(insert))
+			}
+			st := s.until("exposure counted", func(st Status) bool { return st.Exposure.Known && st.Exposure.Records >= int64(tc.free) })
+			s.agent.until("exposure told", func(a *fakeAgent) bool { return a.progress.AKnown && a.progress.A.Records >= 1 && a.progress.T0 > 0 })
+			var held <-chan error
+			switch name {
+			case "K":
+				held = s.commit(insert)
+				s.waits(held)
+			case "B":
+				held = s.commit("SET synchronous_commit = remote_write; INSERT INTO t SELECT 1, repeat('x', 1000) FROM generate_series(1, 200)")
+				s.waits(held)
+			case "T":
+				// The oldest is too old now: nothing more goes.
+				s.grant(s.c.Status().Told.Flush, tidegate.ModeBounded, tidegate.Bounds{Records: none, Bytes: none, Window: time.Nanosecond})
+				s.agent.until("bounds obeyed", func(a *fakeAgent) bool { return a.progress.Grant == a.number })
+				held = s.commit(insert)
+				s.waits(held)
+			}
+			if st.Told.Flush >= st.Told.Write {
+				t.Errorf("told %+v: want write beyond flush", st.Told)
+			}
+			s.grant(s.caughtUp().Head, tidegate.ModeBounded, tc.bounds)
+			s.goes(held)
+			s.goes(sync)
+		})
+	}
+}
+
+func TestFencedConfirmsNothing(t *testing.T) {
+	s := newSite(t, pgtest.Config{}, nil)
+	s.pg.SQL(t, table)
+	s.durable(tidegate.ModeOpen, tidegate.Bounds{})
+	s.name()
+	s.goes(s.commit("SET synchronous_commit = remote_write; INSERT INTO t VALUES (1, 'x')"))
+	s.agent.role(local.Role{State: local.StateFenced, Epoch: 2})
+	s.agent.until("deactivated", func(a *fakeAgent) bool { return a.active == nil })
+	done := s.commit("SET synchronous_commit = remote_write; INSERT INTO t VALUES (1, 'x')")
+	s.waits(done)
+	s.agent.mu.Lock()
+	released, known := s.agent.progress.A, s.agent.progress.AKnown
+	s.agent.mu.Unlock()
+	if !known || released.Records == 0 {
+		t.Errorf("released %+v (known %v): want what the activity had let go", released, known)
+	}
+	s.pg.SQL(t, "ALTER SYSTEM SET synchronous_standby_names = ''")
+	s.pg.SQL(t, "SELECT pg_reload_conf()")
+	s.goes(done)
+}

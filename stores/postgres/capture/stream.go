@@ -1,0 +1,400 @@
+package capture
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/tidegate/tidegate"
+	"github.com/tidegate/tidegate/gating/machine"
+	"github.com/tidegate/tidegate/internal/retry"
+	"github.com/tidegate/tidegate/rpo"
+	"github.com/tidegate/tidegate/stores/postgres/replication"
+	"github.com/tidegate/tidegate/stores/postgres/wal"
+)
+
+const (
+	// overlapBytes are received again after a break and compared. What differs
+	// nearer than that to where two histories parted is found by the links between
+	// records, which are checked through the overlap.
+	overlapBytes = 64 << 10
+	anchorEvery  = overlapBytes
+	anchorsMax   = 4
+	// pingsMax keepalives in a row that ask for an answer are a server that waits
+	// to shut down; it asks again as soon as it is answered.
+	pingsMax  = 8
+	pingPause = 50 * time.Millisecond
+)
+
+// reconnect is how soon a server that is gone is looked for again: while it is
+// away nothing is confirmed. What waiting does not mend is tried less often.
+var (
+	reconnect     = retry.Policy{First: 20 * time.Millisecond, Max: time.Second}
+	reconnectSlow = retry.Policy{First: time.Second, Max: 5 * time.Second}
+)
+
+// errStopping ends a stream whose server waits to shut down, for longer than it may.
+var errStopping = &tidegate.Error{
+	Op: "stream log", Class: tidegate.Transient, Err: errors.New("the server shuts down, and the other site does not take what it waits for: it was let go"),
+	Hint: "what the other site lacks stays with the server; it is shipped when both are back",
+}
+
+// keepStream receives the server's log until ctx ends.
+func (c *Capture) keepStream(ctx context.Context) error {
+	soft, hard := reconnect.Backoff(), reconnectSlow.Backoff()
+	for ctx.Err() == nil {
+		began := c.clock.Boot()
+		err := c.stream(ctx)
+		c.down(err)
+		if ctx.Err() != nil {
+			break
+		}
+		if end := (*replication.TimelineEnd)(nil); errors.As(err, &end) {
+			c.log.Info("timeline ended", "timeline", end.Timeline.String(), "at", end.At.String(), "next", end.Next.String())
+			continue
+		}
+		c.find(err)
+		if time.Duration(c.clock.Boot()-began) > 10*time.Second {
+			soft, hard = reconnect.Backoff(), reconnectSlow.Backoff()
+		}
+		wait := soft
+		if tidegate.ClassOf(err) != tidegate.Transient || errors.Is(err, errStopping) {
+			wait = hard
+		}
+		if wait.Wait(ctx) != nil {
+			break
+		}
+	}
+	return nil
+}
+
+// down takes the end of a stream. Whoever waited for an answer may have been let
+// go since: what is released counts anew with the next one. A server that went in
+// order while a handover is drained has said its last word, and had it confirmed.
+func (c *Capture) down(err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.link == nil {
+		return
+	}
+	c.link = nil
+	if c.gate.Out.State == machine.Draining && errors.Is(err, replication.ErrNotReady) {
+		c.final = true
+	} else {
+		c.gate.Deactivate(c.clock.Boot())
+	}
+	signal(c.report)
+}
+
+// drained reports whether nothing more comes of the server, in a handover; mu is
+// held.
+func (c *Capture) drained() bool {
+	return c.final && (c.gate.Out.State == machine.Draining || c.gate.Out.State == machine.HandedOver)
+}
+
+// stream connects, catches up, and receives until the connection ends, which it
+// does with an error.
+func (c *Capture) stream(ctx context.Context) error {
+	c.mu.Lock()
+	have := c.place
+	head := wal.LSN(c.gate.Head.Position)
+	c.mu.Unlock()
+	server := c.cfg.server(c.cfg.Name)
+	server.System = have.system
+	conn, err := replication.Connect(ctx, server)
+	if err != nil {
+		return err
+	}
+	now, primary, err := c.look(ctx, conn, have, head)
+	if err != nil {
+		_ = conn.Close() // what was found is what counts
+		return err
+	}
+	from, err := c.settle(now, head)
+	if err != nil {
+		_ = conn.Close() // the same
+		return err
+	}
+	s, err := conn.Start(ctx, replication.StartOptions{Slot: c.cfg.Slot, Timeline: now.lineage.TimelineAt(from.End), From: from.End})
+	if err != nil {
+		return c.startError(err, from.End, head, primary)
+	}
+	stop := context.AfterFunc(ctx, func() { _ = s.Close() }) // unblocks Receive
+	defer stop()
+	defer func() { _ = s.Close() }() // the stream's error says why
+	return c.receive(ctx, s, now, from, primary)
+}
+
+// look asks the server who it is and makes sure of the slot.
+func (c *Capture) look(ctx context.Context, conn *replication.Conn, have place, head wal.LSN) (now place, primary bool, err error) {
+	now = have
+	var id replication.Identity
+	if id, now.lineage, err = conn.Lineage(ctx); err != nil {
+		return now, false, err
+	}
+	now.system, now.known = id.System, true
+	if now.segment, err = conn.SegmentSize(ctx); err != nil {
+		return now, false, err
+	}
+	recovery, err := conn.Show(ctx, "in_hot_standby")
+	if err != nil {
+		return now, false, err
+	}
+	primary = recovery == "off"
+	slot, err := conn.ReadSlot(ctx, c.cfg.Slot)
+	if err == nil && !slot.Exists {
+		c.log.Info("making the replication slot", "slot", c.cfg.Slot)
+		slot, err = conn.CreateSlot(ctx, c.cfg.Slot, false)
+	}
+	if err != nil {
+		return now, primary, err
+	}
+	if err := slot.Check(); err != nil {
+		if errors.Is(err, replication.ErrSlotLost) {
+			err = generation("stream from slot", c.cfg.Slot, err)
+		}
+		return now, primary, err
+	}
+	now.begin = now.segment.Start(slot.Restart)
+	if have.known && !now.lineage.Extends(have.lineage, head) {
+		return now, primary, diverged("the server is of lineage %s now; what was received up to %s is of %s", now.lineage, head, have.lineage)
+	}
+	return now, primary, nil
+}
+
+// settle takes down what look found and returns from where to receive: the start
+// of the slot's segment at first, later an anchor far enough before the head.
+func (c *Capture) settle(now place, head wal.LSN) (from wal.Mark, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	anchors, mark := c.place.anchors, c.place.mark
+	now.anchors, now.mark = anchors, mark
+	c.place = now
+	c.shout()
+	if head == 0 {
+		c.window.reset(now.begin)
+		return wal.Mark{End: now.begin}, nil
+	}
+	c.window.truncate(head)
+	from = mark // just across a fork: what lies before it was received from its own timeline
+	for i := len(anchors) - 1; i >= 0; i-- {
+		if a := anchors[i]; a.End >= c.window.start && a.End <= head && now.lineage.TimelineAt(a.End) == now.lineage.TimelineAt(head) {
+			if from = a; head-a.End >= overlapBytes {
+				break
+			}
+		}
+	}
+	return from, nil
+}
+
+// startError explains a server that does not stream from from on.
+func (c *Capture) startError(err error, from, head wal.LSN, primary bool) error {
+	switch {
+	case errors.Is(err, replication.ErrSegmentRemoved), errors.Is(err, replication.ErrSlotLost):
+		return generation("stream from", from.String(), err)
+	case errors.Is(err, replication.ErrAhead) && !primary:
+		return &tidegate.Error{Op: "stream log", Class: tidegate.Transient, Err: err} // it is a replica, and will have it
+	case errors.Is(err, replication.ErrAhead) && head > 0:
+		return diverged("the server's log ends before %s, and %s was received from it: %v", from, head, err)
+	case errors.Is(err, replication.ErrTimeline):
+		return diverged("%v", err)
+	}
+	return err
+}
+
+// intake is what one stream's receiver keeps. It belongs to that goroutine, but
+// for what it shares under the capture's mu.
+type intake struct {
+	c       *Capture
+	link    *link
+	parser  *wal.Parser
+	primary bool
+	head    rpo.Mark // as it stands here; the gate's follows
+	since   wal.LSN  // what ends at or before it was counted before the break
+	marks   []rpo.Mark
+	target  wal.LSN // what the server had flushed when the stream began; 0 once it was received
+	pings   int
+	asked   tidegate.Instant // since when the server only asks
+}
+
+// receive takes the log in until the stream ends.
+func (c *Capture) receive(ctx context.Context, s *replication.Stream, now place, from wal.Mark, primary bool) error {
+	in := &intake{c: c, link: &link{stream: s}, primary: primary}
+	var err error
+	in.parser, err = wal.NewParser(wal.Config{SegmentSize: now.segment, System: now.system, Lineage: now.lineage, Event: in.event})
+	if err != nil {
+		return err
+	}
+	c.mu.Lock()
+	in.head, in.since = c.gate.Head, wal.LSN(c.gate.Head.Position)
+	c.mu.Unlock()
+	if in.since == 0 {
+		in.parser.Begin(from.End)
+	} else if err := in.parser.Resume(from); err != nil {
+		return err
+	}
+	first, err := s.Receive()
+	if err != nil {
+		return c.startError(err, from.End, in.since, primary)
+	}
+	if primary && first.End < in.since {
+		return diverged("the server's log ends at %s, and %s was received from it", first.End, in.since)
+	}
+	in.target = max(first.End, 1)
+	c.mu.Lock()
+	c.link, c.final = in.link, false
+	c.mu.Unlock()
+	c.find(nil)
+	c.log.Info("streaming", "from", from.End.String(), "head", in.since.String(), "lineage", now.lineage.String(), "primary", primary)
+
+	ctx, cancel := context.WithCancel(ctx)
+	var answers sync.WaitGroup
+	defer answers.Wait()
+	defer cancel()
+	answers.Go(func() {
+		if c.answerAll(ctx, in.link) != nil {
+			_ = s.Close() // the receiver reports the end
+		}
+	})
+	for m := first; ; {
+		if err := in.take(ctx, m); err != nil {
+			return err
+		}
+		if m, err = s.Receive(); err != nil {
+			return c.startError(err, from.End, in.since, false)
+		}
+	}
+}
+
+// event is the parser's: commits are the places that backends wait for.
+func (in *intake) event(e wal.Event) {
+	if e.Kind != wal.Commit || e.End <= in.since {
+		return
+	}
+	in.head.Records++
+	in.marks = append(in.marks, rpo.Mark{Position: e.End.Position(), Records: in.head.Records, Bytes: int64(e.End)})
+}
+
+// take takes one message in.
+func (in *intake) take(ctx context.Context, m replication.Message) error {
+	if m.Keepalive() {
+		if err := in.ping(ctx, m); err != nil {
+			return err
+		}
+		in.caughtUp()
+		return nil
+	}
+	in.pings = 0
+	err := in.data(m.Start, m.Data)
+	in.caughtUp()
+	return err
+}
+
+// data parses log and makes what is whole the head. What lies before the head is
+// the overlap.
+func (in *intake) data(at wal.LSN, b []byte) error {
+	c := in.c
+	if at < in.since {
+		n := min(wal.LSN(len(b)), in.since-at)
+		c.mu.Lock()
+		where, differs := c.window.differs(at, b[:n])
+		c.mu.Unlock()
+		if differs {
+			return diverged("the server's log differs at %s from what was received before, up to %s, on one timeline", where, in.since)
+		}
+	}
+	err := in.parser.Push(at, b)
+	good := min(wal.LSN(len(b)), in.parser.Next()-at)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if end := at + good; end > c.window.end {
+		c.window.append(b[c.window.end-at : good])
+	}
+	in.advance()
+	if err != nil {
+		return fmt.Errorf("the log that the server sends: %w", err)
+	}
+	return nil
+}
+
+// advance moves the head to the parser's last record end; mu is held.
+func (in *intake) advance() {
+	c, mark := in.c, in.parser.Mark()
+	if mark.End == 0 {
+		return
+	}
+	in.link.confirmed = mark.End
+	if mark.End <= wal.LSN(in.head.Position) && in.head.Position != 0 {
+		return
+	}
+	in.head.Position, in.head.Bytes = mark.End.Position(), int64(mark.End)
+	in.marks = append(in.marks, in.head)
+	c.gate.Append(in.head, in.marks)
+	in.marks = in.marks[:0]
+	c.place.mark = mark
+	c.place.anchor(mark)
+	if c.gate.Ceiling != nil {
+		c.gate.Step(c.clock.Boot())
+	}
+	signal(c.answer)
+	signal(c.report)
+}
+
+// anchor remembers a record end now and then, to begin an overlap at.
+func (p *place) anchor(m wal.Mark) {
+	if n := len(p.anchors); n > 0 && m.End-p.anchors[n-1].End < anchorEvery {
+		return
+	}
+	if len(p.anchors) == anchorsMax {
+		p.anchors = append(p.anchors[:0], p.anchors[1:]...)
+	}
+	p.anchors = append(p.anchors, m)
+}
+
+// caughtUp begins the activity once all that the server had flushed is here.
+func (in *intake) caughtUp() {
+	if in.target == 0 || in.parser.Next() < in.target || in.parser.End() == 0 {
+		return
+	}
+	in.target = 0
+	c := in.c
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	in.link.ready = in.primary
+	c.activate()
+}
+
+// activate begins an activity if there is a primary to answer and nobody fences
+// it; mu is held.
+func (c *Capture) activate() {
+	if c.link == nil || !c.link.ready || c.gate.Ceiling != nil || c.gate.FencedBy != 0 {
+		return
+	}
+	c.gate.Activate(c.clock.Boot(), c.gate.Head)
+	c.log.Info("active", "lineage", c.place.lineage.String(), "head", wal.LSN(c.gate.Head.Position).String())
+	signal(c.report)
+	signal(c.answer)
+}
+
+// ping looks at keepalives: a server that waits to shut down asks and asks.
+func (in *intake) ping(ctx context.Context, m replication.Message) error {
+	if !m.Reply {
+		return nil
+	}
+	if in.pings++; in.pings < pingsMax {
+		in.asked = in.c.clock.Boot()
+		return nil
+	}
+	if time.Duration(in.c.clock.Boot()-in.asked) >= in.c.cfg.StopWait {
+		return errStopping
+	}
+	pause := time.NewTimer(pingPause)
+	defer pause.Stop()
+	select {
+	case <-ctx.Done():
+	case <-pause.C:
+	}
+	return nil
+}
