@@ -73,26 +73,26 @@ const (
 	controlCheckpoint   = 32
 	controlRedo         = 40
 	controlTimeline     = 48
-	controlMinRecovery  = 176
-	controlBackupStart  = 192
-	controlWALLevel     = 212
-	controlHintBits     = 216
-	controlSizes        = 220
-	controlCommitTimes  = 240
-	controlMaxAlign     = 244
-	controlBlockSize    = 256
-	controlWALBlockSize = 264
-	controlSegmentSize  = 268
-	controlChecksums    = 292
+	controlMinRecovery  = 136
+	controlBackupStart  = 152
+	controlWALLevel     = 172
+	controlHintBits     = 176
+	controlSizes        = 180
+	controlCommitTimes  = 200
+	controlMaxAlign     = 204
+	controlBlockSize    = 216
+	controlWALBlockSize = 224
+	controlSegmentSize  = 228
+	controlChecksums    = 252
 )
 
 // controlChecksumAt is where the checksum is, by PG_CONTROL_VERSION.
 func controlChecksumAt(version uint32) (at int, ok bool) {
 	switch version {
 	case 1300: // releases 13 to 17
-		return 328, true
+		return 288, true
 	case 1800:
-		return 332, true
+		return 292, true
 	}
 	return 0, false
 }
