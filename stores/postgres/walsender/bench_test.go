@@ -99,7 +99,7 @@ func socketPair(b *testing.B) (ours, theirs net.Conn) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	defer os.RemoveAll(dir)
+	defer func() { _ = os.RemoveAll(dir) }() // of a benchmark
 	l, err := net.Listen("unix", dir+"/s")
 	if err != nil {
 		b.Fatal(err)

@@ -12,7 +12,7 @@
 //
 // # Words
 //
-//   - receiver: the client; a walreceiver process, or a program like it
+//   - receiver: the client, a WAL receiver: a standby's walreceiver, or a program like it
 //   - session:  one connection of a receiver, whichever commands it gives
 //   - range:    what one [Reader.Next] returns: consecutive bytes that end at a
 //     record's end

@@ -71,8 +71,11 @@ func (s *Server) Run(ctx context.Context) (err error) {
 	}
 	defer func() { err = errors.Join(err, unlock()) }()
 	stop := context.AfterFunc(ctx, func() { _ = l.Close() }) // Accept reports it
-	defer stop()
-	defer l.Close()
+	defer func() {
+		if stop() { // ctx has not closed it
+			err = errors.Join(err, l.Close())
+		}
+	}()
 	close(s.ready)
 	var sessions sync.WaitGroup
 	defer sessions.Wait()

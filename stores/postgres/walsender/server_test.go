@@ -186,6 +186,43 @@ func TestRunEndsThoughReceiverIsFrozen(t *testing.T) {
 	}
 }
 
+// A receiver that says goodbye and goes while log is being written to it has left
+// in good order: so does a standby's walreceiver at a promotion.
+func TestGoodbyeWhileWriting(t *testing.T) {
+	ended := make(chan error, 1)
+	s, err := New(newMemLog(0x1000000, 0x1000000+64<<20), vfs.OS(), clock.System(), slog.New(slog.DiscardHandler),
+		Config{Directory: closedDir(t)}, Events{Ended: func(_ Stream, err error) { ended <- err }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	stop := run(t, s)
+	conn, err := pgconn.Connect(t.Context(), s.cfg.ConnInfo("standby")+" replication=true")
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw, err := conn.Hijack()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := raw.Conn.Write([]byte("Q\x00\x00\x00\x20START_REPLICATION 0/1000000\x00")); err != nil {
+		t.Fatal(err)
+	}
+	until(t, "log to be written", func() bool {
+		states := s.Streams()
+		return len(states) == 1 && states[0].Sent > 0x1000000
+	})
+	if _, err := raw.Conn.Write([]byte("X\x00\x00\x00\x04")); err != nil {
+		t.Fatal(err)
+	}
+	raw.Conn.Close()
+	if err := <-ended; err != nil {
+		t.Errorf("ended with %v", err)
+	}
+	if err := stop(); err != nil {
+		t.Error(err)
+	}
+}
+
 // until polls cond; the test's own deadline bounds it.
 func until(t *testing.T, what string, cond func() bool) {
 	t.Helper()

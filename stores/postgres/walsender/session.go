@@ -36,7 +36,7 @@ type session struct {
 
 // serve owns conn and closes it.
 func (s *Server) serve(ctx context.Context, conn net.Conn) {
-	defer conn.Close()
+	defer func() { _ = conn.Close() }() // all was written, or nobody reads it
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	c := s.admit(conn)

@@ -7,6 +7,7 @@ import (
 	"net"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgproto3"
@@ -105,10 +106,13 @@ func (t *stream) run(ctx context.Context) error {
 	both.Go(func() { t.receiveErr = t.receive(); close(t.received) })
 	end, err := t.send(ctx)
 	cancel()
-	if err != nil {
+	if err != nil && !errors.Is(err, syscall.EPIPE) { // of a receiver that has gone, receive finds the last words
 		_ = t.c.conn.SetReadDeadline(time.Unix(1, 0)) // frees receive; nobody reads after it
 	}
 	both.Wait()
+	if err != nil && errors.Is(t.receiveErr, errTerminated) {
+		err = errTerminated // it said goodbye while we wrote
+	}
 	t.leave(err)
 	if err != nil {
 		return err
