@@ -1,6 +1,7 @@
 package wal_test
 
 import (
+	"bytes"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -71,7 +72,9 @@ func TestOverwrittenRecord(t *testing.T) {
 	void := events[slices.IndexFunc(events, func(e wal.Event) bool { return e.Kind == wal.Overwrite })]
 	for page := void.Torn.PageStart(); page <= void.Start.PageStart(); page += wal.PageSize {
 		p.Begin(page)
-		pushAll(t, p, page, log.bytes()[page-log.start:], fixed(1<<20))
+		if f := pushAll(t, p, page, log.bytes()[page-log.start:], fixed(1<<20)); f == nil || f.Kind != wal.FaultEnd {
+			t.Fatalf("begun at %s: %+v", page, f)
+		}
 		if p.End() != ref.end(t, p) || page > void.Torn && p.First() > void.Start {
 			t.Fatalf("begun at %s: first %s, end %s", page, p.First(), p.End())
 		}
@@ -237,6 +240,58 @@ func TestForkAndTail(t *testing.T) {
 	}
 	if f := pushAll(t, p, fork, log.bytes()[fork-log.start:], fixed(5000)); f == nil || f.Kind != wal.FaultTimeline {
 		t.Errorf("the old primary's tail under the new lineage: %+v", f)
+	}
+}
+
+// A standby whose log ends in padding, whatever lies there, is at the segment's end
+// and forks there.
+func TestForkBehindPadding(t *testing.T) {
+	primary := pgtest.New(t, pgtest.Config{Settings: settings, SegmentSizeMiB: 1})
+	replica := primary.Replica(t, pgtest.Config{})
+	primary.SQL(t, "CREATE TABLE a (b int)")
+	replica.UntilReplayed(t, primary.SQL(t, "SELECT pg_switch_wal(); SELECT pg_current_wal_flush_lsn()"))
+	replica.Stop(t, pgtest.Fast)
+	primary.Stop(t, pgtest.Immediate)
+
+	size, dir := wal.SegmentSize(1<<20), filepath.Join(replica.DataDir, "pg_wal")
+	log := readFiles(t, dir, size, 1)
+	var last wal.Event
+	p := parser(t, wal.Config{SegmentSize: size, Event: func(e wal.Event) {
+		if e.Kind == wal.SegmentSwitch {
+			last = e
+		}
+	}})
+	p.Begin(log.start)
+	if f := pushAll(t, p, log.start, log.bytes(), fixed(1<<20)); f != nil && f.Kind != wal.FaultEnd || last.End == 0 || p.End() != size.End(last.End) {
+		t.Fatalf("the log ends at %s, the last switch at %s: %+v", p.End(), last.End, f)
+	}
+	for _, name := range names(t, dir, 1) {
+		if name > size.FileName(1, last.End) {
+			if err := os.Remove(filepath.Join(dir, name)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	f, err := os.OpenFile(filepath.Join(dir, size.FileName(1, last.End)), os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	junk := bytes.Repeat([]byte{0xEE}, int(size.End(last.End)-last.End))
+	if _, err := f.WriteAt(junk, size.Offset(last.End)); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Close(); err != nil {
+		t.Fatal(err)
+	}
+	replica.Start(t)
+	replica.Promote(t)
+	text, err := os.ReadFile(filepath.Join(dir, wal.Timeline(2).HistoryFileName()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	h, err := wal.ParseHistory(2, text)
+	if err != nil || len(h) != 1 || h[0].At != size.End(last.End) {
+		t.Errorf("forks at %+v, %v: want %s", h, err, size.End(last.End))
 	}
 }
 

@@ -5,8 +5,9 @@
 // the record before it, and its page belongs to the system, place and timeline
 // that the page says; the first byte of which that is not so is named. Nothing is
 // allocated for a record. Not promised: anything about what a record does to the
-// data; that the log is long enough; that two servers which call themselves one
-// timeline have one history, which is what [Lineage] is for.
+// data; that two servers which call themselves one timeline have one history, which
+// is what [Lineage] is for; that a server which was set back and went on is noticed
+// by its records alone, which at places lie alike: compare bytes as well.
 //
 // # Words
 //

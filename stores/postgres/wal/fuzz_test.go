@@ -79,7 +79,7 @@ func FuzzParser(f *testing.F) {
 func FuzzResealed(f *testing.F) {
 	fuzzLogs(f)
 	f.Fuzz(func(t *testing.T, b []byte, piece uint16, at uint64) {
-		from := wal.SegmentSize(goldenSegment).Start(wal.LSN(at%(1<<62))) + wal.LSN(goldenSegment)
+		from := goldenSegment.Start(wal.LSN(at%(1<<62))) + wal.LSN(goldenSegment)
 		b = slices.Clone(b)
 		mend(b, from)
 		p := parser(t, wal.Config{SegmentSize: goldenSegment, Event: func(e wal.Event) {

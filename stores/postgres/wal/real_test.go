@@ -334,7 +334,7 @@ func TestReal(t *testing.T) {
 		t.Run(fmt.Sprintf("segments of %d MiB", mib), func(t *testing.T) {
 			s := pgtest.New(t, pgtest.Config{Settings: settings, SegmentSizeMiB: mib})
 			work(t, s)
-			id, end := systemID(t, s), wal.LSN(0)
+			id := systemID(t, s)
 			lineage := wal.Lineage{System: id, First: 1}
 			var ref reference
 			log := readSegments(t, s, 1)
@@ -344,11 +344,14 @@ func TestReal(t *testing.T) {
 				t.Fatalf("the log ends with %+v", f)
 			}
 			first := firstRecord(log.size, find.First())
-			if end = find.End(); s.Version == 15 {
+			end := find.End()
+			if s.Version == 15 {
 				s.Stop(t, pgtest.Fast)
 				log = readFiles(t, filepath.Join(s.DataDir, "pg_wal"), log.size, 1)
 				find.Begin(log.start)
-				pushAll(t, find, log.start, log.bytes(), fixed(1<<17))
+				if f := pushAll(t, find, log.start, log.bytes(), fixed(1<<17)); f == nil || f.Kind != wal.FaultEnd {
+					t.Fatalf("the log ends with %+v", f)
+				}
 				end = find.End()
 				ref = waldump(t, s.Install, filepath.Join(s.DataDir, "pg_wal"), 1, first, end)
 			} else {

@@ -69,13 +69,15 @@ func (e *Event) parts(b []byte, v Version) bool {
 	if len(b) < 4 {
 		return false
 	}
-	flags, ok := binary.LittleEndian.Uint32(b), true
+	flags := binary.LittleEndian.Uint32(b)
 	b = b[4:]
 	if flags&xactDatabase != 0 {
-		if b, ok = skip(b, 8); !ok {
+		if len(b) < 8 {
 			return false
 		}
+		b = b[8:]
 	}
+	var ok bool
 	if flags&xactChildren != 0 {
 		if len(b) < 4 {
 			return false
@@ -104,13 +106,6 @@ func (e *Event) parts(b []byte, v Version) bool {
 	}
 	e.XID = binary.LittleEndian.Uint32(b)
 	return true
-}
-
-func skip(b []byte, n int) ([]byte, bool) {
-	if len(b) < n {
-		return nil, false
-	}
-	return b[n:], true
 }
 
 // skipList skips a count and so many entries of a size.
