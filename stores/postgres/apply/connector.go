@@ -132,6 +132,9 @@ func (c *Connector) prepare() error {
 	dir, mode := c.cfg.upstreamDir(), os.FileMode(0o700)
 	if a := c.cfg.Server.Account; a != nil {
 		mode = 0o710
+		if err := os.Chmod(filepath.Dir(dir), 0o711); err != nil { //nolint:gosec // to be passed through; what is in it is closed
+			return fmt.Errorf("make way for the warm server: %w", err)
+		}
 		if err := os.Chown(dir, -1, int(a.GID)); err != nil {
 			return fmt.Errorf("make way for the warm server: %w", err)
 		}
@@ -328,12 +331,16 @@ func (c *Connector) facts() facts {
 // observe asks the server how it is: often while it is behind what the node has
 // committed, for a promotion waits for it.
 func (c *Connector) observe(ctx context.Context) error {
-	const busy, idle = 10 * time.Millisecond, 200 * time.Millisecond
+	// A server that refuses connections logs each one.
+	const busy, starting, idle = 10 * time.Millisecond, 100 * time.Millisecond, 200 * time.Millisecond
 	for ctx.Err() == nil {
 		c.look(ctx)
 		every := idle
-		if c.behind() {
+		switch begins, behind := c.behind(); {
+		case behind:
 			every = busy
+		case begins:
+			every = starting
 		}
 		select {
 		case <-ctx.Done():
@@ -344,12 +351,13 @@ func (c *Connector) observe(ctx context.Context) error {
 	return nil
 }
 
-// behind reports whether the server is about to change.
-func (c *Connector) behind() bool {
+// behind reports whether the server is about to take connections, and whether it
+// has something to replay.
+func (c *Connector) behind() (starting, behind bool) {
 	limit := c.window.committed()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.up && (!c.answers || c.seen.Recovery && c.seen.Replayed < limit)
+	return c.up && !c.answers, c.answers && c.seen.Recovery && c.seen.Replayed < limit
 }
 
 // look asks once, and tells the others what changed.

@@ -252,7 +252,10 @@ func (c *Connector) fill(ctx context.Context, r *snapshot.Reader) error {
 			return errors.Join(fmt.Errorf("%s: %w", f.Path, err), w.Abort())
 		}
 	}
-	return w.Finish(ctx)
+	if err := w.Finish(ctx); err != nil {
+		return errors.Join(err, w.Abort())
+	}
+	return nil
 }
 
 func copyOne(ctx context.Context, w snapshot.Writer, r *snapshot.Reader, i int, f snapshot.File) error {
