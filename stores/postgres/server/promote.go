@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"path/filepath"
 	"strconv"
@@ -20,25 +21,38 @@ type Promotion struct {
 }
 
 // WaitReplayed waits until everything before end, a record's end, was replayed.
-// A server that is no follower has replayed all there was.
+// A server that is no follower has replayed all there was. It waits on while the
+// server is restarted, for [Server.Run] may be about to.
 func (s *Server) WaitReplayed(ctx context.Context, end wal.LSN) error {
-	_, err := s.replayed(ctx, end)
+	_, err := s.replayed(ctx, end, true)
 	return err
 }
 
-// replayed is WaitReplayed, and returns the state in which it came true.
-func (s *Server) replayed(ctx context.Context, end wal.LSN) (State, error) {
+// refusedPause is how long a server that does not take connections is left
+// alone: each refusal is a process of its own and a line in its log.
+const refusedPause = tidegate.Instant(50 * time.Millisecond)
+
+// replayed is WaitReplayed, and returns the state in which it came true. With
+// restarts false the server's end is an error.
+func (s *Server) replayed(ctx context.Context, end wal.LSN, restarts bool) (State, error) {
 	var last State
 	var lastErr error
+	var next tidegate.Instant
 	err := every(ctx, replayEvery, func() (bool, error) {
+		if s.clk.Boot() < next {
+			return false, nil
+		}
 		var st State
-		st, lastErr = s.State(ctx)
-		if lastErr == nil {
+		if st, lastErr = s.State(ctx); lastErr == nil {
 			last = st
 			return !st.Recovery || st.Replayed >= end, nil
 		}
+		next = s.clk.Boot() + refusedPause
 		if tidegate.ClassOf(lastErr) != tidegate.Transient {
 			return false, lastErr
+		}
+		if _, wanted := s.wanted(); wanted && restarts {
+			return false, nil
 		}
 		running, err := s.Running()
 		if err == nil && !running {
@@ -49,8 +63,8 @@ func (s *Server) replayed(ctx context.Context, end wal.LSN) (State, error) {
 	if err == nil {
 		return last, nil
 	}
-	if ctx.Err() != nil && lastErr == nil {
-		err = fmt.Errorf("replayed %s, received %s, want %s: %w", last.Replayed, last.Received, end, err)
+	if ctx.Err() != nil {
+		err = fmt.Errorf("replayed %s, received %s, want %s: %w", last.Replayed, last.Received, end, errors.Join(err, lastErr))
 	}
 	return last, s.failed("wait for replay of", err)
 }
@@ -147,7 +161,7 @@ func (s *Server) readyToPromote(ctx context.Context, end wal.LSN) (State, error)
 	if err := s.Resume(ctx); err != nil {
 		return State{}, err
 	}
-	st, err := s.replayed(ctx, end)
+	st, err := s.replayed(ctx, end, false)
 	if err != nil {
 		return st, err
 	}
