@@ -354,7 +354,8 @@ func (s *stream) refuseBase() error {
 // newestBase opens the files of the newest base of a stream whose log reaches what the
 // base needs: what a service beside this node is made from. The log to apply
 // begins at the start that the reader's Info tells, in that generation.
-// tidegate.ErrNotFound while no base of the log's last generation is held.
+// tidegate.ErrNotFound while no base of the log's last generation is held, and
+// while the log is empty: a base belongs to the generation that the log opens.
 func (s *stream) newestBase() (*snapshot.Reader, error) {
 	if s.bases == nil {
 		return nil, s.refuseBase()

@@ -226,7 +226,7 @@ func (c *cluster) creds(role tidegate.Role, name string) *pki.Credentials {
 }
 
 var testLimits = shipper.Limits{
-	KeepaliveEvery: 50 * time.Millisecond, IdleTimeout: 2 * time.Second, BatchBytesMax: 1 << 20, CreditBytes: 4 << 20,
+	KeepaliveEvery: 50 * time.Millisecond, IdleTimeout: 2 * time.Second, BatchBytesMax: 2 << 20, CreditBytes: 4 << 20,
 }.SetDefaults()
 
 func (nd *node) start() {
