@@ -29,7 +29,9 @@ type Log interface {
 
 	// Open returns a reader of the timeline from the given place on, which is
 	// wherever the receiver says: usually a segment's start, inside a record as
-	// often as not. It may block until the log is at hand, and ends early with
+	// often as not. After a fork inside a segment that start lies before the fork,
+	// and the reader gives the parent's bytes up to it, as the new timeline's first
+	// segment file has them. It may block until the log is at hand, and ends early with
 	// ctx. Outcomes: a reader; a [TimelineEnd] when exactly the end of a
 	// timeline was asked for; one of the errors below, which are told in
 	// PostgreSQL's words; another error, told as it is.

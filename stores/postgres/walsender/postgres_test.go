@@ -4,10 +4,13 @@ import (
 	"bytes"
 	"log/slog"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
+
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/tidegate/tidegate/internal/clock"
 	"github.com/tidegate/tidegate/internal/pgtest"
@@ -74,12 +77,41 @@ func standbyOf(t *testing.T, primary *pgtest.Server, name, conninfo string) *pgt
 	s := pgtest.AdoptDataDir(t, name, pgtest.Config{Settings: map[string]string{
 		"primary_conninfo": conninfo, "hot_standby_feedback": "on", "wal_receiver_status_interval": "1s", "max_wal_size": "4GB",
 	}}, func(dataDir string) {
-		primary.Give(t, dataDir, 0o700)
-		primary.Tool(t, "pg_basebackup", "-D", dataDir, "-X", "none", "-c", "fast", "-N")
+		backup(t, primary, dataDir)
 		primary.WriteFile(t, filepath.Join(dataDir, "standby.signal"), "", 0o600)
 	})
 	s.Start(t)
 	return s
+}
+
+// backup copies the primary's files without its log, by the way of the manual
+// that needs no program of the primary's version.
+func backup(t *testing.T, primary *pgtest.Server, dataDir string) {
+	t.Helper()
+	conn, err := pgconn.Connect(t.Context(), primary.Conn())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(t.Context())
+	if _, err := conn.Exec(t.Context(), "SELECT pg_backup_start('test', true)").ReadAll(); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := exec.CommandContext(t.Context(), "cp", "-a", primary.DataDir+"/.", dataDir).CombinedOutput(); err != nil {
+		t.Fatalf("copy: %v: %s", err, out)
+	}
+	rows, err := conn.Exec(t.Context(), "SELECT labelfile FROM pg_backup_stop(false)").ReadAll()
+	if err != nil {
+		t.Fatal(err)
+	}
+	primary.WriteFile(t, filepath.Join(dataDir, "backup_label"), string(rows[0].Rows[0][0]), 0o600)
+	for _, name := range []string{"postmaster.pid", "pg_wal"} {
+		if err := os.RemoveAll(filepath.Join(dataDir, name)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Mkdir(filepath.Join(dataDir, "pg_wal"), 0o700); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // burst makes the primary write at least the given log, in rows of all sizes and
