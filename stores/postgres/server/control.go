@@ -89,7 +89,7 @@ const (
 // controlChecksumAt is where the checksum is, by PG_CONTROL_VERSION.
 func controlChecksumAt(version uint32) (at int, ok bool) {
 	switch version {
-	case 1300: // releases 13 to 17
+	case 1300, 1700: // releases 13 to 16, and 17
 		return 288, true
 	case 1800:
 		return 292, true
