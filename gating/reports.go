@@ -215,9 +215,14 @@ func actualRPO(streams []*pb.PlanStream) (worst time.Duration, known bool) {
 // that holds most counts, and the others say the same again. A tail that the
 // next writer sealed anew is superseded, not lost. A standby node reports what the
 // service beside it left behind, under the name that the agent there gives it too.
+//
+// What of it had been released is the last writer's to say: it knows only once all
+// that it found at its start was durable, so nobody before it can have released
+// what was lost, and those who only kept the log released nothing.
 func measured(qs []registry.Quarantine, cut tidegate.Epoch) *pb.MeasuredLoss {
 	byNode := map[tidegate.NodeName]*pb.MeasuredLoss{}
-	var worst *pb.MeasuredLoss
+	var worst, last *pb.MeasuredLoss
+	var written tidegate.Epoch // by the last writer
 	for _, q := range qs {
 		if q.CutEpoch != cut || q.Reason == fence.ReasonSuperseded {
 			continue
@@ -243,6 +248,16 @@ func measured(qs []registry.Quarantine, cut tidegate.Epoch) *pb.MeasuredLoss {
 			m.GetReleasedRecords() == worst.GetReleasedRecords() && m.GetRecords() > worst.GetRecords() {
 			worst = m
 		}
+		if q.WrittenEpoch > written {
+			written, last = q.WrittenEpoch, m
+		}
+	}
+	switch {
+	case last == nil:
+	case !last.GetReleasedKnown():
+		worst.ReleasedKnown, worst.ReleasedWindow = false, nil
+	case last.GetReleasedRecords() >= worst.GetReleasedRecords():
+		worst.ReleasedKnown, worst.ReleasedRecords, worst.ReleasedWindow = true, last.GetReleasedRecords(), last.GetReleasedWindow()
 	}
 	return worst
 }

@@ -290,3 +290,33 @@ func TestAFailbackThatCannotBeginIsRefused(t *testing.T) {
 		t.Errorf("plan %s, rules %v, %v", rec.plan.ID, rec.view.GetRules(), err)
 	}
 }
+
+// Every node of the old site reports the same tail; only the one that wrote last
+// can know what of it was released, and what it knows counts.
+func TestLastWriterSaysWhatWasReleased(t *testing.T) {
+	t.Parallel()
+	tail := func(n tidegate.NodeName, written tidegate.Epoch, records int64, released *int64) registry.Quarantine {
+		return registry.Quarantine{
+			Node: n, WrittenEpoch: written, CutEpoch: 5, First: 100, Next: 200, Records: records, Bytes: 100,
+			ReleasedRecords: released, Reason: fence.ReasonDiverged,
+		}
+	}
+	for _, c := range []struct {
+		name     string
+		found    []registry.Quarantine
+		records  int64
+		released int64
+		known    bool
+	}{
+		{"an old writer does not know", []registry.Quarantine{tail("p2", 2, 8, nil), tail("p3", 4, 8, new(int64(3)))}, 8, 3, true},
+		{"who only kept the log has more of it", []registry.Quarantine{tail("p2", 0, 9, nil), tail("p3", 4, 8, new(int64(0)))}, 9, 0, true},
+		{"the last writer does not know", []registry.Quarantine{tail("p2", 2, 8, new(int64(0))), tail("p3", 4, 8, nil)}, 8, 0, false},
+		{"an old writer knows of more", []registry.Quarantine{tail("p2", 2, 8, new(int64(7))), tail("p3", 4, 8, new(int64(3)))}, 8, 7, true},
+		{"nobody knows who wrote", []registry.Quarantine{tail("p2", 0, 8, nil)}, 8, 0, false},
+	} {
+		m := measured(c.found, 5)
+		if m.GetRecords() != c.records || m.GetReleasedKnown() != c.known || c.known && m.GetReleasedRecords() != c.released {
+			t.Errorf("%s: %v", c.name, m)
+		}
+	}
+}
