@@ -16,9 +16,6 @@ import (
 	"github.com/tidegate/tidegate/internal/retry"
 )
 
-// storeJournal is the store whose library is fed here.
-const storeJournal = "journal"
-
 // applyState is what is known of the warm service beside this node; guarded by
 // the stream's mu.
 type applyState struct {
@@ -40,9 +37,11 @@ type library struct {
 	s     *stream
 	conn  *local.Conn
 	hello local.Hello
+	target
 
 	// Guarded by the stream's mu.
-	heard     bool // its first message came: whether it is active is known
+	finding   error // what keeps it from applying, by its own word
+	heard     bool  // its first message came: whether it is active is known
 	active    bool
 	told      local.Role // last role sent
 	progress  local.LibraryProgress
@@ -69,7 +68,12 @@ func (a *applyState) seq() (tidegate.Seq, bool) {
 // serveLibraries listens for the service's library until ctx ends.
 func (s *stream) serveLibraries(ctx context.Context, service tidegate.ServiceName, name tidegate.StreamName) error {
 	path := local.SocketPath(s.n.cfg.RunDir, local.DaemonStandby, service, name)
-	check := func(h local.Hello) error { return checkLibrary(h, service, name) }
+	check := func(h local.Hello) error {
+		s.mu.Lock()
+		store := s.view.store()
+		s.mu.Unlock()
+		return checkLibrary(h, service, name, store)
+	}
 	backoff := retry.Policy{}.Backoff()
 	for {
 		err := s.acceptLibraries(ctx, path, check)
@@ -114,7 +118,7 @@ func (s *stream) serveLibrary(ctx context.Context, conn *local.Conn, check func(
 	if err != nil {
 		return err
 	}
-	l := &library{s: s, conn: conn, hello: hello, lineage: hello.Lineage, own: hello.Lineage}
+	l := &library{s: s, conn: conn, hello: hello, target: targetOf(hello.Kind), lineage: hello.Lineage, own: hello.Lineage}
 	s.mu.Lock()
 	if old := s.apply.library; old != nil {
 		_ = old.conn.Close() // its session reports it
@@ -143,9 +147,9 @@ func (s *stream) serveLibrary(ctx context.Context, conn *local.Conn, check func(
 	return errors.Join(err, conn.Close(), l.unsettle())
 }
 
-func checkLibrary(h local.Hello, service tidegate.ServiceName, name tidegate.StreamName) error {
+func checkLibrary(h local.Hello, service tidegate.ServiceName, name tidegate.StreamName, store string) error {
 	if h.Service == service && h.Stream == name {
-		return nil
+		return h.CheckKind(store)
 	}
 	return &tidegate.Error{
 		Op: "serve library of", Subject: fmt.Sprintf("%s/%s", h.Service, h.Stream), Class: tidegate.Misuse,
@@ -187,6 +191,12 @@ func (l *library) receive() error {
 					l.s.replay.applied(l.s.n.deps.Clock.Boot(), seq)
 				}
 			})
+		case *local.Finding:
+			err := m.Err()
+			l.note(func() { l.finding = err })
+			if err != nil {
+				l.s.lg.Warn("library does not apply", keyErr, err, "hint", tidegate.HintOf(err))
+			}
 		default:
 			return fmt.Errorf("library sent %T", m)
 		}
@@ -233,7 +243,10 @@ func (l *library) feed(ctx context.Context) error {
 	defer func() { cursor.close() }()
 	for {
 		o, ok, err := l.part()
-		if ok && o.prove {
+		if ok {
+			o, err = l.fit(o)
+		}
+		if ok && err == nil && o.prove {
 			ok, err = l.settle(ctx)
 		}
 		if err != nil {
@@ -301,7 +314,7 @@ func (f *followCursor) close() {
 // feedTo sends committed batches through upTo. It blocks while the library's
 // socket is full: one batch is in memory, however far behind it is.
 func (l *library) feedTo(ctx context.Context, f *followCursor, o order) error {
-	if o.role.State != local.StateFollow || !o.prove {
+	if o.role.State != local.StateFollow || !o.prove || l.hello.Rest {
 		f.close()
 		return nil
 	}
@@ -376,8 +389,13 @@ func (l *library) send(h *batch.Header, sealed []byte) error {
 		if err != nil {
 			return fmt.Errorf("batch %s: %w", h.Seq, err)
 		}
+		// Said before the first batch of it: a library may have to know where it begins.
 		l.lineage = line.Lineage
-		return nil
+		l.s.mu.Lock()
+		role := l.told
+		l.s.mu.Unlock()
+		role.Lineage = line.Lineage
+		return l.tell(role)
 	case batch.KindHeartbeat, batch.KindBarrier, batch.KindHandover:
 		return nil // nothing for the store
 	case batch.KindGap:

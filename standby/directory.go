@@ -25,7 +25,7 @@ type StreamView struct {
 	ID      tidegate.StreamID    `json:"id"`
 	Service tidegate.ServiceName `json:"service"`
 	Name    tidegate.StreamName  `json:"name"`
-	Store   string               `json:"store"`   // "journal"
+	Store   string               `json:"store"`   // "journal", "postgres"
 	Members []tidegate.NodeName  `json:"members"` // configured standby set
 	Mode    tidegate.Mode        `json:"mode"`
 	Bounds  tidegate.Bounds      `json:"bounds"`

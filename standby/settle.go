@@ -9,16 +9,15 @@ import (
 	"github.com/tidegate/tidegate/batch"
 	"github.com/tidegate/tidegate/gating/fence"
 	"github.com/tidegate/tidegate/internal/local"
-	"github.com/tidegate/tidegate/stores/journal/capture"
 )
 
 // settling is whether a library's journal is a beginning of the log, as far as
 // that is known; the feeding goroutine's own.
 type settling struct {
-	done    bool            // it is: what it lacks may be fed
-	rewound bool            // it was told to go back: nothing more is said in this session
-	source  *capture.Source // its journal, read from outside; nil until needed
-	blind   bool            // it was said that the journal cannot be read
+	done    bool    // it is: what it lacks may be fed
+	rewound bool    // it was told to go back: nothing more is said in this session
+	source  outside // its log, read from outside; nil until needed, and when it cannot be
+	blind   bool    // it was said that the journal cannot be read
 }
 
 // journalState is what a library has said of its journal.
@@ -101,7 +100,7 @@ func (l *library) parting(ctx context.Context, j journalState) (p *parting, know
 		bound = own.parts(log)
 	}
 	if pro, ordered := l.s.ordered(); ordered {
-		if own.has(fork{pro.promise.Epoch, pro.at}) {
+		if l.target.forked(own, fork{pro.promise.Epoch, pro.at}) {
 			return nil, true, nil // it has forked off as it was told: what it holds beyond is its own
 		}
 		if j.end > pro.at && bound > pro.at {
@@ -227,6 +226,9 @@ func (l *library) sameAt(ctx context.Context, seq tidegate.Seq) (bool, error) {
 }
 
 func (l *library) same(ctx context.Context, h *batch.Header) (bool, error) {
+	if l.target.open == nil {
+		return true, nil // the lineages have been compared, and what overlaps is compared by the library
+	}
 	src := l.captured()
 	d, err := src.Reread(ctx, h.First, h.Next)
 	switch {
@@ -265,9 +267,9 @@ func (l *library) opens(ctx context.Context, p tidegate.Position) error {
 }
 
 // captured returns the journal, as it is read from outside.
-func (l *library) captured() *capture.Source {
+func (l *library) captured() outside {
 	if l.settled.source == nil {
-		l.settled.source = capture.New(l.s.n.deps.FS, l.hello.Dir)
+		l.settled.source = l.target.open(l.s.n.deps.FS, l.hello.Dir)
 	}
 	return l.settled.source
 }

@@ -272,7 +272,7 @@ func (n *Standby) keepStream(ctx context.Context, g *errgroup.Group, v StreamVie
 		s = n.stream(v.ID)
 	}
 	s.update(v, sites)
-	if !s.serving && s.fault == nil && n.cfg.RunDir != "" && v.Store == storeJournal {
+	if !s.serving && s.fault == nil && n.cfg.RunDir != "" {
 		s.serving = true
 		g.Go(func() error { return s.serveLibraries(ctx, v.Service, v.Name) })
 	}

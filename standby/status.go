@@ -107,6 +107,9 @@ func (s *stream) status() StreamStatus {
 	}
 	if l := s.apply.library; l != nil {
 		st.Endpoint = l.hello.Endpoint
+		if l.finding != nil && st.Err == "" {
+			st.Err = l.finding.Error()
+		}
 		if l.heard {
 			at := l.progress.Applied
 			st.AppliedPosition = &at
