@@ -68,13 +68,12 @@ func (c *Conn) History(ctx context.Context, t wal.Timeline) ([]byte, error) {
 	if err == nil {
 		return []byte(row[1].text), nil
 	}
-	err = c.fail("read history of timeline "+t.String()+" of", err)
-	if errors.Is(err, ErrSegmentRemoved) { // a file that is not there, here another one
-		return nil, &tidegate.Error{
+	if codeOf(err) == "58P01" { // no such file
+		err = &tidegate.Error{
 			Op: "read history of timeline " + t.String() + " of", Subject: c.target, Class: tidegate.Permanent, Err: tidegate.ErrNotFound,
 		}
 	}
-	return nil, err
+	return nil, c.fail("read history of timeline "+t.String()+" of", err)
 }
 
 // Lineage asks for the server's identity and its timeline's history and makes the

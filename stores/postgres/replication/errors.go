@@ -125,7 +125,16 @@ func diagnose(op, subject string, err error) error {
 }
 
 func refusalOf(pg *pgconn.PgError) refusal {
-	if r, ok := refusals[pg.Code]; ok {
+	// Codes that others use, too: of slots and segments only where the server's code
+	// for them raised it (slot.c; walsender.c WalSndSegmentOpen, xlog.c CheckXLogRemoved).
+	ours := true
+	switch pg.Code {
+	case "42704", "42710", "55006":
+		ours = strings.Contains(pg.Routine, "ReplicationSlot")
+	case "58P01":
+		ours = pg.Routine == "WalSndSegmentOpen" || pg.Routine == "CheckXLogRemoved"
+	}
+	if r, ok := refusals[pg.Code]; ok && ours {
 		return r
 	}
 	switch pg.Code {

@@ -139,13 +139,17 @@ func TestRefusalsInAnyLanguage(t *testing.T) {
 		"timeline": {pgconn.PgError{Code: "XX000", Routine: "tliSwitchPoint", Message: "angeforderte Zeitleiste 7"}, ErrTimeline},
 		"lost":     {pgconn.PgError{Code: "55000", Routine: "ReplicationSlotAcquire", Message: "kann nicht"}, ErrSlotLost},
 		"internal": {pgconn.PgError{Code: "XX000", Routine: "elsewhere", Message: "0/1"}, nil},
+		"file":     {pgconn.PgError{Code: "58P01", Routine: "sendFile", Message: "Datei fehlt"}, nil},
+		"missing":  {pgconn.PgError{Code: "42704", Routine: "ReplicationSlotAcquire"}, ErrSlotMissing},
+		"setting":  {pgconn.PgError{Code: "42704", Routine: "find_option"}, nil},
 		"other":    {pgconn.PgError{Code: "55000", Routine: "elsewhere"}, nil},
 	} {
 		err := diagnose("stream from", "db1", &c.pg)
 		if tidegate.ClassOf(err) != tidegate.Permanent || c.want != nil && !errors.Is(err, c.want) {
 			t.Errorf("%s: %v", name, err)
 		}
-		if c.want == nil && (errors.Is(err, ErrTimeline) || errors.Is(err, ErrAhead) || errors.Is(err, ErrSlotLost)) {
+		if c.want == nil && (errors.Is(err, ErrTimeline) || errors.Is(err, ErrAhead) || errors.Is(err, ErrSlotLost) ||
+			errors.Is(err, ErrSlotMissing) || errors.Is(err, ErrSegmentRemoved)) {
 			t.Errorf("%s: %v", name, err)
 		}
 		if !errors.As(err, new(*pgconn.PgError)) {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -177,7 +176,11 @@ func TestLogThatIsNotThere(t *testing.T) {
 	}
 	refused(t, "check of a lost slot", lost.Check(), replication.ErrSlotLost, tidegate.Permanent)
 	_, err = connect(t, config(s)).Start(t.Context(), replication.StartOptions{Slot: "tide", Timeline: 1, From: slot.Restart})
-	refused(t, "lost slot", err, replication.ErrSegmentRemoved, tidegate.Permanent)
+	gone := replication.ErrSegmentRemoved
+	if s.Version >= 18 {
+		gone = replication.ErrSlotLost // it looks at the slot first
+	}
+	refused(t, "lost slot", err, gone, tidegate.Permanent)
 	_, err = connect(t, config(s)).Start(t.Context(), replication.StartOptions{Timeline: 1, From: slot.Restart})
 	refused(t, "segment removed", err, replication.ErrSegmentRemoved, tidegate.Permanent)
 }
@@ -213,9 +216,5 @@ func TestControlAndSettings(t *testing.T) {
 	}
 	if _, err := q.Senders(t.Context()); err != nil {
 		t.Error(err)
-	}
-	s.SQL(t, "SET statement_timeout = 0")
-	if got := filepath.Base(s.DataDir); got != "data" {
-		t.Error(got)
 	}
 }
