@@ -84,7 +84,7 @@ func (d Dialer) PushBase(ctx context.Context, addr string, a BaseAttach, cfg Pus
 	s := NewBaseSender(conn)
 	var sink snapshot.Sink = s
 	if cfg.Wait != nil {
-		sink = heldBack{s, cfg.Wait}
+		sink = snapshot.HoldBack(s, cfg.Wait)
 	}
 	g, gctx := errgroup.WithContext(ctx)
 	var over atomic.Bool // this end has nothing more to say
@@ -126,29 +126,4 @@ func (s *BaseSender) push(ctx context.Context, sink snapshot.Sink, cfg PushConfi
 		return info, name, err
 	}
 	return m.Info, name, s.Commit(ctx, b, name)
-}
-
-// heldBack is a sink whose pages wait for the operator's rate.
-type heldBack struct {
-	sink snapshot.Sink
-	wait func(ctx context.Context, bytes int) error
-}
-
-// Put implements [snapshot.Sink].
-func (h heldBack) Put(ctx context.Context, place uint64, x *snapshot.Extent, pages snapshot.Pages) (snapshot.Put, error) {
-	return h.sink.Put(ctx, place, x, heldPages{func(n int) error { return h.wait(ctx, n) }, pages})
-}
-
-type heldPages struct {
-	wait  func(bytes int) error
-	pages snapshot.Pages
-}
-
-// Pages implements [snapshot.Pages].
-func (h heldPages) Pages(need snapshot.Need) (snapshot.Payload, error) {
-	p, err := h.pages.Pages(need)
-	if err != nil {
-		return p, err
-	}
-	return p, h.wait(len(p.Stored))
 }

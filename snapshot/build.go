@@ -238,3 +238,33 @@ func (w *fileWriter) Close() error {
 	w.b.meter.files.Add(1)
 	return nil
 }
+
+// HoldBack returns a sink whose pages wait, compressed, until so many bytes may be
+// handed over.
+func HoldBack(sink Sink, wait func(ctx context.Context, bytes int) error) Sink {
+	return heldBack{sink, wait}
+}
+
+type heldBack struct {
+	sink Sink
+	wait func(ctx context.Context, bytes int) error
+}
+
+// Put implements [Sink].
+func (h heldBack) Put(ctx context.Context, place uint64, x *Extent, pages Pages) (Put, error) {
+	return h.sink.Put(ctx, place, x, heldPages{func(n int) error { return h.wait(ctx, n) }, pages})
+}
+
+type heldPages struct {
+	wait  func(bytes int) error
+	pages Pages
+}
+
+// Pages implements [Pages].
+func (h heldPages) Pages(need Need) (Payload, error) {
+	p, err := h.pages.Pages(need)
+	if err != nil {
+		return p, err
+	}
+	return p, h.wait(len(p.Stored))
+}

@@ -408,7 +408,7 @@ func TestSeededNodeFetchesTheRest(t *testing.T) {
 	}
 	nd := c.nodes["dr1"]
 	var meter snapshot.Meter
-	p, err := Seed(c.ctx(), nd.fs, nd.dir, theStream, from, &meter, nd.n.deps.Clock)
+	p, err := Seed(c.ctx(), nd.fs, nd.dir, theStream, from, &meter, nil)
 	if err != nil || p.Bytes != int64(len(content)) {
 		t.Fatalf("seed: %+v, %v", p, err)
 	}
@@ -424,7 +424,7 @@ func TestSeededNodeFetchesTheRest(t *testing.T) {
 	w.mustShip()
 	c.until("it counts", func() bool { return w.durable() == 1 })
 	c.restored("dr1", content)
-	if _, err := Seed(c.ctx(), nd.fs, nd.dir, tidegate.ID{1}, from, &meter, nd.n.deps.Clock); tidegate.ClassOf(err) != tidegate.Misuse {
+	if _, err := Seed(c.ctx(), nd.fs, nd.dir, tidegate.ID{1}, from, &meter, nil); tidegate.ClassOf(err) != tidegate.Misuse {
 		t.Errorf("a stream that the node does not know: %v", err)
 	}
 }

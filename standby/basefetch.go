@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/tidegate/tidegate"
-	"github.com/tidegate/tidegate/internal/clock"
 	"github.com/tidegate/tidegate/internal/vfs"
 	"github.com/tidegate/tidegate/shipper"
 	"github.com/tidegate/tidegate/snapshot"
@@ -109,9 +108,9 @@ func (s *stream) fetchBase(ctx context.Context, node tidegate.NodeName, g tidega
 // Seed puts the files below from into the store that a stream's bases are kept in,
 // ahead of a base that resembles them: what is in them then need not cross the
 // WAN. Nothing counts by it, and nothing is trusted: a base is asked for by its
-// own content. The node may be running; a base is not taken in meanwhile. meter may
-// be read all the while.
-func Seed(ctx context.Context, fsys vfs.FS, dataDir string, stream tidegate.StreamID, from string, meter *snapshot.Meter, clk clock.Clock) (snapshot.Progress, error) {
+// own content. The node may be running; a base is not taken in meanwhile. What is
+// stored waits for wait, which nil is not asked. meter may be read all the while.
+func Seed(ctx context.Context, fsys vfs.FS, dataDir string, stream tidegate.StreamID, from string, meter *snapshot.Meter, wait func(ctx context.Context, bytes int) error) (snapshot.Progress, error) {
 	dir := streamDir(dataDir, stream)
 	if _, err := fsys.Stat(filepath.Join(dir, baseDirName)); err != nil {
 		return snapshot.Progress{}, &tidegate.Error{
@@ -128,8 +127,12 @@ func Seed(ctx context.Context, fsys vfs.FS, dataDir string, stream tidegate.Stre
 	if err != nil {
 		return snapshot.Progress{}, err
 	}
-	info := snapshot.Info{Stream: stream, Generation: 1, Taken: clk.Wall().UnixNano()} // of a manifest that nobody commits
-	_, err = snapshot.Build(ctx, in, snapshot.BuildConfig{Meter: meter}, info, snapshot.Directory(from, meter))
+	var sink snapshot.Sink = in
+	if wait != nil {
+		sink = snapshot.HoldBack(in, wait)
+	}
+	info := snapshot.Info{Stream: stream, Generation: 1} // of a manifest that nobody commits
+	_, err = snapshot.Build(ctx, sink, snapshot.BuildConfig{Meter: meter}, info, snapshot.Directory(from, meter))
 	if cerr := in.Close(); err == nil {
 		err = cerr
 	}

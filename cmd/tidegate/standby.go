@@ -51,6 +51,7 @@ func standbyCommand() *ucli.Command {
 				Flags:     []ucli.Flag{roleFileFlag("standby"), cli.OutputFlag()},
 				Action:    setAsideStandby,
 			},
+			seedCommand(),
 		},
 	}
 }
