@@ -24,13 +24,17 @@ func (s *Server) Replica(tb testing.TB, cfg Config) *Server {
 		cfg.Password = s.Password
 	}
 	r := prepare(tb, s.Name+"-replica", cfg)
-	// A tablespace's path is the same for every server of this machine: without a map of
-	// its own, each directory of the primary would be written into.
-	args := []string{"-D", r.DataDir, "-h", s.SocketDir, "-p", fmt.Sprint(Port), "-U", Superuser, "-X", "stream", "-c", "fast", "-N"}
-	for i, dir := range s.tablespaces(tb) {
-		args = append(args, "-T", dir+"="+filepath.Join(r.Dir, fmt.Sprintf("tablespace%d", i)))
+	if s.canBackUp() {
+		// A tablespace's path is the same for every server of this machine: without a map
+		// of its own, each directory of the primary would be written into.
+		args := []string{"-D", r.DataDir, "-h", s.SocketDir, "-p", fmt.Sprint(Port), "-U", Superuser, "-X", "stream", "-c", "fast", "-N"}
+		for i, dir := range s.tablespaces(tb) {
+			args = append(args, "-T", dir+"="+r.tablespaceDir(i))
+		}
+		s.Run(tb, "pg_basebackup", args...)
+	} else {
+		s.copyTo(tb, r)
 	}
-	s.Run(tb, "pg_basebackup", args...)
 	r.Follow(tb, s)
 	r.Start(tb)
 	r.UntilSQL(tb, "SELECT count(*) FROM pg_stat_wal_receiver WHERE status = 'streaming'", "1")
