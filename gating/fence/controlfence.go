@@ -179,7 +179,7 @@ func (c *Controller) choose() {
 			// no claim before it has brought them to it and armed its gate again.
 			r.Gate.State = GateUnknown
 		}
-		r.Chosen = append(r.Chosen[max(0, len(r.Chosen)-choicesMax+1):], Choice{r.Promise(), r.Unclean})
+		r.Chosen = append(r.Chosen[max(0, len(r.Chosen)-choicesMax+1):], Choice{Term{r.Epoch, r.StartSeq, r.Holder.UUID}, r.Unclean})
 		r.Before, r.Forgot = r.Gate, r.Restored
 		s.Evidence = s.evidence(best)
 	}

@@ -111,7 +111,7 @@ func (c *Controller) decide() {
 func (c *Controller) objection(s *StreamPlan) *Refusal {
 	switch c.p.Kind {
 	case KindAcquire:
-		return c.acquireObjection(&s.Record)
+		return c.acquireObjection(s)
 	case KindReconfigure:
 		return c.reconfigureObjection(s)
 	case KindSwitchover:
@@ -133,8 +133,21 @@ func (c *Controller) objection(s *StreamPlan) *Refusal {
 // acquireObjection: an agent that starts takes streams only where they live, and
 // not out of the hands of a plan that moves them. A switchover that has only
 // asked its writer to go is not in its way: that writer is gone.
-func (c *Controller) acquireObjection(r *EpochRecord) *Refusal {
+//
+// An acquire waits for no lease and claims no loss, because the source's own
+// consensus decided it. Being at the same site is no proof of that: a service that
+// was brought up by a promotion, and left behind by the next one before its agent
+// ever wrote, is a cluster of its own, and does not have what was released since.
+// Its log tells. The node that holds the stream is its source in any case: there a
+// promotion may have found the service active, with nothing to begin.
+func (c *Controller) acquireObjection(s *StreamPlan) *Refusal {
+	r := &s.Record
 	switch {
+	case s.Branch != nil && *s.Branch < r.Branch && r.Active.Node != c.p.Target.Node && !mutate.Broken(mutate.AcquireOwn):
+		return &Refusal{
+			Rule: RuleBranch, Why: fmt.Sprintf("the service on node %s went its own way at epoch %s, the stream was brought up elsewhere at %s", c.p.Target.Node, *s.Branch, r.Branch),
+			Hint: "restart the service, so that it follows, or use failover or switchover to move the stream to it",
+		}
 	case r.ActiveEpoch > 0 && r.Active.Site != c.p.Target.Site:
 		return &Refusal{Rule: RuleSameSite, Why: fmt.Sprintf("the stream lives at site %s", r.Active.Site), Hint: "use failover to move a service"}
 	case r.Moving() && !c.p.Preempt:
@@ -208,7 +221,7 @@ func (c *Controller) reserve() {
 		r.Epoch = max(r.Epoch, s.Heard.Epoch) + 1
 		r.Holder, r.State, r.Plan, r.Kind = c.p.Target, StateFencing, c.p.ID, c.p.Kind
 		if mutate.Broken(mutate.ChoiceKnown) {
-			r.Chosen = append(r.Chosen, Choice{Promise: r.Promise()})
+			r.Chosen = append(r.Chosen, Choice{Term: Term{r.Epoch, r.StartSeq, r.Holder.UUID}})
 		}
 		r.Target, r.Deadline = Holder{}, 0
 		r.Unclean, r.Source, r.Missing, r.Since = false, "", nil, c.now.UnixNano()

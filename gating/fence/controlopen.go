@@ -26,10 +26,21 @@ func (c *Controller) sendAdopts() {
 		s := &c.p.Streams[i]
 		for _, m := range s.askedToAdopt() {
 			if !slices.ContainsFunc(s.Adopters, func(r AdoptReply) bool { return r.Member.Node == m.Node }) {
-				c.emit(SendAdopt{m, adoptRequest(s.Record, s.source(m.Node))})
+				c.emit(SendAdopt{m, adoptRequest(s.Record, s.source(m.Node), s.adoptedBy(m))})
 			}
 		}
 	}
+}
+
+// adoptedBy returns the epoch that a member's log has adopted, as it said last; 0
+// when it has not answered.
+func (s *StreamPlan) adoptedBy(m Member) tidegate.Epoch {
+	for _, r := range s.Replies {
+		if r.Member == m {
+			return r.History.Last().Epoch
+		}
+	}
+	return 0
 }
 
 // askedToAdopt returns the members of the old and of the wanted configuration.
@@ -152,8 +163,14 @@ func (c *Controller) activate() {
 		s := &next.Streams[i]
 		cfg := c.opened(s)
 		r := &s.Record
+		if c.promotes() && r.Active.Node != r.Holder.Node {
+			r.Branch = r.Epoch
+		}
 		r.Shrunk = len(cfg.Members) < len(s.config().Members) || r.Shrunk && s.Wanted == nil
 		r.State, r.Config, r.ActiveEpoch, r.Active = StateActive, cfg, r.Epoch, r.Holder
+		if r.Unclean {
+			r.Forced = r.Epoch
+		}
 		r.Inherited = c.p.Kind == KindReconfigure && r.Gate.Lease > 0
 		r.History, r.Chosen = r.History.With(Term{r.Epoch, r.StartSeq, r.Holder.UUID}), nil
 		r.Since = c.now.UnixNano()

@@ -504,7 +504,7 @@ func (n *Node) cut(o *nodeOp, common tidegate.Seq) {
 		}
 		n.fetch(o)
 	})
-	n.out = append(n.out, Cut{t, to, o.adopt.Epoch, o.reason, below})
+	n.out = append(n.out, Cut{t, to, o.adopt.Epoch, o.reason, o.adopt.Unclean})
 }
 
 // fetch copies what the chosen log has and this one has not.

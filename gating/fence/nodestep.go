@@ -110,7 +110,7 @@ type (
 		To        tidegate.LogPos
 		Epoch     tidegate.Epoch // of the adopt that supersedes the tail
 		Reason    string         // ReasonSuperseded or ReasonDiverged
-		Committed bool           // unclean adopts only: cuts below what was applied, the warm copy must be rebuilt
+		Committed bool           // an unclean adopt: may cut below what was applied, which a restart has made the core forget; the warm copy may have to be rebuilt
 	}
 	// Fetch: append the batches (From.Seq, To.Seq] from Source's log, verbatim
 	// and chain-checked, then step Fetched.

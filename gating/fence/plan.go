@@ -91,6 +91,7 @@ const (
 	RuleAttempts     = "attempts" // F1 was committed AttemptsMax times without success
 	RuleRecord       = "record"   // the registry's record is missing, unreadable, or not in the state that the plan needs
 
+	RuleBranch   = "other-history"     // an agent may acquire only for a service whose log went on from the stream's last promotion
 	RuleHandover = "handover-lossless" // the chosen head is not the one that was handed over
 	RuleDrain    = "drain"             // the writer did not hand over in time
 	RuleAborted  = "aborted"           // an operator called the plan off
@@ -102,6 +103,7 @@ type StreamPlan struct {
 	Stream   tidegate.StreamID   `json:"stream"`
 	Name     tidegate.StreamName `json:"name"`
 	Wanted   *Config             `json:"wanted,omitempty"`  // configuration to reach; nil keeps the last active one
+	Branch   *tidegate.Epoch     `json:"branch,omitempty"`  // acquire: the newest epoch that the target's own log was brought up by, 0 for none; nil when it does not tell
 	Evidence Evidence            `json:"evidence,omitzero"` // of the nodes that answered, against the chosen head
 
 	Revision int64        `json:"revision"` // of the epoch key when Record was read or written

@@ -92,9 +92,10 @@ type EpochRecord struct {
 	Holder      Holder              `json:"holder"`
 	State       State               `json:"state"`
 	Gate        GateRecord          `json:"gate"`
-	Config      Config              `json:"config"`       // last active configuration
-	ActiveEpoch tidegate.Epoch      `json:"active_epoch"` // the epoch Config was written under; 0: registration
-	Active      Holder              `json:"active"`       // holder of ActiveEpoch: where the stream lives
+	Config      Config              `json:"config"`           // last active configuration
+	ActiveEpoch tidegate.Epoch      `json:"active_epoch"`     // the epoch Config was written under; 0: registration
+	Active      Holder              `json:"active"`           // holder of ActiveEpoch: where the stream lives
+	Branch      tidegate.Epoch      `json:"branch,omitempty"` // newest epoch that brought the service of another node up: what has not gone on from there is not the stream's source
 	StartSeq    tidegate.Seq        `json:"start_seq"`
 	Head        tidegate.LogPos     `json:"head"`
 	History     History             `json:"history"`             // terms of the log; in ACTIVE it ends with this epoch
@@ -107,6 +108,7 @@ type EpochRecord struct {
 	Before      GateRecord          `json:"before,omitzero"`     // the gate as it stood when Head was chosen: what that epoch's writer has recorded since says nothing of the loss
 	Forgot      bool                `json:"forgot,omitempty"`    // Restored was set then
 	Inherited   bool                `json:"inherited,omitempty"` // made by a reconfiguration while leases applied: until it hears of it, the holder may count on words of members before; only time since F1 ends those
+	Forced      tidegate.Epoch      `json:"forced,omitempty"`    // newest epoch that was opened with an Unclean head: a log older than that may hold what it gave up, committed as it was
 	Shrunk      bool                `json:"shrunk,omitempty"`    // fewer members than wanted: under-protected
 	Chosen      []Choice            `json:"chosen,omitempty"`    // heads chosen since ActiveEpoch, oldest first: no log has adopted any other epoch above it unless the registry has gone back
 	Target      Holder              `json:"target,omitzero"`     // SWITCHING, DEMOTED: who is to hold the stream next
@@ -122,7 +124,7 @@ type EpochRecord struct {
 // went back may have the same epoch reserved again for the same holder: a log that
 // has adopted it got it before, and must not pass for one that this record knows.
 type Choice struct {
-	Promise
+	Term
 	Unclean bool `json:"unclean,omitempty"` // too few had answered that know what they had: who adopts it may be cut below what it had acknowledged
 }
 
@@ -130,11 +132,11 @@ type Choice struct {
 // forgotten is taken for proof that the registry went back: claims only get weaker.
 const choicesMax = 32
 
-// choice returns the choice that a term was opened by; false when the record
-// knows of none.
+// choice returns the choice in whose epoch a term was opened; false when the
+// record knows of none.
 func (r *EpochRecord) choice(t Term) (Choice, bool) {
-	for _, c := range r.Chosen {
-		if c.Promise == (Promise{t.Epoch, t.Holder}) {
+	for i := len(r.Chosen) - 1; i >= 0; i-- {
+		if c := r.Chosen[i]; c.Epoch == t.Epoch && c.Holder == t.Holder {
 			return c, true
 		}
 	}
@@ -148,13 +150,17 @@ func (r *EpochRecord) gaveUp(h History) bool {
 	return ok && c.Unclean && c.Epoch > r.ActiveEpoch && !mutate.Broken(mutate.UncleanSticks)
 }
 
-// told returns h without the terms at its end that say nothing of what the log
-// holds: those by which it gave something up.
+// told returns h without the terms at its end that make no log better than
+// another: those by which it gave something up, and one that it has not come to
+// hold ([NodeMeta.GivingUp]).
 func (r *EpochRecord) told(h History) History {
-	for r.gaveUp(h) {
+	for {
+		c, ok := r.choice(h.Last())
+		if !r.gaveUp(h) && !(ok && c.Epoch > r.ActiveEpoch && c.StartSeq != h.Last().StartSeq) {
+			return h
+		}
 		h = h[:len(h)-1]
 	}
-	return h
 }
 
 // EpochRecordVersion is the version of the JSON form of [EpochRecord].
@@ -288,12 +294,13 @@ func (r EpochRecord) AdoptFor(adopted tidegate.Epoch, source tidegate.NodeName) 
 	if r.State != StateActive && r.State != StateSwitching || adopted >= r.Epoch {
 		return AdoptRequest{}, false
 	}
-	return adoptRequest(r, source), true
+	return adoptRequest(r, source, adopted), true
 }
 
 // adoptRequest derives the adopt from a record that carries the choice
-// (RECOVERING or ACTIVE): any controller derives the same one.
-func adoptRequest(r EpochRecord, source tidegate.NodeName) AdoptRequest {
+// (RECOVERING or ACTIVE): any controller derives the same one for a log that has
+// adopted the epoch adopted, 0 when that is not known.
+func adoptRequest(r EpochRecord, source tidegate.NodeName, adopted tidegate.Epoch) AdoptRequest {
 	h := r.History
 	if h.Last().Epoch == r.Epoch {
 		h = h[:len(h)-1]
@@ -304,6 +311,7 @@ func adoptRequest(r EpochRecord, source tidegate.NodeName) AdoptRequest {
 	}
 	return AdoptRequest{
 		Stream: r.Stream, Epoch: r.Epoch, Holder: r.Holder.UUID,
-		History: h.Clone(), Head: r.Head, Source: source, Reason: reason, Unclean: r.Unclean,
+		History: h.Clone(), Head: r.Head, Source: source, Reason: reason,
+		Unclean: r.Unclean || adopted < r.Forced,
 	}
 }

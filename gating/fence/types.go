@@ -259,9 +259,9 @@ type NodeMeta struct {
 	History     History              `json:"history"`
 	Starts      uint32               `json:"starts"` // process starts of this incarnation; high 24 bits of Ack.Stamp
 
-	// GivingUp is the promise under which the log is being cut to a head that too few
-	// had chosen. It is on disk before the cut, and goes when a term is opened: a
-	// node that crashed in between does not pass for one that never had more.
+	// GivingUp is the promise under which the log is being cut by an unclean adopt. It
+	// is on disk before the cut, and goes when a term is opened: a node that crashed
+	// in between does not pass for one that never had more.
 	GivingUp Promise `json:"giving_up,omitzero"`
 
 	// LeaseTTL is the longest lease granted to LeaseHolder, LeaseHolder the last

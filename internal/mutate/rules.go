@@ -31,6 +31,7 @@ const (
 	HandoverApplied              // a writer hands over only what the target has applied with the same state digest
 	SwitchAbort                  // a switchover is aborted by compare-and-swap: never after the demotion
 	UncleanSticks                // a head chosen without a quorum leaves its adopters in doubt until an epoch is opened
+	AcquireOwn                   // an epoch is acquired only for a service that went on from the stream's last promotion
 	ChoiceKnown                  // a log's epoch is known to the record only if a head was chosen in it, not if it was reserved
 
 	// Leases of open and degraded streams.
@@ -67,7 +68,7 @@ var names = [ruleCount]string{
 	ApplyCommitted: "apply-committed", ConfigOverlap: "config-overlap", RouteAfterFence: "route-after-fence",
 	QuarantineFirst: "quarantine-first", HandoverLossless: "handover-lossless", HandoverDurable: "handover-durable",
 	HandoverApplied: "handover-applied", SwitchAbort: "switch-abort",
-	UncleanSticks: "unclean-sticks", ChoiceKnown: "choice-known",
+	UncleanSticks: "unclean-sticks", AcquireOwn: "acquire-own", ChoiceKnown: "choice-known",
 	LeaseAwaited: "lease-awaited", LeaseFence: "lease-fence", LeaseKept: "lease-kept", LeaseAfterRestart: "lease-after-restart",
 	LeaseNoRenew: "lease-no-renew", LeaseChecked: "lease-checked", LeaseBootClock: "lease-boot-clock", LeaseCounted: "lease-counted",
 	BoundsEnforced: "bounds-enforced", RegateAfterStart: "regate-after-start", DegradeRecorded: "degrade-recorded",
