@@ -76,7 +76,10 @@ const (
 
 // Messages between agents and gates.
 type (
-	mAcquire struct{ holder fence.Holder }
+	mAcquire struct {
+		holder   fence.Holder
+		branches []tidegate.Epoch // of the service's journals
+	}
 	mGranted struct { // answers what an agent asked a gate for
 		stream   int
 		ok       bool
@@ -196,7 +199,11 @@ func (a *agent) maybeAcquire() {
 	}
 	a.asked = a.m.boot()
 	a.w.log(a.addr, "", "acquire", "%s", a.self)
-	a.send(a.anyGate(), &mAcquire{a.self})
+	m := &mAcquire{holder: a.self}
+	for _, ls := range a.lib.streams {
+		m.branches = append(m.branches, ls.j.branch())
+	}
+	a.send(a.anyGate(), m)
 }
 
 func (a *agent) receive(from *host, msg any) {

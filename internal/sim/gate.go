@@ -279,7 +279,7 @@ func (g *gate) receive(from *host, msg any) {
 	case *mWatch:
 		g.onWatch(from, m.gen)
 	case *mAcquire:
-		g.acquire(m.holder)
+		g.acquire(m.holder, m.branches)
 	case *mChange:
 		g.change(m)
 	case *mRenew:

@@ -76,6 +76,16 @@ func (j *journal) index(p tidegate.Position) (n int, exact bool) {
 	return n, j.at(n).end == p
 }
 
+// branch returns the epoch of the newest promotion that the journal has gone on from.
+func (j *journal) branch() tidegate.Epoch {
+	for i := len(j.recs) - 1; i >= 0; i-- {
+		if j.recs[i].kind == recBranch {
+			return tidegate.Epoch(j.recs[i].digest)
+		}
+	}
+	return 0
+}
+
 // cut removes everything behind the first n records. What was taken from the
 // journal before keeps its memory.
 func (j *journal) cut(n int) {

@@ -244,6 +244,7 @@ func (o *oracle) turned(stream int, rec fence.EpochRecord, head *entry) {
 		t.durable(e)
 	}
 	if rec.Kind != fence.KindFailover && rec.Kind != fence.KindSwitchover {
+		o.wentOn(stream, rec, head)
 		return
 	}
 	u := turn{epoch: rec.Epoch, head: head, kind: rec.Kind, plan: rec.Plan, unclean: rec.Unclean || rec.Restored, old: rec.Gate}
@@ -251,6 +252,36 @@ func (o *oracle) turned(stream int, rec fence.EpochRecord, head *entry) {
 		o.w.fail("I17", "stream %d: switchover opened epoch %s from %s, handed over was %+v", stream, rec.Epoch, rec.Head, rec.Handover)
 	}
 	t.turns = append(t.turns, u)
+}
+
+// wentOn: I23, a writer that another one follows at the same place makes no loss
+// statement: whatever was released there is in the log, or in the new one's journal.
+func (o *oracle) wentOn(stream int, rec fence.EpochRecord, head *entry) {
+	t := o.streams[stream]
+	from, _ := t.between(rec.Epoch)
+	have := make([]bool, len(t.records))
+	for e := head; e.pos.Seq > 0; e = e.prev() {
+		for i := range e.recs {
+			if id := e.recs[i].id; id >= 0 {
+				have[id] = true
+			}
+		}
+	}
+	for _, l := range o.w.libs {
+		if l.m.name == rec.Holder.Node {
+			for i := range l.streams[stream].j.recs {
+				if id := l.streams[stream].j.recs[i].id; id >= 0 {
+					have[id] = true
+				}
+			}
+		}
+	}
+	for id := range t.records {
+		if r := &t.records[id]; r.acked && !have[id] && r.ackEpoch >= from {
+			o.w.fail("I23", "stream %d: record %d was released under epoch %s, and %s, who acquired epoch %s, does not have it", stream, id, r.ackEpoch, rec.Holder, rec.Epoch)
+			return
+		}
+	}
 }
 
 // reported keeps what a plan claims of its loss.

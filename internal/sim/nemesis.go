@@ -58,10 +58,11 @@ func (w *world) acts() []func() {
 	some(s.restores, w.backupOrRestore, w.rollback, w.rollback)
 	some(s.wish.lease > 0 && !s.restores, w.leaseAmbush)
 	some(s.switches, w.switchover, w.switchover)
+	some(s.force, w.abandon, w.abandon)
 	some(s.modes, w.changeMode, w.brake, w.freeze)
 	for range len(acts) / 2 { // half of what a theme's seed meets is the theme
 		some(s.theme == themeTwins, w.twins)
-		some(s.theme == themeBack, w.rollback, w.changeMode)
+		some(s.theme == themeBack, w.rollback, w.changeMode, w.repeat)
 		some(s.theme == themeLeases, w.leaseAmbush)
 		some(s.theme == themeBrake, w.brake)
 		some(s.theme == themeRegate, w.restartStuck)
@@ -163,7 +164,9 @@ func (w *world) zombie() {
 // leaseAmbush runs a failover while the old writer, cut off from all but its
 // clients, believes in its leases: renewed behind the back of fences that came late
 // (which the nodes may have forgotten by a restart), counted from answers that came
-// late, or counted by a clock that stood still while the machine slept.
+// late, or counted by a clock that stood still while the machine slept. Or an
+// operator attests that it is down, sees that it is not, and starts another one
+// that is to wait for its leases.
 func (w *world) leaseAmbush() {
 	if w.busy() {
 		return
@@ -195,7 +198,7 @@ func (w *world) leaseAmbush() {
 			}
 		}
 	}
-	how := w.rng.IntN(5)
+	how := w.rng.IntN(6)
 	w.log(string(writer.m.name), "", "ambush", "of leases %d", how)
 	later := func(d time.Duration, f func()) {
 		w.after(d, func() {
@@ -205,9 +208,10 @@ func (w *world) leaseAmbush() {
 		})
 	}
 	isolate := func() { w.net.blockFor(5*ttl, in); w.net.blockFor(5*ttl, out) }
-	fail := func() {
-		w.someGate().order(order{kind: fence.KindFailover, target: w.someTarget(), reason: "ambush", acceptLoss: true})
+	call := func(attest bool) {
+		w.someGate().order(order{kind: fence.KindFailover, target: w.someTarget(), reason: "ambush", acceptLoss: true, attest: attest})
 	}
+	fail := func() { call(false) }
 	switch how {
 	case 0, 1:
 		d := ttl/4 + w.jitter(ttl/2)
@@ -222,6 +226,13 @@ func (w *world) leaseAmbush() {
 				}
 			})
 		}
+	case 5:
+		d := ttl/4 + w.jitter(ttl/2)
+		w.net.blockFor(d, fences)
+		w.net.blockFor(d, deaf)
+		fail()
+		later(d, func() { isolate(); call(true) })
+		later(d+w.jitter(40*time.Millisecond), func() { call(false) })
 	case 2: // asks go out once, their answers come late
 		d := ttl/2 + w.jitter(ttl/4)
 		for _, p := range in {
@@ -237,6 +248,36 @@ func (w *world) leaseAmbush() {
 		writer.m.suspend(3 * ttl)
 		fail()
 	}
+}
+
+// abandon lets one node alone choose a head, which some others adopt when they come
+// back; and before its epoch is opened another plan takes over, without force.
+func (w *world) abandon() {
+	if w.busy() {
+		return
+	}
+	one := w.someStandby()
+	for _, s := range w.standbys {
+		if s != one {
+			var pairs [][2]*computer
+			for _, g := range w.gates {
+				pairs = append(pairs, [2]*computer{g.m, s.m}, [2]*computer{s.m, g.m})
+			}
+			w.net.blockFor(patience+w.jitter(300*time.Millisecond), pairs)
+		}
+	}
+	w.log(one.addr, "", "abandon", "")
+	g := w.someGate()
+	w.after(w.jitter(20*time.Millisecond), func() {
+		if w.chaos {
+			g.order(order{kind: fence.KindFailover, target: w.someTarget(), reason: "forced", attest: true, acceptLoss: true, force: true})
+		}
+	})
+	w.after(patience+w.jitter(400*time.Millisecond), func() {
+		if w.chaos {
+			w.someGate().order(order{kind: fence.KindFailover, target: w.someTarget(), reason: "instead", attest: true, acceptLoss: true})
+		}
+	})
 }
 
 func (w *world) jumpClock() {
@@ -470,6 +511,59 @@ func (w *world) rollback() {
 		}
 		w.reg.restore(w.oneIn(2))
 		w.after(w.jitter(250*time.Millisecond), w.failover)
+	})
+}
+
+// repeat puts the registry back to before a role change, after which the gate was
+// opened, and has the same epoch reserved for the same holder by a gate that dies
+// before anybody hears of it. What the nodes have adopted looks familiar then.
+func (w *world) repeat() {
+	g := w.someGate()
+	if w.busy() || !g.up || w.reg.v.frozen {
+		return
+	}
+	w.reg.backup()
+	target := w.someTarget()
+	order := order{kind: fence.KindFailover, target: target, reason: "repeated", attest: true, acceptLoss: true}
+	later := func(d time.Duration, f func()) {
+		w.after(d, func() {
+			if w.chaos {
+				f()
+			}
+		})
+	}
+	g.order(order)
+	later(600*time.Millisecond, func() {
+		for i := range w.streams {
+			w.set(i, func(s *wish) { s.mode = tidegate.ModeOpen })
+		}
+	})
+	later(backupAge+w.jitter(200*time.Millisecond), func() {
+		w.reg.restore(w.oneIn(2))
+		later(170*time.Millisecond, func() {
+			for _, s := range w.standbys {
+				w.net.blockFor(50*time.Millisecond, [][2]*computer{{g.m, s.m}})
+			}
+			g.order(order)
+			later(45*time.Millisecond, func() {
+				if g.up {
+					g.stop()
+					w.res.Crashes++
+					w.log(g.addr, "", "crash", "")
+					w.after(w.jitter(300*time.Millisecond), func() {
+						if !g.up {
+							g.start()
+						}
+					})
+				}
+				order.target = w.someTarget()
+				for _, o := range w.gates {
+					if o != g {
+						o.order(order)
+					}
+				}
+			})
+		})
 	})
 }
 

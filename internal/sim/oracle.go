@@ -24,7 +24,9 @@ type truth struct {
 	entries map[tidegate.Chain]*entry // every batch ever sealed
 	exposed []*entry                  // by seq-1: committed, or recovered by an ACTIVE epoch
 	holders map[tidegate.Epoch]tidegate.HolderID
-	active  fence.EpochRecord // the highest ACTIVE one
+	active  fence.EpochRecord       // the highest ACTIVE one
+	forced  map[tidegate.Epoch]bool // a head was chosen without a quorum, in an epoch that may never be opened
+	given   map[*entry]bool         // were exposed, and given up by a choice without a quorum that was opened
 	adopted []adoption
 	nodes   []nodeTruth
 
@@ -57,7 +59,7 @@ func newOracle(w *world) *oracle {
 	for range w.shape.streams {
 		o.streams = append(o.streams, &truth{
 			entries: map[tidegate.Chain]*entry{{}: origin}, holders: map[tidegate.Epoch]tidegate.HolderID{},
-			nodes: make([]nodeTruth, w.shape.n), terms: map[tidegate.Epoch]*term{},
+			nodes: make([]nodeTruth, w.shape.n), terms: map[tidegate.Epoch]*term{}, forced: map[tidegate.Epoch]bool{}, given: map[*entry]bool{},
 		})
 	}
 	return o
@@ -262,7 +264,9 @@ func (o *oracle) cut(ns *nodeStream, e fence.Cut, quarantined []*entry) {
 // place is a function of the log up to it, whoever computed it.
 func (o *oracle) applied(ns *nodeStream, e *entry, s state) {
 	t := o.streams[ns.i]
-	if n := int(e.pos.Seq); n > len(t.exposed) || t.exposed[n-1] != e {
+	// A node that has not heard of a choice without a quorum goes on to apply what it
+	// gave up; the adopt that brings it there says that its warm copy is to be rebuilt.
+	if n := int(e.pos.Seq); (n > len(t.exposed) || t.exposed[n-1] != e) && !t.given[e] {
 		o.w.fail("I24", "%s stream %d: applied %s, which is not committed", ns.s.name, ns.i, e.pos)
 	}
 	if s != e.state {
@@ -285,6 +289,9 @@ func (o *oracle) recorded(stream int, old, rec fence.EpochRecord) {
 	}
 	if rec.Epoch == rec.ActiveEpoch {
 		o.gateRecorded(stream, old, rec)
+	}
+	if rec.Unclean {
+		t.forced[rec.Epoch] = true
 	}
 	if rec.State == fence.StateDemoted {
 		o.handedOver(stream, rec)
@@ -316,6 +323,9 @@ func (o *oracle) recorded(stream int, old, rec fence.EpochRecord) {
 	}
 	head := t.entries[rec.Head.Chain]
 	if rec.Unclean && int(rec.Head.Seq) < len(t.exposed) {
+		for _, e := range t.exposed[rec.Head.Seq:] {
+			t.given[e] = true
+		}
 		t.exposed = t.exposed[:rec.Head.Seq] // it says so
 	}
 	o.expose(stream, head, "I6")
@@ -356,6 +366,15 @@ func (o *oracle) exitsLimbo(stream int, rec fence.EpochRecord, m fence.Member) {
 	n.had = nil
 }
 
+// gaveUp reports whether a member's log was made equal, or is being made equal, to
+// a head that an operator has let fewer than R members choose. The record has said
+// so since before the first adopt; nobody may take it for a member that knows what
+// it had, and no record may be clean that rests on it.
+func (t *truth) gaveUp(m *fence.NodeMeta) bool {
+	e := max(m.History.Last().Epoch, m.GivingUp.Epoch)
+	return e > t.active.Epoch && t.forced[e]
+}
+
 // standing: I19, what is committed is never absent from all fence quorums: fewer
 // than R members of the last active configuration lack it, those aside that do not
 // know what they had. Called now and then.
@@ -368,7 +387,7 @@ func (o *oracle) standing() {
 		for _, m := range t.active.Config.Members {
 			ns := o.w.standbyOn(m.Node).streams[i]
 			switch {
-			case ns.meta.Incarnation != m.Incarnation || ns.meta.Limbo || ns.rotten > 0:
+			case ns.meta.Incarnation != m.Incarnation || ns.meta.Limbo || ns.rotten > 0 || t.gaveUp(&ns.meta):
 				excused++
 			case ns.synced >= len(t.exposed) && ns.log[len(t.exposed)-1] == last:
 				have++

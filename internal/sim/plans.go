@@ -70,7 +70,7 @@ func (g *gate) wanted(i int) *fence.Config {
 }
 
 // acquire is an agent's start as writer.
-func (g *gate) acquire(h fence.Holder) {
+func (g *gate) acquire(h fence.Holder, branches []tidegate.Epoch) {
 	if g.seen == nil {
 		return
 	}
@@ -81,6 +81,7 @@ func (g *gate) acquire(h fence.Holder) {
 	}
 	p := g.plan(order{kind: fence.KindAcquire, target: h, reason: "activated"})
 	for i := range p.Streams {
+		p.Streams[i].Branch = &branches[i]
 		rec := &g.seen.keys[i].Record
 		if rec.Moving() {
 			if saved := g.w.reg.saved(rec.Plan); saved == nil || saved.Finished() {
