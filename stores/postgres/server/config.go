@@ -13,6 +13,10 @@ import (
 type Config struct {
 	// Home is the server's directory, absolute. It is made if missing.
 	Home string
+	// Data is the data directory of a server that somebody else made, as a primary
+	// that is to become a follower; absolute, on any file system. Empty is the home's
+	// own. A base is restored into, and moved aside from, a home's own only.
+	Data string
 	// BinDir holds postgres and pg_rewind of the base's major version, absolute.
 	BinDir string
 	// Account runs the server. Nil is the user of this process, which must not be
@@ -127,6 +131,9 @@ func (c Config) Validate() error {
 	}
 	absolute("home", c.Home)
 	absolute("bin_dir", c.BinDir)
+	if c.Data != "" {
+		absolute("data", c.Data)
+	}
 	socketDir("home", filepath.Join(c.Home, runDir), c.Port)
 	socketDir("upstream.socket_dir", c.Upstream.SocketDir, c.Upstream.Port)
 	for _, dir := range c.SocketDirs {

@@ -2,6 +2,7 @@ package server
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 
@@ -15,6 +16,7 @@ import (
 const (
 	clusterDir    = "cluster"
 	restoringDir  = "restoring"
+	rewindingDir  = "rewinding"
 	dataDir       = "data"
 	tablespaceDir = "tablespaces"
 	runDir        = "run"
@@ -41,7 +43,20 @@ const (
 )
 
 // DataDir is the server's data directory.
-func (s *Server) DataDir() string { return filepath.Join(s.cfg.Home, clusterDir, dataDir) }
+func (s *Server) DataDir() string {
+	if s.cfg.Data != "" {
+		return s.cfg.Data
+	}
+	return filepath.Join(s.cfg.Home, clusterDir, dataDir)
+}
+
+// ownData refuses what is done to a home's own data only.
+func (s *Server) ownData() error {
+	if s.cfg.Data == "" {
+		return nil
+	}
+	return fmt.Errorf("the data is outside of the home, in %s: %w", s.cfg.Data, tidegate.ErrConflict)
+}
 
 // SocketDir is the directory of the socket that this package's own connections
 // use, whatever else the server listens on.

@@ -176,6 +176,13 @@ func (s *Server) asAccount(cmd *exec.Cmd) {
 	}
 }
 
+// command is one of PostgreSQL's programs, to be run to its end by the account.
+func (s *Server) command(ctx context.Context, name string, args ...string) *exec.Cmd {
+	cmd := exec.CommandContext(ctx, s.tool(name), args...)
+	s.asAccount(cmd)
+	return cmd
+}
+
 // openAppend opens a log file to append to. It is not the file system seam's: a
 // child process writes it, and its loss loses no state.
 func openAppend(path string) (*os.File, error) {
@@ -190,8 +197,7 @@ func openAppend(path string) (*os.File, error) {
 // mistake is told in its own words.
 func (s *Server) checkConfig(ctx context.Context) error {
 	args := append(s.commandLine(), "-C", "data_directory")
-	cmd := exec.CommandContext(ctx, s.tool("postgres"), args...)
-	s.asAccount(cmd)
+	cmd := s.command(ctx, "postgres", args...)
 	var out bytes.Buffer
 	cmd.Stderr = &out
 	err := cmd.Run()

@@ -56,6 +56,9 @@ func (s *Server) Restore(ctx context.Context, primary map[string]string) (*Resto
 		return fail(err)
 	}
 	have, err := s.exists(filepath.Join(s.cfg.Home, clusterDir))
+	if err == nil {
+		err = s.ownData()
+	}
 	if err == nil && have {
 		err = fmt.Errorf("there is a server's data already: %w", tidegate.ErrConflict)
 	}
@@ -69,6 +72,9 @@ func (s *Server) Restore(ctx context.Context, primary map[string]string) (*Resto
 	}
 	if err == nil {
 		err = sweep(s.fsys, r.root)
+	}
+	if err == nil {
+		err = sweep(s.fsys, s.rewinding("")) // of data that is no longer here
 	}
 	if err == nil {
 		err = r.makeDir(filepath.Join(r.root, dataDir))
@@ -352,6 +358,9 @@ func (s *Server) Aside(ctx context.Context, to string) (bool, error) {
 		return fail(err)
 	}
 	defer s.give()
+	if err := s.ownData(); err != nil {
+		return fail(err)
+	}
 	from := filepath.Join(s.cfg.Home, clusterDir)
 	if have, err := s.exists(from); err != nil || !have {
 		return false, err
@@ -368,5 +377,10 @@ func (s *Server) Aside(ctx context.Context, to string) (bool, error) {
 	if err := s.fsys.Rename(from, to); err != nil {
 		return fail(err)
 	}
-	return true, errors.Join(s.fsys.SyncDir(filepath.Dir(to)), s.fsys.SyncDir(s.cfg.Home))
+	err := errors.Join(s.fsys.SyncDir(filepath.Dir(to)), s.fsys.SyncDir(s.cfg.Home))
+	if err == nil {
+		// What a rewind left half done is aside now.
+		err = sweep(s.fsys, s.rewinding(""))
+	}
+	return true, err
 }

@@ -153,6 +153,9 @@ func (s *Server) suits(p Purpose) error {
 		// timeline of its own.
 		return refuse(fmt.Errorf("data is there to %s, not to %s", is, p), "")
 	}
+	if half, err := s.exists(s.rewinding("")); err != nil || half {
+		return refuse(errors.Join(err, fmt.Errorf("a rewind was cut off: %w", ErrNeedsBase)), hintRebuild)
+	}
 	recovery, err := s.exists(s.inData(recoverySignal))
 	if err == nil && recovery {
 		err = fmt.Errorf("%s is there: the server would promote itself", recoverySignal)

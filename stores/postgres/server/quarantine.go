@@ -1,0 +1,234 @@
+package server
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/tidegate/tidegate"
+	"github.com/tidegate/tidegate/internal/durable"
+	"github.com/tidegate/tidegate/internal/vfs"
+	"github.com/tidegate/tidegate/stores/postgres/wal"
+)
+
+// summaryFile is written last: a quarantine that has it is whole.
+const summaryFile = "summary.json"
+
+// quarantined is the summary of a quarantine, as its file says it.
+type quarantined struct {
+	Reason  string           `json:"reason"`
+	Lineage tidegate.Lineage `json:"lineage"` // of the data
+	Against tidegate.Lineage `json:"against"` // of the log that it left
+	Log     wal.Summary      `json:"log"`
+	Files   []string         `json:"files"` // in wal/
+	Control string           `json:"control"`
+}
+
+// divergent is what the data has beyond its parting with the log.
+type divergent struct {
+	own     wal.Lineage
+	against wal.Lineage
+	summary wal.Summary
+	files   []string // in pg_wal
+}
+
+// divergence reads the data's own log from the parting on; nil when there is
+// nothing in it.
+func (s *Server) divergence(against wal.Lineage) (*divergent, error) {
+	c, err := s.Control()
+	if err != nil {
+		return nil, err
+	}
+	text, err := readFile(s.fsys, s.inData(filepath.Join(walDir, c.Timeline.HistoryFileName())))
+	if err != nil {
+		return nil, err
+	}
+	history, err := wal.ParseHistory(c.Timeline, text)
+	if err != nil {
+		return nil, err
+	}
+	own, err := wal.NewLineage(c.System, c.Timeline, history)
+	if err != nil {
+		return nil, err
+	}
+	at, never, err := own.Parting(against)
+	if err != nil {
+		return nil, errors.Join(err, ErrNeedsBase)
+	}
+	if never {
+		return nil, nil
+	}
+	d := &divergent{own: own, against: against}
+	names, err := s.segments(c.SegmentSize, at)
+	if err != nil || len(names) == 0 {
+		return nil, err
+	}
+	if d.summary, err = s.summarize(c, at, names); err != nil {
+		return nil, err
+	}
+	if d.summary.To <= at && ordinary(d.summary.Ended) {
+		return nil, nil
+	}
+	for _, name := range names {
+		_, start, err := c.SegmentSize.ParseFileName(name)
+		if err != nil {
+			return nil, err
+		}
+		// Behind the end lie files made ahead for log to come.
+		if start <= d.summary.To || !ordinary(d.summary.Ended) {
+			d.files = append(d.files, name)
+		}
+	}
+	return d, nil
+}
+
+// ordinary reports whether log ends like this when nothing is wrong with it:
+// with zeros, or with what a recycled file had before.
+func ordinary(k wal.FaultKind) bool { return k == "" || k == wal.FaultEnd || k == wal.FaultPage }
+
+// segments lists the segment files that hold anything from at on, in the order of
+// the log; of one segment, a later timeline's last.
+func (s *Server) segments(size wal.SegmentSize, at wal.LSN) ([]string, error) {
+	names, err := s.fsys.List(s.inData(walDir))
+	if err != nil {
+		return nil, err
+	}
+	var out []string
+	for _, name := range names {
+		whole := strings.TrimSuffix(name, ".partial")
+		if _, start, err := size.ParseFileName(whole); err == nil && start+wal.LSN(size) > at && whole == name {
+			out = append(out, name)
+		}
+	}
+	slices.SortFunc(out, func(a, b string) int {
+		return strings.Compare(a[8:]+a[:8], b[8:]+b[:8])
+	})
+	return out, nil
+}
+
+// summarize reads the log from at to its end, in the latest timeline's files.
+func (s *Server) summarize(c Control, at wal.LSN, names []string) (wal.Summary, error) {
+	z, err := wal.NewSummarizer(wal.Config{SegmentSize: c.SegmentSize, System: c.System}, wal.Mark{End: at})
+	if err != nil {
+		return wal.Summary{}, err
+	}
+	next := at
+	for i, name := range names {
+		if i+1 < len(names) && names[i+1][8:] == name[8:] {
+			continue // a later timeline has the segment too
+		}
+		_, start, err := c.SegmentSize.ParseFileName(name)
+		if err != nil {
+			return wal.Summary{}, err
+		}
+		if c.SegmentSize.Start(next) != start {
+			break // a hole: the log ends before it
+		}
+		done, err := s.pushSegment(z, name, next, c.SegmentSize)
+		if err != nil || done {
+			return z.Summary(), err
+		}
+		next = start + wal.LSN(c.SegmentSize)
+	}
+	return z.Summary(), nil
+}
+
+// pushSegment reads one file from next on.
+func (s *Server) pushSegment(z *wal.Summarizer, name string, next wal.LSN, size wal.SegmentSize) (done bool, err error) {
+	f, err := s.fsys.Open(s.inData(filepath.Join(walDir, name)))
+	if err != nil {
+		return false, err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	buf := make([]byte, 256<<10)
+	for at := size.Offset(next); ; {
+		n, err := f.ReadAt(buf, at)
+		if n > 0 {
+			done, pushErr := z.Push(next, buf[:n])
+			if done || pushErr != nil {
+				return done, pushErr
+			}
+		}
+		next, at = next+wal.LSN(n), at+int64(n)
+		if errors.Is(err, io.EOF) {
+			return false, nil
+		}
+		if err != nil {
+			return false, err
+		}
+	}
+}
+
+// quarantine copies what has diverged, and what is needed to read it.
+func (s *Server) quarantine(ctx context.Context, d *divergent, to string) error {
+	if !filepath.IsAbs(to) {
+		return fmt.Errorf("quarantine %q: want an absolute path", to)
+	}
+	whole, err := s.exists(filepath.Join(to, summaryFile))
+	if err != nil || whole {
+		return err // an earlier attempt's
+	}
+	// What a copy that was cut off left is in the data still.
+	if err := sweep(s.fsys, to); err != nil {
+		return err
+	}
+	dir := filepath.Join(to, "wal")
+	if err := durable.MkdirAll(s.fsys, dir); err != nil {
+		return err
+	}
+	files := slices.Clone(d.files)
+	names, err := s.fsys.List(s.inData(walDir))
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		if strings.HasSuffix(name, ".history") {
+			files = append(files, name)
+		}
+	}
+	for _, name := range files {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		if err := copyFile(s.fsys, s.inData(filepath.Join(walDir, name)), filepath.Join(dir, name)); err != nil {
+			return fmt.Errorf("quarantine %s: %w", name, err)
+		}
+	}
+	if err := copyFile(s.fsys, s.inData(controlFile), filepath.Join(to, "pg_control")); err != nil {
+		return fmt.Errorf("quarantine %s: %w", controlFile, err)
+	}
+	if err := errors.Join(s.fsys.SyncDir(dir), s.fsys.SyncDir(to)); err != nil {
+		return err
+	}
+	text, err := json.MarshalIndent(quarantined{
+		Reason: "diverged", Lineage: d.own.Text(), Against: d.against.Text(), Log: d.summary, Files: files, Control: "pg_control",
+	}, "", "  ")
+	if err != nil {
+		return err
+	}
+	s.log.Warn("log of this server that nobody else has is in quarantine", "dir", to, "log", d.summary.String())
+	return durable.WriteFile(s.fsys, filepath.Join(to, summaryFile), append(text, '\n'))
+}
+
+// copyFile copies a file's bytes durably; the name is the caller's to sync.
+func copyFile(fsys vfs.FS, from, to string) (err error) {
+	in, err := fsys.Open(from)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, in.Close()) }()
+	out, err := fsys.Create(to)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(out, in)
+	if err == nil {
+		err = out.Sync()
+	}
+	return errors.Join(err, out.Close())
+}
