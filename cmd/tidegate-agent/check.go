@@ -6,9 +6,7 @@ import (
 	ucli "github.com/urfave/cli/v2"
 
 	"github.com/tidegate/tidegate"
-	"github.com/tidegate/tidegate/agent"
 	"github.com/tidegate/tidegate/internal/cli"
-	"github.com/tidegate/tidegate/internal/config"
 	"github.com/tidegate/tidegate/internal/daemon"
 )
 
@@ -23,7 +21,7 @@ func checkConfigCommand() *ucli.Command {
 			if _, err := cli.Args(c); err != nil {
 				return err
 			}
-			cfg, err := config.Load[agent.Config](c.String("config"))
+			cfg, err := load(c.String("config"))
 			if err != nil {
 				return err
 			}

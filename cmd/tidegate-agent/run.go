@@ -27,7 +27,7 @@ func runAgent(c *ucli.Context) error {
 	if _, err := cli.Args(c); err != nil {
 		return err
 	}
-	cfg, err := config.Load[agent.Config](c.String("config"))
+	cfg, err := load(c.String("config"))
 	if err != nil {
 		return err
 	}
@@ -44,4 +44,13 @@ func runAgent(c *ucli.Context) error {
 		debug.SetMemoryLimit(int64(cfg.Limits.MemoryMax))
 	}
 	return daemon.Serve(c.Context, log, "agent", parts...)
+}
+
+// load reads the agent's file, the stores' own sections included.
+func load(path string) (agent.Config, error) {
+	cfg, err := config.Load[agent.Config](path)
+	if err != nil {
+		return cfg, err
+	}
+	return cfg, config.Refuse(path, agentd.Check(cfg))
 }

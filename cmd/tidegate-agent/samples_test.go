@@ -3,6 +3,8 @@ package main
 import (
 	"flag"
 	"os"
+	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -16,7 +18,7 @@ var update = flag.Bool("update", false, "rewrite the golden errors of packaging/
 const samples = "../../packaging/samples/"
 
 func TestSampleIsGood(t *testing.T) {
-	if _, err := config.Load[agent.Config](samples + "agent.yaml"); err != nil {
+	if _, err := load(samples + "agent.yaml"); err != nil {
 		t.Error(err)
 	}
 }
@@ -38,5 +40,23 @@ func TestInvalidSampleSaysWhatIsWrong(t *testing.T) {
 	}
 	if diff := cmp.Diff(string(want), err.Error()+"\n"); diff != "" {
 		t.Error(diff)
+	}
+}
+
+func TestStoresOwnSettingsAreChecked(t *testing.T) {
+	text, err := os.ReadFile(samples + "agent.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(t.TempDir(), "agent.yaml")
+	bad := strings.Replace(string(text), "slot: tidegate_shop", "slto: tidegate_shop", 1)
+	if err := os.WriteFile(path, []byte(bad), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	_, err = load(path)
+	for _, want := range []string{"streams[1].settings.slto (line ", `did you mean "slot"?`, "streams[1].settings.slot: want 1 to 63"} {
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%v\nwant %s", err, want)
+		}
 	}
 }

@@ -1,6 +1,7 @@
 package agentd
 
 import (
+	"errors"
 	"fmt"
 	"log/slog"
 
@@ -8,10 +9,13 @@ import (
 	"github.com/tidegate/tidegate/agent"
 	"github.com/tidegate/tidegate/internal/cli"
 	"github.com/tidegate/tidegate/internal/clock"
+	"github.com/tidegate/tidegate/internal/config"
 	"github.com/tidegate/tidegate/internal/daemon"
+	"github.com/tidegate/tidegate/internal/local"
 	"github.com/tidegate/tidegate/internal/vfs"
 	"github.com/tidegate/tidegate/stores"
 	"github.com/tidegate/tidegate/stores/journal/capture"
+	pgcapture "github.com/tidegate/tidegate/stores/postgres/capture"
 )
 
 // Parts returns what runs an agent with configuration cfg, which must be valid
@@ -22,23 +26,69 @@ func Parts(cfg agent.Config, log *slog.Logger) ([]daemon.Part, error) {
 	if err != nil {
 		return nil, err
 	}
-	fsys := vfs.OS()
+	w := wiring{cfg: cfg, fs: vfs.OS(), clock: clock.System(), log: log}
 	a, err := agent.New(cfg, agent.Deps{
-		FS: fsys, Clock: clock.System(), Credentials: creds, Log: log, Registry: daemon.Registry(),
-		Source:  func(s agent.StreamConfig) (stores.Source, error) { return openSource(fsys, s) },
+		FS: w.fs, Clock: w.clock, Credentials: creds, Log: log, Registry: daemon.Registry(),
+		Source:  w.source,
 		BootID:  agent.BootID(),
 		Version: cli.Version(),
 	})
 	if err != nil {
 		return nil, err
 	}
-	return []daemon.Part{{Name: "agent", Run: a.Run, Ready: a.Ready()}}, nil
+	return append([]daemon.Part{{Name: "agent", Run: a.Run, Ready: a.Ready()}}, w.connectors...), nil
 }
 
-// openSource is where a store's name in a file becomes its code.
-func openSource(fsys vfs.FS, s agent.StreamConfig) (stores.Source, error) {
-	if s.Source != agent.SourceJournal {
-		return nil, fmt.Errorf("source %q: %w", s.Source, tidegate.ErrUnsupported)
+// Check reports every mistake in what cfg, which is valid, leaves to the stores; it
+// does no I/O. Give the error to config.Refuse.
+func Check(cfg agent.Config) error {
+	var all []error
+	users := map[string]int{}
+	for i, s := range cfg.Streams {
+		if s.Source != agent.SourcePostgres {
+			continue
+		}
+		set, err := config.ReadSection[pgcapture.Settings](s.Settings)
+		all = append(all, err)
+		if err != nil {
+			continue
+		}
+		key := set.Conn + "\x00" + set.Slot
+		if j, taken := users[key]; taken {
+			all = append(all, config.Broken(fmt.Sprintf("streams[%d].settings.slot", i), fmt.Sprintf("want one stream for one slot, streams[%d] has it too", j), set.Slot))
+		}
+		users[key] = i
 	}
-	return capture.New(fsys, s.JournalDir), nil
+	return errors.Join(all...)
+}
+
+// wiring is where a store's name in a file becomes its code.
+type wiring struct {
+	cfg        agent.Config
+	fs         vfs.FS
+	clock      clock.Clock
+	log        *slog.Logger
+	connectors []daemon.Part // of stores that know nothing of Tidegate: they run beside the agent
+}
+
+func (w *wiring) source(s agent.StreamConfig) (stores.Source, error) {
+	switch s.Source {
+	case agent.SourceJournal:
+		return capture.New(w.fs, s.JournalDir), nil
+	case agent.SourcePostgres:
+		set, err := config.ReadSection[pgcapture.Settings](s.Settings)
+		if err != nil {
+			return nil, err
+		}
+		c, err := pgcapture.New(pgcapture.Config{
+			Settings: set, Service: s.Service, Stream: s.Stream, Endpoint: s.Endpoint, Clock: w.clock, Log: w.log,
+			Socket: local.SocketPath(w.cfg.RunDir, local.DaemonAgent, s.Service, s.Stream),
+		})
+		if err != nil {
+			return nil, err
+		}
+		w.connectors = append(w.connectors, daemon.Part{Name: fmt.Sprintf("connector of %s/%s", s.Service, s.Stream), Run: c.Run})
+		return c, nil
+	}
+	return nil, fmt.Errorf("source %q: %w", s.Source, tidegate.ErrUnsupported)
 }
