@@ -256,8 +256,12 @@ func (o *oracle) turned(stream int, rec fence.EpochRecord, head *entry) {
 
 // wentOn: I23, a writer that another one follows at the same place makes no loss
 // statement: whatever was released there is in the log, or in the new one's journal.
+// A record that says of itself that it knows nothing of the past is believed.
 func (o *oracle) wentOn(stream int, rec fence.EpochRecord, head *entry) {
 	t := o.streams[stream]
+	if rec.Restored || rec.Unclean {
+		return
+	}
 	from, _ := t.between(rec.Epoch)
 	have := make([]bool, len(t.records))
 	for e := head; e.pos.Seq > 0; e = e.prev() {

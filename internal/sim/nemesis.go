@@ -59,6 +59,7 @@ func (w *world) acts() []func() {
 	some(s.wish.lease > 0 && !s.restores, w.leaseAmbush)
 	some(s.switches, w.switchover, w.switchover)
 	some(s.force, w.abandon, w.abandon)
+	some(s.restarts && s.n > 2, w.orphan)
 	some(s.modes, w.changeMode, w.brake, w.freeze)
 	for range len(acts) / 2 { // half of what a theme's seed meets is the theme
 		some(s.theme == themeTwins, w.twins)
@@ -248,6 +249,47 @@ func (w *world) leaseAmbush() {
 		writer.m.suspend(3 * ttl)
 		fail()
 	}
+}
+
+// orphan brings a service up, loses sight of it before its agent has written
+// anything, brings another one up, and lets the first one come back.
+func (w *world) orphan() {
+	target := w.someTarget()
+	a := w.agentOn(target.Node)
+	if w.busy() || a.lib.streams[0].active {
+		return
+	}
+	move := func(to fence.Holder) {
+		w.someGate().order(order{kind: fence.KindFailover, target: to, reason: "orphan", attest: true, acceptLoss: true})
+	}
+	move(target)
+	tries := 0
+	var look func()
+	look = func() {
+		if tries++; !w.chaos || tries > 200 || !a.up || !a.lib.up {
+			return
+		}
+		for _, ls := range a.lib.streams {
+			if !ls.active {
+				w.after(2*time.Millisecond, look)
+				return
+			}
+		}
+		a.restart()
+		var pairs [][2]*computer
+		for _, m := range w.machines {
+			if m != a.m {
+				pairs = append(pairs, [2]*computer{m, a.m}, [2]*computer{a.m, m})
+			}
+		}
+		w.net.blockFor(patience+w.jitter(400*time.Millisecond), pairs)
+		w.after(w.jitter(100*time.Millisecond), func() {
+			if to := w.someTarget(); w.chaos && to.Node != target.Node {
+				move(to)
+			}
+		})
+	}
+	look()
 }
 
 // abandon lets one node alone choose a head, which some others adopt when they come
