@@ -184,7 +184,7 @@ func (c *ServerConn) expectAttach(bases bool) error {
 	if err != nil {
 		return c.lost("read", err)
 	}
-	permitted := false
+	var permitted bool
 	switch {
 	case t == typeAttach:
 		if c.attach, err = parseAttach(body); err != nil {

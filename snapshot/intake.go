@@ -65,8 +65,10 @@ func (s *Store) Intake() (*Intake, error) {
 // recover seals the packs whose writer was killed, and loads what others sealed.
 func (in *Intake) recover() error {
 	dir := filepath.Join(in.s.dir, packsDir)
-	if err := durable.SweepTemp(in.s.fsys, dir); err != nil {
-		return err
+	for _, d := range []string{dir, filepath.Join(in.s.dir, basesDir)} {
+		if err := durable.SweepTemp(in.s.fsys, d); err != nil {
+			return err
+		}
 	}
 	names, err := in.s.fsys.List(dir)
 	if err != nil {

@@ -210,9 +210,6 @@ func (s *Store) packPath(number uint64, suffix string) string {
 // list reads the manifests.
 func (s *Store) list() error {
 	dir := filepath.Join(s.dir, basesDir)
-	if err := durable.SweepTemp(s.fsys, dir); err != nil {
-		return err
-	}
 	names, err := s.fsys.List(dir)
 	if err != nil {
 		return err
