@@ -389,6 +389,9 @@ func TestReal(t *testing.T) {
 
 			rng := rand.New(rand.NewPCG(uint64(mib), 1))
 			anyPieces(t, rng, cfg, log.start, all, p, lines, &events)
+			if mib == 1 {
+				fewBytes(t, rng, cfg, log.start, all, &events)
+			}
 			anyStart(t, rng, cfg, log, all, starts, ends)
 		})
 	}
@@ -398,8 +401,8 @@ func TestReal(t *testing.T) {
 func anyPieces(t *testing.T, rng *rand.Rand, cfg wal.Config, at wal.LSN, all []byte, want *wal.Parser, lines []string, events *[]wal.Event) {
 	t.Helper()
 	for name, piece := range map[string]func() int{
-		"1": fixed(1), "13": fixed(13), "8192": fixed(8192), "128 KiB": fixed(128 << 10), "all": fixed(len(all)),
-		"any": func() int { return 1 + rng.IntN(1<<(1+rng.IntN(18))) },
+		"8192": fixed(8192), "128 KiB": fixed(128 << 10), "all": fixed(len(all)),
+		"any": func() int { return 1 + rng.IntN(1<<(10+rng.IntN(8))) },
 	} {
 		*events = (*events)[:0]
 		p := parser(t, cfg)
@@ -418,42 +421,81 @@ func anyPieces(t *testing.T, rng *rand.Rand, cfg wal.Config, at wal.LSN, all []b
 	}
 }
 
+// fewBytes: the same is told in pieces of a few bytes, which is slow: of places
+// everywhere in the log.
+func fewBytes(t *testing.T, rng *rand.Rand, cfg wal.Config, start wal.LSN, all []byte, events *[]wal.Event) {
+	t.Helper()
+	for range 20 {
+		from := start + wal.LSN(rng.IntN(len(all)))
+		b := all[from-start:][:min(200_000, len(all)-int(from-start))]
+		var want []wal.Event
+		var mark wal.Mark
+		for i, piece := range []func() int{fixed(len(b)), fixed(1), fixed(13), func() int { return 1 + rng.IntN(100) }} {
+			*events = (*events)[:0]
+			p := parser(t, cfg)
+			p.Begin(from)
+			if f := pushAll(t, p, from, b, piece); f != nil {
+				t.Fatalf("from %s: %s: %v", from, f.At, f)
+			}
+			if i == 0 {
+				want, mark = slices.Clone(*events), p.Mark()
+			}
+			if p.Mark() != mark || !slices.Equal(*events, want) {
+				t.Fatalf("from %s in few bytes: mark %+v, %d events; want %+v, %d", from, p.Mark(), len(*events), mark, len(want))
+			}
+		}
+	}
+}
+
 // anyStart: begun anywhere, the parser finds the next record that begins behind a
 // page boundary, and from there on all; resumed at a record end it misses none.
 func anyStart(t *testing.T, rng *rand.Rand, cfg wal.Config, log segments, all []byte, starts, ends []wal.LSN) {
 	t.Helper()
 	cfg.Event = nil
 	p := parser(t, cfg)
-	for range 300 {
+	stretch := func(from wal.LSN) ([]byte, wal.LSN) {
+		b := all[from-log.start:]
+		b = b[:min(len(b), 2<<20)]
+		return b, from + wal.LSN(len(b))
+	}
+	for range 200 {
 		from := log.start + wal.LSN(rng.IntN(len(all)))
+		b, to := stretch(from)
 		p.Begin(from)
-		if f := pushAll(t, p, from, all[from-log.start:], fixed(128<<10)); f != nil {
+		if f := pushAll(t, p, from, b, fixed(128<<10)); f != nil {
 			t.Fatalf("begun at %s: %s: %v", from, f.At, f)
 		}
-		first := p.First()
-		if first == 0 {
-			if len(all)-int(from-log.start) > 2*wal.PageSize && p.Padding() == 0 && ends[len(ends)-1]-from > 4<<20 {
-				t.Fatalf("begun at %s: no record found", from)
+		// How many records lie wholly between two places.
+		between := func(first, last wal.LSN) int {
+			i, _ := slices.BinarySearch(starts, first)
+			j, found := slices.BinarySearch(ends, last)
+			if found {
+				j++
 			}
-			continue
+			return max(0, j-i)
 		}
-		// The first boundary must be a record end, or lie in padding or before the first record.
-		i, _ := slices.BinarySearch(starts, first)
-		if i < len(starts) && firstRecord(log.size, first) != starts[i] || p.Tally().Records != uint64(len(starts)-i) {
-			t.Fatalf("begun at %s: first record at %s, %d records; want %s, %d", from, first, p.Tally().Records, starts[i], len(starts)-i)
+		if first := p.First(); first != 0 {
+			i, _ := slices.BinarySearch(starts, first)
+			if i < len(starts) && firstRecord(log.size, first) != starts[i] || p.Tally().Records != uint64(between(first, to)) {
+				t.Fatalf("begun at %s: first record at %s, %d records; want %s, %d", from, first, p.Tally().Records, starts[i], between(first, to))
+			}
+		} else if between(log.size.End(from), to) > 0 {
+			t.Fatalf("begun at %s: no record found", from)
 		}
+
 		n := rng.IntN(len(ends) - 1)
+		if starts[n+1] > log.size.End(ends[n])+40 {
+			continue // in padding: that is what Mark.Padding is for
+		}
 		if err := p.Resume(wal.Mark{End: ends[n], Last: starts[n]}); err != nil {
 			t.Fatal(err)
 		}
-		if starts[n+1] > log.size.End(ends[n]) {
-			continue // in padding: that is what Mark.Padding is for
-		}
-		if f := pushAll(t, p, ends[n], all[ends[n]-log.start:], fixed(100_000)); f != nil {
+		b, to = stretch(ends[n])
+		if f := pushAll(t, p, ends[n], b, fixed(100_000)); f != nil {
 			t.Fatalf("resumed at %s: %s: %v", ends[n], f.At, f)
 		}
-		if got := p.Tally().Records; got != uint64(len(ends)-n-1) {
-			t.Fatalf("resumed at %s: %d records, want %d", ends[n], got, len(ends)-n-1)
+		if got := p.Tally().Records; got != uint64(between(ends[n], to)) {
+			t.Fatalf("resumed at %s: %d records, want %d", ends[n], got, between(ends[n], to))
 		}
 	}
 }
