@@ -42,6 +42,10 @@ func backUp(t *testing.T, s *pgtest.Server, o replication.BackupOptions) (string
 // verify runs PostgreSQL's own verification, -n: without the log.
 func verify(t *testing.T, s *pgtest.Server, dir string) {
 	t.Helper()
+	if _, err := os.Stat(filepath.Join(s.BinDir, "pg_verifybackup")); err != nil {
+		t.Log("this version of PostgreSQL came without pg_verifybackup: verified by BaseBackup alone")
+		return
+	}
 	open(t, dir)
 	t.Log(strings.TrimSpace(s.Run(t, "pg_verifybackup", "-n", dir)))
 }
@@ -98,8 +102,14 @@ func TestBackups(t *testing.T) {
 			if err != nil || !strings.HasPrefix(string(links), fmt.Sprintf("%d ", b.Tablespaces[0].OID)) {
 				t.Errorf("tablespace_map: %v\n%s", err, links)
 			}
-			if entries, err := os.ReadDir(filepath.Join(dir, "pg_wal")); err != nil || len(entries) != 1 {
+			entries, err := os.ReadDir(filepath.Join(dir, "pg_wal"))
+			if err != nil || len(entries) == 0 {
 				t.Errorf("pg_wal: %v, %v", entries, err)
+			}
+			for _, e := range entries {
+				if !e.IsDir() {
+					t.Errorf("pg_wal has a file: %v", e)
+				}
 			}
 			follows(t, p, dir, b)
 		})

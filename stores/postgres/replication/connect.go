@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net"
 	"strconv"
 	"strings"
 	"time"
@@ -119,6 +120,7 @@ func dial(ctx context.Context, cfg Config, params map[string]string) (*pgconn.Pg
 	if parsed.ConnectTimeout == 0 {
 		parsed.ConnectTimeout = cfg.ConnectTimeout
 	}
+	parsed.DialFunc = (&net.Dialer{KeepAliveConfig: alive()}).DialContext
 	maps.Copy(parsed.RuntimeParams, params)
 	parsed.RuntimeParams["application_name"] = cfg.ApplicationName
 	target := fmt.Sprintf("%s@%s:%d", parsed.User, parsed.Host, parsed.Port)
@@ -127,6 +129,12 @@ func dial(ctx context.Context, cfg Config, params map[string]string) (*pgconn.Pg
 		return nil, "", diagnose("connect to", target, err)
 	}
 	return pg, target, nil
+}
+
+// alive notices within 45 s that a server which owes us an answer is gone; without
+// it a backup that waits for a checkpoint would wait for ever.
+func alive() net.KeepAliveConfig {
+	return net.KeepAliveConfig{Enable: true, Idle: 15 * time.Second, Interval: 10 * time.Second, Count: 3}
 }
 
 // major reads "15.18 (Debian 15.18-0+deb12u1)", "18beta1" or "17devel".
