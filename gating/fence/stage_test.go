@@ -146,8 +146,8 @@ func (s *stage) opened() {
 	}
 	s.issued[r.Epoch] = r.Holder
 	log := s.logOf(r.Head)
-	for seq := range s.exposed {
-		if r.Unclean && seq > r.Head.Seq {
+	for seq, chain := range s.exposed {
+		if r.Unclean && (int(seq) > len(log) || log[seq-1].Chain != chain) {
 			delete(s.exposed, seq) // it says so
 		}
 	}

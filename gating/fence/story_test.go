@@ -35,6 +35,7 @@ var stories = []story{
 	{mutate.NoAckAfterFence, "acknowledged after the promise", ackAfterPromise},
 	{mutate.PromiseHolder, "one epoch, two holders", twoHolders},
 	{mutate.HeardEpoch, "the registry goes back and claims too much", restoredClaim},
+	{mutate.AcquireOwn, "a service that was left behind takes the stream from its neighbour", leftBehind},
 	{mutate.ChoiceKnown, "an epoch that was reserved again passes for one that was never written", reservedAgain},
 	{mutate.UncleanSticks, "a choice without a quorum, given up, beats a better log", abandonedChoice},
 	{mutate.UncleanSticks, "cut for a choice without a quorum, and down before it was adopted", cutAndDown},
@@ -393,13 +394,48 @@ func reservedAgain(s *stage) {
 	s.want(c.plan().Step == fence.StepDone && c.told[0].Kind == fence.LossUnknown, "%s: I23: %v claimed", c.plan().Step, c.told)
 }
 
+func leftBehind(s *stage) {
+	s.cast(3, 2, 0, fence.GateRecord{State: fence.GateArmed, Mode: tidegate.ModeBounded, Bounds: tidegate.Bounds{Records: 8, Bytes: tidegate.Unbounded, Window: tidegate.Unbounded}})
+	s.begin()
+	branch := func(e tidegate.Epoch) *tidegate.Epoch { return &e }
+	s.want(s.fly(s.takeover("n0#1")).run().plan().Step == fence.StepDone, "n0 was not brought up") // epoch 2; its agent never writes
+	s.want(s.fly(s.takeover("n1#1")).run().plan().Step == fence.StepDone, "n1 was not brought up") // epoch 3
+	w := s.author()
+	w.seal(1)
+	w.expose(1) // within its bounds, and not durable
+	p := s.draft(fence.KindAcquire, "n0#2")
+	p.Streams[0].Branch = branch(2)
+	c := s.fly(p).run()
+	s.want(c.plan().Step == fence.StepRefused && c.plan().Refusal.Rule == fence.RuleBranch, "%s: %v", c.plan().Step, c.plan().Refusal)
+	w.ship("n0", "n1")
+	for _, x := range []struct {
+		run string
+		at  tidegate.Epoch
+	}{
+		{"n1#2", 2}, // brought up while its service was active still: it holds the stream
+		{"n2#1", 3}, // of the same cluster as n1
+	} {
+		p = s.draft(fence.KindAcquire, x.run)
+		p.Streams[0].Branch = branch(x.at)
+		c = s.fly(p).run()
+		s.want(c.plan().Step == fence.StepDone, "%s: %s %v", x.run, c.plan().Step, c.plan().Refusal)
+	}
+}
+
 // --- choices without a quorum ---
+
+// insist drafts a failover of somebody who knows that the primary is gone.
+func (s *stage) insist(target string) fence.Plan {
+	p := s.takeover(target)
+	p.AttestPrimaryDown = true
+	return p
+}
 
 // force lets n1 alone choose the head, for a target that is not there: nothing is
 // opened.
 func (s *stage) force() *pilot {
 	s.nodes["n0"].up = false
-	p := s.takeover("n0#1")
+	p := s.insist("n0#1")
 	p.Force = true
 	c := s.fly(p)
 	c.deliver("fence")
@@ -418,7 +454,7 @@ func abandonedChoice(s *stage) {
 	s.force()
 	c := s.fly(s.draft(fence.KindFailover, "n0#1")).run()
 	s.want(c.plan().Step == fence.StepRefused && c.plan().Refusal.Rule == fence.RuleRPOBound, "%s (%v): what n1 had before is not known", c.plan().Step, c.plan().Refusal)
-	c = s.fly(s.takeover("n1#1")).run()
+	c = s.fly(s.insist("n1#1")).run()
 	s.want(c.plan().Step == fence.StepDone && s.key.Record.Head.Seq == 2, "%s with head %s, and n0 has 2", c.plan().Step, s.key.Record.Head)
 	s.want(s.key.Record.Unclean && c.told[0].Kind == fence.LossUnknown && len(c.told[0].Missing) == 1, "I23: %v claimed", c.told)
 }
@@ -440,7 +476,7 @@ func cutAndDown(s *stage) {
 	}
 	s.want(n0.end().Seq == 0, "n0 ends at %s", n0.end())
 	n0.crash()
-	c = s.fly(s.takeover("n1#1")).run()
+	c = s.fly(s.insist("n1#1")).run()
 	s.want(c.plan().Step == fence.StepDone && s.key.Record.Unclean && c.told[0].Kind == fence.LossUnknown, "%s: I23: %v claimed", c.plan().Step, c.told)
 	s.author().seal(1)
 	c = s.fly(s.draft(fence.KindFailover, "n0#1")).run() // once an epoch is open, what holds counts again

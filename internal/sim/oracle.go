@@ -322,17 +322,29 @@ func (o *oracle) recorded(stream int, old, rec fence.EpochRecord) {
 		return
 	}
 	head := t.entries[rec.Head.Chain]
-	if rec.Unclean && int(rec.Head.Seq) < len(t.exposed) {
-		for _, e := range t.exposed[rec.Head.Seq:] {
-			t.given[e] = true
-		}
-		t.exposed = t.exposed[:rec.Head.Seq] // it says so
+	if rec.Unclean {
+		t.giveUp(head) // it says so
 	}
 	o.expose(stream, head, "I6")
 	if rec.Epoch > t.active.Epoch {
 		o.turned(stream, rec, head)
 		t.active = rec
 	}
+}
+
+// giveUp leaves what was exposed and is not part of the log that ends at head: one
+// that a single node had may have parted from it long before.
+func (t *truth) giveUp(head *entry) {
+	e, n := head, len(t.exposed)
+	for ; int(e.pos.Seq) > n; e = e.prev() {
+	}
+	for ; n > int(e.pos.Seq) || n > 0 && t.exposed[n-1] != e; n-- {
+		t.given[t.exposed[n-1]] = true
+		if n == int(e.pos.Seq) {
+			e = e.prev()
+		}
+	}
+	t.exposed = t.exposed[:n]
 }
 
 func (t *truth) hasAdopted(m fence.Member, rec fence.EpochRecord) bool {
