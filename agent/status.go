@@ -78,6 +78,7 @@ type WriterStatus struct {
 	Gate         GateStatus         `json:"gate"`
 	Lease        *LeaseStatus       `json:"lease,omitempty"`    // nil while none is needed
 	Handover     *HandoverStatus    `json:"handover,omitempty"` // nil unless a switchover is under way
+	Base         *BaseStatus        `json:"base,omitempty"`     // nil unless one is on its way
 }
 
 // GateStatus is the gate at the edge of its bounds: what is on record, and what
@@ -209,6 +210,7 @@ func (w *writer) status() *WriterStatus {
 	st.Exposure = w.meter.exposure(now)
 	st.Areas = w.meter.areas.Areas(now)
 	st.Gate, st.Lease, st.Handover = w.gateStatus(now), w.leaseStatus(now), w.handoverStatus()
+	st.Base = w.base.status()
 	if w.ring == nil {
 		head := w.core.Record().Head
 		st.Proving, st.CapturedSeq, st.Shipped, st.DurableSeq = true, head.Seq, head.Seq, head.Seq

@@ -25,8 +25,9 @@ const heartbeatEvery = time.Second
 // is made for the same one: a batch's bytes and seq exist only in this ring.
 //
 // Goroutines of run: seal (the only one that seals, sends and writes the
-// arena), link (dials relays and receives), tick (beacons), and gate (records
-// what the gate must know). mu is held for bookkeeping only, never across I/O.
+// arena), link (dials relays and receives), tick (beacons), gate (records
+// what the gate must know), and base
+// (takes one, if the standby nodes lack it). mu is held for bookkeeping only, never across I/O.
 type writer struct {
 	s      *stream
 	stream tidegate.StreamID
@@ -63,6 +64,7 @@ type writer struct {
 	since     grantNumbers
 	hand      handover
 	applied   map[tidegate.NodeName]tidegate.Seq // by standby nodes, as they say; kept while a switchover is under way
+	base      *pushing                           // nil while none is on its way
 	hbDue     bool
 	sealedAt  tidegate.Instant // of the last batch
 	meter     meter
@@ -126,6 +128,7 @@ func (w *writer) run(ctx context.Context) error {
 	g.Go(func() error { return w.keepLink(ctx) })
 	g.Go(func() error { return w.tick(ctx) })
 	g.Go(func() error { return w.keepRecord(ctx) })
+	g.Go(func() error { return w.keepBase(ctx) })
 	err := g.Wait()
 	if w.handedOver() && w.over() != nil {
 		return nil // of its own will: nobody took anything from it
