@@ -95,7 +95,7 @@ func restore(t *testing.T, s *Server, base string, primary map[string]string, le
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer r.Abort()
+	defer r.Abort() //nolint:errcheck // it does nothing after Finish
 	if err := copyBase(ctx, r, base, "", leave); err != nil {
 		t.Fatal(err)
 	}

@@ -15,7 +15,7 @@ import (
 // Promotion is what came of one.
 type Promotion struct {
 	Timeline wal.Timeline  // the new one
-	Fork     wal.LSN       // where it begins
+	Fork     wal.LSN       // where it begins: at the end asked for, or at the end of the padding that this lies in
 	History  wal.History   // of the new timeline
 	Took     time.Duration // from the request until the server took writes; 0 when it had been promoted before
 }
@@ -143,6 +143,12 @@ func (s *Server) Promote(ctx context.Context, end wal.LSN) (Promotion, error) {
 	s.mu.Lock()
 	s.purpose, s.promoted = Serve, true
 	s.mu.Unlock()
+	if out.Fork != end && len(out.History) > 0 {
+		// It may have been in padding. The timeline that was left has the bytes.
+		if end, err = s.padded(out.History[len(out.History)-1].From, out.Fork, end); err != nil {
+			return out, s.failed("promote", err)
+		}
+	}
 	if out.Fork != end {
 		return out, &tidegate.Error{
 			Op: "promote", Subject: s.cfg.Home, Class: tidegate.Permanent,
@@ -165,6 +171,11 @@ func (s *Server) readyToPromote(ctx context.Context, end wal.LSN) (State, error)
 	if err != nil {
 		return st, err
 	}
+	if st.Recovery {
+		if end, err = s.padded(st.Timeline, st.Replayed, end); err != nil {
+			return st, s.failed("promote", err)
+		}
+	}
 	if held := max(st.Received, st.Replayed); st.Recovery && held > end {
 		return st, &tidegate.Error{
 			Op: "promote", Subject: s.cfg.Home, Class: tidegate.Permanent, Hint: hintRebuild,
@@ -172,6 +183,36 @@ func (s *Server) readyToPromote(ctx context.Context, end wal.LSN) (State, error)
 		}
 	}
 	return st, nil
+}
+
+// padded returns the end of the padding that end lies in, or end itself. Behind
+// the record that ends a segment early (pg_switch_wal) lies nothing, and a server
+// that has replayed this record is at the end of the segment.
+func (s *Server) padded(t wal.Timeline, replayed, end wal.LSN) (wal.LSN, error) {
+	c, err := s.Control()
+	if err != nil {
+		return 0, err
+	}
+	full := c.SegmentSize.End(end)
+	if end == full || replayed < full {
+		return end, nil
+	}
+	p, err := wal.NewParser(wal.Config{SegmentSize: c.SegmentSize, System: c.System})
+	if err != nil {
+		return 0, err
+	}
+	p.Begin(c.SegmentSize.Start(end))
+	path := s.inData(filepath.Join(walDir, c.SegmentSize.FileName(t, end)))
+	err = pushFile(s.fsys, path, 0, c.SegmentSize.Offset(end), func(b []byte) (bool, error) {
+		return false, p.Push(p.Next(), b)
+	})
+	if err != nil {
+		return 0, err
+	}
+	if pad := p.Padding(); p.End() == end && pad != 0 {
+		return pad, nil
+	}
+	return end, nil
 }
 
 // ensureSizes restarts a follower whose settings have become too small: with

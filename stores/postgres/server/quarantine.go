@@ -129,39 +129,45 @@ func (s *Server) summarize(c Control, at wal.LSN, names []string) (wal.Summary, 
 		if c.SegmentSize.Start(next) != start {
 			break // a hole: the log ends before it
 		}
-		done, err := s.pushSegment(z, name, next, c.SegmentSize)
-		if err != nil || done {
+		ended := false
+		path := s.inData(filepath.Join(walDir, name))
+		err = pushFile(s.fsys, path, c.SegmentSize.Offset(next), int64(c.SegmentSize), func(b []byte) (bool, error) {
+			var err error
+			ended, err = z.Push(next, b)
+			next += wal.LSN(len(b))
+			return ended, err
+		})
+		if err != nil || ended {
 			return z.Summary(), err
 		}
-		next = start + wal.LSN(c.SegmentSize)
 	}
 	return z.Summary(), nil
 }
 
-// pushSegment reads one file from next on.
-func (s *Server) pushSegment(z *wal.Summarizer, name string, next wal.LSN, size wal.SegmentSize) (done bool, err error) {
-	f, err := s.fsys.Open(s.inData(filepath.Join(walDir, name)))
+// pushFile gives a file's bytes [from, limit) to push, until that is done.
+func pushFile(fsys vfs.FS, path string, from, limit int64, push func([]byte) (done bool, err error)) (err error) {
+	f, err := fsys.Open(path)
 	if err != nil {
-		return false, err
+		return err
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
 	buf := make([]byte, 256<<10)
-	for at := size.Offset(next); ; {
-		n, err := f.ReadAt(buf, at)
+	for from < limit {
+		n, err := f.ReadAt(buf[:min(int64(len(buf)), limit-from)], from)
+		from += int64(n)
 		if n > 0 {
-			done, pushErr := z.Push(next, buf[:n])
-			if done || pushErr != nil {
-				return done, pushErr
+			if done, err := push(buf[:n]); done || err != nil {
+				return err
 			}
 		}
-		next, at = next+wal.LSN(n), at+int64(n)
 		if errors.Is(err, io.EOF) {
-			return false, nil
+			return nil
 		}
 		if err != nil {
-			return false, err
+			return err
 		}
 	}
+	return nil
 }
 
 // quarantine copies what has diverged, and what is needed to read it.
