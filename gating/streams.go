@@ -22,6 +22,10 @@ import (
 // transaction of the registry, which takes 128 operations.
 const streamsPerServiceMax = 32
 
+// knownStores are what an agent can capture and a standby node can keep warm. To
+// the gate they are names.
+var knownStores = []string{"journal", "postgres"}
+
 // AddService implements OperatorService. Adding a service again changes its
 // objectives, routes and endpoints.
 func (s *operatorService) AddService(ctx context.Context, req *connect.Request[pb.AddServiceRequest]) (*connect.Response[pb.AddServiceResponse], error) {
@@ -211,8 +215,8 @@ func (s *operatorService) streamOf(v *registry.View, m *pb.AddStreamRequest) (re
 	} else if st.ID.IsZero() {
 		st.ID = tidegate.NewID()
 	}
-	if st.Store != "journal" {
-		bad("store: want journal (got %q)", st.Store)
+	if !slices.Contains(knownStores, st.Store) {
+		bad("store: want one of %s (got %q)", strings.Join(knownStores, ", "), st.Store)
 	}
 	st.Bounds, err = s.boundsOf(st.Mode, m.GetBounds())
 	errs = append(errs, err)

@@ -24,7 +24,7 @@ func TestStreamsAreRefusedForWhatNobodyDoes(t *testing.T) {
 		t.Fatal(err)
 	}
 	for want, edit := range map[string]func(*pb.AddStreamRequest){
-		"store: want journal":   func(m *pb.AddStreamRequest) { m.Store = "postgres" },
+		"store: want one of":    func(m *pb.AddStreamRequest) { m.Store = "tape" },
 		"policy 99: want block": func(m *pb.AddStreamRequest) { m.Policy = 99 },
 		"gate policy grace -1s": func(m *pb.AddStreamRequest) { m.Grace = durationpb.New(-time.Second) },
 		"members: want each":    func(m *pb.AddStreamRequest) { m.Members = []string{"w1", "w1"} },

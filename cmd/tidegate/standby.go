@@ -132,5 +132,6 @@ func standbyParts(f standbyFile, log *slog.Logger) ([]daemon.Part, error) {
 	if err != nil {
 		return nil, err
 	}
-	return []daemon.Part{{Name: "standby", Run: node.Run, Ready: node.Ready()}}, nil
+	warm, err := warmParts(f, node, clk, log)
+	return append([]daemon.Part{{Name: "standby", Run: node.Run, Ready: node.Ready()}}, warm...), err
 }

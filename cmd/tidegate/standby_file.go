@@ -22,6 +22,7 @@ type standbyFile struct {
 		QuarantineBytesMax config.Bytes `yaml:"quarantine_bytes_max"` // beyond it a node refuses to cut
 		FreeBytesMin       config.Bytes `yaml:"free_bytes_min"`       // below it a node refuses to append
 	} `yaml:"limits"`
+	Warm []warmFile `yaml:"warm"` // services that the node keeps warm itself
 }
 
 // listenFile is one listener.
@@ -67,6 +68,7 @@ func (f standbyFile) Validate() error {
 		config.AtLeast("limits.quarantine_bytes_max", f.Limits.QuarantineBytesMax, 1<<20),
 		config.AtLeast("limits.free_bytes_min", f.Limits.FreeBytesMin, 1<<20),
 	}
+	all = append(all, validateWarm(f.Warm, f.RunDir))
 	if f.RunDir != noRunDir {
 		all = append(all, config.AbsPath("run_dir", f.RunDir))
 	}

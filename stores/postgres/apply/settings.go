@@ -1,0 +1,103 @@
+package apply
+
+import (
+	"errors"
+	"fmt"
+	"os/user"
+	"strconv"
+	"time"
+
+	"github.com/tidegate/tidegate"
+	"github.com/tidegate/tidegate/internal/config"
+	"github.com/tidegate/tidegate/stores/postgres/server"
+)
+
+// Settings are the store's own section of a warm service in the standby's file.
+type Settings struct {
+	// Home is the warm server's directory: data, sockets, log, and the connector's state.
+	Home string `yaml:"home"`
+	// BinDir holds postgres of the primary's major version.
+	BinDir string `yaml:"bin_dir"`
+	// Account is the user that runs the server; empty is this process's, which must
+	// not be root then.
+	Account string `yaml:"account"`
+	// Listen is listen_addresses; empty: Unix sockets only.
+	Listen string `yaml:"listen"`
+	Port   uint16 `yaml:"port"`
+	// SocketDirs are directories for sockets beside the server's own.
+	SocketDirs []string `yaml:"socket_dirs"`
+	// HBA are lines of pg_hba.conf; none: those of the base.
+	HBA []string `yaml:"hba"`
+	// Parameters are the operator's for this server; they win over the primary's.
+	Parameters map[string]string `yaml:"parameters"`
+	// Feedback lets long reads here hold back cleaning up (hot_standby_feedback).
+	Feedback bool `yaml:"feedback"`
+	// StopTimeout bounds a fast stop before it becomes an immediate one.
+	StopTimeout time.Duration `yaml:"stop_timeout"`
+	// WindowBytes bounds the log in memory.
+	WindowBytes config.Bytes `yaml:"window_bytes"`
+}
+
+// SetDefaults returns s with every unset key at its default.
+func (s Settings) SetDefaults() Settings {
+	d := s.server().SetDefaults()
+	s.Port, s.StopTimeout = d.Port, d.StopTimeout
+	if s.WindowBytes == 0 {
+		s.WindowBytes = windowBytesDefault
+	}
+	return s
+}
+
+// Validate reports every broken rule.
+func (s Settings) Validate() error {
+	all := []error{config.AtLeast("window_bytes", s.WindowBytes, 1<<20)}
+	// Where it takes its log is not the file's to say.
+	srv := s.server()
+	srv.Upstream.SocketDir = "/run"
+	if err := srv.SetDefaults().Validate(); err != nil {
+		all = append(all, err)
+	}
+	return errors.Join(all...)
+}
+
+func (s Settings) server() server.Config {
+	return server.Config{
+		Home: s.Home, BinDir: s.BinDir, Listen: s.Listen, Port: s.Port, SocketDirs: s.SocketDirs, HBA: s.HBA,
+		Settings: s.Parameters, Feedback: s.Feedback, StopTimeout: s.StopTimeout,
+	}
+}
+
+// Config makes a connector's configuration out of the file's; it looks the account up.
+func (s Settings) Config(service tidegate.ServiceName, stream tidegate.StreamName, runDir, endpoint string) (Config, error) {
+	c := Config{
+		Service: service, Stream: stream, RunDir: runDir, Endpoint: endpoint, Server: s.server(), WindowBytes: int(s.WindowBytes),
+	}
+	if s.Account == "" {
+		return c, nil
+	}
+	a, err := lookup(s.Account)
+	if err != nil {
+		return c, &tidegate.Error{
+			Op: "find account", Subject: s.Account, Class: tidegate.Misuse, Err: err,
+			Hint: "PostgreSQL's packages make the user postgres",
+		}
+	}
+	c.Server.Account = &a
+	return c, nil
+}
+
+func lookup(name string) (server.Account, error) {
+	u, err := user.Lookup(name)
+	if err != nil {
+		return server.Account{}, err
+	}
+	uid, err := strconv.ParseUint(u.Uid, 10, 32)
+	if err != nil {
+		return server.Account{}, fmt.Errorf("uid %q: %w", u.Uid, err)
+	}
+	gid, err := strconv.ParseUint(u.Gid, 10, 32)
+	if err != nil {
+		return server.Account{}, fmt.Errorf("gid %q: %w", u.Gid, err)
+	}
+	return server.Account{UID: uint32(uid), GID: uint32(gid)}, nil
+}
