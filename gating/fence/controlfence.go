@@ -172,7 +172,7 @@ func (c *Controller) choose() {
 			return
 		}
 		r.State, r.Head, r.StartSeq = StateRecovering, best.Durable, best.Durable.Seq+1
-		r.History, r.Source, r.Unclean, r.Since = r.told(best.History).Clone(), best.Member.Node, !clean, c.now.UnixNano()
+		r.History, r.Source, r.Unclean, r.Since = r.told(best.History, best.Durable.Seq).Clone(), best.Member.Node, !clean, c.now.UnixNano()
 		r.Missing = s.missing()
 		if !clean && !c.promotes() {
 			// The same site goes on, and may have released what its standbys lack:
@@ -237,7 +237,7 @@ func (s *StreamPlan) best(target tidegate.NodeName, clean bool) FenceReply {
 }
 
 func (s *StreamPlan) better(r, o *FenceReply) bool {
-	a, b := s.Record.told(r.History).Last().Epoch, s.Record.told(o.History).Last().Epoch
+	a, b := s.Record.told(r.History, r.Durable.Seq).Last().Epoch, s.Record.told(o.History, o.Durable.Seq).Last().Epoch
 	if a != b && !mutate.Broken(mutate.EpochFirst) {
 		return a > b
 	}

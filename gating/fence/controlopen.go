@@ -37,7 +37,7 @@ func (c *Controller) sendAdopts() {
 func (s *StreamPlan) adoptedBy(m Member) tidegate.Epoch {
 	for _, r := range s.Replies {
 		if r.Member == m {
-			return r.History.Last().Epoch
+			return s.Record.told(r.History, r.Durable.Seq).Last().Epoch
 		}
 	}
 	return 0

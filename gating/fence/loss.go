@@ -98,7 +98,8 @@ func (s *StreamPlan) loss(after time.Duration) LossStatement {
 // whose log is the beginning of the chosen one.
 func (s *StreamPlan) evidence(chosen FenceReply) (e Evidence) {
 	for _, r := range s.Replies {
-		if r.History.Last().Epoch != chosen.History.Last().Epoch || r.Durable.Seq > chosen.Durable.Seq {
+		epoch := s.Record.told(r.History, r.Durable.Seq).Last().Epoch
+		if epoch != s.Record.told(chosen.History, chosen.Durable.Seq).Last().Epoch || r.Durable.Seq > chosen.Durable.Seq {
 			continue
 		}
 		if r.Evidence.ReleasedKnown && r.Durable == chosen.Durable {

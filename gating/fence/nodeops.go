@@ -275,13 +275,14 @@ func (n *Node) replyFence(o *nodeOp, refused bool) {
 	}
 }
 
-// history returns what the log can vouch for, and, of one that was cut to a head
-// and has not come to hold all of that, whose head it was: it knows as little of
-// what it once had as one that does.
+// history returns what the log can vouch for. Of one that was about to be cut to a
+// head, and has not come to hold all of that, a last term says whose head it was: it
+// may know as little of what it once had as one that does. That term begins beyond
+// the end of the log, where no other does.
 func (n *Node) history() History {
 	h := n.disk.History.through(n.durable.Seq)
 	if p := n.disk.GivingUp; p.Epoch > h.Last().Epoch && !mutate.Broken(mutate.UncleanSticks) {
-		h = h.With(Term{p.Epoch, n.durable.Seq + 1, p.Holder})
+		h = h.With(Term{p.Epoch, n.durable.Seq + 2, p.Holder})
 	}
 	return h
 }

@@ -150,17 +150,14 @@ func (r *EpochRecord) gaveUp(h History) bool {
 	return ok && c.Unclean && c.Epoch > r.ActiveEpoch && !mutate.Broken(mutate.UncleanSticks)
 }
 
-// told returns h without the terms at its end that make no log better than
-// another: those by which it gave something up, and one that it has not come to
-// hold ([NodeMeta.GivingUp]).
-func (r *EpochRecord) told(h History) History {
-	for {
-		c, ok := r.choice(h.Last())
-		if !r.gaveUp(h) && !(ok && c.Epoch > r.ActiveEpoch && c.StartSeq != h.Last().StartSeq) {
-			return h
-		}
+// told returns the terms by which a log that ends at end is compared with others:
+// without the one that it has not come to hold ([NodeMeta.GivingUp]), and without
+// those at its end by which it only gave something up.
+func (r *EpochRecord) told(h History, end tidegate.Seq) History {
+	for len(h) > 0 && (h.Last().StartSeq > end+1 || r.gaveUp(h)) {
 		h = h[:len(h)-1]
 	}
+	return h
 }
 
 // EpochRecordVersion is the version of the JSON form of [EpochRecord].

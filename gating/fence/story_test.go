@@ -39,6 +39,7 @@ var stories = []story{
 	{mutate.ChoiceKnown, "an epoch that was reserved again passes for one that was never written", reservedAgain},
 	{mutate.UncleanSticks, "a choice without a quorum, given up, beats a better log", abandonedChoice},
 	{mutate.UncleanSticks, "cut for a choice without a quorum, and down before it was adopted", cutAndDown},
+	{mutate.EpochFirst, "about to be cut, and as good as those it was to be cut to", aboutToBeCut},
 	{mutate.TruncateCommon, "cut to what was known committed", cutToCommit},
 	{mutate.ApplyCommitted, "applied ahead of commit, then cut", appliedAhead},
 	{mutate.ConfigOverlap, "members replaced without overlap", noOverlap},
@@ -481,6 +482,38 @@ func cutAndDown(s *stage) {
 	s.author().seal(1)
 	c = s.fly(s.draft(fence.KindFailover, "n0#1")).run() // once an epoch is open, what holds counts again
 	s.want(c.plan().Step == fence.StepDone && !s.key.Record.Unclean && c.told[0].Kind == fence.LossZero, "%s: %v", c.plan().Step, c.told)
+}
+
+// aboutToBeCut: what a node writes down before it is cut must not make its log look
+// like the one that it was to get.
+func aboutToBeCut(s *stage) {
+	s.cast(3, 2, 0, armed)
+	w1 := s.begin()
+	w1.seal(3)
+	w1.ship("n0") // never released
+	s.nodes["n0"].up = false
+	p := s.insist("n1#1")
+	p.Force = true
+	c := s.fly(p)
+	c.deliver("fence", "n1")
+	c.deadline()
+	c.run() // n2 adopts as well
+	s.want(c.plan().Step == fence.StepDone && s.key.Record.Unclean, "%s", c.plan().Step)
+	w2 := s.author()
+	w2.seal(1)
+	w2.ship("n1", "n2")
+	n0 := s.nodes["n0"]
+	n0.up, n0.held = true, true
+	n0.readopt(s.key.Record, "n1")
+	for range 2 { // the promise, the intent; not the cut
+		next := n0.waiting[0]
+		n0.waiting = n0.waiting[1:]
+		next()
+	}
+	n0.crash()
+	s.nodes["n2"].up = false
+	c = s.fly(s.draft(fence.KindFailover, "n1#2")).run()
+	s.want(c.plan().Step == fence.StepDone && s.key.Record.Head.Epoch == 2, "%s with head %s", c.plan().Step, s.key.Record.Head)
 }
 
 // --- cutting and applying ---

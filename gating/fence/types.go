@@ -141,7 +141,7 @@ type FenceReply struct {
 	Refused bool              `json:"refused,omitempty"`
 	Leased  time.Duration     `json:"leased_ns,omitempty"`
 	Promise Promise           `json:"promise"`
-	History History           `json:"history"`
+	History History           `json:"history"` // a last term that begins beyond Durable+1 was being adopted, and is not held
 	Durable tidegate.LogPos   `json:"durable"`
 	Commit  tidegate.Seq      `json:"commit"`          // known committed; never a reason to cut
 	Limbo   bool              `json:"limbo,omitempty"` // "I do not know what I had": never counts
