@@ -27,8 +27,8 @@ type Config struct {
 	// HandshakeTimeout bounds the time from connecting to the end of the
 	// start-up message. Default 10 s.
 	HandshakeTimeout time.Duration
-	// CloseTimeout bounds what a session may still say to a receiver that does
-	// not read when Run ends. Default 500 ms.
+	// CloseTimeout bounds what a session still says to a receiver when Run ends:
+	// the rest of a range, and goodbye. Default 500 ms.
 	CloseTimeout time.Duration
 }
 

@@ -521,6 +521,21 @@ func TestStreamEnds(t *testing.T) {
 	}
 }
 
+// A shutdown leaves a receiver at a record's end.
+func TestShutdownInsideRange(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := newServer(t, newMemLog(0x1000000, 0x1000000+1<<20))
+		r := s.start(t)
+		r.want(r.query("START_REPLICATION 0/1000000 TIMELINE 1"), "W")
+		r.wantWords("w 0/1000000-0/1020000 of 0/1100000")
+		s.stop()
+		got := r.answer()
+		if !strings.HasSuffix(got, " | w 0/10E0000-0/1100000 of 0/1100000 | C COPY 0 | EOF") {
+			t.Error(got)
+		}
+	})
+}
+
 // A receiver that is frozen holds up nobody but itself, and not the shutdown.
 func TestFrozenReceiver(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -209,7 +210,7 @@ func (t *stream) send(ctx context.Context) (*TimelineEnd, error) {
 		var err error
 		select {
 		case b := <-t.ranges:
-			err = t.sendRange(ctx, b)
+			err = t.sendRange(b)
 			t.taken <- struct{}{}
 		case <-t.pinged:
 			err = t.sendKeepalive(false)
@@ -235,8 +236,9 @@ func (t *stream) send(ctx context.Context) (*TimelineEnd, error) {
 
 // sendRange sends a range in messages that end where a receiver can take it:
 // at the range's end, which is a record's, or at a page boundary. It returns
-// early when there is something else to say.
-func (t *stream) sendRange(ctx context.Context, b []byte) error {
+// early only when the receiver wants no more: also at a shutdown, as long as
+// CloseTimeout allows, a receiver is left at a record's end.
+func (t *stream) sendRange(b []byte) error {
 	start, end := t.pos, t.pos+wal.LSN(len(b))
 	for t.pos < end {
 		cut := wal.SafeCut(t.pos, end, messageBytes)
@@ -244,10 +246,10 @@ func (t *stream) sendRange(ctx context.Context, b []byte) error {
 			return err
 		}
 		select {
-		case <-ctx.Done():
-			return nil
 		case <-t.received:
-			return nil
+			if !errors.Is(t.receiveErr, os.ErrDeadlineExceeded) { // which is our own shutdown
+				return nil
+			}
 		case <-t.pinged:
 			if err := t.sendKeepalive(false); err != nil {
 				return err
