@@ -173,7 +173,13 @@ func (c *Ceiling) inForce() tidegate.Bounds {
 // Limit returns the ceiling. Read the clock for now in the same step as the
 // release that relies on the answer, and report that release by Release.
 func (c *Ceiling) Limit(now tidegate.Instant) tidegate.Position {
-	return max(c.a, c.d, c.grant(now, c.inForce()))
+	return max(c.a, c.Permits(now))
+}
+
+// Permits returns how far D and the bounds let releases go now, whatever has been
+// released: the ceiling for one who asks anew after something escaped.
+func (c *Ceiling) Permits(now tidegate.Instant) tidegate.Position {
+	return max(c.d, c.grant(now, c.inForce()))
 }
 
 // LimitFor returns the ceiling for one release that asks for at least the
@@ -253,6 +259,13 @@ func (c *Ceiling) ReleaseFor(now tidegate.Instant, upTo tidegate.Position, mode 
 	}
 	c.release(now, upTo)
 	return true
+}
+
+// Escape says that outputs up to upTo, at most the head, left at now although
+// nobody asked: A is there, and exposure counts them. Invariant 4 holds again once
+// D has passed them.
+func (c *Ceiling) Escape(now tidegate.Instant, upTo tidegate.Position) {
+	c.release(now, min(upTo, c.head.Position))
 }
 
 func (c *Ceiling) release(now tidegate.Instant, upTo tidegate.Position) {

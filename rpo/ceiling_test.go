@@ -385,3 +385,29 @@ func TestOpenOnADeadLinkHasBoundedMemory(t *testing.T) {
 		t.Errorf("exposure %+v", e)
 	}
 }
+
+func TestWhatEscapedCountsAndPermitsNothing(t *testing.T) {
+	c := NewCeiling(Mark{})
+	c.Durable(0)
+	for i := int64(1); i <= 4; i++ {
+		c.Append(Mark{Position: tidegate.Position(10 * i), Records: i, Bytes: 10 * i})
+	}
+	c.SetBounds(tidegate.Bounds{Records: 1, Bytes: tidegate.Unbounded, Window: tidegate.Unbounded})
+	c.Escape(5, 1000) // beyond the head: there is nothing
+	if a, known := c.A(); a.Position != 40 || !known {
+		t.Errorf("A %s (known %v), want the head", a.Position, known)
+	}
+	if e := c.Exposure(6); !e.Known || e.Records != 4 || e.Bytes != 40 {
+		t.Errorf("exposure %+v", e)
+	}
+	if p := c.Permits(6); p != 10 {
+		t.Errorf("permits %s, want one record", p)
+	}
+	if s := c.Standing(6); s.Covered || s.Utilisation != 4 {
+		t.Errorf("standing %+v", s)
+	}
+	c.Durable(40)
+	if e := c.Exposure(7); e.Records != 0 || c.valid() != 0 {
+		t.Errorf("exposure %+v, invariant %d", e, c.valid())
+	}
+}

@@ -29,7 +29,7 @@ func (c *Capture) next() (st replication.Status, news bool) {
 	if d, known := c.gate.Ceiling.D(); known {
 		st.Flush = max(st.Flush, min(wal.LSN(d), l.confirmed))
 	}
-	write := min(wal.LSN(c.gate.Ceiling.Limit(now)), l.confirmed, wal.LSN(c.gate.Head.Position))
+	write := min(wal.LSN(c.gate.Ceiling.Permits(now)), l.confirmed, wal.LSN(c.gate.Head.Position))
 	if write > st.Write && c.gate.Ceiling.Release(now, write.Position()) {
 		st.Write = write
 		if d, _ := c.gate.Ceiling.D(); write.Position() > d {

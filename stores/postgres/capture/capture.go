@@ -43,6 +43,7 @@ type Capture struct {
 
 	report chan struct{} // something to tell the agent; capacity 1, as the next
 	answer chan struct{} // something to tell the server
+	ask    chan struct{} // an activity began: see whether the server waits
 
 	mu      sync.Mutex
 	gate    release.Gate
@@ -50,6 +51,7 @@ type Capture struct {
 	place   place
 	link    *link // nil while nothing is streamed
 	final   bool  // the server went in order while a handover was drained
+	leak    leak  // of the present activity
 	finding error
 	changed chan struct{} // closed and replaced when place.lineage, place.begin or the finding changes
 
@@ -87,7 +89,7 @@ func New(cfg Config) (*Capture, error) {
 	c := &Capture{
 		cfg: cfg, clock: cfg.Clock,
 		log:    cfg.Log.With("component", "capture", "service", string(cfg.Service), "stream", string(cfg.Stream)),
-		report: make(chan struct{}, 1), answer: make(chan struct{}, 1), changed: make(chan struct{}),
+		report: make(chan struct{}, 1), answer: make(chan struct{}, 1), ask: make(chan struct{}, 1), changed: make(chan struct{}),
 		window: newWindow(int(cfg.WindowBytes)),
 	}
 	c.gate = release.New(cfg.Clock.Boot(), c.stepped)
@@ -127,6 +129,7 @@ func (c *Capture) Run(ctx context.Context) error {
 	g.Go(func() error { return c.keepStream(ctx) })
 	g.Go(func() error { return c.keepSession(ctx) })
 	g.Go(func() error { return c.tend(ctx) })
+	g.Go(func() error { return c.keepWatch(ctx) })
 	err := g.Wait()
 	c.dropSpare()
 	return err
@@ -191,7 +194,7 @@ func (c *Capture) shout() {
 func (c *Capture) Finding() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.finding
+	return c.trouble()
 }
 
 // Begin implements [stores.Begun]: the start of the segment that holds the slot's
@@ -233,6 +236,7 @@ type Status struct {
 	Exposure  rpo.Exposure
 	D         tidegate.Position
 	DKnown    bool
+	Leaks     bool // commits are let go without our word for it, or it is not known that they are not
 	Finding   error
 }
 
@@ -242,7 +246,7 @@ func (c *Capture) Status() Status {
 	defer c.mu.Unlock()
 	st := Status{
 		Streaming: c.link != nil, Active: c.gate.Ceiling != nil, Head: wal.LSN(c.gate.Head.Position),
-		Gate: c.gate.Out.State, Exposure: c.gate.Exposure(c.clock.Boot()), Finding: c.finding,
+		Gate: c.gate.Out.State, Exposure: c.gate.Exposure(c.clock.Boot()), Finding: c.trouble(), Leaks: c.leak.why != "",
 	}
 	if c.place.known {
 		st.Lineage = c.place.lineage.String()

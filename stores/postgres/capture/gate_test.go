@@ -7,6 +7,7 @@ import (
 	"github.com/tidegate/tidegate"
 	"github.com/tidegate/tidegate/internal/local"
 	"github.com/tidegate/tidegate/internal/pgtest"
+	"github.com/tidegate/tidegate/stores/postgres/replication"
 )
 
 const table = "CREATE TABLE t (n int, v text)"
@@ -106,4 +107,54 @@ func TestFencedConfirmsNothing(t *testing.T) {
 	s.pg.SQL(t, "ALTER SYSTEM SET synchronous_standby_names = ''")
 	s.pg.SQL(t, "SELECT pg_reload_conf()")
 	s.goes(done)
+}
+
+func TestLeakIsCounted(t *testing.T) {
+	s := newSite(t, pgtest.Config{}, nil)
+	s.pg.SQL(t, table)
+	d := s.durable(tidegate.ModeSync, tidegate.Bounds{})
+	s.pg.SQL(t, "INSERT INTO t VALUES (1, 'x')") // nobody is named: it does not wait
+	st := s.until("leak found", func(st Status) bool { return st.Finding != nil && st.Leaks && st.Exposure.Records > 0 })
+	if !st.Exposure.Known || st.Exposure.Bytes == 0 || st.Told.Write > d || tidegate.HintOf(st.Finding) == "" {
+		t.Errorf("%+v beyond %s", st, d)
+	}
+	s.agent.until("told", func(a *fakeAgent) bool { return a.finding != nil && a.progress.A.Position > d.Position() })
+	s.name()
+	s.grant(s.caughtUp().Head, tidegate.ModeSync, tidegate.Bounds{})
+	s.until("leak mended", func(st Status) bool { return st.Finding == nil && !st.Leaks })
+	done := s.commit("INSERT INTO t VALUES (2, 'x')")
+	s.waits(done)
+	if st := s.c.Status(); !st.Exposure.Known || st.Exposure.Records != 0 {
+		t.Errorf("%+v", st)
+	}
+	s.grant(s.caughtUp().Head, tidegate.ModeSync, tidegate.Bounds{})
+	s.goes(done)
+}
+
+func TestLeakOf(t *testing.T) {
+	us := func(sync string) replication.Sender {
+		return replication.Sender{ApplicationName: "tidegate", State: "streaming", Sync: sync}
+	}
+	other := func(sync string) replication.Sender { return replication.Sender{ApplicationName: "b", Sync: sync} }
+	for name, tc := range map[string]struct {
+		names, level string
+		senders      []replication.Sender
+		leaks        bool
+	}{
+		"waits for us":                 {"tidegate", "on", []replication.Sender{us("sync"), other("async")}, false},
+		"waits for us at remote_write": {"tidegate", "remote_write", []replication.Sender{us("sync")}, false},
+		"nobody named":                 {"", "on", []replication.Sender{us("async")}, true},
+		"does not wait by default":     {"tidegate", "local", []replication.Sender{us("sync")}, true},
+		"waits for another":            {"FIRST 1 (b, tidegate)", "on", []replication.Sender{us("potential"), other("sync")}, true},
+		"waits for any":                {"ANY 1 (b, tidegate)", "on", []replication.Sender{us("quorum"), other("quorum")}, true},
+		"waits for all":                {"FIRST 2 (b, tidegate)", "on", []replication.Sender{us("sync"), other("sync")}, false},
+		"not confirmed anything yet":   {"tidegate", "on", []replication.Sender{us("async")}, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			l := leakOf("tidegate", map[string]string{"synchronous_standby_names": tc.names, "synchronous_commit": tc.level}, tc.senders)
+			if (l.why != "") != tc.leaks || (l.err() != nil) != tc.leaks {
+				t.Errorf("leak %+v, want %v", l, tc.leaks)
+			}
+		})
+	}
 }

@@ -159,7 +159,7 @@ func (r *reporter) report() error {
 	activation, active, start := c.gate.Progress(&m)
 	m.End = c.gate.Head.Position
 	m.Drained = c.drained()
-	lineage, finding := c.place.lineage.Text(), c.finding
+	lineage, finding := c.place.lineage.Text(), c.trouble()
 	c.mu.Unlock()
 	if now := text(finding); now != r.finding {
 		if err := r.conn.Send(local.FindingOf(finding)); err != nil {

@@ -336,6 +336,7 @@ func (in *intake) advance() {
 	c.place.mark = mark
 	c.place.anchor(mark)
 	if c.gate.Ceiling != nil {
+		c.escape()
 		c.gate.Step(c.clock.Boot())
 	}
 	signal(c.answer)
@@ -372,7 +373,9 @@ func (c *Capture) activate() {
 	if c.link == nil || !c.link.ready || c.gate.Ceiling != nil || c.gate.FencedBy != 0 {
 		return
 	}
+	c.leak = notAsked
 	c.gate.Activate(c.clock.Boot(), c.gate.Head)
+	signal(c.ask)
 	c.log.Info("active", "lineage", c.place.lineage.String(), "head", wal.LSN(c.gate.Head.Position).String())
 	signal(c.report)
 	signal(c.answer)
