@@ -223,6 +223,7 @@ func (c *Connector) found(f server.Finding) {
 // decide takes one step after the other until ctx ends.
 func (c *Connector) decide(ctx context.Context) error {
 	backoff := retry.Policy{First: 50 * time.Millisecond, Max: 5 * time.Second}.Backoff()
+	c.look(ctx) // a server of an earlier run may be there
 	for ctx.Err() == nil {
 		d := plan(c.facts())
 		var err error

@@ -24,6 +24,7 @@ import (
 type origin struct {
 	*pgtest.Server
 	store *snapshot.Store
+	bases string // the store's directory
 	size  wal.SegmentSize
 	line  wal.Lineage
 
@@ -58,7 +59,8 @@ func newOrigin(t *testing.T, cfg pgtest.Config) *origin {
 	if _, o.line, err = conn.Lineage(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if o.store, err = snapshot.Open(vfs.OS(), filepath.Join(t.TempDir(), "bases"), snapshot.StoreConfig{}); err != nil {
+	o.bases = filepath.Join(t.TempDir(), "bases")
+	if o.store, err = snapshot.Open(vfs.OS(), o.bases, snapshot.StoreConfig{}); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(o.store.Close)
