@@ -95,10 +95,10 @@ func TestFacts(t *testing.T) {
 			v.Services["ledger"] = registry.Entry[registry.Service]{Value: registry.Service{Disarmed: true}}
 		}, question{}, "arm-switch"},
 		{"unregistered target", func(*world, *handClock, *registry.View) {}, question{target: "x1"}, "target adopt-quorum no-gap content-verified capacity"},
-		{"reports grow old", func(_ *world, c *handClock, _ *registry.View) { c.boot += tidegate.Instant(6 * time.Second) }, question{}, "target fence-quorum adopt-quorum rpo-bound datum-fresh no-gap content-verified capacity"},
+		{"reports grow old", func(_ *world, c *handClock, _ *registry.View) { c.boot += tidegate.Instant(6 * time.Second) }, question{}, "target fence-quorum adopt-quorum primary-fenced rpo-bound datum-fresh no-gap content-verified capacity"},
 		{"two members in limbo", func(w *world, _ *handClock, _ *registry.View) {
 			stream(w, "w2").Limbo, stream(w, "w3").Limbo = true, true
-		}, question{}, "fence-quorum rpo-bound"},
+		}, question{}, "fence-quorum primary-fenced rpo-bound"},
 		{"another incarnation", func(w *world, _ *handClock, _ *registry.View) { stream(w, "w1").Incarnation = tidegate.ID{99}.String() }, question{}, "target adopt-quorum no-gap content-verified"},
 		{"target has not adopted", func(w *world, _ *handClock, _ *registry.View) { stream(w, "w1").History[0].Epoch = 2 }, question{}, "content-verified"},
 		{"two members differ", func(w *world, _ *handClock, _ *registry.View) {

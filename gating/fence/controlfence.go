@@ -310,11 +310,13 @@ func (c *Controller) silence() time.Duration {
 	return max(0, end.Sub(c.p.Times.T2))
 }
 
-// leaseMatters reports whether the old writer of r may put something out only
-// because it holds a lease, and may still hold one. What is known of its outputs
-// otherwise is not weakened by leases that it has and does not need.
+// leaseMatters reports whether the old writer of r may put something out although
+// it is cut off: because it holds a lease and may still hold one, or because it is
+// not cut off. Without R promises W nodes are left that may serve it, and a gate
+// that holds stops nothing then. What is known of its outputs otherwise is not
+// weakened by leases that it has and does not need.
 func (c *Controller) leaseMatters(r *EpochRecord) bool {
-	return c.promotes() && !c.p.AttestPrimaryDown && r.ActiveEpoch > 0 && r.handedOver() == nil && !r.Gate.Holds() &&
+	return c.promotes() && !c.p.AttestPrimaryDown && r.ActiveEpoch > 0 && r.handedOver() == nil && (r.Unclean || !r.Gate.Holds()) &&
 		!mutate.Broken(mutate.LeaseAwaited)
 }
 
@@ -331,10 +333,10 @@ func (c *Controller) leaseDoubt() (why string, attest bool) {
 		}
 		g := r.Gate
 		switch {
+		case r.Unclean:
+			return fmt.Sprintf("stream %s: fewer than %d members have promised not to serve the old writer, and the others may", s.Name, s.need()), true
 		case !g.LeaseBinds():
 			return fmt.Sprintf("stream %s: gate is %s in mode %s and no lease binds it", s.Name, g.State, g.Mode), true
-		case r.Unclean:
-			return fmt.Sprintf("stream %s: gate is %s in mode %s, and fewer than %d members that could renew its lease have promised not to", s.Name, g.State, g.Mode, s.need()), true
 		}
 		why = fmt.Sprintf("stream %s: gate is %s in mode %s; its lease of %s may run", s.Name, g.State, g.Mode, g.Lease)
 	}

@@ -274,12 +274,14 @@ func primaryFenced(_ *Facts, s *StreamFacts, _ Request) finding {
 	switch {
 	case is(s.NeverWritten):
 		return yes("it never had a writer")
+	case s.Quorum.Validate() != nil:
+		return unknown("it is not known how many members could go on serving it")
+	case len(s.alive()) < s.Quorum.R():
+		// Whatever its gate does: W members may be left that go on serving it.
+		return no("fewer than %d members answer: it may be cut off from here only, and the others may serve it", s.Quorum.R())
 	case is(s.GateHolds):
 		return yes("%s: a cut-off writer stops by itself", s.GateText).with("gate", "%s", s.GateText)
-	case s.Lease != nil && *s.Lease > 0 && s.Quorum.Validate() == nil && len(s.alive()) < s.Quorum.R():
-		// The plan would find out in F4, with the old writer fenced and none in its place.
-		return no("%s: fewer than %d members that could renew its lease of %s answer", s.GateText, s.Quorum.R(), *s.Lease).with("lease", "%s", *s.Lease)
-	case s.Lease != nil && *s.Lease > 0 && s.Quorum.Validate() == nil:
+	case s.Lease != nil && *s.Lease > 0:
 		return yes("%s: a cut-off writer's outputs end with its lease of %s", s.GateText, *s.Lease).with("lease", "%s", *s.Lease)
 	case s.GateHolds == nil:
 		return unknown("it is not known what the writer's gate does")

@@ -98,7 +98,7 @@ func TestEachRule(t *testing.T) {
 		{"one member is enough of three", Failover, func(f *Facts) { f.Streams[0].Members[2].Knows = new(false) }, "", ""},
 		{"two are not", Failover, func(f *Facts) {
 			f.Streams[0].Members[1].Knows, f.Streams[0].Members[2].Answers = new(false), new(false)
-		}, FenceQuorum, "1 of 3 members"},
+		}, "fence-quorum primary-fenced", "1 of 3 members"},
 		{"planned takes W", Switchover, func(f *Facts) {
 			f.Streams[0].Members[1].Knows, f.Streams[0].Members[2].Answers = new(false), new(false)
 		}, "fence-quorum adopt-quorum", "want 2"},

@@ -126,8 +126,8 @@ func Rules() []Rule {
 			Instead: "name a --target that is a member of every stream and answers, or bring members back",
 		},
 		{
-			Name: PrimaryFenced, Asks: "a cut-off writer stops by itself: its gate is armed with bounds, or it lives on output leases",
-			Evidence: "the gate's part of the epoch record", Actions: lossy, Flag: FlagAttest,
+			Name: PrimaryFenced, Asks: "the old writer is cut off from all but W - 1 members, and stops by itself then: its gate is armed with bounds, or it lives on output leases",
+			Evidence: "members' reports; the gate's part of the epoch record", Actions: lossy, Flag: FlagAttest,
 			Instead: "power the old primary off and attest it",
 		},
 		{
