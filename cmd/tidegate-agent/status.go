@@ -82,7 +82,7 @@ func codeOf(st agent.Status) cli.Code {
 		return cli.UnknownState
 	}
 	for _, s := range st.Streams {
-		if s.Error != "" || s.Writer != nil && !s.Writer.Exposure.Known {
+		if s.Error != "" || s.Finding != "" || s.Writer != nil && !s.Writer.Exposure.Known {
 			return cli.UnknownState
 		}
 	}
@@ -124,6 +124,9 @@ func write(w io.Writer, st agent.Status) error {
 		}
 		if s.Error != "" {
 			notes = s.Error
+		}
+		if s.Finding != "" {
+			notes = s.Finding
 		}
 		if o := s.Observer; o != nil && o.Diverged != "" {
 			notes = fmt.Sprintf("diverged at batch %d: %s", uint64(o.DivergedSeq), o.Diverged)
@@ -178,6 +181,11 @@ func gateNotes(x *agent.WriterStatus) string {
 	}
 	if h := x.Handover; h != nil {
 		add("handing over to %s", h.To)
+	}
+	if b := x.Base; b != nil && b.Total > 0 {
+		add("base on its way to %s: %s of %s", b.To, cli.Size(b.Bytes), cli.Size(b.Total))
+	} else if b != nil {
+		add("base on its way to %s: %s", b.To, cli.Size(b.Bytes))
 	}
 	return strings.Join(notes, "; ")
 }
