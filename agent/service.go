@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"strings"
 	"time"
 
 	"connectrpc.com/connect"
@@ -153,6 +154,21 @@ func (s *stream) setAcquire(why string) {
 	s.acquire = why
 }
 
+// promotedBy returns the epoch of the newest promotion that a log went on from, 0
+// for none; ok is false where the store's lineage does not tell.
+func promotedBy(source string, l tidegate.Lineage) (e tidegate.Epoch, ok bool) {
+	if source != SourceJournal || l == "" {
+		return 0, false
+	}
+	i := strings.LastIndexByte(string(l), '+')
+	if i < 0 {
+		return 0, true
+	}
+	epoch, _, _ := strings.Cut(string(l[i+1:]), "@")
+	e, err := tidegate.ParseEpoch(epoch)
+	return e, err == nil
+}
+
 // acquire asks the gate to make this agent the writer of all the streams.
 func (v *service) acquire(ctx context.Context) error {
 	a := v.agent
@@ -164,6 +180,9 @@ func (v *service) acquire(ctx context.Context) error {
 	for _, s := range v.streams {
 		s.mu.Lock()
 		req.Heads = append(req.Heads, &pb.StreamPosition{StreamId: api.IDText(s.view.id), Position: uint64(s.lib.head())})
+		if e, ok := promotedBy(s.cfg.Source, s.lib.lineage); ok {
+			req.Branches = append(req.Branches, &pb.StreamEpoch{StreamId: api.IDText(s.view.id), Epoch: uint64(e)})
+		}
 		if w := s.writer.Load(); w != nil {
 			req.Held = append(req.Held, &pb.StreamEpoch{StreamId: api.IDText(s.view.id), Epoch: uint64(w.epoch)})
 			if s.forgotten != nil {

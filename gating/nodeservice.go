@@ -217,7 +217,8 @@ func (s *nodeService) AcquireEpoch(ctx context.Context, req *connect.Request[pb.
 		err = errors.New("holder uuid: want the one of this start")
 	}
 	held, herr := promisesOf(m.GetHeld(), m.GetHolder().GetUuid())
-	if err = errors.Join(err, herr); err != nil {
+	branches, berr := promisesOf(m.GetBranches(), m.GetHolder().GetUuid())
+	if err = errors.Join(err, herr, berr); err != nil {
 		return nil, misuse("acquire", m.GetService(), err)
 	}
 	v, err := s.store.Read(ctx)
@@ -239,7 +240,7 @@ func (s *nodeService) AcquireEpoch(ctx context.Context, req *connect.Request[pb.
 			Hint: "allow role changes again with `tidegate gate thaw`",
 		}
 	}
-	plan, err := s.control.acquirePlan(ctx, v, svc.Value, holder, held, m.GetPredecessorDead(), m.GetReason())
+	plan, err := s.control.acquirePlan(ctx, v, svc.Value, holder, held, branches, m.GetPredecessorDead(), m.GetReason())
 	if err != nil {
 		return nil, err
 	}

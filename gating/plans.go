@@ -19,8 +19,9 @@ import (
 
 // acquirePlan draws the plan of an agent's start as writer. held are the epochs
 // that it writes under now; those that the records do not know count as heard of,
-// so that none is issued twice.
-func (c *controller) acquirePlan(ctx context.Context, v *registry.View, svc registry.Service, holder fence.Holder, held map[tidegate.StreamID]fence.Promise, sameBoot bool, reason string) (fence.Plan, error) {
+// so that none is issued twice. branches are the promotions that its service's own
+// logs went on from, of those that tell.
+func (c *controller) acquirePlan(ctx context.Context, v *registry.View, svc registry.Service, holder fence.Holder, held, branches map[tidegate.StreamID]fence.Promise, sameBoot bool, reason string) (fence.Plan, error) {
 	p := fence.Plan{
 		ID: newPlanID(c.now()), Service: svc.Name, Kind: fence.KindAcquire, Target: holder, SameBoot: sameBoot,
 		Reason: reason, Actor: string(tidegate.RoleAgent) + "/" + string(holder.Node),
@@ -32,6 +33,9 @@ func (c *controller) acquirePlan(ctx context.Context, v *registry.View, svc regi
 	for i := range p.Streams {
 		if h := held[p.Streams[i].Stream]; h.Epoch > v.Epochs[p.Streams[i].Stream].Value.Epoch {
 			p.Streams[i].Heard = h
+		}
+		if b, ok := branches[p.Streams[i].Stream]; ok {
+			p.Streams[i].Branch = &b.Epoch
 		}
 	}
 	if err == nil {

@@ -568,7 +568,7 @@ func verdictErr(p fence.Plan, view *pb.Plan) error {
 			rule = &pb.RuleVerdict{Rule: p.Refusal.Rule, Reason: p.Refusal.Why, Override: overrides[p.Refusal.Rule]}
 		}
 		class := tidegate.Refused
-		if p.Kind == fence.KindAcquire && rule.GetRule() != fence.RuleSameSite {
+		if p.Kind == fence.KindAcquire && rule.GetRule() != fence.RuleSameSite && rule.GetRule() != fence.RuleBranch {
 			class = tidegate.Transient // the agent goes on asking: members may come back
 		}
 		return &tidegate.Error{

@@ -934,7 +934,10 @@ type AcquireEpochRequest struct {
 	Heads []*StreamPosition `protobuf:"bytes,5,rep,name=heads,proto3" json:"heads,omitempty"`
 	// Epochs that this holder writes under now. A record of a lower one was put back
 	// from a backup.
-	Held          []*StreamEpoch `protobuf:"bytes,6,rep,name=held,proto3" json:"held,omitempty"`
+	Held []*StreamEpoch `protobuf:"bytes,6,rep,name=held,proto3" json:"held,omitempty"`
+	// Newest promotion that the service's own log went on from, per stream whose log
+	// tells: 0 for none. A service that was left behind by a later one is refused.
+	Branches      []*StreamEpoch `protobuf:"bytes,7,rep,name=branches,proto3" json:"branches,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1007,6 +1010,13 @@ func (x *AcquireEpochRequest) GetHeads() []*StreamPosition {
 func (x *AcquireEpochRequest) GetHeld() []*StreamEpoch {
 	if x != nil {
 		return x.Held
+	}
+	return nil
+}
+
+func (x *AcquireEpochRequest) GetBranches() []*StreamEpoch {
+	if x != nil {
+		return x.Branches
 	}
 	return nil
 }
@@ -3630,14 +3640,15 @@ const file_tidegate_v1_node_proto_rawDesc = "" +
 	"\vincarnation\x18\x04 \x01(\tR\vincarnation\x12!\n" +
 	"\fship_address\x18\x05 \x01(\tR\vshipAddress\x12\x1f\n" +
 	"\vapi_address\x18\x06 \x01(\tR\n" +
-	"apiAddress\"\x80\x02\n" +
+	"apiAddress\"\xb6\x02\n" +
 	"\x13AcquireEpochRequest\x12\x18\n" +
 	"\aservice\x18\x01 \x01(\tR\aservice\x12+\n" +
 	"\x06holder\x18\x02 \x01(\v2\x13.tidegate.v1.HolderR\x06holder\x12)\n" +
 	"\x10predecessor_dead\x18\x03 \x01(\bR\x0fpredecessorDead\x12\x16\n" +
 	"\x06reason\x18\x04 \x01(\tR\x06reason\x121\n" +
 	"\x05heads\x18\x05 \x03(\v2\x1b.tidegate.v1.StreamPositionR\x05heads\x12,\n" +
-	"\x04held\x18\x06 \x03(\v2\x18.tidegate.v1.StreamEpochR\x04held\"I\n" +
+	"\x04held\x18\x06 \x03(\v2\x18.tidegate.v1.StreamEpochR\x04held\x124\n" +
+	"\bbranches\x18\a \x03(\v2\x18.tidegate.v1.StreamEpochR\bbranches\"I\n" +
 	"\x0eStreamPosition\x12\x1b\n" +
 	"\tstream_id\x18\x01 \x01(\tR\bstreamId\x12\x1a\n" +
 	"\bposition\x18\x02 \x01(\x04R\bposition\"a\n" +
@@ -3995,84 +4006,85 @@ var file_tidegate_v1_node_proto_depIdxs = []int32{
 	51, // 17: tidegate.v1.AcquireEpochRequest.holder:type_name -> tidegate.v1.Holder
 	12, // 18: tidegate.v1.AcquireEpochRequest.heads:type_name -> tidegate.v1.StreamPosition
 	20, // 19: tidegate.v1.AcquireEpochRequest.held:type_name -> tidegate.v1.StreamEpoch
-	14, // 20: tidegate.v1.AcquireEpochResponse.grants:type_name -> tidegate.v1.StreamGrant
-	49, // 21: tidegate.v1.StreamGrant.epoch:type_name -> tidegate.v1.EpochRecord
-	49, // 22: tidegate.v1.ReadEpochResponse.epoch:type_name -> tidegate.v1.EpochRecord
-	52, // 23: tidegate.v1.RecordGateRequest.gate:type_name -> tidegate.v1.GateRecord
-	49, // 24: tidegate.v1.RecordGateResponse.epoch:type_name -> tidegate.v1.EpochRecord
-	20, // 25: tidegate.v1.RenewLeaseRequest.epochs:type_name -> tidegate.v1.StreamEpoch
-	46, // 26: tidegate.v1.RenewLeaseResponse.ttl:type_name -> google.protobuf.Duration
-	25, // 27: tidegate.v1.HandOverRequest.streams:type_name -> tidegate.v1.StreamHandover
-	53, // 28: tidegate.v1.StreamHandover.handover:type_name -> tidegate.v1.Handover
-	49, // 29: tidegate.v1.HandOverResponse.epochs:type_name -> tidegate.v1.EpochRecord
-	28, // 30: tidegate.v1.Vantage.observations:type_name -> tidegate.v1.Observation
-	50, // 31: tidegate.v1.Vantage.sent:type_name -> google.protobuf.Timestamp
-	46, // 32: tidegate.v1.Observation.last_good_age:type_name -> google.protobuf.Duration
-	46, // 33: tidegate.v1.Observation.age:type_name -> google.protobuf.Duration
-	54, // 34: tidegate.v1.ExitLimboRequest.member:type_name -> tidegate.v1.Member
-	49, // 35: tidegate.v1.ExitLimboResponse.epoch:type_name -> tidegate.v1.EpochRecord
-	33, // 36: tidegate.v1.ReportAgentRequest.streams:type_name -> tidegate.v1.AgentStream
-	50, // 37: tidegate.v1.ReportAgentRequest.sent:type_name -> google.protobuf.Timestamp
-	32, // 38: tidegate.v1.ReportAgentRequest.rates:type_name -> tidegate.v1.Rate
-	2,  // 39: tidegate.v1.AgentStream.role:type_name -> tidegate.v1.AgentRole
-	55, // 40: tidegate.v1.AgentStream.exposure:type_name -> tidegate.v1.Exposure
-	56, // 41: tidegate.v1.AgentStream.areas:type_name -> tidegate.v1.Areas
-	47, // 42: tidegate.v1.AgentStream.mode:type_name -> tidegate.v1.Mode
-	48, // 43: tidegate.v1.AgentStream.bounds:type_name -> tidegate.v1.Bounds
-	34, // 44: tidegate.v1.AgentStream.members:type_name -> tidegate.v1.AgentMember
-	46, // 45: tidegate.v1.AgentStream.gate_state_age:type_name -> google.protobuf.Duration
-	57, // 46: tidegate.v1.AgentStream.want:type_name -> tidegate.v1.GateState
-	46, // 47: tidegate.v1.AgentStream.slack:type_name -> google.protobuf.Duration
-	46, // 48: tidegate.v1.AgentStream.lease_remaining:type_name -> google.protobuf.Duration
-	37, // 49: tidegate.v1.ReportStandbyRequest.streams:type_name -> tidegate.v1.StandbyStream
-	50, // 50: tidegate.v1.ReportStandbyRequest.sent:type_name -> google.protobuf.Timestamp
-	32, // 51: tidegate.v1.ReportStandbyRequest.rates:type_name -> tidegate.v1.Rate
-	58, // 52: tidegate.v1.StandbyStream.promise:type_name -> tidegate.v1.Promise
-	59, // 53: tidegate.v1.StandbyStream.history:type_name -> tidegate.v1.Term
-	60, // 54: tidegate.v1.StandbyStream.received:type_name -> tidegate.v1.LogPos
-	60, // 55: tidegate.v1.StandbyStream.durable:type_name -> tidegate.v1.LogPos
-	46, // 56: tidegate.v1.StandbyStream.blind_window:type_name -> google.protobuf.Duration
-	46, // 57: tidegate.v1.StandbyStream.beacon_age:type_name -> google.protobuf.Duration
-	38, // 58: tidegate.v1.StandbyStream.lease:type_name -> tidegate.v1.NodeLease
-	53, // 59: tidegate.v1.StandbyStream.handover_applied:type_name -> tidegate.v1.Handover
-	46, // 60: tidegate.v1.NodeLease.ttl:type_name -> google.protobuf.Duration
-	46, // 61: tidegate.v1.NodeLease.remaining:type_name -> google.protobuf.Duration
-	41, // 62: tidegate.v1.ReportRouteRequest.services:type_name -> tidegate.v1.RouteApplied
-	50, // 63: tidegate.v1.RouteApplied.since:type_name -> google.protobuf.Timestamp
-	50, // 64: tidegate.v1.ReportQuarantineRequest.oldest:type_name -> google.protobuf.Timestamp
-	50, // 65: tidegate.v1.ReportQuarantineRequest.newest:type_name -> google.protobuf.Timestamp
-	50, // 66: tidegate.v1.ReportQuarantineRequest.released_newest:type_name -> google.protobuf.Timestamp
-	3,  // 67: tidegate.v1.NodeService.Register:input_type -> tidegate.v1.RegisterRequest
-	5,  // 68: tidegate.v1.NodeService.Watch:input_type -> tidegate.v1.WatchRequest
-	11, // 69: tidegate.v1.NodeService.AcquireEpoch:input_type -> tidegate.v1.AcquireEpochRequest
-	15, // 70: tidegate.v1.NodeService.ReadEpoch:input_type -> tidegate.v1.ReadEpochRequest
-	17, // 71: tidegate.v1.NodeService.RecordGate:input_type -> tidegate.v1.RecordGateRequest
-	19, // 72: tidegate.v1.NodeService.RenewLease:input_type -> tidegate.v1.RenewLeaseRequest
-	22, // 73: tidegate.v1.NodeService.ReleaseLease:input_type -> tidegate.v1.ReleaseLeaseRequest
-	24, // 74: tidegate.v1.NodeService.HandOver:input_type -> tidegate.v1.HandOverRequest
-	29, // 75: tidegate.v1.NodeService.ExitLimbo:input_type -> tidegate.v1.ExitLimboRequest
-	31, // 76: tidegate.v1.NodeService.ReportAgent:input_type -> tidegate.v1.ReportAgentRequest
-	36, // 77: tidegate.v1.NodeService.ReportStandby:input_type -> tidegate.v1.ReportStandbyRequest
-	40, // 78: tidegate.v1.NodeService.ReportRoute:input_type -> tidegate.v1.ReportRouteRequest
-	43, // 79: tidegate.v1.NodeService.ReportQuarantine:input_type -> tidegate.v1.ReportQuarantineRequest
-	4,  // 80: tidegate.v1.NodeService.Register:output_type -> tidegate.v1.RegisterResponse
-	6,  // 81: tidegate.v1.NodeService.Watch:output_type -> tidegate.v1.WatchResponse
-	13, // 82: tidegate.v1.NodeService.AcquireEpoch:output_type -> tidegate.v1.AcquireEpochResponse
-	16, // 83: tidegate.v1.NodeService.ReadEpoch:output_type -> tidegate.v1.ReadEpochResponse
-	18, // 84: tidegate.v1.NodeService.RecordGate:output_type -> tidegate.v1.RecordGateResponse
-	21, // 85: tidegate.v1.NodeService.RenewLease:output_type -> tidegate.v1.RenewLeaseResponse
-	23, // 86: tidegate.v1.NodeService.ReleaseLease:output_type -> tidegate.v1.ReleaseLeaseResponse
-	26, // 87: tidegate.v1.NodeService.HandOver:output_type -> tidegate.v1.HandOverResponse
-	30, // 88: tidegate.v1.NodeService.ExitLimbo:output_type -> tidegate.v1.ExitLimboResponse
-	35, // 89: tidegate.v1.NodeService.ReportAgent:output_type -> tidegate.v1.ReportAgentResponse
-	39, // 90: tidegate.v1.NodeService.ReportStandby:output_type -> tidegate.v1.ReportStandbyResponse
-	42, // 91: tidegate.v1.NodeService.ReportRoute:output_type -> tidegate.v1.ReportRouteResponse
-	44, // 92: tidegate.v1.NodeService.ReportQuarantine:output_type -> tidegate.v1.ReportQuarantineResponse
-	80, // [80:93] is the sub-list for method output_type
-	67, // [67:80] is the sub-list for method input_type
-	67, // [67:67] is the sub-list for extension type_name
-	67, // [67:67] is the sub-list for extension extendee
-	0,  // [0:67] is the sub-list for field type_name
+	20, // 20: tidegate.v1.AcquireEpochRequest.branches:type_name -> tidegate.v1.StreamEpoch
+	14, // 21: tidegate.v1.AcquireEpochResponse.grants:type_name -> tidegate.v1.StreamGrant
+	49, // 22: tidegate.v1.StreamGrant.epoch:type_name -> tidegate.v1.EpochRecord
+	49, // 23: tidegate.v1.ReadEpochResponse.epoch:type_name -> tidegate.v1.EpochRecord
+	52, // 24: tidegate.v1.RecordGateRequest.gate:type_name -> tidegate.v1.GateRecord
+	49, // 25: tidegate.v1.RecordGateResponse.epoch:type_name -> tidegate.v1.EpochRecord
+	20, // 26: tidegate.v1.RenewLeaseRequest.epochs:type_name -> tidegate.v1.StreamEpoch
+	46, // 27: tidegate.v1.RenewLeaseResponse.ttl:type_name -> google.protobuf.Duration
+	25, // 28: tidegate.v1.HandOverRequest.streams:type_name -> tidegate.v1.StreamHandover
+	53, // 29: tidegate.v1.StreamHandover.handover:type_name -> tidegate.v1.Handover
+	49, // 30: tidegate.v1.HandOverResponse.epochs:type_name -> tidegate.v1.EpochRecord
+	28, // 31: tidegate.v1.Vantage.observations:type_name -> tidegate.v1.Observation
+	50, // 32: tidegate.v1.Vantage.sent:type_name -> google.protobuf.Timestamp
+	46, // 33: tidegate.v1.Observation.last_good_age:type_name -> google.protobuf.Duration
+	46, // 34: tidegate.v1.Observation.age:type_name -> google.protobuf.Duration
+	54, // 35: tidegate.v1.ExitLimboRequest.member:type_name -> tidegate.v1.Member
+	49, // 36: tidegate.v1.ExitLimboResponse.epoch:type_name -> tidegate.v1.EpochRecord
+	33, // 37: tidegate.v1.ReportAgentRequest.streams:type_name -> tidegate.v1.AgentStream
+	50, // 38: tidegate.v1.ReportAgentRequest.sent:type_name -> google.protobuf.Timestamp
+	32, // 39: tidegate.v1.ReportAgentRequest.rates:type_name -> tidegate.v1.Rate
+	2,  // 40: tidegate.v1.AgentStream.role:type_name -> tidegate.v1.AgentRole
+	55, // 41: tidegate.v1.AgentStream.exposure:type_name -> tidegate.v1.Exposure
+	56, // 42: tidegate.v1.AgentStream.areas:type_name -> tidegate.v1.Areas
+	47, // 43: tidegate.v1.AgentStream.mode:type_name -> tidegate.v1.Mode
+	48, // 44: tidegate.v1.AgentStream.bounds:type_name -> tidegate.v1.Bounds
+	34, // 45: tidegate.v1.AgentStream.members:type_name -> tidegate.v1.AgentMember
+	46, // 46: tidegate.v1.AgentStream.gate_state_age:type_name -> google.protobuf.Duration
+	57, // 47: tidegate.v1.AgentStream.want:type_name -> tidegate.v1.GateState
+	46, // 48: tidegate.v1.AgentStream.slack:type_name -> google.protobuf.Duration
+	46, // 49: tidegate.v1.AgentStream.lease_remaining:type_name -> google.protobuf.Duration
+	37, // 50: tidegate.v1.ReportStandbyRequest.streams:type_name -> tidegate.v1.StandbyStream
+	50, // 51: tidegate.v1.ReportStandbyRequest.sent:type_name -> google.protobuf.Timestamp
+	32, // 52: tidegate.v1.ReportStandbyRequest.rates:type_name -> tidegate.v1.Rate
+	58, // 53: tidegate.v1.StandbyStream.promise:type_name -> tidegate.v1.Promise
+	59, // 54: tidegate.v1.StandbyStream.history:type_name -> tidegate.v1.Term
+	60, // 55: tidegate.v1.StandbyStream.received:type_name -> tidegate.v1.LogPos
+	60, // 56: tidegate.v1.StandbyStream.durable:type_name -> tidegate.v1.LogPos
+	46, // 57: tidegate.v1.StandbyStream.blind_window:type_name -> google.protobuf.Duration
+	46, // 58: tidegate.v1.StandbyStream.beacon_age:type_name -> google.protobuf.Duration
+	38, // 59: tidegate.v1.StandbyStream.lease:type_name -> tidegate.v1.NodeLease
+	53, // 60: tidegate.v1.StandbyStream.handover_applied:type_name -> tidegate.v1.Handover
+	46, // 61: tidegate.v1.NodeLease.ttl:type_name -> google.protobuf.Duration
+	46, // 62: tidegate.v1.NodeLease.remaining:type_name -> google.protobuf.Duration
+	41, // 63: tidegate.v1.ReportRouteRequest.services:type_name -> tidegate.v1.RouteApplied
+	50, // 64: tidegate.v1.RouteApplied.since:type_name -> google.protobuf.Timestamp
+	50, // 65: tidegate.v1.ReportQuarantineRequest.oldest:type_name -> google.protobuf.Timestamp
+	50, // 66: tidegate.v1.ReportQuarantineRequest.newest:type_name -> google.protobuf.Timestamp
+	50, // 67: tidegate.v1.ReportQuarantineRequest.released_newest:type_name -> google.protobuf.Timestamp
+	3,  // 68: tidegate.v1.NodeService.Register:input_type -> tidegate.v1.RegisterRequest
+	5,  // 69: tidegate.v1.NodeService.Watch:input_type -> tidegate.v1.WatchRequest
+	11, // 70: tidegate.v1.NodeService.AcquireEpoch:input_type -> tidegate.v1.AcquireEpochRequest
+	15, // 71: tidegate.v1.NodeService.ReadEpoch:input_type -> tidegate.v1.ReadEpochRequest
+	17, // 72: tidegate.v1.NodeService.RecordGate:input_type -> tidegate.v1.RecordGateRequest
+	19, // 73: tidegate.v1.NodeService.RenewLease:input_type -> tidegate.v1.RenewLeaseRequest
+	22, // 74: tidegate.v1.NodeService.ReleaseLease:input_type -> tidegate.v1.ReleaseLeaseRequest
+	24, // 75: tidegate.v1.NodeService.HandOver:input_type -> tidegate.v1.HandOverRequest
+	29, // 76: tidegate.v1.NodeService.ExitLimbo:input_type -> tidegate.v1.ExitLimboRequest
+	31, // 77: tidegate.v1.NodeService.ReportAgent:input_type -> tidegate.v1.ReportAgentRequest
+	36, // 78: tidegate.v1.NodeService.ReportStandby:input_type -> tidegate.v1.ReportStandbyRequest
+	40, // 79: tidegate.v1.NodeService.ReportRoute:input_type -> tidegate.v1.ReportRouteRequest
+	43, // 80: tidegate.v1.NodeService.ReportQuarantine:input_type -> tidegate.v1.ReportQuarantineRequest
+	4,  // 81: tidegate.v1.NodeService.Register:output_type -> tidegate.v1.RegisterResponse
+	6,  // 82: tidegate.v1.NodeService.Watch:output_type -> tidegate.v1.WatchResponse
+	13, // 83: tidegate.v1.NodeService.AcquireEpoch:output_type -> tidegate.v1.AcquireEpochResponse
+	16, // 84: tidegate.v1.NodeService.ReadEpoch:output_type -> tidegate.v1.ReadEpochResponse
+	18, // 85: tidegate.v1.NodeService.RecordGate:output_type -> tidegate.v1.RecordGateResponse
+	21, // 86: tidegate.v1.NodeService.RenewLease:output_type -> tidegate.v1.RenewLeaseResponse
+	23, // 87: tidegate.v1.NodeService.ReleaseLease:output_type -> tidegate.v1.ReleaseLeaseResponse
+	26, // 88: tidegate.v1.NodeService.HandOver:output_type -> tidegate.v1.HandOverResponse
+	30, // 89: tidegate.v1.NodeService.ExitLimbo:output_type -> tidegate.v1.ExitLimboResponse
+	35, // 90: tidegate.v1.NodeService.ReportAgent:output_type -> tidegate.v1.ReportAgentResponse
+	39, // 91: tidegate.v1.NodeService.ReportStandby:output_type -> tidegate.v1.ReportStandbyResponse
+	42, // 92: tidegate.v1.NodeService.ReportRoute:output_type -> tidegate.v1.ReportRouteResponse
+	44, // 93: tidegate.v1.NodeService.ReportQuarantine:output_type -> tidegate.v1.ReportQuarantineResponse
+	81, // [81:94] is the sub-list for method output_type
+	68, // [68:81] is the sub-list for method input_type
+	68, // [68:68] is the sub-list for extension type_name
+	68, // [68:68] is the sub-list for extension extendee
+	0,  // [0:68] is the sub-list for field type_name
 }
 
 func init() { file_tidegate_v1_node_proto_init() }
