@@ -100,6 +100,7 @@ func New(cfg Config) (*Capture, error) {
 func (c *Capture) stepped(_ tidegate.Instant, was machine.Output) {
 	now := &c.gate.Out
 	if now.Unbounded != was.Unbounded || now.Sealed != was.Sealed {
+		signal(c.ask)
 		signal(c.answer)
 	}
 	if now.State != was.State || now.Want != was.Want {

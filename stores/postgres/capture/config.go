@@ -25,6 +25,11 @@ type Settings struct {
 	Slot string `yaml:"slot"`
 	// Name is what synchronous_standby_names calls us: the application_name.
 	Name string `yaml:"name"`
+	// SetNames lets the connector set synchronous_standby_names: to Name while the
+	// stream has bounds, to nothing while it is open or its record says degraded.
+	// Without it that is the operator's, and an open or degraded stream still holds
+	// back whoever asks for synchronous_commit on.
+	SetNames bool `yaml:"set_names"`
 	// WindowBytes is the memory for the newest log. A cursor that falls further
 	// behind reads from the server once more.
 	WindowBytes config.Bytes `yaml:"window_bytes"`
@@ -43,6 +48,9 @@ const (
 	// windowMin holds the overlap, its anchors and the largest message.
 	windowMin config.Bytes = 1 << 20
 )
+
+// nameLetters need no quotes in any of PostgreSQL's languages.
+const nameLetters = "abcdefghijklmnopqrstuvwxyz0123456789_"
 
 // SetDefaults returns s with every unset key at its default.
 func (s Settings) SetDefaults() Settings {
@@ -69,11 +77,11 @@ func (s Settings) Validate() error {
 	} else if err := s.server(DefaultName).Validate(); err != nil {
 		all = append(all, config.Broken("conn", "want a connection string ("+err.Error()+")", "one that is not"))
 	}
-	if s.Slot == "" || len(s.Slot) > 63 || strings.Trim(s.Slot, "abcdefghijklmnopqrstuvwxyz0123456789_") != "" {
+	if s.Slot == "" || len(s.Slot) > 63 || strings.Trim(s.Slot, nameLetters) != "" {
 		all = append(all, config.Broken("slot", "want 1 to 63 of a-z, 0-9 and _", s.Slot))
 	}
-	if len(s.Name) > 48 { // servers cut at 63, and the reread's own name is longer
-		all = append(all, config.Broken("name", "want at most 48 bytes", s.Name))
+	if len(s.Name) > 48 || strings.Trim(s.Name, nameLetters) != "" { // servers cut at 63, and the reread's own name is longer
+		all = append(all, config.Broken("name", "want 1 to 48 of a-z, 0-9 and _", s.Name))
 	}
 	return errors.Join(all...)
 }

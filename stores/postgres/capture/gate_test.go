@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/tidegate/tidegate"
+	"github.com/tidegate/tidegate/gating/machine"
 	"github.com/tidegate/tidegate/internal/local"
 	"github.com/tidegate/tidegate/internal/pgtest"
 	"github.com/tidegate/tidegate/stores/postgres/replication"
@@ -129,6 +130,32 @@ func TestLeakIsCounted(t *testing.T) {
 	}
 	s.grant(s.caughtUp().Head, tidegate.ModeSync, tidegate.Bounds{})
 	s.goes(done)
+}
+
+func TestNamesFollowThePromise(t *testing.T) {
+	const none = tidegate.Unbounded
+	s := newSite(t, pgtest.Config{}, func(set *Settings) { set.SetNames = true })
+	s.pg.SQL(t, table)
+	s.durable(tidegate.ModeOpen, tidegate.Bounds{})
+	s.goes(s.commit("INSERT INTO t VALUES (1, 'open')"))
+	s.until("open leaks by design", func(st Status) bool { return st.Leaks && st.Finding == nil && st.Exposure.Records > 0 })
+
+	s.grant(s.caughtUp().Head, tidegate.ModeSync, tidegate.Bounds{})
+	s.pg.UntilSQL(t, "SHOW synchronous_standby_names", "tidegate")
+	s.agent.until("in force", func(a *fakeAgent) bool { return a.progress.Grant == a.number && a.finding == nil })
+	done := s.commit("INSERT INTO t VALUES (2, 'sync')")
+	s.waits(done)
+
+	// Degraded on record: bounds stay those of an armed gate, and do not count.
+	s.agent.grant(local.DaemonProgress{
+		D: s.c.Status().Told.Flush.Position(), DKnown: true, Epoch: 1, Mode: tidegate.ModeSync, Recorded: false, Record: machine.RecordDegraded,
+		Policy: tidegate.Policy{Reaction: tidegate.ReactDegrade, Rearm: time.Hour},
+	})
+	s.goes(done)
+	s.pg.UntilSQL(t, "SHOW synchronous_standby_names", "")
+	s.until("exposed", func(st Status) bool {
+		return st.Gate == machine.Degraded && st.Exposure.Records > 0 && st.Exposure.Records != none
+	})
 }
 
 func TestLeakOf(t *testing.T) {

@@ -83,8 +83,12 @@ func (c *Capture) recv(conn *local.Conn) error {
 			c.role(m)
 		case *local.DaemonProgress:
 			c.mu.Lock()
+			was := c.gate.Terms.Mode
 			if c.gate.Grant(c.clock.Boot(), m) {
 				signal(c.answer)
+			}
+			if c.gate.Terms.Mode != was {
+				signal(c.ask)
 			}
 			c.mu.Unlock()
 		default:
@@ -159,6 +163,9 @@ func (r *reporter) report() error {
 	activation, active, start := c.gate.Progress(&m)
 	m.End = c.gate.Head.Position
 	m.Drained = c.drained()
+	if c.leak.why != "" && c.promises() && !c.gate.Terms.Drain {
+		m.Grant = 0 // bounds that the server does not wait for are not in force
+	}
 	lineage, finding := c.place.lineage.Text(), c.trouble()
 	c.mu.Unlock()
 	if now := text(finding); now != r.finding {

@@ -89,12 +89,42 @@ func (c *Capture) watch(ctx context.Context, sql **replication.SQL) (err error) 
 	if err != nil {
 		return err
 	}
+	if names, ours := c.wanted(); ours && set["synchronous_standby_names"] != names {
+		if err := (*sql).SetStandbyNames(ctx, names); err != nil {
+			return err
+		}
+		c.log.Info("names set", "synchronous_standby_names", names)
+		signal(c.ask) // it is in force when the server says so
+		return nil
+	}
 	senders, err := (*sql).Senders(ctx)
 	if err != nil {
 		return err
 	}
 	c.leaks(leakOf(c.cfg.Name, set, senders))
 	return nil
+}
+
+// wanted returns what synchronous_standby_names is to be now, if it is ours to set
+// and an agent that holds the stream has said what it promises.
+func (c *Capture) wanted() (names string, known bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	g := &c.gate
+	switch {
+	case !c.cfg.SetNames, g.Ceiling == nil, !g.Held, g.Terms.Mode == "":
+		return "", false
+	case g.Out.Unbounded, g.Terms.Mode == tidegate.ModeOpen && g.Terms.Recorded:
+		return "", true
+	}
+	return c.cfg.Name, true
+}
+
+// promises reports whether the stream's gate is to hold commits back now; mu is
+// held.
+func (c *Capture) promises() bool {
+	g := &c.gate
+	return g.Ceiling != nil && !g.Out.Unbounded && g.Terms.Mode != "" && g.Terms.Mode != tidegate.ModeOpen
 }
 
 // leakOf judges by what the server says of itself whether its commits wait for
@@ -157,7 +187,7 @@ func (c *Capture) trouble() error {
 	if c.finding != nil {
 		return c.finding
 	}
-	if c.gate.Ceiling == nil || c.gate.Out.Unbounded || c.gate.Terms.Mode == "" || c.gate.Terms.Mode == tidegate.ModeOpen {
+	if !c.promises() {
 		return nil
 	}
 	return c.leak.err()
