@@ -51,7 +51,7 @@ func TestOverwrittenRecord(t *testing.T) {
 	if f := pushAll(t, p, log.start, log.bytes(), fixed(10_000)); f == nil || f.Kind != wal.FaultEnd {
 		t.Fatalf("the log ends with %+v", f)
 	}
-	ref := waldump(t, s.Install, dir, 1, firstRecord(size, p.First()), p.End())
+	ref := refer(t, s, firstRecord(size, p.First()), p.End())
 	var lines []string
 	overwritten := 0
 	for _, e := range events {

@@ -140,10 +140,7 @@ func writeGolden(t *testing.T) {
 	if f := pushAll(t, p, start, b, fixed(1<<20)); f != nil {
 		t.Fatal(f)
 	}
-	ref := walinspect(t, s, firstRecord(goldenSegment, p.First()), p.End())
-	if s.Version == 15 {
-		ref = waldump(t, s.Install, dir, 1, firstRecord(goldenSegment, p.First()), p.End())
-	}
+	ref := refer(t, s, firstRecord(goldenSegment, p.First()), p.End())
 	v := wal.Version(s.Version)
 	head := fmt.Sprintf("system %d start %s from %s end %s records %d\n", systemID(t, s), start, p.First(), p.End(), len(ref.starts))
 	if err := os.WriteFile(goldenPath(v, "events"), []byte(head+strings.Join(ref.lines, "\n")+"\n"), 0o644); err != nil {
