@@ -25,6 +25,7 @@ type truth struct {
 	exposed []*entry                  // by seq-1: committed, or recovered by an ACTIVE epoch
 	holders map[tidegate.Epoch]tidegate.HolderID
 	active  fence.EpochRecord       // the highest ACTIVE one
+	vouched fence.EpochRecord       // the last one that was opened without a fence quorum
 	forced  map[tidegate.Epoch]bool // a head was chosen without a quorum, in an epoch that may never be opened
 	given   map[*entry]bool         // were exposed, and given up by a choice without a quorum that was opened
 	adopted []adoption
@@ -105,9 +106,10 @@ func (as *agentStream) quorum() int {
 func (o *oracle) release(as *agentStream, e *entry) {
 	t := o.streams[as.i]
 	o.w.res.Batches++
-	// Without a fence quorum an operator vouches for the old writer's end; one who is
-	// wrong has two writers, and knows that the loss is unknown.
-	if e.pos.Epoch < t.active.Epoch && e.pos.Seq >= t.active.StartSeq && !t.active.Unclean {
+	if e.pos.Epoch < t.vouched.Epoch && e.pos.Seq >= t.vouched.StartSeq {
+		return // where no fence quorum was, an operator vouched for its end, and was wrong
+	}
+	if e.pos.Epoch < t.active.Epoch && e.pos.Seq >= t.active.StartSeq {
 		o.w.fail("I5", "stream %d: %s became durable under its epoch after epoch %s was opened from %s", as.i, e.pos, t.active.Epoch, t.active.StartSeq)
 	}
 	o.expose(as.i, e, "I7")
@@ -326,6 +328,7 @@ func (o *oracle) recorded(stream int, old, rec fence.EpochRecord) {
 	head := t.entries[rec.Head.Chain]
 	if rec.Unclean {
 		t.giveUp(head) // it says so
+		t.vouched = rec
 	}
 	o.expose(stream, head, "I6")
 	if rec.Epoch > t.active.Epoch {
