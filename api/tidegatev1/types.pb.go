@@ -990,7 +990,10 @@ type EpochRecord struct {
 	// Switching: when the drain is given up, on the gate's wall clock.
 	Deadline *timestamppb.Timestamp `protobuf:"bytes,21,opt,name=deadline,proto3" json:"deadline,omitempty"`
 	// Demoted: what the old writer handed over.
-	Handover      *Handover `protobuf:"bytes,22,opt,name=handover,proto3" json:"handover,omitempty"`
+	Handover *Handover `protobuf:"bytes,22,opt,name=handover,proto3" json:"handover,omitempty"`
+	// Newest epoch that was opened from an unclean head; 0 for none. A log older
+	// than that may hold what it gave up, committed as it was.
+	Forced        uint64 `protobuf:"varint,23,opt,name=forced,proto3" json:"forced,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1177,6 +1180,13 @@ func (x *EpochRecord) GetHandover() *Handover {
 		return x.Handover
 	}
 	return nil
+}
+
+func (x *EpochRecord) GetForced() uint64 {
+	if x != nil {
+		return x.Forced
+	}
+	return 0
 }
 
 // LossStatement says what a failover lost. It is made at the failover and
@@ -1792,7 +1802,7 @@ const file_tidegate_v1_types_proto_rawDesc = "" +
 	"\bposition\x18\x02 \x01(\x04R\bposition\x12\x1f\n" +
 	"\vstate_known\x18\x03 \x01(\bR\n" +
 	"stateKnown\x12!\n" +
-	"\fstate_digest\x18\x04 \x01(\tR\vstateDigest\"\xd2\x06\n" +
+	"\fstate_digest\x18\x04 \x01(\tR\vstateDigest\"\xea\x06\n" +
 	"\vEpochRecord\x12\x1b\n" +
 	"\tstream_id\x18\x01 \x01(\tR\bstreamId\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12+\n" +
@@ -1816,7 +1826,8 @@ const file_tidegate_v1_types_proto_rawDesc = "" +
 	"\x06active\x18\x13 \x01(\v2\x13.tidegate.v1.HolderR\x06active\x12+\n" +
 	"\x06target\x18\x14 \x01(\v2\x13.tidegate.v1.HolderR\x06target\x126\n" +
 	"\bdeadline\x18\x15 \x01(\v2\x1a.google.protobuf.TimestampR\bdeadline\x121\n" +
-	"\bhandover\x18\x16 \x01(\v2\x15.tidegate.v1.HandoverR\bhandover\"\xb0\x02\n" +
+	"\bhandover\x18\x16 \x01(\v2\x15.tidegate.v1.HandoverR\bhandover\x12\x16\n" +
+	"\x06forced\x18\x17 \x01(\x04R\x06forced\"\xb0\x02\n" +
 	"\rLossStatement\x12)\n" +
 	"\x04kind\x18\x01 \x01(\x0e2\x15.tidegate.v1.LossKindR\x04kind\x12+\n" +
 	"\x06bounds\x18\x02 \x01(\v2\x13.tidegate.v1.BoundsR\x06bounds\x12\x19\n" +

@@ -25,7 +25,7 @@ func fullRecord() fence.EpochRecord {
 		Config:      fence.Config{Members: []fence.Member{{Node: "n1", Incarnation: tidegate.NewID()}, {Node: "n2", Incarnation: tidegate.NewID()}}, W: 2},
 		ActiveEpoch: 5, Active: fence.Holder{Node: "n1", Site: "west", UUID: uuid}, StartSeq: 42, Head: head,
 		History: fence.History{{Epoch: 3, StartSeq: 1, Holder: old}, {Epoch: 5, StartSeq: 42, Holder: uuid}},
-		Source:  "n2", Plan: tidegate.NewID(), Kind: fence.KindFailover, Unclean: true, Restored: true, Shrunk: true, Since: 1_700_000_000_000_000_001,
+		Source:  "n2", Plan: tidegate.NewID(), Kind: fence.KindFailover, Unclean: true, Restored: true, Shrunk: true, Forced: 3, Since: 1_700_000_000_000_000_001,
 		Handover: &fence.Handover{Head: head, Position: 512, StateKnown: true, StateDigest: tidegate.Digest{9}},
 	}
 }

@@ -173,7 +173,7 @@ func RecordMessage(r fence.EpochRecord, revision int64) *pb.EpochRecord {
 		StartSeq: uint64(r.StartSeq), Head: api.LogPosMessage(r.Head), History: HistoryMessage(r.History),
 		Source: string(r.Source), PlanId: api.IDText(r.Plan), PlanKind: KindMessage(r.Kind),
 		Unclean: r.Unclean, Restored: r.Restored, Shrunk: r.Shrunk, Revision: revision, Active: HolderMessage(r.Active),
-		Target: HolderMessage(r.Target), Handover: HandoverMessage(r.Handover),
+		Target: HolderMessage(r.Target), Handover: HandoverMessage(r.Handover), Forced: uint64(r.Forced),
 	}
 	if r.Deadline != 0 {
 		out.Deadline = timestamppb.New(time.Unix(0, r.Deadline))
@@ -192,7 +192,7 @@ func Record(m *pb.EpochRecord) (r fence.EpochRecord, revision int64, err error) 
 	r = fence.EpochRecord{
 		Version: fence.EpochRecordVersion, Epoch: tidegate.Epoch(m.GetEpoch()), ActiveEpoch: tidegate.Epoch(m.GetActiveEpoch()),
 		StartSeq: tidegate.Seq(m.GetStartSeq()), Source: tidegate.NodeName(m.GetSource()), Kind: Kind(m.GetPlanKind()),
-		Unclean: m.GetUnclean(), Restored: m.GetRestored(), Shrunk: m.GetShrunk(),
+		Unclean: m.GetUnclean(), Restored: m.GetRestored(), Shrunk: m.GetShrunk(), Forced: tidegate.Epoch(m.GetForced()),
 	}
 	if m.GetSince() != nil {
 		r.Since = m.GetSince().AsTime().UnixNano()

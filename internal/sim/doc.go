@@ -33,7 +33,9 @@
 // # What is checked
 //
 // After the event: I1-I5, I7-I14, I16, I18, I20-I22, I24, I25, I29. Every 200 ms:
-// I19. When an epoch opens: I6, I14, I17. At the end of a world, when nothing more
+// I19. When an epoch opens: I6, I14, I17, and I23 of one that an agent acquired, which
+// states no loss: what was released before is in the log or in the new writer's
+// journal, unless the record says that it knows nothing of the past. At the end of a world, when nothing more
 // will be released: I15, I17, I23. At its healing: I28. I16 between holders is
 // checked where leases were waited for and nobody attested anything. I25 is the
 // writer's ring: journals and delta logs are not trimmed here. I26 and I27 belong to
@@ -43,7 +45,9 @@
 //
 // # What is assumed
 //
-// At most W-1 members of a configuration lose what they had; the primary site's own
+// At most W-1 members of a configuration lose what they had, unless an operator lets
+// fewer than R of them choose: then the record says so, what lies beyond the head is
+// given up, and who adopts it does not know what it had until an epoch is open. The primary site's own
 // consensus lets only its leader append; a registry that is put back with its
 // revisions moved forward has a new cluster id; a backup is at least as old as the
 // time between two pulses of a gate.

@@ -13,10 +13,13 @@ var regressions = []struct {
 	{820, "I24: the simulator's writer committed what it had not let go"},
 	{1234, "I28: an epoch issued again after a restore was taken for an old record"},
 	{1308, "I13: a held-back release of class bounded was let go long after T"},
+	{1571, "I28: a node that had missed a forced choice refused every adopt after it"},
 	{2621, "I10: the simulator let a process that was paused take later messages first"},
 	{4107, "I28: a drain waited for a wall clock that had been put back"},
 	{4716, "I23: a backup newer than the gates' marks was believed"},
 	{6085, "I28: a restarted service did not know its own writing behind the head"},
+	{301103, "I6: a forced head was taken for a beginning of what was exposed"},
+	{302282, "I24: what a node noted before a cut made its log look like the one it was to get"},
 }
 
 func TestRegressions(t *testing.T) {
