@@ -21,7 +21,7 @@ import (
 	"github.com/tidegate/tidegate/stores/postgres/wal"
 )
 
-const patience = time.Minute
+const patience = 2 * time.Minute
 
 func within(t *testing.T) context.Context {
 	t.Helper()

@@ -76,7 +76,8 @@ func TestRunTellsWhatItCannotStart(t *testing.T) {
 // TestPromoteInPadding ends the log behind the record that ends a segment early:
 // the server is at the end of the segment then, and begins its timeline there.
 func TestPromoteInPadding(t *testing.T) {
-	p := primary(t, nil)
+	// Nobody writes a record of his own accord.
+	p := primary(t, map[string]string{"autovacuum": "off", "bgwriter_delay": "10s"})
 	s := follower(t, p, home(t, p))
 	p.SQL(t, "CREATE TABLE before (n int)")
 	var at wal.LSN

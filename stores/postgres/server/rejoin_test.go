@@ -4,12 +4,14 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/tidegate/tidegate"
+	"github.com/tidegate/tidegate/internal/durable"
 	"github.com/tidegate/tidegate/internal/pgtest"
 	"github.com/tidegate/tidegate/stores/postgres/wal"
 )
@@ -43,7 +45,9 @@ func lineageOf(t *testing.T, p *pgtest.Server) wal.Lineage {
 // pair is an old primary and its replica, level with each other.
 func pair(t *testing.T, settings map[string]string) (old, next *pgtest.Server) {
 	t.Helper()
-	old = primary(t, settings)
+	all := map[string]string{"autovacuum": "off"} // its commits would be counted
+	maps.Copy(all, settings)
+	old = primary(t, all)
 	old.BenchInit(t, 1)
 	next = old.Replica(t, pgtest.Config{})
 	next.UntilReplayed(t, old.LSN(t))
@@ -61,8 +65,9 @@ func oldHome(t *testing.T, old, next *pgtest.Server) Config {
 func TestOldPrimaryIsRewound(t *testing.T) {
 	for _, how := range []string{"killed", "stopped"} {
 		t.Run(how, func(t *testing.T) {
-			old, next := pair(t, map[string]string{"wal_log_hints": "on", "primary_slot_name": "theirs"})
+			old, next := pair(t, map[string]string{"wal_log_hints": "on"})
 			next.Promote(t)
+			next.SQL(t, "ALTER SYSTEM SET primary_slot_name = 'theirs'") // a rewind brings it along
 			old.SQL(t, "CREATE TABLE lost (n int)")
 			for range 7 {
 				old.SQL(t, "INSERT INTO lost VALUES (1)")
@@ -220,5 +225,17 @@ func TestOldPrimaryNeedsABase(t *testing.T) {
 	try("cut off", plan)
 	if err := s.Start(within(t), Serve); !errors.Is(err, ErrNeedsBase) {
 		t.Errorf("start after a rewind that was cut off: %v", err)
+	}
+
+	// One that had gone through when this process ended is brought to its end.
+	if err := durable.WriteFile(s.fsys, s.rewinding(rewindDone), nil); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := s.Rejoin(within(t), plan); err != nil || !out.Rewound {
+		t.Errorf("after a rewind that went through: %+v, %v", out, err)
+	}
+	half, err := s.exists(s.rewinding(""))
+	if is, _, err2 := s.Restored(); err != nil || err2 != nil || half || is != Follow {
+		t.Errorf("data is there to %s, half done %v: %v, %v", is, half, err, err2)
 	}
 }

@@ -32,7 +32,7 @@ type State struct {
 	Received   wal.LSN      `json:"received"`    // end of what is flushed here; 0 before the first byte of this start
 	Replayed   wal.LSN      `json:"replayed"`    // end of the last record replayed; a primary's insert position
 	Paused     bool         `json:"paused"`      // replay stands still, whoever asked for it
-	Streaming  bool         `json:"streaming"`   // a walreceiver is connected and streaming
+	Streaming  bool         `json:"streaming"`   // a walreceiver has the upstream's connection; it says so before the first byte
 	LastCommit time.Time    `json:"last_commit"` // of the last transaction replayed, by the primary's clock; zero for none
 	Timeline   wal.Timeline `json:"timeline"`    // of the log that is replayed or written
 }
@@ -109,7 +109,8 @@ func (s *Server) Running() (bool, error) {
 // Start starts the server, or finds it running, and returns as soon as its
 // process has its place; [Server.WaitReady] waits for it to take connections. The
 // configuration is written first; a follower's has settings at least as large as
-// the control file asks for. A start for the other purpose than the data's is
+// the control file asks for. A server that is found running keeps the
+// configuration it was started with. A start for the other purpose than the data's is
 // refused, with class misuse.
 func (s *Server) Start(ctx context.Context, p Purpose) error {
 	if err := s.take(ctx); err != nil {
