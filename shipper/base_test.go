@@ -87,6 +87,15 @@ func fillWith(files ...[]byte) func(context.Context, snapshot.Writer, func(int64
 	}
 }
 
+// easy limits do not mind a machine that is busy.
+var easy = Limits{KeepaliveEvery: 20 * time.Millisecond, IdleTimeout: 10 * time.Second}.SetDefaults()
+
+func (c certs) easyDialer(role tidegate.Role, name string) Dialer {
+	d := c.dialer(role, name)
+	d.Limits = easy
+	return d
+}
+
 var thePush = BaseAttach{Stream: stream, Generation: 1, Promise: fence.Promise{Epoch: 3, Holder: holder}}
 
 func checkBase(t *testing.T, s *snapshot.Store, files ...[]byte) {
@@ -110,10 +119,10 @@ func checkBase(t *testing.T, s *snapshot.Store, files ...[]byte) {
 func TestPushBase(t *testing.T) {
 	c := newCerts(t, "alpha", time.Now)
 	n := newBaseNode(t, vfs.NewMem())
-	addr := listen(t, c.serve("dr1"), fast, n)
+	addr := listen(t, c.serve("dr1"), easy, n)
 	a, b := random(1, 5<<20+3), random(2, 100)
 	var meter snapshot.Meter
-	p, err := c.dialer(tidegate.RoleAgent, "app1").PushBase(t.Context(), addr, thePush, PushConfig{Meter: &meter}, fillWith(a, b, nil))
+	p, err := c.easyDialer(tidegate.RoleAgent, "app1").PushBase(t.Context(), addr, thePush, PushConfig{Meter: &meter}, fillWith(a, b, nil))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -128,7 +137,7 @@ func TestPushBase(t *testing.T) {
 	// Once more with one page changed: that page crosses.
 	a[9000]++
 	var second snapshot.Meter
-	if _, err := c.dialer(tidegate.RoleAgent, "app1").PushBase(t.Context(), addr, thePush, PushConfig{Meter: &second}, fillWith(a, b, nil)); err != nil {
+	if _, err := c.easyDialer(tidegate.RoleAgent, "app1").PushBase(t.Context(), addr, thePush, PushConfig{Meter: &second}, fillWith(a, b, nil)); err != nil {
 		t.Fatal(err)
 	}
 	if got := second.Progress().Needed; got != snapshot.PageBytes {
@@ -160,11 +169,11 @@ func TestPushIsResumedWhereverItWasCut(t *testing.T) {
 	for _, b := range content {
 		size += int64(len(b))
 	}
-	d := c.dialer(tidegate.RoleAgent, "app1")
+	d := c.easyDialer(tidegate.RoleAgent, "app1")
 	cuts := 0
 	for at := int64(4096); ; at += snapshot.ExtentBytes / 2 {
 		n := newBaseNode(t, vfs.NewMem())
-		addr := listen(t, c.serve("dr1"), fast, n)
+		addr := listen(t, c.serve("dr1"), easy, n)
 		left := &atomic.Int64{}
 		left.Store(at)
 		broken := d
@@ -220,8 +229,8 @@ func eventually(t *testing.T, try func() error, passing error) {
 func TestDamagedPagesEndTheSession(t *testing.T) {
 	c := newCerts(t, "alpha", time.Now)
 	n := newBaseNode(t, vfs.NewMem())
-	addr := listen(t, c.serve("dr1"), fast, n)
-	conn, _, err := c.dialer(tidegate.RoleAgent, "app1").DialBase(t.Context(), addr, push())
+	addr := listen(t, c.serve("dr1"), easy, n)
+	conn, _, err := c.easyDialer(tidegate.RoleAgent, "app1").DialBase(t.Context(), addr, push())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -301,26 +310,26 @@ func TestRateHoldsABaseBack(t *testing.T) {
 func TestBaseRefusals(t *testing.T) {
 	c := newCerts(t, "alpha", time.Now)
 	n := newBaseNode(t, vfs.NewMem())
-	addr := listen(t, c.serve("dr1"), fast, n)
-	plain := listen(t, c.serve("dr1"), fast, &memory{})
-	if _, _, err := c.dialer(tidegate.RoleAgent, "app1").DialBase(t.Context(), plain, push()); !errors.Is(err, tidegate.ErrUnsupported) {
+	addr := listen(t, c.serve("dr1"), easy, n)
+	plain := listen(t, c.serve("dr1"), easy, &memory{})
+	if _, _, err := c.easyDialer(tidegate.RoleAgent, "app1").DialBase(t.Context(), plain, push()); !errors.Is(err, tidegate.ErrUnsupported) {
 		t.Errorf("a node that takes no bases: %v", err)
 	}
-	if _, _, err := c.dialer(tidegate.RoleStandby, "dr2").DialBase(t.Context(), addr, push()); err == nil || refusalIn(t, err).Code != CodeRole {
+	if _, _, err := c.easyDialer(tidegate.RoleStandby, "dr2").DialBase(t.Context(), addr, push()); err == nil || refusalIn(t, err).Code != CodeRole {
 		t.Errorf("a push by a standby: %v", err)
 	}
 	fetch := push()
 	fetch.Way = BaseFetch
-	if _, _, err := c.dialer(tidegate.RoleAgent, "app1").DialBase(t.Context(), addr, fetch); err == nil || refusalIn(t, err).Code != CodeRole {
+	if _, _, err := c.easyDialer(tidegate.RoleAgent, "app1").DialBase(t.Context(), addr, fetch); err == nil || refusalIn(t, err).Code != CodeRole {
 		t.Errorf("a fetch by an agent: %v", err)
 	}
-	small := c.dialer(tidegate.RoleAgent, "app1")
+	small := c.easyDialer(tidegate.RoleAgent, "app1")
 	small.Limits.BatchBytesMax = 64 << 10
 	if _, _, err := small.DialBase(t.Context(), addr, push()); tidegate.ClassOf(err) != tidegate.Misuse {
 		t.Errorf("a session that no extent fits into: %v", err)
 	}
 	wrong := errors.New("the server went away")
-	_, err := c.dialer(tidegate.RoleAgent, "app1").PushBase(t.Context(), addr, thePush, PushConfig{},
+	_, err := c.easyDialer(tidegate.RoleAgent, "app1").PushBase(t.Context(), addr, thePush, PushConfig{},
 		func(context.Context, snapshot.Writer, func(int64)) (snapshot.Base, error) {
 			return snapshot.Base{}, wrong
 		})
@@ -342,7 +351,7 @@ func TestBaseRefusals(t *testing.T) {
 	} {
 		var conn *Conn
 		eventually(t, func() (err error) {
-			conn, _, err = c.dialer(tidegate.RoleAgent, "app1").DialBase(t.Context(), addr, push())
+			conn, _, err = c.easyDialer(tidegate.RoleAgent, "app1").DialBase(t.Context(), addr, push())
 			return err
 		}, tidegate.ErrConflict)
 		if err := conn.send(frame.typ, frame.body); err != nil {

@@ -34,6 +34,7 @@ type BaseReceiver struct {
 	mu      sync.Mutex
 	open    map[uint32]*offer // not answered, or its pages not yet here
 	settled chan struct{}     // rung when open has become empty; capacity 1
+	asked   chan struct{}     // one per payload that was asked for and is not stored
 	needed  int64             // bytes asked for, and what they were compressed to
 	crossed int64
 }
@@ -53,6 +54,11 @@ type arrived struct {
 	p     snapshot.Payload
 }
 
+// baseAskedMax bounds the payloads that are asked for and not stored, of an extent
+// at most each. They fit into the queue of those who store, so that a disk that is
+// slow does not keep the session from being read.
+const baseAskedMax = 32
+
 // errCommitted ends the receiver's goroutines.
 var errCommitted = errors.New("base is committed")
 
@@ -62,14 +68,14 @@ const leaveTimeout = time.Second
 // Run receives one base, and returns what was listed once the sender has been
 // told. Any error ends the session: what has arrived stays in the store.
 func (r *BaseReceiver) Run(ctx context.Context) (snapshot.Listed, error) {
-	r.open, r.settled = map[uint32]*offer{}, make(chan struct{}, 1)
+	r.open, r.settled, r.asked = map[uint32]*offer{}, make(chan struct{}, 1), make(chan struct{}, baseAskedMax)
 	answers := make(chan *offer, baseOffersMax)
-	pages := make(chan arrived, runtime.GOMAXPROCS(0))
+	pages := make(chan arrived, baseAskedMax)
 	commit := make(chan []byte, 1)
 	var listed snapshot.Listed
 	g, gctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return r.answer(gctx, answers) })
-	for range cap(pages) {
+	for range runtime.GOMAXPROCS(0) {
 		g.Go(func() error { return r.take(gctx, pages) })
 	}
 	g.Go(func() (err error) {
@@ -83,11 +89,19 @@ func (r *BaseReceiver) Run(ctx context.Context) (snapshot.Listed, error) {
 	// outlasts the others.
 	var receiving errgroup.Group
 	left := make(chan struct{})
+	var end error // set before left is closed
 	receiving.Go(func() error {
-		defer close(left)
-		err := r.receive(gctx, answers, pages, commit)
-		g.Go(func() error { return err })
-		return err
+		end = r.receive(answers, pages, commit)
+		close(left)
+		return end
+	})
+	g.Go(func() error {
+		select {
+		case <-left:
+			return end
+		case <-gctx.Done():
+			return gctx.Err()
+		}
 	})
 	err := g.Wait()
 	if errors.Is(err, errCommitted) {
@@ -140,7 +154,7 @@ func (r *BaseReceiver) commit(ctx context.Context, commit <-chan []byte) (l snap
 	return l, r.Link.send(typeBaseCommitted, l.Name[:])
 }
 
-func (r *BaseReceiver) receive(ctx context.Context, answers chan<- *offer, pages chan<- arrived, commit chan<- []byte) error {
+func (r *BaseReceiver) receive(answers chan<- *offer, pages chan<- arrived, commit chan<- []byte) error {
 	var manifest []byte
 	for {
 		ev, err := r.Link.Recv()
@@ -155,7 +169,7 @@ func (r *BaseReceiver) receive(ctx context.Context, answers chan<- *offer, pages
 		case typeBaseOffer:
 			err = r.offered(b.body, answers)
 		case typeBasePages:
-			err = r.came(ctx, b.body, pages)
+			err = r.came(b.body, pages)
 		case typeBaseTotal:
 			d := wire.NewDecoder(b.body)
 			r.Meter.SetTotal(d.I64())
@@ -207,6 +221,11 @@ func (r *BaseReceiver) answer(ctx context.Context, answers <-chan *offer) error 
 		}
 		need := offered.Need
 		if n := need.Bytes(o.x); n > 0 {
+			select {
+			case r.asked <- struct{}{}:
+			case <-ctx.Done():
+				return ctx.Err()
+			}
 			if r.Wait != nil {
 				if err := r.Wait(ctx, r.estimate(n)); err != nil {
 					return err
@@ -254,7 +273,7 @@ func (r *BaseReceiver) here(o *offer, p snapshot.Put) {
 }
 
 // came takes pages over from the session's buffer.
-func (r *BaseReceiver) came(ctx context.Context, body []byte, pages chan<- arrived) error {
+func (r *BaseReceiver) came(body []byte, pages chan<- arrived) error {
 	number, p, err := parsePages(body)
 	if err != nil {
 		return r.Link.malformed(err)
@@ -270,12 +289,8 @@ func (r *BaseReceiver) came(ctx context.Context, body []byte, pages chan<- arriv
 		return r.Link.malformed(fmt.Errorf("pages of offer %d, which were not asked for", number))
 	}
 	p.Stored = append([]byte(nil), p.Stored...) // the session's buffer is the next frame's
-	select {
-	case pages <- arrived{o, offered, p}:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
+	pages <- arrived{o, offered, p}             // never full: as many as may be asked for
+	return nil
 }
 
 // take stores what came.
@@ -286,6 +301,7 @@ func (r *BaseReceiver) take(ctx context.Context, pages <-chan arrived) error {
 			if err := r.Intake.Take(a.o, a.p); err != nil {
 				return err
 			}
+			<-r.asked
 			r.here(a.offer, snapshot.Put{Needed: a.o.Need.Bytes(a.offer.x), Stored: len(a.p.Stored)})
 		case <-ctx.Done():
 			return ctx.Err()

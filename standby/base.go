@@ -351,32 +351,6 @@ func (s *stream) refuseBase() error {
 	}
 }
 
-// newestBase opens the files of the newest base of a stream whose log reaches what the
-// base needs: what a service beside this node is made from. The log to apply
-// begins at the start that the reader's Info tells, in that generation.
-// tidegate.ErrNotFound while no base of the log's last generation is held, and
-// while the log is empty: a base belongs to the generation that the log opens.
-func (s *stream) newestBase() (*snapshot.Reader, error) {
-	if s.bases == nil {
-		return nil, s.refuseBase()
-	}
-	s.mu.Lock()
-	g, opened, lacks := s.lacks()
-	held := slices.Clone(s.bases.held)
-	s.mu.Unlock()
-	list := s.bases.store.Bases()
-	for _, l := range slices.Backward(list) { // the last of a generation starts latest
-		if lacks || l.Generation != g || l.Opened != opened || !slices.Contains(held, heldBase{l.Generation, l.Opened, l.Name.String()}) {
-			continue
-		}
-		return s.bases.store.Reader(l)
-	}
-	return nil, &tidegate.Error{
-		Op: "open base of", Subject: s.id.String(), Class: tidegate.Transient, Err: tidegate.ErrNotFound,
-		Hint: "the node is being seeded; `tidegate status` shows how far it is",
-	}
-}
-
 // begin makes t the base that is on its way, after ending the one before it. It
 // returns the store's intake.
 func (b *bases) begin(ctx context.Context, t *taking, why error) (*snapshot.Intake, error) {
