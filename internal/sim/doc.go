@@ -47,10 +47,11 @@
 //
 // At most W-1 members of a configuration lose what they had, unless an operator lets
 // fewer than R of them choose: then the record says so, what lies beyond the head is
-// given up, and who adopts it does not know what it had until an epoch is open. The primary site's own
-// consensus lets only its leader append; a registry that is put back with its
-// revisions moved forward has a new cluster id; a backup is at least as old as the
-// time between two pulses of a gate.
+// given up, and who adopts it does not know what it had until an epoch is open; and
+// whoever forces and attests has seen to it that the old writer's agent is gone. The
+// primary site's own consensus lets only its leader append; a registry that is put back
+// with its revisions moved forward has a new cluster id; a backup is at least as old as
+// the time between two pulses of a gate.
 //
 // A run is not safe for concurrent use and shares nothing with other runs, so that
 // any number may run at once. Nothing is written to disk.

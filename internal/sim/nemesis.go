@@ -292,6 +292,19 @@ func (w *world) orphan() {
 	look()
 }
 
+// silence ends whoever writes. An operator who forces a choice with fewer than R
+// promises, and attests that the primary is down, must be right: members that have
+// promised nothing would go on serving it, and nothing in the protocol is left that
+// could stop two writers. That is what force asks for. A wrong attestation alone, with
+// R promises, is another matter, and is met often.
+func (w *world) silence() {
+	for _, a := range w.agents {
+		if a.up && slices.ContainsFunc(a.streams, (*agentStream).writing) {
+			a.restart()
+		}
+	}
+}
+
 // abandon lets one node alone choose a head, which some others adopt when they come
 // back; and before its epoch is opened another plan takes over, without force.
 func (w *world) abandon() {
@@ -312,6 +325,7 @@ func (w *world) abandon() {
 	g := w.someGate()
 	w.after(w.jitter(20*time.Millisecond), func() {
 		if w.chaos {
+			w.silence()
 			g.order(order{kind: fence.KindFailover, target: w.someTarget(), reason: "forced", attest: true, acceptLoss: true, force: true})
 		}
 	})
@@ -622,10 +636,14 @@ func (w *world) someTarget() fence.Holder {
 func (w *world) failover() {
 	g := w.someGate()
 	if w.chaos && (w.shape.duel || !w.busy() || w.oneIn(4)) {
-		g.order(order{
+		o := order{
 			kind: fence.KindFailover, target: w.someTarget(), reason: "nemesis",
 			attest: w.oneIn(4), acceptLoss: !w.oneIn(3), force: w.shape.force && w.oneIn(3),
-		})
+		}
+		if o.force && o.attest {
+			w.silence()
+		}
+		g.order(o)
 	}
 }
 
