@@ -119,13 +119,13 @@ func (m *Finding) Err() error {
 
 // CheckKind is for the check of [Conn.Serve]: it refuses a library of another
 // store than the stream's.
-func (h Hello) CheckKind(store string) error {
-	if h.Kind == store {
+func (m Hello) CheckKind(store string) error {
+	if m.Kind == store {
 		return nil
 	}
 	return &tidegate.Error{
-		Op: "serve library of", Subject: fmt.Sprintf("%s/%s", h.Service, h.Stream), Class: tidegate.Misuse,
-		Err:  fmt.Errorf("it is of kind %q, the stream's store is %q: %w", h.Kind, store, tidegate.ErrUnsupported),
+		Op: "serve library of", Subject: fmt.Sprintf("%s/%s", m.Service, m.Stream), Class: tidegate.Misuse,
+		Err:  fmt.Errorf("it is of kind %q, the stream's store is %q: %w", m.Kind, store, tidegate.ErrUnsupported),
 		Hint: "the daemon's configuration and what connects to it must be of one store",
 	}
 }
