@@ -209,3 +209,43 @@ func TestFollowThenPromote(t *testing.T) {
 		t.Error("the promoted server lost a write")
 	}
 }
+
+// The primary's cluster promotes a replica: the warm server follows to the new
+// timeline by itself, and is promoted from there.
+func TestTimelineSwitch(t *testing.T) {
+	o := newOrigin(t, pgtest.Config{})
+	replica := o.Replica(t, pgtest.Config{})
+	w, n := newWarm(t, o)
+	n.follow = true
+	w.start()
+	o.Tool(t, "pgbench", "-n", "-c", "2", "-t", "200")
+	w.sameAt(n)
+	started := w.must("SELECT pg_postmaster_start_time()")
+	o.Stop(t, pgtest.Fast) // the replica gets all of it
+	end := o.end()
+	replica.UntilReplayed(t, end.String())
+	replica.Promote(t)
+	o.failOver(t, replica)
+	o.Tool(t, "pgbench", "-n", "-c", "2", "-t", "200")
+	w.sameAt(n)
+	if got := w.must("SELECT pg_postmaster_start_time()"); got != started {
+		t.Error("the warm server was started again")
+	}
+	for range 2 { // also from the middle of the new timeline, and after a restart
+		w.stop()
+		w.start()
+		o.Tool(t, "pgbench", "-n", "-c", "2", "-t", "100")
+		w.sameAt(n)
+	}
+	w.complaints()
+	digest := o.BenchDigest(t)
+	h := n.cut()
+	n.promote(h)
+	want, err := o.line.Fork(o.line.Timeline()+1, h)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n.lineage != want.Text() || w.must(digestSQL) != digest {
+		t.Errorf("promoted as %s, want %s", n.lineage, want)
+	}
+}

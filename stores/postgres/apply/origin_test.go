@@ -123,15 +123,53 @@ func (o *origin) receive(t *testing.T, from wal.LSN) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	p := o.parser(t)
+	p.Begin(from)
+	o.take(t, s, p, from)
+}
+
+func (o *origin) parser(t *testing.T) *wal.Parser {
+	t.Helper()
 	p, err := wal.NewParser(wal.Config{SegmentSize: o.size, System: o.line.System})
 	if err != nil {
 		t.Fatal(err)
 	}
-	p.Begin(from)
+	return p
+}
+
+// failOver goes on with a replica of the primary that was promoted.
+func (o *origin) failOver(t *testing.T, to *pgtest.Server) {
+	t.Helper()
+	end := o.end()
+	o.Server = to
+	conn := o.connect(t)
+	var err error
+	if _, o.line, err = conn.Lineage(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	_, err = conn.Start(t.Context(), replication.StartOptions{Timeline: 1, From: end})
+	var fork *replication.TimelineEnd
+	if !errors.As(err, &fork) {
+		t.Fatalf("the replica was promoted behind %s, where the log ends: %v", end, err)
+	}
+	o.add(entry{lineage: o.line.Text(), next: end})
+	s, err := o.connect(t).Start(t.Context(), replication.StartOptions{Timeline: o.line.Timeline(), From: end})
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := o.parser(t)
+	if err := p.Resume(wal.Mark{End: end}); err != nil {
+		t.Fatal(err)
+	}
+	o.take(t, s, p, end)
+}
+
+// take cuts what a stream brings, beside the test.
+func (o *origin) take(t *testing.T, s *replication.Stream, p *wal.Parser, at wal.LSN) {
+	t.Helper()
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		var held []byte
-		at := from
 		for {
 			m, err := s.Receive()
 			if err != nil {
