@@ -65,7 +65,8 @@
 // must be known most of all when nothing is shipped. So the window overwrites what
 // nobody took in time, and a cursor that fell behind reads it again from the
 // server, which has it, because the slot does. Memory is the window and one unit
-// for each cursor.
+// for each cursor. A replica has no slot: nobody tells a connector that only looks
+// on what is durable. Its own retention must do until it is promoted.
 //
 // # What ends a stream, and what it takes
 //

@@ -117,7 +117,11 @@ func (c *Capture) stream(ctx context.Context) error {
 		_ = conn.Close() // the same
 		return err
 	}
-	s, err := conn.Start(ctx, replication.StartOptions{Slot: c.cfg.Slot, Timeline: now.lineage.TimelineAt(from.End), From: from.End})
+	o := replication.StartOptions{Timeline: now.lineage.TimelineAt(from.End), From: from.End}
+	if primary {
+		o.Slot = c.cfg.Slot
+	}
+	s, err := conn.Start(ctx, o)
 	if err != nil {
 		return c.startError(err, from.End, head, primary)
 	}
@@ -142,7 +146,15 @@ func (c *Capture) look(ctx context.Context, conn *replication.Conn, have place, 
 	if err != nil {
 		return now, false, err
 	}
-	primary = recovery == "off"
+	if have.known && !now.lineage.Extends(have.lineage, head) {
+		return now, false, diverged("the server is of lineage %s now; what was received up to %s is of %s", now.lineage, head, have.lineage)
+	}
+	if primary = recovery == "off"; !primary {
+		// Nobody tells a connector that only looks on what is durable: a slot would
+		// keep the replica's log for ever.
+		now.begin = now.segment.Start(id.End)
+		return now, primary, nil
+	}
 	slot, err := conn.ReadSlot(ctx, c.cfg.Slot)
 	if err == nil && !slot.Exists {
 		c.log.Info("making the replication slot", "slot", c.cfg.Slot)
@@ -158,9 +170,6 @@ func (c *Capture) look(ctx context.Context, conn *replication.Conn, have place, 
 		return now, primary, err
 	}
 	now.begin = now.segment.Start(slot.Restart)
-	if have.known && !now.lineage.Extends(have.lineage, head) {
-		return now, primary, diverged("the server is of lineage %s now; what was received up to %s is of %s", now.lineage, head, have.lineage)
-	}
 	return now, primary, nil
 }
 
@@ -189,9 +198,21 @@ func (c *Capture) settle(now place, head wal.LSN) (from wal.Mark, err error) {
 	return from, nil
 }
 
+// forget begins anew with a replica: what was received of it was only compared.
+func (c *Capture) forget() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.gate.Rewind(rpo.Mark{})
+	c.place = place{system: c.place.system}
+	c.shout()
+}
+
 // startError explains a server that does not stream from from on.
 func (c *Capture) startError(err error, from, head wal.LSN, primary bool) error {
 	switch {
+	case errors.Is(err, replication.ErrSegmentRemoved) && !primary:
+		c.forget()
+		return &tidegate.Error{Op: "stream log", Class: tidegate.Transient, Err: fmt.Errorf("what follows is gone from the replica, it is looked at anew: %w", err)}
 	case errors.Is(err, replication.ErrSegmentRemoved), errors.Is(err, replication.ErrSlotLost):
 		return generation("stream from", from.String(), err)
 	case errors.Is(err, replication.ErrAhead) && !primary:
@@ -263,7 +284,7 @@ func (c *Capture) receive(ctx context.Context, s *replication.Stream, now place,
 			return err
 		}
 		if m, err = s.Receive(); err != nil {
-			return c.startError(err, from.End, in.since, false)
+			return c.startError(err, from.End, in.since, primary)
 		}
 	}
 }
