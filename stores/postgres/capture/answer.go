@@ -62,6 +62,7 @@ func (c *Capture) answerAll(ctx context.Context, l *link) error {
 			c.mu.Unlock()
 			return nil
 		}
+		at := time.Now() // the process's own clock: a suspend in between shows in neither
 		st, news := c.next()
 		c.mu.Unlock()
 		if !news && !due {
@@ -70,5 +71,16 @@ func (c *Capture) answerAll(ctx context.Context, l *link) error {
 		if err := l.stream.Status(st); err != nil {
 			return err
 		}
+		if news {
+			c.noteSlack(time.Since(at))
+		}
 	}
+}
+
+// noteSlack keeps the longest time from a release's clock reading to the answer's
+// leaving this process: the epsilon by which the loss window can exceed T.
+func (c *Capture) noteSlack(took time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.slack = max(c.slack, took)
 }

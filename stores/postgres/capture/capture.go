@@ -51,7 +51,8 @@ type Capture struct {
 	place   place
 	link    *link // nil while nothing is streamed
 	final   bool  // the server went in order while a handover was drained
-	leak    leak  // of the present activity
+	slack   time.Duration
+	leak    leak // of the present activity
 	finding error
 	changed chan struct{} // closed and replaced when place.lineage, place.begin or the finding changes
 

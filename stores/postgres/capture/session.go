@@ -162,7 +162,7 @@ func (r *reporter) report() error {
 	var m local.LibraryProgress
 	activation, active, start := c.gate.Progress(&m)
 	m.End = c.gate.Head.Position
-	m.Drained = c.drained()
+	m.Drained, m.Slack = c.drained(), c.slack
 	if c.leak.why != "" && c.promises() && !c.gate.Terms.Drain {
 		m.Grant = 0 // bounds that the server does not wait for are not in force
 	}
