@@ -159,6 +159,7 @@ func (c *Controller) choose() {
 		clean := c.clean(s)
 		best := s.best(c.p.Target.Node, clean)
 		r := &s.Record
+		r.Few = !clean
 		if clean && s.knowing() < s.need() && !r.vouched(best.Durable) {
 			// R have answered, and some of them are what an earlier choice without R
 			// has left of them: it stays in doubt until an epoch is opened.
@@ -316,7 +317,7 @@ func (c *Controller) silence() time.Duration {
 // that holds stops nothing then. What is known of its outputs otherwise is not
 // weakened by leases that it has and does not need.
 func (c *Controller) leaseMatters(r *EpochRecord) bool {
-	return c.promotes() && !c.p.AttestPrimaryDown && r.ActiveEpoch > 0 && r.handedOver() == nil && (r.Unclean || !r.Gate.Holds()) &&
+	return c.promotes() && !c.p.AttestPrimaryDown && r.ActiveEpoch > 0 && r.handedOver() == nil && (r.Few || !r.Gate.Holds()) &&
 		!mutate.Broken(mutate.LeaseAwaited)
 }
 
@@ -333,7 +334,7 @@ func (c *Controller) leaseDoubt() (why string, attest bool) {
 		}
 		g := r.Gate
 		switch {
-		case r.Unclean:
+		case r.Few:
 			return fmt.Sprintf("stream %s: fewer than %d members have promised not to serve the old writer, and the others may", s.Name, s.need()), true
 		case !g.LeaseBinds():
 			return fmt.Sprintf("stream %s: gate is %s in mode %s and no lease binds it", s.Name, g.State, g.Mode), true

@@ -224,7 +224,7 @@ func (c *Controller) reserve() {
 			r.Chosen = append(r.Chosen, Choice{Term: Term{r.Epoch, r.StartSeq, r.Holder.UUID}})
 		}
 		r.Target, r.Deadline = Holder{}, 0
-		r.Unclean, r.Source, r.Missing, r.Since = false, "", nil, c.now.UnixNano()
+		r.Unclean, r.Few, r.Source, r.Missing, r.Since = false, false, "", nil, c.now.UnixNano()
 		s.Record, s.Replies, s.Adopters, s.Heard = r, nil, nil, Promise{}
 	}
 	next.Attempts++

@@ -103,6 +103,7 @@ type EpochRecord struct {
 	Plan        tidegate.ID         `json:"plan"`                // plan that wrote the record last
 	Kind        PlanKind            `json:"kind,omitempty"`      // of the plan that reserved Epoch; a switchover writes SWITCHING into the epoch of another plan
 	Unclean     bool                `json:"unclean,omitempty"`   // chosen with fewer than R replies of members that know what they had
+	Few         bool                `json:"few,omitempty"`       // of an Unclean one: fewer than R members have promised, too; otherwise R have, and some had given something up before
 	Missing     []tidegate.NodeName `json:"missing,omitempty"`   // members that did not answer the fence of F3, or do not know what they had
 	Restored    bool                `json:"restored,omitempty"`  // a node's promise was above the key: etcd has gone back, no zero-loss claim
 	Before      GateRecord          `json:"before,omitzero"`     // the gate as it stood when Head was chosen: what that epoch's writer has recorded since says nothing of the loss
