@@ -387,6 +387,14 @@ func TestBasesSurviveARestart(t *testing.T) {
 	if st := nd.status(); !st.Limbo || !strings.Contains(st.Err, "which was counted on") {
 		t.Errorf("%+v", st)
 	}
+	if err := nd.stop(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := SetAside(nd.fs, nd.dir, theStream); err != nil {
+		t.Fatal(err)
+	}
+	nd.start()
+	c.until("dr1 begins anew, in limbo", func() bool { s := nd.n.stream(theStream); return s != nil && s.fault == nil && nd.status().Limbo })
 }
 
 // A stream whose log says everything has no bases, and says so.
