@@ -2,10 +2,12 @@ package apply
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"sync"
 	"testing"
@@ -14,6 +16,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/tidegate/tidegate/internal/clock"
+	"github.com/tidegate/tidegate/internal/local"
 	"github.com/tidegate/tidegate/internal/pgtest"
 	"github.com/tidegate/tidegate/internal/vfs"
 	"github.com/tidegate/tidegate/stores/postgres/server"
@@ -158,14 +161,19 @@ func (w *warm) sameAt(n *node) wal.LSN {
 	return end
 }
 
-// complaints are lines of the warm server's log that show it was fed wrong.
+// ordinary are a server's words for the end of what it has, and for a connector
+// that was killed.
+var ordinary = regexp.MustCompile(`invalid record length|invalid magic number 0000|closed the connection unexpectedly`)
+
+// complaint are words of a server that was fed wrong.
+var complaint = regexp.MustCompile(`PANIC|incorrect|invalid|mismatch|unexpected|out-of-sequence|corrupt|contrecord`)
+
+// complaints searches the warm server's log.
 func (w *warm) complaints() {
 	w.t.Helper()
 	for line := range strings.SplitSeq(readFile(w.t, filepath.Join(w.cfg.Server.Home, "log", "server.log")), "\n") {
-		for _, bad := range []string{"PANIC", "incorrect", "invalid", "mismatch", "unexpected", "out-of-sequence", "corrupt", "contrecord"} {
-			if strings.Contains(line, bad) && !strings.Contains(line, "invalid record length") && !strings.Contains(line, "closed the connection unexpectedly") {
-				w.t.Errorf("warm server complains: %s", line)
-			}
+		if complaint.MatchString(line) && !ordinary.MatchString(line) {
+			w.t.Errorf("warm server complains: %s", line)
 		}
 	}
 }
@@ -173,7 +181,7 @@ func (w *warm) complaints() {
 func TestFollowThenPromote(t *testing.T) {
 	o := newOrigin(t, pgtest.Config{})
 	w, n := newWarm(t, o)
-	n.follow = true
+	n.change(func() { n.follow = true })
 	w.start()
 	bench := o.Bench(t, "-c", "4", "-T", "3")
 	n.until("something applied", func() bool { return n.progress.Applied > 0 })
@@ -216,7 +224,7 @@ func TestTimelineSwitch(t *testing.T) {
 	o := newOrigin(t, pgtest.Config{})
 	replica := o.Replica(t, pgtest.Config{})
 	w, n := newWarm(t, o)
-	n.follow = true
+	n.change(func() { n.follow = true })
 	w.start()
 	o.Tool(t, "pgbench", "-n", "-c", "2", "-t", "200")
 	w.sameAt(n)
@@ -248,4 +256,71 @@ func TestTimelineSwitch(t *testing.T) {
 	if n.lineage != want.Text() || w.must(digestSQL) != digest {
 		t.Errorf("promoted as %s, want %s", n.lineage, want)
 	}
+}
+
+// The log goes on in a new generation: the server waits for its base, and is made
+// anew from it. What it was is kept.
+func TestNewGeneration(t *testing.T) {
+	o := newOrigin(t, pgtest.Config{})
+	w, n := newWarm(t, o)
+	n.change(func() { n.follow = true })
+	w.start()
+	w.sameAt(n)
+	n.change(func() { n.of = 2 })
+	n.until("a finding", func() bool { return strings.Contains(n.finding, "another generation") })
+	o.Tool(t, "pgbench", "-n", "-c", "2", "-t", "100")
+	conn := o.connect(t)
+	o.takeBase(t, conn, 2)
+	if err := conn.Close(); err != nil {
+		t.Fatal(err)
+	}
+	n.until("of the new generation", func() bool { return n.hello.Generation == 2 && n.finding == "" })
+	o.Tool(t, "pgbench", "-n", "-c", "2", "-t", "100")
+	w.sameAt(n)
+	aside, err := filepath.Glob(filepath.Join(w.cfg.Server.Home, "aside", "generation-1-*", "data", "PG_VERSION"))
+	if err != nil || len(aside) != 1 {
+		t.Errorf("moved aside: %v, %v", aside, err)
+	}
+	w.complaints()
+}
+
+// A data directory that was not restored here is left alone.
+func TestForeignDataIsNotTouched(t *testing.T) {
+	o := newOrigin(t, pgtest.Config{})
+	w, n := newWarm(t, o)
+	precious := filepath.Join(w.cfg.Server.Home, "cluster", "data", "PG_VERSION")
+	if err := os.MkdirAll(filepath.Dir(precious), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(precious, []byte("15\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	n.change(func() { n.follow = true })
+	w.start()
+	n.until("a finding", func() bool { return strings.Contains(n.finding, "not restored here") })
+	if readFile(t, precious) != "15\n" {
+		t.Error("it was touched")
+	}
+}
+
+// A primary that rolls back by hand, or a node with another history: the server is
+// stopped and says what it takes.
+func TestRewindStandsDown(t *testing.T) {
+	o := newOrigin(t, pgtest.Config{})
+	w, n := newWarm(t, o)
+	n.change(func() { n.follow = true })
+	w.start()
+	end := w.sameAt(n)
+	n.change(func() {
+		if err := n.conn.Send(&local.Rewind{To: (end - 8).Position(), Epoch: 9}); err != nil {
+			t.Error(err)
+		}
+	})
+	n.until("a finding", func() bool { return strings.Contains(n.finding, "epoch 9 goes on") })
+	pgtest.Until(t, "the server to end", func(context.Context) error {
+		if _, err := w.sql("SELECT 1"); err == nil {
+			return errors.New("it answers")
+		}
+		return nil
+	})
 }

@@ -138,7 +138,7 @@ func TestConnectorKilledInEveryStep(t *testing.T) {
 	o := newOrigin(t, pgtest.Config{})
 	o.Tool(t, "pgbench", "-n", "-c", "2", "-t", "200")
 	w, n := newWarm(t, o)
-	n.follow = true
+	n.change(func() { n.follow = true })
 	for _, word := range []string{
 		"step=restore", "base restored", "step=start", "text=IDENTIFY_SYSTEM", "warm server asks for log", "rest=false", "msg=streaming",
 	} {
@@ -174,7 +174,7 @@ func TestConnectorKilledInEveryStep(t *testing.T) {
 func TestServerKilled(t *testing.T) {
 	o := newOrigin(t, pgtest.Config{})
 	w, n := newWarm(t, o)
-	n.follow = true
+	n.change(func() { n.follow = true })
 	w.start()
 	n.until("something applied", func() bool { return n.progress.Applied > 0 })
 	bench := o.Bench(t, "-c", "2")
@@ -228,14 +228,16 @@ func TestServerKilled(t *testing.T) {
 func TestPromotedByHandIsStopped(t *testing.T) {
 	o := newOrigin(t, pgtest.Config{})
 	w, n := newWarm(t, o)
-	n.follow = true
+	n.change(func() { n.follow = true })
 	w.start()
 	n.until("something applied", func() bool { return n.progress.Applied > 0 })
 	w.must("SELECT pg_promote(false)")
 	n.until("a finding", func() bool { return strings.Contains(n.finding, "without being told") })
-	if n.active {
-		t.Error("called active")
-	}
+	n.change(func() {
+		if n.active {
+			t.Error("called active")
+		}
+	})
 	if _, err := w.sql("SELECT 1"); err == nil {
 		t.Error("it still runs")
 	}

@@ -27,8 +27,9 @@ type node struct {
 	feeds    int // sessions that were fed
 	epoch    tidegate.Epoch
 	follow   bool
-	h        wal.LSN // of the promotion that was ordered; 0: none
-	limit    wal.LSN // nothing beyond is committed; 0: no limit
+	of       tidegate.Generation // of the log
+	h        wal.LSN             // of the promotion that was ordered; 0: none
+	limit    wal.LSN             // nothing beyond is committed; 0: no limit
 	told     local.Role
 	progress local.LibraryProgress
 	heard    bool
@@ -41,7 +42,7 @@ type node struct {
 
 func newNode(t *testing.T, o *origin, run string) *node {
 	t.Helper()
-	n := &node{t: t, o: o, epoch: 3, changed: make(chan struct{})}
+	n := &node{t: t, o: o, epoch: 3, of: 1, changed: make(chan struct{})}
 	n.listen(run)
 	return n
 }
@@ -136,7 +137,7 @@ func (n *node) hear(c *local.Conn, m local.Message) {
 
 // role is what standby's part says.
 func (n *node) role(lineage tidegate.Lineage, committed wal.LSN) local.Role {
-	r := local.Role{State: local.StateIdle, Epoch: n.epoch, Lineage: lineage, Generation: 1}
+	r := local.Role{State: local.StateIdle, Epoch: n.epoch, Lineage: lineage, Generation: n.of}
 	switch {
 	case n.h != 0 && (n.active || n.progress.Applied >= n.h.Position()):
 		r.State, r.ApplyTo, r.Branch = local.StateActive, n.h.Position(), n.h.Position()
@@ -164,6 +165,7 @@ func (n *node) feed(c *local.Conn, h local.Hello) {
 			committed = min(committed, bound)
 		}
 		role := n.role(lineage, committed)
+		fits := h.Generation == 0 || h.Generation == n.of
 		n.mu.Unlock()
 		if !mine {
 			return
@@ -171,7 +173,7 @@ func (n *node) feed(c *local.Conn, h local.Hello) {
 		if heard && !n.tell(c, role) {
 			return
 		}
-		if heard && role.State == local.StateFollow && !h.Rest && (h.Generation == 0 || h.Generation == 1) {
+		if heard && role.State == local.StateFollow && !h.Rest && fits {
 			if !fed {
 				fed = true
 				n.change(func() { n.feeds++ })

@@ -72,7 +72,12 @@ func (c *Connector) start(ctx context.Context) error {
 // standDown stops the server for good. That is written down first: a crash in
 // between must not leave it running.
 func (c *Connector) standDown(ctx context.Context, why string) error {
-	if err := c.save(func(s *saved) { s.Phase, s.Why = phaseStoodDown, why }); err != nil {
+	err := c.save(func(s *saved) {
+		if s.Phase != phaseStoodDown { // why it did first is what counts
+			s.Phase, s.Why = phaseStoodDown, why
+		}
+	})
+	if err != nil {
 		return err
 	}
 	c.mu.Lock()
