@@ -163,7 +163,7 @@ func (c *Controller) activate() {
 		s := &next.Streams[i]
 		cfg := c.opened(s)
 		r := &s.Record
-		if c.promotes() && r.Active.Node != r.Holder.Node {
+		if c.promotes() && (r.Active.Node != r.Holder.Node || r.Restored) { // who else was brought up is forgotten
 			r.Branch = r.Epoch
 		}
 		r.Shrunk = len(cfg.Members) < len(s.config().Members) || r.Shrunk && s.Wanted == nil
