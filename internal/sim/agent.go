@@ -312,6 +312,10 @@ func (as *agentStream) seal() {
 	if !as.writing() || !as.proven || as.prog == nil {
 		return
 	}
+	if as.hand.last != nil {
+		as.ship() // the last batch of the epoch is sealed, until the switchover is called off
+		return
+	}
 	w := as.a.w
 	for more := true; more && as.w.End().Seq-as.w.Durable() < tidegate.Seq(w.shape.flight); {
 		last := as.last()

@@ -89,6 +89,9 @@ func (as *agentStream) tell() {
 			lease: rec.Gate.Lease > 0 && !rec.Gate.Holds(), until: max(as.lease.gate, as.w.LeaseUntil()),
 			drain: rec.State != fence.StateActive, over: rec.State == fence.StateDemoted,
 		}
+		if as.hand.given {
+			t.lease, t.until = true, 0 // handed over until the record says otherwise: nothing beyond D
+		}
 	case as.fenced && as.known.rec.State == fence.StateActive && as.known.rec.Holder.Site != as.a.m.site:
 		t = told{role: roleFenced, epoch: as.known.rec.Epoch}
 	}
@@ -255,6 +258,7 @@ func (a *agent) leaseMessage(_ *host, msg any) {
 type handing struct {
 	plan    tidegate.ID
 	last    *entry       // the handover batch
+	given   bool         // DEMOTED was asked for
 	applied tidegate.Seq // by the target
 	state   uint64       // of its state machine, there
 }
@@ -317,7 +321,8 @@ func (a *agent) giveUp() {
 	}
 	m.next = func(i int, r fence.EpochRecord) (fence.EpochRecord, error) { return r.HandOver(by[i], heads[i]) }
 	for _, as := range a.streams {
-		as.pending = true // a drained library lets nothing go any more, whatever becomes of it
+		as.pending, as.hand.given = true, true // whatever the answer: a library that restarts has forgotten that it was drained
+		as.tell()
 	}
 	a.send(a.anyGate(), m)
 }
