@@ -177,7 +177,9 @@ func (l *library) receive() error {
 			lineage := m.Lineage
 			l.note(func() { l.heard, l.active, l.reborn, l.own = true, true, true, lineage })
 		case *local.Deactivated:
-			l.note(func() { l.active, l.reborn = false, true })
+			// Where its journal ends now, the progress that follows will say: what was
+			// heard before may lack what it wrote last.
+			l.note(func() { l.heard, l.active, l.reborn = false, false, true })
 		case *local.LibraryProgress:
 			p := *m
 			seq, ok, err := l.s.appliedSeq(p.Applied)
