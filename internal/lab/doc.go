@@ -1,7 +1,8 @@
 // Package lab runs a whole Tidegate on one machine out of real processes: a
 // primary site with its replicated ledger and agents, a DR site with standby
 // nodes and warm followers, a gate and a route at a third place. The demo, the
-// soak and the benchmarks are written against it.
+// soak and the benchmarks are written against it. A plant without the ledger has
+// its caller's service: a journal of the caller's own, or a PostgreSQL server.
 //
 // It writes the same configuration files and calls the same commands as an
 // operator does, so what works here works from the README. Nothing in it is a

@@ -236,8 +236,8 @@ func (l *Lab) Up(ctx context.Context, say func(string)) error {
 	if err := l.addService(ctx); err != nil {
 		return err
 	}
-	say(fmt.Sprintf("%d agents", len(l.primaries)+len(l.standbys)))
-	for _, m := range slices.Concat(l.primaries, l.standbys) {
+	say(fmt.Sprintf("%d agents", len(l.writers())))
+	for _, m := range l.writers() {
 		if err := l.start("agent-"+m.name, m.site, l.bin("tidegate-agent"), "run", "--config", m.file("agent.yaml")); err != nil {
 			return err
 		}
@@ -251,6 +251,9 @@ func (l *Lab) Up(ctx context.Context, say func(string)) error {
 	}
 	return l.Serving(ctx)
 }
+
+// writers are the machines that run an agent.
+func (l *Lab) writers() []machine { return slices.Concat(l.primaries, l.standbys[:l.plant.Agents]) }
 
 // keepers are the machines that run a standby daemon.
 func (l *Lab) keepers() []machine {
@@ -277,7 +280,7 @@ func (l *Lab) addService(ctx context.Context) error {
 		return err
 	}
 	for _, s := range l.plant.Streams {
-		args := []string{"streams", "add", "--mode", string(l.plant.Mode), "--w", fmt.Sprint(l.plant.W)}
+		args := []string{"streams", "add", "--store", l.plant.Store, "--mode", string(l.plant.Mode), "--w", fmt.Sprint(l.plant.W)}
 		if l.plant.Mode == tidegate.ModeBounded {
 			b := l.plant.Bounds
 			args = append(args, "--records", fmt.Sprint(b.Records), "--bytes", fmt.Sprint(b.Bytes), "--window", b.Window.String())

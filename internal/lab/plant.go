@@ -41,6 +41,8 @@ type Plant struct {
 	Bounds    tidegate.Bounds // of bounded
 	NoService bool            // agents and standby nodes only: the caller is the service
 	Streams   []string        // default Currencies
+	Store     string          // of the streams; default journal. Another store's settings are Tune's to write
+	Agents    int             // nodes of the DR site that run an agent: where a service can become active; default all
 	Gates     int             // default 1
 	Returns   bool            // the primary site's machines run a standby daemon, too, and are members for the way back
 	Spread    bool            // one gate at each site in turn, the witness first; else all at the witness
@@ -69,6 +71,12 @@ func (p Plant) withDefaults() Plant {
 	}
 	if p.Streams == nil {
 		p.Streams = Currencies
+	}
+	if p.Store == "" {
+		p.Store = "journal"
+	}
+	if p.Agents == 0 {
+		p.Agents = p.Standbys
 	}
 	return p
 }
@@ -171,7 +179,7 @@ func (l *Lab) writeFiles() error {
 			"ship": tree{"listen": m.ship, "public": m.ship}, "api": tree{"listen": m.api, "public": m.api},
 		}
 	}
-	for _, m := range append(append([]machine(nil), l.primaries...), l.standbys...) {
+	for _, m := range l.writers() {
 		var streams []tree
 		for _, s := range l.plant.Streams {
 			streams = append(streams, tree{"service": Service, "stream": s, "source": "journal", "journal_dir": m.journal(s), "endpoint": m.http})
