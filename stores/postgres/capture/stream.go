@@ -80,7 +80,7 @@ func (c *Capture) down(err error) {
 		return
 	}
 	c.link = nil
-	if c.gate.Out.State == machine.Draining && errors.Is(err, replication.ErrNotReady) {
+	if c.gate.Out.State == machine.Draining && errors.Is(err, replication.ErrShutDown) {
 		c.final = true
 	} else {
 		c.gate.Deactivate(c.clock.Boot())
@@ -275,8 +275,9 @@ func (c *Capture) receive(ctx context.Context, s *replication.Stream, now place,
 	defer answers.Wait()
 	defer cancel()
 	answers.Go(func() {
-		if c.answerAll(ctx, in.link) != nil {
-			_ = s.Close() // the receiver reports the end
+		// A server that is gone has said why: the receiver hears it out.
+		if err := c.answerAll(ctx, in.link); tidegate.ClassOf(err) == tidegate.Misuse {
+			_ = s.Close()
 		}
 	})
 	for m := first; ; {

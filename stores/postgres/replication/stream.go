@@ -20,6 +20,10 @@ import (
 // full socket means that nobody is there.
 const writeTimeout = 10 * time.Second
 
+// lastWords is how long a server is listened to that takes nothing more: one that
+// shuts down closes its end as soon as it has said why.
+const lastWords = time.Second
+
 // StartOptions say from where to stream.
 type StartOptions struct {
 	Slot     string       // "" streams without one: the server may remove what we still need
@@ -217,7 +221,7 @@ func (s *Stream) receive() (Message, error) {
 			return Message{}, pgconn.ErrorResponseToPgError(m)
 		case *pgproto3.CommandComplete:
 			// A server that shuts down says so in the midst of the copying, after all was flushed (walsender.c, WalSndDone).
-			return Message{}, errShutDown
+			return Message{}, ErrShutDown
 		case *pgproto3.NoticeResponse, *pgproto3.ParameterStatus:
 		default:
 			return Message{}, fmt.Errorf("message %T in the stream", m)
@@ -240,9 +244,9 @@ func (s *Stream) accept(b []byte) (Message, error) {
 	if m.Reply {
 		s.mu.Lock()
 		defer s.mu.Unlock()
-		err = s.sendStatus(false)
+		_ = s.sendStatus(false) // who takes nothing more may have said why: the reading finds out
 	}
-	return m, err
+	return m, nil
 }
 
 // read waits for any message, and asks the server for one when it is silent. A
@@ -275,7 +279,12 @@ func (s *Stream) read() (pgproto3.BackendMessage, error) {
 }
 
 func (s *Stream) arm(now time.Time) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	s.armed = now
+	if s.ended != nil {
+		return nil // the deadline stands
+	}
 	return s.conn.SetReadDeadline(now.Add(s.silence / 2))
 }
 
@@ -306,7 +315,10 @@ func (s *Stream) finish() error {
 	}
 }
 
-var errShutDown = fmt.Errorf("%w: it ended the stream in order", ErrNotReady)
+// ErrShutDown ends a stream whose server shuts down: all of its log was sent, and
+// confirmed by a flushed position. It wraps [ErrNotReady], which alone says less: the
+// connection was terminated, or the server crashed.
+var ErrShutDown = fmt.Errorf("%w: it ended the stream in order", ErrNotReady)
 
 // whole checks that no byte of the ended timeline is missing.
 func (s *Stream) whole(end *TimelineEnd) error {
@@ -395,6 +407,7 @@ func (s *Stream) write(b []byte) error {
 	}
 	if _, err := s.conn.Write(b); err != nil {
 		s.ended = diagnose("send status to", s.target, err)
+		_ = s.conn.SetReadDeadline(time.Now().Add(lastWords)) // a connection that takes no deadline is closed: the read says so
 		return s.ended
 	}
 	return nil
