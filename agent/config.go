@@ -180,6 +180,9 @@ func (s StreamConfig) Validate() error {
 		}
 	default:
 		all = append(all, config.Broken("source", "want journal or postgres", s.Source))
+		if s.JournalDir != "" {
+			all = append(all, config.AbsPath("journal_dir", s.JournalDir))
+		}
 	}
 	if s.Endpoint != "" {
 		all = append(all, config.HostPort("endpoint", s.Endpoint))

@@ -156,7 +156,7 @@ func TestDocument(t *testing.T) {
 		fmt.Sprintf("*pages* of %d bytes in *extents* of up to %d pages (%d bytes)", PageBytes, ExtentPages, ExtentBytes),
 		fmt.Sprintf("| header, %d bytes |", recordHeaderSize), fmt.Sprintf("begin with %d bytes", packHeaderSize), fmt.Sprintf("one entry of %d bytes", indexEntrySize),
 		"`" + packMagic + "` a pack", "`" + indexMagic + "` an index", "| magic | `" + recordMagic + "` |", "| magic | `" + manifestMagic + "` |",
-		"`" + extentTag + "`", fmt.Sprintf("count, at most %d; pairs of texts of at most %d bytes", AttrsMax, AttrBytesMax), fmt.Sprintf("text, at most %d bytes", lineageBytesMax),
+		`the text "` + extentTag + `"`, fmt.Sprintf("count, at most %d; pairs of texts of at most %d bytes", AttrsMax, AttrBytesMax), fmt.Sprintf("text, at most %d bytes", lineageBytesMax),
 		fmt.Sprintf("%d plain, %d zstd", Plain, Zstd), fmt.Sprintf("(%d file, %d directory, %d symbolic link)", KindFile, KindDir, KindLink),
 	} {
 		if !strings.Contains(string(text), want) {

@@ -345,6 +345,8 @@ func (t *taking) text(now tidegate.Instant) string {
 
 // refuseBase is the answer where a stream has no bases.
 func (s *stream) refuseBase() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	return &tidegate.Error{
 		Op: "take base of", Subject: s.id.String(), Class: tidegate.Permanent,
 		Err: fmt.Errorf("a stream of store %q has none: %w", s.view.Store, tidegate.ErrUnsupported),
