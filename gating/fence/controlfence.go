@@ -273,7 +273,7 @@ func (c *Controller) lease() {
 	c.p.Step, c.asked = StepLease, false
 	c.state()
 	for i := range c.p.Streams {
-		c.p.Streams[i].Adopters = nil
+		c.p.Streams[i].Adopters, c.p.Streams[i].Declined = nil, nil
 	}
 	if why, attest := c.leaseDoubt(); why != "" {
 		lease := time.Duration(0)

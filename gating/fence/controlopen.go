@@ -79,6 +79,9 @@ func (c *Controller) onAdopt(r AdoptReply) {
 		s.Adopters = append(s.Adopters, r)
 		slices.SortFunc(s.Adopters, func(a, b AdoptReply) int { return compareNodes(a.Member, b.Member) })
 		c.maybeActivate()
+	case !r.Adopted && r.Class == tidegate.Refused:
+		s.Declined = slices.DeleteFunc(s.Declined, func(x AdoptReply) bool { return x.Member.Node == r.Member.Node })
+		s.Declined = append(s.Declined, r)
 	}
 }
 
@@ -390,12 +393,24 @@ func (c *Controller) adoptDeadline() {
 		if c.adopted(s) || old || c.p.Shrink && len(s.Adopters) > 0 && c.targetAdopted(s) {
 			continue
 		}
-		c.refuse(Refusal{
-			Rule: RuleAdoptQuorum, Stream: s.Name,
-			Why:  fmt.Sprintf("%d members reached %s, want %d with the target among them", len(s.joined(s.config())), s.Record.Head.Seq, s.config().W),
-			Hint: "bring members back and run the plan again",
-		})
+		c.refuse(s.fewAdopters())
 		return
 	}
 	c.activate()
+}
+
+// fewAdopters is the refusal of a plan whose head too few have reached. A node that
+// knows more to be committed than was chosen does not come round: an unclean choice
+// was made without it, of which the registry knows nothing (any more).
+func (s *StreamPlan) fewAdopters() Refusal {
+	r := Refusal{
+		Rule: RuleAdoptQuorum, Stream: s.Name,
+		Why:  fmt.Sprintf("%d members reached %s, want %d with the target among them", len(s.joined(s.config())), s.Record.Head.Seq, s.config().W),
+		Hint: "bring members back and run the plan again",
+	}
+	for _, d := range s.Declined {
+		r.Why += fmt.Sprintf("; node %s: %s", d.Member.Node, d.Why)
+		r.Hint = fmt.Sprintf("two logs contradict one another: find out which may go, node %s's or that of those who adopted; stop its nodes, run `tidegate standby set-aside %s` there, start them and run the plan again", d.Member.Node, s.Stream)
+	}
+	return r
 }

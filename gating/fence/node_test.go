@@ -69,6 +69,37 @@ func TestFreshReadIsNotLostToAWatch(t *testing.T) {
 	}
 }
 
+// A node that was away since its stream was made has never acknowledged anything,
+// however many writers there have been: it must not keep a fence from its quorum.
+func TestNodeThatMissedTheFirstWritersKnowsWhatItHad(t *testing.T) {
+	m := fence.Member{Node: "n0", Incarnation: tidegate.ID{1}}
+	rec, err := fence.NewRecord(tidegate.ID{5}, fence.Config{Members: []fence.Member{m}, W: 1}, fence.GateRecord{State: fence.GateArmed, Mode: tidegate.ModeSync})
+	if err != nil {
+		t.Fatal(err)
+	}
+	rec.Epoch, rec.ActiveEpoch = 3, 3
+	for _, c := range []struct {
+		name    string
+		history fence.History
+		limbo   bool
+	}{
+		{"no history", nil, false},
+		{"a history that the active epoch is not in", fence.History{{Epoch: 1, StartSeq: 1, Holder: tidegate.ID{7}}}, true},
+	} {
+		meta := fence.FormatMeta(rec.Stream, m)
+		meta.History = c.history
+		log := &memLog{}
+		n, effects := fence.NewNode(meta, log.grow(1, 2), log)
+		settle(n, log, effects)
+		for range 2 { // the first one tells it the epoch
+			settle(n, log, n.Step(fence.RecordRead{Record: rec, Fresh: true}))
+		}
+		if n.Limbo() != c.limbo {
+			t.Errorf("%s: limbo %v, want %v", c.name, n.Limbo(), c.limbo)
+		}
+	}
+}
+
 // A damaged node must not pretend to a term that its log does not reach: a forced
 // choice would prefer its short log to a longer one of an older epoch.
 func TestFenceReplyClaimsOnlyWhatTheLogReaches(t *testing.T) {

@@ -162,7 +162,9 @@ func (n *Node) afterRecord(r RecordRead) (meta NodeMeta, free, due bool) {
 			meta.Promise = n.promise
 		}
 		return meta, false, true
-	case r.Record.Config.Names(meta.Member()) && meta.History.Last().Epoch >= r.Record.ActiveEpoch:
+	case r.Record.Config.Names(meta.Member()) && (meta.History.Last().Epoch >= r.Record.ActiveEpoch || len(meta.History) == 0):
+		// With no history it was named when the stream was made, and has never
+		// acknowledged: to exit limbo later takes an adopted log.
 		meta.Limbo = false
 		if r.Record.Gate.Lease > 0 && r.Record.ActiveEpoch > 0 {
 			// What the directory before this one promised its holder is forgotten

@@ -111,6 +111,7 @@ type StreamPlan struct {
 	Heard    Promise      `json:"heard"`    // highest promise heard of that the record did not know; without holder: a log that had adopted it
 	Replies  []FenceReply `json:"replies,omitempty"`
 	Adopters []AdoptReply `json:"adopters,omitempty"`
+	Declined []AdoptReply `json:"declined,omitempty"` // who would not adopt for a reason that waiting does not mend, newest reply of each
 	Promoted bool         `json:"promoted,omitempty"`
 	Applied  bool         `json:"applied,omitempty"`
 }

@@ -276,7 +276,8 @@ const NodeMetaVersion = 1
 
 // FormatMeta returns the metadata of a stream directory that has just been made.
 // It starts in limbo; the epoch record frees it at once if it already names the
-// incarnation (a new stream), and otherwise only after it has caught up.
+// incarnation (a new stream), also one that has had writers meanwhile, and otherwise
+// only after it has caught up.
 func FormatMeta(stream tidegate.StreamID, m Member) NodeMeta {
 	return NodeMeta{Version: NodeMetaVersion, Stream: stream, Node: m.Node, Incarnation: m.Incarnation, Limbo: true}
 }

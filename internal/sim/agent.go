@@ -200,8 +200,9 @@ func (a *agent) maybeAcquire() {
 	a.asked = a.m.boot()
 	a.w.log(a.addr, "", "acquire", "%s", a.self)
 	m := &mAcquire{holder: a.self}
-	for _, ls := range a.lib.streams {
-		m.branches = append(m.branches, ls.j.branch())
+	// As heard with the activity: what an agent reads when it wakes may be of long ago.
+	for _, as := range a.streams {
+		m.branches = append(m.branches, as.prog.branch)
 	}
 	a.send(a.anyGate(), m)
 }

@@ -2,6 +2,7 @@ package sim
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/tidegate/tidegate/gating/fence"
@@ -41,6 +42,9 @@ func (w *world) heal() {
 	for _, g := range w.gates {
 		if !g.up {
 			g.start()
+		}
+		for _, r := range g.plans {
+			r.obeyed = !r.alive()
 		}
 	}
 	for _, l := range w.libs {
@@ -127,6 +131,7 @@ func (w *world) growCore() {
 func (w *world) drive() {
 	w.after(500*time.Millisecond, func() {
 		defer w.drive()
+		w.obey()
 		w.growCore()
 		for _, g := range w.gates {
 			for _, r := range g.plans {
@@ -148,6 +153,40 @@ func (w *world) drive() {
 			})
 		}
 	})
+}
+
+// obey does what the newest refusals tell an operator to do: of two logs that
+// contradict one another the one that holds less is set aside.
+func (w *world) obey() {
+	for _, g := range w.gates {
+		for _, r := range g.plans {
+			p := r.c.Plan()
+			if r.alive() || r.obeyed || p.Refusal == nil || p.Refusal.Rule != fence.RuleAdoptQuorum {
+				continue
+			}
+			r.obeyed = true
+			for i := range p.Streams {
+				s := &p.Streams[i]
+				if len(s.Declined) == 0 {
+					continue
+				}
+				less := s.Declined
+				if slices.ContainsFunc(less, func(d fence.AdoptReply) bool { return d.Durable.Seq > s.Record.Head.Seq }) {
+					less = s.Adopters
+				}
+				w.setAside(i, less)
+			}
+		}
+	}
+}
+
+func (w *world) setAside(stream int, of []fence.AdoptReply) {
+	for _, r := range of {
+		if s := w.standbyOn(r.Member.Node); s.up && s.streams[stream].meta.Incarnation == r.Member.Incarnation {
+			s.bounce()
+			s.streams[stream].setAside()
+		}
+	}
 }
 
 // coreNode returns the first healed standby.

@@ -28,6 +28,7 @@ type (
 		state      machine.State
 		grant      uint64
 		drained    bool
+		branch     tidegate.Epoch // what the journal's lineage ends with
 	}
 	mGrant struct {
 		stream int
@@ -518,6 +519,7 @@ func (ls *libStream) report() {
 	m := &mProgress{
 		stream: ls.i, activation: ls.activation, active: ls.active, l: ls.j.at(ls.j.synced).end, records: ls.j.at(ls.j.synced).n,
 		want: ls.out.Want, state: ls.out.State, grant: ls.obeyed, drained: ls.sealed,
+		branch: ls.j.branch(),
 	}
 	if ls.ceiling != nil {
 		m.a, m.aKnown = ls.ceiling.A()

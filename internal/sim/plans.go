@@ -17,6 +17,7 @@ type running struct {
 	target fence.Holder
 	reason string
 	done   bool
+	obeyed bool // its refusal's hint was followed, or came before the healing
 
 	reserved tidegate.Instant // when F1 was committed, on this machine's boot clock; 0: by another gate
 }

@@ -19,6 +19,10 @@ var regressions = []struct {
 	{4716, "I23: a backup newer than the gates' marks was believed"},
 	{6085, "I28: a restarted service did not know its own writing behind the head"},
 	{301103, "I6: a forced head was taken for a beginning of what was exposed"},
+	{614503, "I23: the simulator's agent woke, and acquired with a lineage that it had not heard yet"},
+	{805379, "I28: a node that had missed the first writers kept every fence from its quorum"},
+	{904389, "I23: zero by the writer's own word was held against an unclean choice"},
+	{905219, "I28: a registry put back had forgotten an unclean choice, and no refusal said whose log contradicts"},
 	{302282, "I24: what a node noted before a cut made its log look like the one it was to get"},
 }
 
