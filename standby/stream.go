@@ -304,6 +304,9 @@ func (s *stream) perform(effects []fence.NodeEffect) {
 			s.answer(e.Call, e)
 		case fence.ReplyAdopt:
 			s.answer(e.Call, e)
+			if e.Reply.Adopted {
+				s.n.urgent.ring() // until it is reported, the rules take this log for an older one
+			}
 		case fence.ReplyPromote:
 			s.answer(e.Call, e)
 		case fence.ReplyLease:
