@@ -44,6 +44,9 @@ type StreamConfig struct {
 	// Endpoint is where the service answers its clients, host:port; used when
 	// the library names none.
 	Endpoint string `yaml:"endpoint"`
+	// Codec is how batches are compressed before they are shipped and stored:
+	// snappy, or none where the processors are the bottleneck and not the link.
+	Codec string `yaml:"codec"`
 }
 
 // Limits bounds what one agent uses.
@@ -100,6 +103,7 @@ func (c Config) SetDefaults() Config {
 	streams := make([]StreamConfig, len(c.Streams))
 	for i, s := range c.Streams {
 		setDefault(&s.Source, SourceJournal)
+		setDefault(&s.Codec, batch.CodecSnappy.String())
 		streams[i] = s
 	}
 	c.Streams = streams
@@ -186,6 +190,9 @@ func (s StreamConfig) Validate() error {
 	}
 	if s.Endpoint != "" {
 		all = append(all, config.HostPort("endpoint", s.Endpoint))
+	}
+	if _, err := batch.ParseCodec(s.Codec); err != nil {
+		all = append(all, config.Broken("codec", "want snappy or none", s.Codec))
 	}
 	return errors.Join(all...)
 }

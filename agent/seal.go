@@ -43,9 +43,13 @@ func (w *writer) seal(ctx context.Context) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	}
+	codec, err := batch.ParseCodec(w.s.cfg.Codec)
+	if err != nil {
+		return err
+	}
 	w.mu.Lock()
 	z := &sealer{
-		w: w, codec: batch.NewSealer(batch.CodecSnappy), stream: w.core.Record().Stream,
+		w: w, codec: batch.NewSealer(codec), stream: w.core.Record().Stream,
 		max:      int(w.s.agent.cfg.Limits.BatchBytesMax),
 		shipRate: w.s.agent.rates.Limiter(rates.Ship), captureRate: w.s.agent.rates.Limiter(rates.Capture),
 	}
