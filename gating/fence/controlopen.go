@@ -357,6 +357,8 @@ func (c *Controller) deadline(step PlanStep) {
 		c.refuse(Refusal{Rule: RulePrimaryFence, Why: why, Hint: "make sure that the primary is down, then attest it"})
 	case StepAdopt:
 		c.adoptDeadline()
+	case StepApply:
+		c.readKeys() // another plan may have moved the streams since, and the target not know
 	}
 }
 
