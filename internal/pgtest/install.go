@@ -1,176 +1,61 @@
 package pgtest
 
 import (
-	"fmt"
 	"os"
-	"os/exec"
-	"os/user"
-	"path/filepath"
-	"slices"
-	"strconv"
-	"strings"
-	"syscall"
 	"testing"
+
+	"github.com/tidegate/tidegate/internal/pgrun"
 )
 
 // Install is where the binaries are and who may run the server.
-type Install struct {
-	BinDir  string // holds initdb and postgres
-	Version int    // major: 15
-	Account Account
-}
-
-// Account is the user that runs servers and tools.
-type Account struct {
-	Name string // also the superuser's name in every cluster: "postgres" whatever the account is called
-	UID  uint32
-	GID  uint32
-	Self bool // it is the user that runs the tests
-}
+type Install struct{ pgrun.Install }
 
 // Find looks for PostgreSQL and for the account; the test fails when there is none.
 func Find(tb testing.TB) Install {
 	tb.Helper()
-	in, err := find()
+	in, err := pgrun.Find()
+	must(tb, err)
+	return Install{in}
+}
+
+// must ends the test when there is an error.
+func must(tb testing.TB, err error) {
+	tb.Helper()
 	if err != nil {
-		tb.Fatalf("postgresql: %v; run: sudo apt-get install postgresql postgresql-contrib (or tools/needs)", err)
+		tb.Fatal(err)
 	}
-	return in
-}
-
-func find() (Install, error) {
-	dirs := binDirs()
-	var in Install
-	for _, dir := range dirs {
-		if isTool(dir, "initdb") && isTool(dir, "postgres") {
-			in.BinDir = dir
-			break
-		}
-	}
-	if in.BinDir == "" {
-		return in, fmt.Errorf("no initdb and postgres in %s", strings.Join(dirs, ", "))
-	}
-	out, err := exec.Command(filepath.Join(in.BinDir, "postgres"), "--version").Output()
-	if err != nil {
-		return in, fmt.Errorf("postgres --version: %w", err)
-	}
-	// "postgres (PostgreSQL) 15.18 (Debian 15.18-0+deb12u1)"
-	fields := strings.Fields(string(out))
-	if len(fields) < 3 {
-		return in, fmt.Errorf("postgres --version says %q", out)
-	}
-	major, _, _ := strings.Cut(fields[2], ".")
-	if in.Version, err = strconv.Atoi(major); err != nil {
-		return in, fmt.Errorf("postgres --version says %q: %w", out, err)
-	}
-	in.Account, err = account()
-	return in, err
-}
-
-// binDirs are the directories to look in, the best first: what the environment
-// names, Debian's newest, and what is on the PATH.
-func binDirs() []string {
-	var dirs []string
-	if dir := os.Getenv("TIDEGATE_PG_BIN"); dir != "" {
-		dirs = append(dirs, dir)
-	}
-	debian, _ := filepath.Glob("/usr/lib/postgresql/*/bin")
-	major := func(dir string) int {
-		n, err := strconv.Atoi(filepath.Base(filepath.Dir(dir)))
-		if err != nil {
-			return 0
-		}
-		return n
-	}
-	slices.SortFunc(debian, func(a, b string) int { return major(b) - major(a) })
-	dirs = append(dirs, debian...)
-	if path, err := exec.LookPath("initdb"); err == nil {
-		// Distributions put links on the PATH; the server looks for its files beside itself.
-		if real, err := filepath.EvalSymlinks(path); err == nil {
-			path = real
-		}
-		dirs = append(dirs, filepath.Dir(path))
-	}
-	return dirs
-}
-
-func isTool(dir, name string) bool {
-	info, err := os.Stat(filepath.Join(dir, name))
-	return err == nil && !info.IsDir() && info.Mode()&0o111 != 0
-}
-
-// account is the user himself, unless he is root.
-func account() (Account, error) {
-	if os.Getuid() != 0 {
-		me, err := user.Current()
-		if err != nil {
-			return Account{}, fmt.Errorf("who runs the tests: %w", err)
-		}
-		return Account{Name: me.Username, UID: uint32(os.Getuid()), GID: uint32(os.Getgid()), Self: true}, nil
-	}
-	for _, name := range []string{"postgres", "nobody"} {
-		u, err := user.Lookup(name)
-		if err != nil {
-			continue
-		}
-		uid, err := strconv.ParseUint(u.Uid, 10, 32)
-		if err != nil {
-			return Account{}, fmt.Errorf("account %s: uid %q: %w", name, u.Uid, err)
-		}
-		gid, err := strconv.ParseUint(u.Gid, 10, 32)
-		if err != nil {
-			return Account{}, fmt.Errorf("account %s: gid %q: %w", name, u.Gid, err)
-		}
-		return Account{Name: name, UID: uint32(uid), GID: uint32(gid)}, nil
-	}
-	return Account{}, fmt.Errorf("tests run as root, whom PostgreSQL refuses, and there is neither postgres nor nobody in /etc/passwd")
 }
 
 // Tool is the path of one of PostgreSQL's programs; the test fails without it.
 func (in Install) Tool(tb testing.TB, name string) string {
 	tb.Helper()
-	for _, dir := range append([]string{in.BinDir}, binDirs()...) {
-		if isTool(dir, name) {
-			return filepath.Join(dir, name)
-		}
-	}
-	tb.Fatalf("%s: not found; run: sudo apt-get install postgresql postgresql-contrib (or tools/needs)", name)
-	return ""
-}
-
-// SysProcAttr starts a process as the account, to be killed with the test process.
-func (in Install) SysProcAttr() *syscall.SysProcAttr {
-	attr := &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
-	if !in.Account.Self {
-		attr.Credential = &syscall.Credential{Uid: in.Account.UID, Gid: in.Account.GID}
-	}
-	return attr
+	path, err := in.Install.Tool(name)
+	must(tb, err)
+	return path
 }
 
 // Place makes a directory that the account owns, with a path short enough for
 // sockets; it is removed when the test ends.
 func (in Install) Place(tb testing.TB) string {
 	tb.Helper()
-	dir, err := os.MkdirTemp("/tmp", "pgtest-") //nolint:usetesting // t.TempDir is closed to other accounts and too long for a socket
-	if err != nil {
-		tb.Fatalf("place: %v", err)
-	}
+	dir, err := in.Install.Place()
 	tb.Cleanup(func() {
 		if err := os.RemoveAll(dir); err != nil {
 			tb.Errorf("place: %v", err)
 		}
 	})
-	in.Give(tb, dir, 0o755)
+	must(tb, err)
 	return dir
 }
 
 // Give makes the account the owner of path.
 func (in Install) Give(tb testing.TB, path string, mode os.FileMode) {
 	tb.Helper()
-	if err := os.Chmod(path, mode); err != nil {
-		tb.Fatalf("give: %v", err)
-	}
-	if err := os.Chown(path, int(in.Account.UID), int(in.Account.GID)); err != nil {
-		tb.Fatalf("give: %v", err)
-	}
+	must(tb, in.Install.Give(path, mode))
+}
+
+// WriteFile writes a file that belongs to the account.
+func (in Install) WriteFile(tb testing.TB, path, content string, mode os.FileMode) {
+	tb.Helper()
+	must(tb, in.Install.WriteFile(path, content, mode))
 }

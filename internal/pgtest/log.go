@@ -4,18 +4,15 @@ import (
 	"context"
 	"fmt"
 	"os"
-	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
 )
 
-func (s *Server) logPath() string { return filepath.Join(s.Dir, "log") }
-
 // Log is what the server has logged since it was made, over all restarts.
 func (s *Server) Log(tb testing.TB) string {
 	tb.Helper()
-	b, err := os.ReadFile(s.logPath())
+	b, err := os.ReadFile(s.LogPath())
 	if err != nil && !os.IsNotExist(err) {
 		tb.Errorf("log of %s: %v", s.Name, err)
 	}
@@ -78,10 +75,4 @@ lines:
 		out = append(out, l)
 	}
 	return out
-}
-
-// tail is the last n lines of s.
-func tail(s string, n int) string {
-	lines := strings.Split(strings.TrimRight(s, "\n"), "\n")
-	return strings.Join(lines[max(0, len(lines)-n):], "\n")
 }

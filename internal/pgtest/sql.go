@@ -2,113 +2,27 @@ package pgtest
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"strings"
 	"testing"
 	"time"
 
-	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/tidegate/tidegate/internal/pgrun"
 )
 
-// Conn is the connection string over the Unix socket, as the superuser, with more
-// "key=value" pairs, which win.
-func (s *Server) Conn(more ...string) string {
-	return conn(map[string]string{"host": s.SocketDir, "sslmode": "disable"}, more)
-}
-
-// TCP is the connection string over TCP with the superuser's password and TLS
-// that verifies the server's certificate, with more "key=value" pairs, which win.
-func (s *Server) TCP(more ...string) string {
-	return conn(map[string]string{"host": s.Host, "password": s.Password, "sslmode": "verify-full", "sslrootcert": s.CAFile()}, more)
-}
-
-func conn(set map[string]string, more []string) string {
-	set["port"], set["user"], set["dbname"] = fmt.Sprint(Port), Superuser, "postgres"
-	for _, m := range more {
-		k, v, _ := strings.Cut(m, "=")
-		set[k] = v
-	}
-	var b strings.Builder
-	for _, k := range []string{"host", "port", "user", "password", "dbname", "sslmode", "sslrootcert"} {
-		if v, ok := set[k]; ok {
-			fmt.Fprintf(&b, "%s='%s' ", k, v)
-			delete(set, k)
-		}
-	}
-	for k, v := range set {
-		fmt.Fprintf(&b, "%s='%s' ", k, v)
-	}
-	return strings.TrimSpace(b.String())
-}
-
-// Query runs statements over the Unix socket, in a session of its own, and
-// returns the rows of the last result, columns as text; NULL is "".
-func (s *Server) Query(ctx context.Context, sql string) ([][]string, error) {
-	c, err := pgconn.Connect(ctx, s.Conn())
-	if err != nil {
-		return nil, err
-	}
-	results, err := c.Exec(ctx, sql).ReadAll()
-	err = errors.Join(err, c.Close(context.WithoutCancel(ctx)))
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", sql, err)
-	}
-	var rows [][]string
-	if len(results) > 0 {
-		for _, r := range results[len(results)-1].Rows {
-			row := make([]string, len(r))
-			for i, v := range r {
-				row[i] = string(v)
-			}
-			rows = append(rows, row)
-		}
-	}
-	return rows, nil
-}
-
-// SQL is [Server.Query] as psql -At prints it: columns parted by "|", rows by
+// SQL is Query as psql -At prints it: columns parted by "|", rows by
 // line ends. The test fails when a statement does.
 func (s *Server) SQL(tb testing.TB, sql string) string {
 	tb.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), startPatience)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
-	rows, err := s.Query(ctx, sql)
-	if err != nil {
-		tb.Fatalf("%s: %v", s.Name, err)
-	}
-	lines := make([]string, len(rows))
-	for i, r := range rows {
-		lines[i] = strings.Join(r, "|")
-	}
-	return strings.Join(lines, "\n")
+	text, err := s.Text(ctx, sql)
+	must(tb, err)
+	return text
 }
-
-// fatal ends a poll at once.
-type fatal struct{ error }
-
-func (f fatal) Unwrap() error { return f.error }
 
 // Poll calls cond, which may take its time, until it returns nil, a few times a
 // second, and gives cond's last error when ctx ends.
-func Poll(ctx context.Context, cond func(context.Context) error) error {
-	tick := time.NewTicker(20 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		err := cond(ctx)
-		if err == nil {
-			return nil
-		}
-		if f := (fatal{}); errors.As(err, &f) {
-			return f.error
-		}
-		select {
-		case <-ctx.Done():
-			return fmt.Errorf("%w (%w)", err, context.Cause(ctx))
-		case <-tick.C:
-		}
-	}
-}
+func Poll(ctx context.Context, cond func(context.Context) error) error { return pgrun.Poll(ctx, cond) }
 
 // Until waits until cond returns nil; the test fails after a minute.
 func Until(tb testing.TB, what string, cond func(context.Context) error) {
@@ -124,17 +38,10 @@ func Until(tb testing.TB, what string, cond func(context.Context) error) {
 func (s *Server) UntilSQL(tb testing.TB, sql, want string) {
 	tb.Helper()
 	Until(tb, fmt.Sprintf("%s: %s to be %q", s.Name, sql, want), func(ctx context.Context) error {
-		rows, err := s.Query(ctx, sql)
-		if err != nil {
-			return err
+		got, err := s.Text(ctx, sql)
+		if err == nil && got != want {
+			err = fmt.Errorf("it is %q", got)
 		}
-		var lines []string
-		for _, r := range rows {
-			lines = append(lines, strings.Join(r, "|"))
-		}
-		if got := strings.Join(lines, "\n"); got != want {
-			return fmt.Errorf("it is %q", got)
-		}
-		return nil
+		return err
 	})
 }

@@ -1,4 +1,4 @@
-package pgtest
+package pgrun
 
 import (
 	"crypto/ecdsa"
@@ -7,10 +7,10 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
+	"fmt"
 	"math/big"
 	"net"
 	"path/filepath"
-	"testing"
 	"time"
 )
 
@@ -18,16 +18,15 @@ import (
 func (s *Server) CAFile() string { return filepath.Join(s.Dir, "server.crt") }
 
 // writeCertificate makes a key and a certificate for the server's own address.
-func (s *Server) writeCertificate(tb testing.TB) {
-	tb.Helper()
+func (s *Server) writeCertificate() error {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
-		tb.Fatalf("certificate: %v", err)
+		return fmt.Errorf("certificate: %w", err)
 	}
 	now := time.Now()
 	tmpl := &x509.Certificate{
 		SerialNumber: big.NewInt(now.UnixNano()),
-		Subject:      pkix.Name{CommonName: "pgtest " + s.Name},
+		Subject:      pkix.Name{CommonName: "pgrun " + s.Name},
 		NotBefore:    now.Add(-time.Hour), NotAfter: now.Add(24 * time.Hour),
 		IPAddresses:           []net.IP{net.ParseIP(s.Host)},
 		KeyUsage:              x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign,
@@ -36,12 +35,14 @@ func (s *Server) writeCertificate(tb testing.TB) {
 	}
 	der, err := x509.CreateCertificate(rand.Reader, tmpl, tmpl, &key.PublicKey, key)
 	if err != nil {
-		tb.Fatalf("certificate: %v", err)
+		return fmt.Errorf("certificate: %w", err)
 	}
 	keyDER, err := x509.MarshalPKCS8PrivateKey(key)
 	if err != nil {
-		tb.Fatalf("certificate: %v", err)
+		return fmt.Errorf("certificate: %w", err)
 	}
-	s.WriteFile(tb, s.CAFile(), string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})), 0o644)
-	s.WriteFile(tb, filepath.Join(s.Dir, "server.key"), string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: keyDER})), 0o600)
+	if err := s.Install.WriteFile(s.CAFile(), string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})), 0o644); err != nil {
+		return err
+	}
+	return s.Install.WriteFile(filepath.Join(s.Dir, "server.key"), string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: keyDER})), 0o600)
 }
