@@ -155,7 +155,8 @@ func (s *stream) setAcquire(why string) {
 }
 
 // promotedBy returns the epoch of the newest promotion that a log went on from, 0
-// for none; ok is false where the store's lineage does not tell.
+// for none; ok is false where the store's lineage does not tell. PostgreSQL's names
+// timelines and places, and two promotions at one place look the same in it.
 func promotedBy(source string, l tidegate.Lineage) (e tidegate.Epoch, ok bool) {
 	if source != SourceJournal || l == "" {
 		return 0, false

@@ -132,7 +132,9 @@ func (c *Connector) promote(ctx context.Context, role local.Role) error {
 }
 
 // verify compares the history that the server has made with the one that it was
-// to make: the log's, forked at H.
+// to make: the log's, forked at H. That the fork is H's was checked by the
+// promotion itself, which knows of padding: behind a record that ends its segment
+// early the fork is at the segment's end.
 func (c *Connector) verify(was tidegate.Lineage, p server.Promotion, at wal.LSN) (tidegate.Lineage, error) {
 	before, err := wal.ParseLineage(was)
 	if err != nil {
@@ -145,7 +147,7 @@ func (c *Connector) verify(was tidegate.Lineage, p server.Promotion, at wal.LSN)
 	if err != nil {
 		return "", err
 	}
-	if parting, never, err := made.Parting(before); err != nil || !never && parting < at || p.Fork != at {
+	if parting, never, err := made.Parting(before); err != nil || !never && parting < at {
 		return "", &tidegate.Error{
 			Op: "verify promotion", Subject: c.server.DataDir(), Class: tidegate.Permanent,
 			Err: errors.Join(err, fmt.Errorf("it made %s of %s, to be forked at %s: %w", made, before, at, tidegate.ErrDiverged)),
