@@ -22,8 +22,8 @@ type library struct {
 	activated uint64 // counts activations: each one may be used for one try to become writer
 	lineage   tidegate.Lineage
 	progress  local.LibraryProgress
-	known     bool  // progress has been heard on this connection
-	finding   error // what keeps it from its work, as it says; nil for nothing
+	known     bool           // progress has been heard on this connection
+	findings  local.Findings // what it says of itself and of its store
 }
 
 // head is the newest position that the source has made durable, as far as this
@@ -100,7 +100,7 @@ func (s *stream) libraryUp(conn *local.Conn, h local.Hello) {
 	s.mu.Lock()
 	old := s.lib.conn
 	s.lib.conn, s.lib.hello, s.lib.active, s.lib.known, s.lib.lineage = conn, h, false, false, h.Lineage
-	s.lib.finding = nil
+	s.lib.findings = local.Findings{}
 	// The journal may be another one now, repaired or copied anew: compare again.
 	s.diverged, s.seen = nil, observation{}
 	if s.fenced != nil && h.End < s.fenced.end {
@@ -121,7 +121,7 @@ func (s *stream) libraryDown(conn *local.Conn, err error) {
 	s.mu.Lock()
 	mine := s.lib.conn == conn
 	if mine {
-		s.lib.conn, s.lib.known, s.lib.finding = nil, false, nil
+		s.lib.conn, s.lib.known, s.lib.findings = nil, false, local.Findings{}
 	}
 	s.mu.Unlock()
 	if !mine {
@@ -183,13 +183,9 @@ func (s *stream) fromLibrary(conn *local.Conn, m local.Message) error {
 		s.log.Info("service is active here", "lineage", string(m.Lineage), "head", m.L.String())
 		s.service.pokeLease()
 	case *local.Finding:
-		s.lib.finding = m.Err()
+		news := s.lib.findings.Note(m)
 		s.mu.Unlock()
-		if m.Text == "" {
-			s.log.Info("library has no finding any more")
-		} else {
-			s.log.Warn("library found something", "err", m.Text, "hint", m.Hint)
-		}
+		s.logFinding(m, news)
 		return nil
 	case *local.Deactivated:
 		s.lib.active = false
@@ -203,6 +199,19 @@ func (s *stream) fromLibrary(conn *local.Conn, m local.Message) error {
 	s.tellRole()
 	s.poke()
 	return nil
+}
+
+// logFinding says a library's finding once.
+func (s *stream) logFinding(m *local.Finding, news bool) {
+	switch {
+	case !news:
+	case m.Text == "":
+		s.log.Info("library takes a finding back", "finding", m.Name)
+	case m.Severity == local.SeverityInfo:
+		s.log.Info("library found something", "finding", m.Name, "text", m.Text, "hint", m.Hint)
+	default:
+		s.log.Warn("library found something", "finding", m.Name, "severity", m.Severity.String(), "err", m.Text, "hint", m.Hint)
+	}
 }
 
 // send gives m to the library, if one is connected. What is lost with a

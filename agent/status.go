@@ -10,7 +10,9 @@ import (
 	"github.com/tidegate/tidegate/api"
 	pb "github.com/tidegate/tidegate/api/tidegatev1"
 	"github.com/tidegate/tidegate/gating/fence"
+	"github.com/tidegate/tidegate/gating/fencewire"
 	"github.com/tidegate/tidegate/gating/machine"
+	"github.com/tidegate/tidegate/internal/local"
 	"github.com/tidegate/tidegate/internal/rates"
 	"github.com/tidegate/tidegate/rpo"
 )
@@ -43,6 +45,9 @@ type StreamStatus struct {
 	// less than it seems, in its own words.
 	Finding string `json:"finding,omitempty"`
 	Hint    string `json:"hint,omitempty"` // what to do about it
+	// Findings are all that the library has said of itself and of its store, the
+	// gravest first.
+	Findings []local.Finding `json:"findings,omitempty"`
 
 	LibraryConnected bool   `json:"library_connected"`
 	ServiceActive    bool   `json:"service_active"`
@@ -162,7 +167,8 @@ func (s *stream) status() StreamStatus {
 	if st.ReleasedKnown {
 		st.Released = s.lib.progress.A.Position
 	}
-	if err := s.lib.finding; err != nil {
+	st.Findings = s.lib.findings.List()
+	if err := s.lib.findings.Work(); err != nil {
 		st.Finding, st.Hint = err.Error(), tidegate.HintOf(err)
 	}
 	if s.lib.hello.Endpoint != "" {
@@ -307,6 +313,7 @@ func (st *StreamStatus) message() *pb.AgentStream {
 	m := &pb.AgentStream{
 		StreamId: api.IDText(st.ID), Role: roles[st.State], Epoch: uint64(st.Epoch),
 		ServiceActive: st.ServiceActive, LibraryConnected: st.LibraryConnected, Error: st.Error,
+		Findings: fencewire.FindingMessages(st.Findings),
 	}
 	if st.Finding != "" {
 		m.Error = st.Finding // the cause of whatever else there is to say

@@ -46,6 +46,7 @@ func (s *operatorService) Doctor(ctx context.Context, _ *connect.Request[pb.Doct
 	}
 	s.doctorStandbys(f, v)
 	s.doctorStreams(ctx, f, v)
+	s.doctorStores(f, v)
 	return connect.NewResponse(&pb.DoctorResponse{Findings: f.all}), nil
 }
 

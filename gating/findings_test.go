@@ -65,6 +65,17 @@ func (c *clinic) report(edit func(*pb.ReportStandbyRequest)) {
 	c.op.world.reportStandby(m)
 }
 
+// reportFinding is the word of an agent at the primary site.
+func (c *clinic) reportFinding(node string, f *pb.StoreFinding) {
+	holder, role := tidegate.ID{8}, pb.AgentRole_AGENT_ROLE_OBSERVER
+	if node == "e1" {
+		holder, role = tidegate.ID{7}, pb.AgentRole_AGENT_ROLE_WRITER
+	}
+	c.op.world.reportAgent(&pb.ReportAgentRequest{Node: node, Site: "east", Streams: []*pb.AgentStream{{
+		StreamId: c.id.String(), Role: role, Epoch: 3, Findings: []*pb.StoreFinding{f},
+	}}}, holder)
+}
+
 func (c *clinic) findings(t *testing.T) []*pb.Finding {
 	t.Helper()
 	c.op.world.setView(c.view)
@@ -108,6 +119,17 @@ func TestDoctorFindings(t *testing.T) {
 		"disk in an hour": {func(c *clinic) {
 			c.report(func(m *pb.ReportStandbyRequest) { r := float64(500<<30) / 1800; m.GrowthBytesPerSecond = &r })
 		}, "standby w1", "full in about 30m", pb.Severity_SEVERITY_CRITICAL},
+		"store here": {func(c *clinic) {
+			c.reportFinding("e1", &pb.StoreFinding{Name: "wal-disk", Severity: pb.Severity_SEVERITY_CRITICAL, Text: "2% of the disk is free", Hint: "make room"})
+		}, "stream ledger/a on agent e1", "wal-disk: 2% of the disk", pb.Severity_SEVERITY_CRITICAL},
+		"store on another node": {func(c *clinic) {
+			c.reportFinding("e2", &pb.StoreFinding{Severity: pb.Severity_SEVERITY_WARNING, Text: "no server", Hint: "start it"})
+		}, "stream ledger/a on agent e2", "no server", pb.Severity_SEVERITY_WARNING},
+		"store of a standby": {func(c *clinic) {
+			c.report(func(m *pb.ReportStandbyRequest) {
+				m.Streams[0].Findings = []*pb.StoreFinding{{Name: "versions", Severity: pb.Severity_SEVERITY_CRITICAL, Text: "15 there, 17 here"}}
+			})
+		}, "stream ledger/a on standby w1", "versions: 15 there", pb.Severity_SEVERITY_CRITICAL},
 		"disk low":      {func(c *clinic) { c.report(func(m *pb.ReportStandbyRequest) { m.DiskFreeBytes = 50 << 30 }) }, "standby w1", "5% of its disk is free", pb.Severity_SEVERITY_WARNING},
 		"restored":      {func(c *clinic) { record(c, func(r *fence.EpochRecord) { r.Restored = true }) }, "stream ledger/a", "went back in time", pb.Severity_SEVERITY_CRITICAL},
 		"left half-way": {func(c *clinic) { record(c, func(r *fence.EpochRecord) { r.State, r.Epoch = fence.StateFencing, 4 }) }, "stream ledger/a", "without a writer", pb.Severity_SEVERITY_CRITICAL},

@@ -244,6 +244,11 @@ func judgeWriter(j *judgement, w *pb.AgentStream, svc registry.Service, low floa
 	if w.GetError() != "" {
 		j.say(pb.Verdict_VERDICT_AT_RISK, "writer: %s", w.GetError())
 	}
+	for _, one := range w.GetFindings() {
+		if one.GetSeverity() == pb.Severity_SEVERITY_CRITICAL && one.GetName() != "" {
+			j.say(pb.Verdict_VERDICT_AT_RISK, "writer: %s: %s", one.GetName(), one.GetText())
+		}
+	}
 	x := w.GetExposure()
 	switch {
 	case x == nil || x.Records == nil || x.GetAge() == nil:

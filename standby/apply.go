@@ -40,8 +40,8 @@ type library struct {
 	target
 
 	// Guarded by the stream's mu.
-	finding   error // what keeps it from applying, by its own word
-	heard     bool  // its first message came: whether it is active is known
+	findings  local.Findings // what it says of itself and of its store
+	heard     bool           // its first message came: whether it is active is known
 	active    bool
 	told      local.Role // last role sent
 	progress  local.LibraryProgress
@@ -194,10 +194,10 @@ func (l *library) receive() error {
 				}
 			})
 		case *local.Finding:
-			err := m.Err()
-			l.note(func() { l.finding = err })
-			if err != nil {
-				l.s.lg.Warn("library does not apply", keyErr, err, "hint", tidegate.HintOf(err))
+			news := false
+			l.note(func() { news = l.findings.Note(m) })
+			if news && m.Text != "" {
+				l.s.lg.Warn("library found something", "finding", m.Name, "severity", m.Severity.String(), keyErr, m.Text, "hint", m.Hint)
 			}
 		default:
 			return fmt.Errorf("library sent %T", m)

@@ -293,6 +293,7 @@ func streamMessage(s StreamStatus, node tidegate.Incarnation) *pb.StandbyStream 
 		StreamId: api.IDText(s.View.ID), Promise: fencewire.PromiseMessage(s.Promise), History: fencewire.HistoryMessage(s.History),
 		Received: api.LogPosMessage(s.Received), Durable: api.LogPosMessage(s.Durable), CommitSeq: uint64(s.Commit),
 		Limbo: s.Limbo, QuarantineBytes: uint64(s.Quarantined), Error: s.Err, Endpoint: s.Endpoint,
+		Findings: fencewire.FindingMessages(s.Findings),
 	}
 	if s.Applied != nil {
 		seq := uint64(*s.Applied)

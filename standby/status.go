@@ -7,6 +7,7 @@ import (
 
 	"github.com/tidegate/tidegate"
 	"github.com/tidegate/tidegate/gating/fence"
+	"github.com/tidegate/tidegate/internal/local"
 	"github.com/tidegate/tidegate/internal/rates"
 )
 
@@ -43,6 +44,9 @@ type StreamStatus struct {
 	// last look.
 	Quarantined int64
 	Err         string // why the stream is not served or not applied; empty if all is well
+	// Findings are what the library beside the node has said of itself and of its
+	// store, the gravest first.
+	Findings []local.Finding
 
 	Applied         *tidegate.Seq
 	AppliedPosition *tidegate.Position
@@ -107,8 +111,9 @@ func (s *stream) status() StreamStatus {
 	}
 	if l := s.apply.library; l != nil {
 		st.Endpoint = l.hello.Endpoint
-		if l.finding != nil && st.Err == "" {
-			st.Err = l.finding.Error()
+		st.Findings = l.findings.List()
+		if err := l.findings.Work(); err != nil && st.Err == "" {
+			st.Err = err.Error()
 		}
 		if l.heard {
 			at := l.progress.Applied

@@ -125,7 +125,7 @@ func TestFindingIsShown(t *testing.T) {
 	c := withLibrary(t, 1, "dr1")
 	c.start1()
 	k := c.connector(local.Hello{Rest: true})
-	if err := k.conn.Send(&local.Finding{Class: tidegate.Permanent, Text: "no whole base", Hint: "seed the node"}); err != nil {
+	if err := k.conn.Send(&local.Finding{Severity: local.SeverityCritical, Class: tidegate.Permanent, Text: "no whole base", Hint: "seed the node"}); err != nil {
 		t.Fatal(err)
 	}
 	c.until("shown", func() bool { return strings.Contains(c.nodes["dr1"].status().Err, "no whole base") })

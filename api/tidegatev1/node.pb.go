@@ -2362,7 +2362,8 @@ type AgentStream struct {
 	// Draining, and nothing is in flight any more.
 	Drained bool `protobuf:"varint,31,opt,name=drained,proto3" json:"drained,omitempty"`
 	// Admission cap from the operator's rates, in records per second; absent for none.
-	AdmissionRate *float64 `protobuf:"fixed64,32,opt,name=admission_rate,json=admissionRate,proto3,oneof" json:"admission_rate,omitempty"`
+	AdmissionRate *float64        `protobuf:"fixed64,32,opt,name=admission_rate,json=admissionRate,proto3,oneof" json:"admission_rate,omitempty"`
+	Findings      []*StoreFinding `protobuf:"bytes,33,rep,name=findings,proto3" json:"findings,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2619,6 +2620,13 @@ func (x *AgentStream) GetAdmissionRate() float64 {
 		return *x.AdmissionRate
 	}
 	return 0
+}
+
+func (x *AgentStream) GetFindings() []*StoreFinding {
+	if x != nil {
+		return x.Findings
+	}
+	return nil
 }
 
 // AgentMember is what a writer knows of one standby node.
@@ -2882,8 +2890,9 @@ type StandbyStream struct {
 	// digest it came to; absent when it has applied none.
 	HandoverApplied *Handover `protobuf:"bytes,22,opt,name=handover_applied,json=handoverApplied,proto3" json:"handover_applied,omitempty"`
 	// State digest of the warm service and the position it was taken at; empty when there is none.
-	StateDigest         string `protobuf:"bytes,23,opt,name=state_digest,json=stateDigest,proto3" json:"state_digest,omitempty"`
-	StateDigestPosition uint64 `protobuf:"varint,24,opt,name=state_digest_position,json=stateDigestPosition,proto3" json:"state_digest_position,omitempty"`
+	StateDigest         string          `protobuf:"bytes,23,opt,name=state_digest,json=stateDigest,proto3" json:"state_digest,omitempty"`
+	StateDigestPosition uint64          `protobuf:"varint,24,opt,name=state_digest_position,json=stateDigestPosition,proto3" json:"state_digest_position,omitempty"`
+	Findings            []*StoreFinding `protobuf:"bytes,25,rep,name=findings,proto3" json:"findings,omitempty"`
 	unknownFields       protoimpl.UnknownFields
 	sizeCache           protoimpl.SizeCache
 }
@@ -3084,6 +3093,13 @@ func (x *StandbyStream) GetStateDigestPosition() uint64 {
 		return x.StateDigestPosition
 	}
 	return 0
+}
+
+func (x *StandbyStream) GetFindings() []*StoreFinding {
+	if x != nil {
+		return x.Findings
+	}
+	return nil
 }
 
 // NodeLease is a standby node's word to refuse fences for a while.
@@ -3733,7 +3749,8 @@ const file_tidegate_v1_node_proto_rawDesc = "" +
 	"\x05limit\x18\x02 \x01(\x01H\x00R\x05limit\x88\x01\x01\x12\x12\n" +
 	"\x04unit\x18\x03 \x01(\tR\x04unit\x12\x14\n" +
 	"\x05error\x18\x04 \x01(\tR\x05errorB\b\n" +
-	"\x06_limit\"\xe9\t\n" +
+	"\x06_limit\"\xa0\n" +
+	"\n" +
 	"\vAgentStream\x12\x1b\n" +
 	"\tstream_id\x18\x01 \x01(\tR\bstreamId\x12*\n" +
 	"\x04role\x18\x02 \x01(\x0e2\x16.tidegate.v1.AgentRoleR\x04role\x12\x14\n" +
@@ -3770,7 +3787,8 @@ const file_tidegate_v1_node_proto_rawDesc = "" +
 	"\x0flease_remaining\x18\x1d \x01(\v2\x19.google.protobuf.DurationR\x0eleaseRemaining\x12\x19\n" +
 	"\blease_by\x18\x1e \x01(\tR\aleaseBy\x12\x18\n" +
 	"\adrained\x18\x1f \x01(\bR\adrained\x12*\n" +
-	"\x0eadmission_rate\x18  \x01(\x01H\x04R\radmissionRate\x88\x01\x01B\a\n" +
+	"\x0eadmission_rate\x18  \x01(\x01H\x04R\radmissionRate\x88\x01\x01\x125\n" +
+	"\bfindings\x18! \x03(\v2\x19.tidegate.v1.StoreFindingR\bfindingsB\a\n" +
 	"\x05_headB\v\n" +
 	"\t_capturedB\n" +
 	"\n" +
@@ -3796,7 +3814,7 @@ const file_tidegate_v1_node_proto_rawDesc = "" +
 	"\x17growth_bytes_per_second\x18\t \x01(\x01H\x00R\x14growthBytesPerSecond\x88\x01\x01\x12'\n" +
 	"\x05rates\x18\n" +
 	" \x03(\v2\x11.tidegate.v1.RateR\x05ratesB\x1a\n" +
-	"\x18_growth_bytes_per_second\"\x8b\t\n" +
+	"\x18_growth_bytes_per_second\"\xc2\t\n" +
 	"\rStandbyStream\x12\x1b\n" +
 	"\tstream_id\x18\x01 \x01(\tR\bstreamId\x12.\n" +
 	"\apromise\x18\x02 \x01(\v2\x14.tidegate.v1.PromiseR\apromise\x12+\n" +
@@ -3826,7 +3844,8 @@ const file_tidegate_v1_node_proto_rawDesc = "" +
 	"\x05lease\x18\x15 \x01(\v2\x16.tidegate.v1.NodeLeaseR\x05lease\x12@\n" +
 	"\x10handover_applied\x18\x16 \x01(\v2\x15.tidegate.v1.HandoverR\x0fhandoverApplied\x12!\n" +
 	"\fstate_digest\x18\x17 \x01(\tR\vstateDigest\x122\n" +
-	"\x15state_digest_position\x18\x18 \x01(\x04R\x13stateDigestPositionB\x0e\n" +
+	"\x15state_digest_position\x18\x18 \x01(\x04R\x13stateDigestPosition\x125\n" +
+	"\bfindings\x18\x19 \x03(\v2\x19.tidegate.v1.StoreFindingR\bfindingsB\x0e\n" +
 	"\f_applied_seqB\x13\n" +
 	"\x11_applied_positionB\x0e\n" +
 	"\f_beacon_headB\x12\n" +
@@ -3981,9 +4000,10 @@ var file_tidegate_v1_node_proto_goTypes = []any{
 	(*Exposure)(nil),                 // 55: tidegate.v1.Exposure
 	(*Areas)(nil),                    // 56: tidegate.v1.Areas
 	(GateState)(0),                   // 57: tidegate.v1.GateState
-	(*Promise)(nil),                  // 58: tidegate.v1.Promise
-	(*Term)(nil),                     // 59: tidegate.v1.Term
-	(*LogPos)(nil),                   // 60: tidegate.v1.LogPos
+	(*StoreFinding)(nil),             // 58: tidegate.v1.StoreFinding
+	(*Promise)(nil),                  // 59: tidegate.v1.Promise
+	(*Term)(nil),                     // 60: tidegate.v1.Term
+	(*LogPos)(nil),                   // 61: tidegate.v1.LogPos
 }
 var file_tidegate_v1_node_proto_depIdxs = []int32{
 	0,  // 0: tidegate.v1.RegisterRequest.kind:type_name -> tidegate.v1.NodeKind
@@ -4036,55 +4056,57 @@ var file_tidegate_v1_node_proto_depIdxs = []int32{
 	57, // 47: tidegate.v1.AgentStream.want:type_name -> tidegate.v1.GateState
 	46, // 48: tidegate.v1.AgentStream.slack:type_name -> google.protobuf.Duration
 	46, // 49: tidegate.v1.AgentStream.lease_remaining:type_name -> google.protobuf.Duration
-	37, // 50: tidegate.v1.ReportStandbyRequest.streams:type_name -> tidegate.v1.StandbyStream
-	50, // 51: tidegate.v1.ReportStandbyRequest.sent:type_name -> google.protobuf.Timestamp
-	32, // 52: tidegate.v1.ReportStandbyRequest.rates:type_name -> tidegate.v1.Rate
-	58, // 53: tidegate.v1.StandbyStream.promise:type_name -> tidegate.v1.Promise
-	59, // 54: tidegate.v1.StandbyStream.history:type_name -> tidegate.v1.Term
-	60, // 55: tidegate.v1.StandbyStream.received:type_name -> tidegate.v1.LogPos
-	60, // 56: tidegate.v1.StandbyStream.durable:type_name -> tidegate.v1.LogPos
-	46, // 57: tidegate.v1.StandbyStream.blind_window:type_name -> google.protobuf.Duration
-	46, // 58: tidegate.v1.StandbyStream.beacon_age:type_name -> google.protobuf.Duration
-	38, // 59: tidegate.v1.StandbyStream.lease:type_name -> tidegate.v1.NodeLease
-	53, // 60: tidegate.v1.StandbyStream.handover_applied:type_name -> tidegate.v1.Handover
-	46, // 61: tidegate.v1.NodeLease.ttl:type_name -> google.protobuf.Duration
-	46, // 62: tidegate.v1.NodeLease.remaining:type_name -> google.protobuf.Duration
-	41, // 63: tidegate.v1.ReportRouteRequest.services:type_name -> tidegate.v1.RouteApplied
-	50, // 64: tidegate.v1.RouteApplied.since:type_name -> google.protobuf.Timestamp
-	50, // 65: tidegate.v1.ReportQuarantineRequest.oldest:type_name -> google.protobuf.Timestamp
-	50, // 66: tidegate.v1.ReportQuarantineRequest.newest:type_name -> google.protobuf.Timestamp
-	50, // 67: tidegate.v1.ReportQuarantineRequest.released_newest:type_name -> google.protobuf.Timestamp
-	3,  // 68: tidegate.v1.NodeService.Register:input_type -> tidegate.v1.RegisterRequest
-	5,  // 69: tidegate.v1.NodeService.Watch:input_type -> tidegate.v1.WatchRequest
-	11, // 70: tidegate.v1.NodeService.AcquireEpoch:input_type -> tidegate.v1.AcquireEpochRequest
-	15, // 71: tidegate.v1.NodeService.ReadEpoch:input_type -> tidegate.v1.ReadEpochRequest
-	17, // 72: tidegate.v1.NodeService.RecordGate:input_type -> tidegate.v1.RecordGateRequest
-	19, // 73: tidegate.v1.NodeService.RenewLease:input_type -> tidegate.v1.RenewLeaseRequest
-	22, // 74: tidegate.v1.NodeService.ReleaseLease:input_type -> tidegate.v1.ReleaseLeaseRequest
-	24, // 75: tidegate.v1.NodeService.HandOver:input_type -> tidegate.v1.HandOverRequest
-	29, // 76: tidegate.v1.NodeService.ExitLimbo:input_type -> tidegate.v1.ExitLimboRequest
-	31, // 77: tidegate.v1.NodeService.ReportAgent:input_type -> tidegate.v1.ReportAgentRequest
-	36, // 78: tidegate.v1.NodeService.ReportStandby:input_type -> tidegate.v1.ReportStandbyRequest
-	40, // 79: tidegate.v1.NodeService.ReportRoute:input_type -> tidegate.v1.ReportRouteRequest
-	43, // 80: tidegate.v1.NodeService.ReportQuarantine:input_type -> tidegate.v1.ReportQuarantineRequest
-	4,  // 81: tidegate.v1.NodeService.Register:output_type -> tidegate.v1.RegisterResponse
-	6,  // 82: tidegate.v1.NodeService.Watch:output_type -> tidegate.v1.WatchResponse
-	13, // 83: tidegate.v1.NodeService.AcquireEpoch:output_type -> tidegate.v1.AcquireEpochResponse
-	16, // 84: tidegate.v1.NodeService.ReadEpoch:output_type -> tidegate.v1.ReadEpochResponse
-	18, // 85: tidegate.v1.NodeService.RecordGate:output_type -> tidegate.v1.RecordGateResponse
-	21, // 86: tidegate.v1.NodeService.RenewLease:output_type -> tidegate.v1.RenewLeaseResponse
-	23, // 87: tidegate.v1.NodeService.ReleaseLease:output_type -> tidegate.v1.ReleaseLeaseResponse
-	26, // 88: tidegate.v1.NodeService.HandOver:output_type -> tidegate.v1.HandOverResponse
-	30, // 89: tidegate.v1.NodeService.ExitLimbo:output_type -> tidegate.v1.ExitLimboResponse
-	35, // 90: tidegate.v1.NodeService.ReportAgent:output_type -> tidegate.v1.ReportAgentResponse
-	39, // 91: tidegate.v1.NodeService.ReportStandby:output_type -> tidegate.v1.ReportStandbyResponse
-	42, // 92: tidegate.v1.NodeService.ReportRoute:output_type -> tidegate.v1.ReportRouteResponse
-	44, // 93: tidegate.v1.NodeService.ReportQuarantine:output_type -> tidegate.v1.ReportQuarantineResponse
-	81, // [81:94] is the sub-list for method output_type
-	68, // [68:81] is the sub-list for method input_type
-	68, // [68:68] is the sub-list for extension type_name
-	68, // [68:68] is the sub-list for extension extendee
-	0,  // [0:68] is the sub-list for field type_name
+	58, // 50: tidegate.v1.AgentStream.findings:type_name -> tidegate.v1.StoreFinding
+	37, // 51: tidegate.v1.ReportStandbyRequest.streams:type_name -> tidegate.v1.StandbyStream
+	50, // 52: tidegate.v1.ReportStandbyRequest.sent:type_name -> google.protobuf.Timestamp
+	32, // 53: tidegate.v1.ReportStandbyRequest.rates:type_name -> tidegate.v1.Rate
+	59, // 54: tidegate.v1.StandbyStream.promise:type_name -> tidegate.v1.Promise
+	60, // 55: tidegate.v1.StandbyStream.history:type_name -> tidegate.v1.Term
+	61, // 56: tidegate.v1.StandbyStream.received:type_name -> tidegate.v1.LogPos
+	61, // 57: tidegate.v1.StandbyStream.durable:type_name -> tidegate.v1.LogPos
+	46, // 58: tidegate.v1.StandbyStream.blind_window:type_name -> google.protobuf.Duration
+	46, // 59: tidegate.v1.StandbyStream.beacon_age:type_name -> google.protobuf.Duration
+	38, // 60: tidegate.v1.StandbyStream.lease:type_name -> tidegate.v1.NodeLease
+	53, // 61: tidegate.v1.StandbyStream.handover_applied:type_name -> tidegate.v1.Handover
+	58, // 62: tidegate.v1.StandbyStream.findings:type_name -> tidegate.v1.StoreFinding
+	46, // 63: tidegate.v1.NodeLease.ttl:type_name -> google.protobuf.Duration
+	46, // 64: tidegate.v1.NodeLease.remaining:type_name -> google.protobuf.Duration
+	41, // 65: tidegate.v1.ReportRouteRequest.services:type_name -> tidegate.v1.RouteApplied
+	50, // 66: tidegate.v1.RouteApplied.since:type_name -> google.protobuf.Timestamp
+	50, // 67: tidegate.v1.ReportQuarantineRequest.oldest:type_name -> google.protobuf.Timestamp
+	50, // 68: tidegate.v1.ReportQuarantineRequest.newest:type_name -> google.protobuf.Timestamp
+	50, // 69: tidegate.v1.ReportQuarantineRequest.released_newest:type_name -> google.protobuf.Timestamp
+	3,  // 70: tidegate.v1.NodeService.Register:input_type -> tidegate.v1.RegisterRequest
+	5,  // 71: tidegate.v1.NodeService.Watch:input_type -> tidegate.v1.WatchRequest
+	11, // 72: tidegate.v1.NodeService.AcquireEpoch:input_type -> tidegate.v1.AcquireEpochRequest
+	15, // 73: tidegate.v1.NodeService.ReadEpoch:input_type -> tidegate.v1.ReadEpochRequest
+	17, // 74: tidegate.v1.NodeService.RecordGate:input_type -> tidegate.v1.RecordGateRequest
+	19, // 75: tidegate.v1.NodeService.RenewLease:input_type -> tidegate.v1.RenewLeaseRequest
+	22, // 76: tidegate.v1.NodeService.ReleaseLease:input_type -> tidegate.v1.ReleaseLeaseRequest
+	24, // 77: tidegate.v1.NodeService.HandOver:input_type -> tidegate.v1.HandOverRequest
+	29, // 78: tidegate.v1.NodeService.ExitLimbo:input_type -> tidegate.v1.ExitLimboRequest
+	31, // 79: tidegate.v1.NodeService.ReportAgent:input_type -> tidegate.v1.ReportAgentRequest
+	36, // 80: tidegate.v1.NodeService.ReportStandby:input_type -> tidegate.v1.ReportStandbyRequest
+	40, // 81: tidegate.v1.NodeService.ReportRoute:input_type -> tidegate.v1.ReportRouteRequest
+	43, // 82: tidegate.v1.NodeService.ReportQuarantine:input_type -> tidegate.v1.ReportQuarantineRequest
+	4,  // 83: tidegate.v1.NodeService.Register:output_type -> tidegate.v1.RegisterResponse
+	6,  // 84: tidegate.v1.NodeService.Watch:output_type -> tidegate.v1.WatchResponse
+	13, // 85: tidegate.v1.NodeService.AcquireEpoch:output_type -> tidegate.v1.AcquireEpochResponse
+	16, // 86: tidegate.v1.NodeService.ReadEpoch:output_type -> tidegate.v1.ReadEpochResponse
+	18, // 87: tidegate.v1.NodeService.RecordGate:output_type -> tidegate.v1.RecordGateResponse
+	21, // 88: tidegate.v1.NodeService.RenewLease:output_type -> tidegate.v1.RenewLeaseResponse
+	23, // 89: tidegate.v1.NodeService.ReleaseLease:output_type -> tidegate.v1.ReleaseLeaseResponse
+	26, // 90: tidegate.v1.NodeService.HandOver:output_type -> tidegate.v1.HandOverResponse
+	30, // 91: tidegate.v1.NodeService.ExitLimbo:output_type -> tidegate.v1.ExitLimboResponse
+	35, // 92: tidegate.v1.NodeService.ReportAgent:output_type -> tidegate.v1.ReportAgentResponse
+	39, // 93: tidegate.v1.NodeService.ReportStandby:output_type -> tidegate.v1.ReportStandbyResponse
+	42, // 94: tidegate.v1.NodeService.ReportRoute:output_type -> tidegate.v1.ReportRouteResponse
+	44, // 95: tidegate.v1.NodeService.ReportQuarantine:output_type -> tidegate.v1.ReportQuarantineResponse
+	83, // [83:96] is the sub-list for method output_type
+	70, // [70:83] is the sub-list for method input_type
+	70, // [70:70] is the sub-list for extension type_name
+	70, // [70:70] is the sub-list for extension extendee
+	0,  // [0:70] is the sub-list for field type_name
 }
 
 func init() { file_tidegate_v1_node_proto_init() }

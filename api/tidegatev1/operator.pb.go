@@ -205,59 +205,6 @@ func (PlanOutcome) EnumDescriptor() ([]byte, []int) {
 	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{2}
 }
 
-// Severity says how soon a finding needs somebody.
-type Severity int32
-
-const (
-	Severity_SEVERITY_UNSPECIFIED Severity = 0
-	Severity_SEVERITY_INFO        Severity = 1
-	Severity_SEVERITY_WARNING     Severity = 2
-	Severity_SEVERITY_CRITICAL    Severity = 3
-)
-
-// Enum value maps for Severity.
-var (
-	Severity_name = map[int32]string{
-		0: "SEVERITY_UNSPECIFIED",
-		1: "SEVERITY_INFO",
-		2: "SEVERITY_WARNING",
-		3: "SEVERITY_CRITICAL",
-	}
-	Severity_value = map[string]int32{
-		"SEVERITY_UNSPECIFIED": 0,
-		"SEVERITY_INFO":        1,
-		"SEVERITY_WARNING":     2,
-		"SEVERITY_CRITICAL":    3,
-	}
-)
-
-func (x Severity) Enum() *Severity {
-	p := new(Severity)
-	*p = x
-	return p
-}
-
-func (x Severity) String() string {
-	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
-}
-
-func (Severity) Descriptor() protoreflect.EnumDescriptor {
-	return file_tidegate_v1_operator_proto_enumTypes[3].Descriptor()
-}
-
-func (Severity) Type() protoreflect.EnumType {
-	return &file_tidegate_v1_operator_proto_enumTypes[3]
-}
-
-func (x Severity) Number() protoreflect.EnumNumber {
-	return protoreflect.EnumNumber(x)
-}
-
-// Deprecated: Use Severity.Descriptor instead.
-func (Severity) EnumDescriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{3}
-}
-
 type StatusRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Only this service; all when empty.
@@ -5599,12 +5546,7 @@ const file_tidegate_v1_operator_proto_rawDesc = "" +
 	"\x13PLAN_OUTCOME_FAILED\x10\x04\x12\x1b\n" +
 	"\x17PLAN_OUTCOME_SUPERSEDED\x10\x05\x12\x18\n" +
 	"\x14PLAN_OUTCOME_DRY_RUN\x10\x06\x12\x18\n" +
-	"\x14PLAN_OUTCOME_ABORTED\x10\a*d\n" +
-	"\bSeverity\x12\x18\n" +
-	"\x14SEVERITY_UNSPECIFIED\x10\x00\x12\x11\n" +
-	"\rSEVERITY_INFO\x10\x01\x12\x14\n" +
-	"\x10SEVERITY_WARNING\x10\x02\x12\x15\n" +
-	"\x11SEVERITY_CRITICAL\x10\x032\xdc\x0e\n" +
+	"\x14PLAN_OUTCOME_ABORTED\x10\a2\xdc\x0e\n" +
 	"\x0fOperatorService\x12A\n" +
 	"\x06Status\x12\x1a.tidegate.v1.StatusRequest\x1a\x1b.tidegate.v1.StatusResponse\x12P\n" +
 	"\vListStreams\x12\x1f.tidegate.v1.ListStreamsRequest\x1a .tidegate.v1.ListStreamsResponse\x12M\n" +
@@ -5645,291 +5587,291 @@ func file_tidegate_v1_operator_proto_rawDescGZIP() []byte {
 	return file_tidegate_v1_operator_proto_rawDescData
 }
 
-var file_tidegate_v1_operator_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
+var file_tidegate_v1_operator_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
 var file_tidegate_v1_operator_proto_msgTypes = make([]protoimpl.MessageInfo, 69)
 var file_tidegate_v1_operator_proto_goTypes = []any{
 	(DetectorMode)(0),              // 0: tidegate.v1.DetectorMode
 	(DetectorVerdict)(0),           // 1: tidegate.v1.DetectorVerdict
 	(PlanOutcome)(0),               // 2: tidegate.v1.PlanOutcome
-	(Severity)(0),                  // 3: tidegate.v1.Severity
-	(*StatusRequest)(nil),          // 4: tidegate.v1.StatusRequest
-	(*StatusResponse)(nil),         // 5: tidegate.v1.StatusResponse
-	(*ServiceStatus)(nil),          // 6: tidegate.v1.ServiceStatus
-	(*LeaseStatus)(nil),            // 7: tidegate.v1.LeaseStatus
-	(*DetectorSettings)(nil),       // 8: tidegate.v1.DetectorSettings
-	(*DetectorStatus)(nil),         // 9: tidegate.v1.DetectorStatus
-	(*DetectorVote)(nil),           // 10: tidegate.v1.DetectorVote
-	(*DrillPolicy)(nil),            // 11: tidegate.v1.DrillPolicy
-	(*ProbeStatus)(nil),            // 12: tidegate.v1.ProbeStatus
-	(*StreamStatus)(nil),           // 13: tidegate.v1.StreamStatus
-	(*MemberStatus)(nil),           // 14: tidegate.v1.MemberStatus
-	(*StandbyStatus)(nil),          // 15: tidegate.v1.StandbyStatus
-	(*AgentStatus)(nil),            // 16: tidegate.v1.AgentStatus
-	(*RouteStatus)(nil),            // 17: tidegate.v1.RouteStatus
-	(*ListStreamsRequest)(nil),     // 18: tidegate.v1.ListStreamsRequest
-	(*ListStreamsResponse)(nil),    // 19: tidegate.v1.ListStreamsResponse
-	(*Service)(nil),                // 20: tidegate.v1.Service
-	(*SiteEndpoints)(nil),          // 21: tidegate.v1.SiteEndpoints
-	(*AddServiceRequest)(nil),      // 22: tidegate.v1.AddServiceRequest
-	(*AddServiceResponse)(nil),     // 23: tidegate.v1.AddServiceResponse
-	(*AddStreamRequest)(nil),       // 24: tidegate.v1.AddStreamRequest
-	(*AddStreamResponse)(nil),      // 25: tidegate.v1.AddStreamResponse
-	(*PauseStreamRequest)(nil),     // 26: tidegate.v1.PauseStreamRequest
-	(*PauseStreamResponse)(nil),    // 27: tidegate.v1.PauseStreamResponse
-	(*ResumeStreamRequest)(nil),    // 28: tidegate.v1.ResumeStreamRequest
-	(*ResumeStreamResponse)(nil),   // 29: tidegate.v1.ResumeStreamResponse
-	(*RemoveStreamRequest)(nil),    // 30: tidegate.v1.RemoveStreamRequest
-	(*RemoveStreamResponse)(nil),   // 31: tidegate.v1.RemoveStreamResponse
-	(*SetModeRequest)(nil),         // 32: tidegate.v1.SetModeRequest
-	(*SetModeResponse)(nil),        // 33: tidegate.v1.SetModeResponse
-	(*SetDetectorRequest)(nil),     // 34: tidegate.v1.SetDetectorRequest
-	(*SetDetectorResponse)(nil),    // 35: tidegate.v1.SetDetectorResponse
-	(*OpenGateRequest)(nil),        // 36: tidegate.v1.OpenGateRequest
-	(*OpenGateResponse)(nil),       // 37: tidegate.v1.OpenGateResponse
-	(*ArmGateRequest)(nil),         // 38: tidegate.v1.ArmGateRequest
-	(*ArmGateResponse)(nil),        // 39: tidegate.v1.ArmGateResponse
-	(*GateExplainRequest)(nil),     // 40: tidegate.v1.GateExplainRequest
-	(*GateExplainResponse)(nil),    // 41: tidegate.v1.GateExplainResponse
-	(*ChangeRoleRequest)(nil),      // 42: tidegate.v1.ChangeRoleRequest
-	(*RuleOverride)(nil),           // 43: tidegate.v1.RuleOverride
-	(*ChangeRoleResponse)(nil),     // 44: tidegate.v1.ChangeRoleResponse
-	(*ReconfigureRequest)(nil),     // 45: tidegate.v1.ReconfigureRequest
-	(*ReconfigureResponse)(nil),    // 46: tidegate.v1.ReconfigureResponse
-	(*AbortPlanRequest)(nil),       // 47: tidegate.v1.AbortPlanRequest
-	(*AbortPlanResponse)(nil),      // 48: tidegate.v1.AbortPlanResponse
-	(*ListOverridesRequest)(nil),   // 49: tidegate.v1.ListOverridesRequest
-	(*ListOverridesResponse)(nil),  // 50: tidegate.v1.ListOverridesResponse
-	(*PutOverridesRequest)(nil),    // 51: tidegate.v1.PutOverridesRequest
-	(*PutOverridesResponse)(nil),   // 52: tidegate.v1.PutOverridesResponse
-	(*RevokeOverrideRequest)(nil),  // 53: tidegate.v1.RevokeOverrideRequest
-	(*RevokeOverrideResponse)(nil), // 54: tidegate.v1.RevokeOverrideResponse
-	(*AuditEntry)(nil),             // 55: tidegate.v1.AuditEntry
-	(*ListAuditRequest)(nil),       // 56: tidegate.v1.ListAuditRequest
-	(*ListAuditResponse)(nil),      // 57: tidegate.v1.ListAuditResponse
-	(*FreezeRequest)(nil),          // 58: tidegate.v1.FreezeRequest
-	(*FreezeResponse)(nil),         // 59: tidegate.v1.FreezeResponse
-	(*Plan)(nil),                   // 60: tidegate.v1.Plan
-	(*PlanAbort)(nil),              // 61: tidegate.v1.PlanAbort
-	(*PlanStream)(nil),             // 62: tidegate.v1.PlanStream
-	(*PlanStep)(nil),               // 63: tidegate.v1.PlanStep
-	(*ShowPlanRequest)(nil),        // 64: tidegate.v1.ShowPlanRequest
-	(*ShowPlanResponse)(nil),       // 65: tidegate.v1.ShowPlanResponse
-	(*ListPlansRequest)(nil),       // 66: tidegate.v1.ListPlansRequest
-	(*ListPlansResponse)(nil),      // 67: tidegate.v1.ListPlansResponse
-	(*RebuildRequest)(nil),         // 68: tidegate.v1.RebuildRequest
-	(*RebuildResponse)(nil),        // 69: tidegate.v1.RebuildResponse
-	(*DoctorRequest)(nil),          // 70: tidegate.v1.DoctorRequest
-	(*DoctorResponse)(nil),         // 71: tidegate.v1.DoctorResponse
-	(*Finding)(nil),                // 72: tidegate.v1.Finding
-	(Verdict)(0),                   // 73: tidegate.v1.Verdict
-	(*timestamppb.Timestamp)(nil),  // 74: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),    // 75: google.protobuf.Duration
-	(*Route)(nil),                  // 76: tidegate.v1.Route
-	(*LossStatement)(nil),          // 77: tidegate.v1.LossStatement
-	(*Holder)(nil),                 // 78: tidegate.v1.Holder
-	(*Vantage)(nil),                // 79: tidegate.v1.Vantage
-	(*Fact)(nil),                   // 80: tidegate.v1.Fact
-	(*StreamView)(nil),             // 81: tidegate.v1.StreamView
-	(*AgentStream)(nil),            // 82: tidegate.v1.AgentStream
-	(*StandbyStream)(nil),          // 83: tidegate.v1.StandbyStream
-	(*NodeView)(nil),               // 84: tidegate.v1.NodeView
-	(*ReportStandbyRequest)(nil),   // 85: tidegate.v1.ReportStandbyRequest
-	(*ReportAgentRequest)(nil),     // 86: tidegate.v1.ReportAgentRequest
-	(*RouteApplied)(nil),           // 87: tidegate.v1.RouteApplied
-	(*Bounds)(nil),                 // 88: tidegate.v1.Bounds
-	(*ServiceView)(nil),            // 89: tidegate.v1.ServiceView
-	(Mode)(0),                      // 90: tidegate.v1.Mode
-	(GatePolicy)(0),                // 91: tidegate.v1.GatePolicy
-	(PlanKind)(0),                  // 92: tidegate.v1.PlanKind
-	(*RuleVerdict)(nil),            // 93: tidegate.v1.RuleVerdict
-	(*Override)(nil),               // 94: tidegate.v1.Override
-	(*Phases)(nil),                 // 95: tidegate.v1.Phases
-	(*LogPos)(nil),                 // 96: tidegate.v1.LogPos
-	(*Config)(nil),                 // 97: tidegate.v1.Config
-	(*Handover)(nil),               // 98: tidegate.v1.Handover
+	(*StatusRequest)(nil),          // 3: tidegate.v1.StatusRequest
+	(*StatusResponse)(nil),         // 4: tidegate.v1.StatusResponse
+	(*ServiceStatus)(nil),          // 5: tidegate.v1.ServiceStatus
+	(*LeaseStatus)(nil),            // 6: tidegate.v1.LeaseStatus
+	(*DetectorSettings)(nil),       // 7: tidegate.v1.DetectorSettings
+	(*DetectorStatus)(nil),         // 8: tidegate.v1.DetectorStatus
+	(*DetectorVote)(nil),           // 9: tidegate.v1.DetectorVote
+	(*DrillPolicy)(nil),            // 10: tidegate.v1.DrillPolicy
+	(*ProbeStatus)(nil),            // 11: tidegate.v1.ProbeStatus
+	(*StreamStatus)(nil),           // 12: tidegate.v1.StreamStatus
+	(*MemberStatus)(nil),           // 13: tidegate.v1.MemberStatus
+	(*StandbyStatus)(nil),          // 14: tidegate.v1.StandbyStatus
+	(*AgentStatus)(nil),            // 15: tidegate.v1.AgentStatus
+	(*RouteStatus)(nil),            // 16: tidegate.v1.RouteStatus
+	(*ListStreamsRequest)(nil),     // 17: tidegate.v1.ListStreamsRequest
+	(*ListStreamsResponse)(nil),    // 18: tidegate.v1.ListStreamsResponse
+	(*Service)(nil),                // 19: tidegate.v1.Service
+	(*SiteEndpoints)(nil),          // 20: tidegate.v1.SiteEndpoints
+	(*AddServiceRequest)(nil),      // 21: tidegate.v1.AddServiceRequest
+	(*AddServiceResponse)(nil),     // 22: tidegate.v1.AddServiceResponse
+	(*AddStreamRequest)(nil),       // 23: tidegate.v1.AddStreamRequest
+	(*AddStreamResponse)(nil),      // 24: tidegate.v1.AddStreamResponse
+	(*PauseStreamRequest)(nil),     // 25: tidegate.v1.PauseStreamRequest
+	(*PauseStreamResponse)(nil),    // 26: tidegate.v1.PauseStreamResponse
+	(*ResumeStreamRequest)(nil),    // 27: tidegate.v1.ResumeStreamRequest
+	(*ResumeStreamResponse)(nil),   // 28: tidegate.v1.ResumeStreamResponse
+	(*RemoveStreamRequest)(nil),    // 29: tidegate.v1.RemoveStreamRequest
+	(*RemoveStreamResponse)(nil),   // 30: tidegate.v1.RemoveStreamResponse
+	(*SetModeRequest)(nil),         // 31: tidegate.v1.SetModeRequest
+	(*SetModeResponse)(nil),        // 32: tidegate.v1.SetModeResponse
+	(*SetDetectorRequest)(nil),     // 33: tidegate.v1.SetDetectorRequest
+	(*SetDetectorResponse)(nil),    // 34: tidegate.v1.SetDetectorResponse
+	(*OpenGateRequest)(nil),        // 35: tidegate.v1.OpenGateRequest
+	(*OpenGateResponse)(nil),       // 36: tidegate.v1.OpenGateResponse
+	(*ArmGateRequest)(nil),         // 37: tidegate.v1.ArmGateRequest
+	(*ArmGateResponse)(nil),        // 38: tidegate.v1.ArmGateResponse
+	(*GateExplainRequest)(nil),     // 39: tidegate.v1.GateExplainRequest
+	(*GateExplainResponse)(nil),    // 40: tidegate.v1.GateExplainResponse
+	(*ChangeRoleRequest)(nil),      // 41: tidegate.v1.ChangeRoleRequest
+	(*RuleOverride)(nil),           // 42: tidegate.v1.RuleOverride
+	(*ChangeRoleResponse)(nil),     // 43: tidegate.v1.ChangeRoleResponse
+	(*ReconfigureRequest)(nil),     // 44: tidegate.v1.ReconfigureRequest
+	(*ReconfigureResponse)(nil),    // 45: tidegate.v1.ReconfigureResponse
+	(*AbortPlanRequest)(nil),       // 46: tidegate.v1.AbortPlanRequest
+	(*AbortPlanResponse)(nil),      // 47: tidegate.v1.AbortPlanResponse
+	(*ListOverridesRequest)(nil),   // 48: tidegate.v1.ListOverridesRequest
+	(*ListOverridesResponse)(nil),  // 49: tidegate.v1.ListOverridesResponse
+	(*PutOverridesRequest)(nil),    // 50: tidegate.v1.PutOverridesRequest
+	(*PutOverridesResponse)(nil),   // 51: tidegate.v1.PutOverridesResponse
+	(*RevokeOverrideRequest)(nil),  // 52: tidegate.v1.RevokeOverrideRequest
+	(*RevokeOverrideResponse)(nil), // 53: tidegate.v1.RevokeOverrideResponse
+	(*AuditEntry)(nil),             // 54: tidegate.v1.AuditEntry
+	(*ListAuditRequest)(nil),       // 55: tidegate.v1.ListAuditRequest
+	(*ListAuditResponse)(nil),      // 56: tidegate.v1.ListAuditResponse
+	(*FreezeRequest)(nil),          // 57: tidegate.v1.FreezeRequest
+	(*FreezeResponse)(nil),         // 58: tidegate.v1.FreezeResponse
+	(*Plan)(nil),                   // 59: tidegate.v1.Plan
+	(*PlanAbort)(nil),              // 60: tidegate.v1.PlanAbort
+	(*PlanStream)(nil),             // 61: tidegate.v1.PlanStream
+	(*PlanStep)(nil),               // 62: tidegate.v1.PlanStep
+	(*ShowPlanRequest)(nil),        // 63: tidegate.v1.ShowPlanRequest
+	(*ShowPlanResponse)(nil),       // 64: tidegate.v1.ShowPlanResponse
+	(*ListPlansRequest)(nil),       // 65: tidegate.v1.ListPlansRequest
+	(*ListPlansResponse)(nil),      // 66: tidegate.v1.ListPlansResponse
+	(*RebuildRequest)(nil),         // 67: tidegate.v1.RebuildRequest
+	(*RebuildResponse)(nil),        // 68: tidegate.v1.RebuildResponse
+	(*DoctorRequest)(nil),          // 69: tidegate.v1.DoctorRequest
+	(*DoctorResponse)(nil),         // 70: tidegate.v1.DoctorResponse
+	(*Finding)(nil),                // 71: tidegate.v1.Finding
+	(Verdict)(0),                   // 72: tidegate.v1.Verdict
+	(*timestamppb.Timestamp)(nil),  // 73: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),    // 74: google.protobuf.Duration
+	(*Route)(nil),                  // 75: tidegate.v1.Route
+	(*LossStatement)(nil),          // 76: tidegate.v1.LossStatement
+	(*Holder)(nil),                 // 77: tidegate.v1.Holder
+	(*Vantage)(nil),                // 78: tidegate.v1.Vantage
+	(*Fact)(nil),                   // 79: tidegate.v1.Fact
+	(*StreamView)(nil),             // 80: tidegate.v1.StreamView
+	(*AgentStream)(nil),            // 81: tidegate.v1.AgentStream
+	(*StandbyStream)(nil),          // 82: tidegate.v1.StandbyStream
+	(*NodeView)(nil),               // 83: tidegate.v1.NodeView
+	(*ReportStandbyRequest)(nil),   // 84: tidegate.v1.ReportStandbyRequest
+	(*ReportAgentRequest)(nil),     // 85: tidegate.v1.ReportAgentRequest
+	(*RouteApplied)(nil),           // 86: tidegate.v1.RouteApplied
+	(*Bounds)(nil),                 // 87: tidegate.v1.Bounds
+	(*ServiceView)(nil),            // 88: tidegate.v1.ServiceView
+	(Mode)(0),                      // 89: tidegate.v1.Mode
+	(GatePolicy)(0),                // 90: tidegate.v1.GatePolicy
+	(PlanKind)(0),                  // 91: tidegate.v1.PlanKind
+	(*RuleVerdict)(nil),            // 92: tidegate.v1.RuleVerdict
+	(*Override)(nil),               // 93: tidegate.v1.Override
+	(*Phases)(nil),                 // 94: tidegate.v1.Phases
+	(*LogPos)(nil),                 // 95: tidegate.v1.LogPos
+	(*Config)(nil),                 // 96: tidegate.v1.Config
+	(*Handover)(nil),               // 97: tidegate.v1.Handover
+	(Severity)(0),                  // 98: tidegate.v1.Severity
 }
 var file_tidegate_v1_operator_proto_depIdxs = []int32{
-	73,  // 0: tidegate.v1.StatusResponse.verdict:type_name -> tidegate.v1.Verdict
-	6,   // 1: tidegate.v1.StatusResponse.services:type_name -> tidegate.v1.ServiceStatus
-	15,  // 2: tidegate.v1.StatusResponse.standbys:type_name -> tidegate.v1.StandbyStatus
-	16,  // 3: tidegate.v1.StatusResponse.agents:type_name -> tidegate.v1.AgentStatus
-	17,  // 4: tidegate.v1.StatusResponse.routes:type_name -> tidegate.v1.RouteStatus
-	74,  // 5: tidegate.v1.StatusResponse.now:type_name -> google.protobuf.Timestamp
-	75,  // 6: tidegate.v1.StatusResponse.registry_age:type_name -> google.protobuf.Duration
-	73,  // 7: tidegate.v1.ServiceStatus.verdict:type_name -> tidegate.v1.Verdict
-	13,  // 8: tidegate.v1.ServiceStatus.streams:type_name -> tidegate.v1.StreamStatus
-	76,  // 9: tidegate.v1.ServiceStatus.route:type_name -> tidegate.v1.Route
-	75,  // 10: tidegate.v1.ServiceStatus.rpo:type_name -> google.protobuf.Duration
-	75,  // 11: tidegate.v1.ServiceStatus.rto:type_name -> google.protobuf.Duration
-	75,  // 12: tidegate.v1.ServiceStatus.rto_predicted:type_name -> google.protobuf.Duration
-	77,  // 13: tidegate.v1.ServiceStatus.loss_if_now:type_name -> tidegate.v1.LossStatement
-	12,  // 14: tidegate.v1.ServiceStatus.probe:type_name -> tidegate.v1.ProbeStatus
-	7,   // 15: tidegate.v1.ServiceStatus.lease:type_name -> tidegate.v1.LeaseStatus
-	9,   // 16: tidegate.v1.ServiceStatus.detector:type_name -> tidegate.v1.DetectorStatus
-	11,  // 17: tidegate.v1.ServiceStatus.drill:type_name -> tidegate.v1.DrillPolicy
-	75,  // 18: tidegate.v1.LeaseStatus.ttl:type_name -> google.protobuf.Duration
-	78,  // 19: tidegate.v1.LeaseStatus.holder:type_name -> tidegate.v1.Holder
-	74,  // 20: tidegate.v1.LeaseStatus.renewed:type_name -> google.protobuf.Timestamp
+	72,  // 0: tidegate.v1.StatusResponse.verdict:type_name -> tidegate.v1.Verdict
+	5,   // 1: tidegate.v1.StatusResponse.services:type_name -> tidegate.v1.ServiceStatus
+	14,  // 2: tidegate.v1.StatusResponse.standbys:type_name -> tidegate.v1.StandbyStatus
+	15,  // 3: tidegate.v1.StatusResponse.agents:type_name -> tidegate.v1.AgentStatus
+	16,  // 4: tidegate.v1.StatusResponse.routes:type_name -> tidegate.v1.RouteStatus
+	73,  // 5: tidegate.v1.StatusResponse.now:type_name -> google.protobuf.Timestamp
+	74,  // 6: tidegate.v1.StatusResponse.registry_age:type_name -> google.protobuf.Duration
+	72,  // 7: tidegate.v1.ServiceStatus.verdict:type_name -> tidegate.v1.Verdict
+	12,  // 8: tidegate.v1.ServiceStatus.streams:type_name -> tidegate.v1.StreamStatus
+	75,  // 9: tidegate.v1.ServiceStatus.route:type_name -> tidegate.v1.Route
+	74,  // 10: tidegate.v1.ServiceStatus.rpo:type_name -> google.protobuf.Duration
+	74,  // 11: tidegate.v1.ServiceStatus.rto:type_name -> google.protobuf.Duration
+	74,  // 12: tidegate.v1.ServiceStatus.rto_predicted:type_name -> google.protobuf.Duration
+	76,  // 13: tidegate.v1.ServiceStatus.loss_if_now:type_name -> tidegate.v1.LossStatement
+	11,  // 14: tidegate.v1.ServiceStatus.probe:type_name -> tidegate.v1.ProbeStatus
+	6,   // 15: tidegate.v1.ServiceStatus.lease:type_name -> tidegate.v1.LeaseStatus
+	8,   // 16: tidegate.v1.ServiceStatus.detector:type_name -> tidegate.v1.DetectorStatus
+	10,  // 17: tidegate.v1.ServiceStatus.drill:type_name -> tidegate.v1.DrillPolicy
+	74,  // 18: tidegate.v1.LeaseStatus.ttl:type_name -> google.protobuf.Duration
+	77,  // 19: tidegate.v1.LeaseStatus.holder:type_name -> tidegate.v1.Holder
+	73,  // 20: tidegate.v1.LeaseStatus.renewed:type_name -> google.protobuf.Timestamp
 	0,   // 21: tidegate.v1.DetectorSettings.mode:type_name -> tidegate.v1.DetectorMode
-	75,  // 22: tidegate.v1.DetectorSettings.down_after:type_name -> google.protobuf.Duration
-	75,  // 23: tidegate.v1.DetectorSettings.anti_flap:type_name -> google.protobuf.Duration
-	8,   // 24: tidegate.v1.DetectorStatus.settings:type_name -> tidegate.v1.DetectorSettings
+	74,  // 22: tidegate.v1.DetectorSettings.down_after:type_name -> google.protobuf.Duration
+	74,  // 23: tidegate.v1.DetectorSettings.anti_flap:type_name -> google.protobuf.Duration
+	7,   // 24: tidegate.v1.DetectorStatus.settings:type_name -> tidegate.v1.DetectorSettings
 	1,   // 25: tidegate.v1.DetectorStatus.verdict:type_name -> tidegate.v1.DetectorVerdict
-	74,  // 26: tidegate.v1.DetectorStatus.since:type_name -> google.protobuf.Timestamp
-	79,  // 27: tidegate.v1.DetectorStatus.vantages:type_name -> tidegate.v1.Vantage
-	10,  // 28: tidegate.v1.DetectorStatus.votes:type_name -> tidegate.v1.DetectorVote
-	80,  // 29: tidegate.v1.DetectorStatus.alarms:type_name -> tidegate.v1.Fact
-	75,  // 30: tidegate.v1.DetectorVote.silent:type_name -> google.protobuf.Duration
-	75,  // 31: tidegate.v1.DrillPolicy.max_age:type_name -> google.protobuf.Duration
-	75,  // 32: tidegate.v1.ProbeStatus.since_last_good:type_name -> google.protobuf.Duration
-	75,  // 33: tidegate.v1.ProbeStatus.latency:type_name -> google.protobuf.Duration
-	81,  // 34: tidegate.v1.StreamStatus.view:type_name -> tidegate.v1.StreamView
-	73,  // 35: tidegate.v1.StreamStatus.verdict:type_name -> tidegate.v1.Verdict
-	82,  // 36: tidegate.v1.StreamStatus.writer:type_name -> tidegate.v1.AgentStream
-	75,  // 37: tidegate.v1.StreamStatus.writer_report_age:type_name -> google.protobuf.Duration
-	14,  // 38: tidegate.v1.StreamStatus.members:type_name -> tidegate.v1.MemberStatus
-	83,  // 39: tidegate.v1.MemberStatus.stream:type_name -> tidegate.v1.StandbyStream
-	75,  // 40: tidegate.v1.MemberStatus.report_age:type_name -> google.protobuf.Duration
-	84,  // 41: tidegate.v1.StandbyStatus.node:type_name -> tidegate.v1.NodeView
-	85,  // 42: tidegate.v1.StandbyStatus.report:type_name -> tidegate.v1.ReportStandbyRequest
-	75,  // 43: tidegate.v1.StandbyStatus.report_age:type_name -> google.protobuf.Duration
-	86,  // 44: tidegate.v1.AgentStatus.report:type_name -> tidegate.v1.ReportAgentRequest
-	75,  // 45: tidegate.v1.AgentStatus.report_age:type_name -> google.protobuf.Duration
-	87,  // 46: tidegate.v1.RouteStatus.services:type_name -> tidegate.v1.RouteApplied
-	75,  // 47: tidegate.v1.RouteStatus.report_age:type_name -> google.protobuf.Duration
-	81,  // 48: tidegate.v1.ListStreamsResponse.streams:type_name -> tidegate.v1.StreamView
-	75,  // 49: tidegate.v1.ListStreamsResponse.registry_age:type_name -> google.protobuf.Duration
-	75,  // 50: tidegate.v1.Service.rpo:type_name -> google.protobuf.Duration
-	75,  // 51: tidegate.v1.Service.rto:type_name -> google.protobuf.Duration
-	21,  // 52: tidegate.v1.Service.endpoints:type_name -> tidegate.v1.SiteEndpoints
-	88,  // 53: tidegate.v1.Service.max_loss:type_name -> tidegate.v1.Bounds
-	75,  // 54: tidegate.v1.Service.lease_ttl:type_name -> google.protobuf.Duration
-	8,   // 55: tidegate.v1.Service.detector:type_name -> tidegate.v1.DetectorSettings
-	11,  // 56: tidegate.v1.Service.drill:type_name -> tidegate.v1.DrillPolicy
-	20,  // 57: tidegate.v1.AddServiceRequest.service:type_name -> tidegate.v1.Service
-	89,  // 58: tidegate.v1.AddServiceResponse.service:type_name -> tidegate.v1.ServiceView
-	90,  // 59: tidegate.v1.AddStreamRequest.mode:type_name -> tidegate.v1.Mode
-	88,  // 60: tidegate.v1.AddStreamRequest.bounds:type_name -> tidegate.v1.Bounds
-	91,  // 61: tidegate.v1.AddStreamRequest.policy:type_name -> tidegate.v1.GatePolicy
-	75,  // 62: tidegate.v1.AddStreamRequest.grace:type_name -> google.protobuf.Duration
-	75,  // 63: tidegate.v1.AddStreamRequest.rearm:type_name -> google.protobuf.Duration
-	81,  // 64: tidegate.v1.AddStreamResponse.stream:type_name -> tidegate.v1.StreamView
-	81,  // 65: tidegate.v1.PauseStreamResponse.stream:type_name -> tidegate.v1.StreamView
-	81,  // 66: tidegate.v1.ResumeStreamResponse.stream:type_name -> tidegate.v1.StreamView
-	90,  // 67: tidegate.v1.SetModeRequest.mode:type_name -> tidegate.v1.Mode
-	88,  // 68: tidegate.v1.SetModeRequest.bounds:type_name -> tidegate.v1.Bounds
-	91,  // 69: tidegate.v1.SetModeRequest.policy:type_name -> tidegate.v1.GatePolicy
-	75,  // 70: tidegate.v1.SetModeRequest.grace:type_name -> google.protobuf.Duration
-	75,  // 71: tidegate.v1.SetModeRequest.rearm:type_name -> google.protobuf.Duration
-	75,  // 72: tidegate.v1.SetModeRequest.lease_ttl:type_name -> google.protobuf.Duration
-	81,  // 73: tidegate.v1.SetModeResponse.stream:type_name -> tidegate.v1.StreamView
-	81,  // 74: tidegate.v1.SetModeResponse.streams:type_name -> tidegate.v1.StreamView
-	8,   // 75: tidegate.v1.SetDetectorRequest.detector:type_name -> tidegate.v1.DetectorSettings
-	11,  // 76: tidegate.v1.SetDetectorRequest.drill:type_name -> tidegate.v1.DrillPolicy
-	20,  // 77: tidegate.v1.SetDetectorResponse.service:type_name -> tidegate.v1.Service
-	89,  // 78: tidegate.v1.OpenGateResponse.service:type_name -> tidegate.v1.ServiceView
-	89,  // 79: tidegate.v1.ArmGateResponse.service:type_name -> tidegate.v1.ServiceView
-	92,  // 80: tidegate.v1.GateExplainRequest.kind:type_name -> tidegate.v1.PlanKind
-	93,  // 81: tidegate.v1.GateExplainResponse.rules:type_name -> tidegate.v1.RuleVerdict
-	92,  // 82: tidegate.v1.ChangeRoleRequest.kind:type_name -> tidegate.v1.PlanKind
-	43,  // 83: tidegate.v1.ChangeRoleRequest.overrides:type_name -> tidegate.v1.RuleOverride
-	75,  // 84: tidegate.v1.ChangeRoleRequest.expires:type_name -> google.protobuf.Duration
-	75,  // 85: tidegate.v1.ChangeRoleRequest.drain_timeout:type_name -> google.protobuf.Duration
-	60,  // 86: tidegate.v1.ChangeRoleResponse.plan:type_name -> tidegate.v1.Plan
-	63,  // 87: tidegate.v1.ChangeRoleResponse.step:type_name -> tidegate.v1.PlanStep
-	60,  // 88: tidegate.v1.ChangeRoleResponse.done:type_name -> tidegate.v1.Plan
-	60,  // 89: tidegate.v1.ReconfigureResponse.plan:type_name -> tidegate.v1.Plan
-	63,  // 90: tidegate.v1.ReconfigureResponse.step:type_name -> tidegate.v1.PlanStep
-	60,  // 91: tidegate.v1.ReconfigureResponse.done:type_name -> tidegate.v1.Plan
-	60,  // 92: tidegate.v1.AbortPlanResponse.plan:type_name -> tidegate.v1.Plan
-	94,  // 93: tidegate.v1.ListOverridesResponse.overrides:type_name -> tidegate.v1.Override
-	43,  // 94: tidegate.v1.PutOverridesRequest.overrides:type_name -> tidegate.v1.RuleOverride
-	75,  // 95: tidegate.v1.PutOverridesRequest.expires:type_name -> google.protobuf.Duration
-	94,  // 96: tidegate.v1.PutOverridesResponse.overrides:type_name -> tidegate.v1.Override
-	74,  // 97: tidegate.v1.AuditEntry.at:type_name -> google.protobuf.Timestamp
-	80,  // 98: tidegate.v1.AuditEntry.detail:type_name -> tidegate.v1.Fact
-	74,  // 99: tidegate.v1.ListAuditRequest.since:type_name -> google.protobuf.Timestamp
-	55,  // 100: tidegate.v1.ListAuditResponse.entries:type_name -> tidegate.v1.AuditEntry
-	89,  // 101: tidegate.v1.FreezeResponse.service:type_name -> tidegate.v1.ServiceView
-	92,  // 102: tidegate.v1.Plan.kind:type_name -> tidegate.v1.PlanKind
-	78,  // 103: tidegate.v1.Plan.target:type_name -> tidegate.v1.Holder
+	73,  // 26: tidegate.v1.DetectorStatus.since:type_name -> google.protobuf.Timestamp
+	78,  // 27: tidegate.v1.DetectorStatus.vantages:type_name -> tidegate.v1.Vantage
+	9,   // 28: tidegate.v1.DetectorStatus.votes:type_name -> tidegate.v1.DetectorVote
+	79,  // 29: tidegate.v1.DetectorStatus.alarms:type_name -> tidegate.v1.Fact
+	74,  // 30: tidegate.v1.DetectorVote.silent:type_name -> google.protobuf.Duration
+	74,  // 31: tidegate.v1.DrillPolicy.max_age:type_name -> google.protobuf.Duration
+	74,  // 32: tidegate.v1.ProbeStatus.since_last_good:type_name -> google.protobuf.Duration
+	74,  // 33: tidegate.v1.ProbeStatus.latency:type_name -> google.protobuf.Duration
+	80,  // 34: tidegate.v1.StreamStatus.view:type_name -> tidegate.v1.StreamView
+	72,  // 35: tidegate.v1.StreamStatus.verdict:type_name -> tidegate.v1.Verdict
+	81,  // 36: tidegate.v1.StreamStatus.writer:type_name -> tidegate.v1.AgentStream
+	74,  // 37: tidegate.v1.StreamStatus.writer_report_age:type_name -> google.protobuf.Duration
+	13,  // 38: tidegate.v1.StreamStatus.members:type_name -> tidegate.v1.MemberStatus
+	82,  // 39: tidegate.v1.MemberStatus.stream:type_name -> tidegate.v1.StandbyStream
+	74,  // 40: tidegate.v1.MemberStatus.report_age:type_name -> google.protobuf.Duration
+	83,  // 41: tidegate.v1.StandbyStatus.node:type_name -> tidegate.v1.NodeView
+	84,  // 42: tidegate.v1.StandbyStatus.report:type_name -> tidegate.v1.ReportStandbyRequest
+	74,  // 43: tidegate.v1.StandbyStatus.report_age:type_name -> google.protobuf.Duration
+	85,  // 44: tidegate.v1.AgentStatus.report:type_name -> tidegate.v1.ReportAgentRequest
+	74,  // 45: tidegate.v1.AgentStatus.report_age:type_name -> google.protobuf.Duration
+	86,  // 46: tidegate.v1.RouteStatus.services:type_name -> tidegate.v1.RouteApplied
+	74,  // 47: tidegate.v1.RouteStatus.report_age:type_name -> google.protobuf.Duration
+	80,  // 48: tidegate.v1.ListStreamsResponse.streams:type_name -> tidegate.v1.StreamView
+	74,  // 49: tidegate.v1.ListStreamsResponse.registry_age:type_name -> google.protobuf.Duration
+	74,  // 50: tidegate.v1.Service.rpo:type_name -> google.protobuf.Duration
+	74,  // 51: tidegate.v1.Service.rto:type_name -> google.protobuf.Duration
+	20,  // 52: tidegate.v1.Service.endpoints:type_name -> tidegate.v1.SiteEndpoints
+	87,  // 53: tidegate.v1.Service.max_loss:type_name -> tidegate.v1.Bounds
+	74,  // 54: tidegate.v1.Service.lease_ttl:type_name -> google.protobuf.Duration
+	7,   // 55: tidegate.v1.Service.detector:type_name -> tidegate.v1.DetectorSettings
+	10,  // 56: tidegate.v1.Service.drill:type_name -> tidegate.v1.DrillPolicy
+	19,  // 57: tidegate.v1.AddServiceRequest.service:type_name -> tidegate.v1.Service
+	88,  // 58: tidegate.v1.AddServiceResponse.service:type_name -> tidegate.v1.ServiceView
+	89,  // 59: tidegate.v1.AddStreamRequest.mode:type_name -> tidegate.v1.Mode
+	87,  // 60: tidegate.v1.AddStreamRequest.bounds:type_name -> tidegate.v1.Bounds
+	90,  // 61: tidegate.v1.AddStreamRequest.policy:type_name -> tidegate.v1.GatePolicy
+	74,  // 62: tidegate.v1.AddStreamRequest.grace:type_name -> google.protobuf.Duration
+	74,  // 63: tidegate.v1.AddStreamRequest.rearm:type_name -> google.protobuf.Duration
+	80,  // 64: tidegate.v1.AddStreamResponse.stream:type_name -> tidegate.v1.StreamView
+	80,  // 65: tidegate.v1.PauseStreamResponse.stream:type_name -> tidegate.v1.StreamView
+	80,  // 66: tidegate.v1.ResumeStreamResponse.stream:type_name -> tidegate.v1.StreamView
+	89,  // 67: tidegate.v1.SetModeRequest.mode:type_name -> tidegate.v1.Mode
+	87,  // 68: tidegate.v1.SetModeRequest.bounds:type_name -> tidegate.v1.Bounds
+	90,  // 69: tidegate.v1.SetModeRequest.policy:type_name -> tidegate.v1.GatePolicy
+	74,  // 70: tidegate.v1.SetModeRequest.grace:type_name -> google.protobuf.Duration
+	74,  // 71: tidegate.v1.SetModeRequest.rearm:type_name -> google.protobuf.Duration
+	74,  // 72: tidegate.v1.SetModeRequest.lease_ttl:type_name -> google.protobuf.Duration
+	80,  // 73: tidegate.v1.SetModeResponse.stream:type_name -> tidegate.v1.StreamView
+	80,  // 74: tidegate.v1.SetModeResponse.streams:type_name -> tidegate.v1.StreamView
+	7,   // 75: tidegate.v1.SetDetectorRequest.detector:type_name -> tidegate.v1.DetectorSettings
+	10,  // 76: tidegate.v1.SetDetectorRequest.drill:type_name -> tidegate.v1.DrillPolicy
+	19,  // 77: tidegate.v1.SetDetectorResponse.service:type_name -> tidegate.v1.Service
+	88,  // 78: tidegate.v1.OpenGateResponse.service:type_name -> tidegate.v1.ServiceView
+	88,  // 79: tidegate.v1.ArmGateResponse.service:type_name -> tidegate.v1.ServiceView
+	91,  // 80: tidegate.v1.GateExplainRequest.kind:type_name -> tidegate.v1.PlanKind
+	92,  // 81: tidegate.v1.GateExplainResponse.rules:type_name -> tidegate.v1.RuleVerdict
+	91,  // 82: tidegate.v1.ChangeRoleRequest.kind:type_name -> tidegate.v1.PlanKind
+	42,  // 83: tidegate.v1.ChangeRoleRequest.overrides:type_name -> tidegate.v1.RuleOverride
+	74,  // 84: tidegate.v1.ChangeRoleRequest.expires:type_name -> google.protobuf.Duration
+	74,  // 85: tidegate.v1.ChangeRoleRequest.drain_timeout:type_name -> google.protobuf.Duration
+	59,  // 86: tidegate.v1.ChangeRoleResponse.plan:type_name -> tidegate.v1.Plan
+	62,  // 87: tidegate.v1.ChangeRoleResponse.step:type_name -> tidegate.v1.PlanStep
+	59,  // 88: tidegate.v1.ChangeRoleResponse.done:type_name -> tidegate.v1.Plan
+	59,  // 89: tidegate.v1.ReconfigureResponse.plan:type_name -> tidegate.v1.Plan
+	62,  // 90: tidegate.v1.ReconfigureResponse.step:type_name -> tidegate.v1.PlanStep
+	59,  // 91: tidegate.v1.ReconfigureResponse.done:type_name -> tidegate.v1.Plan
+	59,  // 92: tidegate.v1.AbortPlanResponse.plan:type_name -> tidegate.v1.Plan
+	93,  // 93: tidegate.v1.ListOverridesResponse.overrides:type_name -> tidegate.v1.Override
+	42,  // 94: tidegate.v1.PutOverridesRequest.overrides:type_name -> tidegate.v1.RuleOverride
+	74,  // 95: tidegate.v1.PutOverridesRequest.expires:type_name -> google.protobuf.Duration
+	93,  // 96: tidegate.v1.PutOverridesResponse.overrides:type_name -> tidegate.v1.Override
+	73,  // 97: tidegate.v1.AuditEntry.at:type_name -> google.protobuf.Timestamp
+	79,  // 98: tidegate.v1.AuditEntry.detail:type_name -> tidegate.v1.Fact
+	73,  // 99: tidegate.v1.ListAuditRequest.since:type_name -> google.protobuf.Timestamp
+	54,  // 100: tidegate.v1.ListAuditResponse.entries:type_name -> tidegate.v1.AuditEntry
+	88,  // 101: tidegate.v1.FreezeResponse.service:type_name -> tidegate.v1.ServiceView
+	91,  // 102: tidegate.v1.Plan.kind:type_name -> tidegate.v1.PlanKind
+	77,  // 103: tidegate.v1.Plan.target:type_name -> tidegate.v1.Holder
 	2,   // 104: tidegate.v1.Plan.outcome:type_name -> tidegate.v1.PlanOutcome
-	63,  // 105: tidegate.v1.Plan.steps:type_name -> tidegate.v1.PlanStep
-	93,  // 106: tidegate.v1.Plan.rules:type_name -> tidegate.v1.RuleVerdict
-	62,  // 107: tidegate.v1.Plan.streams:type_name -> tidegate.v1.PlanStream
-	77,  // 108: tidegate.v1.Plan.loss:type_name -> tidegate.v1.LossStatement
-	95,  // 109: tidegate.v1.Plan.phases:type_name -> tidegate.v1.Phases
-	74,  // 110: tidegate.v1.Plan.started:type_name -> google.protobuf.Timestamp
-	74,  // 111: tidegate.v1.Plan.ended:type_name -> google.protobuf.Timestamp
-	75,  // 112: tidegate.v1.Plan.expected:type_name -> google.protobuf.Duration
-	75,  // 113: tidegate.v1.Plan.rpo_actual:type_name -> google.protobuf.Duration
-	75,  // 114: tidegate.v1.Plan.pause_expected:type_name -> google.protobuf.Duration
-	75,  // 115: tidegate.v1.Plan.pause_actual:type_name -> google.protobuf.Duration
-	75,  // 116: tidegate.v1.Plan.took:type_name -> google.protobuf.Duration
-	61,  // 117: tidegate.v1.Plan.abort:type_name -> tidegate.v1.PlanAbort
-	94,  // 118: tidegate.v1.Plan.overrides:type_name -> tidegate.v1.Override
-	74,  // 119: tidegate.v1.PlanAbort.at:type_name -> google.protobuf.Timestamp
-	96,  // 120: tidegate.v1.PlanStream.head:type_name -> tidegate.v1.LogPos
-	77,  // 121: tidegate.v1.PlanStream.loss:type_name -> tidegate.v1.LossStatement
-	97,  // 122: tidegate.v1.PlanStream.from_config:type_name -> tidegate.v1.Config
-	97,  // 123: tidegate.v1.PlanStream.config:type_name -> tidegate.v1.Config
-	98,  // 124: tidegate.v1.PlanStream.handover:type_name -> tidegate.v1.Handover
-	74,  // 125: tidegate.v1.PlanStep.started:type_name -> google.protobuf.Timestamp
-	75,  // 126: tidegate.v1.PlanStep.took:type_name -> google.protobuf.Duration
-	75,  // 127: tidegate.v1.PlanStep.expected:type_name -> google.protobuf.Duration
-	60,  // 128: tidegate.v1.ShowPlanResponse.plan:type_name -> tidegate.v1.Plan
-	60,  // 129: tidegate.v1.ListPlansResponse.plans:type_name -> tidegate.v1.Plan
-	81,  // 130: tidegate.v1.RebuildResponse.streams:type_name -> tidegate.v1.StreamView
-	72,  // 131: tidegate.v1.DoctorResponse.findings:type_name -> tidegate.v1.Finding
-	3,   // 132: tidegate.v1.Finding.severity:type_name -> tidegate.v1.Severity
-	4,   // 133: tidegate.v1.OperatorService.Status:input_type -> tidegate.v1.StatusRequest
-	18,  // 134: tidegate.v1.OperatorService.ListStreams:input_type -> tidegate.v1.ListStreamsRequest
-	22,  // 135: tidegate.v1.OperatorService.AddService:input_type -> tidegate.v1.AddServiceRequest
-	24,  // 136: tidegate.v1.OperatorService.AddStream:input_type -> tidegate.v1.AddStreamRequest
-	26,  // 137: tidegate.v1.OperatorService.PauseStream:input_type -> tidegate.v1.PauseStreamRequest
-	28,  // 138: tidegate.v1.OperatorService.ResumeStream:input_type -> tidegate.v1.ResumeStreamRequest
-	30,  // 139: tidegate.v1.OperatorService.RemoveStream:input_type -> tidegate.v1.RemoveStreamRequest
-	32,  // 140: tidegate.v1.OperatorService.SetMode:input_type -> tidegate.v1.SetModeRequest
-	34,  // 141: tidegate.v1.OperatorService.SetDetector:input_type -> tidegate.v1.SetDetectorRequest
-	58,  // 142: tidegate.v1.OperatorService.Freeze:input_type -> tidegate.v1.FreezeRequest
-	36,  // 143: tidegate.v1.OperatorService.OpenGate:input_type -> tidegate.v1.OpenGateRequest
-	38,  // 144: tidegate.v1.OperatorService.ArmGate:input_type -> tidegate.v1.ArmGateRequest
-	40,  // 145: tidegate.v1.OperatorService.GateExplain:input_type -> tidegate.v1.GateExplainRequest
-	42,  // 146: tidegate.v1.OperatorService.ChangeRole:input_type -> tidegate.v1.ChangeRoleRequest
-	45,  // 147: tidegate.v1.OperatorService.Reconfigure:input_type -> tidegate.v1.ReconfigureRequest
-	47,  // 148: tidegate.v1.OperatorService.AbortPlan:input_type -> tidegate.v1.AbortPlanRequest
-	49,  // 149: tidegate.v1.OperatorService.ListOverrides:input_type -> tidegate.v1.ListOverridesRequest
-	51,  // 150: tidegate.v1.OperatorService.PutOverrides:input_type -> tidegate.v1.PutOverridesRequest
-	53,  // 151: tidegate.v1.OperatorService.RevokeOverride:input_type -> tidegate.v1.RevokeOverrideRequest
-	56,  // 152: tidegate.v1.OperatorService.ListAudit:input_type -> tidegate.v1.ListAuditRequest
-	64,  // 153: tidegate.v1.OperatorService.ShowPlan:input_type -> tidegate.v1.ShowPlanRequest
-	66,  // 154: tidegate.v1.OperatorService.ListPlans:input_type -> tidegate.v1.ListPlansRequest
-	68,  // 155: tidegate.v1.OperatorService.Rebuild:input_type -> tidegate.v1.RebuildRequest
-	70,  // 156: tidegate.v1.OperatorService.Doctor:input_type -> tidegate.v1.DoctorRequest
-	5,   // 157: tidegate.v1.OperatorService.Status:output_type -> tidegate.v1.StatusResponse
-	19,  // 158: tidegate.v1.OperatorService.ListStreams:output_type -> tidegate.v1.ListStreamsResponse
-	23,  // 159: tidegate.v1.OperatorService.AddService:output_type -> tidegate.v1.AddServiceResponse
-	25,  // 160: tidegate.v1.OperatorService.AddStream:output_type -> tidegate.v1.AddStreamResponse
-	27,  // 161: tidegate.v1.OperatorService.PauseStream:output_type -> tidegate.v1.PauseStreamResponse
-	29,  // 162: tidegate.v1.OperatorService.ResumeStream:output_type -> tidegate.v1.ResumeStreamResponse
-	31,  // 163: tidegate.v1.OperatorService.RemoveStream:output_type -> tidegate.v1.RemoveStreamResponse
-	33,  // 164: tidegate.v1.OperatorService.SetMode:output_type -> tidegate.v1.SetModeResponse
-	35,  // 165: tidegate.v1.OperatorService.SetDetector:output_type -> tidegate.v1.SetDetectorResponse
-	59,  // 166: tidegate.v1.OperatorService.Freeze:output_type -> tidegate.v1.FreezeResponse
-	37,  // 167: tidegate.v1.OperatorService.OpenGate:output_type -> tidegate.v1.OpenGateResponse
-	39,  // 168: tidegate.v1.OperatorService.ArmGate:output_type -> tidegate.v1.ArmGateResponse
-	41,  // 169: tidegate.v1.OperatorService.GateExplain:output_type -> tidegate.v1.GateExplainResponse
-	44,  // 170: tidegate.v1.OperatorService.ChangeRole:output_type -> tidegate.v1.ChangeRoleResponse
-	46,  // 171: tidegate.v1.OperatorService.Reconfigure:output_type -> tidegate.v1.ReconfigureResponse
-	48,  // 172: tidegate.v1.OperatorService.AbortPlan:output_type -> tidegate.v1.AbortPlanResponse
-	50,  // 173: tidegate.v1.OperatorService.ListOverrides:output_type -> tidegate.v1.ListOverridesResponse
-	52,  // 174: tidegate.v1.OperatorService.PutOverrides:output_type -> tidegate.v1.PutOverridesResponse
-	54,  // 175: tidegate.v1.OperatorService.RevokeOverride:output_type -> tidegate.v1.RevokeOverrideResponse
-	57,  // 176: tidegate.v1.OperatorService.ListAudit:output_type -> tidegate.v1.ListAuditResponse
-	65,  // 177: tidegate.v1.OperatorService.ShowPlan:output_type -> tidegate.v1.ShowPlanResponse
-	67,  // 178: tidegate.v1.OperatorService.ListPlans:output_type -> tidegate.v1.ListPlansResponse
-	69,  // 179: tidegate.v1.OperatorService.Rebuild:output_type -> tidegate.v1.RebuildResponse
-	71,  // 180: tidegate.v1.OperatorService.Doctor:output_type -> tidegate.v1.DoctorResponse
+	62,  // 105: tidegate.v1.Plan.steps:type_name -> tidegate.v1.PlanStep
+	92,  // 106: tidegate.v1.Plan.rules:type_name -> tidegate.v1.RuleVerdict
+	61,  // 107: tidegate.v1.Plan.streams:type_name -> tidegate.v1.PlanStream
+	76,  // 108: tidegate.v1.Plan.loss:type_name -> tidegate.v1.LossStatement
+	94,  // 109: tidegate.v1.Plan.phases:type_name -> tidegate.v1.Phases
+	73,  // 110: tidegate.v1.Plan.started:type_name -> google.protobuf.Timestamp
+	73,  // 111: tidegate.v1.Plan.ended:type_name -> google.protobuf.Timestamp
+	74,  // 112: tidegate.v1.Plan.expected:type_name -> google.protobuf.Duration
+	74,  // 113: tidegate.v1.Plan.rpo_actual:type_name -> google.protobuf.Duration
+	74,  // 114: tidegate.v1.Plan.pause_expected:type_name -> google.protobuf.Duration
+	74,  // 115: tidegate.v1.Plan.pause_actual:type_name -> google.protobuf.Duration
+	74,  // 116: tidegate.v1.Plan.took:type_name -> google.protobuf.Duration
+	60,  // 117: tidegate.v1.Plan.abort:type_name -> tidegate.v1.PlanAbort
+	93,  // 118: tidegate.v1.Plan.overrides:type_name -> tidegate.v1.Override
+	73,  // 119: tidegate.v1.PlanAbort.at:type_name -> google.protobuf.Timestamp
+	95,  // 120: tidegate.v1.PlanStream.head:type_name -> tidegate.v1.LogPos
+	76,  // 121: tidegate.v1.PlanStream.loss:type_name -> tidegate.v1.LossStatement
+	96,  // 122: tidegate.v1.PlanStream.from_config:type_name -> tidegate.v1.Config
+	96,  // 123: tidegate.v1.PlanStream.config:type_name -> tidegate.v1.Config
+	97,  // 124: tidegate.v1.PlanStream.handover:type_name -> tidegate.v1.Handover
+	73,  // 125: tidegate.v1.PlanStep.started:type_name -> google.protobuf.Timestamp
+	74,  // 126: tidegate.v1.PlanStep.took:type_name -> google.protobuf.Duration
+	74,  // 127: tidegate.v1.PlanStep.expected:type_name -> google.protobuf.Duration
+	59,  // 128: tidegate.v1.ShowPlanResponse.plan:type_name -> tidegate.v1.Plan
+	59,  // 129: tidegate.v1.ListPlansResponse.plans:type_name -> tidegate.v1.Plan
+	80,  // 130: tidegate.v1.RebuildResponse.streams:type_name -> tidegate.v1.StreamView
+	71,  // 131: tidegate.v1.DoctorResponse.findings:type_name -> tidegate.v1.Finding
+	98,  // 132: tidegate.v1.Finding.severity:type_name -> tidegate.v1.Severity
+	3,   // 133: tidegate.v1.OperatorService.Status:input_type -> tidegate.v1.StatusRequest
+	17,  // 134: tidegate.v1.OperatorService.ListStreams:input_type -> tidegate.v1.ListStreamsRequest
+	21,  // 135: tidegate.v1.OperatorService.AddService:input_type -> tidegate.v1.AddServiceRequest
+	23,  // 136: tidegate.v1.OperatorService.AddStream:input_type -> tidegate.v1.AddStreamRequest
+	25,  // 137: tidegate.v1.OperatorService.PauseStream:input_type -> tidegate.v1.PauseStreamRequest
+	27,  // 138: tidegate.v1.OperatorService.ResumeStream:input_type -> tidegate.v1.ResumeStreamRequest
+	29,  // 139: tidegate.v1.OperatorService.RemoveStream:input_type -> tidegate.v1.RemoveStreamRequest
+	31,  // 140: tidegate.v1.OperatorService.SetMode:input_type -> tidegate.v1.SetModeRequest
+	33,  // 141: tidegate.v1.OperatorService.SetDetector:input_type -> tidegate.v1.SetDetectorRequest
+	57,  // 142: tidegate.v1.OperatorService.Freeze:input_type -> tidegate.v1.FreezeRequest
+	35,  // 143: tidegate.v1.OperatorService.OpenGate:input_type -> tidegate.v1.OpenGateRequest
+	37,  // 144: tidegate.v1.OperatorService.ArmGate:input_type -> tidegate.v1.ArmGateRequest
+	39,  // 145: tidegate.v1.OperatorService.GateExplain:input_type -> tidegate.v1.GateExplainRequest
+	41,  // 146: tidegate.v1.OperatorService.ChangeRole:input_type -> tidegate.v1.ChangeRoleRequest
+	44,  // 147: tidegate.v1.OperatorService.Reconfigure:input_type -> tidegate.v1.ReconfigureRequest
+	46,  // 148: tidegate.v1.OperatorService.AbortPlan:input_type -> tidegate.v1.AbortPlanRequest
+	48,  // 149: tidegate.v1.OperatorService.ListOverrides:input_type -> tidegate.v1.ListOverridesRequest
+	50,  // 150: tidegate.v1.OperatorService.PutOverrides:input_type -> tidegate.v1.PutOverridesRequest
+	52,  // 151: tidegate.v1.OperatorService.RevokeOverride:input_type -> tidegate.v1.RevokeOverrideRequest
+	55,  // 152: tidegate.v1.OperatorService.ListAudit:input_type -> tidegate.v1.ListAuditRequest
+	63,  // 153: tidegate.v1.OperatorService.ShowPlan:input_type -> tidegate.v1.ShowPlanRequest
+	65,  // 154: tidegate.v1.OperatorService.ListPlans:input_type -> tidegate.v1.ListPlansRequest
+	67,  // 155: tidegate.v1.OperatorService.Rebuild:input_type -> tidegate.v1.RebuildRequest
+	69,  // 156: tidegate.v1.OperatorService.Doctor:input_type -> tidegate.v1.DoctorRequest
+	4,   // 157: tidegate.v1.OperatorService.Status:output_type -> tidegate.v1.StatusResponse
+	18,  // 158: tidegate.v1.OperatorService.ListStreams:output_type -> tidegate.v1.ListStreamsResponse
+	22,  // 159: tidegate.v1.OperatorService.AddService:output_type -> tidegate.v1.AddServiceResponse
+	24,  // 160: tidegate.v1.OperatorService.AddStream:output_type -> tidegate.v1.AddStreamResponse
+	26,  // 161: tidegate.v1.OperatorService.PauseStream:output_type -> tidegate.v1.PauseStreamResponse
+	28,  // 162: tidegate.v1.OperatorService.ResumeStream:output_type -> tidegate.v1.ResumeStreamResponse
+	30,  // 163: tidegate.v1.OperatorService.RemoveStream:output_type -> tidegate.v1.RemoveStreamResponse
+	32,  // 164: tidegate.v1.OperatorService.SetMode:output_type -> tidegate.v1.SetModeResponse
+	34,  // 165: tidegate.v1.OperatorService.SetDetector:output_type -> tidegate.v1.SetDetectorResponse
+	58,  // 166: tidegate.v1.OperatorService.Freeze:output_type -> tidegate.v1.FreezeResponse
+	36,  // 167: tidegate.v1.OperatorService.OpenGate:output_type -> tidegate.v1.OpenGateResponse
+	38,  // 168: tidegate.v1.OperatorService.ArmGate:output_type -> tidegate.v1.ArmGateResponse
+	40,  // 169: tidegate.v1.OperatorService.GateExplain:output_type -> tidegate.v1.GateExplainResponse
+	43,  // 170: tidegate.v1.OperatorService.ChangeRole:output_type -> tidegate.v1.ChangeRoleResponse
+	45,  // 171: tidegate.v1.OperatorService.Reconfigure:output_type -> tidegate.v1.ReconfigureResponse
+	47,  // 172: tidegate.v1.OperatorService.AbortPlan:output_type -> tidegate.v1.AbortPlanResponse
+	49,  // 173: tidegate.v1.OperatorService.ListOverrides:output_type -> tidegate.v1.ListOverridesResponse
+	51,  // 174: tidegate.v1.OperatorService.PutOverrides:output_type -> tidegate.v1.PutOverridesResponse
+	53,  // 175: tidegate.v1.OperatorService.RevokeOverride:output_type -> tidegate.v1.RevokeOverrideResponse
+	56,  // 176: tidegate.v1.OperatorService.ListAudit:output_type -> tidegate.v1.ListAuditResponse
+	64,  // 177: tidegate.v1.OperatorService.ShowPlan:output_type -> tidegate.v1.ShowPlanResponse
+	66,  // 178: tidegate.v1.OperatorService.ListPlans:output_type -> tidegate.v1.ListPlansResponse
+	68,  // 179: tidegate.v1.OperatorService.Rebuild:output_type -> tidegate.v1.RebuildResponse
+	70,  // 180: tidegate.v1.OperatorService.Doctor:output_type -> tidegate.v1.DoctorResponse
 	157, // [157:181] is the sub-list for method output_type
 	133, // [133:157] is the sub-list for method input_type
 	133, // [133:133] is the sub-list for extension type_name
@@ -5960,7 +5902,7 @@ func file_tidegate_v1_operator_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tidegate_v1_operator_proto_rawDesc), len(file_tidegate_v1_operator_proto_rawDesc)),
-			NumEnums:      4,
+			NumEnums:      3,
 			NumMessages:   69,
 			NumExtensions: 0,
 			NumServices:   1,

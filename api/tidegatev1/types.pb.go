@@ -384,6 +384,59 @@ func (Verdict) EnumDescriptor() ([]byte, []int) {
 	return file_tidegate_v1_types_proto_rawDescGZIP(), []int{5}
 }
 
+// Severity says how soon a finding needs somebody.
+type Severity int32
+
+const (
+	Severity_SEVERITY_UNSPECIFIED Severity = 0
+	Severity_SEVERITY_INFO        Severity = 1
+	Severity_SEVERITY_WARNING     Severity = 2
+	Severity_SEVERITY_CRITICAL    Severity = 3
+)
+
+// Enum value maps for Severity.
+var (
+	Severity_name = map[int32]string{
+		0: "SEVERITY_UNSPECIFIED",
+		1: "SEVERITY_INFO",
+		2: "SEVERITY_WARNING",
+		3: "SEVERITY_CRITICAL",
+	}
+	Severity_value = map[string]int32{
+		"SEVERITY_UNSPECIFIED": 0,
+		"SEVERITY_INFO":        1,
+		"SEVERITY_WARNING":     2,
+		"SEVERITY_CRITICAL":    3,
+	}
+)
+
+func (x Severity) Enum() *Severity {
+	p := new(Severity)
+	*p = x
+	return p
+}
+
+func (x Severity) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (Severity) Descriptor() protoreflect.EnumDescriptor {
+	return file_tidegate_v1_types_proto_enumTypes[6].Descriptor()
+}
+
+func (Severity) Type() protoreflect.EnumType {
+	return &file_tidegate_v1_types_proto_enumTypes[6]
+}
+
+func (x Severity) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use Severity.Descriptor instead.
+func (Severity) EnumDescriptor() ([]byte, []int) {
+	return file_tidegate_v1_types_proto_rawDescGZIP(), []int{6}
+}
+
 // LogPos is an end of a stream's batch log with its proof.
 type LogPos struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -1757,6 +1810,78 @@ func (x *Phase) GetTook() *durationpb.Duration {
 	return nil
 }
 
+// StoreFinding is something that the library or the connector beside a daemon has
+// found of itself or of its store.
+type StoreFinding struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// One of each name holds; the empty name is what keeps it from its work.
+	Name     string   `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Severity Severity `protobuf:"varint,2,opt,name=severity,proto3,enum=tidegate.v1.Severity" json:"severity,omitempty"`
+	Text     string   `protobuf:"bytes,3,opt,name=text,proto3" json:"text,omitempty"`
+	// What to do.
+	Hint          string `protobuf:"bytes,4,opt,name=hint,proto3" json:"hint,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StoreFinding) Reset() {
+	*x = StoreFinding{}
+	mi := &file_tidegate_v1_types_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StoreFinding) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StoreFinding) ProtoMessage() {}
+
+func (x *StoreFinding) ProtoReflect() protoreflect.Message {
+	mi := &file_tidegate_v1_types_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StoreFinding.ProtoReflect.Descriptor instead.
+func (*StoreFinding) Descriptor() ([]byte, []int) {
+	return file_tidegate_v1_types_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *StoreFinding) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *StoreFinding) GetSeverity() Severity {
+	if x != nil {
+		return x.Severity
+	}
+	return Severity_SEVERITY_UNSPECIFIED
+}
+
+func (x *StoreFinding) GetText() string {
+	if x != nil {
+		return x.Text
+	}
+	return ""
+}
+
+func (x *StoreFinding) GetHint() string {
+	if x != nil {
+		return x.Hint
+	}
+	return ""
+}
+
 var File_tidegate_v1_types_proto protoreflect.FileDescriptor
 
 const file_tidegate_v1_types_proto_rawDesc = "" +
@@ -1873,7 +1998,12 @@ const file_tidegate_v1_types_proto_rawDesc = "" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
 	"\x04ends\x18\x02 \x01(\tR\x04ends\x12*\n" +
 	"\x02at\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x12-\n" +
-	"\x04took\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\x04took*\xaa\x01\n" +
+	"\x04took\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\x04took\"}\n" +
+	"\fStoreFinding\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x121\n" +
+	"\bseverity\x18\x02 \x01(\x0e2\x15.tidegate.v1.SeverityR\bseverity\x12\x12\n" +
+	"\x04text\x18\x03 \x01(\tR\x04text\x12\x12\n" +
+	"\x04hint\x18\x04 \x01(\tR\x04hint*\xaa\x01\n" +
 	"\n" +
 	"EpochState\x12\x1b\n" +
 	"\x17EPOCH_STATE_UNSPECIFIED\x10\x00\x12\x16\n" +
@@ -1911,7 +2041,12 @@ const file_tidegate_v1_types_proto_rawDesc = "" +
 	"\fVERDICT_SAFE\x10\x01\x12\x13\n" +
 	"\x0fVERDICT_AT_RISK\x10\x02\x12\x12\n" +
 	"\x0eVERDICT_UNSAFE\x10\x03\x12\x13\n" +
-	"\x0fVERDICT_UNKNOWN\x10\x04B8Z6github.com/tidegate/tidegate/api/tidegatev1;tidegatev1b\x06proto3"
+	"\x0fVERDICT_UNKNOWN\x10\x04*d\n" +
+	"\bSeverity\x12\x18\n" +
+	"\x14SEVERITY_UNSPECIFIED\x10\x00\x12\x11\n" +
+	"\rSEVERITY_INFO\x10\x01\x12\x14\n" +
+	"\x10SEVERITY_WARNING\x10\x02\x12\x15\n" +
+	"\x11SEVERITY_CRITICAL\x10\x03B8Z6github.com/tidegate/tidegate/api/tidegatev1;tidegatev1b\x06proto3"
 
 var (
 	file_tidegate_v1_types_proto_rawDescOnce sync.Once
@@ -1925,8 +2060,8 @@ func file_tidegate_v1_types_proto_rawDescGZIP() []byte {
 	return file_tidegate_v1_types_proto_rawDescData
 }
 
-var file_tidegate_v1_types_proto_enumTypes = make([]protoimpl.EnumInfo, 6)
-var file_tidegate_v1_types_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
+var file_tidegate_v1_types_proto_enumTypes = make([]protoimpl.EnumInfo, 7)
+var file_tidegate_v1_types_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
 var file_tidegate_v1_types_proto_goTypes = []any{
 	(EpochState)(0),               // 0: tidegate.v1.EpochState
 	(GateState)(0),                // 1: tidegate.v1.GateState
@@ -1934,66 +2069,69 @@ var file_tidegate_v1_types_proto_goTypes = []any{
 	(PlanKind)(0),                 // 3: tidegate.v1.PlanKind
 	(LossKind)(0),                 // 4: tidegate.v1.LossKind
 	(Verdict)(0),                  // 5: tidegate.v1.Verdict
-	(*LogPos)(nil),                // 6: tidegate.v1.LogPos
-	(*Holder)(nil),                // 7: tidegate.v1.Holder
-	(*Promise)(nil),               // 8: tidegate.v1.Promise
-	(*Term)(nil),                  // 9: tidegate.v1.Term
-	(*Member)(nil),                // 10: tidegate.v1.Member
-	(*Config)(nil),                // 11: tidegate.v1.Config
-	(*Bounds)(nil),                // 12: tidegate.v1.Bounds
-	(*GateRecord)(nil),            // 13: tidegate.v1.GateRecord
-	(*Handover)(nil),              // 14: tidegate.v1.Handover
-	(*EpochRecord)(nil),           // 15: tidegate.v1.EpochRecord
-	(*LossStatement)(nil),         // 16: tidegate.v1.LossStatement
-	(*MeasuredLoss)(nil),          // 17: tidegate.v1.MeasuredLoss
-	(*Exposure)(nil),              // 18: tidegate.v1.Exposure
-	(*Areas)(nil),                 // 19: tidegate.v1.Areas
-	(*Route)(nil),                 // 20: tidegate.v1.Route
-	(*Phases)(nil),                // 21: tidegate.v1.Phases
-	(*Phase)(nil),                 // 22: tidegate.v1.Phase
-	(*durationpb.Duration)(nil),   // 23: google.protobuf.Duration
-	(*timestamppb.Timestamp)(nil), // 24: google.protobuf.Timestamp
+	(Severity)(0),                 // 6: tidegate.v1.Severity
+	(*LogPos)(nil),                // 7: tidegate.v1.LogPos
+	(*Holder)(nil),                // 8: tidegate.v1.Holder
+	(*Promise)(nil),               // 9: tidegate.v1.Promise
+	(*Term)(nil),                  // 10: tidegate.v1.Term
+	(*Member)(nil),                // 11: tidegate.v1.Member
+	(*Config)(nil),                // 12: tidegate.v1.Config
+	(*Bounds)(nil),                // 13: tidegate.v1.Bounds
+	(*GateRecord)(nil),            // 14: tidegate.v1.GateRecord
+	(*Handover)(nil),              // 15: tidegate.v1.Handover
+	(*EpochRecord)(nil),           // 16: tidegate.v1.EpochRecord
+	(*LossStatement)(nil),         // 17: tidegate.v1.LossStatement
+	(*MeasuredLoss)(nil),          // 18: tidegate.v1.MeasuredLoss
+	(*Exposure)(nil),              // 19: tidegate.v1.Exposure
+	(*Areas)(nil),                 // 20: tidegate.v1.Areas
+	(*Route)(nil),                 // 21: tidegate.v1.Route
+	(*Phases)(nil),                // 22: tidegate.v1.Phases
+	(*Phase)(nil),                 // 23: tidegate.v1.Phase
+	(*StoreFinding)(nil),          // 24: tidegate.v1.StoreFinding
+	(*durationpb.Duration)(nil),   // 25: google.protobuf.Duration
+	(*timestamppb.Timestamp)(nil), // 26: google.protobuf.Timestamp
 }
 var file_tidegate_v1_types_proto_depIdxs = []int32{
-	10, // 0: tidegate.v1.Config.members:type_name -> tidegate.v1.Member
-	23, // 1: tidegate.v1.Bounds.window:type_name -> google.protobuf.Duration
+	11, // 0: tidegate.v1.Config.members:type_name -> tidegate.v1.Member
+	25, // 1: tidegate.v1.Bounds.window:type_name -> google.protobuf.Duration
 	1,  // 2: tidegate.v1.GateRecord.state:type_name -> tidegate.v1.GateState
 	2,  // 3: tidegate.v1.GateRecord.mode:type_name -> tidegate.v1.Mode
-	12, // 4: tidegate.v1.GateRecord.bounds:type_name -> tidegate.v1.Bounds
-	23, // 5: tidegate.v1.GateRecord.lease:type_name -> google.protobuf.Duration
-	6,  // 6: tidegate.v1.Handover.head:type_name -> tidegate.v1.LogPos
-	7,  // 7: tidegate.v1.EpochRecord.holder:type_name -> tidegate.v1.Holder
+	13, // 4: tidegate.v1.GateRecord.bounds:type_name -> tidegate.v1.Bounds
+	25, // 5: tidegate.v1.GateRecord.lease:type_name -> google.protobuf.Duration
+	7,  // 6: tidegate.v1.Handover.head:type_name -> tidegate.v1.LogPos
+	8,  // 7: tidegate.v1.EpochRecord.holder:type_name -> tidegate.v1.Holder
 	0,  // 8: tidegate.v1.EpochRecord.state:type_name -> tidegate.v1.EpochState
-	13, // 9: tidegate.v1.EpochRecord.gate:type_name -> tidegate.v1.GateRecord
-	11, // 10: tidegate.v1.EpochRecord.config:type_name -> tidegate.v1.Config
-	6,  // 11: tidegate.v1.EpochRecord.head:type_name -> tidegate.v1.LogPos
-	9,  // 12: tidegate.v1.EpochRecord.history:type_name -> tidegate.v1.Term
+	14, // 9: tidegate.v1.EpochRecord.gate:type_name -> tidegate.v1.GateRecord
+	12, // 10: tidegate.v1.EpochRecord.config:type_name -> tidegate.v1.Config
+	7,  // 11: tidegate.v1.EpochRecord.head:type_name -> tidegate.v1.LogPos
+	10, // 12: tidegate.v1.EpochRecord.history:type_name -> tidegate.v1.Term
 	3,  // 13: tidegate.v1.EpochRecord.plan_kind:type_name -> tidegate.v1.PlanKind
-	24, // 14: tidegate.v1.EpochRecord.since:type_name -> google.protobuf.Timestamp
-	7,  // 15: tidegate.v1.EpochRecord.active:type_name -> tidegate.v1.Holder
-	7,  // 16: tidegate.v1.EpochRecord.target:type_name -> tidegate.v1.Holder
-	24, // 17: tidegate.v1.EpochRecord.deadline:type_name -> google.protobuf.Timestamp
-	14, // 18: tidegate.v1.EpochRecord.handover:type_name -> tidegate.v1.Handover
+	26, // 14: tidegate.v1.EpochRecord.since:type_name -> google.protobuf.Timestamp
+	8,  // 15: tidegate.v1.EpochRecord.active:type_name -> tidegate.v1.Holder
+	8,  // 16: tidegate.v1.EpochRecord.target:type_name -> tidegate.v1.Holder
+	26, // 17: tidegate.v1.EpochRecord.deadline:type_name -> google.protobuf.Timestamp
+	15, // 18: tidegate.v1.EpochRecord.handover:type_name -> tidegate.v1.Handover
 	4,  // 19: tidegate.v1.LossStatement.kind:type_name -> tidegate.v1.LossKind
-	12, // 20: tidegate.v1.LossStatement.bounds:type_name -> tidegate.v1.Bounds
-	23, // 21: tidegate.v1.LossStatement.blind:type_name -> google.protobuf.Duration
-	17, // 22: tidegate.v1.LossStatement.measured:type_name -> tidegate.v1.MeasuredLoss
-	23, // 23: tidegate.v1.MeasuredLoss.window:type_name -> google.protobuf.Duration
-	23, // 24: tidegate.v1.MeasuredLoss.released_window:type_name -> google.protobuf.Duration
-	23, // 25: tidegate.v1.Exposure.age:type_name -> google.protobuf.Duration
-	23, // 26: tidegate.v1.Exposure.loss_window:type_name -> google.protobuf.Duration
-	23, // 27: tidegate.v1.Areas.covered:type_name -> google.protobuf.Duration
-	24, // 28: tidegate.v1.Route.since:type_name -> google.protobuf.Timestamp
-	22, // 29: tidegate.v1.Phases.phases:type_name -> tidegate.v1.Phase
-	23, // 30: tidegate.v1.Phases.rta:type_name -> google.protobuf.Duration
-	23, // 31: tidegate.v1.Phases.controllable:type_name -> google.protobuf.Duration
-	24, // 32: tidegate.v1.Phase.at:type_name -> google.protobuf.Timestamp
-	23, // 33: tidegate.v1.Phase.took:type_name -> google.protobuf.Duration
-	34, // [34:34] is the sub-list for method output_type
-	34, // [34:34] is the sub-list for method input_type
-	34, // [34:34] is the sub-list for extension type_name
-	34, // [34:34] is the sub-list for extension extendee
-	0,  // [0:34] is the sub-list for field type_name
+	13, // 20: tidegate.v1.LossStatement.bounds:type_name -> tidegate.v1.Bounds
+	25, // 21: tidegate.v1.LossStatement.blind:type_name -> google.protobuf.Duration
+	18, // 22: tidegate.v1.LossStatement.measured:type_name -> tidegate.v1.MeasuredLoss
+	25, // 23: tidegate.v1.MeasuredLoss.window:type_name -> google.protobuf.Duration
+	25, // 24: tidegate.v1.MeasuredLoss.released_window:type_name -> google.protobuf.Duration
+	25, // 25: tidegate.v1.Exposure.age:type_name -> google.protobuf.Duration
+	25, // 26: tidegate.v1.Exposure.loss_window:type_name -> google.protobuf.Duration
+	25, // 27: tidegate.v1.Areas.covered:type_name -> google.protobuf.Duration
+	26, // 28: tidegate.v1.Route.since:type_name -> google.protobuf.Timestamp
+	23, // 29: tidegate.v1.Phases.phases:type_name -> tidegate.v1.Phase
+	25, // 30: tidegate.v1.Phases.rta:type_name -> google.protobuf.Duration
+	25, // 31: tidegate.v1.Phases.controllable:type_name -> google.protobuf.Duration
+	26, // 32: tidegate.v1.Phase.at:type_name -> google.protobuf.Timestamp
+	25, // 33: tidegate.v1.Phase.took:type_name -> google.protobuf.Duration
+	6,  // 34: tidegate.v1.StoreFinding.severity:type_name -> tidegate.v1.Severity
+	35, // [35:35] is the sub-list for method output_type
+	35, // [35:35] is the sub-list for method input_type
+	35, // [35:35] is the sub-list for extension type_name
+	35, // [35:35] is the sub-list for extension extendee
+	0,  // [0:35] is the sub-list for field type_name
 }
 
 func init() { file_tidegate_v1_types_proto_init() }
@@ -2008,8 +2146,8 @@ func file_tidegate_v1_types_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tidegate_v1_types_proto_rawDesc), len(file_tidegate_v1_types_proto_rawDesc)),
-			NumEnums:      6,
-			NumMessages:   17,
+			NumEnums:      7,
+			NumMessages:   18,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -136,6 +136,9 @@ func write(w io.Writer, st agent.Status) error {
 	if _, err := table.WriteTo(w); err != nil {
 		return err
 	}
+	for i := range st.Streams {
+		writeFindings(w, &st.Streams[i])
+	}
 	for i := range st.Rates.Rates {
 		r := &st.Rates.Rates[i]
 		if r.Limit != nil {
@@ -152,6 +155,19 @@ func write(w io.Writer, st agent.Status) error {
 		fmt.Fprintf(w, "did not run %d times, %s in all, %s at most, last until %s\n", p.Count, cli.Span(p.Total), cli.Span(p.Longest), p.Last.UTC().Format(time.RFC3339))
 	}
 	return nil
+}
+
+// writeFindings says what the stream's library has found, beyond what stands in the
+// notes, with what to do.
+func writeFindings(w io.Writer, s *agent.StreamStatus) {
+	for _, f := range s.Findings {
+		if f.Name != "" {
+			fmt.Fprintf(w, "%s/%s: %s: %s: %s\n", s.Service, s.Stream, f.Severity, f.Name, f.Text)
+		}
+		if f.Hint != "" {
+			fmt.Fprintf(w, "  next: %s\n", f.Hint)
+		}
+	}
 }
 
 // gateNotes says what an operator must know of a stream that is being written:

@@ -115,21 +115,38 @@ func (m *Welcome) decode(d *wire.Decoder) {
 	}
 }
 
-func (m *Refusal) appendTo(b []byte) []byte { return appendFinding(b, m.Class, m.Text, m.Hint) }
+func (m *Refusal) appendTo(b []byte) []byte { return appendReason(b, m.Class, m.Text, m.Hint) }
 
-func (m *Refusal) decode(d *wire.Decoder) { m.Class, m.Text, m.Hint = decodeFinding(d) }
+func (m *Refusal) decode(d *wire.Decoder) { m.Class, m.Text, m.Hint = decodeReason(d) }
 
-func (m *Finding) appendTo(b []byte) []byte { return appendFinding(b, m.Class, m.Text, m.Hint) }
+func (m *Finding) appendTo(b []byte) []byte {
+	b = wire.AppendString(b, m.Name)
+	b = wire.AppendU8(b, uint8(m.Severity))
+	return appendReason(b, m.Class, m.Text, m.Hint)
+}
 
-func (m *Finding) decode(d *wire.Decoder) { m.Class, m.Text, m.Hint = decodeFinding(d) }
+func (m *Finding) decode(d *wire.Decoder) {
+	m.Name = d.String(tidegate.NameLenMax)
+	m.Severity = Severity(d.U8())
+	m.Class, m.Text, m.Hint = decodeReason(d)
+	switch {
+	case d.Err() != nil:
+	case m.Severity > SeverityCritical, m.Text != "" && m.Severity == 0:
+		d.Fail("severity %d", m.Severity)
+	case m.Name != "":
+		if err := tidegate.ValidName(m.Name); err != nil {
+			d.Fail("finding: %v", err)
+		}
+	}
+}
 
-func appendFinding(b []byte, class tidegate.Class, text, hint string) []byte {
+func appendReason(b []byte, class tidegate.Class, text, hint string) []byte {
 	b = wire.AppendString(b, string(class))
 	b = wire.AppendString(b, text[:min(len(text), TextLenMax)])
 	return wire.AppendString(b, hint[:min(len(hint), TextLenMax)])
 }
 
-func decodeFinding(d *wire.Decoder) (class tidegate.Class, text, hint string) {
+func decodeReason(d *wire.Decoder) (class tidegate.Class, text, hint string) {
 	class = tidegate.Class(d.String(tidegate.NameLenMax))
 	text = d.String(TextLenMax)
 	hint = d.String(TextLenMax)
@@ -218,7 +235,8 @@ func (m *Role) appendTo(b []byte) []byte {
 	b = wire.AppendU64(b, uint64(m.ApplyTo))
 	b = wire.AppendU64(b, uint64(m.Branch))
 	b = wire.AppendString(b, string(m.Lineage))
-	return wire.AppendU32(b, uint32(m.Generation))
+	b = wire.AppendU32(b, uint32(m.Generation))
+	return wire.AppendU8(b, uint8(m.Source))
 }
 
 func (m *Role) decode(d *wire.Decoder) {
@@ -229,8 +247,12 @@ func (m *Role) decode(d *wire.Decoder) {
 	m.Branch = tidegate.Position(d.U64())
 	m.Lineage = tidegate.Lineage(d.String(LineageLenMax))
 	m.Generation = tidegate.Generation(d.U32())
+	m.Source = Source(d.U8())
 	if m.State < StateIdle || m.State > StateFenced {
 		d.Fail("state %d", m.State)
+	}
+	if m.Source > SourceHandsOver {
+		d.Fail("source %d", m.Source)
 	}
 }
 

@@ -101,12 +101,17 @@ func (m *Refusal) err() error {
 	return &tidegate.Error{Op: "local session", Class: m.Class, Hint: m.Hint, Err: cause}
 }
 
-// FindingOf makes the message of an error; of nil, the one that takes it back.
+// FindingOf makes the message of what keeps a library from its work; of nil, the one
+// that takes it back. What may pass by itself is a warning.
 func FindingOf(err error) *Finding {
 	if err == nil {
 		return &Finding{}
 	}
-	return &Finding{Class: tidegate.ClassOf(err), Text: err.Error(), Hint: tidegate.HintOf(err)}
+	severity := SeverityCritical
+	if tidegate.ClassOf(err) == tidegate.Transient {
+		severity = SeverityWarning
+	}
+	return &Finding{Severity: severity, Class: tidegate.ClassOf(err), Text: err.Error(), Hint: tidegate.HintOf(err)}
 }
 
 // Err returns the finding as the receiver's error; nil when it takes one back.

@@ -45,7 +45,7 @@ func samples() []Message {
 			Gate: machine.Rejecting, Since: 5, Want: machine.WantDegraded, Grant: 6, Utilisation: 0.75, Rejected: 8,
 			Drained: true, Slack: 9,
 		},
-		&Role{State: StateActive, Epoch: 7, Holder: tidegate.HolderID{2}, ApplyTo: 10, Branch: 10, Lineage: "journal:01", Generation: 3},
+		&Role{State: StateActive, Epoch: 7, Holder: tidegate.HolderID{2}, ApplyTo: 10, Branch: 10, Lineage: "journal:01", Generation: 3, Source: SourceHandsOver},
 		&DaemonProgress{
 			D: 8, DKnown: true, Epoch: 7, Mode: tidegate.ModeBounded, Bounds: tidegate.Bounds{Records: 1, Bytes: 2, Window: 3}, Recorded: true,
 			Grant: 4, Record: machine.RecordDegraded, Policy: tidegate.Policy{Reaction: tidegate.ReactDegrade, Grace: 5, Rearm: 6}, Brake: true,
@@ -54,7 +54,9 @@ func samples() []Message {
 		&DaemonProgress{Epoch: 7, Mode: tidegate.ModeOpen, Bounds: tidegate.Bounds{Records: none, Bytes: none, Window: tidegate.Unbounded}},
 		&Batch{Epoch: 7, Seq: 3, First: 100, Next: 103, Records: 1, Payload: []byte("abc")},
 		&Rewind{To: 100, Epoch: 8},
-		&Finding{Class: tidegate.Permanent, Text: "no base", Hint: "seed the node"},
+		&Finding{Severity: SeverityCritical, Class: tidegate.Permanent, Text: "no base", Hint: "seed the node"},
+		&Finding{Name: "slot-holds", Severity: SeverityWarning, Class: tidegate.Permanent, Text: "8 GiB of log", Hint: "look at the other site"},
+		&Finding{Name: "slot-holds"},
 	}
 }
 
@@ -108,6 +110,7 @@ func TestDecodeIsStrict(t *testing.T) {
 		"unknown mode":                &DaemonProgress{Mode: "ajar"},
 		"negative bound":              &DaemonProgress{Mode: tidegate.ModeBounded, Bounds: tidegate.Bounds{Bytes: -1}},
 		"state":                       &Role{State: 9},
+		"source":                      &Role{State: StateIdle, Source: 9},
 		"policy":                      &DaemonProgress{Policy: tidegate.Policy{Reaction: "panic"}, Mode: tidegate.ModeSync},
 		"record":                      &DaemonProgress{Record: 9, Mode: tidegate.ModeSync},
 		"handed over, not draining":   &DaemonProgress{HandedOver: true, Mode: tidegate.ModeSync},

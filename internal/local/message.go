@@ -184,7 +184,21 @@ type Role struct {
 	Lineage tidegate.Lineage
 	// Generation is that of what is committed of the log; 0 if the daemon does not know.
 	Generation tidegate.Generation
+	// Source is what the gate's record says of the service beside the daemon as the
+	// stream's source; from the standby node only.
+	Source Source
 }
+
+// Source is whether the stream is written from here.
+type Source uint8
+
+// The sources. Only the gate's word in this run counts: what a node remembers of
+// an earlier one is unknown.
+const (
+	SourceUnknown   Source = iota // not from here, or a change is under way
+	SourceWrites                  // from here, and it goes on
+	SourceHandsOver               // from here, and it is to end: a switchover drains it, or has
+)
 
 // DaemonProgress is the grant: durable position and the gate's record.
 type DaemonProgress struct {
@@ -238,11 +252,42 @@ type Rewind struct {
 	Epoch tidegate.Epoch    // whose history goes on from there
 }
 
-// Finding, from the library, is what keeps it from applying, or from becoming
-// active, although the session goes on. The newest one holds; one without text
-// takes it back, as does the session's end.
+// Finding, from the library, is something that it has found of itself or of its
+// store, although the session goes on. The newest one of each name holds; one
+// without text takes it back, as does the session's end for all.
 type Finding struct {
-	Class tidegate.Class
-	Text  string
-	Hint  string
+	// Name says which: a word for people and their scripts to tell findings by. The
+	// empty one is what keeps the library from applying, from receiving, or from
+	// becoming active.
+	Name     string         `json:"name,omitempty"`
+	Severity Severity       `json:"severity"` // 0 only where there is no text
+	Class    tidegate.Class `json:"class,omitempty"`
+	Text     string         `json:"text"`
+	Hint     string         `json:"hint,omitempty"` // what to do
+}
+
+// FindingsMax bounds how many findings of different names a daemon keeps of one
+// session; a library has a fixed list of names.
+const FindingsMax = 64
+
+// Severity says how soon a finding needs somebody.
+type Severity uint8
+
+// The severities.
+const (
+	SeverityInfo     Severity = 1 // good to know
+	SeverityWarning  Severity = 2 // it will cost something unless somebody acts
+	SeverityCritical Severity = 3 // it costs something now, or soon
+)
+
+func (s Severity) String() string {
+	switch s {
+	case SeverityInfo:
+		return "info"
+	case SeverityWarning:
+		return "warning"
+	case SeverityCritical:
+		return "critical"
+	}
+	return fmt.Sprintf("severity(%d)", uint8(s))
 }
