@@ -154,13 +154,16 @@ func (s *stream) show(v streamView, nodes map[tidegate.NodeName]string) {
 // all the same. Most often a grant has run ahead of the watch, or the registry has
 // gone back. But one that went back and issued the same epoch anew, to another
 // plan, is the only one that there is, and so is one that opened an epoch for this
-// process which it has never used: the nodes' promises tell what they are worth. mu
-// is held.
+// process which it has never used: the nodes' promises tell what they are worth. A
+// plan that began to move the stream within its epoch leaves that epoch's older
+// record older. mu is held.
 func (s *stream) anew(rec *fence.EpochRecord) bool {
-	if rec.Plan == s.view.rec.Plan {
+	have := &s.view.rec
+	switch {
+	case rec.Plan == have.Plan, have.Leaves(rec):
 		return false
 	}
-	return rec.Epoch == s.view.rec.Epoch || s.mine(*rec) && rec.Epoch > s.spent
+	return rec.Epoch == have.Epoch || s.mine(*rec) && rec.Epoch > s.spent
 }
 
 // behind returns what v has forgotten, nil if nothing. A writer that has handed

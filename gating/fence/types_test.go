@@ -66,6 +66,33 @@ func TestExitLimboAndGateCompete(t *testing.T) {
 	}
 }
 
+// A view that was overtaken on its way must not end a drain; a record of the same
+// epoch that a registry issued anew must be seen.
+func TestOlderRecordOfASwitchover(t *testing.T) {
+	active := goldenRecord()
+	active.State = fence.StateActive
+	moving := active.Clone()
+	moving.Plan, moving.State = tidegate.ID{77}, fence.StateSwitching
+	anew := active.Clone()
+	anew.Plan, anew.Holder.UUID = tidegate.ID{78}, tidegate.ID{79}
+	reserved := active.Clone()
+	reserved.State = fence.StateFencing
+	for _, c := range []struct {
+		name      string
+		have, old fence.EpochRecord
+		want      bool
+	}{
+		{"a switchover has begun", moving, active, true},
+		{"the epoch went to another", moving, anew, false},
+		{"no switchover", active, anew, false},
+		{"reserved again", reserved, active, false},
+	} {
+		if got := c.have.Leaves(&c.old); got != c.want {
+			t.Errorf("%s: %v, want %v", c.name, got, c.want)
+		}
+	}
+}
+
 func TestPredictLoss(t *testing.T) {
 	b := tidegate.Bounds{Records: 10, Bytes: 100, Window: time.Second}
 	for _, tt := range []struct {

@@ -24,6 +24,7 @@ var regressions = []struct {
 	{904389, "I23: zero by the writer's own word was held against an unclean choice"},
 	{905219, "I28: a registry put back had forgotten an unclean choice, and no refusal said whose log contradicts"},
 	{957584, "I28: a plan whose target had set its log aside waited for it after another plan had gone on"},
+	{1019022, "I17: a view that was overtaken on its way ended a drain, and what had been handed over went on"},
 	{302282, "I24: what a node noted before a cut made its log look like the one it was to get"},
 }
 

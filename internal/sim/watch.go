@@ -79,7 +79,7 @@ type known struct {
 
 func (k *known) show(v *view, stream int, unused func(*fence.EpochRecord) bool) {
 	key := &v.keys[stream]
-	anew := k.rec != nil && key.Record.Plan != k.rec.Plan && (key.Record.Epoch == k.rec.Epoch || unused(&key.Record))
+	anew := k.rec != nil && key.Record.Plan != k.rec.Plan && !k.rec.Leaves(&key.Record) && (key.Record.Epoch == k.rec.Epoch || unused(&key.Record))
 	if k.rec == nil || anew || !older(key.Record.Epoch, key.Revision, k.rec.Epoch, k.revision) {
 		k.rec, k.revision = &key.Record, key.Revision
 	}
