@@ -124,6 +124,31 @@ func TestFailover(t *testing.T) {
 	}
 }
 
+// A node that has died since its last report is not chosen: a plan cannot change
+// its target, and would wait for it in vain.
+func TestChosenTargetAnswers(t *testing.T) {
+	t.Parallel()
+	s, _, _ := ready(t, pb.Mode_MODE_SYNC, nil)
+	for _, c := range []struct {
+		down []tidegate.NodeName
+		want string
+	}{
+		{nil, "w1"},
+		{[]tidegate.NodeName{"w1"}, "w2"},
+		{[]tidegate.NodeName{"w1", "w2", "w3"}, "w1"}, // the rules say what is wrong
+	} {
+		logs.Lock()
+		for _, n := range c.down {
+			s.nodes[n].down = true
+		}
+		logs.Unlock()
+		plan, _, _ := s.failover(&pb.ChangeRoleRequest{DryRun: true}) //nolint:errcheck // refused or not
+		if got := plan.GetTarget().GetNode(); got != c.want {
+			t.Errorf("%v down: target %q, want %s", c.down, got, c.want)
+		}
+	}
+}
+
 func TestFailoverRefusalsNameEveryRule(t *testing.T) {
 	t.Parallel()
 	s, ids, _ := ready(t, pb.Mode_MODE_OPEN, nil)

@@ -366,6 +366,9 @@ func (n *fakeNode) Promote(_ context.Context, req *connect.Request[pb.PromoteReq
 func (n *fakeNode) Describe(context.Context, *connect.Request[pb.DescribeRequest]) (*connect.Response[pb.DescribeResponse], error) {
 	logs.Lock()
 	defer logs.Unlock()
+	if n.down {
+		return nil, connect.NewError(connect.CodeUnavailable, errors.New("down"))
+	}
 	out := &pb.DescribeResponse{Node: string(n.name), Site: "west", Incarnation: n.inc.String(), ShipAddress: "ship:1", ApiAddress: n.addr}
 	store, err := registry.Open("demo", n.site.registry)
 	if err != nil {

@@ -107,7 +107,7 @@ func (c *controller) changePlan(ctx context.Context, v *registry.View, ch roleCh
 		ch.action = actions[ch.kind]
 	}
 	if ch.named = ch.target != ""; !ch.named {
-		ch.target = c.defaultTarget(v, ch)
+		ch.target = c.defaultTarget(ctx, v, ch)
 	}
 	verdicts := c.world.evaluate(v, ch.question, c.timing.Stale)
 	if part, ok := c.joinFirst(v, ch); ok {
@@ -189,10 +189,17 @@ func bindTo(tx *registry.Tx, v *registry.View, svc registry.Entry[registry.Servi
 	}
 }
 
-// defaultTarget chooses where to: to the best member, or back to a configured
-// node of another site than the writer's.
-func (c *controller) defaultTarget(v *registry.View, ch roleChange) tidegate.NodeName {
+// defaultTarget chooses where to: to the best member that answers, or back to a
+// configured node of another site than the writer's. In a disaster a report of some
+// seconds ago does not say that a node is there, and a plan cannot change its target.
+func (c *controller) defaultTarget(ctx context.Context, v *registry.View, ch roleChange) tidegate.NodeName {
 	if ch.kind != pb.PlanKind_PLAN_KIND_FAILBACK {
+		all := c.world.targets(v, ch.service, c.timing.Stale)
+		for _, n := range all {
+			if len(all) == 1 || c.standbys.answers(ctx, v, n) {
+				return n
+			}
+		}
 		return c.world.chooseTarget(v, ch.service, c.timing.Stale)
 	}
 	for _, st := range v.StreamsOf(ch.service) {

@@ -1,7 +1,9 @@
 package gating
 
 import (
+	"cmp"
 	"context"
+	"maps"
 	"slices"
 	"time"
 
@@ -153,24 +155,30 @@ func (w *world) mayHold(v *registry.View, s tidegate.ServiceName, n tidegate.Nod
 	return i >= 0 && vs[i].Holds
 }
 
-// chooseTarget returns the member with the most applied streams whose agent
-// reports; "" when none qualifies. Of equals the first by name.
+// chooseTarget returns the first of targets; "" when none qualifies.
 func (w *world) chooseTarget(v *registry.View, s tidegate.ServiceName, stale time.Duration) tidegate.NodeName {
+	if all := w.targets(v, s, stale); len(all) > 0 {
+		return all[0]
+	}
+	return ""
+}
+
+// targets returns the members that may be the target of a failover and whose agent
+// reports, those with the most applied streams first, equals by name.
+func (w *world) targets(v *registry.View, s tidegate.ServiceName, stale time.Duration) []tidegate.NodeName {
 	streams := v.StreamsOf(s)
 	if len(streams) == 0 {
-		return ""
+		return nil
 	}
-	var best tidegate.NodeName
-	var bestSeq uint64
+	applied := map[tidegate.NodeName]uint64{}
 	for _, m := range v.Epochs[streams[0].ID].Value.Config.Members {
-		if !w.mayHold(v, s, m.Node, stale) {
-			continue
-		}
-		if seq := w.appliedSum(m.Node); best == "" || seq > bestSeq {
-			best, bestSeq = m.Node, seq
+		if w.mayHold(v, s, m.Node, stale) {
+			applied[m.Node] = w.appliedSum(m.Node)
 		}
 	}
-	return best
+	return slices.SortedFunc(maps.Keys(applied), func(a, b tidegate.NodeName) int {
+		return cmp.Or(cmp.Compare(applied[b], applied[a]), cmp.Compare(a, b))
+	})
 }
 
 func (w *world) appliedSum(n tidegate.NodeName) (sum uint64) {

@@ -148,6 +148,21 @@ func (s *standbys) promote(ctx context.Context, v *registry.View, n tidegate.Nod
 	return api.FromError("promote", string(n), errors.New("the node ended its answer early"))
 }
 
+// answerWait bounds the question whether a node is there.
+const answerWait = 500 * time.Millisecond
+
+// answers reports whether a node is there, now.
+func (s *standbys) answers(ctx context.Context, v *registry.View, n tidegate.NodeName) bool {
+	c, err := s.client(v, n)
+	if err != nil {
+		return false
+	}
+	ctx, cancel := context.WithTimeout(ctx, min(s.call, answerWait))
+	defer cancel()
+	_, err = c.Describe(ctx, connect.NewRequest(&pb.DescribeRequest{}))
+	return err == nil
+}
+
 // describe asks a node at an address for all it holds, whoever it is.
 func (s *standbys) describe(ctx context.Context, addr string) (*pb.DescribeResponse, error) {
 	ctx, cancel := context.WithTimeout(ctx, s.call)
