@@ -142,7 +142,7 @@ func TestChosenTargetAnswers(t *testing.T) {
 			s.nodes[n].down = true
 		}
 		logs.Unlock()
-		plan, _, _ := s.failover(&pb.ChangeRoleRequest{DryRun: true}) //nolint:errcheck // refused or not
+		plan, _, _ := s.failover(&pb.ChangeRoleRequest{DryRun: true})
 		if got := plan.GetTarget().GetNode(); got != c.want {
 			t.Errorf("%v down: target %q, want %s", c.down, got, c.want)
 		}
