@@ -307,7 +307,9 @@ func (ls *libStream) kickSync() {
 // advance takes up that the journal is durable further than before.
 func (ls *libStream) advance() {
 	ls.applyTo(ls.j.synced)
-	if ls.ceiling == nil {
+	// A leader that has not learnt yet that it was deposed commits nothing: what stands
+	// in the journal now may be another's.
+	if ls.ceiling == nil || ls.j.leader != ls {
 		return
 	}
 	if ls.marked < ls.j.synced {
