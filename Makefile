@@ -18,6 +18,9 @@ FUZZTIME  ?= 10s
 SEEDS     ?= 2000
 FROM      ?= 1
 OUTAGE    ?= 10m
+ROUNDS    ?= 20
+SEED      ?= 1
+FIRST     ?= 1
 
 .PHONY: help
 help: ## print the targets
@@ -78,6 +81,19 @@ demo: build ## lose a primary site twice, with real processes, and count what is
 soak: build ## five minutes of kill -9 under load, in sync and in bounded mode, then OUTAGE (10m) without a registry
 	@echo "soak: real processes in /tmp, about five minutes and $(OUTAGE)"
 	$(GO) run ./examples/soak --bin bin --outage $(OUTAGE)
+
+.PHONY: demo-postgres
+demo-postgres: build ## lose a primary site with a PostgreSQL server twice, and count which commits are left
+	tools/needs postgresql
+	@echo "demo-postgres: real processes in /tmp, about two minutes"
+	$(GOBUILD) -o bin/demo ./examples/demo
+	bin/demo --postgres --bin bin
+
+.PHONY: soak-postgres
+soak-postgres: ## kill -9 of a whole site with a PostgreSQL server, ROUNDS times (default 20) in sync and in bounded mode
+	tools/needs postgresql
+	@echo "soak-postgres: real processes in /tmp, about half a minute a round; a round that fails names its seed (SEED=1 FIRST=1)"
+	$(GO) test ./internal/lab -run 'TestPostgresRounds$$' -count=1 -timeout 0 -v -pg-rounds $(ROUNDS) -pg-seed $(SEED) -pg-from $(FIRST) | grep -v '^{'
 
 .PHONY: faults
 faults: ## one fault after the other on real processes: what clients lost, what was exposed, how long they waited

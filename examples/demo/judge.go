@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"text/tabwriter"
 	"time"
 
 	"github.com/tidegate/tidegate"
@@ -98,22 +97,14 @@ func (r *result) verdicts() {
 }
 
 func report(out io.Writer, results []*result) {
-	w := tabwriter.NewWriter(out, 0, 4, 3, ' ', 0)
-	row := func(label string, value func(*result) string) {
-		fmt.Fprint(w, label)
-		for _, r := range results {
-			fmt.Fprint(w, "\t", value(r))
-		}
-		fmt.Fprintln(w)
-	}
-	fmt.Fprintln(out)
-	row("", func(r *result) string { return fmt.Sprintf("act %d, %s", r.act.number, r.act.plant.Mode) })
-	row("acknowledged to clients", func(r *result) string { return fmt.Sprint(r.check.Acknowledged) })
-	row("recovered", func(r *result) string { return fmt.Sprint(r.check.Recovered) })
-	row("lost", func(r *result) string { return fmt.Sprint(r.check.Lost) })
-	row("books sound, money conserved", func(r *result) string { return yesNo(r.check.Sound) })
+	t := newTable(out, results)
+	t.row("", func(r *result) string { return fmt.Sprintf("act %d, %s", r.act.number, r.act.plant.Mode) })
+	t.row("acknowledged to clients", func(r *result) string { return fmt.Sprint(r.check.Acknowledged) })
+	t.row("recovered", func(r *result) string { return fmt.Sprint(r.check.Recovered) })
+	t.row("lost", func(r *result) string { return fmt.Sprint(r.check.Lost) })
+	t.row("books sound, money conserved", func(r *result) string { return yesNo(r.check.Sound) })
 	for i, c := range lab.Currencies {
-		row("state digest at the fork, "+c, func(r *result) string {
+		t.row("state digest at the fork, "+c, func(r *result) string {
 			if i >= len(r.digests) {
 				return "unknown"
 			}
@@ -124,42 +115,20 @@ func report(out io.Writer, results []*result) {
 			return fmt.Sprintf("%.12s equal at both sites", d.dr)
 		})
 	}
-	row("loss statement", func(r *result) string { return lossLine(r.plan.GetLoss()) })
-	row("tail found at the old site", func(r *result) string { return measuredLine(r.plan) })
-	row("RPO actual (acknowledged work lost)", func(r *result) string {
+	t.row("loss statement", func(r *result) string { return lossLine(r.plan.GetLoss()) })
+	t.row("tail found at the old site", func(r *result) string { return measuredLine(r.plan) })
+	t.row("RPO actual (acknowledged work lost)", func(r *result) string {
 		return (time.Duration(r.check.LastLostMS-r.check.FirstLostMS) * time.Millisecond).String()
 	})
-	seen := map[string]bool{}
-	for _, r := range results {
-		for _, p := range r.plan.GetPhases().GetPhases() {
-			if name := p.GetName(); !seen[name] {
-				seen[name] = true
-				row("RTO phase "+name, func(r *result) string { return phase(r.plan, name) })
-			}
-		}
-	}
-	row("RTO actual (first good client write)", func(r *result) string {
+	t.phases(func(r *result) *pb.Plan { return r.plan })
+	t.row("RTO actual (first good client write)", func(r *result) string {
 		if r.plan.GetPhases().GetRta() == nil {
 			return "unknown"
 		}
 		return r.plan.GetPhases().GetRta().AsDuration().Round(time.Millisecond).String()
 	})
-	row("longest silence seen by the clients", func(r *result) string { return r.counts.Silence.Round(time.Millisecond).String() })
-	_ = w.Flush() // standard output; the exit code still speaks
-	for _, r := range results {
-		for _, b := range r.broken {
-			fmt.Fprintln(out, "DID NOT HOLD:", b)
-		}
-	}
-}
-
-func phase(p *pb.Plan, name string) string {
-	for _, ph := range p.GetPhases().GetPhases() {
-		if ph.GetName() == name && ph.GetTook() != nil {
-			return ph.GetTook().AsDuration().Round(time.Millisecond).String()
-		}
-	}
-	return "unknown"
+	t.row("longest silence seen by the clients", func(r *result) string { return r.counts.Silence.Round(time.Millisecond).String() })
+	t.end(func(r *result) []error { return r.broken })
 }
 
 func lossLine(l *pb.LossStatement) string {
@@ -201,11 +170,4 @@ func measured(p *pb.Plan) *pb.MeasuredLoss {
 		sum.ReleasedKnown = sum.ReleasedKnown && m.GetReleasedKnown()
 	}
 	return sum
-}
-
-func yesNo(ok bool) string {
-	if ok {
-		return "yes"
-	}
-	return "NO"
 }

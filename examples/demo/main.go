@@ -32,6 +32,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 			&cli.StringFlag{Name: "bin", Required: true, Usage: "`FOLDER` of the binaries"},
 			&cli.StringFlag{Name: "dir", Usage: "`FOLDER` to work in, empty (default: a new one, removed when all holds)"},
 			&cli.IntFlag{Name: "act", Usage: "only this act"},
+			&cli.BoolFlag{Name: "postgres", Usage: "with a PostgreSQL server instead of the ledger"},
 			&cli.DurationFlag{Name: "load", Value: 6 * time.Second, Usage: "how long clients transfer before the disaster"},
 		},
 		Action:         func(c *cli.Context) error { return demo(c.Context, stdout, c) },
@@ -69,6 +70,9 @@ func demo(ctx context.Context, out io.Writer, c *cli.Context) (err error) {
 		if dir, err = os.MkdirTemp("/tmp", "tidegate-demo-"); err != nil {
 			return err
 		}
+		if err := os.Chmod(dir, 0o755); err != nil { //nolint:gosec // PostgreSQL's account passes through it to its sockets
+			return err
+		}
 		defer func() {
 			if err != nil {
 				fmt.Fprintf(out, "\nlogs and data are left in %s\n", dir)
@@ -77,22 +81,24 @@ func demo(ctx context.Context, out io.Writer, c *cli.Context) (err error) {
 			err = os.RemoveAll(dir)
 		}()
 	}
+	wanted := func(number int) bool { only := c.Int("act"); return only == 0 || only == number }
+	place := func(number int) string { return filepath.Join(dir, fmt.Sprintf("act%d", number)) }
+	if c.Bool("postgres") {
+		return postgresActs(ctx, out, wanted, func(a *pgAct) { a.cfg.Dir, a.cfg.Bin, a.load = place(a.number), bin, c.Duration("load") })
+	}
 	var results []*result
+	var broken []error
 	for _, a := range acts {
-		if only := c.Int("act"); only != 0 && only != a.number {
+		if !wanted(a.number) {
 			continue
 		}
-		a.plant.Dir, a.plant.Bin = filepath.Join(dir, fmt.Sprintf("act%d", a.number)), bin
+		a.plant.Dir, a.plant.Bin = place(a.number), bin
 		r, err := a.play(ctx, out, c.Duration("load"))
 		if err != nil {
 			return fmt.Errorf("act %d: %w", a.number, err)
 		}
-		results = append(results, r)
+		results, broken = append(results, r), append(broken, r.broken...)
 	}
 	report(out, results)
-	var broken []error
-	for _, r := range results {
-		broken = append(broken, r.broken...)
-	}
 	return errors.Join(broken...)
 }

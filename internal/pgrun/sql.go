@@ -78,14 +78,21 @@ func (s *Server) Text(ctx context.Context, sql string) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("%s: %w", s.Name, err)
 	}
+	return Text(rows), nil
+}
+
+// Text is rows as psql -At prints them.
+func Text(rows [][]string) string {
 	lines := make([]string, len(rows))
 	for i, r := range rows {
 		lines[i] = strings.Join(r, "|")
 	}
-	return strings.Join(lines, "\n"), nil
+	return strings.Join(lines, "\n")
 }
 
-// fatal ends a poll at once.
+// Final is an error that ends a [Poll] at once.
+func Final(err error) error { return fatal{err} }
+
 type fatal struct{ error }
 
 func (f fatal) Unwrap() error { return f.error }

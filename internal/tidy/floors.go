@@ -92,6 +92,7 @@ func House() []Entry {
 		{"examples/ledger", 66, "the example's binary"},
 
 		{"internal/lab", 67, "a whole Tidegate on one machine, of real processes; speaks with the ledger"},
+		{"internal/lab/pglab", 68, "the same around a PostgreSQL server"},
 		{"bench", 70, "the measurements, beside the machine's own limits"},
 		{"examples/demo", 70, "the demonstration"},
 		{"examples/soak", 70, "kill -9 under load, round after round"},

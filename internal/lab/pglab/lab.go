@@ -1,0 +1,241 @@
+package pglab
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/tidegate/tidegate"
+	"github.com/tidegate/tidegate/internal/clock"
+	"github.com/tidegate/tidegate/internal/lab"
+	"github.com/tidegate/tidegate/internal/pgrun"
+	"github.com/tidegate/tidegate/internal/vfs"
+	"github.com/tidegate/tidegate/stores/postgres/server"
+)
+
+// Stream is the one stream of a lab; its service is [lab.Service].
+const Stream = "main"
+
+// Config says what stands in a lab.
+type Config struct {
+	Dir, Bin string // as in [lab.Plant]; PostgreSQL's account must be able to enter what is above Dir
+	Scale    int    // of pgbench's tables; a scale of 1 is 100,000 accounts, 15 MB
+	Replica  bool   // an ordinary physical replica at the primary site
+}
+
+// Lab is a whole Tidegate around a PostgreSQL server on this machine.
+type Lab struct {
+	*lab.Lab
+	Primary *pgrun.Server
+	Replica *pgrun.Server // nil when not asked for
+
+	cfg      Config
+	copy     *pgrun.Server // of the primary, before the load; not started
+	home     string        // of the warm server
+	endpoint string        // where the warm server takes clients once it is promoted
+	warm     *server.Server
+}
+
+// New starts the primary site's servers with pgbench's tables, copies the primary,
+// and lays out the rest in cfg.Dir. Beside an error nothing runs.
+func New(ctx context.Context, cfg Config) (*Lab, error) {
+	l := &Lab{cfg: cfg}
+	if err := l.build(ctx); err != nil {
+		return nil, errors.Join(err, l.Close())
+	}
+	return l, nil
+}
+
+// schema is what the primary has beside pgbench's tables: the agent's role with the
+// rights of docs/operating/postgres.md, what clients write, and what pg_amcheck wants.
+const schema = `CREATE ROLE tidegate LOGIN REPLICATION; GRANT pg_monitor TO tidegate;
+	GRANT ALTER SYSTEM ON PARAMETER synchronous_standby_names TO tidegate; GRANT EXECUTE ON FUNCTION pg_reload_conf TO tidegate;
+	CREATE TABLE told (client int, n int, PRIMARY KEY (client, n));
+	CREATE EXTENSION amcheck`
+
+func (l *Lab) build(ctx context.Context) (err error) {
+	// The log since the copy must still be there when the primary has been killed.
+	settings := map[string]string{"fsync": "on", "wal_keep_size": "4GB"}
+	if l.Primary, err = pgrun.New(pgrun.Config{Settings: settings}); err != nil {
+		return err
+	}
+	if _, err := l.Primary.Query(ctx, schema); err != nil {
+		return err
+	}
+	if err := l.Primary.BenchInit(l.cfg.Scale); err != nil {
+		return err
+	}
+	if l.copy, err = l.Primary.Copy("-copy", pgrun.Config{}); err != nil {
+		return err
+	}
+	if l.cfg.Replica {
+		if l.Replica, err = l.Primary.Replica(pgrun.Config{}); err != nil {
+			return err
+		}
+	}
+	if l.endpoint, err = lab.FreeAddr(); err != nil {
+		return err
+	}
+	l.home = filepath.Join(l.copy.Dir, "warm") // a place that the account may enter, and that goes when the copy does
+	if l.warm, err = l.warmServer(); err != nil {
+		return err
+	}
+	l.Lab, err = lab.New(lab.Plant{
+		Dir: l.cfg.Dir, Bin: l.cfg.Bin,
+		Primaries: 1, Agents: 1, NoService: true, Streams: []string{Stream}, Store: "postgres", Mode: tidegate.ModeOpen,
+		Tune: l.tune,
+	})
+	if err != nil {
+		return err
+	}
+	// The warm server's account passes through these to the socket that it is fed by.
+	for _, dir := range []string{l.cfg.Dir, filepath.Join(l.cfg.Dir, "d1"), l.RunDir("d1")} {
+		if err := os.Chmod(dir, 0o755); err != nil { //nolint:gosec // nothing else is in there to be kept from others
+			return err
+		}
+	}
+	return nil
+}
+
+// tune writes the store's part of the configuration files.
+func (l *Lab) tune(name string, file map[string]any) {
+	stream := func(endpoint, conn, slot string) []map[string]any {
+		return []map[string]any{{
+			"service": lab.Service, "stream": Stream, "source": "postgres", "endpoint": endpoint,
+			"settings": map[string]any{"conn": conn + " user=tidegate dbname=postgres sslmode=disable", "slot": slot, "set_names": true},
+		}}
+	}
+	host, port := l.listen()
+	switch name {
+	case "p1/agent.yaml":
+		file["streams"] = stream(fmt.Sprintf("%s:%d", l.Primary.Host, pgrun.Port), "host="+l.Primary.SocketDir, "tidegate")
+	case "d1/agent.yaml":
+		file["streams"] = stream(l.endpoint, fmt.Sprintf("host=%s port=%d", l.warm.SocketDir(), port), "back")
+	case "d1/standby.yaml":
+		settings := map[string]any{
+			"home": l.home, "bin_dir": l.Primary.Install.BinDir, "listen": host, "port": port,
+			"parameters": map[string]string{"ssl": "off"},
+		}
+		if a := l.Primary.Install.Account; !a.Self {
+			settings["account"] = a.Name
+		}
+		file["warm"] = []map[string]any{{"service": lab.Service, "stream": Stream, "store": "postgres", "endpoint": l.endpoint, "settings": settings}}
+	}
+}
+
+// listen is where the warm server takes clients.
+func (l *Lab) listen() (host string, port uint16) {
+	host, text, _ := net.SplitHostPort(l.endpoint) // as FreeAddr made it
+	n, _ := strconv.ParseUint(text, 10, 16)
+	return host, uint16(n)
+}
+
+// warmServer is a handle of our own on the warm server, which the standby node runs.
+func (l *Lab) warmServer() (*server.Server, error) {
+	_, port := l.listen()
+	cfg := server.Config{Home: l.home, BinDir: l.Primary.Install.BinDir, Port: port, Upstream: server.Upstream{SocketDir: "/run"}}
+	if a := l.Primary.Install.Account; !a.Self {
+		cfg.Account = &server.Account{UID: a.UID, GID: a.GID}
+	}
+	return server.New(vfs.OS(), clock.System(), slog.New(slog.DiscardHandler), cfg.SetDefaults())
+}
+
+// Up starts everything in mode open, and returns once the warm server shows the
+// primary's tables: the base has crossed and the log follows.
+func (l *Lab) Up(ctx context.Context, say func(string)) error {
+	if err := l.Lab.Up(ctx, say); err != nil {
+		return err
+	}
+	if err := l.StartProc("route", lab.SiteWitness, l.Bin("tidegate"), "route", "--config", l.File("route.yaml")); err != nil {
+		return err
+	}
+	say("the base crosses, and a hot standby is made of it")
+	want := fmt.Sprintf("t|%d", l.cfg.Scale*100_000)
+	return l.Until(ctx, "the warm server to follow", func(ctx context.Context) error {
+		got, err := l.Warm(ctx, "SELECT pg_is_in_recovery(), count(*) FROM pgbench_accounts")
+		if err == nil && got != want {
+			err = fmt.Errorf("it says %s", got)
+		}
+		return err
+	})
+}
+
+// Warm asks the warm server over its own socket, whatever it is by then. Rows are
+// as psql -At prints them.
+func (l *Lab) Warm(ctx context.Context, sql string) (string, error) {
+	_, port := l.listen()
+	return ask(ctx, fmt.Sprintf("host=%s port=%d user=postgres dbname=postgres sslmode=disable", l.warm.SocketDir(), port), sql)
+}
+
+// ThroughRoute asks whatever the route leads to.
+func (l *Lab) ThroughRoute(ctx context.Context, sql string) (string, error) {
+	return ask(ctx, l.routeConn(), sql)
+}
+
+func (l *Lab) routeConn() string {
+	host, port, _ := strings.Cut(strings.TrimPrefix(l.Route(), "http://"), ":")
+	return fmt.Sprintf("host=%s port=%s user=postgres password=%s dbname=postgres sslmode=disable connect_timeout=3", host, port, l.Primary.Password)
+}
+
+func ask(ctx context.Context, conn, sql string) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, 20*time.Second)
+	defer cancel()
+	rows, err := pgrun.Query(ctx, conn, sql)
+	return pgrun.Text(rows), err
+}
+
+// KillSite is a power cut of the primary site: kill -9 of both servers with all
+// their backends and of the agent, at the same moment as far as one can.
+func (l *Lab) KillSite() error {
+	var g errgroup.Group
+	g.Go(l.Primary.Kill)
+	if l.Replica != nil {
+		g.Go(l.Replica.Kill)
+	}
+	g.Go(func() error { l.Lab.KillSite(lab.SitePrimary); return nil })
+	return g.Wait()
+}
+
+// Ship lets the agent ship, or stops it from shipping, which it obeys within
+// rates.PollEvery: a link that is up and carries nothing.
+func (l *Lab) Ship(on bool) error {
+	file := l.File("p1", "rates", "ship")
+	if on {
+		return os.Remove(file)
+	}
+	return errors.Join(os.MkdirAll(filepath.Dir(file), 0o750), os.WriteFile(file, []byte("0\n"), 0o640))
+}
+
+// Close ends everything; what the daemons wrote stays in the lab's directory, the
+// servers' data does not. It may be called again.
+func (l *Lab) Close() error {
+	var errs []error
+	if l.Lab != nil {
+		l.Lab.Close()
+	}
+	if l.warm != nil {
+		// Its standby node is gone, and does not stop it any more.
+		errs = append(errs, l.warm.Stop(context.Background(), server.StopImmediate))
+	}
+	for _, s := range []*pgrun.Server{l.Replica, l.copy, l.Primary} {
+		if s != nil {
+			errs = append(errs, s.Close())
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// WarmLog is what the warm server has logged.
+func (l *Lab) WarmLog() (string, error) {
+	b, err := os.ReadFile(l.warm.LogPath())
+	return string(b), err
+}
