@@ -171,10 +171,8 @@ func (w *writer) prove(ctx context.Context, rec fence.EpochRecord, attached ship
 		}
 		return diverged("its log ends at %s, the standby nodes hold it up to %s", w.s.head(), f.next)
 	}
-	for _, h := range attached.Tail {
-		if err := compareHeader(ctx, w.s, h); err != nil {
-			return err
-		}
+	if err := w.match(ctx, attached.Tail); err != nil {
+		return err
 	}
 	took := time.Duration(w.s.agent.clk.Boot() - began)
 	w.log.Info("log proven", "head", rec.Head.String(), "position", f.next.String(), "batches", len(attached.Tail), "took", took.String())
@@ -189,6 +187,34 @@ func (w *writer) prove(ctx context.Context, rec fence.EpochRecord, attached ship
 	w.s.tellRole()
 	w.s.tellGrant()
 	w.s.poke()
+	return nil
+}
+
+// match compares the newest batches with the own log. What the source has trimmed
+// says nothing; but where there is content, some of it must be found.
+func (w *writer) match(ctx context.Context, tail []batch.Header) error {
+	var gone error
+	found := false
+	for i := 0; i < len(tail); {
+		err := compareHeader(ctx, w.s, tail[i])
+		if errors.Is(err, stores.ErrTrimmed) {
+			gone = err
+			i += (len(tail) - i + 1) / 2 // sources trim the oldest, and each look may cost a connection
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		found = found || tail[i].Kind == batch.KindData
+		i++
+	}
+	if gone != nil && !found {
+		return &tidegate.Error{
+			Op: "prove log", Subject: string(w.s.cfg.Stream), Class: tidegate.Transient,
+			Hint: "the source must keep some of what is durable at the other site, wal_keep_size for PostgreSQL: without it nobody can tell that its log is still the same",
+			Err:  fmt.Errorf("none of the newest %d batches can be compared: %w", len(tail), gone),
+		}
+	}
 	return nil
 }
 
@@ -223,7 +249,8 @@ func proofStart(head tidegate.LogPos, a shipper.Attached) (facts, tidegate.Gener
 	return f, last.Generation, nil
 }
 
-// compareHeader finds the content of a shipped batch in the stream's own log.
+// compareHeader finds the content of a shipped batch in the stream's own log; the
+// error wraps stores.ErrTrimmed when it is there no more.
 func compareHeader(ctx context.Context, s *stream, h batch.Header) error {
 	if h.Kind != batch.KindData {
 		return nil
@@ -232,9 +259,11 @@ func compareHeader(ctx context.Context, s *stream, h batch.Header) error {
 	switch {
 	case ctx.Err() != nil:
 		return ctx.Err()
+	case errors.Is(err, stores.ErrTrimmed):
+		return fmt.Errorf("prove batch %s: %w", h.Seq, err)
 	case errors.Is(err, tidegate.ErrNotFound):
-		// Trimmed, or no record ends there. The first says nothing about the
-		// content; the second is another log.
+		// No record ends there: another log. Or trimmed, by a source that cannot
+		// tell, which says nothing about the content.
 		return diverged("batch %s covers [%s, %s), which is not there: %v", h.Seq, h.First, h.Next, err)
 	case err != nil:
 		return fmt.Errorf("prove batch %s: %w", h.Seq, err)

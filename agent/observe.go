@@ -11,6 +11,7 @@ import (
 	"github.com/tidegate/tidegate/gating/fence"
 	"github.com/tidegate/tidegate/internal/retry"
 	"github.com/tidegate/tidegate/shipper"
+	"github.com/tidegate/tidegate/stores"
 )
 
 // observation is how far an observer has come.
@@ -208,7 +209,10 @@ func (s *stream) compare(ctx context.Context, rec fence.EpochRecord, h batch.Hea
 		}
 	}
 	err := compareHeader(ctx, s, h)
-	if errors.Is(err, tidegate.ErrDiverged) {
+	switch {
+	case errors.Is(err, stores.ErrTrimmed):
+		return nil // a writer's proof looks at what is left
+	case errors.Is(err, tidegate.ErrDiverged):
 		return &divergedError{h, err}
 	}
 	return err

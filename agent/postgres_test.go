@@ -238,6 +238,30 @@ func TestPostgresAgentAndServerKilledUnderLoad(t *testing.T) {
 	w.log.wait(t, "epochs", func(d *dr) bool { return d.promise.Epoch >= 3 })
 }
 
+// A server keeps from the slot's place on, and the proof looks further back: what
+// is not there any more is no contradiction.
+func TestPostgresAgentStartedAgainWithoutOldLog(t *testing.T) {
+	w := newWorld(t, "s1")
+	h := w.postgres(pgtest.New(t, pgtest.Config{Settings: map[string]string{"wal_keep_size": "0", "max_wal_size": "32MB", "autovacuum": "off"}})).start()
+	h.commit("CREATE TABLE t (n int)")
+	for i := range 4 {
+		h.commit(fmt.Sprintf("INSERT INTO t VALUES (%d)", i))
+		h.commit("SELECT pg_switch_wal()")
+	}
+	h.caughtUp() // so that a batch begins behind what will be gone
+	h.commit("INSERT INTO t VALUES (5)")
+	h.caughtUp()
+	h.pg.UntilSQL(t, "SELECT restart_lsn > '0/5000000' FROM pg_replication_slots", "t")
+	h.stop()
+	h.commit("CHECKPOINT")
+	if oldest := h.pg.SQL(t, "SELECT min(name) FROM pg_ls_waldir() WHERE name ~ '^0'"); oldest < "000000010000000000000004" {
+		t.Fatalf("the server still has %s: the test tests nothing", oldest)
+	}
+	h.start()
+	h.commit("INSERT INTO t VALUES (6)")
+	h.caughtUp()
+}
+
 func TestPostgresServerSetBackIsFound(t *testing.T) {
 	for name, past := range map[string]bool{"behind what was shipped": false, "past what was shipped": true} {
 		t.Run(name, func(t *testing.T) {

@@ -2,9 +2,14 @@ package stores
 
 import (
 	"context"
+	"fmt"
 
 	"github.com/tidegate/tidegate"
 )
+
+// ErrTrimmed says that a source had the range once and has given it up: nothing is
+// known of what was there. It is a kind of tidegate.ErrNotFound.
+var ErrTrimmed = fmt.Errorf("trimmed: %w", tidegate.ErrNotFound)
 
 // Unit is a run of whole records of a source's log.
 type Unit struct {
@@ -28,7 +33,8 @@ type Source interface {
 	// Reread returns the content digest of [first, next), both the start of a
 	// record or the end of the log: what batch.ContentDigest gives for a batch
 	// of that range. Errors as for Follow; tidegate.ErrNotFound also when no
-	// record ends at next. It may read gigabytes, and ends early with ctx.
+	// record ends at next, and [ErrTrimmed], if the source can tell, when the range
+	// was there and is gone. It may read gigabytes, and ends early with ctx.
 	Reread(ctx context.Context, first, next tidegate.Position) (tidegate.Digest, error)
 }
 

@@ -252,7 +252,7 @@ var errNoRecord = errors.New("no record ends")
 // trimmed makes the error of a place whose log the server no longer has.
 func trimmed(at wal.LSN, err error) error {
 	if errors.Is(err, replication.ErrSegmentRemoved) {
-		return generation("read log at", at.String(), fmt.Errorf("%w: %w", tidegate.ErrNotFound, err))
+		return generation("read log at", at.String(), fmt.Errorf("%w: %w", stores.ErrTrimmed, err))
 	}
 	return err
 }
