@@ -65,6 +65,7 @@ func House() []Entry {
 		{"stores/postgres/server", 21, "the real server on a node: restored, followed, promoted"},
 		{"stores/postgres/apply", 30, "the standby's side of the PostgreSQL store: plays the library to it, with a warm server behind"},
 
+		{"stores/postgres/names", 22, "drivers of synchronous_standby_names, whoever owns it"},
 		{"stores/postgres/capture", 30, "the agent's side of the PostgreSQL store"},
 		{"stores/journal/capture", 30, "the agent's side of the journal store"},
 
@@ -93,6 +94,7 @@ func House() []Entry {
 
 		{"internal/lab", 67, "a whole Tidegate on one machine, of real processes; speaks with the ledger"},
 		{"internal/lab/pglab", 68, "the same around a PostgreSQL server"},
+		{"bench/postgres", 70, "the same for PostgreSQL, beside its own means"},
 		{"bench", 70, "the measurements, beside the machine's own limits"},
 		{"examples/demo", 70, "the demonstration"},
 		{"examples/soak", 70, "kill -9 under load, round after round"},

@@ -16,6 +16,7 @@ import (
 	"github.com/tidegate/tidegate/internal/clock"
 	"github.com/tidegate/tidegate/rpo"
 	"github.com/tidegate/tidegate/stores"
+	"github.com/tidegate/tidegate/stores/postgres/names"
 	"github.com/tidegate/tidegate/stores/postgres/replication"
 	"github.com/tidegate/tidegate/stores/postgres/wal"
 )
@@ -59,6 +60,8 @@ type Capture struct {
 	spareMu sync.Mutex // taken before mu
 	spare   *cursor    // the last Reread's, to go on from
 
+	naming naming
+
 	ran bool
 }
 
@@ -94,7 +97,9 @@ func New(cfg Config) (*Capture, error) {
 		window: newWindow(int(cfg.WindowBytes)),
 	}
 	c.gate = release.New(cfg.Clock.Boot(), c.stepped)
-	return c, nil
+	var err error
+	c.naming.driver, err = names.New(cfg.driver())
+	return c, err
 }
 
 // stepped puts in force what the machine says beside the ceiling; mu is held.

@@ -10,6 +10,7 @@ import (
 	"github.com/tidegate/tidegate"
 	"github.com/tidegate/tidegate/internal/clock"
 	"github.com/tidegate/tidegate/internal/config"
+	"github.com/tidegate/tidegate/stores/postgres/names"
 	"github.com/tidegate/tidegate/stores/postgres/replication"
 )
 
@@ -25,10 +26,12 @@ type Settings struct {
 	Slot string `yaml:"slot"`
 	// Name is what synchronous_standby_names calls us: the application_name.
 	Name string `yaml:"name"`
-	// SetNames lets the connector set synchronous_standby_names: to Name while the
-	// stream has bounds, to nothing while it is open or its record says degraded.
-	// Without it that is the operator's, and an open or degraded stream still holds
-	// back whoever asks for synchronous_commit on.
+	// Names is the driver by which the connector sets synchronous_standby_names: to
+	// Name while the stream has bounds, to nothing while it is open or its record says
+	// degraded. Without one that is the operator's, and an open or degraded stream
+	// still holds back whoever asks for synchronous_commit on.
+	Names names.Config `yaml:"names"`
+	// SetNames is short for Names with the driver alter-system.
 	SetNames bool `yaml:"set_names"`
 	// WindowBytes is the memory for the newest log. A cursor that falls further
 	// behind reads from the server once more.
@@ -63,6 +66,7 @@ func (s Settings) SetDefaults() Settings {
 	if s.StopWait == 0 {
 		s.StopWait = DefaultStopWait
 	}
+	s.Names = s.Names.SetDefaults()
 	return s
 }
 
@@ -71,6 +75,10 @@ func (s Settings) Validate() error {
 	all := []error{
 		config.AtLeast("window_bytes", s.WindowBytes, windowMin),
 		config.AtLeast("stop_wait", int64(s.StopWait), 1),
+		config.Under("names", s.Names.Validate()),
+	}
+	if s.SetNames && !s.Names.IsZero() {
+		all = append(all, config.Broken("set_names", "want set_names or names, not both", s.SetNames))
 	}
 	if s.Conn == "" {
 		all = append(all, config.Broken("conn", "want a connection string such as host=/run/postgresql user=tidegate", s.Conn))
@@ -84,6 +92,14 @@ func (s Settings) Validate() error {
 		all = append(all, config.Broken("name", "want 1 to 48 of a-z, 0-9 and _", s.Name))
 	}
 	return errors.Join(all...)
+}
+
+// driver is the configuration of the driver of names, with SetNames spelt out.
+func (s Settings) driver() names.Config {
+	if s.SetNames {
+		s.Names.Driver = names.AlterSystem
+	}
+	return s.Names
 }
 
 // server is how to reach it under a name.

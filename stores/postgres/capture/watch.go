@@ -56,6 +56,9 @@ func (c *Capture) keepWatch(ctx context.Context) error {
 		one, cancel := context.WithTimeout(ctx, 5*time.Second)
 		err := c.watch(one, &sql)
 		cancel()
+		if err == nil {
+			err = c.keepNames(ctx, sql)
+		}
 		if err != nil && sql != nil {
 			_ = sql.Close() // it failed
 			sql = nil
@@ -85,39 +88,17 @@ func (c *Capture) watch(ctx context.Context, sql **replication.SQL) (err error) 
 			return err
 		}
 	}
-	set, err := (*sql).Settings(ctx, "synchronous_standby_names", "synchronous_commit")
+	set, err := (*sql).Settings(ctx, namesSetting, "synchronous_commit")
 	if err != nil {
 		return err
 	}
-	if names, ours := c.wanted(); ours && set["synchronous_standby_names"] != names {
-		if err := (*sql).SetStandbyNames(ctx, names); err != nil {
-			return err
-		}
-		c.log.Info("names set", "synchronous_standby_names", names)
-		signal(c.ask) // it is in force when the server says so
-		return nil
-	}
+	c.naming.seen = set[namesSetting]
 	senders, err := (*sql).Senders(ctx)
 	if err != nil {
 		return err
 	}
 	c.leaks(leakOf(c.cfg.Name, set, senders))
 	return nil
-}
-
-// wanted returns what synchronous_standby_names is to be now, if it is ours to set
-// and an agent that holds the stream has said what it promises.
-func (c *Capture) wanted() (names string, known bool) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	g := &c.gate
-	switch {
-	case !c.cfg.SetNames, g.Ceiling == nil, !g.Held, g.Terms.Mode == "":
-		return "", false
-	case g.Out.Unbounded, g.Terms.Mode == tidegate.ModeOpen && g.Terms.Recorded:
-		return "", true
-	}
-	return c.cfg.Name, true
 }
 
 // promises reports whether the stream's gate is to hold commits back now; mu is
@@ -134,7 +115,7 @@ func leakOf(name string, set map[string]string, senders []replication.Sender) le
 	if level := set["synchronous_commit"]; level == "off" || level == "local" {
 		return leak{"synchronous_commit is " + level + ": commits do not wait for the other site", "set synchronous_commit to on, or to remote_write for a bounded stream"}
 	}
-	names := set["synchronous_standby_names"]
+	names := set[namesSetting]
 	if names == "" {
 		return leak{"synchronous_standby_names is empty: commits do not wait for the other site", fmt.Sprintf(naming, name)}
 	}
@@ -182,10 +163,14 @@ func (c *Capture) escape() {
 }
 
 // trouble returns what to tell people: what keeps the connector from its work, or
-// else a leak where the stream promises that there is none; mu is held.
+// else names that cannot be set, or else a leak where the stream promises that there
+// is none; mu is held.
 func (c *Capture) trouble() error {
 	if c.finding != nil {
 		return c.finding
+	}
+	if c.naming.err != nil {
+		return c.naming.err
 	}
 	if !c.promises() {
 		return nil
