@@ -119,13 +119,8 @@ func (r *pgResult) run(ctx context.Context, l *pglab.Lab, s *stage) error {
 	}
 	if r.act.cut {
 		s.say(fmt.Sprintf("the link carries nothing any more; %s later:", cutOff))
-		if err := l.Ship(false); err != nil {
+		if err := l.Stall(ctx, cutOff); err != nil {
 			return err
-		}
-		select {
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		case <-time.After(cutOff):
 		}
 	}
 	s.say("DISASTER: " + r.act.title)

@@ -205,14 +205,19 @@ func (l *Lab) KillSite() error {
 	return g.Wait()
 }
 
-// Ship lets the agent ship, or stops it from shipping, which it obeys within
-// rates.PollEvery: a link that is up and carries nothing.
-func (l *Lab) Ship(on bool) error {
-	file := l.File("p1", "rates", "ship")
-	if on {
-		return os.Remove(file)
+// Stall stops the agent from shipping and returns after span: a link that is up and
+// carries nothing. The agent obeys within a quarter of a second.
+func (l *Lab) Stall(ctx context.Context, span time.Duration) error {
+	dir := l.File("p1", "rates")
+	if err := errors.Join(os.MkdirAll(dir, 0o750), os.WriteFile(filepath.Join(dir, "ship"), []byte("0\n"), 0o640)); err != nil {
+		return err
 	}
-	return errors.Join(os.MkdirAll(filepath.Dir(file), 0o750), os.WriteFile(file, []byte("0\n"), 0o640))
+	select {
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	case <-time.After(span):
+		return nil
+	}
 }
 
 // Close ends everything; what the daemons wrote stays in the lab's directory, the
