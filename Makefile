@@ -18,6 +18,7 @@ FUZZTIME  ?= 10s
 SEEDS     ?= 2000
 FROM      ?= 1
 OUTAGE    ?= 10m
+WALSIZE   ?= 2048
 ROUNDS    ?= 20
 SEED      ?= 1
 FIRST     ?= 1
@@ -105,6 +106,12 @@ bench: build ## B1 round trip, B2 throughput, B3 replay, B4 sync at a distance, 
 	@echo "bench: real processes on this disk, some minutes; a quiet machine gives steadier ratios"
 	$(GOBUILD) -o bin/bench ./bench
 	bin/bench --bin bin
+
+.PHONY: bench-postgres
+bench-postgres: build ## PostgreSQL natively and through us, in turns: backlogs of WALSIZE MiB (2048), catch-up, latency
+	tools/needs
+	@echo "bench-postgres: real processes in /tmp, half an hour; the log takes some times WALSIZE of disk"
+	$(GO) test -tags bench -count=1 -timeout 0 -v -run 'TestBench$$' ./bench/postgres -args -bin $(CURDIR)/bin -size $(WALSIZE)
 
 .PHONY: generate
 generate: tools ## protobuf and Connect code from api/proto; commit the result
