@@ -13,8 +13,9 @@ type Findings struct {
 	all []Finding // by name
 }
 
-// Note takes in a message and reports whether it says anything new. Names beyond
-// [FindingsMax] are not kept.
+// Note takes in a message and reports whether it is news: another one, a graver or
+// a lesser one, or none any more. A name's text may count something, and change
+// often. Names beyond [FindingsMax] are not kept.
 func (f *Findings) Note(m *Finding) (news bool) {
 	i, known := slices.BinarySearchFunc(f.all, m.Name, func(have Finding, name string) int { return strings.Compare(have.Name, name) })
 	switch {
@@ -22,7 +23,7 @@ func (f *Findings) Note(m *Finding) (news bool) {
 		f.all = slices.Delete(f.all, i, i+1)
 		return true
 	case known:
-		news = f.all[i] != *m
+		news = f.all[i].Severity != m.Severity || m.Name == "" && f.all[i].Text != m.Text
 		f.all[i] = *m
 		return news
 	case m.Text == "" || len(f.all) == FindingsMax && m.Name != "":

@@ -18,7 +18,7 @@ func TestFindingsHoldTheNewestOfEachName(t *testing.T) {
 	if !note("b", SeverityInfo, "one") || !note("a", SeverityWarning, "two") || !note("", SeverityCritical, "three") {
 		t.Error("new ones are no news")
 	}
-	if note("b", SeverityInfo, "one") || !note("b", SeverityInfo, "four") || note("c", 0, "") {
+	if note("b", SeverityInfo, "one") || note("b", SeverityInfo, "four") || !note("", SeverityCritical, "other") || !note("", SeverityCritical, "three") || note("c", 0, "") {
 		t.Error("what is said twice, or taken back without having been said, is news")
 	}
 	if err := f.Work(); err == nil {

@@ -14,6 +14,8 @@ import (
 	"github.com/tidegate/tidegate/gating/machine"
 	"github.com/tidegate/tidegate/gating/release"
 	"github.com/tidegate/tidegate/internal/clock"
+	"github.com/tidegate/tidegate/internal/local"
+	"github.com/tidegate/tidegate/internal/vfs"
 	"github.com/tidegate/tidegate/rpo"
 	"github.com/tidegate/tidegate/stores"
 	"github.com/tidegate/tidegate/stores/postgres/names"
@@ -54,7 +56,10 @@ type Capture struct {
 	final   bool  // the server went in order while a handover was drained
 	slack   time.Duration
 	leak    leak // of the present activity
+	cancels cancels
 	finding error
+	guards  []local.Finding // of the last survey
+	gaveUp  error           // why nothing is streamed any more; nil while nothing keeps us from it
 	changed chan struct{} // closed and replaced when place.lineage, place.begin or the finding changes
 
 	spareMu sync.Mutex // taken before mu
@@ -89,6 +94,12 @@ func New(cfg Config) (*Capture, error) {
 	}
 	if cfg.ProgressEvery == 0 {
 		cfg.ProgressEvery = progressEvery
+	}
+	if cfg.GuardEvery == 0 {
+		cfg.GuardEvery = guardEvery
+	}
+	if cfg.Free == nil {
+		cfg.Free = vfs.OS().Free
 	}
 	c := &Capture{
 		cfg: cfg, clock: cfg.Clock,
@@ -137,6 +148,7 @@ func (c *Capture) Run(ctx context.Context) error {
 	g.Go(func() error { return c.keepSession(ctx) })
 	g.Go(func() error { return c.tend(ctx) })
 	g.Go(func() error { return c.keepWatch(ctx) })
+	g.Go(func() error { return c.keepGuard(ctx) })
 	err := g.Wait()
 	c.dropSpare()
 	return err
@@ -244,6 +256,8 @@ type Status struct {
 	D         tidegate.Position
 	DKnown    bool
 	Leaks     bool // commits are let go without our word for it, or it is not known that they are not
+	// Cancelled counts the commits whose wait was seen to end without our answer.
+	Cancelled uint64
 	Finding   error
 }
 
@@ -254,6 +268,7 @@ func (c *Capture) Status() Status {
 	st := Status{
 		Streaming: c.link != nil, Active: c.gate.Ceiling != nil, Head: wal.LSN(c.gate.Head.Position),
 		Gate: c.gate.Out.State, Exposure: c.gate.Exposure(c.clock.Boot()), Finding: c.trouble(), Leaks: c.leak.why != "",
+		Cancelled: c.cancels.count,
 	}
 	if c.place.known {
 		st.Lineage = c.place.lineage.String()

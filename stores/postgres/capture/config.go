@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strconv"
 	"strings"
 	"time"
 
@@ -39,6 +40,32 @@ type Settings struct {
 	// StopWait is how long a server that shuts down may wait for what the other
 	// site does not have. Then it is let go: what it has not shipped stays with it.
 	StopWait time.Duration `yaml:"stop_wait"`
+	// DropSlotBelow is the share of free room on the disk of pg_wal below which the
+	// slot is dropped while it holds log that the other site does not take: the
+	// server lives, and the stream needs a new generation. 0: it is watched only.
+	DropSlotBelow Percent `yaml:"drop_slot_below"`
+	// WALDisk is a directory on the disk of pg_wal that this process may look at; ""
+	// is pg_wal itself, if the server is reached over a Unix socket.
+	WALDisk string `yaml:"wal_disk"`
+}
+
+// Percent is a share in a file: "10%".
+type Percent float64
+
+// UnmarshalText implements [encoding.TextUnmarshaler].
+func (p *Percent) UnmarshalText(text []byte) error {
+	digits, found := strings.CutSuffix(string(text), "%")
+	n, err := strconv.ParseFloat(strings.TrimSpace(digits), 64)
+	if !found && string(text) != "0" || err != nil || !(n >= 0 && n < 100) {
+		return fmt.Errorf("want a share such as 10%% (got %q)", text)
+	}
+	*p = Percent(n)
+	return nil
+}
+
+// MarshalText implements [encoding.TextMarshaler].
+func (p Percent) MarshalText() ([]byte, error) {
+	return []byte(strconv.FormatFloat(float64(p), 'f', -1, 64) + "%"), nil
 }
 
 // Defaults.
@@ -91,6 +118,9 @@ func (s Settings) Validate() error {
 	if len(s.Name) > 48 || strings.Trim(s.Name, nameLetters) != "" { // servers cut at 63, and the reread's own name is longer
 		all = append(all, config.Broken("name", "want 1 to 48 of a-z, 0-9 and _", s.Name))
 	}
+	if s.WALDisk != "" {
+		all = append(all, config.AbsPath("wal_disk", s.WALDisk))
+	}
 	return errors.Join(all...)
 }
 
@@ -119,6 +149,10 @@ type Config struct {
 	Log      *slog.Logger
 	// ProgressEvery is how often the agent is told at least; 0 is 200 ms.
 	ProgressEvery time.Duration
+	GuardEvery    time.Duration // how often the server is surveyed; 0 is 10 s
+	// Free returns the room of the file system that a directory lies on; nil asks the
+	// machine.
+	Free func(dir string) (free, total uint64, err error)
 }
 
 // ErrGeneration says that the log which the other site lacks is gone from the

@@ -32,6 +32,7 @@ type site struct {
 	c     *Capture
 	agent *fakeAgent
 	stop  func()
+	free  func(string) (free, total uint64, err error) // of the disk of pg_wal; nil is the machine's
 }
 
 // newSite starts all three; the agent holds epoch 1 and has granted nothing.
@@ -54,8 +55,8 @@ func (s *site) connect(change func(*Settings)) {
 		s.stop()
 	}
 	cfg := Config{
-		Settings: Settings{Conn: s.pg.Conn(), Slot: "tidegate"},
-		Service:  "shop", Stream: "main", Socket: s.agent.path, Endpoint: "10.0.0.1:5432",
+		Settings: Settings{Conn: s.pg.Conn(), Slot: "tidegate"}, GuardEvery: 50 * time.Millisecond, Free: s.free,
+		Service: "shop", Stream: "main", Socket: s.agent.path, Endpoint: "10.0.0.1:5432",
 		Clock: clock.System(), Log: slog.New(slog.NewTextHandler(testWriter{s.t}, nil)), ProgressEvery: 20 * time.Millisecond,
 	}
 	if change != nil {
@@ -189,7 +190,8 @@ type fakeAgent struct {
 	hello    local.Hello
 	progress local.LibraryProgress
 	active   *local.Activated
-	finding  error
+	finding  error // what keeps the connector from its work
+	findings local.Findings
 	latest   *local.DaemonProgress
 	number   uint64
 	sessions int
@@ -232,7 +234,7 @@ func (a *fakeAgent) serve(ctx context.Context, conn *local.Conn) {
 		return
 	}
 	a.mu.Lock()
-	a.conn, a.hello, a.active, a.finding = conn, hello, nil, nil
+	a.conn, a.hello, a.active, a.finding, a.findings = conn, hello, nil, nil, local.Findings{}
 	a.sessions++
 	latest := a.latest
 	a.mu.Unlock()
@@ -253,7 +255,8 @@ func (a *fakeAgent) serve(ctx context.Context, conn *local.Conn) {
 		case *local.Deactivated:
 			a.active = nil
 		case *local.Finding:
-			a.finding = m.Err()
+			a.findings.Note(m)
+			a.finding = a.findings.Work()
 		}
 		a.mu.Unlock()
 	}

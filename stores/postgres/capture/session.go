@@ -3,6 +3,7 @@ package capture
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/tidegate/tidegate"
@@ -137,7 +138,8 @@ type reporter struct {
 	c         *Capture
 	conn      *local.Conn
 	announcer release.Announcer
-	finding   string // as the agent was told
+	said      []local.Finding // as the agent was told
+	found     []local.Finding // as it is to be told
 }
 
 func (r *reporter) run(ctx context.Context) error {
@@ -166,16 +168,39 @@ func (r *reporter) report() error {
 	if c.leak.why != "" && c.promises() && !c.gate.Terms.Drain {
 		m.Grant = 0 // bounds that the server does not wait for are not in force
 	}
-	lineage, finding := c.place.lineage.Text(), c.trouble()
+	lineage := c.place.lineage.Text()
+	r.found = c.found(r.found[:0])
 	c.mu.Unlock()
-	if now := text(finding); now != r.finding {
-		if err := r.conn.Send(local.FindingOf(finding)); err != nil {
-			return err
-		}
-		r.finding = now
+	if err := r.tell(); err != nil {
+		return err
 	}
 	if err := r.announcer.Announce(r.conn.Send, lineage, activation, active, start); err != nil {
 		return err
 	}
 	return r.conn.Send(&m)
+}
+
+// tell says what is found now, and takes back what no longer is.
+func (r *reporter) tell() error {
+	if slices.Equal(r.found, r.said) {
+		return nil
+	}
+	for _, f := range r.found {
+		if slices.Contains(r.said, f) {
+			continue
+		}
+		if err := r.conn.Send(&f); err != nil {
+			return err
+		}
+	}
+	for _, f := range r.said {
+		if slices.ContainsFunc(r.found, func(now local.Finding) bool { return now.Name == f.Name }) {
+			continue
+		}
+		if err := r.conn.Send(&local.Finding{Name: f.Name}); err != nil {
+			return err
+		}
+	}
+	r.said, r.found = r.found, r.said
+	return nil
 }

@@ -97,6 +97,9 @@ func (c *Capture) drained() bool {
 // stream connects, catches up, and receives until the connection ends, which it
 // does with an error.
 func (c *Capture) stream(ctx context.Context) error {
+	if err := c.givenUp(); err != nil {
+		return err
+	}
 	c.mu.Lock()
 	have := c.place
 	head := wal.LSN(c.gate.Head.Position)
@@ -235,6 +238,7 @@ type intake struct {
 	head    rpo.Mark // as it stands here; the gate's follows
 	since   wal.LSN  // what ends at or before it was counted before the break
 	marks   []rpo.Mark
+	commits []commit // in marks
 	target  wal.LSN // what the server had flushed when the stream began; 0 once it was received
 	pings   int
 	asked   tidegate.Instant // since when the server only asks
@@ -296,6 +300,7 @@ func (in *intake) event(e wal.Event) {
 		return
 	}
 	in.head.Records++
+	in.commits = append(in.commits, commit{e.XID, e.End})
 	in.marks = append(in.marks, rpo.Mark{Position: e.End.Position(), Records: in.head.Records, Bytes: int64(e.End)})
 }
 
@@ -355,6 +360,10 @@ func (in *intake) advance() {
 	in.marks = append(in.marks, in.head)
 	c.gate.Append(in.head, in.marks)
 	in.marks = in.marks[:0]
+	for _, one := range in.commits {
+		c.cancels.note(one)
+	}
+	in.commits = in.commits[:0]
 	c.place.mark = mark
 	c.place.anchor(mark)
 	if c.gate.Ceiling != nil {

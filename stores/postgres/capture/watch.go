@@ -98,6 +98,11 @@ func (c *Capture) watch(ctx context.Context, sql **replication.SQL) (err error) 
 		return err
 	}
 	c.leaks(leakOf(c.cfg.Name, set, senders))
+	waiting, err := (*sql).Waiting(ctx)
+	if err != nil {
+		return err
+	}
+	c.cancelled(waiting)
 	return nil
 }
 

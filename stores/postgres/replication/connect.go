@@ -26,6 +26,7 @@ type Config struct {
 	// target_session_attrs: a replication connection cannot ask the server.
 	Conn string
 
+	Database        string        // for a [SQL] session; empty is the one of Conn
 	ApplicationName string        // what synchronous_standby_names and pg_stat_replication call us; required
 	System          uint64        // system identifier that the server must have; 0 takes any
 	ConnectTimeout  time.Duration // of every address of Conn that is tried, unless Conn says connect_timeout; 0 is 10 s
@@ -119,6 +120,9 @@ func dial(ctx context.Context, cfg Config, params map[string]string) (*pgconn.Pg
 	}
 	if parsed.ConnectTimeout == 0 {
 		parsed.ConnectTimeout = cfg.ConnectTimeout
+	}
+	if cfg.Database != "" {
+		parsed.Database = cfg.Database
 	}
 	parsed.DialFunc = (&net.Dialer{KeepAliveConfig: alive()}).DialContext
 	maps.Copy(parsed.RuntimeParams, params)

@@ -1,0 +1,310 @@
+package capture
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/tidegate/tidegate"
+	"github.com/tidegate/tidegate/internal/local"
+	"github.com/tidegate/tidegate/stores/postgres/replication"
+	"github.com/tidegate/tidegate/stores/postgres/wal"
+)
+
+// The names of the findings. docs/operating/postgres.md has the table.
+const (
+	foundUnseen     = "unseen"
+	foundWALLevel   = "wal-level"
+	foundFsync      = "fsync-off"
+	foundTornPages  = "full-page-writes-off"
+	foundChecksums  = "checksums-off"
+	foundUnwaiting  = "unwaiting-commits"
+	foundCancelled  = "cancelled-waits"
+	foundUnlogged   = "unlogged-tables"
+	foundArchive    = "archive-failing"
+	foundSlotGone   = "slot-missing"
+	foundSlotLost   = "slot-lost"
+	foundSlotGap    = "slot-gap"
+	foundSlotHolds  = "slot-holds"
+	foundSlotLimit  = "slot-limit"
+	foundUnbounded  = "slot-unbounded"
+	foundOtherSlot  = "other-slot"
+	foundDisk       = "wal-disk"
+	foundDiskUnseen = "wal-disk-unseen"
+	foundKeep       = "wal-keep"
+)
+
+// From which a finding is made.
+const (
+	diskLow      = 0.10 // share of the disk that is free
+	diskVeryLow  = 0.05
+	fullSoon     = 24 * time.Hour
+	fullNow      = time.Hour
+	outageMin    = time.Hour // how long an outage the slot should outlive at least
+	namesMax     = 3         // of what there are many, in a text
+	otherHeldMin = 1 << 30   // bytes of log
+)
+
+// disk is the file system that pg_wal lies on.
+type disk struct {
+	free, total uint64
+	err         error // why it is not known
+}
+
+func (d disk) share() float64 { return float64(d.free) / float64(max(d.total, 1)) }
+
+// facts are what a round of the guard has seen.
+type facts struct {
+	survey replication.Survey
+	disk   disk
+	// rate is how fast the server writes log, and grows how fast what the slot holds
+	// grows, in bytes per second; -1 while not known.
+	rate, grows float64
+	d           wal.LSN // what the other site has; 0 while not known
+	promises    bool    // the stream has bounds that commits wait for
+	gaveUp      bool    // the slot was dropped by policy
+	unlogged    []string
+	unloggedErr []string
+	settings    Settings
+}
+
+// judge makes the findings of a round. Pure.
+func judge(f *facts) []local.Finding {
+	var j jury
+	j.server(f)
+	if f.survey.InRecovery {
+		if f.survey.Settings["wal_keep_size"] == "0" {
+			j.info(foundKeep, "let it keep some: wal_keep_size = 1GB", "this server is a standby, and keeps no log for the agent until it is promoted: what the other site lacks then may be gone")
+		}
+	} else {
+		j.commits(f)
+		j.slot(f)
+	}
+	j.others(f)
+	j.room(f)
+	return j.all
+}
+
+// jury collects findings.
+type jury struct{ all []local.Finding }
+
+func (j *jury) add(s local.Severity, name, hint, format string, args ...any) {
+	class := tidegate.Permanent
+	if s == local.SeverityInfo {
+		class = tidegate.Misuse
+	}
+	j.all = append(j.all, local.Finding{Name: name, Severity: s, Class: class, Text: fmt.Sprintf(format, args...), Hint: hint})
+}
+
+func (j *jury) info(name, hint, format string, args ...any) {
+	j.add(local.SeverityInfo, name, hint, format, args...)
+}
+
+func (j *jury) warn(name, hint, format string, args ...any) {
+	j.add(local.SeverityWarning, name, hint, format, args...)
+}
+
+func (j *jury) critical(name, hint, format string, args ...any) {
+	j.add(local.SeverityCritical, name, hint, format, args...)
+}
+
+// server judges how the server writes.
+func (j *jury) server(f *facts) {
+	set := f.survey.Settings
+	if l := set["wal_level"]; l != "" && l != "replica" && l != "logical" {
+		j.critical(foundWALLevel, "set wal_level to replica, and restart the server", "wal_level is %s: its log cannot be replayed elsewhere", l)
+	}
+	if set["fsync"] == "off" {
+		j.warn(foundFsync, "set fsync to on, and reload", "fsync is off: after a crash of the machine the server and the other site differ")
+	}
+	if set["full_page_writes"] == "off" {
+		j.warn(foundTornPages, "set full_page_writes to on, and reload, unless the file system never tears a page", "full_page_writes is off: pages that a crash tears are not mended, neither here nor after a rewind")
+	}
+	if set["data_checksums"] == "off" {
+		j.info(foundChecksums, "with the server stopped: pg_checksums --enable", "data checksums are off: damaged pages are shipped in bases without being noticed")
+	}
+	if w := f.survey.ArchiveFailed; w != "" {
+		j.warn(foundArchive, "see archive_command in the server's log; log is kept until it is archived, whatever the slot needs", "the server fails to archive its log, last %s", w)
+	}
+}
+
+// commits judges who is not protected.
+func (j *jury) commits(f *facts) {
+	if u := f.survey.Unwaiting; len(u) > 0 && f.promises {
+		var who []string
+		for _, one := range u {
+			who = append(who, one.String())
+		}
+		j.warn(foundUnwaiting, "ALTER ROLE or ALTER DATABASE ... RESET synchronous_commit, ALTER SUBSCRIPTION ... SET (synchronous_commit = on), unless they may be lost",
+			"commits that do not wait for the other site: %s", list(who))
+	}
+	if len(f.unlogged) > 0 {
+		j.warn(foundUnlogged, "ALTER TABLE ... SET LOGGED, unless it may be empty after a failover", "unlogged tables are empty at the other site: %s", list(f.unlogged))
+	}
+	if len(f.unloggedErr) > 0 {
+		j.info(foundUnseen, "let the agent's role connect to them, in pg_hba.conf", "whether there are unlogged tables is not known of: %s", list(f.unloggedErr))
+	}
+}
+
+// slot judges our own slot on a primary.
+func (j *jury) slot(f *facts) {
+	i := slices.IndexFunc(f.survey.Slots, func(s replication.SlotState) bool { return s.Name == f.settings.Slot })
+	if i < 0 && f.gaveUp {
+		return // that is said otherwise
+	}
+	if i < 0 {
+		j.critical(foundSlotGone, "see why the agent cannot make it (max_replication_slots, rights); it makes it anew by itself", "slot %s is not there: nothing keeps the log that the other site lacks", f.settings.Slot)
+		return
+	}
+	s := f.survey.Slots[i]
+	const anew = "a new generation of the stream is needed: a new base, and the log from it on"
+	switch {
+	case s.Keeping == replication.KeepingLost:
+		j.critical(foundSlotLost, anew+"; then drop the slot, and raise max_slot_wal_keep_size", "slot %s has lost the log that it was to keep", s.Name)
+		return
+	case s.Keeping == replication.KeepingUnreserved:
+		j.critical(foundSlotLimit, "bring the other site or the link back now, or raise max_slot_wal_keep_size and reload", "slot %s holds more than max_slot_wal_keep_size: its log goes at the next checkpoint", s.Name)
+	case s.HasSafe:
+		j.limit(f, s)
+	case f.settings.DropSlotBelow == 0:
+		j.info(foundUnbounded, "set max_slot_wal_keep_size to what the disk has room for, or drop_slot_below in the agent's settings",
+			"nothing bounds what slot %s keeps: while the other site is away the disk fills until the server stops", s.Name)
+	}
+	if f.d != 0 && s.Restart > f.d {
+		j.warn(foundSlotGap, "nothing, while the agent ships it; if the log is gone before, "+anew, "slot %s was made anew: it keeps the log from %s on, and the other site has it up to %s only", s.Name, s.Restart, f.d)
+	}
+	if s.Keeping != replication.KeepingExtended {
+		return
+	}
+	held := max(0, int64(f.survey.End)-int64(s.Restart))
+	text := fmt.Sprintf("slot %s holds %s of log that the other site lacks", s.Name, size(float64(held)))
+	if f.grows > 0 {
+		text += fmt.Sprintf(", growing %s/s", size(f.grows))
+	}
+	if left, known := f.left(); known {
+		j.add(severityOf(left), foundSlotHolds, "bring the other site or the link back, or make room; see docs/operating/postgres.md, Abandoned slots", "%s: the disk is full in about %s", text, span(left))
+		return
+	}
+	j.warn(foundSlotHolds, "bring the other site or the link back, or make room; see docs/operating/postgres.md, Abandoned slots", "%s", text)
+}
+
+// left is how long the disk lasts at what the slot grows by.
+func (f *facts) left() (time.Duration, bool) {
+	if f.disk.err != nil || f.grows <= 0 {
+		return 0, false
+	}
+	return seconds(float64(f.disk.free) / f.grows), true
+}
+
+// limit judges how long the slot lasts under max_slot_wal_keep_size.
+func (j *jury) limit(f *facts, s replication.SlotState) {
+	const hint = "raise max_slot_wal_keep_size, and reload; beyond it the stream is lost, and needs a new generation"
+	if f.grows > 0 {
+		if left := seconds(float64(s.SafeBytes) / f.grows); left < fullSoon && s.Keeping == replication.KeepingExtended {
+			j.add(severityOf(left), foundSlotLimit, hint, "slot %s loses its log in about %s, by max_slot_wal_keep_size", s.Name, span(left))
+			return
+		}
+	}
+	if f.rate > 0 {
+		if lasts := seconds(float64(s.SafeBytes) / f.rate); lasts < outageMin {
+			j.warn(foundSlotLimit, hint, "max_slot_wal_keep_size leaves slot %s room for %s of log, which is written in about %s: an outage must not be longer", s.Name, size(float64(s.SafeBytes)), span(lasts))
+		}
+	}
+}
+
+// others judges slots that are not ours.
+func (j *jury) others(f *facts) {
+	var who []string
+	for _, s := range f.survey.Slots {
+		if s.Name == f.settings.Slot || s.ActivePID != 0 || s.Restart == 0 || s.Keeping == replication.KeepingLost {
+			continue
+		}
+		if held := int64(f.survey.End) - int64(s.Restart); s.Keeping != replication.KeepingReserved || held >= otherHeldMin {
+			who = append(who, fmt.Sprintf("%s, %s", s.Name, size(float64(max(0, held)))))
+		}
+	}
+	if len(who) > 0 {
+		j.warn(foundOtherSlot, "if nobody needs it any more: SELECT pg_drop_replication_slot('<slot>')", "slots that nobody uses hold log, too: %s", list(who))
+	}
+}
+
+// room judges the disk.
+func (j *jury) room(f *facts) {
+	d, below := f.disk, f.settings.DropSlotBelow
+	const hint = "make room on the disk of pg_wal; when it is full the server stops"
+	switch share := d.share(); {
+	case d.err != nil && below > 0:
+		j.warn(foundDiskUnseen, "set wal_disk to a directory on the disk of pg_wal that the agent may look at", "the room on the disk of pg_wal is not known, and drop_slot_below depends on it: %v", d.err)
+	case d.err != nil:
+		j.info(foundDiskUnseen, "set wal_disk to a directory on the disk of pg_wal that the agent may look at", "the room on the disk of pg_wal is not known: %v", d.err)
+	case share < diskVeryLow:
+		j.critical(foundDisk, hint, "%.1f%% of the disk of pg_wal is free, %s%s", share*100, size(float64(d.free)), logText(f))
+	case share < max(diskLow, 1.5*float64(below)/100):
+		j.warn(foundDisk, hint, "%.1f%% of the disk of pg_wal is free, %s%s", share*100, size(float64(d.free)), logText(f))
+	}
+}
+
+func logText(f *facts) string {
+	if f.survey.LogBytes < 0 {
+		return ""
+	}
+	return "; the log takes " + size(float64(f.survey.LogBytes))
+}
+
+// mustDrop reports whether the operator's policy gives the slot up now, and why: it
+// holds log that the server would not keep for itself, and the disk has less room
+// than was declared.
+func mustDrop(f *facts) (why string, drop bool) {
+	below := float64(f.settings.DropSlotBelow) / 100
+	if below == 0 || f.disk.err != nil || f.survey.InRecovery || f.disk.share() >= below {
+		return "", false
+	}
+	for _, s := range f.survey.Slots {
+		if s.Name == f.settings.Slot && (s.Keeping == replication.KeepingExtended || s.Keeping == replication.KeepingUnreserved) {
+			return fmt.Sprintf("%.1f%% of the disk of pg_wal was free, less than drop_slot_below, and slot %s held %s of log",
+				f.disk.share()*100, s.Name, size(float64(f.survey.End)-float64(s.Restart))), true
+		}
+	}
+	return "", false
+}
+
+func severityOf(left time.Duration) local.Severity {
+	if left < fullNow {
+		return local.SeverityCritical
+	}
+	return local.SeverityWarning
+}
+
+// seconds is a duration of n seconds, at most a hundred years.
+func seconds(n float64) time.Duration {
+	return time.Duration(min(max(n, 0), 100*365*24*3600) * float64(time.Second))
+}
+
+func span(d time.Duration) string {
+	if d < time.Minute {
+		return d.Round(time.Second).String()
+	}
+	return strings.TrimSuffix(d.Round(time.Minute).String(), "0s")
+}
+
+// size says bytes to people.
+func size(n float64) string {
+	if n < 1024 {
+		return fmt.Sprintf("%.0f B", n)
+	}
+	for _, unit := range []string{"KiB", "MiB", "GiB"} {
+		if n /= 1024; n < 1024 {
+			return fmt.Sprintf("%.1f %s", n, unit)
+		}
+	}
+	return fmt.Sprintf("%.1f TiB", n/1024)
+}
+
+// list names some of many.
+func list(all []string) string {
+	if more := len(all) - namesMax; more > 0 {
+		return fmt.Sprintf("%s and %d more", strings.Join(all[:namesMax], "; "), more)
+	}
+	return strings.Join(all, "; ")
+}
