@@ -122,7 +122,7 @@ func benchCatchUp(t *testing.T, out *report) {
 		r.replayed(r.end(), r.askWarm)
 		native.Freeze(t, true)
 		r.freezeWarm(true)
-		from, to := r.backlog(*size<<20, func() {})
+		from, to, _ := r.backlog(*size<<20, func() {})
 		r.crossed("the backlog to be durable")
 		rate := map[string]float64{}
 		turn := func(name string, thaw func(), ask func(context.Context, string) (string, error)) func() {

@@ -174,7 +174,7 @@ func (r *rig) tune(far *lab.Delay) func(string, map[string]any) {
 	}
 }
 
-// codec has the agent use a codec from its next start on.
+// codec starts the agent again with a codec, and waits until it ships.
 func (r *rig) codec(name string) {
 	r.t.Helper()
 	path := r.File(agentFile)
@@ -191,7 +191,16 @@ func (r *rig) codec(name string) {
 	if err := os.WriteFile(path, []byte(strings.Join(lines, "\n")), 0o600); err != nil {
 		r.t.Fatal(err)
 	}
+	agent := r.Proc("agent-p1")
+	agent.Stop(10 * time.Second)
+	if err := agent.Start(); err != nil {
+		r.t.Fatal(err)
+	}
+	r.crossed("what the agent had not shipped")
 }
+
+// plain asks for no compression, which the agent would pay for.
+var plain = &http.Client{Transport: &http.Transport{DisableCompression: true}}
 
 // metrics reads what the primary's agent says of itself, labels left out.
 func (r *rig) metrics(ctx context.Context) (map[string]float64, error) {
@@ -201,7 +210,7 @@ func (r *rig) metrics(ctx context.Context) (map[string]float64, error) {
 	if err != nil {
 		return nil, err
 	}
-	res, err := http.DefaultClient.Do(req)
+	res, err := plain.Do(req)
 	if err != nil {
 		return nil, err
 	}
@@ -226,10 +235,13 @@ const (
 	metricCPU     = "process_cpu_seconds_total"
 )
 
-// durable polls D, often, until it has reached end; then it returns the agent's
-// metrics.
+// lookEvery is how often D is looked at: an answer costs the agent half a
+// millisecond, and none is later than this.
+const lookEvery = 25 * time.Millisecond
+
+// durable polls D until it has reached end; then it returns the agent's metrics.
 func (r *rig) durable(ctx context.Context, end wal.LSN) (map[string]float64, error) {
-	tick := time.NewTicker(5 * time.Millisecond)
+	tick := time.NewTicker(lookEvery)
 	defer tick.Stop()
 	for {
 		m, err := r.metrics(ctx)

@@ -133,7 +133,7 @@ func TestAlterSystem(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer sql.Close() //nolint:errcheck // only asked
+	defer sql.Close()
 	d := driver(t, Config{Driver: AlterSystem})
 	refuses(t, d.Set(t.Context(), sql, "tidegate"), tidegate.Misuse, "GRANT ALTER SYSTEM ON PARAMETER")
 	pg.SQL(t, "GRANT ALTER SYSTEM ON PARAMETER synchronous_standby_names TO tidegate")

@@ -140,7 +140,7 @@ func (c *cluster) until(want string) {
 		if err != nil {
 			return err
 		}
-		defer pg.Close(context.WithoutCancel(ctx)) //nolint:errcheck // only asked
+		defer pg.Close(context.WithoutCancel(ctx))
 		got, err := pg.Exec(ctx, "SHOW synchronous_standby_names").ReadAll()
 		if err == nil && string(got[0].Rows[0][0]) != want {
 			err = fmt.Errorf("it shows %q", got[0].Rows[0][0])
