@@ -64,7 +64,8 @@ func TestEveryMistakeIsReported(t *testing.T) {
 		{"exec", Config{Driver: Exec, Exec: ExecConfig{Command: []string{"/bin/true"}}}, nil},
 		{"unknown", Config{Driver: "repmgr", Timeout: -1}, []string{"driver", "timeout"}},
 		{
-			"patroni's", Config{Driver: Patroni, Patroni: PatroniConfig{URL: "http://u:p@n1:8008/config", User: "u", CA: "ca", Cert: "/c"}, Exec: ExecConfig{Command: []string{"/bin/true"}}},
+			"patroni's",
+			Config{Driver: Patroni, Patroni: PatroniConfig{URL: "http://u:p@n1:8008/config", User: "u", CA: "ca", Cert: "/c"}, Exec: ExecConfig{Command: []string{"/bin/true"}}},
 			[]string{"exec", "patroni.ca", "patroni.cert", "patroni.url", "patroni.user"},
 		},
 		{"plain", Config{Driver: Patroni, Patroni: PatroniConfig{URL: "http://n1:8008", CA: "/ca"}}, []string{"patroni.ca"}},
