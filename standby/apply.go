@@ -248,6 +248,9 @@ func (l *library) feed(ctx context.Context) error {
 		if ok {
 			o, err = l.fit(o)
 		}
+		if ok && err == nil && l.hello.Rest && o.role.State == local.StateFollow {
+			o.role.Lineage, err = l.s.termLineage(ctx, o.upTo)
+		}
 		if ok && err == nil && o.prove {
 			ok, err = l.settle(ctx)
 		}

@@ -30,6 +30,10 @@ type StreamView struct {
 	Mode    tidegate.Mode        `json:"mode"`
 	Bounds  tidegate.Bounds      `json:"bounds"`
 	Record  *fence.EpochRecord   `json:"record,omitempty"` // nil before the stream is registered
+
+	// fresh: the gate has said so in this run. What the last run left on disk may be
+	// long over.
+	fresh bool
 }
 
 // NodeView is where a standby node can be reached.

@@ -72,6 +72,10 @@ func (s *stream) readFresh(ctx context.Context) {
 func (s *stream) adoptMissed(ctx context.Context) {
 	req, due := s.missed()
 	if !due {
+		// What the log has adopted meanwhile was refused for a base, which seeding tells of.
+		s.mu.Lock()
+		s.joining.last = ""
+		s.mu.Unlock()
 		return
 	}
 	s.lg.Info("adopting the active epoch", keyEpoch, uint64(req.Epoch), "source", string(req.Source), keySeq, uint64(req.Head.Seq))

@@ -94,6 +94,18 @@ func (s *stream) logLineage(ctx context.Context) (tidegate.Lineage, error) {
 	return "", nil
 }
 
+// termLineage returns logLineage once a batch of the adopted epoch is committed,
+// and nothing before: where the source's history forked, the first one says so.
+func (s *stream) termLineage(ctx context.Context, upTo tidegate.Seq) (tidegate.Lineage, error) {
+	s.mu.Lock()
+	term := s.core.Adopted()
+	s.mu.Unlock()
+	if term.Epoch == 0 || upTo < term.StartSeq {
+		return "", nil
+	}
+	return s.logLineage(ctx)
+}
+
 func (s *stream) lineageAt(ctx context.Context, seq tidegate.Seq) (l tidegate.Lineage, ok bool, err error) {
 	_, h, err := s.log.At(seq)
 	if err != nil || h.Kind != batch.KindLineage {

@@ -54,12 +54,12 @@ func (l *library) part() (o order, ok bool, err error) {
 	o.upTo = s.core.ApplyTo()
 	heard, active, reached := l.heard, l.active, l.progress.Applied
 	resting := s.view.partOf(s.n.cfg.Node, s.n.cfg.Site) == partResting
-	following := l.told.State == local.StateFollow
+	following, source := l.told.State == local.StateFollow, s.view.sourceOf(s.n.cfg.Node)
 	s.mu.Unlock()
 	if !heard {
 		return o, false, nil
 	}
-	o.role = local.Role{State: local.StateIdle, Epoch: term.Epoch, Holder: term.Holder, Lineage: l.lineage}
+	o.role = local.Role{State: local.StateIdle, Epoch: term.Epoch, Holder: term.Holder, Lineage: l.lineage, Source: source}
 	where := s.placeOf(term, rec)
 	switch {
 	case pro != nil && pro.promise == (fence.Promise{Epoch: term.Epoch, Holder: term.Holder}):

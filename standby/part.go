@@ -5,6 +5,7 @@ import (
 
 	"github.com/tidegate/tidegate"
 	"github.com/tidegate/tidegate/gating/fence"
+	"github.com/tidegate/tidegate/internal/local"
 )
 
 // part is what this node is to a stream at present.
@@ -46,6 +47,24 @@ func (v *StreamView) partOf(node tidegate.NodeName, site tidegate.SiteName) part
 		return partResting
 	}
 	return partLearner
+}
+
+// sourceOf returns what the gate says of the service beside a node as the stream's
+// source. That it is to end is said from when a switchover asks for it until the
+// stream lives elsewhere, or is called off.
+func (v *StreamView) sourceOf(node tidegate.NodeName) local.Source {
+	rec := v.Record
+	if !v.fresh || rec == nil || rec.ActiveEpoch == 0 || home(rec).Node != node {
+		return local.SourceUnknown
+	}
+	switch {
+	case rec.State == fence.StateActive, rec.State == fence.StateSwitching && rec.Target.Node == node:
+		return local.SourceWrites
+	case rec.State == fence.StateSwitching, rec.State == fence.StateDemoted,
+		rec.Handover != nil && rec.Handover.Head.Epoch == rec.ActiveEpoch:
+		return local.SourceHandsOver
+	}
+	return local.SourceUnknown // being reserved: by an agent that was restarted, or to be taken away
 }
 
 // learners lists the nodes that the relay feeds beside the members of the active

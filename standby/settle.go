@@ -285,12 +285,15 @@ func (l *library) unsettle() error {
 // rewind tells the library to leave behind what lies beyond the parting. What
 // that is is written down before, and reported until the gate has it.
 func (l *library) rewind(ctx context.Context, j journalState, p parting) error {
-	tail, err := l.measure(ctx, j, p)
-	if err != nil {
-		return fmt.Errorf("measure the journal's tail: %w", err)
-	}
-	if err := l.s.keepTail(tail); err != nil {
-		return fmt.Errorf("write down the journal's tail: %w", err)
+	tail := Tail{Next: j.end}
+	if l.target.open != nil { // else the library says itself what it leaves behind
+		var err error
+		if tail, err = l.measure(ctx, j, p); err != nil {
+			return fmt.Errorf("measure the journal's tail: %w", err)
+		}
+		if err := l.s.keepTail(tail); err != nil {
+			return fmt.Errorf("write down the journal's tail: %w", err)
+		}
 	}
 	l.s.lg.Warn("library told to rewind: the stream went on without its newest records", keyEpoch, uint64(p.epoch),
 		"to", p.to.String(), "end", tail.Next.String(), "records", tail.Records, "dir", l.hello.Dir)

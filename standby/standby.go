@@ -197,6 +197,9 @@ func (n *Standby) see(v View) {
 		// The file only spares the wait for a gate after a restart.
 		n.deps.Log.Warn("view is not kept", keyErr, err)
 	}
+	for i := range v.Streams {
+		v.Streams[i].fresh = true
+	}
 	n.mu.Lock()
 	n.view = v
 	n.mu.Unlock()

@@ -88,6 +88,61 @@ func (l *library) measure(ctx context.Context, j journalState, p parting) (t Tai
 	return t, nil
 }
 
+// Leave takes the account of what a service had that the stream went on without,
+// from a connector that has kept it: of First, Next, Records, Bytes, times, what was
+// released and Path; the rest is filled in. It is written down, and reported until
+// the gate has it. Saying the same again changes nothing. An error wraps
+// tidegate.ErrNotFound while the log here does not reach beyond First.
+func (n *Standby) Leave(service tidegate.ServiceName, name tidegate.StreamName, t Tail) error {
+	for _, s := range n.all() {
+		s.mu.Lock()
+		is := s.view.Service == service && s.view.Name == name && s.log != nil
+		s.mu.Unlock()
+		if is {
+			return s.leave(t)
+		}
+	}
+	return &tidegate.Error{Op: "keep account of a tail of", Subject: fmt.Sprintf("%s/%s", service, name), Class: tidegate.Transient, Err: tidegate.ErrNotFound}
+}
+
+func (s *stream) leave(t Tail) error {
+	s.mu.Lock()
+	upTo := s.core.ApplyTo()
+	terms := s.core.Meta().History.Clone()
+	s.mu.Unlock()
+	_, last, err := s.log.At(upTo)
+	if err != nil {
+		return err
+	}
+	// The epoch is that of the batch which stands in its place, so that whoever else
+	// finds the same tail names it alike.
+	next, err := s.log.FindPosition(last.Generation, t.First)
+	if err == nil && next > upTo {
+		err = tidegate.ErrNotFound
+	}
+	if err != nil {
+		return fmt.Errorf("find what goes on from %s: %w", t.First, err)
+	}
+	_, h, err := s.log.At(next)
+	if err != nil {
+		return err
+	}
+	t.Version, t.Stream, t.CutEpoch, t.Reason = tailVersion, s.id, h.Epoch, fence.ReasonDiverged
+	t.ID = stores.TailID(s.id, t.CutEpoch, t.First)
+	for _, term := range terms {
+		if term.Epoch < t.CutEpoch {
+			t.WrittenEpoch = term.Epoch
+		}
+	}
+	switch _, err := s.n.deps.FS.Stat(s.tailPath(t)); {
+	case err == nil:
+		return nil
+	case !errors.Is(err, tidegate.ErrNotFound):
+		return err
+	}
+	return s.keepTail(t)
+}
+
 func (t *Tail) add(u *stores.Unit) {
 	oldest, newest := time.Unix(0, u.Oldest).UTC(), time.Unix(0, u.Newest).UTC()
 	if t.Records == 0 || oldest.Before(t.OldestTime) {

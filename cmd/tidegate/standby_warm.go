@@ -81,6 +81,12 @@ func warmParts(f standbyFile, node *standby.Standby, clk clock.Clock, log *slog.
 				b, err := node.Bases(w.Service, w.Stream)
 				return b, err
 			},
+			Left: func(t apply.Tail) error {
+				return node.Leave(w.Service, w.Stream, standby.Tail{
+					First: t.First, Next: t.Next, Records: int64(t.Commits), Bytes: int64(t.Next - t.First),
+					OldestTime: t.Oldest, NewestTime: t.Newest, Path: t.Path,
+				})
+			},
 		}, cfg)
 		if err != nil {
 			return nil, err

@@ -41,10 +41,11 @@ type pgStage struct {
 }
 
 // newPostgres starts everything as the page on PostgreSQL says, in mode open, and
-// returns once the warm server follows.
-func newPostgres(t *testing.T) *pgStage {
+// returns once the warm server follows. With returns, a standby daemon stands beside
+// the primary, too, which takes it over when the stream leaves it.
+func newPostgres(t *testing.T, returns bool) *pgStage {
 	t.Helper()
-	s := &pgStage{primary: pgtest.New(t, pgtest.Config{})}
+	s := &pgStage{primary: pgtest.New(t, pgtest.Config{Settings: map[string]string{"wal_log_hints": "on"}})}
 	s.primary.SQL(t, `CREATE ROLE tidegate LOGIN REPLICATION; GRANT pg_monitor TO tidegate;
 		GRANT ALTER SYSTEM ON PARAMETER synchronous_standby_names TO tidegate; GRANT EXECUTE ON FUNCTION pg_reload_conf TO tidegate;
 		CREATE TABLE told (client int, n int, PRIMARY KEY (client, n))`)
@@ -54,21 +55,16 @@ func newPostgres(t *testing.T) *pgStage {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.warm = s.warmServer(t, endpoint)
-	t.Cleanup(func() {
-		if err := s.warm.Stop(context.Background(), server.StopImmediate); err != nil {
-			t.Error(err)
-		}
-		if text, err := os.ReadFile(s.warm.LogPath()); err == nil && t.Failed() {
-			t.Logf("the last of the warm server's log:\n%s", text[max(0, len(text)-6000):])
-		}
-	})
+	s.warm = s.warmServer(t, endpoint, server.Config{Home: s.home})
+	if returns {
+		s.warmServer(t, fmt.Sprintf("127.0.0.1:%d", pgtest.Port), server.Config{Home: s.home + "-p1", Data: s.primary.DataDir})
+	}
 	s.stage = layOut(t, lab.Plant{
 		Primaries: 1, Agents: 1, NoService: true, Streams: []string{pgStream}, Store: "postgres", Mode: tidegate.ModeOpen,
-		Tune: s.tune(endpoint),
+		Returns: returns, Tune: s.tune(endpoint),
 	})
-	// The warm server's account passes through these to the socket that it is fed by.
-	for _, dir := range []string{s.dir, filepath.Join(s.dir, "d1"), s.RunDir("d1")} {
+	// The servers' account passes through these to the socket that it is fed by.
+	for _, dir := range []string{s.dir, filepath.Join(s.dir, "d1"), s.RunDir("d1"), filepath.Join(s.dir, "p1"), s.RunDir("p1")} {
 		if err := os.Chmod(dir, 0o755); err != nil { //nolint:gosec // nothing else is in there to be kept from others
 			t.Fatal(err)
 		}
@@ -108,6 +104,19 @@ func (s *pgStage) tune(endpoint string) func(string, map[string]any) {
 			file["streams"] = stream(fmt.Sprintf("%s:%d", s.primary.Host, pgtest.Port), "host="+s.primary.SocketDir, "tidegate")
 		case "d1/agent.yaml":
 			file["streams"] = stream(endpoint, fmt.Sprintf("host=%s port=%d", filepath.Join(s.home, "run"), port), "tidegate_back")
+		case "p1/standby.yaml":
+			settings := map[string]any{
+				"home": s.home + "-p1", "data": s.primary.DataDir, "bin_dir": s.primary.BinDir, "port": pgtest.Port,
+				"listen": s.primary.Host, "socket_dirs": []string{s.primary.SocketDir},
+				"rewind_from": fmt.Sprintf("host=%s port=%d user=postgres dbname=postgres sslmode=disable", filepath.Join(s.home, "run"), port),
+			}
+			if !s.primary.Account.Self {
+				settings["account"] = s.primary.Account.Name
+			}
+			file["warm"] = []map[string]any{{
+				"service": lab.Service, "stream": pgStream, "store": "postgres", "settings": settings,
+				"endpoint": fmt.Sprintf("%s:%d", s.primary.Host, pgtest.Port),
+			}}
 		case "d1/standby.yaml":
 			settings := map[string]any{
 				"home": s.home, "bin_dir": s.primary.BinDir, "listen": host, "port": port,
@@ -121,14 +130,14 @@ func (s *pgStage) tune(endpoint string) func(string, map[string]any) {
 	}
 }
 
-// warmServer is the test's own handle on the warm server.
-func (s *pgStage) warmServer(t *testing.T, endpoint string) *server.Server {
+// warmServer is the test's own handle on a server of the product, which is stopped
+// when the test ends.
+func (s *pgStage) warmServer(t *testing.T, endpoint string, cfg server.Config) *server.Server {
 	t.Helper()
-	var port uint16
-	if _, err := fmt.Sscanf(endpoint, "127.0.0.1:%d", &port); err != nil {
+	if _, err := fmt.Sscanf(endpoint, "127.0.0.1:%d", &cfg.Port); err != nil {
 		t.Fatal(err)
 	}
-	cfg := server.Config{Home: s.home, BinDir: s.primary.BinDir, Port: port, Upstream: server.Upstream{SocketDir: "/run"}}
+	cfg.BinDir, cfg.Upstream = s.primary.BinDir, server.Upstream{SocketDir: "/run"}
 	if a := s.primary.Account; !a.Self {
 		cfg.Account = &server.Account{UID: a.UID, GID: a.GID}
 	}
@@ -136,6 +145,14 @@ func (s *pgStage) warmServer(t *testing.T, endpoint string) *server.Server {
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() {
+		if err := w.Stop(context.Background(), server.StopImmediate); err != nil {
+			t.Error(err)
+		}
+		if text, err := os.ReadFile(w.LogPath()); err == nil && t.Failed() {
+			t.Logf("the last of %s:\n%s", w.LogPath(), text[max(0, len(text)-6000):])
+		}
+	})
 	return w
 }
 
@@ -193,6 +210,7 @@ type pgClients struct {
 	newest time.Time
 	first  time.Time // the first since Mark
 	failed error     // the newest failure
+	pause  time.Duration
 }
 
 // load starts clients at a synchronous_commit; they end with the test.
@@ -236,7 +254,11 @@ func (c *pgClients) session(ctx context.Context, client int, n *int) error {
 			return err
 		}
 		c.mu.Lock()
-		c.newest = time.Now()
+		now := time.Now()
+		if !c.newest.IsZero() {
+			c.pause = max(c.pause, now.Sub(c.newest))
+		}
+		c.newest = now
 		if c.first.IsZero() {
 			c.first = c.newest
 		}
@@ -244,6 +266,15 @@ func (c *pgClients) session(ctx context.Context, client int, n *int) error {
 		c.mu.Unlock()
 	}
 	return nil
+}
+
+// pauses returns the longest time between two confirmations since it was called last.
+func (c *pgClients) pauses() time.Duration {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	p := c.pause
+	c.pause = 0
+	return p
 }
 
 // mark forgets the first confirmation, so that the next is it.
@@ -400,7 +431,7 @@ func (s *pgStage) compare(t *testing.T, stop func()) (lost, told int, span time.
 // What its clients were told is committed is there after the failover, on the
 // server that followed at the other site.
 func TestPostgres(t *testing.T) {
-	s := newPostgres(t)
+	s := newPostgres(t, false)
 	s.set(t, pb.Mode_MODE_SYNC, "--mode", "sync")
 	stop := s.load(t, 4, "on")
 	s.bench(t)
@@ -440,7 +471,7 @@ func TestPostgres(t *testing.T) {
 // it, and what is lost with the site then is within what the plan says.
 func TestPostgresBounded(t *testing.T) {
 	const window, records = 500 * time.Millisecond, 1000
-	s := newPostgres(t)
+	s := newPostgres(t, false)
 	s.set(t, pb.Mode_MODE_BOUNDED, "--mode", "bounded", "--window", window.String(), "--records", strconv.Itoa(records))
 	stop := s.load(t, 4, "remote_write")
 	s.bench(t)

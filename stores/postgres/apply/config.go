@@ -34,7 +34,13 @@ type Config struct {
 	ProgressEvery time.Duration
 	// WindowBytes bounds the log in memory. Default 32 MiB.
 	WindowBytes int
+	// RewindFrom is [server.RejoinPlan.Source]; empty: what has diverged needs a base.
+	RewindFrom string
 }
+
+// adopts reports whether the data is that of a server which somebody else runs,
+// until the stream leaves it.
+func (c Config) adopts() bool { return c.Server.Data != "" }
 
 // SetDefaults returns c with its zero values filled in.
 func (c Config) SetDefaults() Config {
@@ -100,4 +106,7 @@ type Deps struct {
 	// Bases returns the stream's bases. An error is told as a finding and asked
 	// again later: the node may not have heard of the stream yet.
 	Bases func() (Bases, error)
+	// Left takes what the server had that the stream went on without, which is in
+	// quarantine. It is asked again after an error, and after a restart.
+	Left func(Tail) error
 }

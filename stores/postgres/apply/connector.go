@@ -40,12 +40,14 @@ type Connector struct {
 	changed chan struct{} // wakes the deciding goroutine; capacity 1
 	asked   chan struct{} // wakes the one that asks the server; capacity 1
 	kick    chan struct{} // wakes the session's sender; capacity 1
+	tailed  chan struct{} // wakes the one that reports a tail; capacity 1
 	ready   chan struct{}
 
 	mu       sync.Mutex
 	saved    saved
 	control  server.Control // of the data directory; zero while there is none
 	role     local.Role     // of the session that runs; State 0 before the first
+	bare     bool           // the session that runs offers nothing: its lineage is all the log's
 	seen     server.State   // of the server, as last asked
 	answers  bool           // seen is of now
 	up       bool           // the server's process is there
@@ -70,7 +72,7 @@ func New(deps Deps, cfg Config) (*Connector, error) {
 	}
 	return &Connector{
 		cfg: cfg, deps: deps, server: srv, window: newWindow(cfg.WindowBytes),
-		changed: make(chan struct{}, 1), asked: make(chan struct{}, 1), kick: make(chan struct{}, 1), ready: make(chan struct{}),
+		changed: make(chan struct{}, 1), asked: make(chan struct{}, 1), kick: make(chan struct{}, 1), tailed: make(chan struct{}, 1), ready: make(chan struct{}),
 	}, nil
 }
 
@@ -116,6 +118,7 @@ func (c *Connector) Run(ctx context.Context) error {
 		inner.Go(func() error { return c.sessions(ctx) })
 		inner.Go(func() error { return c.observe(ctx) })
 		inner.Go(func() error { return c.decide(ctx) })
+		inner.Go(func() error { return c.account(ctx) })
 		return inner.Wait()
 	})
 	return g.Wait()
@@ -157,7 +160,7 @@ func (c *Connector) prepare() error {
 
 // learn takes from the data directory what the walsender tells; mu is held.
 func (c *Connector) learn() error {
-	if c.saved.Phase == phaseNone || c.saved.Phase == phaseRestoring {
+	if !c.saved.offered() {
 		return nil
 	}
 	l, err := wal.ParseLineage(c.saved.Lineage)
@@ -203,6 +206,7 @@ func (c *Connector) save(change func(*saved)) error {
 		return err
 	}
 	c.saved = next
+	c.window.stir()
 	return nil
 }
 
@@ -297,7 +301,7 @@ func hintFor(p phase) string {
 		return "it holds log that the stream went on without: rewind it with pg_rewind, or move its home aside to have it restored from a base"
 	case phaseNone, phaseFollowing:
 		return "the base is on its way, or has to be seeded: see the stream's state on this node"
-	case phaseRestoring, phasePromoting, phaseActive:
+	case phaseRestoring, phasePromoting, phaseActive, phaseLeft:
 	}
 	return ""
 }
@@ -305,7 +309,7 @@ func hintFor(p phase) string {
 // facts gathers what the next step is chosen from.
 func (c *Connector) facts() facts {
 	c.mu.Lock()
-	f := facts{saved: c.saved, role: c.role}
+	f := facts{saved: c.saved, role: c.role, adopted: c.cfg.adopts(), bare: c.bare}
 	if c.answers && c.seen.Recovery {
 		f.server, f.replayed, f.received = serverRecovery, c.seen.Replayed, c.seen.Received
 	} else if c.answers {

@@ -31,6 +31,7 @@ type warm struct {
 	c    *Connector
 	stop func()
 	log  *lines
+	left chan Tail // accounts of tails
 }
 
 // lines keeps what was logged.
@@ -59,7 +60,7 @@ func newWarm(t *testing.T, o *origin) (*warm, *node) {
 	if err := os.Mkdir(run, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	w := &warm{t: t, o: o, stop: func() {}, log: &lines{}, cfg: Config{
+	w := &warm{t: t, o: o, stop: func() {}, log: &lines{}, left: make(chan Tail, 16), cfg: Config{
 		Service: "shop", Stream: "orders", RunDir: run, Endpoint: "dr1:5432",
 		Server: server.Config{
 			Home: filepath.Join(place, "home"), BinDir: o.BinDir, StopTimeout: 10 * time.Second,
@@ -78,6 +79,7 @@ func (w *warm) deps() Deps {
 	return Deps{
 		FS: vfs.OS(), Clock: clock.System(), Log: slog.New(slog.NewTextHandler(w.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
 		Bases: func() (Bases, error) { return w.o.store, nil },
+		Left:  func(t Tail) error { w.left <- t; return nil },
 	}
 }
 

@@ -41,26 +41,36 @@ type facts struct {
 	// has looked whether its history is the one that was written down.
 	unverified bool
 	lost       bool // the log is of another generation than the server: only its base helps
+	bare       bool // the session was begun with nothing to offer: the role's lineage is the log's
+	adopted    bool // the data is somebody else's server until the stream leaves it
 }
+
+// handsOver reports whether the server is to end for a switchover; writes, whether
+// the gate says that it goes on. Between the two nobody knows.
+func (f facts) handsOver() bool { return f.role.Source == local.SourceHandsOver }
+func (f facts) writes() bool    { return f.role.Source == local.SourceWrites }
 
 // step is what is to be done next.
 type step uint8
 
 const (
-	stepWait      step = iota // nothing: the facts have to change first
-	stepRestore               // make a data directory from the base
-	stepResume                // finish or begin anew a restore that was cut short
-	stepStart                 // start the server as it is
-	stepPromote               // order the promotion, or go on waiting for it
-	stepVerify                // the server is out of recovery as ordered: see whether its history is right
-	stepNote                  // active, under a newer epoch than is written down
-	stepFollow                // a promotion was given up before it was done: follow again
-	stepStandDown             // it was active, and the stream is written elsewhere: stop it
-	stepStop                  // it must not run: stop it
+	stepWait    step = iota // nothing: the facts have to change first
+	stepRestore             // make a data directory from the base
+	stepResume              // finish or begin anew a restore that was cut short
+	stepStart               // start the server as it is
+	stepPromote             // order the promotion, or go on waiting for it
+	stepVerify              // the server is out of recovery as ordered: see whether its history is right
+	stepNote                // active, under a newer epoch than is written down
+	stepFollow              // a promotion was given up before it was done: follow again
+	stepStop                // it must not run: stop it for good
+	stepDrain               // a switchover is under way: stop it in order
+	stepUndrain             // the switchover was called off: it goes on
+	stepLeave               // it was the source, and the stream is written elsewhere: stop it at once
+	stepRejoin              // make a follower of what was the source
 )
 
 func (s step) String() string {
-	return [...]string{"wait", "restore", "resume restore", "start", "promote", "verify", "note epoch", "follow again", "stand down", "stop"}[s]
+	return [...]string{"wait", "restore", "resume restore", "start", "promote", "verify", "note epoch", "follow again", "stop", "drain", "go on", "leave", "rejoin"}[s]
 }
 
 // decision is a step and, for people, why.
@@ -85,6 +95,8 @@ func stuck(why string) decision { return decision{step: stepWait, why: why, stuc
 //     it started, or while it runs already
 //  3. nothing that stood down starts again by itself
 //  4. a promotion is ordered only at H: replayed exactly to there, nothing received beyond
+//  5. what was stopped for a switchover starts as a source only by the gate's word
+//  6. what was a source follows only a log that has shown how it went on
 func plan(f facts) decision {
 	switch f.saved.Phase {
 	case phaseNone:
@@ -100,6 +112,8 @@ func plan(f facts) decision {
 		return f.planPromoting()
 	case phaseActive:
 		return f.planActive()
+	case phaseLeft:
+		return f.planLeft()
 	case phaseStoodDown:
 	}
 	if f.server != serverDown {
@@ -108,8 +122,42 @@ func plan(f facts) decision {
 	return stuck(f.saved.Why)
 }
 
+// planAdopted is for a server that somebody else runs, until the stream leaves it.
+func (f facts) planAdopted() decision {
+	switch {
+	case f.handsOver():
+		return f.planDrain()
+	case f.role.State == local.StateFollow:
+		return do(stepLeave, "the stream is written elsewhere")
+	case f.saved.Drained && f.writes():
+		return do(stepUndrain, "the switchover was called off")
+	case f.saved.Drained:
+		return do(stepWait, "stopped for a switchover")
+	}
+	return do(stepWait, "somebody else's server, which is the source or was never fed")
+}
+
+func (f facts) planDrain() decision {
+	if f.server == serverDown && f.saved.Drained {
+		return do(stepWait, "stopped for a switchover")
+	}
+	return do(stepDrain, "a switchover hands the stream over")
+}
+
+func (f facts) planLeft() decision {
+	switch {
+	case f.server != serverDown:
+		return do(stepLeave, "the stream is written elsewhere, and it runs")
+	case !f.bare || f.role.State != local.StateFollow || f.role.Generation == 0 || f.role.Lineage == "":
+		return do(stepWait, "waiting for the log that the stream went on with")
+	}
+	return do(stepRejoin, "the stream is written elsewhere")
+}
+
 func (f facts) planEmpty() decision {
 	switch {
+	case f.adopted:
+		return f.planAdopted()
 	case f.role.State != local.StateFollow:
 		return do(stepWait, "nothing to follow")
 	case !f.base:
@@ -166,7 +214,7 @@ func (f facts) planPromoting() decision {
 	case f.server == serverStarting:
 		return do(stepWait, "the server is starting")
 	case gone && f.server == serverPrimary:
-		return do(stepStandDown, "the promotion was given up after it was done")
+		return do(stepLeave, "the promotion was given up after it was done")
 	case gone:
 		return do(stepFollow, "the promotion was given up")
 	case f.server == serverPrimary && (order || role.Epoch == f.saved.Epoch && role.State != local.StateFenced):
@@ -181,7 +229,13 @@ func (f facts) planActive() decision {
 	gone := f.role.Epoch > f.saved.Epoch && (f.role.State == local.StateFollow || f.role.State == local.StateFenced)
 	switch {
 	case gone:
-		return do(stepStandDown, "the stream is written elsewhere")
+		return do(stepLeave, "the stream is written elsewhere")
+	case f.handsOver():
+		return f.planDrain()
+	case f.saved.Drained && f.writes():
+		return do(stepUndrain, "the switchover was called off")
+	case f.saved.Drained:
+		return do(stepWait, "stopped for a switchover")
 	case f.server == serverRecovery:
 		return do(stepStop, "it was active, and is in recovery: somebody made a standby of it")
 	case f.unverified:

@@ -27,6 +27,22 @@ func told(state local.State, epoch tidegate.Epoch) local.Role {
 	return r
 }
 
+func from(r local.Role, s local.Source) local.Role {
+	r.Source = s
+	return r
+}
+
+func lineaged(r local.Role) local.Role {
+	r.Lineage = "pg:7:1+2@0000000003000158"
+	return r
+}
+
+func drained(p phase) saved {
+	s := at(p)
+	s.Drained = true
+	return s
+}
+
 func TestPlan(t *testing.T) {
 	idle, follow, active, fenced := told(local.StateIdle, 5), told(local.StateFollow, 5), told(local.StateActive, 5), told(local.StateFenced, 5)
 	none := local.Role{}
@@ -68,7 +84,7 @@ func TestPlan(t *testing.T) {
 		"begun, done, node restarted":    {facts{saved: at(phasePromoting), role: idle, server: serverPrimary}, stepVerify, ""},
 		"begun, done, nothing told":      {facts{saved: at(phasePromoting), server: serverPrimary}, stepWait, ""},
 		"begun, given up":                {reached(facts{saved: at(phasePromoting), role: told(local.StateFollow, 6), server: serverRecovery}), stepFollow, ""},
-		"begun, done, given up":          {facts{saved: at(phasePromoting), role: told(local.StateFollow, 6), server: serverPrimary}, stepStandDown, ""},
+		"begun, done, given up":          {facts{saved: at(phasePromoting), role: told(local.StateFollow, 6), server: serverPrimary}, stepLeave, ""},
 		"begun, done, newer idle":        {facts{saved: at(phasePromoting), role: told(local.StateIdle, 6), server: serverPrimary}, stepWait, ""},
 		"active, found running":          {facts{saved: at(phaseActive), server: serverPrimary, unverified: true}, stepVerify, ""},
 		"active, nothing told":           {facts{saved: at(phaseActive), server: serverPrimary}, stepWait, ""},
@@ -79,12 +95,30 @@ func TestPlan(t *testing.T) {
 		"active, newer epoch of ours":    {facts{saved: at(phaseActive), role: told(local.StateIdle, 6), server: serverPrimary}, stepNote, ""},
 		"active":                         {facts{saved: at(phaseActive), role: idle, server: serverPrimary}, stepWait, "active"},
 		"active, node is behind":         {facts{saved: at(phaseActive), role: follow, server: serverPrimary}, stepWait, ""},
-		"active, gone elsewhere":         {facts{saved: at(phaseActive), role: told(local.StateFollow, 6), server: serverPrimary}, stepStandDown, ""},
-		"active, fenced":                 {facts{saved: at(phaseActive), role: told(local.StateFenced, 6), server: serverPrimary}, stepStandDown, ""},
+		"active, gone elsewhere":         {facts{saved: at(phaseActive), role: told(local.StateFollow, 6), server: serverPrimary}, stepLeave, ""},
+		"active, fenced":                 {facts{saved: at(phaseActive), role: told(local.StateFenced, 6), server: serverPrimary}, stepLeave, ""},
 		"active, fenced by the old":      {facts{saved: at(phaseActive), role: fenced, server: serverPrimary}, stepWait, ""},
 		"active, a standby was made":     {facts{saved: at(phaseActive), role: idle, server: serverRecovery}, stepStop, "standby"},
 		"stood down, running":            {facts{saved: at(phaseStoodDown), role: active, server: serverPrimary}, stepStop, ""},
 		"stood down":                     {facts{saved: at(phaseStoodDown), role: active}, stepWait, ""},
+		"somebody's":                     {facts{saved: at(phaseNone), role: from(idle, local.SourceWrites), server: serverStarting, adopted: true}, stepWait, "somebody else's"},
+		"somebody's, down":               {facts{saved: at(phaseNone), role: from(idle, local.SourceWrites), adopted: true, base: true}, stepWait, ""},
+		"somebody's, drains":             {facts{saved: at(phaseNone), role: from(idle, local.SourceHandsOver), server: serverStarting, adopted: true}, stepDrain, ""},
+		"somebody's, drained":            {facts{saved: drained(phaseNone), role: from(idle, local.SourceHandsOver), adopted: true}, stepWait, "stopped"},
+		"somebody's, drained, unknown":   {facts{saved: drained(phaseNone), role: idle, adopted: true}, stepWait, "stopped"},
+		"somebody's, called off":         {facts{saved: drained(phaseNone), role: from(idle, local.SourceWrites), adopted: true}, stepUndrain, ""},
+		"somebody's, left":               {facts{saved: drained(phaseNone), role: follow, adopted: true}, stepLeave, ""},
+		"somebody's, left, runs":         {facts{saved: at(phaseNone), role: follow, server: serverStarting, adopted: true}, stepLeave, ""},
+		"active, drains":                 {facts{saved: at(phaseActive), role: from(idle, local.SourceHandsOver), server: serverPrimary}, stepDrain, ""},
+		"active, drained":                {facts{saved: drained(phaseActive), role: from(active, local.SourceHandsOver)}, stepWait, "stopped"},
+		"active, drained, unknown":       {facts{saved: drained(phaseActive), role: active}, stepWait, "stopped"},
+		"active, called off":             {facts{saved: drained(phaseActive), role: from(active, local.SourceWrites)}, stepUndrain, ""},
+		"active, drained, gone":          {facts{saved: drained(phaseActive), role: told(local.StateFollow, 6)}, stepLeave, ""},
+		"left, runs":                     {facts{saved: at(phaseLeft), role: follow, server: serverStarting}, stepLeave, ""},
+		"left, nothing told":             {facts{saved: at(phaseLeft)}, stepWait, "waiting"},
+		"left, no lineage yet":           {facts{saved: at(phaseLeft), role: follow}, stepWait, "waiting"},
+		"left":                           {facts{saved: at(phaseLeft), role: lineaged(follow), bare: true}, stepRejoin, ""},
+		"left, lineage of before":        {facts{saved: at(phaseLeft), role: lineaged(follow)}, stepWait, "waiting"},
 		"nothing but a role of nobody":   {facts{saved: at(phaseNone), role: none, base: true}, stepWait, ""},
 	} {
 		got := plan(c.f)
@@ -97,16 +131,18 @@ func TestPlan(t *testing.T) {
 // Every combination of facts: the invariants of plan hold.
 func TestPlanKeepsItsInvariants(t *testing.T) {
 	states := []local.State{0, local.StateIdle, local.StateFollow, local.StateActive, local.StateFenced}
-	for _, p := range []phase{phaseNone, phaseRestoring, phaseFollowing, phasePromoting, phaseActive, phaseStoodDown} {
+	for _, p := range []phase{phaseNone, phaseRestoring, phaseFollowing, phasePromoting, phaseActive, phaseStoodDown, phaseLeft} {
 		for _, state := range states {
 			for epoch := tidegate.Epoch(4); epoch <= 6; epoch++ {
 				for s := serverDown; s <= serverPrimary; s++ {
-					for bits := range 8 {
+					for bits := range 128 {
 						for _, replayed := range []wal.LSN{0, h - 8, h, h + 8} {
 							f := facts{
 								saved: at(p), role: told(state, epoch), server: s, base: bits&1 != 0, lost: bits&2 != 0,
 								unverified: bits&4 != 0 && p == phaseActive && s == serverPrimary, replayed: replayed, received: replayed,
 							}
+							f.bare, f.role.Lineage = bits&2 == 0, "pg:7:1"
+							f.adopted, f.saved.Drained, f.role.Source = bits&8 != 0, bits&16 != 0, local.Source(bits>>5%3)
 							if state == 0 {
 								f.role = local.Role{}
 							}
@@ -136,6 +172,10 @@ func checkPlan(t *testing.T, f facts) {
 		bad = "3: came back by itself"
 	case d.step == stepPromote && (f.replayed != h || f.received > h || f.role.State != local.StateActive || f.role.Epoch < f.saved.Epoch):
 		bad = "4: promoted elsewhere than at H, or unasked"
+	case (d.step == stepStart && f.saved.Phase == phaseActive || d.step == stepUndrain) && f.saved.Drained && f.role.Source != local.SourceWrites:
+		bad = "5: started as a source without the gate's word"
+	case d.step == stepRejoin && (!f.bare || f.role.State != local.StateFollow || f.role.Lineage == ""):
+		bad = "6: rejoined a log that has not shown how it went on"
 	case d.step == stepVerify && f.server != serverPrimary:
 		bad = "verified what is not out of recovery"
 	case (d.step == stepRestore || d.step == stepResume) && f.role.State != local.StateFollow:

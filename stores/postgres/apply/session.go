@@ -66,13 +66,15 @@ func (c *Connector) talk(ctx context.Context) error {
 		c.window.begin(from)
 	}
 	defer c.window.finish()
-	defer c.note(func() { c.role = local.Role{} })
+	defer c.note(func() { c.role, c.bare = local.Role{}, false })
+	bare := hello.Lineage == ""
+	c.note(func() { c.bare = bare })
 	g, ctx := errgroup.WithContext(ctx)
 	stop := context.AfterFunc(ctx, func() { _ = conn.Close() }) // Recv reports it
 	defer stop()
 	g.Go(func() error { return c.hear(ctx, conn) })
 	g.Go(func() error { return c.speak(ctx, conn, hello.Rest) })
-	g.Go(func() error { return c.watch(ctx) })
+	g.Go(func() error { return c.watch(ctx, bare) })
 	err = g.Wait()
 	_ = conn.Close() // a session's end is known from what ended it
 	return err
@@ -87,7 +89,8 @@ func (c *Connector) hello() (local.Hello, wal.LSN) {
 		Service: c.cfg.Service, Stream: c.cfg.Stream, Kind: Kind, Dir: c.server.DataDir(), Endpoint: c.cfg.Endpoint,
 		End: from.Position(), Rest: rest,
 	}
-	if c.saved.Phase == phaseNone || c.saved.Phase == phaseRestoring {
+	if !c.saved.offered() {
+		h.End, h.Rest = 0, true
 		return h, 0
 	}
 	h.Lineage, h.Generation = c.saved.Lineage, c.saved.Generation
@@ -99,17 +102,24 @@ func (c *Connector) hello() (local.Hello, wal.LSN) {
 
 // holds is the end of what the server has, as far as that is known; mu is held.
 func (c *Connector) holds() wal.LSN {
-	if !c.answers {
+	switch {
+	case !c.saved.offered():
+		return 0
+	case !c.answers:
 		return wal.LSN(c.saved.At) // 0 before a promotion
 	}
 	return max(c.seen.Replayed, c.seen.Received)
 }
 
-// watch ends the session when the server wants another place than it is at.
-func (c *Connector) watch(ctx context.Context) error {
+// watch ends the session when the server wants another place than it is at, or when
+// there is something to offer now, or no more.
+func (c *Connector) watch(ctx context.Context, bare bool) error {
 	for {
 		changed := c.window.watch()
-		if _, _, again := c.window.wants(); again {
+		c.mu.Lock()
+		other := c.saved.offered() == bare
+		c.mu.Unlock()
+		if _, _, again := c.window.wants(); again && !bare || other {
 			return errAgain
 		}
 		select {
@@ -201,7 +211,7 @@ func (c *Connector) inherit(m *local.Role) error {
 func (c *Connector) rewind(m *local.Rewind) error {
 	why := fmt.Sprintf("epoch %s goes on from %s, and it holds more than that", m.Epoch, wal.LSN(m.To))
 	c.mu.Lock()
-	has := c.saved.Phase != phaseNone && c.saved.Phase != phaseRestoring
+	has := c.saved.offered()
 	active := c.verified
 	c.mu.Unlock()
 	switch {
@@ -276,6 +286,8 @@ func (c *Connector) report(conn *local.Conn, said *report, rest bool) error {
 // committed: behind a switch record the server counts the padding, too. mu is held.
 func (c *Connector) applied() wal.LSN {
 	switch limit := c.window.committed(); {
+	case !c.saved.offered():
+		return 0
 	case c.saved.Phase == phasePromoting && c.answers && !c.seen.Recovery, c.verified:
 		return max(wal.LSN(c.saved.At), c.seen.Replayed)
 	case !c.answers:

@@ -16,6 +16,13 @@ import (
 type Settings struct {
 	// Home is the warm server's directory: data, sockets, log, and the connector's state.
 	Home string `yaml:"home"`
+	// Data is the data directory of the server that is the stream's source to begin
+	// with, and runs beside this node without it. When the stream leaves it, it is
+	// taken over and follows. Empty where the server is made from a base.
+	Data string `yaml:"data"`
+	// RewindFrom connects to the server at the other site, as libpq takes it, when
+	// this one comes back with log that the stream went on without.
+	RewindFrom string `yaml:"rewind_from"`
 	// BinDir holds postgres of the primary's major version.
 	BinDir string `yaml:"bin_dir"`
 	// Account is the user that runs the server; empty is this process's, which must
@@ -62,7 +69,7 @@ func (s Settings) Validate() error {
 
 func (s Settings) server() server.Config {
 	return server.Config{
-		Home: s.Home, BinDir: s.BinDir, Listen: s.Listen, Port: s.Port, SocketDirs: s.SocketDirs, HBA: s.HBA,
+		Home: s.Home, Data: s.Data, BinDir: s.BinDir, Listen: s.Listen, Port: s.Port, SocketDirs: s.SocketDirs, HBA: s.HBA,
 		Settings: s.Parameters, Feedback: s.Feedback, StopTimeout: s.StopTimeout,
 	}
 }
@@ -70,7 +77,7 @@ func (s Settings) server() server.Config {
 // Config makes a connector's configuration out of the file's; it looks the account up.
 func (s Settings) Config(service tidegate.ServiceName, stream tidegate.StreamName, runDir, endpoint string) (Config, error) {
 	c := Config{
-		Service: service, Stream: stream, RunDir: runDir, Endpoint: endpoint, Server: s.server(), WindowBytes: int(s.WindowBytes),
+		Service: service, Stream: stream, RunDir: runDir, Endpoint: endpoint, Server: s.server(), WindowBytes: int(s.WindowBytes), RewindFrom: s.RewindFrom,
 	}
 	if s.Account == "" {
 		return c, nil

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"time"
 
 	"github.com/tidegate/tidegate"
 	"github.com/tidegate/tidegate/internal/durable"
@@ -23,12 +24,14 @@ const (
 	phasePromoting phase = "promoting"  // a promotion was ordered, or is about to be
 	phaseActive    phase = "active"     // it was promoted, and the fork was verified
 	phaseStoodDown phase = "stood-down" // it was stopped for good: what it holds is not the stream's
+	phaseLeft      phase = "left"       // the stream it was the source of is written elsewhere: it is to follow again
 )
 
 // saved is home/apply.json: what was decided, written before it is done.
 //
 // Invariants:
-//  1. Phase other than none: Generation, Lineage and the base's facts are set
+//  1. Phase other than none and left: Generation and Lineage are set, and the base's
+//     facts if it was made from one
 //  2. Epoch and At are set from promoting on
 type saved struct {
 	Version    int                 `json:"version"` // savedVersion
@@ -41,6 +44,27 @@ type saved struct {
 	Epoch      tidegate.Epoch      `json:"epoch"`      // promoting: under which; active: newest that it was active under
 	At         tidegate.Position   `json:"at"`         // H of the promotion
 	Why        string              `json:"why,omitempty"`
+	// Drained says that it was stopped for a switchover: it is started again only
+	// when the gate says that it goes on here.
+	Drained bool `json:"drained,omitempty"`
+	// Tail is what it held that the stream went on without, the last time that it left.
+	Tail *Tail `json:"tail,omitempty"`
+}
+
+// Tail is log that only this server had when it left the stream.
+type Tail struct {
+	First   tidegate.Position `json:"first"`
+	Next    tidegate.Position `json:"next"`    // exclusive
+	Commits uint64            `json:"commits"` // of transactions
+	Oldest  time.Time         `json:"oldest,omitzero"`
+	Newest  time.Time         `json:"newest,omitzero"`
+	Path    string            `json:"path"` // of the quarantine with the log and its summary
+}
+
+// offered reports whether the data is to be compared with the log, and fed from it:
+// not while there is none, and not while it is what somebody else wrote.
+func (s saved) offered() bool {
+	return s.Phase != phaseNone && s.Phase != phaseRestoring && s.Phase != phaseLeft
 }
 
 const savedVersion = 1
@@ -49,7 +73,7 @@ const savedVersion = 1
 const savedBytesMax = 64 << 10
 
 var phases = map[phase]bool{
-	phaseNone: true, phaseRestoring: true, phaseFollowing: true, phasePromoting: true, phaseActive: true, phaseStoodDown: true,
+	phaseNone: true, phaseRestoring: true, phaseFollowing: true, phasePromoting: true, phaseActive: true, phaseStoodDown: true, phaseLeft: true,
 }
 
 func (s saved) validate() error {
@@ -58,7 +82,7 @@ func (s saved) validate() error {
 		return fmt.Errorf("version %d: %w", s.Version, tidegate.ErrUnsupported)
 	case !phases[s.Phase]:
 		return fmt.Errorf("phase %q: %w", s.Phase, tidegate.ErrUnsupported)
-	case s.Phase == phaseNone:
+	case s.Phase == phaseNone, s.Phase == phaseLeft && s.Lineage == "":
 		return nil
 	case s.Generation == 0:
 		return fmt.Errorf("phase %s without a generation", s.Phase)

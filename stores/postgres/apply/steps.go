@@ -36,8 +36,14 @@ func (c *Connector) act(ctx context.Context, d decision) error {
 	case stepFollow:
 		c.window.shut(0)
 		return c.save(func(s *saved) { s.Phase = phaseFollowing })
-	case stepStandDown:
-		return c.standDown(ctx, fmt.Sprintf("epoch %s went on elsewhere: %s", role.Epoch, d.why))
+	case stepDrain:
+		return c.drain(ctx)
+	case stepUndrain:
+		return c.undrain(ctx)
+	case stepLeave:
+		return c.leave(ctx, fmt.Sprintf("epoch %s went on elsewhere: %s", role.Epoch, d.why))
+	case stepRejoin:
+		return c.rejoin(ctx, role)
 	case stepStop:
 		return c.standDown(ctx, d.why)
 	}
@@ -200,10 +206,11 @@ func (c *Connector) restore(ctx context.Context, of tidegate.Generation) error {
 			return err
 		}
 	}
+	c.window.shut(0)
 	err = c.save(func(s *saved) {
 		*s = saved{
 			Version: savedVersion, Stream: l.Stream, Phase: phaseRestoring, Generation: l.Generation,
-			Base: l.Name.String(), Lineage: l.Lineage, Release: l.Attrs[AttrRelease],
+			Base: l.Name.String(), Lineage: l.Lineage, Release: l.Attrs[AttrRelease], Tail: s.Tail,
 		}
 	})
 	if err != nil {
@@ -278,7 +285,7 @@ func copyOne(ctx context.Context, w snapshot.Writer, r *snapshot.Reader, i int, 
 
 // moveAside gets a data directory out of the way that cannot follow any more.
 func (c *Connector) moveAside(ctx context.Context, was saved) error {
-	if was.Phase == phaseNone {
+	if was.Phase == phaseNone || c.cfg.adopts() {
 		return &tidegate.Error{
 			Op: "restore base", Subject: c.server.DataDir(), Class: tidegate.Permanent,
 			Err:  fmt.Errorf("a data directory is there that was not restored here: %w", tidegate.ErrConflict),
@@ -299,5 +306,5 @@ func (c *Connector) moveAside(ctx context.Context, was saved) error {
 		return fmt.Errorf("move %s aside: %w", from, err)
 	}
 	c.deps.Log.Warn("data directory moved aside", "from", from, "to", to)
-	return errors.Join(c.deps.FS.SyncDir(c.cfg.Server.Home), c.deps.FS.SyncDir(dir))
+	return errors.Join(c.server.Forget(to), c.deps.FS.SyncDir(c.cfg.Server.Home), c.deps.FS.SyncDir(dir))
 }

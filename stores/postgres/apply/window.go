@@ -146,6 +146,13 @@ func (w *window) shut(at wal.LSN) {
 	w.seal = at
 }
 
+// stir wakes who watches: something that they look at beside the window has changed.
+func (w *window) stir() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.tell()
+}
+
 // committed returns the end of what the node said is committed; 0 when it has not.
 func (w *window) committed() wal.LSN {
 	w.mu.Lock()

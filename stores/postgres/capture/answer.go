@@ -14,6 +14,7 @@ type link struct {
 	stream    *replication.Stream
 	confirmed wal.LSN            // last record end that this connection has shown
 	told      replication.Status // newest answer
+	primary   bool               // out of recovery, as the connection was made
 	ready     bool               // of a primary, and all of what it had flushed at first was received
 }
 

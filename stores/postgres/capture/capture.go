@@ -48,19 +48,23 @@ type Capture struct {
 	answer chan struct{} // something to tell the server
 	ask    chan struct{} // an activity began: see whether the server waits
 
-	mu      sync.Mutex
-	gate    release.Gate
-	window  window
-	place   place
-	link    *link // nil while nothing is streamed
-	final   bool  // the server went in order while a handover was drained
-	slack   time.Duration
-	leak    leak // of the present activity
-	cancels cancels
-	finding error
-	guards  []local.Finding // of the last survey
-	gaveUp  error           // why nothing is streamed any more; nil while nothing keeps us from it
-	changed chan struct{} // closed and replaced when place.lineage, place.begin or the finding changes
+	mu     sync.Mutex
+	gate   release.Gate
+	window window
+	place  place
+	link   *link  // nil while nothing is streamed
+	renew  func() // ends the session with the agent; nil while there is none
+	// final is when the server went in order, with all of its log durable; 0 when not.
+	final    tidegate.Instant
+	follows  bool           // the server was in recovery since its last activity
+	outlived tidegate.Epoch // newest fence that ended with the server's recovery
+	slack    time.Duration
+	leak     leak // of the present activity
+	cancels  cancels
+	finding  error
+	guards   []local.Finding // of the last survey
+	gaveUp   error           // why nothing is streamed any more; nil while nothing keeps us from it
+	changed  chan struct{}   // closed and replaced when place.lineage, place.begin or the finding changes
 
 	spareMu sync.Mutex // taken before mu
 	spare   *cursor    // the last Reread's, to go on from
@@ -168,6 +172,7 @@ func (c *Capture) tend(ctx context.Context) error {
 		c.mu.Lock()
 		if c.gate.Ceiling != nil {
 			c.gate.Step(c.clock.Boot())
+			c.awaitDrain(c.clock.Boot())
 		}
 		c.mu.Unlock()
 	}

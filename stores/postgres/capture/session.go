@@ -2,6 +2,7 @@ package capture
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -67,6 +68,18 @@ func (c *Capture) session(ctx context.Context) error {
 	}
 	stop := context.AfterFunc(ctx, func() { _ = conn.Close() }) // unblocks Recv
 	defer stop()
+	c.mu.Lock()
+	if !c.place.known {
+		c.mu.Unlock()
+		return errors.Join(&tidegate.Error{Op: "introduce the server", Class: tidegate.Transient, Err: errors.New("it is looked at anew")}, conn.Close())
+	}
+	c.renew = func() { _ = conn.Close() } // the receiver reports it
+	c.mu.Unlock()
+	defer func() {
+		c.mu.Lock()
+		c.renew = nil
+		c.mu.Unlock()
+	}()
 	// Whatever ends the session: what is granted stays, nothing more is.
 	defer c.unhold(true)
 	r := &reporter{c: c, conn: conn}
@@ -110,6 +123,9 @@ func (c *Capture) role(m *local.Role) {
 		c.fence(m.Epoch)
 	case local.StateIdle, local.StateFollow:
 		c.unhold(false)
+		c.mu.Lock()
+		c.activate()
+		c.mu.Unlock()
 	}
 }
 
@@ -125,9 +141,10 @@ func (c *Capture) unhold(lost bool) {
 func (c *Capture) fence(epoch tidegate.Epoch) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if !c.gate.Fence(epoch) {
+	if epoch <= c.outlived || !c.gate.Fence(epoch) {
 		return
 	}
+	c.follows = c.link != nil && !c.link.primary
 	c.log.Error("fenced", "epoch", uint64(epoch))
 	c.gate.Deactivate(c.clock.Boot())
 	signal(c.report)

@@ -26,6 +26,9 @@ const (
 	// to shut down; it asks again as soon as it is answered.
 	pingsMax  = 8
 	pingPause = 50 * time.Millisecond
+	// drainWait is how long the agent's word may come after the gate's, by which the
+	// server was stopped.
+	drainWait = 10 * time.Second
 )
 
 // reconnect is how soon a server that is gone is looked for again: while it is
@@ -72,7 +75,9 @@ func (c *Capture) keepStream(ctx context.Context) error {
 
 // down takes the end of a stream. Whoever waited for an answer may have been let
 // go since: what is released counts anew with the next one. A server that went in
-// order while a handover is drained has said its last word, and had it confirmed.
+// order, with all of its log durable at the other site, has said its last word, and
+// nobody waits: it may have been stopped for a switchover of which the agent has
+// yet to hear.
 func (c *Capture) down(err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -80,18 +85,45 @@ func (c *Capture) down(err error) {
 		return
 	}
 	c.link = nil
-	if c.gate.Out.State == machine.Draining && errors.Is(err, replication.ErrShutDown) {
-		c.final = true
+	if errors.Is(err, replication.ErrShutDown) && c.covered() {
+		c.final = c.clock.Boot()
 	} else {
 		c.gate.Deactivate(c.clock.Boot())
 	}
 	signal(c.report)
 }
 
+// covered reports whether all that was received is durable at the other site; mu is
+// held.
+func (c *Capture) covered() bool {
+	if c.gate.Ceiling == nil {
+		return false
+	}
+	d, known := c.gate.Ceiling.D()
+	return known && d >= c.gate.Head.Position
+}
+
+// handing reports whether the agent drains the stream, or has handed it over; mu is
+// held.
+func (c *Capture) handing() bool {
+	return c.gate.Out.State == machine.Draining || c.gate.Out.State == machine.HandedOver
+}
+
+// awaitDrain ends the activity of a server that went in order when no switchover
+// was heard of for a while; mu is held.
+func (c *Capture) awaitDrain(now tidegate.Instant) {
+	if c.final == 0 || c.handing() || time.Duration(now-c.final) < drainWait {
+		return
+	}
+	c.final = 0
+	c.gate.Deactivate(now)
+	signal(c.report)
+}
+
 // drained reports whether nothing more comes of the server, in a handover; mu is
 // held.
 func (c *Capture) drained() bool {
-	return c.final && (c.gate.Out.State == machine.Draining || c.gate.Out.State == machine.HandedOver)
+	return c.final != 0 && c.handing()
 }
 
 // stream connects, catches up, and receives until the connection ends, which it
@@ -149,16 +181,25 @@ func (c *Capture) look(ctx context.Context, conn *replication.Conn, have place, 
 	if err != nil {
 		return now, false, err
 	}
+	if have.known && recovery == "on" && !now.lineage.Extends(have.lineage, head) {
+		// It was made a follower of a log that went on without what it had.
+		c.forget()
+		return now, false, &tidegate.Error{Op: "stream log", Class: tidegate.Transient, Err: fmt.Errorf("the server follows lineage %s now, it is looked at anew", now.lineage)}
+	}
 	if have.known && !now.lineage.Extends(have.lineage, head) {
 		return now, false, diverged("the server is of lineage %s now; what was received up to %s is of %s", now.lineage, head, have.lineage)
 	}
-	if primary = recovery == "off"; !primary {
-		// Nobody tells a connector that only looks on what is durable: a slot would
-		// keep the replica's log for ever.
-		now.begin = now.segment.Start(id.End)
-		return now, primary, nil
-	}
 	slot, err := conn.ReadSlot(ctx, c.cfg.Slot)
+	if primary = recovery == "off"; !primary {
+		// Nobody tells a connector that only looks on what is durable: a slot, of when
+		// it was the primary, would keep the replica's log for ever.
+		if err == nil && slot.Exists {
+			c.log.Info("dropping the replication slot: the server follows", "slot", c.cfg.Slot)
+			err = conn.DropSlot(ctx, c.cfg.Slot)
+		}
+		now.begin = now.segment.Start(id.End)
+		return now, primary, err
+	}
 	if err == nil && !slot.Exists {
 		c.log.Info("making the replication slot", "slot", c.cfg.Slot)
 		slot, err = conn.CreateSlot(ctx, c.cfg.Slot, false)
@@ -205,8 +246,13 @@ func (c *Capture) settle(now place, head wal.LSN) (from wal.Mark, err error) {
 func (c *Capture) forget() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.gate.Deactivate(c.clock.Boot())
 	c.gate.Rewind(rpo.Mark{})
 	c.place = place{system: c.place.system}
+	c.final = 0
+	if c.renew != nil {
+		c.renew() // the agent, too, compares anew
+	}
 	c.shout()
 }
 
@@ -239,14 +285,14 @@ type intake struct {
 	since   wal.LSN  // what ends at or before it was counted before the break
 	marks   []rpo.Mark
 	commits []commit // in marks
-	target  wal.LSN // what the server had flushed when the stream began; 0 once it was received
+	target  wal.LSN  // what the server had flushed when the stream began; 0 once it was received
 	pings   int
 	asked   tidegate.Instant // since when the server only asks
 }
 
 // receive takes the log in until the stream ends.
 func (c *Capture) receive(ctx context.Context, s *replication.Stream, now place, from wal.Mark, primary bool) error {
-	in := &intake{c: c, link: &link{stream: s}, primary: primary}
+	in := &intake{c: c, link: &link{stream: s, primary: primary}, primary: primary}
 	var err error
 	in.parser, err = wal.NewParser(wal.Config{SegmentSize: now.segment, System: now.system, Lineage: now.lineage, Event: in.event})
 	if err != nil {
@@ -269,7 +315,12 @@ func (c *Capture) receive(ctx context.Context, s *replication.Stream, now place,
 	}
 	in.target = max(first.End, 1)
 	c.mu.Lock()
-	c.link, c.final = in.link, false
+	if c.final != 0 {
+		// Behind the last word is another start: what it let go before this nobody knows.
+		c.gate.Deactivate(c.clock.Boot())
+	}
+	c.link, c.final = in.link, 0
+	c.follows = c.follows || !primary
 	c.mu.Unlock()
 	c.find(nil)
 	c.log.Info("streaming", "from", from.End.String(), "head", in.since.String(), "lineage", now.lineage.String(), "primary", primary)
@@ -401,9 +452,18 @@ func (in *intake) caughtUp() {
 // activate begins an activity if there is a primary to answer and nobody fences
 // it; mu is held.
 func (c *Capture) activate() {
-	if c.link == nil || !c.link.ready || c.gate.Ceiling != nil || c.gate.FencedBy != 0 {
+	if c.link == nil || !c.link.ready || c.gate.Ceiling != nil {
 		return
 	}
+	if by := c.gate.FencedBy; by != 0 {
+		if !c.follows {
+			return
+		}
+		// It has followed the stream since, and was promoted.
+		c.outlived = by
+		c.gate.Unfence(by)
+	}
+	c.follows = false
 	c.leak = notAsked
 	c.gate.Activate(c.clock.Boot(), c.gate.Head)
 	signal(c.ask)

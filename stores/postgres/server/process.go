@@ -137,7 +137,7 @@ type child struct {
 }
 
 // launch starts postgres, in a session of its own: it outlives this process.
-func (s *Server) launch() (*child, error) {
+func (s *Server) launch(line []string) (*child, error) {
 	out, err := openAppend(s.LogPath())
 	if err != nil {
 		return nil, err
@@ -146,8 +146,7 @@ func (s *Server) launch() (*child, error) {
 	if err := s.own(s.LogPath()); err != nil {
 		return nil, err
 	}
-	args := append(append([]string{}, s.cfg.Command...), s.tool("postgres"))
-	args = append(args, s.commandLine()...)
+	args := append(append([]string{}, s.cfg.Command...), line...)
 	cmd := exec.Command(args[0], args[1:]...)
 	cmd.Stdout, cmd.Stderr = out, out
 	s.asAccount(cmd)

@@ -122,6 +122,16 @@ func (s *Server) followFromNow(before error) error {
 // source has not.
 func (s *Server) rewinding(name string) string { return filepath.Join(s.cfg.Home, rewindingDir, name) }
 
+// Forget is for data that was moved to a place within the home: what was noted of
+// a rewind of it goes along.
+func (s *Server) Forget(moved string) error {
+	half, err := s.exists(s.rewinding(""))
+	if err != nil || !half {
+		return err
+	}
+	return s.fsys.Rename(s.rewinding(""), filepath.Join(moved, rewindingDir))
+}
+
 const rewindDone = "done"
 
 func (s *Server) cutOff() (half, done bool, err error) {

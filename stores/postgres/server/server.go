@@ -185,7 +185,7 @@ func (s *Server) begin(ctx context.Context, p Purpose) error {
 	s.mu.Lock()
 	s.launched, s.found = from, true
 	s.mu.Unlock()
-	c, err := s.launch()
+	c, err := s.launch(append([]string{s.tool("postgres")}, s.commandLine()...))
 	if err != nil {
 		return err
 	}
