@@ -32,8 +32,9 @@ func (r *rig) clients(n int, level string) commits {
 	}
 	r.primary.Give(r.t, dir, 0o700)
 	env := append(r.primary.Env(), "PGOPTIONS=-c synchronous_commit="+level)
-	seconds := fmt.Sprint(max(1, int(span.Seconds())))
-	text, err := r.primary.Try(r.t, env, "pgbench", "-n", "-N", "-M", "prepared", "-c", fmt.Sprint(n), "-T", seconds, "-l", "--log-prefix", filepath.Join(dir, "t"))
+	// The time begins before the first connection: many clients need more of it.
+	seconds := max(1, int(span.Seconds())) * (1 + n/32)
+	text, err := r.primary.Try(r.t, env, "pgbench", "-n", "-N", "-M", "prepared", "-c", fmt.Sprint(n), "-T", fmt.Sprint(seconds), "-l", "--log-prefix", filepath.Join(dir, "t"))
 	if err != nil {
 		r.t.Fatalf("pgbench: %v\n%s", err, text)
 	}
@@ -60,8 +61,11 @@ func (r *rig) clients(n int, level string) commits {
 		}
 		f.Close()
 	}
+	if len(all) < n {
+		r.t.Fatalf("%d clients had %d commits in %d s: want a longer -span, or less beside it", n, len(all), seconds)
+	}
 	slices.Sort(all)
-	return commits{quantile(all, 500), quantile(all, 990), float64(len(all)) / max(1, span.Seconds())}
+	return commits{quantile(all, 500), quantile(all, 990), float64(len(all)) / float64(seconds)}
 }
 
 // pair is one way beside the other, as ratios of the first to the second.
