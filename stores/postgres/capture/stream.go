@@ -421,8 +421,8 @@ func (in *intake) advance() {
 		c.escape()
 		c.gate.Step(c.clock.Boot())
 	}
-	signal(c.answer)
 	signal(c.report)
+	signal(c.answer) // what is readied last runs first: within bounds a client waits for the answer alone
 }
 
 // anchor remembers a record end now and then, to begin an overlap at.
