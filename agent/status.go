@@ -15,6 +15,7 @@ import (
 	"github.com/tidegate/tidegate/internal/local"
 	"github.com/tidegate/tidegate/internal/rates"
 	"github.com/tidegate/tidegate/rpo"
+	"github.com/tidegate/tidegate/stores"
 )
 
 // Status is what /status shows and `tidegate-agent status` prints.
@@ -48,6 +49,10 @@ type StreamStatus struct {
 	// Findings are all that the library has said of itself and of its store, the
 	// gravest first.
 	Findings []local.Finding `json:"findings,omitempty"`
+
+	// Keeps is what the store keeps for the stream, each with the command that removes
+	// it by hand.
+	Keeps []string `json:"keeps,omitempty"`
 
 	LibraryConnected bool   `json:"library_connected"`
 	ServiceActive    bool   `json:"service_active"`
@@ -147,6 +152,10 @@ func (a *Agent) Status() Status {
 }
 
 func (s *stream) status() StreamStatus {
+	var keeps []string
+	if k, keeper := s.source.(stores.Keeper); keeper {
+		keeps = k.Keeps()
+	}
 	w := s.writer.Load()
 	var ws *WriterStatus
 	if w != nil {
@@ -159,7 +168,7 @@ func (s *stream) status() StreamStatus {
 		Waiting: s.acquire, Error: s.lastErr, Writer: ws,
 		LibraryConnected: s.lib.conn != nil, ServiceActive: s.lib.conn != nil && s.lib.active, Endpoint: s.cfg.Endpoint,
 		HeadKnown: s.lib.known, ReleasedKnown: s.lib.known && s.lib.progress.AKnown,
-		State: s.stateLocked(w),
+		State: s.stateLocked(w), Keeps: keeps,
 	}
 	if st.HeadKnown {
 		st.Head = s.lib.head()
@@ -313,7 +322,7 @@ func (st *StreamStatus) message() *pb.AgentStream {
 	m := &pb.AgentStream{
 		StreamId: api.IDText(st.ID), Role: roles[st.State], Epoch: uint64(st.Epoch),
 		ServiceActive: st.ServiceActive, LibraryConnected: st.LibraryConnected, Error: st.Error,
-		Findings: fencewire.FindingMessages(st.Findings),
+		Findings: fencewire.FindingMessages(st.Findings), Keeps: st.Keeps,
 	}
 	if st.Finding != "" {
 		m.Error = st.Finding // the cause of whatever else there is to say

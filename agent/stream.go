@@ -146,6 +146,9 @@ func (s *stream) show(v streamView, nodes map[tidegate.NodeName]string) {
 	if w := s.writer.Load(); w != nil {
 		w.recordChanged(v)
 	}
+	if k, keeper := s.source.(stores.Keeper); keeper && v.known() {
+		k.Wanted(!v.leaving)
+	}
 	s.tellRole()
 	s.poke()
 }

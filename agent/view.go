@@ -34,6 +34,7 @@ type streamView struct {
 	brake    brake
 	lease    time.Duration // ttl of the output lease that the operator wants; 0 for none
 	paused   bool
+	leaving  bool              // about to be removed
 	rec      fence.EpochRecord // zero before registration is complete
 	revision int64
 }
@@ -89,7 +90,7 @@ func parseStreamView(m *pb.StreamView) (v streamView, err error) {
 	if v.id, err = api.RequireID("stream id", m.GetId()); err != nil {
 		return v, err
 	}
-	v.paused = m.GetPaused()
+	v.paused, v.leaving = m.GetPaused(), m.GetLeaving()
 	v.policy = tidegate.Policy{Reaction: reactions[m.GetPolicy()], Grace: m.GetGrace().AsDuration(), Rearm: m.GetRearm().AsDuration()}
 	if v.policy.Reaction == "" {
 		// A gate that names none means the strictest; one that names an unknown

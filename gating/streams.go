@@ -441,40 +441,6 @@ func (s *operatorService) permitBlind(tx *registry.Tx, v *registry.View, st regi
 	return nil
 }
 
-// RemoveStream implements OperatorService. History, plans and quarantine reports
-// stay. A stream in the hands of a plan stays too: the plan would leave the
-// service's other streams without a writer.
-func (s *operatorService) RemoveStream(ctx context.Context, req *connect.Request[pb.RemoveStreamRequest]) (*connect.Response[pb.RemoveStreamResponse], error) {
-	m := req.Msg
-	service := tidegate.ServiceName(m.GetService())
-	release, err := s.control.hold(ctx, "remove stream", service)
-	if err != nil {
-		return nil, err
-	}
-	defer release()
-	v, err := s.store.Read(ctx)
-	if err != nil {
-		return nil, err
-	}
-	e, ok := v.Stream(service, tidegate.StreamName(m.GetStream()))
-	if !ok {
-		return nil, notFound("remove stream", m.GetService()+"/"+m.GetStream(), "see `tidegate streams list`")
-	}
-	id := e.Value.ID
-	last := v.Epochs[id]
-	entry := s.entry(ctx, ActionStreamRemove, service, m.GetReason(), fact("id", "%s", id), fact("epoch", "%s", last.Value.Epoch))
-	entry.Stream = e.Value.Name
-	_, err = s.store.Commit(ctx, new(registry.Tx).
-		Unchanged(registry.StreamKey(id), e.Revision).Unchanged(registry.EpochKey(id), last.Revision).
-		Put(registry.HistoryKey(id, last.Value.Epoch), last.Value).
-		Delete(registry.StreamKey(id)).Delete(registry.EpochKey(id)).Delete(registry.NameKey(e.Value.Service, e.Value.Name)).Audit(entry))
-	if err != nil {
-		return nil, err
-	}
-	s.log.Warn("stream removed", "service", m.GetService(), "stream", m.GetStream(), "id", id, "reason", m.GetReason(), "actor", actor(ctx))
-	return connect.NewResponse(&pb.RemoveStreamResponse{}), nil
-}
-
 // Freeze implements OperatorService.
 func (s *operatorService) Freeze(ctx context.Context, req *connect.Request[pb.FreezeRequest]) (*connect.Response[pb.FreezeResponse], error) {
 	m := req.Msg

@@ -627,7 +627,9 @@ type StreamView struct {
 	LeaseTtl *durationpb.Duration `protobuf:"bytes,15,opt,name=lease_ttl,json=leaseTtl,proto3" json:"lease_ttl,omitempty"`
 	// Configured members that the active epoch does not count: they follow, and
 	// their acks count for nothing.
-	Learners      []string `protobuf:"bytes,16,rep,name=learners,proto3" json:"learners,omitempty"`
+	Learners []string `protobuf:"bytes,16,rep,name=learners,proto3" json:"learners,omitempty"`
+	// It is about to be removed: agents have its stores let go of what they keep for it.
+	Leaving       bool `protobuf:"varint,17,opt,name=leaving,proto3" json:"leaving,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -772,6 +774,13 @@ func (x *StreamView) GetLearners() []string {
 		return x.Learners
 	}
 	return nil
+}
+
+func (x *StreamView) GetLeaving() bool {
+	if x != nil {
+		return x.Leaving
+	}
+	return false
 }
 
 // Brake says that the primary runs unprotected because somebody wants it so. No
@@ -2364,6 +2373,9 @@ type AgentStream struct {
 	// Admission cap from the operator's rates, in records per second; absent for none.
 	AdmissionRate *float64        `protobuf:"fixed64,32,opt,name=admission_rate,json=admissionRate,proto3,oneof" json:"admission_rate,omitempty"`
 	Findings      []*StoreFinding `protobuf:"bytes,33,rep,name=findings,proto3" json:"findings,omitempty"`
+	// What the store keeps for the stream outside of it, each with the command that
+	// removes it: a PostgreSQL server's slot.
+	Keeps         []string `protobuf:"bytes,34,rep,name=keeps,proto3" json:"keeps,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2625,6 +2637,13 @@ func (x *AgentStream) GetAdmissionRate() float64 {
 func (x *AgentStream) GetFindings() []*StoreFinding {
 	if x != nil {
 		return x.Findings
+	}
+	return nil
+}
+
+func (x *AgentStream) GetKeeps() []string {
+	if x != nil {
+		return x.Keeps
 	}
 	return nil
 }
@@ -3625,7 +3644,7 @@ const file_tidegate_v1_node_proto_rawDesc = "" +
 	"\x06frozen\x18\x04 \x01(\bR\x06frozen\x12\x17\n" +
 	"\aplan_id\x18\x05 \x01(\tR\x06planId\x12\x14\n" +
 	"\x05armed\x18\x06 \x01(\bR\x05armed\x126\n" +
-	"\tlease_ttl\x18\a \x01(\v2\x19.google.protobuf.DurationR\bleaseTtl\"\xb5\x04\n" +
+	"\tlease_ttl\x18\a \x01(\v2\x19.google.protobuf.DurationR\bleaseTtl\"\xcf\x04\n" +
 	"\n" +
 	"StreamView\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
@@ -3644,7 +3663,8 @@ const file_tidegate_v1_node_proto_rawDesc = "" +
 	"\x05rearm\x18\r \x01(\v2\x19.google.protobuf.DurationR\x05rearm\x12(\n" +
 	"\x05brake\x18\x0e \x01(\v2\x12.tidegate.v1.BrakeR\x05brake\x126\n" +
 	"\tlease_ttl\x18\x0f \x01(\v2\x19.google.protobuf.DurationR\bleaseTtl\x12\x1a\n" +
-	"\blearners\x18\x10 \x03(\tR\blearners\"g\n" +
+	"\blearners\x18\x10 \x03(\tR\blearners\x12\x18\n" +
+	"\aleaving\x18\x11 \x01(\bR\aleaving\"g\n" +
 	"\x05Brake\x12\x16\n" +
 	"\x06reason\x18\x01 \x01(\tR\x06reason\x12\x14\n" +
 	"\x05actor\x18\x02 \x01(\tR\x05actor\x120\n" +
@@ -3749,7 +3769,7 @@ const file_tidegate_v1_node_proto_rawDesc = "" +
 	"\x05limit\x18\x02 \x01(\x01H\x00R\x05limit\x88\x01\x01\x12\x12\n" +
 	"\x04unit\x18\x03 \x01(\tR\x04unit\x12\x14\n" +
 	"\x05error\x18\x04 \x01(\tR\x05errorB\b\n" +
-	"\x06_limit\"\xa0\n" +
+	"\x06_limit\"\xb6\n" +
 	"\n" +
 	"\vAgentStream\x12\x1b\n" +
 	"\tstream_id\x18\x01 \x01(\tR\bstreamId\x12*\n" +
@@ -3788,7 +3808,8 @@ const file_tidegate_v1_node_proto_rawDesc = "" +
 	"\blease_by\x18\x1e \x01(\tR\aleaseBy\x12\x18\n" +
 	"\adrained\x18\x1f \x01(\bR\adrained\x12*\n" +
 	"\x0eadmission_rate\x18  \x01(\x01H\x04R\radmissionRate\x88\x01\x01\x125\n" +
-	"\bfindings\x18! \x03(\v2\x19.tidegate.v1.StoreFindingR\bfindingsB\a\n" +
+	"\bfindings\x18! \x03(\v2\x19.tidegate.v1.StoreFindingR\bfindings\x12\x14\n" +
+	"\x05keeps\x18\" \x03(\tR\x05keepsB\a\n" +
 	"\x05_headB\v\n" +
 	"\t_capturedB\n" +
 	"\n" +

@@ -2218,7 +2218,10 @@ func (x *RemoveStreamRequest) GetReason() string {
 }
 
 type RemoveStreamResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// What the stream's stores still keep for it, to be removed by hand: the agent
+	// beside one was away.
+	Remnants      []*Remnant `protobuf:"bytes,1,rep,name=remnants,proto3" json:"remnants,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2253,6 +2256,66 @@ func (*RemoveStreamResponse) Descriptor() ([]byte, []int) {
 	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{27}
 }
 
+func (x *RemoveStreamResponse) GetRemnants() []*Remnant {
+	if x != nil {
+		return x.Remnants
+	}
+	return nil
+}
+
+type Remnant struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Node  string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	// In the store's own words: the commands that remove it.
+	Text          string `protobuf:"bytes,2,opt,name=text,proto3" json:"text,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Remnant) Reset() {
+	*x = Remnant{}
+	mi := &file_tidegate_v1_operator_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Remnant) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Remnant) ProtoMessage() {}
+
+func (x *Remnant) ProtoReflect() protoreflect.Message {
+	mi := &file_tidegate_v1_operator_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Remnant.ProtoReflect.Descriptor instead.
+func (*Remnant) Descriptor() ([]byte, []int) {
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *Remnant) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *Remnant) GetText() string {
+	if x != nil {
+		return x.Text
+	}
+	return ""
+}
+
 type SetModeRequest struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
 	Service string                 `protobuf:"bytes,1,opt,name=service,proto3" json:"service,omitempty"`
@@ -2277,7 +2340,7 @@ type SetModeRequest struct {
 
 func (x *SetModeRequest) Reset() {
 	*x = SetModeRequest{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[28]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2289,7 +2352,7 @@ func (x *SetModeRequest) String() string {
 func (*SetModeRequest) ProtoMessage() {}
 
 func (x *SetModeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[28]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2302,7 +2365,7 @@ func (x *SetModeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetModeRequest.ProtoReflect.Descriptor instead.
 func (*SetModeRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{28}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *SetModeRequest) GetService() string {
@@ -2387,7 +2450,7 @@ type SetModeResponse struct {
 
 func (x *SetModeResponse) Reset() {
 	*x = SetModeResponse{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[29]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2399,7 +2462,7 @@ func (x *SetModeResponse) String() string {
 func (*SetModeResponse) ProtoMessage() {}
 
 func (x *SetModeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[29]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2412,7 +2475,7 @@ func (x *SetModeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetModeResponse.ProtoReflect.Descriptor instead.
 func (*SetModeResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{29}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *SetModeResponse) GetStream() *StreamView {
@@ -2445,7 +2508,7 @@ type SetDetectorRequest struct {
 
 func (x *SetDetectorRequest) Reset() {
 	*x = SetDetectorRequest{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[30]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2457,7 +2520,7 @@ func (x *SetDetectorRequest) String() string {
 func (*SetDetectorRequest) ProtoMessage() {}
 
 func (x *SetDetectorRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[30]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2470,7 +2533,7 @@ func (x *SetDetectorRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetDetectorRequest.ProtoReflect.Descriptor instead.
 func (*SetDetectorRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{30}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *SetDetectorRequest) GetService() string {
@@ -2517,7 +2580,7 @@ type SetDetectorResponse struct {
 
 func (x *SetDetectorResponse) Reset() {
 	*x = SetDetectorResponse{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[31]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2529,7 +2592,7 @@ func (x *SetDetectorResponse) String() string {
 func (*SetDetectorResponse) ProtoMessage() {}
 
 func (x *SetDetectorResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[31]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2542,7 +2605,7 @@ func (x *SetDetectorResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetDetectorResponse.ProtoReflect.Descriptor instead.
 func (*SetDetectorResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{31}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *SetDetectorResponse) GetService() *Service {
@@ -2564,7 +2627,7 @@ type OpenGateRequest struct {
 
 func (x *OpenGateRequest) Reset() {
 	*x = OpenGateRequest{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[32]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2576,7 +2639,7 @@ func (x *OpenGateRequest) String() string {
 func (*OpenGateRequest) ProtoMessage() {}
 
 func (x *OpenGateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[32]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2589,7 +2652,7 @@ func (x *OpenGateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OpenGateRequest.ProtoReflect.Descriptor instead.
 func (*OpenGateRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{32}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *OpenGateRequest) GetService() string {
@@ -2624,7 +2687,7 @@ type OpenGateResponse struct {
 
 func (x *OpenGateResponse) Reset() {
 	*x = OpenGateResponse{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[33]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2636,7 +2699,7 @@ func (x *OpenGateResponse) String() string {
 func (*OpenGateResponse) ProtoMessage() {}
 
 func (x *OpenGateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[33]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2649,7 +2712,7 @@ func (x *OpenGateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OpenGateResponse.ProtoReflect.Descriptor instead.
 func (*OpenGateResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{33}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *OpenGateResponse) GetService() *ServiceView {
@@ -2676,7 +2739,7 @@ type ArmGateRequest struct {
 
 func (x *ArmGateRequest) Reset() {
 	*x = ArmGateRequest{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[34]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2688,7 +2751,7 @@ func (x *ArmGateRequest) String() string {
 func (*ArmGateRequest) ProtoMessage() {}
 
 func (x *ArmGateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[34]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2701,7 +2764,7 @@ func (x *ArmGateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ArmGateRequest.ProtoReflect.Descriptor instead.
 func (*ArmGateRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{34}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *ArmGateRequest) GetService() string {
@@ -2729,7 +2792,7 @@ type ArmGateResponse struct {
 
 func (x *ArmGateResponse) Reset() {
 	*x = ArmGateResponse{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[35]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2741,7 +2804,7 @@ func (x *ArmGateResponse) String() string {
 func (*ArmGateResponse) ProtoMessage() {}
 
 func (x *ArmGateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[35]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2754,7 +2817,7 @@ func (x *ArmGateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ArmGateResponse.ProtoReflect.Descriptor instead.
 func (*ArmGateResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{35}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *ArmGateResponse) GetService() *ServiceView {
@@ -2785,7 +2848,7 @@ type GateExplainRequest struct {
 
 func (x *GateExplainRequest) Reset() {
 	*x = GateExplainRequest{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[36]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2797,7 +2860,7 @@ func (x *GateExplainRequest) String() string {
 func (*GateExplainRequest) ProtoMessage() {}
 
 func (x *GateExplainRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[36]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2810,7 +2873,7 @@ func (x *GateExplainRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GateExplainRequest.ProtoReflect.Descriptor instead.
 func (*GateExplainRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{36}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *GateExplainRequest) GetService() string {
@@ -2854,7 +2917,7 @@ type GateExplainResponse struct {
 
 func (x *GateExplainResponse) Reset() {
 	*x = GateExplainResponse{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[37]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2866,7 +2929,7 @@ func (x *GateExplainResponse) String() string {
 func (*GateExplainResponse) ProtoMessage() {}
 
 func (x *GateExplainResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[37]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2879,7 +2942,7 @@ func (x *GateExplainResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GateExplainResponse.ProtoReflect.Descriptor instead.
 func (*GateExplainResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{37}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *GateExplainResponse) GetRules() []*RuleVerdict {
@@ -2929,7 +2992,7 @@ type ChangeRoleRequest struct {
 
 func (x *ChangeRoleRequest) Reset() {
 	*x = ChangeRoleRequest{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[38]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2941,7 +3004,7 @@ func (x *ChangeRoleRequest) String() string {
 func (*ChangeRoleRequest) ProtoMessage() {}
 
 func (x *ChangeRoleRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[38]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2954,7 +3017,7 @@ func (x *ChangeRoleRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChangeRoleRequest.ProtoReflect.Descriptor instead.
 func (*ChangeRoleRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{38}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *ChangeRoleRequest) GetService() string {
@@ -3038,7 +3101,7 @@ type RuleOverride struct {
 
 func (x *RuleOverride) Reset() {
 	*x = RuleOverride{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[39]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3050,7 +3113,7 @@ func (x *RuleOverride) String() string {
 func (*RuleOverride) ProtoMessage() {}
 
 func (x *RuleOverride) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[39]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3063,7 +3126,7 @@ func (x *RuleOverride) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RuleOverride.ProtoReflect.Descriptor instead.
 func (*RuleOverride) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{39}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *RuleOverride) GetRule() string {
@@ -3094,7 +3157,7 @@ type ChangeRoleResponse struct {
 
 func (x *ChangeRoleResponse) Reset() {
 	*x = ChangeRoleResponse{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[40]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3106,7 +3169,7 @@ func (x *ChangeRoleResponse) String() string {
 func (*ChangeRoleResponse) ProtoMessage() {}
 
 func (x *ChangeRoleResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[40]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3119,7 +3182,7 @@ func (x *ChangeRoleResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChangeRoleResponse.ProtoReflect.Descriptor instead.
 func (*ChangeRoleResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{40}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *ChangeRoleResponse) GetEvent() isChangeRoleResponse_Event {
@@ -3199,7 +3262,7 @@ type ReconfigureRequest struct {
 
 func (x *ReconfigureRequest) Reset() {
 	*x = ReconfigureRequest{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[41]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3211,7 +3274,7 @@ func (x *ReconfigureRequest) String() string {
 func (*ReconfigureRequest) ProtoMessage() {}
 
 func (x *ReconfigureRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[41]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3224,7 +3287,7 @@ func (x *ReconfigureRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReconfigureRequest.ProtoReflect.Descriptor instead.
 func (*ReconfigureRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{41}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *ReconfigureRequest) GetService() string {
@@ -3283,7 +3346,7 @@ type ReconfigureResponse struct {
 
 func (x *ReconfigureResponse) Reset() {
 	*x = ReconfigureResponse{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[42]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3295,7 +3358,7 @@ func (x *ReconfigureResponse) String() string {
 func (*ReconfigureResponse) ProtoMessage() {}
 
 func (x *ReconfigureResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[42]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3308,7 +3371,7 @@ func (x *ReconfigureResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReconfigureResponse.ProtoReflect.Descriptor instead.
 func (*ReconfigureResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{42}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *ReconfigureResponse) GetEvent() isReconfigureResponse_Event {
@@ -3377,7 +3440,7 @@ type AbortPlanRequest struct {
 
 func (x *AbortPlanRequest) Reset() {
 	*x = AbortPlanRequest{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[43]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3389,7 +3452,7 @@ func (x *AbortPlanRequest) String() string {
 func (*AbortPlanRequest) ProtoMessage() {}
 
 func (x *AbortPlanRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[43]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3402,7 +3465,7 @@ func (x *AbortPlanRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AbortPlanRequest.ProtoReflect.Descriptor instead.
 func (*AbortPlanRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{43}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *AbortPlanRequest) GetId() string {
@@ -3430,7 +3493,7 @@ type AbortPlanResponse struct {
 
 func (x *AbortPlanResponse) Reset() {
 	*x = AbortPlanResponse{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[44]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3442,7 +3505,7 @@ func (x *AbortPlanResponse) String() string {
 func (*AbortPlanResponse) ProtoMessage() {}
 
 func (x *AbortPlanResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[44]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3455,7 +3518,7 @@ func (x *AbortPlanResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AbortPlanResponse.ProtoReflect.Descriptor instead.
 func (*AbortPlanResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{44}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *AbortPlanResponse) GetPlan() *Plan {
@@ -3482,7 +3545,7 @@ type ListOverridesRequest struct {
 
 func (x *ListOverridesRequest) Reset() {
 	*x = ListOverridesRequest{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[45]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3494,7 +3557,7 @@ func (x *ListOverridesRequest) String() string {
 func (*ListOverridesRequest) ProtoMessage() {}
 
 func (x *ListOverridesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[45]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3507,7 +3570,7 @@ func (x *ListOverridesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListOverridesRequest.ProtoReflect.Descriptor instead.
 func (*ListOverridesRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{45}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *ListOverridesRequest) GetService() string {
@@ -3526,7 +3589,7 @@ type ListOverridesResponse struct {
 
 func (x *ListOverridesResponse) Reset() {
 	*x = ListOverridesResponse{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[46]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3538,7 +3601,7 @@ func (x *ListOverridesResponse) String() string {
 func (*ListOverridesResponse) ProtoMessage() {}
 
 func (x *ListOverridesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[46]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3551,7 +3614,7 @@ func (x *ListOverridesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListOverridesResponse.ProtoReflect.Descriptor instead.
 func (*ListOverridesResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{46}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *ListOverridesResponse) GetOverrides() []*Override {
@@ -3575,7 +3638,7 @@ type PutOverridesRequest struct {
 
 func (x *PutOverridesRequest) Reset() {
 	*x = PutOverridesRequest{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[47]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3587,7 +3650,7 @@ func (x *PutOverridesRequest) String() string {
 func (*PutOverridesRequest) ProtoMessage() {}
 
 func (x *PutOverridesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[47]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3600,7 +3663,7 @@ func (x *PutOverridesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutOverridesRequest.ProtoReflect.Descriptor instead.
 func (*PutOverridesRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{47}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *PutOverridesRequest) GetService() string {
@@ -3641,7 +3704,7 @@ type PutOverridesResponse struct {
 
 func (x *PutOverridesResponse) Reset() {
 	*x = PutOverridesResponse{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[48]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3653,7 +3716,7 @@ func (x *PutOverridesResponse) String() string {
 func (*PutOverridesResponse) ProtoMessage() {}
 
 func (x *PutOverridesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[48]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3666,7 +3729,7 @@ func (x *PutOverridesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutOverridesResponse.ProtoReflect.Descriptor instead.
 func (*PutOverridesResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{48}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *PutOverridesResponse) GetOverrides() []*Override {
@@ -3686,7 +3749,7 @@ type RevokeOverrideRequest struct {
 
 func (x *RevokeOverrideRequest) Reset() {
 	*x = RevokeOverrideRequest{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[49]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3698,7 +3761,7 @@ func (x *RevokeOverrideRequest) String() string {
 func (*RevokeOverrideRequest) ProtoMessage() {}
 
 func (x *RevokeOverrideRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[49]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3711,7 +3774,7 @@ func (x *RevokeOverrideRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeOverrideRequest.ProtoReflect.Descriptor instead.
 func (*RevokeOverrideRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{49}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *RevokeOverrideRequest) GetId() string {
@@ -3736,7 +3799,7 @@ type RevokeOverrideResponse struct {
 
 func (x *RevokeOverrideResponse) Reset() {
 	*x = RevokeOverrideResponse{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[50]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3748,7 +3811,7 @@ func (x *RevokeOverrideResponse) String() string {
 func (*RevokeOverrideResponse) ProtoMessage() {}
 
 func (x *RevokeOverrideResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[50]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3761,7 +3824,7 @@ func (x *RevokeOverrideResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeOverrideResponse.ProtoReflect.Descriptor instead.
 func (*RevokeOverrideResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{50}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{51}
 }
 
 // AuditEntry is one thing that somebody did or that happened to a gate. Entries
@@ -3787,7 +3850,7 @@ type AuditEntry struct {
 
 func (x *AuditEntry) Reset() {
 	*x = AuditEntry{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[51]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3799,7 +3862,7 @@ func (x *AuditEntry) String() string {
 func (*AuditEntry) ProtoMessage() {}
 
 func (x *AuditEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[51]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3812,7 +3875,7 @@ func (x *AuditEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditEntry.ProtoReflect.Descriptor instead.
 func (*AuditEntry) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{51}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *AuditEntry) GetId() string {
@@ -3894,7 +3957,7 @@ type ListAuditRequest struct {
 
 func (x *ListAuditRequest) Reset() {
 	*x = ListAuditRequest{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[52]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3906,7 +3969,7 @@ func (x *ListAuditRequest) String() string {
 func (*ListAuditRequest) ProtoMessage() {}
 
 func (x *ListAuditRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[52]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3919,7 +3982,7 @@ func (x *ListAuditRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListAuditRequest.ProtoReflect.Descriptor instead.
 func (*ListAuditRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{52}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *ListAuditRequest) GetService() string {
@@ -3961,7 +4024,7 @@ type ListAuditResponse struct {
 
 func (x *ListAuditResponse) Reset() {
 	*x = ListAuditResponse{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[53]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3973,7 +4036,7 @@ func (x *ListAuditResponse) String() string {
 func (*ListAuditResponse) ProtoMessage() {}
 
 func (x *ListAuditResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[53]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3986,7 +4049,7 @@ func (x *ListAuditResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListAuditResponse.ProtoReflect.Descriptor instead.
 func (*ListAuditResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{53}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *ListAuditResponse) GetEntries() []*AuditEntry {
@@ -4014,7 +4077,7 @@ type FreezeRequest struct {
 
 func (x *FreezeRequest) Reset() {
 	*x = FreezeRequest{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[54]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4026,7 +4089,7 @@ func (x *FreezeRequest) String() string {
 func (*FreezeRequest) ProtoMessage() {}
 
 func (x *FreezeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[54]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4039,7 +4102,7 @@ func (x *FreezeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FreezeRequest.ProtoReflect.Descriptor instead.
 func (*FreezeRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{54}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *FreezeRequest) GetService() string {
@@ -4074,7 +4137,7 @@ type FreezeResponse struct {
 
 func (x *FreezeResponse) Reset() {
 	*x = FreezeResponse{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[55]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4086,7 +4149,7 @@ func (x *FreezeResponse) String() string {
 func (*FreezeResponse) ProtoMessage() {}
 
 func (x *FreezeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[55]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4099,7 +4162,7 @@ func (x *FreezeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FreezeResponse.ProtoReflect.Descriptor instead.
 func (*FreezeResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{55}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *FreezeResponse) GetService() *ServiceView {
@@ -4164,7 +4227,7 @@ type Plan struct {
 
 func (x *Plan) Reset() {
 	*x = Plan{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[56]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4176,7 +4239,7 @@ func (x *Plan) String() string {
 func (*Plan) ProtoMessage() {}
 
 func (x *Plan) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[56]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4189,7 +4252,7 @@ func (x *Plan) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Plan.ProtoReflect.Descriptor instead.
 func (*Plan) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{56}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *Plan) GetId() string {
@@ -4400,7 +4463,7 @@ type PlanAbort struct {
 
 func (x *PlanAbort) Reset() {
 	*x = PlanAbort{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[57]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4412,7 +4475,7 @@ func (x *PlanAbort) String() string {
 func (*PlanAbort) ProtoMessage() {}
 
 func (x *PlanAbort) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[57]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4425,7 +4488,7 @@ func (x *PlanAbort) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlanAbort.ProtoReflect.Descriptor instead.
 func (*PlanAbort) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{57}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *PlanAbort) GetActor() string {
@@ -4469,7 +4532,7 @@ type PlanStream struct {
 
 func (x *PlanStream) Reset() {
 	*x = PlanStream{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[58]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4481,7 +4544,7 @@ func (x *PlanStream) String() string {
 func (*PlanStream) ProtoMessage() {}
 
 func (x *PlanStream) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[58]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4494,7 +4557,7 @@ func (x *PlanStream) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlanStream.ProtoReflect.Descriptor instead.
 func (*PlanStream) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{58}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *PlanStream) GetStreamId() string {
@@ -4581,7 +4644,7 @@ type PlanStep struct {
 
 func (x *PlanStep) Reset() {
 	*x = PlanStep{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[59]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4593,7 +4656,7 @@ func (x *PlanStep) String() string {
 func (*PlanStep) ProtoMessage() {}
 
 func (x *PlanStep) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[59]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4606,7 +4669,7 @@ func (x *PlanStep) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlanStep.ProtoReflect.Descriptor instead.
 func (*PlanStep) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{59}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *PlanStep) GetName() string {
@@ -4674,7 +4737,7 @@ type ShowPlanRequest struct {
 
 func (x *ShowPlanRequest) Reset() {
 	*x = ShowPlanRequest{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[60]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4686,7 +4749,7 @@ func (x *ShowPlanRequest) String() string {
 func (*ShowPlanRequest) ProtoMessage() {}
 
 func (x *ShowPlanRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[60]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4699,7 +4762,7 @@ func (x *ShowPlanRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShowPlanRequest.ProtoReflect.Descriptor instead.
 func (*ShowPlanRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{60}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *ShowPlanRequest) GetId() string {
@@ -4718,7 +4781,7 @@ type ShowPlanResponse struct {
 
 func (x *ShowPlanResponse) Reset() {
 	*x = ShowPlanResponse{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[61]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4730,7 +4793,7 @@ func (x *ShowPlanResponse) String() string {
 func (*ShowPlanResponse) ProtoMessage() {}
 
 func (x *ShowPlanResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[61]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4743,7 +4806,7 @@ func (x *ShowPlanResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShowPlanResponse.ProtoReflect.Descriptor instead.
 func (*ShowPlanResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{61}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *ShowPlanResponse) GetPlan() *Plan {
@@ -4766,7 +4829,7 @@ type ListPlansRequest struct {
 
 func (x *ListPlansRequest) Reset() {
 	*x = ListPlansRequest{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[62]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4778,7 +4841,7 @@ func (x *ListPlansRequest) String() string {
 func (*ListPlansRequest) ProtoMessage() {}
 
 func (x *ListPlansRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[62]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4791,7 +4854,7 @@ func (x *ListPlansRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPlansRequest.ProtoReflect.Descriptor instead.
 func (*ListPlansRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{62}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *ListPlansRequest) GetService() string {
@@ -4826,7 +4889,7 @@ type ListPlansResponse struct {
 
 func (x *ListPlansResponse) Reset() {
 	*x = ListPlansResponse{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[63]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4838,7 +4901,7 @@ func (x *ListPlansResponse) String() string {
 func (*ListPlansResponse) ProtoMessage() {}
 
 func (x *ListPlansResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[63]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4851,7 +4914,7 @@ func (x *ListPlansResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPlansResponse.ProtoReflect.Descriptor instead.
 func (*ListPlansResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{63}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *ListPlansResponse) GetPlans() []*Plan {
@@ -4885,7 +4948,7 @@ type RebuildRequest struct {
 
 func (x *RebuildRequest) Reset() {
 	*x = RebuildRequest{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[64]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4897,7 +4960,7 @@ func (x *RebuildRequest) String() string {
 func (*RebuildRequest) ProtoMessage() {}
 
 func (x *RebuildRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[64]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4910,7 +4973,7 @@ func (x *RebuildRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RebuildRequest.ProtoReflect.Descriptor instead.
 func (*RebuildRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{64}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *RebuildRequest) GetStandbys() []string {
@@ -4958,7 +5021,7 @@ type RebuildResponse struct {
 
 func (x *RebuildResponse) Reset() {
 	*x = RebuildResponse{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[65]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4970,7 +5033,7 @@ func (x *RebuildResponse) String() string {
 func (*RebuildResponse) ProtoMessage() {}
 
 func (x *RebuildResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[65]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4983,7 +5046,7 @@ func (x *RebuildResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RebuildResponse.ProtoReflect.Descriptor instead.
 func (*RebuildResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{65}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *RebuildResponse) GetStreams() []*StreamView {
@@ -5008,7 +5071,7 @@ type DoctorRequest struct {
 
 func (x *DoctorRequest) Reset() {
 	*x = DoctorRequest{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[66]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5020,7 +5083,7 @@ func (x *DoctorRequest) String() string {
 func (*DoctorRequest) ProtoMessage() {}
 
 func (x *DoctorRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[66]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5033,7 +5096,7 @@ func (x *DoctorRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DoctorRequest.ProtoReflect.Descriptor instead.
 func (*DoctorRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{66}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{67}
 }
 
 type DoctorResponse struct {
@@ -5045,7 +5108,7 @@ type DoctorResponse struct {
 
 func (x *DoctorResponse) Reset() {
 	*x = DoctorResponse{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[67]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5057,7 +5120,7 @@ func (x *DoctorResponse) String() string {
 func (*DoctorResponse) ProtoMessage() {}
 
 func (x *DoctorResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[67]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5070,7 +5133,7 @@ func (x *DoctorResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DoctorResponse.ProtoReflect.Descriptor instead.
 func (*DoctorResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{67}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *DoctorResponse) GetFindings() []*Finding {
@@ -5092,7 +5155,7 @@ type Finding struct {
 
 func (x *Finding) Reset() {
 	*x = Finding{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[68]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5104,7 +5167,7 @@ func (x *Finding) String() string {
 func (*Finding) ProtoMessage() {}
 
 func (x *Finding) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[68]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5117,7 +5180,7 @@ func (x *Finding) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Finding.ProtoReflect.Descriptor instead.
 func (*Finding) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{68}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *Finding) GetSeverity() Severity {
@@ -5311,8 +5374,12 @@ const file_tidegate_v1_operator_proto_rawDesc = "" +
 	"\x13RemoveStreamRequest\x12\x18\n" +
 	"\aservice\x18\x01 \x01(\tR\aservice\x12\x16\n" +
 	"\x06stream\x18\x02 \x01(\tR\x06stream\x12\x16\n" +
-	"\x06reason\x18\x03 \x01(\tR\x06reason\"\x16\n" +
-	"\x14RemoveStreamResponse\"\xa2\x03\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\"H\n" +
+	"\x14RemoveStreamResponse\x120\n" +
+	"\bremnants\x18\x01 \x03(\v2\x14.tidegate.v1.RemnantR\bremnants\"1\n" +
+	"\aRemnant\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\tR\x04node\x12\x12\n" +
+	"\x04text\x18\x02 \x01(\tR\x04text\"\xa2\x03\n" +
 	"\x0eSetModeRequest\x12\x18\n" +
 	"\aservice\x18\x01 \x01(\tR\aservice\x12\x16\n" +
 	"\x06stream\x18\x02 \x01(\tR\x06stream\x12%\n" +
@@ -5588,7 +5655,7 @@ func file_tidegate_v1_operator_proto_rawDescGZIP() []byte {
 }
 
 var file_tidegate_v1_operator_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_tidegate_v1_operator_proto_msgTypes = make([]protoimpl.MessageInfo, 69)
+var file_tidegate_v1_operator_proto_msgTypes = make([]protoimpl.MessageInfo, 70)
 var file_tidegate_v1_operator_proto_goTypes = []any{
 	(DetectorMode)(0),              // 0: tidegate.v1.DetectorMode
 	(DetectorVerdict)(0),           // 1: tidegate.v1.DetectorVerdict
@@ -5621,262 +5688,264 @@ var file_tidegate_v1_operator_proto_goTypes = []any{
 	(*ResumeStreamResponse)(nil),   // 28: tidegate.v1.ResumeStreamResponse
 	(*RemoveStreamRequest)(nil),    // 29: tidegate.v1.RemoveStreamRequest
 	(*RemoveStreamResponse)(nil),   // 30: tidegate.v1.RemoveStreamResponse
-	(*SetModeRequest)(nil),         // 31: tidegate.v1.SetModeRequest
-	(*SetModeResponse)(nil),        // 32: tidegate.v1.SetModeResponse
-	(*SetDetectorRequest)(nil),     // 33: tidegate.v1.SetDetectorRequest
-	(*SetDetectorResponse)(nil),    // 34: tidegate.v1.SetDetectorResponse
-	(*OpenGateRequest)(nil),        // 35: tidegate.v1.OpenGateRequest
-	(*OpenGateResponse)(nil),       // 36: tidegate.v1.OpenGateResponse
-	(*ArmGateRequest)(nil),         // 37: tidegate.v1.ArmGateRequest
-	(*ArmGateResponse)(nil),        // 38: tidegate.v1.ArmGateResponse
-	(*GateExplainRequest)(nil),     // 39: tidegate.v1.GateExplainRequest
-	(*GateExplainResponse)(nil),    // 40: tidegate.v1.GateExplainResponse
-	(*ChangeRoleRequest)(nil),      // 41: tidegate.v1.ChangeRoleRequest
-	(*RuleOverride)(nil),           // 42: tidegate.v1.RuleOverride
-	(*ChangeRoleResponse)(nil),     // 43: tidegate.v1.ChangeRoleResponse
-	(*ReconfigureRequest)(nil),     // 44: tidegate.v1.ReconfigureRequest
-	(*ReconfigureResponse)(nil),    // 45: tidegate.v1.ReconfigureResponse
-	(*AbortPlanRequest)(nil),       // 46: tidegate.v1.AbortPlanRequest
-	(*AbortPlanResponse)(nil),      // 47: tidegate.v1.AbortPlanResponse
-	(*ListOverridesRequest)(nil),   // 48: tidegate.v1.ListOverridesRequest
-	(*ListOverridesResponse)(nil),  // 49: tidegate.v1.ListOverridesResponse
-	(*PutOverridesRequest)(nil),    // 50: tidegate.v1.PutOverridesRequest
-	(*PutOverridesResponse)(nil),   // 51: tidegate.v1.PutOverridesResponse
-	(*RevokeOverrideRequest)(nil),  // 52: tidegate.v1.RevokeOverrideRequest
-	(*RevokeOverrideResponse)(nil), // 53: tidegate.v1.RevokeOverrideResponse
-	(*AuditEntry)(nil),             // 54: tidegate.v1.AuditEntry
-	(*ListAuditRequest)(nil),       // 55: tidegate.v1.ListAuditRequest
-	(*ListAuditResponse)(nil),      // 56: tidegate.v1.ListAuditResponse
-	(*FreezeRequest)(nil),          // 57: tidegate.v1.FreezeRequest
-	(*FreezeResponse)(nil),         // 58: tidegate.v1.FreezeResponse
-	(*Plan)(nil),                   // 59: tidegate.v1.Plan
-	(*PlanAbort)(nil),              // 60: tidegate.v1.PlanAbort
-	(*PlanStream)(nil),             // 61: tidegate.v1.PlanStream
-	(*PlanStep)(nil),               // 62: tidegate.v1.PlanStep
-	(*ShowPlanRequest)(nil),        // 63: tidegate.v1.ShowPlanRequest
-	(*ShowPlanResponse)(nil),       // 64: tidegate.v1.ShowPlanResponse
-	(*ListPlansRequest)(nil),       // 65: tidegate.v1.ListPlansRequest
-	(*ListPlansResponse)(nil),      // 66: tidegate.v1.ListPlansResponse
-	(*RebuildRequest)(nil),         // 67: tidegate.v1.RebuildRequest
-	(*RebuildResponse)(nil),        // 68: tidegate.v1.RebuildResponse
-	(*DoctorRequest)(nil),          // 69: tidegate.v1.DoctorRequest
-	(*DoctorResponse)(nil),         // 70: tidegate.v1.DoctorResponse
-	(*Finding)(nil),                // 71: tidegate.v1.Finding
-	(Verdict)(0),                   // 72: tidegate.v1.Verdict
-	(*timestamppb.Timestamp)(nil),  // 73: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),    // 74: google.protobuf.Duration
-	(*Route)(nil),                  // 75: tidegate.v1.Route
-	(*LossStatement)(nil),          // 76: tidegate.v1.LossStatement
-	(*Holder)(nil),                 // 77: tidegate.v1.Holder
-	(*Vantage)(nil),                // 78: tidegate.v1.Vantage
-	(*Fact)(nil),                   // 79: tidegate.v1.Fact
-	(*StreamView)(nil),             // 80: tidegate.v1.StreamView
-	(*AgentStream)(nil),            // 81: tidegate.v1.AgentStream
-	(*StandbyStream)(nil),          // 82: tidegate.v1.StandbyStream
-	(*NodeView)(nil),               // 83: tidegate.v1.NodeView
-	(*ReportStandbyRequest)(nil),   // 84: tidegate.v1.ReportStandbyRequest
-	(*ReportAgentRequest)(nil),     // 85: tidegate.v1.ReportAgentRequest
-	(*RouteApplied)(nil),           // 86: tidegate.v1.RouteApplied
-	(*Bounds)(nil),                 // 87: tidegate.v1.Bounds
-	(*ServiceView)(nil),            // 88: tidegate.v1.ServiceView
-	(Mode)(0),                      // 89: tidegate.v1.Mode
-	(GatePolicy)(0),                // 90: tidegate.v1.GatePolicy
-	(PlanKind)(0),                  // 91: tidegate.v1.PlanKind
-	(*RuleVerdict)(nil),            // 92: tidegate.v1.RuleVerdict
-	(*Override)(nil),               // 93: tidegate.v1.Override
-	(*Phases)(nil),                 // 94: tidegate.v1.Phases
-	(*LogPos)(nil),                 // 95: tidegate.v1.LogPos
-	(*Config)(nil),                 // 96: tidegate.v1.Config
-	(*Handover)(nil),               // 97: tidegate.v1.Handover
-	(Severity)(0),                  // 98: tidegate.v1.Severity
+	(*Remnant)(nil),                // 31: tidegate.v1.Remnant
+	(*SetModeRequest)(nil),         // 32: tidegate.v1.SetModeRequest
+	(*SetModeResponse)(nil),        // 33: tidegate.v1.SetModeResponse
+	(*SetDetectorRequest)(nil),     // 34: tidegate.v1.SetDetectorRequest
+	(*SetDetectorResponse)(nil),    // 35: tidegate.v1.SetDetectorResponse
+	(*OpenGateRequest)(nil),        // 36: tidegate.v1.OpenGateRequest
+	(*OpenGateResponse)(nil),       // 37: tidegate.v1.OpenGateResponse
+	(*ArmGateRequest)(nil),         // 38: tidegate.v1.ArmGateRequest
+	(*ArmGateResponse)(nil),        // 39: tidegate.v1.ArmGateResponse
+	(*GateExplainRequest)(nil),     // 40: tidegate.v1.GateExplainRequest
+	(*GateExplainResponse)(nil),    // 41: tidegate.v1.GateExplainResponse
+	(*ChangeRoleRequest)(nil),      // 42: tidegate.v1.ChangeRoleRequest
+	(*RuleOverride)(nil),           // 43: tidegate.v1.RuleOverride
+	(*ChangeRoleResponse)(nil),     // 44: tidegate.v1.ChangeRoleResponse
+	(*ReconfigureRequest)(nil),     // 45: tidegate.v1.ReconfigureRequest
+	(*ReconfigureResponse)(nil),    // 46: tidegate.v1.ReconfigureResponse
+	(*AbortPlanRequest)(nil),       // 47: tidegate.v1.AbortPlanRequest
+	(*AbortPlanResponse)(nil),      // 48: tidegate.v1.AbortPlanResponse
+	(*ListOverridesRequest)(nil),   // 49: tidegate.v1.ListOverridesRequest
+	(*ListOverridesResponse)(nil),  // 50: tidegate.v1.ListOverridesResponse
+	(*PutOverridesRequest)(nil),    // 51: tidegate.v1.PutOverridesRequest
+	(*PutOverridesResponse)(nil),   // 52: tidegate.v1.PutOverridesResponse
+	(*RevokeOverrideRequest)(nil),  // 53: tidegate.v1.RevokeOverrideRequest
+	(*RevokeOverrideResponse)(nil), // 54: tidegate.v1.RevokeOverrideResponse
+	(*AuditEntry)(nil),             // 55: tidegate.v1.AuditEntry
+	(*ListAuditRequest)(nil),       // 56: tidegate.v1.ListAuditRequest
+	(*ListAuditResponse)(nil),      // 57: tidegate.v1.ListAuditResponse
+	(*FreezeRequest)(nil),          // 58: tidegate.v1.FreezeRequest
+	(*FreezeResponse)(nil),         // 59: tidegate.v1.FreezeResponse
+	(*Plan)(nil),                   // 60: tidegate.v1.Plan
+	(*PlanAbort)(nil),              // 61: tidegate.v1.PlanAbort
+	(*PlanStream)(nil),             // 62: tidegate.v1.PlanStream
+	(*PlanStep)(nil),               // 63: tidegate.v1.PlanStep
+	(*ShowPlanRequest)(nil),        // 64: tidegate.v1.ShowPlanRequest
+	(*ShowPlanResponse)(nil),       // 65: tidegate.v1.ShowPlanResponse
+	(*ListPlansRequest)(nil),       // 66: tidegate.v1.ListPlansRequest
+	(*ListPlansResponse)(nil),      // 67: tidegate.v1.ListPlansResponse
+	(*RebuildRequest)(nil),         // 68: tidegate.v1.RebuildRequest
+	(*RebuildResponse)(nil),        // 69: tidegate.v1.RebuildResponse
+	(*DoctorRequest)(nil),          // 70: tidegate.v1.DoctorRequest
+	(*DoctorResponse)(nil),         // 71: tidegate.v1.DoctorResponse
+	(*Finding)(nil),                // 72: tidegate.v1.Finding
+	(Verdict)(0),                   // 73: tidegate.v1.Verdict
+	(*timestamppb.Timestamp)(nil),  // 74: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),    // 75: google.protobuf.Duration
+	(*Route)(nil),                  // 76: tidegate.v1.Route
+	(*LossStatement)(nil),          // 77: tidegate.v1.LossStatement
+	(*Holder)(nil),                 // 78: tidegate.v1.Holder
+	(*Vantage)(nil),                // 79: tidegate.v1.Vantage
+	(*Fact)(nil),                   // 80: tidegate.v1.Fact
+	(*StreamView)(nil),             // 81: tidegate.v1.StreamView
+	(*AgentStream)(nil),            // 82: tidegate.v1.AgentStream
+	(*StandbyStream)(nil),          // 83: tidegate.v1.StandbyStream
+	(*NodeView)(nil),               // 84: tidegate.v1.NodeView
+	(*ReportStandbyRequest)(nil),   // 85: tidegate.v1.ReportStandbyRequest
+	(*ReportAgentRequest)(nil),     // 86: tidegate.v1.ReportAgentRequest
+	(*RouteApplied)(nil),           // 87: tidegate.v1.RouteApplied
+	(*Bounds)(nil),                 // 88: tidegate.v1.Bounds
+	(*ServiceView)(nil),            // 89: tidegate.v1.ServiceView
+	(Mode)(0),                      // 90: tidegate.v1.Mode
+	(GatePolicy)(0),                // 91: tidegate.v1.GatePolicy
+	(PlanKind)(0),                  // 92: tidegate.v1.PlanKind
+	(*RuleVerdict)(nil),            // 93: tidegate.v1.RuleVerdict
+	(*Override)(nil),               // 94: tidegate.v1.Override
+	(*Phases)(nil),                 // 95: tidegate.v1.Phases
+	(*LogPos)(nil),                 // 96: tidegate.v1.LogPos
+	(*Config)(nil),                 // 97: tidegate.v1.Config
+	(*Handover)(nil),               // 98: tidegate.v1.Handover
+	(Severity)(0),                  // 99: tidegate.v1.Severity
 }
 var file_tidegate_v1_operator_proto_depIdxs = []int32{
-	72,  // 0: tidegate.v1.StatusResponse.verdict:type_name -> tidegate.v1.Verdict
+	73,  // 0: tidegate.v1.StatusResponse.verdict:type_name -> tidegate.v1.Verdict
 	5,   // 1: tidegate.v1.StatusResponse.services:type_name -> tidegate.v1.ServiceStatus
 	14,  // 2: tidegate.v1.StatusResponse.standbys:type_name -> tidegate.v1.StandbyStatus
 	15,  // 3: tidegate.v1.StatusResponse.agents:type_name -> tidegate.v1.AgentStatus
 	16,  // 4: tidegate.v1.StatusResponse.routes:type_name -> tidegate.v1.RouteStatus
-	73,  // 5: tidegate.v1.StatusResponse.now:type_name -> google.protobuf.Timestamp
-	74,  // 6: tidegate.v1.StatusResponse.registry_age:type_name -> google.protobuf.Duration
-	72,  // 7: tidegate.v1.ServiceStatus.verdict:type_name -> tidegate.v1.Verdict
+	74,  // 5: tidegate.v1.StatusResponse.now:type_name -> google.protobuf.Timestamp
+	75,  // 6: tidegate.v1.StatusResponse.registry_age:type_name -> google.protobuf.Duration
+	73,  // 7: tidegate.v1.ServiceStatus.verdict:type_name -> tidegate.v1.Verdict
 	12,  // 8: tidegate.v1.ServiceStatus.streams:type_name -> tidegate.v1.StreamStatus
-	75,  // 9: tidegate.v1.ServiceStatus.route:type_name -> tidegate.v1.Route
-	74,  // 10: tidegate.v1.ServiceStatus.rpo:type_name -> google.protobuf.Duration
-	74,  // 11: tidegate.v1.ServiceStatus.rto:type_name -> google.protobuf.Duration
-	74,  // 12: tidegate.v1.ServiceStatus.rto_predicted:type_name -> google.protobuf.Duration
-	76,  // 13: tidegate.v1.ServiceStatus.loss_if_now:type_name -> tidegate.v1.LossStatement
+	76,  // 9: tidegate.v1.ServiceStatus.route:type_name -> tidegate.v1.Route
+	75,  // 10: tidegate.v1.ServiceStatus.rpo:type_name -> google.protobuf.Duration
+	75,  // 11: tidegate.v1.ServiceStatus.rto:type_name -> google.protobuf.Duration
+	75,  // 12: tidegate.v1.ServiceStatus.rto_predicted:type_name -> google.protobuf.Duration
+	77,  // 13: tidegate.v1.ServiceStatus.loss_if_now:type_name -> tidegate.v1.LossStatement
 	11,  // 14: tidegate.v1.ServiceStatus.probe:type_name -> tidegate.v1.ProbeStatus
 	6,   // 15: tidegate.v1.ServiceStatus.lease:type_name -> tidegate.v1.LeaseStatus
 	8,   // 16: tidegate.v1.ServiceStatus.detector:type_name -> tidegate.v1.DetectorStatus
 	10,  // 17: tidegate.v1.ServiceStatus.drill:type_name -> tidegate.v1.DrillPolicy
-	74,  // 18: tidegate.v1.LeaseStatus.ttl:type_name -> google.protobuf.Duration
-	77,  // 19: tidegate.v1.LeaseStatus.holder:type_name -> tidegate.v1.Holder
-	73,  // 20: tidegate.v1.LeaseStatus.renewed:type_name -> google.protobuf.Timestamp
+	75,  // 18: tidegate.v1.LeaseStatus.ttl:type_name -> google.protobuf.Duration
+	78,  // 19: tidegate.v1.LeaseStatus.holder:type_name -> tidegate.v1.Holder
+	74,  // 20: tidegate.v1.LeaseStatus.renewed:type_name -> google.protobuf.Timestamp
 	0,   // 21: tidegate.v1.DetectorSettings.mode:type_name -> tidegate.v1.DetectorMode
-	74,  // 22: tidegate.v1.DetectorSettings.down_after:type_name -> google.protobuf.Duration
-	74,  // 23: tidegate.v1.DetectorSettings.anti_flap:type_name -> google.protobuf.Duration
+	75,  // 22: tidegate.v1.DetectorSettings.down_after:type_name -> google.protobuf.Duration
+	75,  // 23: tidegate.v1.DetectorSettings.anti_flap:type_name -> google.protobuf.Duration
 	7,   // 24: tidegate.v1.DetectorStatus.settings:type_name -> tidegate.v1.DetectorSettings
 	1,   // 25: tidegate.v1.DetectorStatus.verdict:type_name -> tidegate.v1.DetectorVerdict
-	73,  // 26: tidegate.v1.DetectorStatus.since:type_name -> google.protobuf.Timestamp
-	78,  // 27: tidegate.v1.DetectorStatus.vantages:type_name -> tidegate.v1.Vantage
+	74,  // 26: tidegate.v1.DetectorStatus.since:type_name -> google.protobuf.Timestamp
+	79,  // 27: tidegate.v1.DetectorStatus.vantages:type_name -> tidegate.v1.Vantage
 	9,   // 28: tidegate.v1.DetectorStatus.votes:type_name -> tidegate.v1.DetectorVote
-	79,  // 29: tidegate.v1.DetectorStatus.alarms:type_name -> tidegate.v1.Fact
-	74,  // 30: tidegate.v1.DetectorVote.silent:type_name -> google.protobuf.Duration
-	74,  // 31: tidegate.v1.DrillPolicy.max_age:type_name -> google.protobuf.Duration
-	74,  // 32: tidegate.v1.ProbeStatus.since_last_good:type_name -> google.protobuf.Duration
-	74,  // 33: tidegate.v1.ProbeStatus.latency:type_name -> google.protobuf.Duration
-	80,  // 34: tidegate.v1.StreamStatus.view:type_name -> tidegate.v1.StreamView
-	72,  // 35: tidegate.v1.StreamStatus.verdict:type_name -> tidegate.v1.Verdict
-	81,  // 36: tidegate.v1.StreamStatus.writer:type_name -> tidegate.v1.AgentStream
-	74,  // 37: tidegate.v1.StreamStatus.writer_report_age:type_name -> google.protobuf.Duration
+	80,  // 29: tidegate.v1.DetectorStatus.alarms:type_name -> tidegate.v1.Fact
+	75,  // 30: tidegate.v1.DetectorVote.silent:type_name -> google.protobuf.Duration
+	75,  // 31: tidegate.v1.DrillPolicy.max_age:type_name -> google.protobuf.Duration
+	75,  // 32: tidegate.v1.ProbeStatus.since_last_good:type_name -> google.protobuf.Duration
+	75,  // 33: tidegate.v1.ProbeStatus.latency:type_name -> google.protobuf.Duration
+	81,  // 34: tidegate.v1.StreamStatus.view:type_name -> tidegate.v1.StreamView
+	73,  // 35: tidegate.v1.StreamStatus.verdict:type_name -> tidegate.v1.Verdict
+	82,  // 36: tidegate.v1.StreamStatus.writer:type_name -> tidegate.v1.AgentStream
+	75,  // 37: tidegate.v1.StreamStatus.writer_report_age:type_name -> google.protobuf.Duration
 	13,  // 38: tidegate.v1.StreamStatus.members:type_name -> tidegate.v1.MemberStatus
-	82,  // 39: tidegate.v1.MemberStatus.stream:type_name -> tidegate.v1.StandbyStream
-	74,  // 40: tidegate.v1.MemberStatus.report_age:type_name -> google.protobuf.Duration
-	83,  // 41: tidegate.v1.StandbyStatus.node:type_name -> tidegate.v1.NodeView
-	84,  // 42: tidegate.v1.StandbyStatus.report:type_name -> tidegate.v1.ReportStandbyRequest
-	74,  // 43: tidegate.v1.StandbyStatus.report_age:type_name -> google.protobuf.Duration
-	85,  // 44: tidegate.v1.AgentStatus.report:type_name -> tidegate.v1.ReportAgentRequest
-	74,  // 45: tidegate.v1.AgentStatus.report_age:type_name -> google.protobuf.Duration
-	86,  // 46: tidegate.v1.RouteStatus.services:type_name -> tidegate.v1.RouteApplied
-	74,  // 47: tidegate.v1.RouteStatus.report_age:type_name -> google.protobuf.Duration
-	80,  // 48: tidegate.v1.ListStreamsResponse.streams:type_name -> tidegate.v1.StreamView
-	74,  // 49: tidegate.v1.ListStreamsResponse.registry_age:type_name -> google.protobuf.Duration
-	74,  // 50: tidegate.v1.Service.rpo:type_name -> google.protobuf.Duration
-	74,  // 51: tidegate.v1.Service.rto:type_name -> google.protobuf.Duration
+	83,  // 39: tidegate.v1.MemberStatus.stream:type_name -> tidegate.v1.StandbyStream
+	75,  // 40: tidegate.v1.MemberStatus.report_age:type_name -> google.protobuf.Duration
+	84,  // 41: tidegate.v1.StandbyStatus.node:type_name -> tidegate.v1.NodeView
+	85,  // 42: tidegate.v1.StandbyStatus.report:type_name -> tidegate.v1.ReportStandbyRequest
+	75,  // 43: tidegate.v1.StandbyStatus.report_age:type_name -> google.protobuf.Duration
+	86,  // 44: tidegate.v1.AgentStatus.report:type_name -> tidegate.v1.ReportAgentRequest
+	75,  // 45: tidegate.v1.AgentStatus.report_age:type_name -> google.protobuf.Duration
+	87,  // 46: tidegate.v1.RouteStatus.services:type_name -> tidegate.v1.RouteApplied
+	75,  // 47: tidegate.v1.RouteStatus.report_age:type_name -> google.protobuf.Duration
+	81,  // 48: tidegate.v1.ListStreamsResponse.streams:type_name -> tidegate.v1.StreamView
+	75,  // 49: tidegate.v1.ListStreamsResponse.registry_age:type_name -> google.protobuf.Duration
+	75,  // 50: tidegate.v1.Service.rpo:type_name -> google.protobuf.Duration
+	75,  // 51: tidegate.v1.Service.rto:type_name -> google.protobuf.Duration
 	20,  // 52: tidegate.v1.Service.endpoints:type_name -> tidegate.v1.SiteEndpoints
-	87,  // 53: tidegate.v1.Service.max_loss:type_name -> tidegate.v1.Bounds
-	74,  // 54: tidegate.v1.Service.lease_ttl:type_name -> google.protobuf.Duration
+	88,  // 53: tidegate.v1.Service.max_loss:type_name -> tidegate.v1.Bounds
+	75,  // 54: tidegate.v1.Service.lease_ttl:type_name -> google.protobuf.Duration
 	7,   // 55: tidegate.v1.Service.detector:type_name -> tidegate.v1.DetectorSettings
 	10,  // 56: tidegate.v1.Service.drill:type_name -> tidegate.v1.DrillPolicy
 	19,  // 57: tidegate.v1.AddServiceRequest.service:type_name -> tidegate.v1.Service
-	88,  // 58: tidegate.v1.AddServiceResponse.service:type_name -> tidegate.v1.ServiceView
-	89,  // 59: tidegate.v1.AddStreamRequest.mode:type_name -> tidegate.v1.Mode
-	87,  // 60: tidegate.v1.AddStreamRequest.bounds:type_name -> tidegate.v1.Bounds
-	90,  // 61: tidegate.v1.AddStreamRequest.policy:type_name -> tidegate.v1.GatePolicy
-	74,  // 62: tidegate.v1.AddStreamRequest.grace:type_name -> google.protobuf.Duration
-	74,  // 63: tidegate.v1.AddStreamRequest.rearm:type_name -> google.protobuf.Duration
-	80,  // 64: tidegate.v1.AddStreamResponse.stream:type_name -> tidegate.v1.StreamView
-	80,  // 65: tidegate.v1.PauseStreamResponse.stream:type_name -> tidegate.v1.StreamView
-	80,  // 66: tidegate.v1.ResumeStreamResponse.stream:type_name -> tidegate.v1.StreamView
-	89,  // 67: tidegate.v1.SetModeRequest.mode:type_name -> tidegate.v1.Mode
-	87,  // 68: tidegate.v1.SetModeRequest.bounds:type_name -> tidegate.v1.Bounds
-	90,  // 69: tidegate.v1.SetModeRequest.policy:type_name -> tidegate.v1.GatePolicy
-	74,  // 70: tidegate.v1.SetModeRequest.grace:type_name -> google.protobuf.Duration
-	74,  // 71: tidegate.v1.SetModeRequest.rearm:type_name -> google.protobuf.Duration
-	74,  // 72: tidegate.v1.SetModeRequest.lease_ttl:type_name -> google.protobuf.Duration
-	80,  // 73: tidegate.v1.SetModeResponse.stream:type_name -> tidegate.v1.StreamView
-	80,  // 74: tidegate.v1.SetModeResponse.streams:type_name -> tidegate.v1.StreamView
-	7,   // 75: tidegate.v1.SetDetectorRequest.detector:type_name -> tidegate.v1.DetectorSettings
-	10,  // 76: tidegate.v1.SetDetectorRequest.drill:type_name -> tidegate.v1.DrillPolicy
-	19,  // 77: tidegate.v1.SetDetectorResponse.service:type_name -> tidegate.v1.Service
-	88,  // 78: tidegate.v1.OpenGateResponse.service:type_name -> tidegate.v1.ServiceView
-	88,  // 79: tidegate.v1.ArmGateResponse.service:type_name -> tidegate.v1.ServiceView
-	91,  // 80: tidegate.v1.GateExplainRequest.kind:type_name -> tidegate.v1.PlanKind
-	92,  // 81: tidegate.v1.GateExplainResponse.rules:type_name -> tidegate.v1.RuleVerdict
-	91,  // 82: tidegate.v1.ChangeRoleRequest.kind:type_name -> tidegate.v1.PlanKind
-	42,  // 83: tidegate.v1.ChangeRoleRequest.overrides:type_name -> tidegate.v1.RuleOverride
-	74,  // 84: tidegate.v1.ChangeRoleRequest.expires:type_name -> google.protobuf.Duration
-	74,  // 85: tidegate.v1.ChangeRoleRequest.drain_timeout:type_name -> google.protobuf.Duration
-	59,  // 86: tidegate.v1.ChangeRoleResponse.plan:type_name -> tidegate.v1.Plan
-	62,  // 87: tidegate.v1.ChangeRoleResponse.step:type_name -> tidegate.v1.PlanStep
-	59,  // 88: tidegate.v1.ChangeRoleResponse.done:type_name -> tidegate.v1.Plan
-	59,  // 89: tidegate.v1.ReconfigureResponse.plan:type_name -> tidegate.v1.Plan
-	62,  // 90: tidegate.v1.ReconfigureResponse.step:type_name -> tidegate.v1.PlanStep
-	59,  // 91: tidegate.v1.ReconfigureResponse.done:type_name -> tidegate.v1.Plan
-	59,  // 92: tidegate.v1.AbortPlanResponse.plan:type_name -> tidegate.v1.Plan
-	93,  // 93: tidegate.v1.ListOverridesResponse.overrides:type_name -> tidegate.v1.Override
-	42,  // 94: tidegate.v1.PutOverridesRequest.overrides:type_name -> tidegate.v1.RuleOverride
-	74,  // 95: tidegate.v1.PutOverridesRequest.expires:type_name -> google.protobuf.Duration
-	93,  // 96: tidegate.v1.PutOverridesResponse.overrides:type_name -> tidegate.v1.Override
-	73,  // 97: tidegate.v1.AuditEntry.at:type_name -> google.protobuf.Timestamp
-	79,  // 98: tidegate.v1.AuditEntry.detail:type_name -> tidegate.v1.Fact
-	73,  // 99: tidegate.v1.ListAuditRequest.since:type_name -> google.protobuf.Timestamp
-	54,  // 100: tidegate.v1.ListAuditResponse.entries:type_name -> tidegate.v1.AuditEntry
-	88,  // 101: tidegate.v1.FreezeResponse.service:type_name -> tidegate.v1.ServiceView
-	91,  // 102: tidegate.v1.Plan.kind:type_name -> tidegate.v1.PlanKind
-	77,  // 103: tidegate.v1.Plan.target:type_name -> tidegate.v1.Holder
-	2,   // 104: tidegate.v1.Plan.outcome:type_name -> tidegate.v1.PlanOutcome
-	62,  // 105: tidegate.v1.Plan.steps:type_name -> tidegate.v1.PlanStep
-	92,  // 106: tidegate.v1.Plan.rules:type_name -> tidegate.v1.RuleVerdict
-	61,  // 107: tidegate.v1.Plan.streams:type_name -> tidegate.v1.PlanStream
-	76,  // 108: tidegate.v1.Plan.loss:type_name -> tidegate.v1.LossStatement
-	94,  // 109: tidegate.v1.Plan.phases:type_name -> tidegate.v1.Phases
-	73,  // 110: tidegate.v1.Plan.started:type_name -> google.protobuf.Timestamp
-	73,  // 111: tidegate.v1.Plan.ended:type_name -> google.protobuf.Timestamp
-	74,  // 112: tidegate.v1.Plan.expected:type_name -> google.protobuf.Duration
-	74,  // 113: tidegate.v1.Plan.rpo_actual:type_name -> google.protobuf.Duration
-	74,  // 114: tidegate.v1.Plan.pause_expected:type_name -> google.protobuf.Duration
-	74,  // 115: tidegate.v1.Plan.pause_actual:type_name -> google.protobuf.Duration
-	74,  // 116: tidegate.v1.Plan.took:type_name -> google.protobuf.Duration
-	60,  // 117: tidegate.v1.Plan.abort:type_name -> tidegate.v1.PlanAbort
-	93,  // 118: tidegate.v1.Plan.overrides:type_name -> tidegate.v1.Override
-	73,  // 119: tidegate.v1.PlanAbort.at:type_name -> google.protobuf.Timestamp
-	95,  // 120: tidegate.v1.PlanStream.head:type_name -> tidegate.v1.LogPos
-	76,  // 121: tidegate.v1.PlanStream.loss:type_name -> tidegate.v1.LossStatement
-	96,  // 122: tidegate.v1.PlanStream.from_config:type_name -> tidegate.v1.Config
-	96,  // 123: tidegate.v1.PlanStream.config:type_name -> tidegate.v1.Config
-	97,  // 124: tidegate.v1.PlanStream.handover:type_name -> tidegate.v1.Handover
-	73,  // 125: tidegate.v1.PlanStep.started:type_name -> google.protobuf.Timestamp
-	74,  // 126: tidegate.v1.PlanStep.took:type_name -> google.protobuf.Duration
-	74,  // 127: tidegate.v1.PlanStep.expected:type_name -> google.protobuf.Duration
-	59,  // 128: tidegate.v1.ShowPlanResponse.plan:type_name -> tidegate.v1.Plan
-	59,  // 129: tidegate.v1.ListPlansResponse.plans:type_name -> tidegate.v1.Plan
-	80,  // 130: tidegate.v1.RebuildResponse.streams:type_name -> tidegate.v1.StreamView
-	71,  // 131: tidegate.v1.DoctorResponse.findings:type_name -> tidegate.v1.Finding
-	98,  // 132: tidegate.v1.Finding.severity:type_name -> tidegate.v1.Severity
-	3,   // 133: tidegate.v1.OperatorService.Status:input_type -> tidegate.v1.StatusRequest
-	17,  // 134: tidegate.v1.OperatorService.ListStreams:input_type -> tidegate.v1.ListStreamsRequest
-	21,  // 135: tidegate.v1.OperatorService.AddService:input_type -> tidegate.v1.AddServiceRequest
-	23,  // 136: tidegate.v1.OperatorService.AddStream:input_type -> tidegate.v1.AddStreamRequest
-	25,  // 137: tidegate.v1.OperatorService.PauseStream:input_type -> tidegate.v1.PauseStreamRequest
-	27,  // 138: tidegate.v1.OperatorService.ResumeStream:input_type -> tidegate.v1.ResumeStreamRequest
-	29,  // 139: tidegate.v1.OperatorService.RemoveStream:input_type -> tidegate.v1.RemoveStreamRequest
-	31,  // 140: tidegate.v1.OperatorService.SetMode:input_type -> tidegate.v1.SetModeRequest
-	33,  // 141: tidegate.v1.OperatorService.SetDetector:input_type -> tidegate.v1.SetDetectorRequest
-	57,  // 142: tidegate.v1.OperatorService.Freeze:input_type -> tidegate.v1.FreezeRequest
-	35,  // 143: tidegate.v1.OperatorService.OpenGate:input_type -> tidegate.v1.OpenGateRequest
-	37,  // 144: tidegate.v1.OperatorService.ArmGate:input_type -> tidegate.v1.ArmGateRequest
-	39,  // 145: tidegate.v1.OperatorService.GateExplain:input_type -> tidegate.v1.GateExplainRequest
-	41,  // 146: tidegate.v1.OperatorService.ChangeRole:input_type -> tidegate.v1.ChangeRoleRequest
-	44,  // 147: tidegate.v1.OperatorService.Reconfigure:input_type -> tidegate.v1.ReconfigureRequest
-	46,  // 148: tidegate.v1.OperatorService.AbortPlan:input_type -> tidegate.v1.AbortPlanRequest
-	48,  // 149: tidegate.v1.OperatorService.ListOverrides:input_type -> tidegate.v1.ListOverridesRequest
-	50,  // 150: tidegate.v1.OperatorService.PutOverrides:input_type -> tidegate.v1.PutOverridesRequest
-	52,  // 151: tidegate.v1.OperatorService.RevokeOverride:input_type -> tidegate.v1.RevokeOverrideRequest
-	55,  // 152: tidegate.v1.OperatorService.ListAudit:input_type -> tidegate.v1.ListAuditRequest
-	63,  // 153: tidegate.v1.OperatorService.ShowPlan:input_type -> tidegate.v1.ShowPlanRequest
-	65,  // 154: tidegate.v1.OperatorService.ListPlans:input_type -> tidegate.v1.ListPlansRequest
-	67,  // 155: tidegate.v1.OperatorService.Rebuild:input_type -> tidegate.v1.RebuildRequest
-	69,  // 156: tidegate.v1.OperatorService.Doctor:input_type -> tidegate.v1.DoctorRequest
-	4,   // 157: tidegate.v1.OperatorService.Status:output_type -> tidegate.v1.StatusResponse
-	18,  // 158: tidegate.v1.OperatorService.ListStreams:output_type -> tidegate.v1.ListStreamsResponse
-	22,  // 159: tidegate.v1.OperatorService.AddService:output_type -> tidegate.v1.AddServiceResponse
-	24,  // 160: tidegate.v1.OperatorService.AddStream:output_type -> tidegate.v1.AddStreamResponse
-	26,  // 161: tidegate.v1.OperatorService.PauseStream:output_type -> tidegate.v1.PauseStreamResponse
-	28,  // 162: tidegate.v1.OperatorService.ResumeStream:output_type -> tidegate.v1.ResumeStreamResponse
-	30,  // 163: tidegate.v1.OperatorService.RemoveStream:output_type -> tidegate.v1.RemoveStreamResponse
-	32,  // 164: tidegate.v1.OperatorService.SetMode:output_type -> tidegate.v1.SetModeResponse
-	34,  // 165: tidegate.v1.OperatorService.SetDetector:output_type -> tidegate.v1.SetDetectorResponse
-	58,  // 166: tidegate.v1.OperatorService.Freeze:output_type -> tidegate.v1.FreezeResponse
-	36,  // 167: tidegate.v1.OperatorService.OpenGate:output_type -> tidegate.v1.OpenGateResponse
-	38,  // 168: tidegate.v1.OperatorService.ArmGate:output_type -> tidegate.v1.ArmGateResponse
-	40,  // 169: tidegate.v1.OperatorService.GateExplain:output_type -> tidegate.v1.GateExplainResponse
-	43,  // 170: tidegate.v1.OperatorService.ChangeRole:output_type -> tidegate.v1.ChangeRoleResponse
-	45,  // 171: tidegate.v1.OperatorService.Reconfigure:output_type -> tidegate.v1.ReconfigureResponse
-	47,  // 172: tidegate.v1.OperatorService.AbortPlan:output_type -> tidegate.v1.AbortPlanResponse
-	49,  // 173: tidegate.v1.OperatorService.ListOverrides:output_type -> tidegate.v1.ListOverridesResponse
-	51,  // 174: tidegate.v1.OperatorService.PutOverrides:output_type -> tidegate.v1.PutOverridesResponse
-	53,  // 175: tidegate.v1.OperatorService.RevokeOverride:output_type -> tidegate.v1.RevokeOverrideResponse
-	56,  // 176: tidegate.v1.OperatorService.ListAudit:output_type -> tidegate.v1.ListAuditResponse
-	64,  // 177: tidegate.v1.OperatorService.ShowPlan:output_type -> tidegate.v1.ShowPlanResponse
-	66,  // 178: tidegate.v1.OperatorService.ListPlans:output_type -> tidegate.v1.ListPlansResponse
-	68,  // 179: tidegate.v1.OperatorService.Rebuild:output_type -> tidegate.v1.RebuildResponse
-	70,  // 180: tidegate.v1.OperatorService.Doctor:output_type -> tidegate.v1.DoctorResponse
-	157, // [157:181] is the sub-list for method output_type
-	133, // [133:157] is the sub-list for method input_type
-	133, // [133:133] is the sub-list for extension type_name
-	133, // [133:133] is the sub-list for extension extendee
-	0,   // [0:133] is the sub-list for field type_name
+	89,  // 58: tidegate.v1.AddServiceResponse.service:type_name -> tidegate.v1.ServiceView
+	90,  // 59: tidegate.v1.AddStreamRequest.mode:type_name -> tidegate.v1.Mode
+	88,  // 60: tidegate.v1.AddStreamRequest.bounds:type_name -> tidegate.v1.Bounds
+	91,  // 61: tidegate.v1.AddStreamRequest.policy:type_name -> tidegate.v1.GatePolicy
+	75,  // 62: tidegate.v1.AddStreamRequest.grace:type_name -> google.protobuf.Duration
+	75,  // 63: tidegate.v1.AddStreamRequest.rearm:type_name -> google.protobuf.Duration
+	81,  // 64: tidegate.v1.AddStreamResponse.stream:type_name -> tidegate.v1.StreamView
+	81,  // 65: tidegate.v1.PauseStreamResponse.stream:type_name -> tidegate.v1.StreamView
+	81,  // 66: tidegate.v1.ResumeStreamResponse.stream:type_name -> tidegate.v1.StreamView
+	31,  // 67: tidegate.v1.RemoveStreamResponse.remnants:type_name -> tidegate.v1.Remnant
+	90,  // 68: tidegate.v1.SetModeRequest.mode:type_name -> tidegate.v1.Mode
+	88,  // 69: tidegate.v1.SetModeRequest.bounds:type_name -> tidegate.v1.Bounds
+	91,  // 70: tidegate.v1.SetModeRequest.policy:type_name -> tidegate.v1.GatePolicy
+	75,  // 71: tidegate.v1.SetModeRequest.grace:type_name -> google.protobuf.Duration
+	75,  // 72: tidegate.v1.SetModeRequest.rearm:type_name -> google.protobuf.Duration
+	75,  // 73: tidegate.v1.SetModeRequest.lease_ttl:type_name -> google.protobuf.Duration
+	81,  // 74: tidegate.v1.SetModeResponse.stream:type_name -> tidegate.v1.StreamView
+	81,  // 75: tidegate.v1.SetModeResponse.streams:type_name -> tidegate.v1.StreamView
+	7,   // 76: tidegate.v1.SetDetectorRequest.detector:type_name -> tidegate.v1.DetectorSettings
+	10,  // 77: tidegate.v1.SetDetectorRequest.drill:type_name -> tidegate.v1.DrillPolicy
+	19,  // 78: tidegate.v1.SetDetectorResponse.service:type_name -> tidegate.v1.Service
+	89,  // 79: tidegate.v1.OpenGateResponse.service:type_name -> tidegate.v1.ServiceView
+	89,  // 80: tidegate.v1.ArmGateResponse.service:type_name -> tidegate.v1.ServiceView
+	92,  // 81: tidegate.v1.GateExplainRequest.kind:type_name -> tidegate.v1.PlanKind
+	93,  // 82: tidegate.v1.GateExplainResponse.rules:type_name -> tidegate.v1.RuleVerdict
+	92,  // 83: tidegate.v1.ChangeRoleRequest.kind:type_name -> tidegate.v1.PlanKind
+	43,  // 84: tidegate.v1.ChangeRoleRequest.overrides:type_name -> tidegate.v1.RuleOverride
+	75,  // 85: tidegate.v1.ChangeRoleRequest.expires:type_name -> google.protobuf.Duration
+	75,  // 86: tidegate.v1.ChangeRoleRequest.drain_timeout:type_name -> google.protobuf.Duration
+	60,  // 87: tidegate.v1.ChangeRoleResponse.plan:type_name -> tidegate.v1.Plan
+	63,  // 88: tidegate.v1.ChangeRoleResponse.step:type_name -> tidegate.v1.PlanStep
+	60,  // 89: tidegate.v1.ChangeRoleResponse.done:type_name -> tidegate.v1.Plan
+	60,  // 90: tidegate.v1.ReconfigureResponse.plan:type_name -> tidegate.v1.Plan
+	63,  // 91: tidegate.v1.ReconfigureResponse.step:type_name -> tidegate.v1.PlanStep
+	60,  // 92: tidegate.v1.ReconfigureResponse.done:type_name -> tidegate.v1.Plan
+	60,  // 93: tidegate.v1.AbortPlanResponse.plan:type_name -> tidegate.v1.Plan
+	94,  // 94: tidegate.v1.ListOverridesResponse.overrides:type_name -> tidegate.v1.Override
+	43,  // 95: tidegate.v1.PutOverridesRequest.overrides:type_name -> tidegate.v1.RuleOverride
+	75,  // 96: tidegate.v1.PutOverridesRequest.expires:type_name -> google.protobuf.Duration
+	94,  // 97: tidegate.v1.PutOverridesResponse.overrides:type_name -> tidegate.v1.Override
+	74,  // 98: tidegate.v1.AuditEntry.at:type_name -> google.protobuf.Timestamp
+	80,  // 99: tidegate.v1.AuditEntry.detail:type_name -> tidegate.v1.Fact
+	74,  // 100: tidegate.v1.ListAuditRequest.since:type_name -> google.protobuf.Timestamp
+	55,  // 101: tidegate.v1.ListAuditResponse.entries:type_name -> tidegate.v1.AuditEntry
+	89,  // 102: tidegate.v1.FreezeResponse.service:type_name -> tidegate.v1.ServiceView
+	92,  // 103: tidegate.v1.Plan.kind:type_name -> tidegate.v1.PlanKind
+	78,  // 104: tidegate.v1.Plan.target:type_name -> tidegate.v1.Holder
+	2,   // 105: tidegate.v1.Plan.outcome:type_name -> tidegate.v1.PlanOutcome
+	63,  // 106: tidegate.v1.Plan.steps:type_name -> tidegate.v1.PlanStep
+	93,  // 107: tidegate.v1.Plan.rules:type_name -> tidegate.v1.RuleVerdict
+	62,  // 108: tidegate.v1.Plan.streams:type_name -> tidegate.v1.PlanStream
+	77,  // 109: tidegate.v1.Plan.loss:type_name -> tidegate.v1.LossStatement
+	95,  // 110: tidegate.v1.Plan.phases:type_name -> tidegate.v1.Phases
+	74,  // 111: tidegate.v1.Plan.started:type_name -> google.protobuf.Timestamp
+	74,  // 112: tidegate.v1.Plan.ended:type_name -> google.protobuf.Timestamp
+	75,  // 113: tidegate.v1.Plan.expected:type_name -> google.protobuf.Duration
+	75,  // 114: tidegate.v1.Plan.rpo_actual:type_name -> google.protobuf.Duration
+	75,  // 115: tidegate.v1.Plan.pause_expected:type_name -> google.protobuf.Duration
+	75,  // 116: tidegate.v1.Plan.pause_actual:type_name -> google.protobuf.Duration
+	75,  // 117: tidegate.v1.Plan.took:type_name -> google.protobuf.Duration
+	61,  // 118: tidegate.v1.Plan.abort:type_name -> tidegate.v1.PlanAbort
+	94,  // 119: tidegate.v1.Plan.overrides:type_name -> tidegate.v1.Override
+	74,  // 120: tidegate.v1.PlanAbort.at:type_name -> google.protobuf.Timestamp
+	96,  // 121: tidegate.v1.PlanStream.head:type_name -> tidegate.v1.LogPos
+	77,  // 122: tidegate.v1.PlanStream.loss:type_name -> tidegate.v1.LossStatement
+	97,  // 123: tidegate.v1.PlanStream.from_config:type_name -> tidegate.v1.Config
+	97,  // 124: tidegate.v1.PlanStream.config:type_name -> tidegate.v1.Config
+	98,  // 125: tidegate.v1.PlanStream.handover:type_name -> tidegate.v1.Handover
+	74,  // 126: tidegate.v1.PlanStep.started:type_name -> google.protobuf.Timestamp
+	75,  // 127: tidegate.v1.PlanStep.took:type_name -> google.protobuf.Duration
+	75,  // 128: tidegate.v1.PlanStep.expected:type_name -> google.protobuf.Duration
+	60,  // 129: tidegate.v1.ShowPlanResponse.plan:type_name -> tidegate.v1.Plan
+	60,  // 130: tidegate.v1.ListPlansResponse.plans:type_name -> tidegate.v1.Plan
+	81,  // 131: tidegate.v1.RebuildResponse.streams:type_name -> tidegate.v1.StreamView
+	72,  // 132: tidegate.v1.DoctorResponse.findings:type_name -> tidegate.v1.Finding
+	99,  // 133: tidegate.v1.Finding.severity:type_name -> tidegate.v1.Severity
+	3,   // 134: tidegate.v1.OperatorService.Status:input_type -> tidegate.v1.StatusRequest
+	17,  // 135: tidegate.v1.OperatorService.ListStreams:input_type -> tidegate.v1.ListStreamsRequest
+	21,  // 136: tidegate.v1.OperatorService.AddService:input_type -> tidegate.v1.AddServiceRequest
+	23,  // 137: tidegate.v1.OperatorService.AddStream:input_type -> tidegate.v1.AddStreamRequest
+	25,  // 138: tidegate.v1.OperatorService.PauseStream:input_type -> tidegate.v1.PauseStreamRequest
+	27,  // 139: tidegate.v1.OperatorService.ResumeStream:input_type -> tidegate.v1.ResumeStreamRequest
+	29,  // 140: tidegate.v1.OperatorService.RemoveStream:input_type -> tidegate.v1.RemoveStreamRequest
+	32,  // 141: tidegate.v1.OperatorService.SetMode:input_type -> tidegate.v1.SetModeRequest
+	34,  // 142: tidegate.v1.OperatorService.SetDetector:input_type -> tidegate.v1.SetDetectorRequest
+	58,  // 143: tidegate.v1.OperatorService.Freeze:input_type -> tidegate.v1.FreezeRequest
+	36,  // 144: tidegate.v1.OperatorService.OpenGate:input_type -> tidegate.v1.OpenGateRequest
+	38,  // 145: tidegate.v1.OperatorService.ArmGate:input_type -> tidegate.v1.ArmGateRequest
+	40,  // 146: tidegate.v1.OperatorService.GateExplain:input_type -> tidegate.v1.GateExplainRequest
+	42,  // 147: tidegate.v1.OperatorService.ChangeRole:input_type -> tidegate.v1.ChangeRoleRequest
+	45,  // 148: tidegate.v1.OperatorService.Reconfigure:input_type -> tidegate.v1.ReconfigureRequest
+	47,  // 149: tidegate.v1.OperatorService.AbortPlan:input_type -> tidegate.v1.AbortPlanRequest
+	49,  // 150: tidegate.v1.OperatorService.ListOverrides:input_type -> tidegate.v1.ListOverridesRequest
+	51,  // 151: tidegate.v1.OperatorService.PutOverrides:input_type -> tidegate.v1.PutOverridesRequest
+	53,  // 152: tidegate.v1.OperatorService.RevokeOverride:input_type -> tidegate.v1.RevokeOverrideRequest
+	56,  // 153: tidegate.v1.OperatorService.ListAudit:input_type -> tidegate.v1.ListAuditRequest
+	64,  // 154: tidegate.v1.OperatorService.ShowPlan:input_type -> tidegate.v1.ShowPlanRequest
+	66,  // 155: tidegate.v1.OperatorService.ListPlans:input_type -> tidegate.v1.ListPlansRequest
+	68,  // 156: tidegate.v1.OperatorService.Rebuild:input_type -> tidegate.v1.RebuildRequest
+	70,  // 157: tidegate.v1.OperatorService.Doctor:input_type -> tidegate.v1.DoctorRequest
+	4,   // 158: tidegate.v1.OperatorService.Status:output_type -> tidegate.v1.StatusResponse
+	18,  // 159: tidegate.v1.OperatorService.ListStreams:output_type -> tidegate.v1.ListStreamsResponse
+	22,  // 160: tidegate.v1.OperatorService.AddService:output_type -> tidegate.v1.AddServiceResponse
+	24,  // 161: tidegate.v1.OperatorService.AddStream:output_type -> tidegate.v1.AddStreamResponse
+	26,  // 162: tidegate.v1.OperatorService.PauseStream:output_type -> tidegate.v1.PauseStreamResponse
+	28,  // 163: tidegate.v1.OperatorService.ResumeStream:output_type -> tidegate.v1.ResumeStreamResponse
+	30,  // 164: tidegate.v1.OperatorService.RemoveStream:output_type -> tidegate.v1.RemoveStreamResponse
+	33,  // 165: tidegate.v1.OperatorService.SetMode:output_type -> tidegate.v1.SetModeResponse
+	35,  // 166: tidegate.v1.OperatorService.SetDetector:output_type -> tidegate.v1.SetDetectorResponse
+	59,  // 167: tidegate.v1.OperatorService.Freeze:output_type -> tidegate.v1.FreezeResponse
+	37,  // 168: tidegate.v1.OperatorService.OpenGate:output_type -> tidegate.v1.OpenGateResponse
+	39,  // 169: tidegate.v1.OperatorService.ArmGate:output_type -> tidegate.v1.ArmGateResponse
+	41,  // 170: tidegate.v1.OperatorService.GateExplain:output_type -> tidegate.v1.GateExplainResponse
+	44,  // 171: tidegate.v1.OperatorService.ChangeRole:output_type -> tidegate.v1.ChangeRoleResponse
+	46,  // 172: tidegate.v1.OperatorService.Reconfigure:output_type -> tidegate.v1.ReconfigureResponse
+	48,  // 173: tidegate.v1.OperatorService.AbortPlan:output_type -> tidegate.v1.AbortPlanResponse
+	50,  // 174: tidegate.v1.OperatorService.ListOverrides:output_type -> tidegate.v1.ListOverridesResponse
+	52,  // 175: tidegate.v1.OperatorService.PutOverrides:output_type -> tidegate.v1.PutOverridesResponse
+	54,  // 176: tidegate.v1.OperatorService.RevokeOverride:output_type -> tidegate.v1.RevokeOverrideResponse
+	57,  // 177: tidegate.v1.OperatorService.ListAudit:output_type -> tidegate.v1.ListAuditResponse
+	65,  // 178: tidegate.v1.OperatorService.ShowPlan:output_type -> tidegate.v1.ShowPlanResponse
+	67,  // 179: tidegate.v1.OperatorService.ListPlans:output_type -> tidegate.v1.ListPlansResponse
+	69,  // 180: tidegate.v1.OperatorService.Rebuild:output_type -> tidegate.v1.RebuildResponse
+	71,  // 181: tidegate.v1.OperatorService.Doctor:output_type -> tidegate.v1.DoctorResponse
+	158, // [158:182] is the sub-list for method output_type
+	134, // [134:158] is the sub-list for method input_type
+	134, // [134:134] is the sub-list for extension type_name
+	134, // [134:134] is the sub-list for extension extendee
+	0,   // [0:134] is the sub-list for field type_name
 }
 
 func init() { file_tidegate_v1_operator_proto_init() }
@@ -5887,12 +5956,12 @@ func file_tidegate_v1_operator_proto_init() {
 	file_tidegate_v1_error_proto_init()
 	file_tidegate_v1_node_proto_init()
 	file_tidegate_v1_types_proto_init()
-	file_tidegate_v1_operator_proto_msgTypes[40].OneofWrappers = []any{
+	file_tidegate_v1_operator_proto_msgTypes[41].OneofWrappers = []any{
 		(*ChangeRoleResponse_Plan)(nil),
 		(*ChangeRoleResponse_Step)(nil),
 		(*ChangeRoleResponse_Done)(nil),
 	}
-	file_tidegate_v1_operator_proto_msgTypes[42].OneofWrappers = []any{
+	file_tidegate_v1_operator_proto_msgTypes[43].OneofWrappers = []any{
 		(*ReconfigureResponse_Plan)(nil),
 		(*ReconfigureResponse_Step)(nil),
 		(*ReconfigureResponse_Done)(nil),
@@ -5903,7 +5972,7 @@ func file_tidegate_v1_operator_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tidegate_v1_operator_proto_rawDesc), len(file_tidegate_v1_operator_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   69,
+			NumMessages:   70,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

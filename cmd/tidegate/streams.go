@@ -273,10 +273,18 @@ func streamsResume(c *ucli.Context) error {
 }
 
 func streamsRemove(c *ucli.Context) error {
-	return streamVerb(c, "remove", func(ctx context.Context, client tidegatev1connect.OperatorServiceClient, service, stream string) error {
-		_, err := client.RemoveStream(ctx, connect.NewRequest(&pb.RemoveStreamRequest{Service: service, Stream: stream, Reason: c.String("reason")}))
+	var left []*pb.Remnant
+	err := streamVerb(c, "remove", func(ctx context.Context, client tidegatev1connect.OperatorServiceClient, service, stream string) error {
+		res, err := client.RemoveStream(ctx, connect.NewRequest(&pb.RemoveStreamRequest{Service: service, Stream: stream, Reason: c.String("reason")}))
+		if err == nil {
+			left = res.Msg.GetRemnants()
+		}
 		return err
 	})
+	for _, r := range left {
+		fmt.Fprintf(c.App.Writer, "still to be done by hand beside %s: %s\n", r.GetNode(), r.GetText())
+	}
+	return err
 }
 
 func streamVerb(c *ucli.Context, verb string, call func(context.Context, tidegatev1connect.OperatorServiceClient, string, string) error) error {

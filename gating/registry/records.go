@@ -64,6 +64,8 @@ type Stream struct {
 	W       int                  `json:"w"`
 	Paused  bool                 `json:"paused"`
 	Reason  string               `json:"reason"` // of the pause
+	// Leaving: it is about to be removed, and its stores let go of what they keep.
+	Leaving bool `json:"leaving,omitempty"`
 }
 
 // Kind is what a registered node does.

@@ -48,6 +48,8 @@ type Capture struct {
 	answer chan struct{} // something to tell the server
 	ask    chan struct{} // an activity began: see whether the server waits
 
+	inspect chan struct{} // the server is to be looked at now
+
 	mu     sync.Mutex
 	gate   release.Gate
 	window window
@@ -64,7 +66,9 @@ type Capture struct {
 	finding  error
 	guards   []local.Finding // of the last survey
 	gaveUp   error           // why nothing is streamed any more; nil while nothing keeps us from it
-	changed  chan struct{}   // closed and replaced when place.lineage, place.begin or the finding changes
+	wish     wish
+	keeps    []string      // for the stream, as of the last survey
+	changed  chan struct{} // closed and replaced when place.lineage, place.begin or the finding changes
 
 	spareMu sync.Mutex // taken before mu
 	spare   *cursor    // the last Reread's, to go on from
@@ -109,7 +113,8 @@ func New(cfg Config) (*Capture, error) {
 		cfg: cfg, clock: cfg.Clock,
 		log:    cfg.Log.With("component", "capture", "service", string(cfg.Service), "stream", string(cfg.Stream)),
 		report: make(chan struct{}, 1), answer: make(chan struct{}, 1), ask: make(chan struct{}, 1), changed: make(chan struct{}),
-		window: newWindow(int(cfg.WindowBytes)),
+		inspect: make(chan struct{}, 1),
+		window:  newWindow(int(cfg.WindowBytes)),
 	}
 	c.gate = release.New(cfg.Clock.Boot(), c.stepped)
 	var err error

@@ -21,7 +21,9 @@
 //   - reread:   a second connection, for what is no longer in the window
 //   - overlap:  what is received again after a break, and compared with the window
 //   - leak:     commits that are let go without our word for it
-//   - finding:  what keeps the connector from its work, for people
+//   - finding:  what is wrong, for people; the one without a name keeps the connector
+//     from its work
+//   - guard:    who surveys the server now and then, and finds
 //
 // # Picture
 //
@@ -67,6 +69,10 @@
 // server, which has it, because the slot does. Memory is the window and one unit
 // for each cursor. A replica has no slot: nobody tells a connector that only looks
 // on what is durable. Its own retention must do until it is promoted.
+//
+// A slot is made once a gate has said that the stream is registered, not before. It
+// is dropped when the stream is removed, and when the operator's policy says that the
+// server's disk comes first: then nothing is streamed until the process ends.
 //
 // # What ends a stream, and what it takes
 //

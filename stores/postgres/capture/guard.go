@@ -64,6 +64,7 @@ func (c *Capture) keepGuard(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-tick.C:
+		case <-c.inspect:
 		}
 	}
 }
@@ -90,7 +91,12 @@ func (g *guard) round(ctx context.Context) {
 		}
 		return
 	}
-	g.c.guarded(judge(f))
+	found := judge(f)
+	if g.c.isLeaving() {
+		found = append(found, g.leave(ctx, &f.survey)...)
+	}
+	g.c.guarded(found)
+	g.c.noteKept(&f.survey)
 	if why, drop := mustDrop(f); drop {
 		g.giveUp(ctx, why)
 	}
@@ -224,39 +230,47 @@ func (c *Capture) guarded(all []local.Finding) {
 // Nothing is streamed by this process any more, and none makes the slot again.
 func (g *guard) giveUp(ctx context.Context, why string) {
 	c := g.c
-	err := &tidegate.Error{
+	if !g.drop(ctx, &tidegate.Error{
 		Op: "keep log in slot", Subject: c.cfg.Slot, Class: tidegate.Permanent,
 		Err:  fmt.Errorf("%w: %w: %s", ErrGeneration, errSlotDropped, why),
 		Hint: "bring the other site or the link back, make room, and begin a new generation; see docs/operating/postgres.md, Abandoned slots",
+	}) {
+		return
 	}
+	c.log.Error("SLOT DROPPED, the stream needs a new generation", "slot", c.cfg.Slot, "why", why)
+	if err := g.sql.Checkpoint(ctx); err != nil {
+		c.log.Warn("no checkpoint: the log goes with the server's next one", "err", err, "hint", "GRANT pg_checkpoint TO <role>")
+	}
+}
+
+// drop ends the stream for good, which why says, and drops the slot. What fails is
+// logged, and tried again by the next round.
+func (g *guard) drop(ctx context.Context, why error) (dropped bool) {
+	c := g.c
 	c.mu.Lock()
-	c.gaveUp = err
+	c.gaveUp = why
 	l := c.link
 	c.mu.Unlock()
 	if l != nil {
 		_ = l.stream.Close() // the receiver reports it, and does not come again
 	}
-	c.find(err)
+	c.find(why)
 	for {
-		dropped := g.sql.DropSlot(ctx, c.cfg.Slot)
-		if dropped == nil || errors.Is(dropped, replication.ErrSlotMissing) {
-			break
+		err := g.sql.DropSlot(ctx, c.cfg.Slot)
+		if err == nil || errors.Is(err, replication.ErrSlotMissing) {
+			return true
 		}
-		if !errors.Is(dropped, replication.ErrSlotBusy) {
-			c.log.Error("slot not dropped", "slot", c.cfg.Slot, "why", why, "err", dropped, "hint", tidegate.HintOf(dropped))
-			return
+		if !errors.Is(err, replication.ErrSlotBusy) {
+			c.log.Error("slot not dropped", "slot", c.cfg.Slot, "err", err, "hint", tidegate.HintOf(err))
+			return false
 		}
 		pause := time.NewTimer(pingPause) // the server has yet to see that we left
 		select {
 		case <-ctx.Done():
 			pause.Stop()
-			return
+			return false
 		case <-pause.C:
 		}
-	}
-	c.log.Error("SLOT DROPPED, the stream needs a new generation", "slot", c.cfg.Slot, "why", why)
-	if err := g.sql.Checkpoint(ctx); err != nil {
-		c.log.Warn("no checkpoint: the log goes with the server's next one", "err", err, "hint", "GRANT pg_checkpoint TO <role>")
 	}
 }
 

@@ -32,7 +32,10 @@ type site struct {
 	c     *Capture
 	agent *fakeAgent
 	stop  func()
-	free  func(string) (free, total uint64, err error) // of the disk of pg_wal; nil is the machine's
+	// unregistered: the agent has not heard of the stream by a gate.
+	unregistered bool
+
+	free func(string) (free, total uint64, err error) // of the disk of pg_wal; nil is the machine's
 }
 
 // newSite starts all three; the agent holds epoch 1 and has granted nothing.
@@ -65,6 +68,9 @@ func (s *site) connect(change func(*Settings)) {
 	c, err := New(cfg)
 	if err != nil {
 		s.t.Fatal(err)
+	}
+	if !s.unregistered {
+		c.Wanted(true)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan struct{})

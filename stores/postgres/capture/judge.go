@@ -33,6 +33,7 @@ const (
 	foundDisk       = "wal-disk"
 	foundDiskUnseen = "wal-disk-unseen"
 	foundKeep       = "wal-keep"
+	foundLeaving    = "leaving"
 )
 
 // From which a finding is made.
@@ -63,7 +64,7 @@ type facts struct {
 	rate, grows float64
 	d           wal.LSN // what the other site has; 0 while not known
 	promises    bool    // the stream has bounds that commits wait for
-	gaveUp      bool    // the slot was dropped by policy
+	gaveUp      bool    // the slot was dropped by us
 	unlogged    []string
 	unloggedErr []string
 	settings    Settings

@@ -33,6 +33,8 @@ func (c *Capture) wanted() (want string, ours bool) {
 	defer c.mu.Unlock()
 	g := &c.gate
 	switch {
+	case c.wish == wishLeave:
+		return "", c.naming.driver != nil
 	case c.naming.driver == nil, g.Ceiling == nil, !g.Held, g.Terms.Mode == "":
 		return "", false
 	case g.Out.Unbounded, g.Terms.Mode == tidegate.ModeOpen && g.Terms.Recorded:

@@ -145,6 +145,7 @@ func (c *Capture) fence(epoch tidegate.Epoch) {
 		return
 	}
 	c.follows = c.link != nil && !c.link.primary
+
 	c.log.Error("fenced", "epoch", uint64(epoch))
 	c.gate.Deactivate(c.clock.Boot())
 	signal(c.report)

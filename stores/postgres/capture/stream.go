@@ -201,6 +201,9 @@ func (c *Capture) look(ctx context.Context, conn *replication.Conn, have place, 
 		return now, primary, err
 	}
 	if err == nil && !slot.Exists {
+		if err := c.mayMake(); err != nil {
+			return now, primary, err
+		}
 		c.log.Info("making the replication slot", "slot", c.cfg.Slot)
 		slot, err = conn.CreateSlot(ctx, c.cfg.Slot, false)
 	}

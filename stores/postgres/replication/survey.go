@@ -11,7 +11,7 @@ import (
 // surveyed are the settings of a [Survey].
 var surveyed = []string{
 	"archive_mode", "data_checksums", "data_directory", "fsync", "full_page_writes", "max_slot_wal_keep_size", "server_version_num",
-	"synchronous_commit", "wal_keep_size", "wal_level",
+	"synchronous_commit", "synchronous_standby_names", "wal_keep_size", "wal_level",
 }
 
 // Survey is what a server says of itself that tells how well it can be protected,
@@ -38,7 +38,7 @@ type Unwaiting struct {
 
 func (u Unwaiting) String() string {
 	var who []string
-	for _, one := range []struct{ what, name string }{{"role", u.Role}, {"database", u.Database}, {"subscription", u.Subscription}} {
+	for _, one := range []struct{ what, name string }{{"role", u.Role}, {"subscription", u.Subscription}, {"database", u.Database}} {
 		if one.name != "" {
 			who = append(who, one.what+" "+one.name)
 		}
