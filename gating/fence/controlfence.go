@@ -168,6 +168,12 @@ func (c *Controller) choose() {
 				return
 			}
 		}
+		if longer, ok := s.contradicted(best); clean && ok && !r.vouched(best.Durable) {
+			if clean = false; c.promotes() && !c.p.AcceptLoss && !c.p.Force {
+				c.refuse(contradiction(s, best, longer))
+				return
+			}
+		}
 		if h := r.handedOver(); c.p.Kind == KindSwitchover && (h == nil || best.Durable != h.Head) && !mutate.Broken(mutate.HandoverLossless) {
 			c.refuse(notHandedOver(s, best.Durable))
 			return
@@ -203,6 +209,33 @@ func gaveUp(s *StreamPlan) Refusal {
 		Rule: RuleRPOBound, Stream: s.Name,
 		Why:  fmt.Sprintf("loss %s: members have adopted a head that was chosen without a quorum, and %d of %d know what they had, want %d", LossUnknown, s.knowing(), len(s.Record.Config.Members), s.need()),
 		Hint: "bring members back that did not take part in it, or accept the loss explicitly",
+	}
+}
+
+// contradicted returns a log that is longer than the best one, which has it only by
+// an epoch that the record knows nothing of and in which nothing was sealed. A
+// registry that went back has forgotten whether that head was chosen with a quorum:
+// then it has what was durable, and the longer log a tail that never was. Without,
+// it is the other way round.
+func (s *StreamPlan) contradicted(best FenceReply) (longer FenceReply, ok bool) {
+	last := best.History.Last()
+	if _, known := s.Record.choice(last); known || last.Epoch <= s.Record.ActiveEpoch || best.Durable.Seq >= last.StartSeq || mutate.Broken(mutate.UncleanSticks) {
+		return FenceReply{}, false
+	}
+	for _, r := range s.Replies {
+		if s.counts(r) && r.Durable.Seq > best.Durable.Seq {
+			return r, true
+		}
+	}
+	return FenceReply{}, false
+}
+
+func contradiction(s *StreamPlan, best, longer FenceReply) Refusal {
+	return Refusal{
+		Rule: RuleRPOBound, Stream: s.Name,
+		Why: fmt.Sprintf("loss %s: node %s has adopted epoch %s at %s, of which the registry knows nothing, and the older log of node %s goes on to %s",
+			LossUnknown, best.Member.Node, best.History.Last().Epoch, best.Durable.Seq, longer.Member.Node, longer.Durable.Seq),
+		Hint: "if the older log is the true one, set the other aside with `tidegate standby set-aside`; or accept the loss explicitly",
 	}
 }
 

@@ -38,6 +38,7 @@ var stories = []story{
 	{mutate.AcquireOwn, "a service that was left behind takes the stream from its neighbour", leftBehind},
 	{mutate.ChoiceKnown, "an epoch that was reserved again passes for one that was never written", reservedAgain},
 	{mutate.UncleanSticks, "a choice without a quorum, given up, beats a better log", abandonedChoice},
+	{mutate.UncleanSticks, "a choice without a quorum, forgotten by a registry that went back", forgottenChoice},
 	{mutate.UncleanSticks, "cut for a choice without a quorum, and down before it was adopted", cutAndDown},
 	{mutate.EpochFirst, "about to be cut, and as good as those it was to be cut to", aboutToBeCut},
 	{mutate.TruncateCommon, "cut to what was known committed", cutToCommit},
@@ -458,6 +459,21 @@ func abandonedChoice(s *stage) {
 	c = s.fly(s.takeover("n1#1")).run() // R have promised: no attestation is needed
 	s.want(c.plan().Step == fence.StepDone && s.key.Record.Head.Seq == 2, "%s with head %s, and n0 has 2", c.plan().Step, s.key.Record.Head)
 	s.want(s.key.Record.Unclean && c.told[0].Kind == fence.LossUnknown && len(c.told[0].Missing) == 1, "I23: %v claimed", c.told)
+}
+
+func forgottenChoice(s *stage) {
+	s.cast(2, 1, 0, armed)
+	w := s.begin()
+	w.seal(2)
+	w.ship("n0")
+	s.save()
+	s.force()
+	s.restore()
+	s.nodes["n0"].up = true
+	c := s.fly(s.draft(fence.KindFailover, "n1#1")).run()
+	s.want(c.plan().Step == fence.StepRefused && c.plan().Refusal.Rule == fence.RuleRPOBound, "%s (%v) from %s: n0 has 2, durable", c.plan().Step, c.plan().Refusal, s.key.Record.Head)
+	c = s.fly(s.insist("n1#1")).run()
+	s.want(c.plan().Step == fence.StepDone && s.key.Record.Unclean && c.told[0].Kind == fence.LossUnknown, "%s: I23: %v claimed", c.plan().Step, c.told)
 }
 
 func cutAndDown(s *stage) {

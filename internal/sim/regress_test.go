@@ -26,6 +26,7 @@ var regressions = []struct {
 	{957584, "I28: a plan whose target had set its log aside waited for it after another plan had gone on"},
 	{1019022, "I17: a view that was overtaken on its way ended a drain, and what had been handed over went on"},
 	{1040612, "I23: a simulated leader that was deposed in its sleep released by another's records"},
+	{2064175, "I6: a registry put back had forgotten an unclean choice, and a longer log was cut to it without a word"},
 	{302282, "I24: what a node noted before a cut made its log look like the one it was to get"},
 }
 
