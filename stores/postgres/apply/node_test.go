@@ -29,6 +29,7 @@ type node struct {
 	follow   bool
 	of       tidegate.Generation // of the log
 	h        wal.LSN             // of the promotion that was ordered; 0: none
+	source   local.Source        // what the record says of the server beside it
 	limit    wal.LSN             // nothing beyond is committed; 0: no limit
 	told     local.Role
 	progress local.LibraryProgress
@@ -137,7 +138,7 @@ func (n *node) hear(c *local.Conn, m local.Message) {
 
 // role is what standby's part says.
 func (n *node) role(lineage tidegate.Lineage, committed wal.LSN) local.Role {
-	r := local.Role{State: local.StateIdle, Epoch: n.epoch, Lineage: lineage, Generation: n.of}
+	r := local.Role{State: local.StateIdle, Epoch: n.epoch, Lineage: lineage, Generation: n.of, Source: n.source}
 	switch {
 	case n.h != 0 && (n.active || n.progress.Applied >= n.h.Position()):
 		r.State, r.ApplyTo, r.Branch = local.StateActive, n.h.Position(), n.h.Position()
