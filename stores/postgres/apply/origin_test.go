@@ -2,6 +2,7 @@ package apply
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -23,10 +24,11 @@ import (
 // agent would.
 type origin struct {
 	*pgtest.Server
-	store *snapshot.Store
-	bases string // the store's directory
-	size  wal.SegmentSize
-	line  wal.Lineage
+	store   *snapshot.Store
+	bases   string // the store's directory
+	size    wal.SegmentSize
+	line    wal.Lineage
+	release string // that the next base says it is of; empty is the server's
 
 	mu      sync.Mutex
 	log     []entry
@@ -96,7 +98,7 @@ func (o *origin) takeBase(t *testing.T, conn *replication.Conn, g tidegate.Gener
 		start = b.Start
 		return snapshot.Base{
 			Start: o.size.Start(b.Start).Position(), End: b.End.Position(), Lineage: o.line.Text(),
-			Attrs: map[string]string{AttrRelease: conn.VersionText()},
+			Attrs: map[string]string{AttrRelease: cmp.Or(o.release, conn.VersionText())},
 		}, err
 	})
 	if err != nil {

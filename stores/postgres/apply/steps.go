@@ -201,6 +201,9 @@ func (c *Connector) restore(ctx context.Context, of tidegate.Generation) error {
 	if _, err := wal.ParseLineage(l.Lineage); err != nil {
 		return fmt.Errorf("base %s: %w", l.Name, err)
 	}
+	if err := c.sameRelease(ctx, l.Attrs[AttrRelease]); err != nil {
+		return err
+	}
 	if there {
 		if err := c.moveAside(ctx, was); err != nil {
 			return err
