@@ -355,6 +355,13 @@ func (s *pgStage) loses(t *testing.T) *pb.Plan {
 	_, old := s.writer(t, s.Primaries(), 0)
 	s.primary.Kill(t)
 	s.KillSite(lab.SitePrimary)
+	return s.takes(t, old)
+}
+
+// takes fails over from a primary site that is silent, and returns the plan once
+// clients are told of commits under the other site's own agent, above an epoch.
+func (s *pgStage) takes(t *testing.T, old tidegate.Epoch) *pb.Plan {
+	t.Helper()
 	begun := time.Now()
 	s.clients.mark()
 	var plan *pb.Plan

@@ -17,6 +17,9 @@
 //   - home: the directory with the connector's state, the data directory and
 //     what was moved aside
 //   - window: the stretch of log in memory, between the session and the server
+//   - adopted server: one that somebody else runs as the source, in [server.Config].Data,
+//     until the stream leaves it
+//   - left: what was the source, and is to follow
 //   - resting session: one in which the node is not to feed anything
 //   - finding: what keeps the connector from its work, for people
 //
@@ -50,8 +53,12 @@
 //     server's own timeline switch at H takes the place of the branch record.
 //   - Activated is said when the server is out of recovery, its history was
 //     verified to fork at H, and it has taken a transaction.
-//   - Role{follow} of a newer epoch while active stands the server down: it is
-//     stopped. Rewind, too; what would be needed to follow again is a finding.
+//   - Role.Source says whether a switchover ends the source beside the node: then the
+//     server is stopped in order, and started again only when it goes on here.
+//   - Role{follow} of a newer epoch while it was the source: it leaves. It is stopped,
+//     and offers nothing: Hello is that of an empty connector, so that the next
+//     Role's lineage is all the log's. With that it is made a follower ([server.Rejoin]).
+//   - Rewind stands the server down: it is stopped, and a finding says why.
 //
 // # Concurrency and durability
 //

@@ -30,13 +30,11 @@ func (c *Connector) drain(ctx context.Context) error {
 
 // undrain lets the source go on.
 func (c *Connector) undrain(ctx context.Context) error {
-	err := error(nil)
-	if c.phase() == phaseNone {
-		err = c.server.StartAsItWas(ctx)
-	} else {
-		err = c.server.Start(ctx, server.Serve)
+	start := c.server.StartAsItWas
+	if c.phase() != phaseNone {
+		start = func(ctx context.Context) error { return c.server.Start(ctx, server.Serve) }
 	}
-	if err != nil {
+	if err := start(ctx); err != nil {
 		return err
 	}
 	return c.save(func(s *saved) { s.Drained = false })
