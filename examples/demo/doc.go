@@ -9,5 +9,6 @@
 // With --postgres the service is a PostgreSQL server with a replica, under pgbench
 // and clients that keep a log of the commits they were told of. Act one: kill -9 of
 // both servers and the agent, sync mode. Act two: the link stops, then the site is
-// killed, bounded mode; the old primary comes back and is told nothing more.
+// killed, bounded mode; the old primary comes back, confirms nothing, is made a
+// follower with its tail in quarantine, and the service fails back to it.
 package main

@@ -13,6 +13,7 @@ import (
 	pb "github.com/tidegate/tidegate/api/tidegatev1"
 	"github.com/tidegate/tidegate/internal/lab/pglab"
 	"github.com/tidegate/tidegate/internal/pgrun"
+	"github.com/tidegate/tidegate/stores/postgres/wal"
 )
 
 // pgAct is one disaster of a site with a PostgreSQL server.
@@ -23,7 +24,7 @@ type pgAct struct {
 	mode    tidegate.Mode
 	bounds  tidegate.Bounds
 	cut     bool // the link carries nothing for a moment before the site is killed
-	returns bool // the old primary comes back after the failover
+	returns bool // the old primary comes back after the failover, and the service to it
 	load    time.Duration
 }
 
@@ -34,21 +35,24 @@ var pgActs = []pgAct{
 		mode: tidegate.ModeSync,
 	},
 	{
-		number: 2, title: "the link stops, then kill -9 of the whole primary site, which comes back later; bounded",
+		number: 2, title: "the link stops, then kill -9 of the whole primary site, which comes back later, and the service to it; bounded",
 		mode: tidegate.ModeBounded, bounds: tidegate.Bounds{Records: 5000, Window: 500 * time.Millisecond},
 		cut: true, returns: true,
 	},
 }
 
 // pgPatience bounds an act: the base crosses in it, and servers recover.
-const pgPatience = 90 * time.Second
+const pgPatience = 3 * time.Minute
 
 // pgResult is what an act has shown.
 type pgResult struct {
 	act      pgAct
 	takeover pglab.Takeover
 	verdict  pglab.Verdict
-	zombie   string // what a client of the old primary got
+	zombie   string      // what a client of the old primary got
+	tail     wal.Summary // what was kept of the old primary's log
+	back     pglab.Loss  // over the failback
+	pause    time.Duration
 	plan     *pb.Plan
 	broken   []error // what did not hold
 }
@@ -77,7 +81,7 @@ func (a pgAct) play(ctx context.Context, out io.Writer) (r *pgResult, err error)
 	defer cancel()
 	s := &stage{out: out, begun: time.Now()}
 	s.say("a primary with pgbench's tables, and a replica of it")
-	a.cfg.Scale, a.cfg.Replica = 5, true
+	a.cfg.Scale, a.cfg.Replica, a.cfg.Returns = 5, true, a.returns
 	l, err := pglab.New(ctx, a.cfg)
 	if err != nil {
 		return nil, err
@@ -184,6 +188,53 @@ func (r *pgResult) comeBack(ctx context.Context, l *pglab.Lab, s *stage) error {
 		r.broken = append(r.broken, fmt.Errorf("act %d: %w", r.act.number, err))
 	}
 	s.say("  a client at the old primary: " + r.zombie)
+	s.say("the standby daemon beside it starts: its tail goes to quarantine, pg_rewind makes it follow")
+	if err := l.TakeOver(ctx, r.verdict.Loss.Told-r.verdict.Loss.Lost); err != nil {
+		return err
+	}
+	if r.tail, err = l.Quarantined(); err != nil {
+		return err
+	}
+	s.say("  in quarantine: " + r.tail.String())
+	if r.tail.Commits < r.verdict.Tail.Commits {
+		r.broken = append(r.broken, fmt.Errorf("act %d: %d commits in quarantine, the old log has %d beyond the fork", r.act.number, r.tail.Commits, r.verdict.Tail.Commits))
+	}
+	return r.goHome(ctx, l, s)
+}
+
+// goHome fails back to the old primary under load, in sync: that loses nothing.
+func (r *pgResult) goHome(ctx context.Context, l *pglab.Lab, s *stage) error {
+	clients, err := l.StartClients(4, "on", filepath.Join(r.act.cfg.Dir, "told-later"))
+	if err != nil {
+		return err
+	}
+	defer clients.Stop() //nolint:errcheck // it is called before, unless something else has failed
+	if err := l.More(ctx, clients, 100); err != nil {
+		return err
+	}
+	clients.Mark()
+	text, err := l.Failback(ctx, "demo: home again")
+	s.say(text)
+	if err != nil {
+		return err
+	}
+	if err := l.More(ctx, clients, 100); err != nil {
+		return err
+	}
+	r.pause = clients.Pause()
+	if err := pgWatch(ctx, s, clients, nil, 2*time.Second); err != nil {
+		return err
+	}
+	if err := clients.Stop(); err != nil {
+		return err
+	}
+	if r.back, err = l.Loss(ctx, clients); err != nil {
+		return err
+	}
+	s.say(fmt.Sprintf("home again: told of %d commits meanwhile, %d are lost; clients waited %s", r.back.Told, r.back.Lost, ms(r.pause)))
+	if r.back.Lost > 0 {
+		r.broken = append(r.broken, fmt.Errorf("act %d: the failback lost %d commits that clients were told of", r.act.number, r.back.Lost))
+	}
 	return nil
 }
 
@@ -206,6 +257,17 @@ func reportPostgres(out io.Writer, results []*pgResult) {
 		}
 		return r.zombie
 	})
+	home := func(value func(*pgResult) string) func(*pgResult) string {
+		return func(r *pgResult) string {
+			if r.back.Told == 0 {
+				return "the site is gone"
+			}
+			return value(r)
+		}
+	}
+	t.row("in quarantine at the old primary", home(func(r *pgResult) string { return fmt.Sprintf("%d commits, %d bytes", r.tail.Commits, r.tail.Bytes()) }))
+	t.row("failback: lost of the commits told meanwhile", home(func(r *pgResult) string { return fmt.Sprintf("%d of %d", r.back.Lost, r.back.Told) }))
+	t.row("failback: clients waited", home(func(r *pgResult) string { return ms(r.pause) }))
 	t.phases(func(r *pgResult) *pb.Plan { return r.plan })
 	t.row("tidegate failover", func(r *pgResult) string { return ms(r.takeover.Took) })
 	t.row("RTO actual (first commit told after the kill)", func(r *pgResult) string { return ms(r.takeover.RTO) })

@@ -43,8 +43,10 @@ func (l *Lab) StartClients(n int, level, path string) (*Clients, error) {
 		conn: l.routeConn() + " options='-c synchronous_commit=" + level + "'",
 		stop: cancel, log: f, out: bufio.NewWriter(f), told: map[string]time.Time{},
 	}
-	for i := range n {
-		c.all.Go(func() { c.run(ctx, i) })
+	for range n {
+		id := l.clients // no two clients of a lab write the same rows
+		l.clients++
+		c.all.Go(func() { c.run(ctx, id) })
 	}
 	return c, nil
 }

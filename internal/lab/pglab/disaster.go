@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"time"
 
 	"github.com/tidegate/tidegate"
@@ -137,8 +138,11 @@ func (v *Verdict) claims(mode tidegate.Mode, b tidegate.Bounds, plan *pb.Plan) {
 }
 
 // Return starts what was killed again, the primary first: a site that has its
-// power back. It may be called once, after [Lab.Judge].
+// power and its link back. It may be called once, after [Lab.Judge].
 func (l *Lab) Return() error {
+	if err := os.RemoveAll(l.File("p1", "rates")); err != nil {
+		return err
+	}
 	if err := l.Primary.Start(); err != nil {
 		return err
 	}

@@ -15,6 +15,9 @@
 //	pgbench --+                                    clients -- route -- (primary, later d1)
 //	copy of the primary, before the load
 //
+// With Returns a standby daemon beside the primary takes the old primary over once
+// it has come back, for the way home.
+//
 // pgbench speaks to the primary itself and ends with it, so its tables stay on the
 // promoted server as they were at the position of the promotion.
 //

@@ -30,6 +30,7 @@ type Config struct {
 	Dir, Bin string // as in [lab.Plant]; PostgreSQL's account must be able to enter what is above Dir
 	Scale    int    // of pgbench's tables; a scale of 1 is 100,000 accounts, 15 MB
 	Replica  bool   // an ordinary physical replica at the primary site
+	Returns  bool   // a standby daemon beside the primary, which takes it over once the stream has left it
 }
 
 // Lab is a whole Tidegate around a PostgreSQL server on this machine.
@@ -43,6 +44,8 @@ type Lab struct {
 	home     string        // of the warm server
 	endpoint string        // where the warm server takes clients once it is promoted
 	warm     *server.Server
+	old      *server.Server // the primary as the standby daemon beside it runs it; nil when none does
+	clients  int            // that were started so far
 }
 
 // New starts the primary site's servers with pgbench's tables, copies the primary,
@@ -63,8 +66,9 @@ const schema = `CREATE ROLE tidegate LOGIN REPLICATION; GRANT pg_monitor TO tide
 	CREATE EXTENSION amcheck`
 
 func (l *Lab) build(ctx context.Context) (err error) {
-	// The log since the copy must still be there when the primary has been killed.
-	settings := map[string]string{"fsync": "on", "wal_keep_size": "4GB"}
+	// The log since the copy must still be there when the primary has been killed, and
+	// pg_rewind wants hints in it.
+	settings := map[string]string{"fsync": "on", "wal_keep_size": "4GB", "wal_log_hints": "on"}
 	if l.Primary, err = pgrun.New(pgrun.Config{Settings: settings}); err != nil {
 		return err
 	}
@@ -86,19 +90,24 @@ func (l *Lab) build(ctx context.Context) (err error) {
 		return err
 	}
 	l.home = filepath.Join(l.copy.Dir, "warm") // a place that the account may enter, and that goes when the copy does
-	if l.warm, err = l.warmServer(); err != nil {
+	if l.warm, err = l.handle(server.Config{Home: l.home}); err != nil {
 		return err
+	}
+	if l.cfg.Returns {
+		if l.old, err = l.handle(server.Config{Home: l.oldHome(), Data: l.Primary.DataDir}); err != nil {
+			return err
+		}
 	}
 	l.Lab, err = lab.New(lab.Plant{
 		Dir: l.cfg.Dir, Bin: l.cfg.Bin,
 		Primaries: 1, Agents: 1, NoService: true, Streams: []string{Stream}, Store: "postgres", Mode: tidegate.ModeOpen,
-		Tune: l.tune,
+		Returns: l.cfg.Returns, Tune: l.tune,
 	})
 	if err != nil {
 		return err
 	}
-	// The warm server's account passes through these to the socket that it is fed by.
-	for _, dir := range []string{l.cfg.Dir, filepath.Join(l.cfg.Dir, "d1"), l.RunDir("d1")} {
+	// The servers' account passes through these to the socket that it is fed by.
+	for _, dir := range []string{l.cfg.Dir, l.File("d1"), l.RunDir("d1"), l.File("p1"), l.RunDir("p1")} {
 		if err := os.Chmod(dir, 0o755); err != nil { //nolint:gosec // nothing else is in there to be kept from others
 			return err
 		}
@@ -121,16 +130,29 @@ func (l *Lab) tune(name string, file map[string]any) {
 	case "d1/agent.yaml":
 		file["streams"] = stream(l.endpoint, fmt.Sprintf("host=%s port=%d", l.warm.SocketDir(), port), "back")
 	case "d1/standby.yaml":
-		settings := map[string]any{
-			"home": l.home, "bin_dir": l.Primary.Install.BinDir, "listen": host, "port": port,
-			"parameters": map[string]string{"ssl": "off"},
-		}
-		if a := l.Primary.Install.Account; !a.Self {
-			settings["account"] = a.Name
-		}
-		file["warm"] = []map[string]any{{"service": lab.Service, "stream": Stream, "store": "postgres", "endpoint": l.endpoint, "settings": settings}}
+		file["warm"] = l.warmSection(l.endpoint, map[string]any{
+			"home": l.home, "listen": host, "port": port, "parameters": map[string]string{"ssl": "off"},
+		})
+	case "p1/standby.yaml":
+		file["warm"] = l.warmSection(fmt.Sprintf("%s:%d", l.Primary.Host, pgrun.Port), map[string]any{
+			"home": l.oldHome(), "data": l.Primary.DataDir, "listen": l.Primary.Host, "port": pgrun.Port,
+			"socket_dirs": []string{l.Primary.SocketDir},
+			"rewind_from": fmt.Sprintf("host=%s port=%d user=postgres dbname=postgres sslmode=disable", l.warm.SocketDir(), port),
+		})
 	}
 }
+
+// warmSection is a standby daemon's one warm server.
+func (l *Lab) warmSection(endpoint string, settings map[string]any) []map[string]any {
+	settings["bin_dir"] = l.Primary.Install.BinDir
+	if a := l.Primary.Install.Account; !a.Self {
+		settings["account"] = a.Name
+	}
+	return []map[string]any{{"service": lab.Service, "stream": Stream, "store": "postgres", "endpoint": endpoint, "settings": settings}}
+}
+
+// oldHome is where the standby daemon beside the primary keeps what is its own.
+func (l *Lab) oldHome() string { return l.home + "-p1" }
 
 // listen is where the warm server takes clients.
 func (l *Lab) listen() (host string, port uint16) {
@@ -139,10 +161,10 @@ func (l *Lab) listen() (host string, port uint16) {
 	return host, uint16(n)
 }
 
-// warmServer is a handle of our own on the warm server, which the standby node runs.
-func (l *Lab) warmServer() (*server.Server, error) {
-	_, port := l.listen()
-	cfg := server.Config{Home: l.home, BinDir: l.Primary.Install.BinDir, Port: port, Upstream: server.Upstream{SocketDir: "/run"}}
+// handle is one of our own on a server that a standby daemon runs.
+func (l *Lab) handle(cfg server.Config) (*server.Server, error) {
+	_, cfg.Port = l.listen()
+	cfg.BinDir, cfg.Upstream = l.Primary.Install.BinDir, server.Upstream{SocketDir: "/run"}
 	if a := l.Primary.Install.Account; !a.Self {
 		cfg.Account = &server.Account{UID: a.UID, GID: a.GID}
 	}
@@ -227,9 +249,10 @@ func (l *Lab) Close() error {
 	if l.Lab != nil {
 		l.Lab.Close()
 	}
-	if l.warm != nil {
-		// Its standby node is gone, and does not stop it any more.
-		errs = append(errs, l.warm.Stop(context.Background(), server.StopImmediate))
+	for _, s := range []*server.Server{l.warm, l.old} {
+		if s != nil { // its standby daemon is gone, and does not stop it any more
+			errs = append(errs, s.Stop(context.Background(), server.StopImmediate))
+		}
 	}
 	for _, s := range []*pgrun.Server{l.Replica, l.copy, l.Primary} {
 		if s != nil {
