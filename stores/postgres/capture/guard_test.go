@@ -187,8 +187,12 @@ func TestJudge(t *testing.T) {
 		change func(*facts)
 		want   string // "severity name", sorted as found
 	}{
-		"nothing":                  {func(*facts) {}, ""},
-		"standby":                  {func(f *facts) { f.survey.InRecovery, f.survey.Slots = true, nil }, "info wal-keep"},
+		"nothing":       {func(*facts) {}, ""},
+		"keeps nothing": {func(f *facts) { f.survey.Settings["wal_keep_size"] = "0" }, "info wal-keep"},
+		"standby":       {func(f *facts) { f.survey.InRecovery, f.survey.Slots = true, nil }, ""},
+		"standby keeps nothing": {func(f *facts) {
+			f.survey.InRecovery, f.survey.Slots, f.survey.Settings["wal_keep_size"] = true, nil, "0"
+		}, "info wal-keep"},
 		"in danger":                {func(f *facts) { f.survey.Slots[0] = slot(replication.KeepingExtended, 1<<20); f.grows = 1 << 20 }, "critical slot-limit, warning slot-holds"},
 		"small limit":              {func(f *facts) { f.survey.Slots[0] = slot(replication.KeepingReserved, gib); f.rate = 1 << 20 }, "warning slot-limit"},
 		"goes next":                {func(f *facts) { f.survey.Slots[0] = slot(replication.KeepingUnreserved, 0) }, "critical slot-limit"},
@@ -208,7 +212,7 @@ func TestJudge(t *testing.T) {
 			f := facts{
 				disk: disk{free: 50 * gib, total: 100 * gib}, rate: -1, grows: -1, promises: true, settings: Settings{Slot: "tidegate"},
 				survey: replication.Survey{
-					Settings: map[string]string{"wal_level": "logical", "fsync": "on", "full_page_writes": "on", "data_checksums": "on", "wal_keep_size": "0"},
+					Settings: map[string]string{"wal_level": "logical", "fsync": "on", "full_page_writes": "on", "data_checksums": "on", "wal_keep_size": "128"},
 					End:      2 * gib, Slots: []replication.SlotState{slot(replication.KeepingReserved, 90*gib)},
 				},
 			}

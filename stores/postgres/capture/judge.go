@@ -74,11 +74,15 @@ type facts struct {
 func judge(f *facts) []local.Finding {
 	var j jury
 	j.server(f)
+	keepsNone := f.survey.Settings["wal_keep_size"] == "0"
 	if f.survey.InRecovery {
-		if f.survey.Settings["wal_keep_size"] == "0" {
+		if keepsNone {
 			j.info(foundKeep, "let it keep some: wal_keep_size = 1GB", "this server is a standby, and keeps no log for the agent until it is promoted: what the other site lacks then may be gone")
 		}
 	} else {
+		if keepsNone {
+			j.info(foundKeep, "let it keep some: wal_keep_size = 128MB", "the server keeps no log of what the other site has: an agent that starts again after a checkpoint may have nothing to compare, and then ships nothing")
+		}
 		j.commits(f)
 		j.slot(f)
 	}
