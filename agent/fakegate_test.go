@@ -37,6 +37,7 @@ type fakeGate struct {
 	bounds   tidegate.Bounds
 	policy   tidegate.Policy
 	brake    *pb.Brake
+	leaving  bool
 	lease    time.Duration
 	renewals int
 	released int
@@ -106,7 +107,7 @@ func (g *fakeGate) view() *pb.WatchResponse {
 	m.Services = []*pb.ServiceView{{Name: "ledger", Streams: []*pb.StreamView{{
 		Id: api.IDText(g.d.stream), Service: "ledger", Name: "main", Store: "journal",
 		Mode: api.ModeMessage(g.mode), Bounds: api.BoundsMessage(g.bounds), Epoch: fencewire.RecordMessage(g.rec, g.revision),
-		Grace: durationpb.New(g.policy.Grace), Rearm: durationpb.New(g.policy.Rearm), Brake: g.brake, LeaseTtl: durationpb.New(g.lease),
+		Grace: durationpb.New(g.policy.Grace), Rearm: durationpb.New(g.policy.Rearm), Brake: g.brake, LeaseTtl: durationpb.New(g.lease), Leaving: g.leaving,
 	}}}}
 	for wire, r := range reactions {
 		if r == g.policy.Reaction {

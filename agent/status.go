@@ -156,6 +156,10 @@ func (s *stream) status() StreamStatus {
 	if k, keeper := s.source.(stores.Keeper); keeper {
 		keeps = k.Keeps()
 	}
+	var found []local.Finding // while nothing is connected that tells us
+	if f, finder := s.source.(stores.Finder); finder {
+		found = f.Findings()
+	}
 	w := s.writer.Load()
 	var ws *WriterStatus
 	if w != nil {
@@ -176,7 +180,9 @@ func (s *stream) status() StreamStatus {
 	if st.ReleasedKnown {
 		st.Released = s.lib.progress.A.Position
 	}
-	st.Findings = s.lib.findings.List()
+	if st.Findings = s.lib.findings.List(); s.lib.conn == nil {
+		st.Findings = found
+	}
 	if err := s.lib.findings.Work(); err != nil {
 		st.Finding, st.Hint = err.Error(), tidegate.HintOf(err)
 	}

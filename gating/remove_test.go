@@ -78,8 +78,8 @@ func TestRemovedStreamsStoresLetGo(t *testing.T) {
 		t.Errorf("let go: %v, %v", got.left, got.err)
 	}
 
-	id = add("stuck")
-	done = remove("stuck")
+	add("unused")
+	done = remove("unused")
 	if got := <-done; got.err != nil || len(got.left) != 0 {
 		t.Errorf("never had a writer: %v, %v", got.left, got.err)
 	}

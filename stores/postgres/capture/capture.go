@@ -196,6 +196,7 @@ func (c *Capture) find(err error) {
 		return
 	}
 	signal(c.report)
+	signal(c.inspect)
 	switch {
 	case err == nil:
 		c.log.Info("nothing is wrong any more")

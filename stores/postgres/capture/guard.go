@@ -282,8 +282,7 @@ func (c *Capture) givenUp() error {
 	return c.gaveUp
 }
 
-// Findings are all that is found of the server now; the one without a name is what
-// keeps the connector from its work.
+// Findings implements [stores.Finder].
 func (c *Capture) Findings() []local.Finding {
 	c.mu.Lock()
 	defer c.mu.Unlock()

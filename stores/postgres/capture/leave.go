@@ -13,7 +13,10 @@ import (
 	"github.com/tidegate/tidegate/stores/postgres/replication"
 )
 
-var _ stores.Keeper = (*Capture)(nil)
+var (
+	_ stores.Keeper = (*Capture)(nil)
+	_ stores.Finder = (*Capture)(nil)
+)
 
 // wanted is what the agent has said of the stream.
 type wish uint8
