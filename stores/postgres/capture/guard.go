@@ -83,7 +83,9 @@ func (g *guard) round(ctx context.Context) {
 	if err != nil {
 		g.close()
 		g.samples = nil
-		if ctx.Err() == nil {
+		if !g.c.Status().Streaming {
+			g.c.guarded(nil)
+		} else if ctx.Err() == nil {
 			g.c.guarded([]local.Finding{{
 				Name: foundUnseen, Severity: local.SeverityWarning, Class: tidegate.ClassOf(err), Text: "the server cannot be looked at: " + err.Error(),
 				Hint: "the role needs LOGIN and pg_monitor: GRANT pg_monitor TO <role>; and a line in pg_hba.conf for its database",
@@ -122,11 +124,6 @@ func (g *guard) look(ctx context.Context) (f *facts, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	f.promises, f.gaveUp = c.promises(), c.gaveUp != nil
-	if c.gate.Ceiling != nil {
-		if d, known := c.gate.Ceiling.D(); known { // after the survey: the slot follows it
-			f.d = wal.LSN(d)
-		}
-	}
 	return f, nil
 }
 

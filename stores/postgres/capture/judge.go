@@ -9,7 +9,6 @@ import (
 	"github.com/tidegate/tidegate"
 	"github.com/tidegate/tidegate/internal/local"
 	"github.com/tidegate/tidegate/stores/postgres/replication"
-	"github.com/tidegate/tidegate/stores/postgres/wal"
 )
 
 // The names of the findings. docs/operating/postgres.md has the table.
@@ -25,7 +24,6 @@ const (
 	foundArchive    = "archive-failing"
 	foundSlotGone   = "slot-missing"
 	foundSlotLost   = "slot-lost"
-	foundSlotGap    = "slot-gap"
 	foundSlotHolds  = "slot-holds"
 	foundSlotLimit  = "slot-limit"
 	foundUnbounded  = "slot-unbounded"
@@ -62,9 +60,8 @@ type facts struct {
 	// rate is how fast the server writes log, and grows how fast what the slot holds
 	// grows, in bytes per second; -1 while not known.
 	rate, grows float64
-	d           wal.LSN // what the other site has; 0 while not known
-	promises    bool    // the stream has bounds that commits wait for
-	gaveUp      bool    // the slot was dropped by us
+	promises    bool // the stream has bounds that commits wait for
+	gaveUp      bool // the slot was dropped by us
 	unlogged    []string
 	unloggedErr []string
 	settings    Settings
@@ -175,9 +172,6 @@ func (j *jury) slot(f *facts) {
 	case f.settings.DropSlotBelow == 0:
 		j.info(foundUnbounded, "set max_slot_wal_keep_size to what the disk has room for, or drop_slot_below in the agent's settings",
 			"nothing bounds what slot %s keeps: while the other site is away the disk fills until the server stops", s.Name)
-	}
-	if f.d != 0 && s.Restart > f.d {
-		j.warn(foundSlotGap, "nothing, while the agent ships it; if the log is gone before, "+anew, "slot %s was made anew: it keeps the log from %s on, and the other site has it up to %s only", s.Name, s.Restart, f.d)
 	}
 	if s.Keeping != replication.KeepingExtended {
 		return
