@@ -281,5 +281,24 @@ func (s *stream) divergedAt(ctx context.Context, d *divergedError) error {
 		if backoff.Wait(ctx) != nil {
 			return ctx.Err()
 		}
+		if compareHeader(ctx, s, h) == nil {
+			s.mended()
+			return nil // to be observed again
+		}
 	}
+}
+
+// mended takes back that this node's log is not the stream's: whoever keeps the
+// server has set it back to where the stream went on, and kept what it left. What
+// is there now is the stream's own, and no tail.
+func (s *stream) mended() {
+	s.mu.Lock()
+	s.diverged = nil
+	if s.fenced != nil {
+		s.fenced.whole = true
+	}
+	s.mu.Unlock()
+	s.setErr(nil)
+	s.log.Info("the log is the stream's again")
+	s.tellRole()
 }

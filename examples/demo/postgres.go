@@ -232,6 +232,12 @@ func (r *pgResult) goHome(ctx context.Context, l *pglab.Lab, s *stage) error {
 		return err
 	}
 	s.say(fmt.Sprintf("home again: told of %d commits meanwhile, %d are lost; clients waited %s", r.back.Told, r.back.Lost, ms(r.pause)))
+	if r.plan, err = l.Plan(ctx, r.plan.GetId()); err != nil { // it knows of the quarantine by now
+		return err
+	}
+	if got := measured(r.plan).GetRecords(); got != int64(r.tail.Commits) { //nolint:gosec // a count
+		r.broken = append(r.broken, fmt.Errorf("act %d: the failover's plan counts %d commits in the tail, quarantine has %d", r.act.number, got, r.tail.Commits))
+	}
 	if r.back.Lost > 0 {
 		r.broken = append(r.broken, fmt.Errorf("act %d: the failback lost %d commits that clients were told of", r.act.number, r.back.Lost))
 	}
@@ -266,6 +272,7 @@ func reportPostgres(out io.Writer, results []*pgResult) {
 		}
 	}
 	t.row("in quarantine at the old primary", home(func(r *pgResult) string { return fmt.Sprintf("%d commits, %d bytes", r.tail.Commits, r.tail.Bytes()) }))
+	t.row("what the failover's plan says of it", home(func(r *pgResult) string { return measuredLine(r.plan) }))
 	t.row("failback: lost of the commits told meanwhile", home(func(r *pgResult) string { return fmt.Sprintf("%d of %d", r.back.Lost, r.back.Told) }))
 	t.row("failback: clients waited", home(func(r *pgResult) string { return ms(r.pause) }))
 	t.phases(func(r *pgResult) *pb.Plan { return r.plan })
