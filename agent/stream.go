@@ -125,7 +125,8 @@ func (s *stream) poke() {
 func (s *stream) show(v streamView, nodes map[tidegate.NodeName]string) {
 	s.mu.Lock()
 	s.forgotten = s.behind(v)
-	if older(v.rec.Epoch, v.revision, s.view.rec.Epoch, s.view.revision) && !s.anew(&v.rec) {
+	now, seen := v.sighting(), s.view.sighting()
+	if now.Older(&seen) && !s.unused(&v.rec) {
 		v.rec, v.revision = s.view.rec, s.view.revision
 	}
 	old := s.view.rec
@@ -153,20 +154,12 @@ func (s *stream) show(v streamView, nodes map[tidegate.NodeName]string) {
 	s.poke()
 }
 
-// anew reports whether a record that looks older than the one known is to be taken
+// unused reports whether a record that looks older than the one known is to be taken
 // all the same. Most often a grant has run ahead of the watch, or the registry has
-// gone back. But one that went back and issued the same epoch anew, to another
-// plan, is the only one that there is, and so is one that opened an epoch for this
-// process which it has never used: the nodes' promises tell what they are worth. A
-// plan that began to move the stream within its epoch leaves that epoch's older
-// record older. mu is held.
-func (s *stream) anew(rec *fence.EpochRecord) bool {
-	have := &s.view.rec
-	switch {
-	case rec.Plan == have.Plan, have.Leaves(rec):
-		return false
-	}
-	return rec.Epoch == have.Epoch || s.mine(*rec) && rec.Epoch > s.spent
+// gone back. But one that opened an epoch for this process which it has never used is
+// the only one that there is: the nodes' promises tell what it is worth. mu is held.
+func (s *stream) unused(rec *fence.EpochRecord) bool {
+	return rec.Plan != s.view.rec.Plan && s.mine(*rec) && rec.Epoch > s.spent
 }
 
 // behind returns what v has forgotten, nil if nothing. A writer that has handed
@@ -206,19 +199,12 @@ func (s *stream) pokeReclaim() {
 	}
 }
 
-// older reports whether a record of epoch e at revision r is older than one of
-// epoch f at revision g. Revisions alone do not tell: a registry that was rebuilt
-// counts from the beginning, under higher epochs.
-func older(e tidegate.Epoch, r int64, f tidegate.Epoch, g int64) bool {
-	return e < f || e == f && r < g
-}
-
 // written takes a record that the gate has just written for us.
 func (s *stream) written(rec fence.EpochRecord, revision int64) {
 	s.mu.Lock()
 	v, nodes := s.view, s.members
 	s.mu.Unlock()
-	if older(v.rec.Epoch, v.revision, rec.Epoch, revision) {
+	if was := v.sighting(); was.Older(&fence.Sighting{Record: rec, Revision: revision}) {
 		v.rec, v.revision = rec, revision
 		s.show(v, nodes)
 	}

@@ -45,6 +45,10 @@ type brake struct {
 	reason, actor string
 }
 
+func (v *streamView) sighting() fence.Sighting {
+	return fence.Sighting{Record: v.rec, Revision: v.revision}
+}
+
 // known reports whether the gate has the stream with a record.
 func (v streamView) known() bool { return !v.id.IsZero() && v.rec.Version != 0 }
 

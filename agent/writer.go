@@ -305,7 +305,7 @@ func (w *writer) libraryLost() {
 func (w *writer) recordChanged(v streamView) {
 	w.mu.Lock()
 	var t todo
-	if v.rec.Version != 0 && !older(v.rec.Epoch, v.revision, w.epoch, w.revision) {
+	if now := v.sighting(); v.rec.Version != 0 && !now.Older(&fence.Sighting{Record: w.core.Record(), Revision: w.revision}) {
 		w.revision = v.revision
 		t = w.effects(w.core.OnRecord(v.rec))
 		w.advance(w.s.agent.clk.Boot())

@@ -313,3 +313,28 @@ func adoptRequest(r EpochRecord, source tidegate.NodeName, adopted tidegate.Epoc
 		Unclean: r.Unclean || adopted < r.Forced,
 	}
 }
+
+// Sighting is an epoch record as somebody has come to see it.
+type Sighting struct {
+	Record   EpochRecord
+	Revision int64 // of its key; a registry that was put back or rebuilt may count them again
+}
+
+// Older reports whether s was on record before have: what nodes keep is the newest
+// of what they see, and views overtake one another. A registry that went back shows
+// what is older than what was seen, and is the only one that there is: a record that
+// says so of itself counts, and so does the epoch that was issued anew, to another
+// plan. A switchover's plan takes a record over within its epoch: there the other
+// plan is the one before. The zero Sighting is older than any.
+func (s *Sighting) Older(have *Sighting) bool {
+	r, h := &s.Record, &have.Record
+	switch {
+	case r.Epoch != h.Epoch:
+		return r.Epoch < h.Epoch
+	case s.Revision >= have.Revision, r.Restored && !h.Restored:
+		return false
+	case r.Plan == h.Plan:
+		return true
+	}
+	return (h.State == StateSwitching || h.State == StateDemoted) && r.Holder == h.Holder
+}

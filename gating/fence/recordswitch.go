@@ -20,13 +20,6 @@ func (r EpochRecord) Moving() bool {
 	return false
 }
 
-// Leaves reports whether old is what r was before a plan began to move the stream
-// within its epoch: the one change of plan that no new epoch tells.
-func (r *EpochRecord) Leaves(old *EpochRecord) bool {
-	return (r.State == StateSwitching || r.State == StateDemoted) && old.State == StateActive &&
-		r.Epoch == old.Epoch && r.Holder == old.Holder && r.Head == old.Head
-}
-
 // handedOver returns what the writer of the epoch before vouched for when it gave
 // the stream up, while no writer has followed it; nil when it did not.
 func (r EpochRecord) handedOver() *Handover {

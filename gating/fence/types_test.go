@@ -66,28 +66,36 @@ func TestExitLimboAndGateCompete(t *testing.T) {
 	}
 }
 
-// A view that was overtaken on its way must not end a drain; a record of the same
-// epoch that a registry issued anew must be seen.
-func TestOlderRecordOfASwitchover(t *testing.T) {
-	active := goldenRecord()
-	active.State = fence.StateActive
-	moving := active.Clone()
-	moving.Plan, moving.State = tidegate.ID{77}, fence.StateSwitching
-	anew := active.Clone()
-	anew.Plan, anew.Holder.UUID = tidegate.ID{78}, tidegate.ID{79}
-	reserved := active.Clone()
-	reserved.State = fence.StateFencing
+// A view that was overtaken on its way must not end a drain; a record that a
+// registry shows anew after it went back must be seen.
+func TestOlder(t *testing.T) {
+	now := fence.Sighting{Record: goldenRecord(), Revision: 10}
+	now.Record.State, now.Record.Restored = fence.StateActive, false
+	change := func(revision int64, do func(*fence.EpochRecord)) fence.Sighting {
+		s := fence.Sighting{Record: now.Record.Clone(), Revision: revision}
+		do(&s.Record)
+		return s
+	}
+	moving := change(10, func(r *fence.EpochRecord) { r.Plan, r.State = tidegate.ID{77}, fence.StateSwitching })
 	for _, c := range []struct {
-		name      string
-		have, old fence.EpochRecord
-		want      bool
+		name    string
+		s, have fence.Sighting
+		want    bool
 	}{
-		{"a switchover has begun", moving, active, true},
-		{"the epoch went to another", moving, anew, false},
-		{"no switchover", active, anew, false},
-		{"reserved again", reserved, active, false},
+		{"the same", now, now, false},
+		{"nothing seen yet", now, fence.Sighting{}, false},
+		{"a lower revision", change(9, func(*fence.EpochRecord) {}), now, true},
+		{"a higher revision", change(11, func(*fence.EpochRecord) {}), now, false},
+		{"an older epoch", change(99, func(r *fence.EpochRecord) { r.Epoch-- }), now, true},
+		{"a newer epoch", change(2, func(r *fence.EpochRecord) { r.Epoch++ }), now, false},
+		{"the registry says that it went back", change(2, func(r *fence.EpochRecord) { r.Restored = true }), now, false},
+		{"the epoch, issued anew", change(2, func(r *fence.EpochRecord) { r.Plan = tidegate.ID{78} }), now, false},
+		{"active, before the switchover", now, moving, false},
+		{"active, before the switchover, overtaken", change(9, func(*fence.EpochRecord) {}), moving, true},
+		{"reserved, before the switchover, overtaken", change(8, func(r *fence.EpochRecord) { r.State = fence.StateFencing }), moving, true},
+		{"the epoch went to another", change(8, func(r *fence.EpochRecord) { r.Plan, r.Holder.UUID = tidegate.ID{78}, tidegate.ID{79} }), moving, false},
 	} {
-		if got := c.have.Leaves(&c.old); got != c.want {
+		if got := c.s.Older(&c.have); got != c.want {
 			t.Errorf("%s: %v, want %v", c.name, got, c.want)
 		}
 	}

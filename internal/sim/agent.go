@@ -146,7 +146,7 @@ func (as *agentStream) look() {
 	if rec == nil {
 		return
 	}
-	if as.w != nil && !older(rec.Epoch, as.known.revision, as.w.Epoch(), as.revision) {
+	if as.w != nil && !as.known.sighting().Older(&fence.Sighting{Record: as.w.Record(), Revision: as.revision}) {
 		as.revision = as.known.revision
 		as.do(as.w.OnRecord(*rec))
 		as.onDurable()
@@ -250,7 +250,7 @@ func (a *agent) receive(from *host, msg any) {
 		}
 		as := a.streams[m.stream]
 		as.pending = false
-		if m.ok && (as.known.rec == nil || !older(m.rec.Epoch, m.revision, as.known.rec.Epoch, as.known.revision)) {
+		if granted := (known{rec: m.rec, revision: m.revision}); m.ok && !granted.sighting().Older(as.known.sighting()) {
 			as.known.rec, as.known.revision = m.rec, m.revision
 			as.look()
 		}

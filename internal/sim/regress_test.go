@@ -27,6 +27,8 @@ var regressions = []struct {
 	{1019022, "I17: a view that was overtaken on its way ended a drain, and what had been handed over went on"},
 	{1040612, "I23: a simulated leader that was deposed in its sleep released by another's records"},
 	{2064175, "I6: a registry put back had forgotten an unclean choice, and a longer log was cut to it without a word"},
+	{3002813, "I11: a revision that a registry put back had issued again was taken for the record seen before"},
+	{3008854, "I17: the reservation of the epoch that a switchover drains overtook it, and ended the drain"},
 	{302282, "I24: what a node noted before a cut made its log look like the one it was to get"},
 }
 

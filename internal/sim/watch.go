@@ -64,12 +64,6 @@ func (a *watcher) got(from *host, m *mView) {
 	a.on(m.view, m.fresh)
 }
 
-// older reports whether a record of epoch e at revision r is older than one of
-// epoch f at revision g: revisions alone do not tell when a registry was put back.
-func older(e tidegate.Epoch, r int64, f tidegate.Epoch, g int64) bool {
-	return e < f || e == f && r < g
-}
-
 // known is what a node remembers of a stream: the newest it has seen.
 type known struct {
 	rec      *fence.EpochRecord
@@ -77,11 +71,18 @@ type known struct {
 	wish     wish
 }
 
+// sighting is the zero one while nothing was seen.
+func (k *known) sighting() *fence.Sighting {
+	if k.rec == nil {
+		return &fence.Sighting{}
+	}
+	return &fence.Sighting{Record: *k.rec, Revision: k.revision}
+}
+
 func (k *known) show(v *view, stream int, unused func(*fence.EpochRecord) bool) {
-	key := &v.keys[stream]
-	anew := k.rec != nil && key.Record.Plan != k.rec.Plan && !k.rec.Leaves(&key.Record) && (key.Record.Epoch == k.rec.Epoch || unused(&key.Record))
-	if k.rec == nil || anew || !older(key.Record.Epoch, key.Revision, k.rec.Epoch, k.revision) {
-		k.rec, k.revision = &key.Record, key.Revision
+	now := known{rec: &v.keys[stream].Record, revision: v.keys[stream].Revision}
+	if !now.sighting().Older(k.sighting()) || now.rec.Plan != k.rec.Plan && unused(now.rec) {
+		k.rec, k.revision = now.rec, now.revision
 	}
 	k.wish = v.wishes[stream]
 }
