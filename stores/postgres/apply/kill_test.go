@@ -58,6 +58,7 @@ func child(text string) error {
 	conn, err := New(Deps{
 		FS: vfs.OS(), Clock: clock.System(), Log: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug})),
 		Bases: func() (Bases, error) { return store, nil },
+		Left:  func(Tail) error { return nil },
 	}, c.Config)
 	if err != nil {
 		return err

@@ -97,9 +97,9 @@ func (c *Connector) rejoined(l wal.Lineage, g tidegate.Generation) error {
 	if err != nil {
 		return err
 	}
-	own, ok := l.Until(control.Timeline)
+	own, ok := l.Until(control.Newest())
 	if !ok || control.System != l.System {
-		return fmt.Errorf("server is of system %d on timeline %s, the log is %s: %w", control.System, control.Timeline, l, tidegate.ErrDiverged)
+		return fmt.Errorf("server is of system %d on timeline %s, the log is %s: %w", control.System, control.Newest(), l, tidegate.ErrDiverged)
 	}
 	c.window.shut(0)
 	err = c.save(func(s *saved) {

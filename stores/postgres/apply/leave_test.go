@@ -2,6 +2,9 @@ package apply
 
 import (
 	"context"
+	"errors"
+	"os"
+	"path/filepath"
 	"testing"
 
 	"github.com/tidegate/tidegate/internal/local"
@@ -55,4 +58,56 @@ func TestAdoptedServerIsDrainedAndGoesOn(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+// A promoted server that the stream leaves follows again: what only it has is in
+// quarantine and accounted for, and it is rewound, or restored where it cannot be.
+func TestPromotedServerFollowsAgain(t *testing.T) {
+	for _, way := range []string{"rewound", "restored"} {
+		t.Run(way, func(t *testing.T) {
+			o := newOrigin(t, pgtest.Config{})
+			w, n := newWarm(t, o)
+			if way == "rewound" {
+				w.cfg.RewindFrom = o.Conn()
+			}
+			n.change(func() { n.follow = true })
+			w.start()
+			o.Tool(t, "pgbench", "-n", "-c", "2", "-t", "100")
+			w.sameAt(n)
+			n.promote(n.cut())
+			w.must("CREATE TABLE lost AS SELECT 7 AS n")
+			began := w.must("SELECT pg_current_wal_insert_lsn()")
+
+			// The old primary has gone on, and a newer epoch is its.
+			o.SQL(t, "CREATE TABLE kept AS SELECT 7 AS n")
+			n.change(func() { n.h, n.limit, n.epoch, n.tells = 0, 0, n.epoch+1, o.line.Text() })
+			var tail Tail
+			pgtest.Until(t, "the account of what it left", func(context.Context) error {
+				select {
+				case tail = <-w.left:
+					return nil
+				default:
+					return errors.New("there is none")
+				}
+			})
+			if tail.Commits == 0 || tail.Next <= tail.First || tail.Newest.IsZero() {
+				t.Errorf("left behind: %+v, up to %s", tail, began)
+			}
+			if _, err := os.Stat(filepath.Join(tail.Path, "summary.json")); err != nil {
+				t.Error(err)
+			}
+			pgtest.Until(t, "it to follow", func(context.Context) error {
+				v, err := w.sql("SELECT pg_is_in_recovery() AND to_regclass('lost') IS NULL AND to_regclass('kept') IS NOT NULL")
+				if err == nil && v != "t" {
+					err = errors.New("it does not")
+				}
+				return err
+			})
+			w.sameAt(n)
+			aside, err := filepath.Glob(filepath.Join(w.cfg.Server.Home, asideDir, "*"))
+			if err != nil || len(aside) > 0 != (way == "restored") {
+				t.Errorf("moved aside: %v, %v", aside, err)
+			}
+		})
+	}
 }

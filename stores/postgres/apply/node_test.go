@@ -29,6 +29,7 @@ type node struct {
 	follow   bool
 	of       tidegate.Generation // of the log
 	h        wal.LSN             // of the promotion that was ordered; 0: none
+	tells    tidegate.Lineage    // the log's, to a connector that offers nothing
 	source   local.Source        // what the record says of the server beside it
 	limit    wal.LSN             // nothing beyond is committed; 0: no limit
 	told     local.Role
@@ -152,6 +153,11 @@ func (n *node) role(lineage tidegate.Lineage, committed wal.LSN) local.Role {
 
 func (n *node) feed(c *local.Conn, h local.Hello) {
 	lineage := h.Lineage
+	n.mu.Lock()
+	if lineage == "" {
+		lineage = n.tells
+	}
+	n.mu.Unlock()
 	at, i, fed := wal.LSN(h.End), 0, false
 	for {
 		entries, more := n.o.entries(i)

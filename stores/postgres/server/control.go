@@ -18,6 +18,7 @@ type Control struct {
 	Redo        wal.LSN      // where recovery begins to read
 	Timeline    wal.Timeline // of that checkpoint
 	MinRecovery wal.LSN      // a follower is consistent only after this
+	MinTimeline wal.Timeline // of MinRecovery; of a new primary before its first checkpoint: its own. 0 for none
 	BackupStart wal.LSN      // not 0: recovery from a base that has not come to its end
 	SegmentSize wal.SegmentSize
 	Checksums   bool // of data pages
@@ -74,6 +75,7 @@ const (
 	controlRedo         = 40
 	controlTimeline     = 48
 	controlMinRecovery  = 136
+	controlMinTimeline  = 144
 	controlBackupStart  = 152
 	controlWALLevel     = 172
 	controlHintBits     = 176
@@ -98,6 +100,10 @@ func controlChecksumAt(version uint32) (at int, ok bool) {
 }
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+// Newest is the timeline that the data has come to. The checkpoint's lags behind:
+// a promoted server that ends before its first one is on the next already.
+func (c Control) Newest() wal.Timeline { return max(c.Timeline, c.MinTimeline) }
 
 // ParseControl reads a control file of releases 13 to 18, made on a little-endian
 // 64-bit machine. It checks the checksum.
@@ -131,7 +137,7 @@ func ParseControl(b []byte) (Control, error) {
 		System: u64(controlSystem), State: ClusterState(u32(controlState)),
 		Checkpoint: wal.LSN(u64(controlCheckpoint)), Redo: wal.LSN(u64(controlRedo)),
 		Timeline:    wal.Timeline(u32(controlTimeline)),
-		MinRecovery: wal.LSN(u64(controlMinRecovery)), BackupStart: wal.LSN(u64(controlBackupStart)),
+		MinRecovery: wal.LSN(u64(controlMinRecovery)), MinTimeline: wal.Timeline(u32(controlMinTimeline)), BackupStart: wal.LSN(u64(controlBackupStart)),
 		SegmentSize: wal.SegmentSize(u32(controlSegmentSize)),
 		Checksums:   u32(controlChecksums) != 0,
 		Required:    Sizes{size(0), size(1), size(2), size(3), size(4)},

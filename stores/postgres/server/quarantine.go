@@ -44,15 +44,15 @@ func (s *Server) divergence(against wal.Lineage) (*divergent, error) {
 	if err != nil {
 		return nil, err
 	}
-	text, err := readFile(s.fsys, s.inData(filepath.Join(walDir, c.Timeline.HistoryFileName())))
+	text, err := readFile(s.fsys, s.inData(filepath.Join(walDir, c.Newest().HistoryFileName())))
 	if err != nil {
 		return nil, err
 	}
-	history, err := wal.ParseHistory(c.Timeline, text)
+	history, err := wal.ParseHistory(c.Newest(), text)
 	if err != nil {
 		return nil, err
 	}
-	own, err := wal.NewLineage(c.System, c.Timeline, history)
+	own, err := wal.NewLineage(c.System, c.Newest(), history)
 	if err != nil {
 		return nil, err
 	}
