@@ -204,7 +204,11 @@ func (g *fakeGate) RecordGate(_ context.Context, r *connect.Request[pb.RecordGat
 	if err != nil {
 		return nil, api.Error(err)
 	}
-	next, err := g.rec.SetGate(fence.Promise{Epoch: tidegate.Epoch(r.Msg.GetEpoch()), Holder: holder}, gate)
+	was, err := fencewire.Gate(r.Msg.GetWas())
+	if err != nil {
+		return nil, api.Error(err)
+	}
+	next, err := g.rec.SetGate(fence.Promise{Epoch: tidegate.Epoch(r.Msg.GetEpoch()), Holder: holder}, was, gate)
 	if err != nil {
 		return nil, api.Error(err)
 	}

@@ -55,7 +55,7 @@ func (w *writer) recordGate(ctx context.Context) error {
 	next, why, due := w.nextGate(now)
 	req := &pb.RecordGateRequest{
 		StreamId: api.IDText(w.stream), Epoch: uint64(w.epoch), Holder: api.IDText(w.s.agent.holder), Revision: w.revision,
-		Gate: fencewire.GateMessage(next), Reason: why,
+		Was: fencewire.GateMessage(w.terms), Gate: fencewire.GateMessage(next), Reason: why,
 	}
 	was := w.terms.State
 	if due {

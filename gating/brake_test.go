@@ -48,7 +48,7 @@ func (s *site) record(id tidegate.StreamID, state fence.GateState) (fence.EpochR
 	gate := rec.Gate
 	gate.State = state
 	r, err := s.node(tidegate.RoleAgent, whereIs(rec.Holder.Node), string(rec.Holder.Node)).RecordGate(s.t.Context(), connect.NewRequest(&pb.RecordGateRequest{
-		StreamId: id.String(), Epoch: uint64(rec.Epoch), Holder: rec.Holder.UUID.String(), Revision: es[0].Revision, Gate: fencewire.GateMessage(gate), Reason: "test",
+		StreamId: id.String(), Epoch: uint64(rec.Epoch), Holder: rec.Holder.UUID.String(), Revision: es[0].Revision, Was: fencewire.GateMessage(rec.Gate), Gate: fencewire.GateMessage(gate), Reason: "test",
 	}))
 	if err != nil {
 		return rec, api.FromError("record gate", "", err)
@@ -229,7 +229,8 @@ func TestReleasedLeaseIsNotWaitedFor(t *testing.T) {
 		gate := es[0].Value.Gate
 		gate.Lease = time.Minute
 		if _, err := s.node(tidegate.RoleAgent, "east", "e1").RecordGate(t.Context(), connect.NewRequest(&pb.RecordGateRequest{
-			StreamId: id.String(), Epoch: 1, Holder: s.agents["e1"].String(), Revision: es[0].Revision, Gate: fencewire.GateMessage(gate),
+			StreamId: id.String(), Epoch: 1, Holder: s.agents["e1"].String(), Revision: es[0].Revision,
+			Was: fencewire.GateMessage(es[0].Value.Gate), Gate: fencewire.GateMessage(gate),
 		})); err != nil {
 			t.Fatal(err)
 		}

@@ -13,6 +13,7 @@ import (
 	"github.com/tidegate/tidegate/api"
 	pb "github.com/tidegate/tidegate/api/tidegatev1"
 	"github.com/tidegate/tidegate/gating/fence"
+	"github.com/tidegate/tidegate/gating/fencewire"
 	"github.com/tidegate/tidegate/gating/registry"
 )
 
@@ -164,7 +165,7 @@ func TestSetModeIsAWishUntilRecorded(t *testing.T) {
 		t.Errorf("loss %s before the loosening is on record, want zero", got)
 	}
 	_, err := s.node(tidegate.RoleAgent, "east", "e1").RecordGate(t.Context(), connect.NewRequest(&pb.RecordGateRequest{
-		StreamId: ids["a"].String(), Epoch: 1, Holder: s.agents["e1"].String(), Revision: before["a"],
+		StreamId: ids["a"].String(), Epoch: 1, Holder: s.agents["e1"].String(), Revision: before["a"], Was: fencewire.GateMessage(s.records(ids)["a"].Gate),
 		Gate: &pb.GateRecord{State: pb.GateState_GATE_STATE_ARMED, Mode: pb.Mode_MODE_OPEN, SinceSeq: 1},
 	}))
 	if err != nil {

@@ -404,7 +404,7 @@ func TestGateRecordAndFailoverCompete(t *testing.T) {
 	}
 	degrade := func(revision int64) error {
 		_, err := agent.RecordGate(t.Context(), connect.NewRequest(&pb.RecordGateRequest{
-			StreamId: ids["a"].String(), Epoch: 1, Holder: s.agents["e1"].String(), Revision: revision,
+			StreamId: ids["a"].String(), Epoch: 1, Holder: s.agents["e1"].String(), Revision: revision, Was: read.Msg.GetEpoch().GetGate(),
 			Gate: &pb.GateRecord{State: pb.GateState_GATE_STATE_DEGRADED, Mode: pb.Mode_MODE_SYNC, SinceSeq: 1},
 		}))
 		return api.FromError("degrade", "a", err)
@@ -504,7 +504,7 @@ func TestPromiseAboveTheRegistryEndsClaims(t *testing.T) {
 			t.Fatal(err)
 		}
 		_, err = agent.RecordGate(t.Context(), connect.NewRequest(&pb.RecordGateRequest{
-			StreamId: ids["a"].String(), Epoch: 1, Holder: s.agents["e1"].String(), Revision: read.Msg.GetEpoch().GetRevision(),
+			StreamId: ids["a"].String(), Epoch: 1, Holder: s.agents["e1"].String(), Revision: read.Msg.GetEpoch().GetRevision(), Was: read.Msg.GetEpoch().GetGate(),
 			Gate: &pb.GateRecord{State: to, Mode: pb.Mode_MODE_SYNC, SinceSeq: 1},
 		}))
 		return api.FromError("record gate", "a", err)

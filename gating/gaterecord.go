@@ -53,7 +53,8 @@ func (s *nodeService) swap(ctx context.Context, op, stream string, revision int6
 func (s *nodeService) RecordGate(ctx context.Context, req *connect.Request[pb.RecordGateRequest]) (*connect.Response[pb.RecordGateResponse], error) {
 	m := req.Msg
 	gate, err := fencewire.Gate(m.GetGate())
-	if err != nil {
+	was, werr := fencewire.Gate(m.GetWas())
+	if err = errors.Join(err, werr); err != nil {
 		return nil, misuse("record gate", m.GetStreamId(), err)
 	}
 	by, err := promiseOf(m.GetEpoch(), m.GetHolder())
@@ -64,7 +65,7 @@ func (s *nodeService) RecordGate(ctx context.Context, req *connect.Request[pb.Re
 		if err := speaksFor(ctx, string(r.Holder.Node), ""); err != nil && r.Promise() == by {
 			return r, nil, err
 		}
-		next, err := r.SetGate(by, gate)
+		next, err := r.SetGate(by, was, gate)
 		if err != nil {
 			return r, nil, err
 		}

@@ -221,7 +221,7 @@ func TestRegistryRestoredUnderARunningGate(t *testing.T) {
 			t.Fatal(err)
 		}
 		_, err = s.node(tidegate.RoleAgent, "east", "e1").RecordGate(t.Context(), connect.NewRequest(&pb.RecordGateRequest{
-			StreamId: ids[name].String(), Epoch: 1, Holder: s.agents["e1"].String(), Revision: read.Msg.GetEpoch().GetRevision(),
+			StreamId: ids[name].String(), Epoch: 1, Holder: s.agents["e1"].String(), Revision: read.Msg.GetEpoch().GetRevision(), Was: read.Msg.GetEpoch().GetGate(),
 			Gate: &pb.GateRecord{State: pb.GateState_GATE_STATE_ARMED, Mode: pb.Mode_MODE_SYNC, SinceSeq: 1},
 		}))
 		if rec := s.records(ids)[name]; err != nil || rec.Restored || rec.Gate.State != fence.GateArmed {

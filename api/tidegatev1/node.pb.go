@@ -1282,9 +1282,11 @@ type RecordGateRequest struct {
 	Epoch    uint64                 `protobuf:"varint,2,opt,name=epoch,proto3" json:"epoch,omitempty"`
 	Holder   string                 `protobuf:"bytes,3,opt,name=holder,proto3" json:"holder,omitempty"`
 	// Revision of the record this change is based on.
-	Revision      int64       `protobuf:"varint,4,opt,name=revision,proto3" json:"revision,omitempty"`
-	Gate          *GateRecord `protobuf:"bytes,5,opt,name=gate,proto3" json:"gate,omitempty"`
-	Reason        string      `protobuf:"bytes,6,opt,name=reason,proto3" json:"reason,omitempty"`
+	Revision int64       `protobuf:"varint,4,opt,name=revision,proto3" json:"revision,omitempty"`
+	Gate     *GateRecord `protobuf:"bytes,5,opt,name=gate,proto3" json:"gate,omitempty"`
+	Reason   string      `protobuf:"bytes,6,opt,name=reason,proto3" json:"reason,omitempty"`
+	// Gate part of that record: a registry that was put back may issue revisions again.
+	Was           *GateRecord `protobuf:"bytes,7,opt,name=was,proto3" json:"was,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1359,6 +1361,13 @@ func (x *RecordGateRequest) GetReason() string {
 		return x.Reason
 	}
 	return ""
+}
+
+func (x *RecordGateRequest) GetWas() *GateRecord {
+	if x != nil {
+		return x.Was
+	}
+	return nil
 }
 
 type RecordGateResponse struct {
@@ -3697,14 +3706,15 @@ const file_tidegate_v1_node_proto_rawDesc = "" +
 	"\x10ReadEpochRequest\x12\x1b\n" +
 	"\tstream_id\x18\x01 \x01(\tR\bstreamId\"C\n" +
 	"\x11ReadEpochResponse\x12.\n" +
-	"\x05epoch\x18\x01 \x01(\v2\x18.tidegate.v1.EpochRecordR\x05epoch\"\xbf\x01\n" +
+	"\x05epoch\x18\x01 \x01(\v2\x18.tidegate.v1.EpochRecordR\x05epoch\"\xea\x01\n" +
 	"\x11RecordGateRequest\x12\x1b\n" +
 	"\tstream_id\x18\x01 \x01(\tR\bstreamId\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12\x16\n" +
 	"\x06holder\x18\x03 \x01(\tR\x06holder\x12\x1a\n" +
 	"\brevision\x18\x04 \x01(\x03R\brevision\x12+\n" +
 	"\x04gate\x18\x05 \x01(\v2\x17.tidegate.v1.GateRecordR\x04gate\x12\x16\n" +
-	"\x06reason\x18\x06 \x01(\tR\x06reason\"D\n" +
+	"\x06reason\x18\x06 \x01(\tR\x06reason\x12)\n" +
+	"\x03was\x18\a \x01(\v2\x17.tidegate.v1.GateRecordR\x03was\"D\n" +
 	"\x12RecordGateResponse\x12.\n" +
 	"\x05epoch\x18\x01 \x01(\v2\x18.tidegate.v1.EpochRecordR\x05epoch\"\x8b\x01\n" +
 	"\x11RenewLeaseRequest\x12\x18\n" +
@@ -4052,82 +4062,83 @@ var file_tidegate_v1_node_proto_depIdxs = []int32{
 	49, // 22: tidegate.v1.StreamGrant.epoch:type_name -> tidegate.v1.EpochRecord
 	49, // 23: tidegate.v1.ReadEpochResponse.epoch:type_name -> tidegate.v1.EpochRecord
 	52, // 24: tidegate.v1.RecordGateRequest.gate:type_name -> tidegate.v1.GateRecord
-	49, // 25: tidegate.v1.RecordGateResponse.epoch:type_name -> tidegate.v1.EpochRecord
-	20, // 26: tidegate.v1.RenewLeaseRequest.epochs:type_name -> tidegate.v1.StreamEpoch
-	46, // 27: tidegate.v1.RenewLeaseResponse.ttl:type_name -> google.protobuf.Duration
-	25, // 28: tidegate.v1.HandOverRequest.streams:type_name -> tidegate.v1.StreamHandover
-	53, // 29: tidegate.v1.StreamHandover.handover:type_name -> tidegate.v1.Handover
-	49, // 30: tidegate.v1.HandOverResponse.epochs:type_name -> tidegate.v1.EpochRecord
-	28, // 31: tidegate.v1.Vantage.observations:type_name -> tidegate.v1.Observation
-	50, // 32: tidegate.v1.Vantage.sent:type_name -> google.protobuf.Timestamp
-	46, // 33: tidegate.v1.Observation.last_good_age:type_name -> google.protobuf.Duration
-	46, // 34: tidegate.v1.Observation.age:type_name -> google.protobuf.Duration
-	54, // 35: tidegate.v1.ExitLimboRequest.member:type_name -> tidegate.v1.Member
-	49, // 36: tidegate.v1.ExitLimboResponse.epoch:type_name -> tidegate.v1.EpochRecord
-	33, // 37: tidegate.v1.ReportAgentRequest.streams:type_name -> tidegate.v1.AgentStream
-	50, // 38: tidegate.v1.ReportAgentRequest.sent:type_name -> google.protobuf.Timestamp
-	32, // 39: tidegate.v1.ReportAgentRequest.rates:type_name -> tidegate.v1.Rate
-	2,  // 40: tidegate.v1.AgentStream.role:type_name -> tidegate.v1.AgentRole
-	55, // 41: tidegate.v1.AgentStream.exposure:type_name -> tidegate.v1.Exposure
-	56, // 42: tidegate.v1.AgentStream.areas:type_name -> tidegate.v1.Areas
-	47, // 43: tidegate.v1.AgentStream.mode:type_name -> tidegate.v1.Mode
-	48, // 44: tidegate.v1.AgentStream.bounds:type_name -> tidegate.v1.Bounds
-	34, // 45: tidegate.v1.AgentStream.members:type_name -> tidegate.v1.AgentMember
-	46, // 46: tidegate.v1.AgentStream.gate_state_age:type_name -> google.protobuf.Duration
-	57, // 47: tidegate.v1.AgentStream.want:type_name -> tidegate.v1.GateState
-	46, // 48: tidegate.v1.AgentStream.slack:type_name -> google.protobuf.Duration
-	46, // 49: tidegate.v1.AgentStream.lease_remaining:type_name -> google.protobuf.Duration
-	58, // 50: tidegate.v1.AgentStream.findings:type_name -> tidegate.v1.StoreFinding
-	37, // 51: tidegate.v1.ReportStandbyRequest.streams:type_name -> tidegate.v1.StandbyStream
-	50, // 52: tidegate.v1.ReportStandbyRequest.sent:type_name -> google.protobuf.Timestamp
-	32, // 53: tidegate.v1.ReportStandbyRequest.rates:type_name -> tidegate.v1.Rate
-	59, // 54: tidegate.v1.StandbyStream.promise:type_name -> tidegate.v1.Promise
-	60, // 55: tidegate.v1.StandbyStream.history:type_name -> tidegate.v1.Term
-	61, // 56: tidegate.v1.StandbyStream.received:type_name -> tidegate.v1.LogPos
-	61, // 57: tidegate.v1.StandbyStream.durable:type_name -> tidegate.v1.LogPos
-	46, // 58: tidegate.v1.StandbyStream.blind_window:type_name -> google.protobuf.Duration
-	46, // 59: tidegate.v1.StandbyStream.beacon_age:type_name -> google.protobuf.Duration
-	38, // 60: tidegate.v1.StandbyStream.lease:type_name -> tidegate.v1.NodeLease
-	53, // 61: tidegate.v1.StandbyStream.handover_applied:type_name -> tidegate.v1.Handover
-	58, // 62: tidegate.v1.StandbyStream.findings:type_name -> tidegate.v1.StoreFinding
-	46, // 63: tidegate.v1.NodeLease.ttl:type_name -> google.protobuf.Duration
-	46, // 64: tidegate.v1.NodeLease.remaining:type_name -> google.protobuf.Duration
-	41, // 65: tidegate.v1.ReportRouteRequest.services:type_name -> tidegate.v1.RouteApplied
-	50, // 66: tidegate.v1.RouteApplied.since:type_name -> google.protobuf.Timestamp
-	50, // 67: tidegate.v1.ReportQuarantineRequest.oldest:type_name -> google.protobuf.Timestamp
-	50, // 68: tidegate.v1.ReportQuarantineRequest.newest:type_name -> google.protobuf.Timestamp
-	50, // 69: tidegate.v1.ReportQuarantineRequest.released_newest:type_name -> google.protobuf.Timestamp
-	3,  // 70: tidegate.v1.NodeService.Register:input_type -> tidegate.v1.RegisterRequest
-	5,  // 71: tidegate.v1.NodeService.Watch:input_type -> tidegate.v1.WatchRequest
-	11, // 72: tidegate.v1.NodeService.AcquireEpoch:input_type -> tidegate.v1.AcquireEpochRequest
-	15, // 73: tidegate.v1.NodeService.ReadEpoch:input_type -> tidegate.v1.ReadEpochRequest
-	17, // 74: tidegate.v1.NodeService.RecordGate:input_type -> tidegate.v1.RecordGateRequest
-	19, // 75: tidegate.v1.NodeService.RenewLease:input_type -> tidegate.v1.RenewLeaseRequest
-	22, // 76: tidegate.v1.NodeService.ReleaseLease:input_type -> tidegate.v1.ReleaseLeaseRequest
-	24, // 77: tidegate.v1.NodeService.HandOver:input_type -> tidegate.v1.HandOverRequest
-	29, // 78: tidegate.v1.NodeService.ExitLimbo:input_type -> tidegate.v1.ExitLimboRequest
-	31, // 79: tidegate.v1.NodeService.ReportAgent:input_type -> tidegate.v1.ReportAgentRequest
-	36, // 80: tidegate.v1.NodeService.ReportStandby:input_type -> tidegate.v1.ReportStandbyRequest
-	40, // 81: tidegate.v1.NodeService.ReportRoute:input_type -> tidegate.v1.ReportRouteRequest
-	43, // 82: tidegate.v1.NodeService.ReportQuarantine:input_type -> tidegate.v1.ReportQuarantineRequest
-	4,  // 83: tidegate.v1.NodeService.Register:output_type -> tidegate.v1.RegisterResponse
-	6,  // 84: tidegate.v1.NodeService.Watch:output_type -> tidegate.v1.WatchResponse
-	13, // 85: tidegate.v1.NodeService.AcquireEpoch:output_type -> tidegate.v1.AcquireEpochResponse
-	16, // 86: tidegate.v1.NodeService.ReadEpoch:output_type -> tidegate.v1.ReadEpochResponse
-	18, // 87: tidegate.v1.NodeService.RecordGate:output_type -> tidegate.v1.RecordGateResponse
-	21, // 88: tidegate.v1.NodeService.RenewLease:output_type -> tidegate.v1.RenewLeaseResponse
-	23, // 89: tidegate.v1.NodeService.ReleaseLease:output_type -> tidegate.v1.ReleaseLeaseResponse
-	26, // 90: tidegate.v1.NodeService.HandOver:output_type -> tidegate.v1.HandOverResponse
-	30, // 91: tidegate.v1.NodeService.ExitLimbo:output_type -> tidegate.v1.ExitLimboResponse
-	35, // 92: tidegate.v1.NodeService.ReportAgent:output_type -> tidegate.v1.ReportAgentResponse
-	39, // 93: tidegate.v1.NodeService.ReportStandby:output_type -> tidegate.v1.ReportStandbyResponse
-	42, // 94: tidegate.v1.NodeService.ReportRoute:output_type -> tidegate.v1.ReportRouteResponse
-	44, // 95: tidegate.v1.NodeService.ReportQuarantine:output_type -> tidegate.v1.ReportQuarantineResponse
-	83, // [83:96] is the sub-list for method output_type
-	70, // [70:83] is the sub-list for method input_type
-	70, // [70:70] is the sub-list for extension type_name
-	70, // [70:70] is the sub-list for extension extendee
-	0,  // [0:70] is the sub-list for field type_name
+	52, // 25: tidegate.v1.RecordGateRequest.was:type_name -> tidegate.v1.GateRecord
+	49, // 26: tidegate.v1.RecordGateResponse.epoch:type_name -> tidegate.v1.EpochRecord
+	20, // 27: tidegate.v1.RenewLeaseRequest.epochs:type_name -> tidegate.v1.StreamEpoch
+	46, // 28: tidegate.v1.RenewLeaseResponse.ttl:type_name -> google.protobuf.Duration
+	25, // 29: tidegate.v1.HandOverRequest.streams:type_name -> tidegate.v1.StreamHandover
+	53, // 30: tidegate.v1.StreamHandover.handover:type_name -> tidegate.v1.Handover
+	49, // 31: tidegate.v1.HandOverResponse.epochs:type_name -> tidegate.v1.EpochRecord
+	28, // 32: tidegate.v1.Vantage.observations:type_name -> tidegate.v1.Observation
+	50, // 33: tidegate.v1.Vantage.sent:type_name -> google.protobuf.Timestamp
+	46, // 34: tidegate.v1.Observation.last_good_age:type_name -> google.protobuf.Duration
+	46, // 35: tidegate.v1.Observation.age:type_name -> google.protobuf.Duration
+	54, // 36: tidegate.v1.ExitLimboRequest.member:type_name -> tidegate.v1.Member
+	49, // 37: tidegate.v1.ExitLimboResponse.epoch:type_name -> tidegate.v1.EpochRecord
+	33, // 38: tidegate.v1.ReportAgentRequest.streams:type_name -> tidegate.v1.AgentStream
+	50, // 39: tidegate.v1.ReportAgentRequest.sent:type_name -> google.protobuf.Timestamp
+	32, // 40: tidegate.v1.ReportAgentRequest.rates:type_name -> tidegate.v1.Rate
+	2,  // 41: tidegate.v1.AgentStream.role:type_name -> tidegate.v1.AgentRole
+	55, // 42: tidegate.v1.AgentStream.exposure:type_name -> tidegate.v1.Exposure
+	56, // 43: tidegate.v1.AgentStream.areas:type_name -> tidegate.v1.Areas
+	47, // 44: tidegate.v1.AgentStream.mode:type_name -> tidegate.v1.Mode
+	48, // 45: tidegate.v1.AgentStream.bounds:type_name -> tidegate.v1.Bounds
+	34, // 46: tidegate.v1.AgentStream.members:type_name -> tidegate.v1.AgentMember
+	46, // 47: tidegate.v1.AgentStream.gate_state_age:type_name -> google.protobuf.Duration
+	57, // 48: tidegate.v1.AgentStream.want:type_name -> tidegate.v1.GateState
+	46, // 49: tidegate.v1.AgentStream.slack:type_name -> google.protobuf.Duration
+	46, // 50: tidegate.v1.AgentStream.lease_remaining:type_name -> google.protobuf.Duration
+	58, // 51: tidegate.v1.AgentStream.findings:type_name -> tidegate.v1.StoreFinding
+	37, // 52: tidegate.v1.ReportStandbyRequest.streams:type_name -> tidegate.v1.StandbyStream
+	50, // 53: tidegate.v1.ReportStandbyRequest.sent:type_name -> google.protobuf.Timestamp
+	32, // 54: tidegate.v1.ReportStandbyRequest.rates:type_name -> tidegate.v1.Rate
+	59, // 55: tidegate.v1.StandbyStream.promise:type_name -> tidegate.v1.Promise
+	60, // 56: tidegate.v1.StandbyStream.history:type_name -> tidegate.v1.Term
+	61, // 57: tidegate.v1.StandbyStream.received:type_name -> tidegate.v1.LogPos
+	61, // 58: tidegate.v1.StandbyStream.durable:type_name -> tidegate.v1.LogPos
+	46, // 59: tidegate.v1.StandbyStream.blind_window:type_name -> google.protobuf.Duration
+	46, // 60: tidegate.v1.StandbyStream.beacon_age:type_name -> google.protobuf.Duration
+	38, // 61: tidegate.v1.StandbyStream.lease:type_name -> tidegate.v1.NodeLease
+	53, // 62: tidegate.v1.StandbyStream.handover_applied:type_name -> tidegate.v1.Handover
+	58, // 63: tidegate.v1.StandbyStream.findings:type_name -> tidegate.v1.StoreFinding
+	46, // 64: tidegate.v1.NodeLease.ttl:type_name -> google.protobuf.Duration
+	46, // 65: tidegate.v1.NodeLease.remaining:type_name -> google.protobuf.Duration
+	41, // 66: tidegate.v1.ReportRouteRequest.services:type_name -> tidegate.v1.RouteApplied
+	50, // 67: tidegate.v1.RouteApplied.since:type_name -> google.protobuf.Timestamp
+	50, // 68: tidegate.v1.ReportQuarantineRequest.oldest:type_name -> google.protobuf.Timestamp
+	50, // 69: tidegate.v1.ReportQuarantineRequest.newest:type_name -> google.protobuf.Timestamp
+	50, // 70: tidegate.v1.ReportQuarantineRequest.released_newest:type_name -> google.protobuf.Timestamp
+	3,  // 71: tidegate.v1.NodeService.Register:input_type -> tidegate.v1.RegisterRequest
+	5,  // 72: tidegate.v1.NodeService.Watch:input_type -> tidegate.v1.WatchRequest
+	11, // 73: tidegate.v1.NodeService.AcquireEpoch:input_type -> tidegate.v1.AcquireEpochRequest
+	15, // 74: tidegate.v1.NodeService.ReadEpoch:input_type -> tidegate.v1.ReadEpochRequest
+	17, // 75: tidegate.v1.NodeService.RecordGate:input_type -> tidegate.v1.RecordGateRequest
+	19, // 76: tidegate.v1.NodeService.RenewLease:input_type -> tidegate.v1.RenewLeaseRequest
+	22, // 77: tidegate.v1.NodeService.ReleaseLease:input_type -> tidegate.v1.ReleaseLeaseRequest
+	24, // 78: tidegate.v1.NodeService.HandOver:input_type -> tidegate.v1.HandOverRequest
+	29, // 79: tidegate.v1.NodeService.ExitLimbo:input_type -> tidegate.v1.ExitLimboRequest
+	31, // 80: tidegate.v1.NodeService.ReportAgent:input_type -> tidegate.v1.ReportAgentRequest
+	36, // 81: tidegate.v1.NodeService.ReportStandby:input_type -> tidegate.v1.ReportStandbyRequest
+	40, // 82: tidegate.v1.NodeService.ReportRoute:input_type -> tidegate.v1.ReportRouteRequest
+	43, // 83: tidegate.v1.NodeService.ReportQuarantine:input_type -> tidegate.v1.ReportQuarantineRequest
+	4,  // 84: tidegate.v1.NodeService.Register:output_type -> tidegate.v1.RegisterResponse
+	6,  // 85: tidegate.v1.NodeService.Watch:output_type -> tidegate.v1.WatchResponse
+	13, // 86: tidegate.v1.NodeService.AcquireEpoch:output_type -> tidegate.v1.AcquireEpochResponse
+	16, // 87: tidegate.v1.NodeService.ReadEpoch:output_type -> tidegate.v1.ReadEpochResponse
+	18, // 88: tidegate.v1.NodeService.RecordGate:output_type -> tidegate.v1.RecordGateResponse
+	21, // 89: tidegate.v1.NodeService.RenewLease:output_type -> tidegate.v1.RenewLeaseResponse
+	23, // 90: tidegate.v1.NodeService.ReleaseLease:output_type -> tidegate.v1.ReleaseLeaseResponse
+	26, // 91: tidegate.v1.NodeService.HandOver:output_type -> tidegate.v1.HandOverResponse
+	30, // 92: tidegate.v1.NodeService.ExitLimbo:output_type -> tidegate.v1.ExitLimboResponse
+	35, // 93: tidegate.v1.NodeService.ReportAgent:output_type -> tidegate.v1.ReportAgentResponse
+	39, // 94: tidegate.v1.NodeService.ReportStandby:output_type -> tidegate.v1.ReportStandbyResponse
+	42, // 95: tidegate.v1.NodeService.ReportRoute:output_type -> tidegate.v1.ReportRouteResponse
+	44, // 96: tidegate.v1.NodeService.ReportQuarantine:output_type -> tidegate.v1.ReportQuarantineResponse
+	84, // [84:97] is the sub-list for method output_type
+	71, // [71:84] is the sub-list for method input_type
+	71, // [71:71] is the sub-list for extension type_name
+	71, // [71:71] is the sub-list for extension extendee
+	0,  // [0:71] is the sub-list for field type_name
 }
 
 func init() { file_tidegate_v1_node_proto_init() }

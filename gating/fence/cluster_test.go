@@ -235,7 +235,7 @@ func (c *cluster) watch(fresh bool) {
 func (c *cluster) setGate(s fence.GateState) {
 	g := c.key.Record.Gate
 	g.State = s
-	rec, err := c.key.Record.SetGate(c.key.Record.Promise(), g)
+	rec, err := c.key.Record.SetGate(c.key.Record.Promise(), c.key.Record.Gate, g)
 	if err != nil {
 		c.printf("refused: %v", err)
 		return

@@ -73,7 +73,7 @@ var commands = []command{
 		return &gateSwap{court: d, next: func(r fence.EpochRecord) (fence.EpochRecord, error) {
 			g := r.Gate
 			g.State = fence.GateArmed
-			return r.SetGate(d.writer.promise(), g)
+			return r.SetGate(d.writer.promise(), r.Gate, g)
 		}}
 	}},
 	{"acquire", func(d *court) contender { return d.plan(fence.KindAcquire, "p0#2") }},

@@ -271,9 +271,18 @@ func (r EpochRecord) ExitLimbo(by Promise, m Member) (EpochRecord, error) {
 // SetGate returns the record with another gate part, for one compare-and-swap
 // on the key by the active holder: the same key that a failover reserves, so
 // that a degradation and a failover never both succeed. (I13)
-func (r EpochRecord) SetGate(by Promise, g GateRecord) (EpochRecord, error) {
+//
+// was is the gate part that g was decided on: a registry that was put back may
+// issue the revisions of a swap again, for another content.
+func (r EpochRecord) SetGate(by Promise, was, g GateRecord) (EpochRecord, error) {
 	if r.Promise() != by || r.State != StateActive && r.State != StateSwitching {
 		return EpochRecord{}, &tidegate.Error{Op: "record gate", Subject: r.Stream.String(), Class: tidegate.Fenced, Err: tidegate.ErrFenced}
+	}
+	if r.Gate != was {
+		return EpochRecord{}, &tidegate.Error{
+			Op: "record gate", Subject: r.Stream.String(), Class: tidegate.Transient,
+			Err: fmt.Errorf("the gate is %s, not %s: %w", r.Gate.State, was.State, tidegate.ErrConflict),
+		}
 	}
 	r = r.Clone()
 	r.Gate = g
@@ -322,16 +331,16 @@ type Sighting struct {
 
 // Older reports whether s was on record before have: what nodes keep is the newest
 // of what they see, and views overtake one another. A registry that went back shows
-// what is older than what was seen, and is the only one that there is: a record that
-// says so of itself counts, and so does the epoch that was issued anew, to another
-// plan. A switchover's plan takes a record over within its epoch: there the other
-// plan is the one before. The zero Sighting is older than any.
+// what is older than what was seen, and is the only one that there is: an epoch that
+// was issued anew, to another plan, counts. A switchover's plan takes a record over
+// within its epoch: there the other plan is the one before. The zero Sighting is
+// older than any.
 func (s *Sighting) Older(have *Sighting) bool {
 	r, h := &s.Record, &have.Record
 	switch {
 	case r.Epoch != h.Epoch:
 		return r.Epoch < h.Epoch
-	case s.Revision >= have.Revision, r.Restored && !h.Restored:
+	case s.Revision >= have.Revision:
 		return false
 	case r.Plan == h.Plan:
 		return true

@@ -90,5 +90,5 @@ func (r EpochRecord) OpenGate() (EpochRecord, error) {
 	if g.State != GateBlindOK { // that claims less still
 		g.State = GateDegraded
 	}
-	return r.SetGate(r.Promise(), g)
+	return r.SetGate(r.Promise(), r.Gate, g)
 }

@@ -161,8 +161,8 @@ func (as *agentStream) settle() {
 			}
 			as.claimed = claim{as.known.revision, b}
 		}
-		by := fence.Promise{Epoch: as.w.Epoch(), Holder: as.a.self.UUID}
-		as.swap("record gate", func(_ int, r fence.EpochRecord) (fence.EpochRecord, error) { return r.SetGate(by, g) })
+		by, was := fence.Promise{Epoch: as.w.Epoch(), Holder: as.a.self.UUID}, rec.Gate
+		as.swap("record gate", func(_ int, r fence.EpochRecord) (fence.EpochRecord, error) { return r.SetGate(by, was, g) })
 	}
 }
 
