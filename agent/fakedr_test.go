@@ -102,6 +102,9 @@ func (d *dr) take(sealed []byte) error {
 	if err != nil {
 		return err
 	}
+	if h.Epoch != d.promise.Epoch {
+		return shipper.Refuse(shipper.CodeFenced, "promised %s", d.promise)
+	}
 	if h.Seq != d.end().Seq+1 {
 		return shipper.Refuse(shipper.CodeGap, "batch %s after %s", h.Seq, d.end().Seq)
 	}
