@@ -38,6 +38,9 @@ var netSites = []string{SitePrimary, SiteDR, SiteWitness}
 // netSlots are how many blocks of addresses are tried: another lab may run.
 const netSlots = 250
 
+// netTries are how many of those blocks may turn out to be half in use.
+const netTries = 8
+
 func ip(args ...string) error {
 	out, err := exec.Command("ip", args...).CombinedOutput()
 	if err != nil {
@@ -49,22 +52,22 @@ func ip(args ...string) error {
 // newNetwork makes bridge and namespaces. What it made before it failed is gone
 // again when it returns an error.
 func newNetwork() (*network, error) {
-	var n *network
 	var err error
 	for first, i := rand.IntN(netSlots), 0; i < netSlots; i++ {
-		n = &network{block: 1 + (first+i)%netSlots}
+		n := &network{block: 1 + (first+i)%netSlots}
 		n.name = fmt.Sprintf("tglab%d", n.block)
-		if err = ip("link", "add", n.name, "type", "bridge"); err == nil {
+		if err = ip("link", "add", n.name, "type", "bridge"); err != nil {
+			continue
+		}
+		if err = n.build(); err == nil {
+			return n, nil
+		}
+		// The kernel takes a namespace apart after it is gone: its links may still have the names.
+		if err = errors.Join(err, n.close()); i >= netTries {
 			break
 		}
 	}
-	if err != nil {
-		return nil, fmt.Errorf("make a bridge for the lab's sites (needs root and iproute2: sudo -E go test ./internal/lab): %w", err)
-	}
-	if err := n.build(); err != nil {
-		return nil, errors.Join(err, n.close())
-	}
-	return n, nil
+	return nil, fmt.Errorf("make a network for the lab's sites (needs root and iproute2: sudo -E go test ./internal/lab): %w", err)
 }
 
 func (n *network) build() error {
