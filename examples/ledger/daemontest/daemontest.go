@@ -10,11 +10,15 @@ import (
 	"os"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/tidegate/tidegate"
 	"github.com/tidegate/tidegate/gating/machine"
 	"github.com/tidegate/tidegate/internal/local"
 )
+
+// patient is how long Until waits: a library that went away says nothing more.
+const patient = time.Minute
 
 // Script is a scripted daemon on one stream's socket.
 type Script struct {
@@ -25,7 +29,7 @@ type Script struct {
 	conns    map[*local.Conn]bool
 	epoch    tidegate.Epoch
 	closed   bool // the gate grants nothing
-	mute     bool // the agent holds nothing and says nothing
+	mute     bool // an agent that holds nothing and says nothing; a standby daemon never does
 	terms    func(*local.DaemonProgress)
 	active   map[*local.Conn]bool
 	progress local.LibraryProgress
@@ -42,7 +46,7 @@ func Start(t *testing.T, run string, kind local.Daemon, stream string, greet ...
 		t.Fatal(err)
 	}
 	s := &Script{
-		t: t, ln: ln, conns: map[*local.Conn]bool{}, active: map[*local.Conn]bool{}, epoch: 1,
+		t: t, ln: ln, mute: kind == local.DaemonStandby, conns: map[*local.Conn]bool{}, active: map[*local.Conn]bool{}, epoch: 1,
 		heard: make(chan struct{}), greet: greet,
 	}
 	var wg sync.WaitGroup
@@ -180,6 +184,7 @@ func (s *Script) Tell(m local.Message) {
 // Until waits for the library to report something.
 func (s *Script) Until(ok func(local.LibraryProgress) bool) {
 	s.t.Helper()
+	late := time.After(patient)
 	for {
 		s.mu.Lock()
 		p, heard := s.progress, s.heard
@@ -189,6 +194,8 @@ func (s *Script) Until(ok func(local.LibraryProgress) bool) {
 		}
 		select {
 		case <-heard:
+		case <-late:
+			s.t.Fatalf("the library reports %+v after %s", p, patient)
 		case <-s.t.Context().Done():
 			s.t.Fatal("the test ended while waiting for the library")
 		}

@@ -267,9 +267,9 @@ func TestRestartedPrimaryIsToldToFollow(t *testing.T) {
 	for c, s := range standbys {
 		s.Until(func(p local.LibraryProgress) bool { return p.Applied == at[c].end && p.DigestAt == p.Applied })
 	}
-	var st api.Status
-	dr.get(api.PathStatus, &st)
-	if st.Role != api.RoleStandby {
-		t.Errorf("status %+v", st)
-	}
+	eventually(t, "a standby", func() bool {
+		var st api.Status
+		dr.get(api.PathStatus, &st)
+		return st.Role == api.RoleStandby
+	})
 }

@@ -59,7 +59,13 @@ func (r *running) start() {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	r.node, r.cancel, r.ended = n, cancel, make(chan error, 1)
-	go func() { r.ended <- n.Run(ctx) }() // owned by running; stop waits for it
+	go func() { // owned by running; stop waits for it
+		err := n.Run(ctx)
+		if ctx.Err() == nil {
+			r.t.Errorf("node %s ended by itself: %v", r.name, err)
+		}
+		r.ended <- err
+	}()
 	select {
 	case <-n.Listens():
 	case err := <-r.ended:
