@@ -5,14 +5,12 @@ import (
 	"flag"
 	"fmt"
 	"math/rand/v2"
-	"os"
 	"path/filepath"
 	"slices"
 	"testing"
 	"time"
 
 	"github.com/tidegate/tidegate"
-	"github.com/tidegate/tidegate/internal/lab"
 	"github.com/tidegate/tidegate/internal/lab/pglab"
 )
 
@@ -91,31 +89,13 @@ func TestPostgresRounds(t *testing.T) {
 func playPgRound(t *testing.T, r pgRound) pgOutcome {
 	ctx, cancel := context.WithTimeout(t.Context(), 2*patience)
 	defer cancel()
-	dir, err := os.MkdirTemp("/tmp", "tidegate-pg-") //nolint:usetesting // socket paths must fit into 107 bytes, and a failed lab stays
-	if err != nil {
-		t.Fatal(err)
-	}
 	must := func(err error) {
 		t.Helper()
 		if err != nil {
 			t.Fatalf("round %s, seed %d: %v", r, *pgSeed, err)
 		}
 	}
-	l, err := pglab.New(ctx, pglab.Config{Dir: dir, Bin: binaries, Scale: 2, Replica: r.replica})
-	must(err)
-	t.Cleanup(func() {
-		log, _ := l.WarmLog() // it may not have come to be
-		if err := l.Close(); err != nil {
-			t.Error(err)
-		}
-		if t.Failed() {
-			t.Logf("logs are left in %s\n%s\nthe warm server:\n%s", dir, lab.Tails(dir, 30), log[max(0, len(log)-6000):])
-			return
-		}
-		if err := os.RemoveAll(dir); err != nil {
-			t.Error(err)
-		}
-	})
+	l, dir := newPgLab(t, pglab.Config{Replica: r.replica})
 	must(l.Up(ctx, func(string) {}))
 	must(l.Gate(ctx, r.mode, pgBounds))
 	level := pglab.Level(r.mode)

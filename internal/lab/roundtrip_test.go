@@ -71,6 +71,14 @@ func undrilled() []string {
 func (s *stage) moves(t *testing.T, verb, target string, above tidegate.Epoch) (plan *pb.Plan, pause time.Duration) {
 	t.Helper()
 	begun := time.Now()
+	plan = s.planned(t, verb, target)
+	s.flowsAbove(t, "acknowledgements through "+target, above)
+	return plan, s.acks.Pause(begun)
+}
+
+// planned carries out a planned change of role, which must lose nothing.
+func (s *stage) planned(t *testing.T, verb, target string) (plan *pb.Plan) {
+	t.Helper()
 	s.within(t, func(ctx context.Context) error {
 		b, err := s.Tidegate(ctx, append([]string{verb, "--to", target, "--reason", "the test moves it", "-o", "json"}, append(undrilled(), lab.Service)...)...)
 		if err != nil {
@@ -91,8 +99,7 @@ func (s *stage) moves(t *testing.T, verb, target string, above tidegate.Epoch) (
 			t.Errorf("stream %s: handed over %v, chosen %v", x.GetName(), h, x.GetHead())
 		}
 	}
-	s.flowsAbove(t, "acknowledgements through "+target, above)
-	return plan, s.acks.Pause(begun)
+	return plan
 }
 
 // lastPlan reads the last plan of a stream of JSON events.

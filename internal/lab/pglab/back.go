@@ -19,8 +19,14 @@ func (l *Lab) TakeOver(ctx context.Context, due int) error {
 	if err := l.Proc("standby-p1").Start(); err != nil {
 		return err
 	}
-	return l.Until(ctx, "the old primary to follow", func(ctx context.Context) error {
-		got, err := l.Primary.Text(ctx, fmt.Sprintf("SELECT pg_is_in_recovery(), count(*) >= %d FROM told", due))
+	return l.Follows(ctx, "the old primary", l.Primary.Text, due)
+}
+
+// Follows waits until a server, asked by query, follows another and shows rows of the
+// clients that number at least due.
+func (l *Lab) Follows(ctx context.Context, who string, query func(context.Context, string) (string, error), due int) error {
+	return l.Until(ctx, who+" to follow", func(ctx context.Context) error {
+		got, err := query(ctx, fmt.Sprintf("SELECT pg_is_in_recovery(), count(*) >= %d FROM told", due))
 		if err == nil && got != "t|t" {
 			err = fmt.Errorf("it says %s", got)
 		}

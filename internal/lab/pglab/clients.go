@@ -34,13 +34,23 @@ type Clients struct {
 // StartClients starts n clients at a synchronous_commit. Every commit is a line of
 // the file at path: client, number, milliseconds since 1970. Stop ends them.
 func (l *Lab) StartClients(n int, level, path string) (*Clients, error) {
+	return l.startClients(l.routeConn(), n, level, path)
+}
+
+// StartStrangers starts clients that know no route: they stay with the primary,
+// whatever becomes of it.
+func (l *Lab) StartStrangers(n int, level, path string) (*Clients, error) {
+	return l.startClients(l.Primary.Conn(), n, level, path)
+}
+
+func (l *Lab) startClients(conn string, n int, level, path string) (*Clients, error) {
 	f, err := os.Create(path)
 	if err != nil {
 		return nil, err
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	c := &Clients{
-		conn: l.routeConn() + " options='-c synchronous_commit=" + level + "'",
+		conn: conn + " options='-c synchronous_commit=" + level + "'",
 		stop: cancel, log: f, out: bufio.NewWriter(f), told: map[string]time.Time{},
 	}
 	for range n {
@@ -140,6 +150,18 @@ func (c *Clients) Pause() time.Duration {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.pause
+}
+
+// Quiet waits until the clients have been told nothing for a while.
+func (l *Lab) Quiet(ctx context.Context, c *Clients, span time.Duration) error {
+	return l.Until(ctx, "clients to be told nothing", func(context.Context) error {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if age := time.Since(c.newest); age < span {
+			return fmt.Errorf("the newest confirmation is %s old", age)
+		}
+		return nil
+	})
 }
 
 // More waits until the clients were told of n more commits.

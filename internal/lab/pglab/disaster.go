@@ -42,6 +42,12 @@ func (l *Lab) Lose(ctx context.Context, c *Clients, reason string) (t Takeover, 
 	if err := l.KillSite(); err != nil {
 		return t, err
 	}
+	return l.Survive(ctx, c, reason, old, killed)
+}
+
+// Survive fails over from a primary site that fell silent at a moment, under an
+// epoch, and returns as Lose does.
+func (l *Lab) Survive(ctx context.Context, c *Clients, reason string, old tidegate.Epoch, silent time.Time) (t Takeover, err error) {
 	asked := time.Now()
 	c.Mark()
 	if t.Text, t.Plan, err = l.Failover(ctx, reason); err != nil {
@@ -51,7 +57,7 @@ func (l *Lab) Lose(ctx context.Context, c *Clients, reason string) (t Takeover, 
 	if err := l.More(ctx, c, 20); err != nil {
 		return t, err
 	}
-	t.RTO = c.First().Sub(killed)
+	t.RTO = c.First().Sub(silent)
 	if _, err := l.Writes(ctx, "d1", old); err != nil {
 		return t, err
 	}
@@ -138,7 +144,7 @@ func (v *Verdict) claims(mode tidegate.Mode, b tidegate.Bounds, plan *pb.Plan) {
 }
 
 // Return starts what was killed again, the primary first: a site that has its
-// power and its link back. It may be called once, after [Lab.Judge].
+// power and its link back. The standby daemon beside the primary is [Lab.TakeOver]'s.
 func (l *Lab) Return() error {
 	if err := os.RemoveAll(l.File("p1", "rates")); err != nil {
 		return err

@@ -137,10 +137,10 @@ const books = `SELECT sum(abalance) = (SELECT sum(delta) FROM pgbench_history),
 	sum(abalance) = (SELECT sum(bbalance) FROM pgbench_branches), sum(abalance) = (SELECT sum(tbalance) FROM pgbench_tellers),
 	(SELECT count(*) > 0 FROM pgbench_history) FROM pgbench_accounts`
 
-// Sound checks the promoted server by itself: pgbench's books, pg_amcheck over
-// every table and index, and its log.
+// Sound checks what the disasters have left: pgbench's books behind the route,
+// pg_amcheck over every table and index of the warm server, promoted or not, and its log.
 func (l *Lab) Sound(ctx context.Context) error {
-	got, err := l.Warm(ctx, books)
+	got, err := l.ThroughRoute(ctx, books)
 	if err == nil && got != "t|t|t|t" {
 		err = fmt.Errorf("the books of pgbench do not agree: %s", got)
 	}

@@ -93,13 +93,13 @@ func (w *warm) spawn(words ...string) (dead func()) {
 		for lines.Scan() {
 			for _, word := range words {
 				if strings.Contains(lines.Text(), word) {
-					_ = cmd.Process.Kill()
+					_ = cmd.Process.Kill() // it may have ended
 				}
 			}
 		}
 		_ = cmd.Wait() // killed, by us
 	})
-	w.stop = func() { _ = cmd.Process.Kill(); wg.Wait() }
+	w.stop = func() { _ = cmd.Process.Kill(); wg.Wait() } // it may have ended
 	return func() {
 		w.t.Helper()
 		pgtest.Until(w.t, fmt.Sprintf("the connector to come to %q", words), func(context.Context) error {

@@ -335,7 +335,7 @@ func (c *Capture) receive(ctx context.Context, s *replication.Stream, now place,
 	answers.Go(func() {
 		// A server that is gone has said why: the receiver hears it out.
 		if err := c.answerAll(ctx, in.link); tidegate.ClassOf(err) == tidegate.Misuse {
-			_ = s.Close()
+			_ = s.Close() // the receiver reports the end
 		}
 	})
 	for m := first; ; {

@@ -104,9 +104,9 @@ postgresql:
 	}
 	t.Cleanup(func() {
 		// Patroni stops its server when it is asked to end.
-		_ = cmd.Process.Signal(os.Interrupt) // it may have ended
-		kill := time.AfterFunc(30*time.Second, func() { _ = cmd.Process.Kill() })
-		_ = cmd.Wait() // by a signal
+		_ = cmd.Process.Signal(os.Interrupt)                                      // it may have ended
+		kill := time.AfterFunc(30*time.Second, func() { _ = cmd.Process.Kill() }) // it may have ended
+		_ = cmd.Wait()                                                            // by a signal
 		kill.Stop()
 		if text, err := os.ReadFile(out.Name()); err == nil && t.Failed() {
 			t.Logf("patroni:\n%s", text)

@@ -187,7 +187,8 @@ func TestShutdown(t *testing.T) {
 			}
 			break
 		}
-		if err := st.Status(replication.Status{Write: m.Next(), Flush: m.Next()}); err != nil {
+		// It may have heard enough and be gone before it takes this: what it said last is still to be received.
+		if err := st.Status(replication.Status{Write: m.Next(), Flush: m.Next()}); err != nil && tidegate.ClassOf(err) != tidegate.Transient {
 			t.Fatal(err)
 		}
 	}
