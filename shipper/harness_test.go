@@ -70,7 +70,7 @@ func (c certs) dialer(role tidegate.Role, name string) Dialer {
 }
 
 // fast limits keep the tests of silence short.
-var fast = Limits{KeepaliveEvery: 20 * time.Millisecond, IdleTimeout: 400 * time.Millisecond}.SetDefaults()
+var fast = Limits{KeepaliveEvery: 20 * time.Millisecond, IdleTimeout: 2 * time.Second}.SetDefaults()
 
 // handlerFunc is a Handler.
 type handlerFunc func(ctx context.Context, peer tidegate.Identity, a Attach, conn *ServerConn) error

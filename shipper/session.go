@@ -203,18 +203,23 @@ func (s *session) flush() error {
 }
 
 // close ends the session; reason, if any, is told to a peer that reads. It
-// does not wait for a write in flight.
+// waits for a write, its own or one in flight, for twice goodbyeTimeout at most.
 func (s *session) close(reason string) error {
 	var err error
 	s.once.Do(func() {
 		close(s.ended)
 		// A write that hangs would otherwise have the whole idle timeout left.
 		s.hasten()
+		// Nor does a connection get more time that overlooks its deadline.
+		late := time.AfterFunc(2*goodbyeTimeout, func() { _ = s.raw.Close() }) // below it is closed in any case
+		defer late.Stop()
 		if reason != "" {
 			_ = s.w.Send(typeClose, wire.AppendString(nil, cut(reason))) // best effort: the peer also notices the end itself
 		}
 		s.w.Fail(net.ErrClosed)
-		err = s.raw.Close()
+		if err = s.raw.Close(); errors.Is(err, net.ErrClosed) {
+			err = nil
+		}
 	})
 	return err
 }
