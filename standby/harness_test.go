@@ -355,13 +355,16 @@ func (c *cluster) activate(holder fence.Holder, ask ...tidegate.NodeName) fence.
 		}
 	}
 	for _, name := range ask {
-		r, err := c.nodes[name].n.Adopt(c.ctx(), fence.AdoptRequest{
-			Stream: theStream, Epoch: epoch, Holder: holder.UUID, History: best.History, Head: best.Durable,
-			Source: best.Member.Node, Reason: fence.ReasonDiverged,
+		c.until(string(name)+" adopts", func() bool { // again, as the plan does: a source that just began may not be known by its new address
+			r, err := c.nodes[name].n.Adopt(c.ctx(), fence.AdoptRequest{
+				Stream: theStream, Epoch: epoch, Holder: holder.UUID, History: best.History, Head: best.Durable,
+				Source: best.Member.Node, Reason: fence.ReasonDiverged,
+			})
+			if err != nil || !r.Adopted && r.Class != tidegate.Transient {
+				c.t.Fatalf("adopt %s: %+v, %v", name, r, err)
+			}
+			return r.Adopted
 		})
-		if err != nil || !r.Adopted {
-			c.t.Fatalf("adopt %s: %+v, %v", name, r, err)
-		}
 	}
 	rec.Epoch, rec.ActiveEpoch, rec.Holder, rec.Active, rec.State = epoch, epoch, holder, holder, fence.StateActive
 	rec.Head, rec.StartSeq = best.Durable, best.Durable.Seq+1
