@@ -18,7 +18,7 @@ const firstWriteMax = time.Minute
 // route was written down. Without a prober it stays unknown.
 func (r *runner) firstWrite(ctx context.Context) error {
 	p := r.ctl.Plan()
-	if !p.Times.T8.IsZero() || !r.probes.has(p.Service) {
+	if !p.Times.T8.IsZero() || !r.probes.writes(p.Service) {
 		return nil
 	}
 	var to registry.Route

@@ -3,11 +3,11 @@ package gating
 import (
 	"errors"
 	"fmt"
-	"net/url"
 	"path/filepath"
 	"time"
 
 	"github.com/tidegate/tidegate/gating/notify"
+	"github.com/tidegate/tidegate/gating/probe"
 	"github.com/tidegate/tidegate/gating/registry"
 	"github.com/tidegate/tidegate/gating/route"
 	"github.com/tidegate/tidegate/internal/config"
@@ -30,6 +30,7 @@ type Timing struct {
 	Lease  time.Duration `yaml:"lease"`   // for the old writer's outputs to be provably over; default 1s
 	Adopt  time.Duration `yaml:"adopt"`   // for W members at the chosen head; default 5m
 	Apply  time.Duration `yaml:"apply"`   // after which a slow apply is warned of; default 1m
+	Verify time.Duration `yaml:"verify"`  // for a promoted service to confirm a write, before clients are sent there all the same; default 10s
 	Route  time.Duration `yaml:"route"`   // for routes to have applied a switch, per attempt; default 15s
 	Call   time.Duration `yaml:"call"`    // one short call to a standby node; default 3s
 	Tick   time.Duration `yaml:"tick"`    // between repetitions of what was not answered; default 250ms
@@ -37,17 +38,17 @@ type Timing struct {
 	RPOLow float64       `yaml:"rpo_low"` // share of the RPO from which a service is at risk; default 0.5
 }
 
-// ProbeConfig is the synthetic client of one service: a request through the
-// normal route, which a good service answers with the expected status.
+// ProbeConfig is the synthetic client of one service.
 type ProbeConfig struct {
-	Service string            `yaml:"service"`
-	URL     string            `yaml:"url"`     // "{n}" is replaced by a number that grows with every request
-	Method  string            `yaml:"method"`  // default POST: a write, because only that proves the route
-	Body    string            `yaml:"body"`    // "{n}" as above
-	Headers map[string]string `yaml:"headers"` // "{n}" as above
-	Status  int               `yaml:"status"`  // default 200
-	Every   time.Duration     `yaml:"every"`   // default 200ms: the resolution of t0 and t8
-	Timeout time.Duration     `yaml:"timeout"` // default 2s
+	Service string        `yaml:"service"`
+	Kind    string        `yaml:"kind"`    // the protocol; default http
+	Level   probe.Level   `yaml:"level"`   // default write: only that proves that clients are served
+	Every   time.Duration `yaml:"every"`   // default 200ms: the resolution of t0 and t8
+	Timeout time.Duration `yaml:"timeout"` // of one attempt; default 2s
+	// Verify has a promoted service written to at its endpoint before the route is
+	// switched to it. The gate must be able to reach the endpoints of every site.
+	Verify   bool           `yaml:"verify"`
+	Settings config.Section `yaml:"settings"` // the kind's own
 }
 
 // SetDefaults fills what was left out.
@@ -82,6 +83,7 @@ func (t Timing) SetDefaults() Timing {
 		{&t.Lease, time.Second},           // there are no leases to wait out: only an attestation can come
 		{&t.Adopt, 5 * time.Minute},       // a member may have to copy a backlog
 		{&t.Apply, time.Minute},           // beyond a usual objective
+		{&t.Verify, 10 * time.Second},     // for a gate that arms itself first, and some attempts
 		{&t.Route, 15 * time.Second},      // longer than a hook's deadline
 		{&t.Call, 3 * time.Second},        // as the registry's
 		{&t.Tick, 250 * time.Millisecond}, // twice per beat of the core
@@ -99,11 +101,11 @@ func (t Timing) SetDefaults() Timing {
 
 // SetDefaults fills what was left out.
 func (p ProbeConfig) SetDefaults() ProbeConfig {
-	if p.Method == "" {
-		p.Method = "POST"
+	if p.Kind == "" {
+		p.Kind = probe.HTTPKind
 	}
-	if p.Status == 0 {
-		p.Status = 200
+	if p.Level == "" {
+		p.Level = probe.Write
 	}
 	if p.Every == 0 {
 		p.Every = 200 * time.Millisecond
@@ -149,7 +151,7 @@ func (t Timing) Validate() error {
 	least := 10 * time.Millisecond
 	errs := []error{
 		config.AtLeast("fence", t.Fence, least), config.AtLeast("lease", t.Lease, least), config.AtLeast("adopt", t.Adopt, least),
-		config.AtLeast("apply", t.Apply, least), config.AtLeast("route", t.Route, least), config.AtLeast("call", t.Call, least),
+		config.AtLeast("apply", t.Apply, least), config.AtLeast("verify", t.Verify, least), config.AtLeast("route", t.Route, least), config.AtLeast("call", t.Call, least),
 		config.AtLeast("tick", t.Tick, least), config.AtLeast("stale", t.Stale, 2*time.Second),
 	}
 	if t.RPOLow <= 0 || t.RPOLow > 1 {
@@ -158,17 +160,35 @@ func (t Timing) Validate() error {
 	return errors.Join(errs...)
 }
 
-// Validate reports every broken rule.
+// Validate reports every broken rule but those of the kind and its settings, which
+// whoever knows the kinds reads: [Config.CheckProbes].
 func (p ProbeConfig) Validate() error {
 	errs := []error{
 		config.Name("service", p.Service), config.AtLeast("every", p.Every, 10*time.Millisecond),
 		config.AtLeast("timeout", p.Timeout, p.Every),
 	}
-	if u, err := url.Parse(p.URL); err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
-		errs = append(errs, config.Broken("url", "want http://host:port/path or https://...", p.URL))
+	if p.Verify && p.Level != probe.Write {
+		errs = append(errs, config.Broken("verify", "want level write with it", p.Verify))
 	}
-	if p.Status < 100 || p.Status > 599 {
-		errs = append(errs, config.Broken("status", "want an HTTP status", p.Status))
+	if p.Settings.IsZero() {
+		errs = append(errs, config.Broken("settings", "want those of the kind", "none"))
+	}
+	return errors.Join(errs...)
+}
+
+// CheckProbes reports every broken rule of the probes' kinds and settings. path is
+// where the gate's section stands in its file.
+func (c Config) CheckProbes(path string, kinds probe.Kinds) error {
+	var errs []error
+	for i, p := range c.Probes {
+		kind, ok := kinds[p.Kind]
+		switch {
+		case !ok:
+			errs = append(errs, config.Broken(fmt.Sprintf("%s.probes[%d].kind", path, i), "want one of "+kinds.Names(), p.Kind))
+		case !p.Settings.IsZero():
+			_, err := kind("", p.Settings)
+			errs = append(errs, err)
+		}
 	}
 	return errors.Join(errs...)
 }

@@ -53,7 +53,7 @@ func observed(t *testing.T) (*site, *primary, map[string]tidegate.StreamID) {
 	}))
 	t.Cleanup(p.clients.Close)
 	probing := func(c *Config) {
-		c.Probes = []ProbeConfig{{Service: "ledger", URL: p.clients.URL, Every: 100 * time.Millisecond, Timeout: time.Second}}
+		c.Probes = []ProbeConfig{{Service: "ledger", Every: 100 * time.Millisecond, Timeout: time.Second, Settings: section(t, "url: "+p.clients.URL)}}
 	}
 	lead := s.startGate("gate-w", nil, probing)
 	s.register()

@@ -47,6 +47,7 @@ func (s *operatorService) Doctor(ctx context.Context, _ *connect.Request[pb.Doct
 	s.doctorStandbys(f, v)
 	s.doctorStreams(ctx, f, v)
 	s.doctorStores(f, v)
+	s.doctorProbes(f, v)
 	return connect.NewResponse(&pb.DoctorResponse{Findings: f.all}), nil
 }
 

@@ -1,6 +1,7 @@
 package gating
 
 import (
+	"errors"
 	"strings"
 	"testing"
 	"time"
@@ -11,6 +12,7 @@ import (
 	"github.com/tidegate/tidegate"
 	pb "github.com/tidegate/tidegate/api/tidegatev1"
 	"github.com/tidegate/tidegate/gating/fence"
+	"github.com/tidegate/tidegate/gating/probe"
 	"github.com/tidegate/tidegate/gating/registry"
 	"github.com/tidegate/tidegate/internal/clock"
 )
@@ -42,7 +44,9 @@ func newClinic() *clinic {
 		Routes: map[tidegate.ServiceName]registry.Entry[registry.Route]{"ledger": {Value: registry.Route{Service: "ledger", Epoch: 3}}},
 	}
 	w := newWorld(c.clk)
-	shared := parts{name: "gate-a", world: w, now: c.clk.Wall, timing: Timing{}.SetDefaults()}
+	shared := parts{name: "gate-a", world: w, now: c.clk.Wall, timing: Timing{}.SetDefaults(), probes: &probes{all: map[tidegate.ServiceName]*trier{
+		"ledger": {cfg: ProbeConfig{Service: "ledger"}.SetDefaults(), good: true},
+	}}}
 	c.op = &operatorService{
 		parts: shared, control: &controller{parts: shared, notifier: &notifier{}},
 		certificate: func() time.Duration { return c.left },
@@ -107,6 +111,12 @@ func TestDoctorFindings(t *testing.T) {
 		"never reported":   {func(c *clinic) { delete(c.op.world.standbys, "w1") }, "standby w1", "has not reported", pb.Severity_SEVERITY_WARNING},
 		"silent":           {func(c *clinic) { c.clk.Advance(time.Minute) }, "standby w1", "silent for 1m", pb.Severity_SEVERITY_CRITICAL},
 		"writer silent":    {func(c *clinic) { c.clk.Advance(time.Minute) }, "stream ledger/a", "has been silent for 1m", pb.Severity_SEVERITY_CRITICAL},
+		"no probe":         {func(c *clinic) { delete(c.op.probes.all, "ledger") }, "service ledger", "no synthetic client that writes", pb.Severity_SEVERITY_INFO},
+		"read only":        {func(c *clinic) { c.op.probes.all["ledger"].cfg.Level = probe.Read }, "service ledger", "no synthetic client that writes", pb.Severity_SEVERITY_INFO},
+		"probe fails": {func(c *clinic) {
+			c.op.probes.all["ledger"].err = &tidegate.Error{Op: "probe", Subject: "front:80", Class: tidegate.Misuse, Err: errors.New("no rights"), Hint: "grant them"}
+		}, "service ledger", "synthetic client of gate gate-a fails: probe front:80: no rights", pb.Severity_SEVERITY_WARNING},
+		"probe of nobody": {func(c *clinic) { c.op.probes.all["till"] = c.op.probes.all["ledger"] }, "gate gate-a", "probes service till, which is not registered", pb.Severity_SEVERITY_WARNING},
 		"another directory": {func(c *clinic) {
 			c.report(func(m *pb.ReportStandbyRequest) { m.Incarnation = tidegate.ID{1}.String() })
 		}, "standby w1", "another data directory", pb.Severity_SEVERITY_WARNING},

@@ -14,6 +14,7 @@ import (
 
 	"github.com/tidegate/tidegate"
 	"github.com/tidegate/tidegate/gating/fence"
+	"github.com/tidegate/tidegate/gating/probe"
 	"github.com/tidegate/tidegate/gating/registry"
 	"github.com/tidegate/tidegate/internal/clock"
 	"github.com/tidegate/tidegate/internal/durable"
@@ -29,6 +30,7 @@ type Deps struct {
 	Log     *slog.Logger
 	Metrics *prometheus.Registry // the process's own; also what /metrics serves
 	Creds   *pki.Credentials     // cluster, site and name of the gate
+	Probes  probe.Kinds          // kinds of synthetic client that the file may name
 }
 
 // Gate is the controller's process. Run may be called once.
@@ -139,11 +141,15 @@ func (g *Gate) build(store *registry.Store) (parts, *controller, error) {
 	// set: it is read once, and the boot clock runs on from there.
 	wall, boot := g.deps.Clock.Wall(), g.deps.Clock.Boot()
 	now := func() time.Time { return wall.Add(time.Duration(g.deps.Clock.Boot() - boot)) }
+	probes, err := newProbes(g.deps.Log, now, g.deps.Creds.Identity().Name, g.deps.Probes, w, g.cfg.Probes)
+	if err != nil {
+		return parts{}, nil, err
+	}
 	p := parts{
 		name: g.deps.Creds.Identity().Name, log: g.deps.Log, fs: g.deps.FS, timing: t, dir: g.cfg.Dir, store: store, world: w,
 		standbys: newStandbys(g.deps.Creds, t.Call),
 		routes:   &routes{log: g.deps.Log, store: store, world: w, drivers: g.cfg.Route.Drivers(g.deps.FS), timeout: t.Route, now: now},
-		probes:   newProbes(g.deps.Log, now, g.cfg.Probes), metrics: newMetrics(g.deps.Metrics), forecasts: newForecasts(), back: make(chan struct{}, 1), ids: &entryIDs{}, survives: g.cfg.Registry.SurvivesSite(), now: now, afterSave: g.afterSave,
+		probes:   probes, metrics: newMetrics(g.deps.Metrics), forecasts: newForecasts(), back: make(chan struct{}, 1), ids: &entryIDs{}, survives: g.cfg.Registry.SurvivesSite(), now: now, afterSave: g.afterSave,
 	}
 	p.look = newLookout(g.deps.Creds.Identity().Site)
 	n, err := newNotifier(p, g.cluster(), g.cfg.Notify)

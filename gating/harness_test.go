@@ -26,6 +26,7 @@ import (
 	"github.com/tidegate/tidegate/api/tidegatev1/tidegatev1connect"
 	"github.com/tidegate/tidegate/gating/fence"
 	"github.com/tidegate/tidegate/gating/fencewire"
+	"github.com/tidegate/tidegate/gating/probe"
 	"github.com/tidegate/tidegate/gating/registry"
 	"github.com/tidegate/tidegate/gating/rules"
 	"github.com/tidegate/tidegate/internal/clock"
@@ -45,6 +46,7 @@ type site struct {
 	agents   map[tidegate.NodeName]tidegate.HolderID
 	gate     *runningGate
 	log      *slog.Logger
+	kinds    probe.Kinds
 
 	mu      *sync.Mutex
 	clients map[string]*http.Client // by identity
@@ -59,7 +61,7 @@ func newSite(t *testing.T, nodes ...tidegate.NodeName) *site {
 	if os.Getenv("GATE_TEST_LOG") != "" {
 		out = os.Stderr
 	}
-	s.log = slog.New(slog.NewTextHandler(out, nil))
+	s.log, s.kinds = slog.New(slog.NewTextHandler(out, nil)), probe.Kinds{probe.HTTPKind: probe.HTTP}
 	var err error
 	if s.ca, err = pki.Dev(filepath.Join(s.dir, "pki"), "demo"); err != nil {
 		t.Fatal(err)
@@ -131,7 +133,7 @@ func (s *site) startGateAt(where tidegate.SiteName, name string, afterSave func(
 	}
 	g := New(Deps{
 		FS: vfs.OS(), Clock: clock.System(), Log: s.log.With("gate", name), Metrics: prometheus.NewRegistry(),
-		Creds: s.creds(tidegate.RoleGate, where, name),
+		Creds: s.creds(tidegate.RoleGate, where, name), Probes: s.kinds,
 	}, cfg)
 	g.afterSave = afterSave
 	ctx, cancel := context.WithCancel(context.Background())

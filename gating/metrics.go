@@ -57,8 +57,9 @@ var (
 	descArmed     = prometheus.NewDesc("tidegate_gate_service_armed", "1 while the service's arm switch is on; 0 refuses changes of role.", []string{"service"}, nil)
 	descBrake     = prometheus.NewDesc("tidegate_gate_stream_brake", "1 while an operator lets the stream's primary run unprotected.", []string{"service", "stream"}, nil)
 	descRoute     = prometheus.NewDesc("tidegate_gate_route_epoch", "Epoch of the service's recorded route.", []string{"service"}, nil)
-	descProbe     = prometheus.NewDesc("tidegate_gate_probe_good", "1 while the synthetic write succeeds.", []string{"service"}, nil)
-	descProbeAt   = prometheus.NewDesc("tidegate_gate_probe_last_good_timestamp_seconds", "Wall time of the last good synthetic write.", []string{"service"}, nil)
+	descProbe     = prometheus.NewDesc("tidegate_gate_probe_good", "1 while the synthetic client succeeds, which writes unless its level is read.", []string{"service"}, nil)
+	descProbeAt   = prometheus.NewDesc("tidegate_gate_probe_last_good_timestamp_seconds", "Wall time of the last good attempt of the synthetic client.", []string{"service"}, nil)
+	descProbeTook = prometheus.NewDesc("tidegate_gate_probe_latency_seconds", "What the last good attempt of the synthetic client took, connecting included.", []string{"service"}, nil)
 	descEpoch     = prometheus.NewDesc("tidegate_gate_stream_epoch", "Epoch on record.", []string{"service", "stream"}, nil)
 	descMembers   = prometheus.NewDesc("tidegate_gate_stream_members_alive", "Members that reported lately and know what they had.", []string{"service", "stream"}, nil)
 	descRecords   = prometheus.NewDesc("tidegate_gate_stream_exposure_records", "Exposed records as the writer reports them; absent when not known.", []string{"service", "stream"}, nil)
@@ -69,7 +70,7 @@ var (
 // Describe implements prometheus.Collector.
 func (c *collector) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
-		descLeading, descReachable, descVerdict, descRPO, descRTO, descPredicted, descRoute, descProbe, descProbeAt, descArmed, descBrake,
+		descLeading, descReachable, descVerdict, descRPO, descRTO, descPredicted, descRoute, descProbe, descProbeAt, descProbeTook, descArmed, descBrake,
 		descEpoch, descMembers, descRecords, descBytes, descReport,
 	} {
 		ch <- d
@@ -111,6 +112,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 			gauge(descProbe, oneIf(p.GetGood()), svc)
 			if p.GetSinceLastGood() != nil {
 				gauge(descProbeAt, seconds(c.p.now().Add(-p.GetSinceLastGood().AsDuration())), svc)
+				gauge(descProbeTook, p.GetLatency().AsDuration().Seconds(), svc)
 			}
 		}
 		c.streams(gauge, svc, s)

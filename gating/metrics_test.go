@@ -46,7 +46,7 @@ func TestMetrics(t *testing.T) {
 	defer service.Close()
 	s := newSite(t, "w1", "w2", "w3")
 	s.startGate("gate-a", nil, func(c *Config) {
-		c.Probes = []ProbeConfig{{Service: "ledger", URL: service.URL, Every: 20 * time.Millisecond}}
+		c.Probes = []ProbeConfig{{Service: "ledger", Every: 20 * time.Millisecond, Settings: section(t, "url: "+service.URL)}}
 	})
 	s.register()
 	s.addStreams(pb.Mode_MODE_SYNC, nil)

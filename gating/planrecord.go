@@ -145,6 +145,8 @@ func showDetails(v *pb.Plan, p fence.Plan) {
 			s.Detail = "without " + strings.Join(sorted(late), ", ")
 		case strings.HasPrefix(s.GetName(), "F7") && !p.Verify:
 			s.Detail = "not verified by a write before the route is switched"
+		case strings.HasPrefix(s.GetName(), "F7") && p.Unverified != "":
+			s.Detail = "a write before the route is switched was wanted, and not confirmed: " + p.Unverified
 		}
 	}
 }

@@ -118,7 +118,7 @@ func (c *controller) changePlan(ctx context.Context, v *registry.View, ch roleCh
 		ID: newPlanID(c.now()), Service: ch.service, Kind: fence.KindFailover,
 		Target:     fence.Holder{Node: ch.target, Site: site, UUID: holder},
 		AcceptLoss: ch.acceptLoss, MaxLoss: maxLoss(svc.Value), Force: ch.acceptLoss, AttestPrimaryDown: ch.attest,
-		Shrink: true, Reason: ch.reason, Actor: ch.who,
+		Shrink: true, Reason: ch.reason, Actor: ch.who, Verify: c.probes.verifies(ch.service),
 	}
 	if ch.action.Planned() {
 		p.Kind, p.Drain, p.Shrink = fence.KindSwitchover, ch.drain, false

@@ -170,6 +170,8 @@ func (r *runner) do(ctx context.Context, calls *sync.WaitGroup, e fence.ControlE
 		})
 	case fence.SendPromote:
 		r.sendPromote(ctx, calls, e)
+	case fence.Verify:
+		r.call(ctx, calls, "verify", func(ctx context.Context) fence.ControlEvent { return r.verify(ctx, e) })
 	case fence.SwitchRoute:
 		r.call(ctx, calls, "route", func(ctx context.Context) fence.ControlEvent { return r.switchRoute(ctx, e) })
 	case fence.SetDeadline:
@@ -416,6 +418,32 @@ func (w *routeWish) get() string {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.endpoint
+}
+
+// verify writes to the promoted service at its endpoint, before clients are sent
+// there.
+func (r *runner) verify(ctx context.Context, e fence.Verify) fence.ControlEvent {
+	name := tidegate.ServiceName(r.view.GetService())
+	if !r.probes.verifies(name) {
+		return fence.Unverified{Why: "gate " + r.name + " has no probe that verifies the service"} // another gate drew the plan
+	}
+	vctx, cancel := context.WithTimeout(ctx, r.timing.Verify)
+	defer cancel()
+	err := r.probes.verify(vctx, name, e.Epoch, func() []string {
+		v, _, _ := r.world.current()
+		if at := r.route.get(); at != "" {
+			return []string{at} // by the word of who was promoted
+		}
+		return r.world.endpointsOf(v.Services[name].Value, v.StreamsOf(name), e.Holder.Node, e.Holder.Site)
+	})
+	switch {
+	case err == nil:
+		return fence.Verified{}
+	case ctx.Err() != nil:
+		return nil
+	}
+	r.log.Warn("the promoted service did not confirm a write, its clients are sent there all the same", "plan", r.view.GetId(), "service", name, "waited", r.timing.Verify, "err", err)
+	return fence.Unverified{Why: err.Error()}
 }
 
 func (r *runner) switchRoute(ctx context.Context, e fence.SwitchRoute) fence.ControlEvent {

@@ -124,7 +124,7 @@ func (p parts) serviceStatus(v *registry.View, name tidegate.ServiceName) *pb.Se
 	out.LossIfNow = serviceLoss(losses)
 	out.Probe = p.probes.status(name, p.now())
 	if out.GetProbe().GetEnabled() && !out.GetProbe().GetGood() {
-		j.say(pb.Verdict_VERDICT_AT_RISK, "synthetic write fails: %s", out.GetProbe().GetError())
+		j.say(pb.Verdict_VERDICT_AT_RISK, "synthetic %s fails: %s", out.GetProbe().GetLevel(), out.GetProbe().GetError())
 	}
 	if d, ok := p.predictRTO(v, name); ok {
 		out.RtoPredicted = durationpb.New(d)
@@ -352,7 +352,10 @@ func (p *probes) status(s tidegate.ServiceName, now time.Time) *pb.ProbeStatus {
 	}
 	one.mu.Lock()
 	defer one.mu.Unlock()
-	out := &pb.ProbeStatus{Enabled: true, Good: one.good, Error: one.err}
+	out := &pb.ProbeStatus{Enabled: true, Good: one.good, Kind: one.cfg.Kind, Level: string(one.cfg.Level), Verify: one.cfg.Verify}
+	if one.err != nil {
+		out.Error = one.err.Error()
+	}
 	if !one.lastGood.IsZero() {
 		out.SinceLastGood, out.Latency = durationpb.New(now.Sub(one.lastGood)), durationpb.New(one.latency)
 	}

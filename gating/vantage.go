@@ -10,6 +10,7 @@ import (
 	"github.com/tidegate/tidegate"
 	pb "github.com/tidegate/tidegate/api/tidegatev1"
 	"github.com/tidegate/tidegate/gating/detect"
+	"github.com/tidegate/tidegate/gating/probe"
 	"github.com/tidegate/tidegate/gating/registry"
 )
 
@@ -246,18 +247,18 @@ func (p *probes) sight(name tidegate.ServiceName, now time.Time) (registry.Sight
 	}
 	one.mu.Lock()
 	defer one.mu.Unlock()
-	out := registry.Sight{Service: name, Kind: detect.Probe, Detail: one.err}
+	out := registry.Sight{Service: name, Kind: detect.Probe}
 	switch {
 	case one.good:
 		out.Outcome = detect.OK
-	case one.err != "":
-		out.Outcome = detect.Failed
+	case one.err != nil:
+		out.Outcome, out.Detail = detect.Failed, one.err.Error()
 	}
 	if !one.lastAnswer.IsZero() {
 		silent := max(now.Sub(one.lastAnswer), 0)
 		out.Silent = &silent
 	}
-	if !one.lastGood.IsZero() {
+	if !one.lastGood.IsZero() && one.cfg.Level == probe.Write {
 		out.Progress = []detect.Progress{{Stream: syntheticWrite, Head: 1, Durable: uint64(one.lastGood.UnixNano())}}
 	}
 	return out, true

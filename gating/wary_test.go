@@ -81,7 +81,7 @@ func TestAStartDoesNotWaitForTheFirstWrite(t *testing.T) {
 	nobody := httptest.NewServer(http.NotFoundHandler())
 	nobody.Close()
 	s.startGate("gate-a", nil, func(c *Config) {
-		c.Probes = []ProbeConfig{{Service: "ledger", URL: nobody.URL, Every: 100 * time.Millisecond, Timeout: time.Second}}
+		c.Probes = []ProbeConfig{{Service: "ledger", Every: 100 * time.Millisecond, Timeout: time.Second, Settings: section(t, "url: "+nobody.URL)}}
 	})
 	s.register()
 	ids := s.addStreams(pb.Mode_MODE_SYNC, nil)

@@ -952,6 +952,12 @@ type ProbeStatus struct {
 	SinceLastGood *durationpb.Duration   `protobuf:"bytes,3,opt,name=since_last_good,json=sinceLastGood,proto3" json:"since_last_good,omitempty"`
 	Latency       *durationpb.Duration   `protobuf:"bytes,4,opt,name=latency,proto3" json:"latency,omitempty"`
 	Error         string                 `protobuf:"bytes,5,opt,name=error,proto3" json:"error,omitempty"`
+	// Of protocol, such as http or postgres.
+	Kind string `protobuf:"bytes,6,opt,name=kind,proto3" json:"kind,omitempty"`
+	// What an attempt proves: write or read.
+	Level string `protobuf:"bytes,7,opt,name=level,proto3" json:"level,omitempty"`
+	// A promoted service is written to before its clients are sent there.
+	Verify        bool `protobuf:"varint,8,opt,name=verify,proto3" json:"verify,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1019,6 +1025,27 @@ func (x *ProbeStatus) GetError() string {
 		return x.Error
 	}
 	return ""
+}
+
+func (x *ProbeStatus) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *ProbeStatus) GetLevel() string {
+	if x != nil {
+		return x.Level
+	}
+	return ""
+}
+
+func (x *ProbeStatus) GetVerify() bool {
+	if x != nil {
+		return x.Verify
+	}
+	return false
 }
 
 type StreamStatus struct {
@@ -5279,13 +5306,16 @@ const file_tidegate_v1_operator_proto_rawDesc = "" +
 	"\x06silent\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\x06silent\x12\x10\n" +
 	"\x03why\x18\x06 \x01(\tR\x03why\"A\n" +
 	"\vDrillPolicy\x122\n" +
-	"\amax_age\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\x06maxAge\"\xc9\x01\n" +
+	"\amax_age\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\x06maxAge\"\x8b\x02\n" +
 	"\vProbeStatus\x12\x18\n" +
 	"\aenabled\x18\x01 \x01(\bR\aenabled\x12\x12\n" +
 	"\x04good\x18\x02 \x01(\bR\x04good\x12A\n" +
 	"\x0fsince_last_good\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\rsinceLastGood\x123\n" +
 	"\alatency\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\alatency\x12\x14\n" +
-	"\x05error\x18\x05 \x01(\tR\x05error\"\xac\x03\n" +
+	"\x05error\x18\x05 \x01(\tR\x05error\x12\x12\n" +
+	"\x04kind\x18\x06 \x01(\tR\x04kind\x12\x14\n" +
+	"\x05level\x18\a \x01(\tR\x05level\x12\x16\n" +
+	"\x06verify\x18\b \x01(\bR\x06verify\"\xac\x03\n" +
 	"\fStreamStatus\x12+\n" +
 	"\x04view\x18\x01 \x01(\v2\x17.tidegate.v1.StreamViewR\x04view\x12.\n" +
 	"\averdict\x18\x02 \x01(\x0e2\x14.tidegate.v1.VerdictR\averdict\x12\x18\n" +

@@ -8,11 +8,13 @@ import (
 
 	"github.com/tidegate/tidegate"
 	"github.com/tidegate/tidegate/gating"
+	"github.com/tidegate/tidegate/gating/probe"
 	"github.com/tidegate/tidegate/internal/cli"
 	"github.com/tidegate/tidegate/internal/clock"
 	"github.com/tidegate/tidegate/internal/config"
 	"github.com/tidegate/tidegate/internal/daemon"
 	"github.com/tidegate/tidegate/internal/vfs"
+	pgprobe "github.com/tidegate/tidegate/stores/postgres/probe"
 )
 
 // gateFile is the file of `tidegate gate`.
@@ -33,7 +35,15 @@ func (f gateFile) SetDefaults() gateFile {
 
 // Validate reports every broken rule.
 func (f gateFile) Validate() error {
-	return errors.Join(config.Under("node", f.Node.Validate()), config.Under("tls", f.TLS.Validate()), config.Under("gate", f.Gate.Validate()))
+	return errors.Join(
+		config.Under("node", f.Node.Validate()), config.Under("tls", f.TLS.Validate()), config.Under("gate", f.Gate.Validate()),
+		f.Gate.CheckProbes("gate", probeKinds()),
+	)
+}
+
+// probeKinds are the kinds of synthetic client that a gate's file may name.
+func probeKinds() probe.Kinds {
+	return probe.Kinds{probe.HTTPKind: probe.HTTP, pgprobe.Kind: pgprobe.New}
 }
 
 // gateRun is the action of `gate` and of `gate run`.
@@ -63,6 +73,6 @@ func gateParts(f gateFile, log *slog.Logger) ([]daemon.Part, error) {
 	if err != nil {
 		return nil, err
 	}
-	gate := gating.New(gating.Deps{FS: vfs.OS(), Clock: clock.System(), Log: log, Metrics: daemon.Registry(), Creds: creds}, f.Gate)
+	gate := gating.New(gating.Deps{FS: vfs.OS(), Clock: clock.System(), Log: log, Metrics: daemon.Registry(), Creds: creds, Probes: probeKinds()}, f.Gate)
 	return []daemon.Part{{Name: "gate", Run: gate.Run, Ready: gate.Ready()}}, nil
 }

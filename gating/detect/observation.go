@@ -14,7 +14,7 @@ type Kind string
 // The kinds.
 const (
 	Beacon  Kind = "beacon"  // a standby node hears the writer's beacons
-	Probe   Kind = "probe"   // a synthetic write through the normal route succeeds
+	Probe   Kind = "probe"   // a synthetic client is answered through the normal route
 	Session Kind = "session" // the writer's agent reports to a gate
 )
 

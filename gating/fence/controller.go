@@ -134,6 +134,12 @@ func (c *Controller) Step(now time.Time, ev ControlEvent) []ControlEffect {
 		c.onPromoted(ev)
 	case Verified:
 		if c.p.Step == StepApply && c.verifying {
+			stamp(&c.p.Times.T7, now)
+			c.route()
+		}
+	case Unverified:
+		if c.p.Step == StepApply && c.verifying {
+			c.p.Unverified = ev.Why
 			c.route()
 		}
 	case RouteSwitched:

@@ -268,27 +268,28 @@ func (c *Controller) onPromoted(ev Promoted) {
 	if c.p.Verify {
 		c.verifying = true
 		c.save()
-		c.emit(Verify{})
+		c.emit(Verify{Holder: c.p.Target, Epoch: c.epoch()})
 		return
 	}
 	c.route()
 }
 
 func (c *Controller) route() {
-	if c.verifying {
-		stamp(&c.p.Times.T7, c.now)
-	}
 	c.p.Step = StepRoute
 	c.save()
 	c.switchRoute()
 }
 
 func (c *Controller) switchRoute() {
-	e := SwitchRoute{Service: c.p.Service, Holder: c.p.Target}
+	c.emit(SwitchRoute{Service: c.p.Service, Holder: c.p.Target, Epoch: c.epoch()})
+}
+
+// epoch is the highest of the plan's streams.
+func (c *Controller) epoch() (e tidegate.Epoch) {
 	for i := range c.p.Streams {
-		e.Epoch = max(e.Epoch, c.p.Streams[i].Record.Epoch)
+		e = max(e, c.p.Streams[i].Record.Epoch)
 	}
-	c.emit(e)
+	return e
 }
 
 func (c *Controller) report() {

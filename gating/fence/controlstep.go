@@ -58,6 +58,10 @@ type (
 	}
 	// Verified: the verification journeys of F7 passed.
 	Verified struct{}
+	// Unverified: they did not pass in the time that the shell gives them. The plan
+	// goes on, because its epoch is open and there is no way back; it says so, and t7
+	// stays unknown.
+	Unverified struct{ Why string }
 	// RouteSwitched answers SwitchRoute.
 	RouteSwitched struct{ Epoch tidegate.Epoch }
 	// Journey: the prober's first good client write through the normal route (t8).
@@ -81,6 +85,7 @@ func (LeaseOver) controlEvent()     {}
 func (Attested) controlEvent()      {}
 func (Promoted) controlEvent()      {}
 func (Verified) controlEvent()      {}
+func (Unverified) controlEvent()    {}
 func (RouteSwitched) controlEvent() {}
 func (Journey) controlEvent()       {}
 func (Reconstituted) controlEvent() {}
@@ -140,8 +145,12 @@ type (
 		Node tidegate.NodeName
 		Req  PromoteRequest
 	}
-	// Verify: F7, run the verification journeys, then step Verified.
-	Verify struct{}
+	// Verify: F7, run the verification journeys at the target, then step Verified, or
+	// Unverified after a while. Epoch is the highest of the service's streams.
+	Verify struct {
+		Holder Holder
+		Epoch  tidegate.Epoch
+	}
 	// SwitchRoute: F8, clients go to the holder; then step RouteSwitched.
 	SwitchRoute struct {
 		Service tidegate.ServiceName

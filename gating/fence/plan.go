@@ -55,7 +55,7 @@ type Timings struct {
 	T4      time.Time `json:"t4,omitzero"`       // W adopters on every stream
 	T5      time.Time `json:"t5,omitzero"`       // ACTIVE committed
 	T6      time.Time `json:"t6,omitzero"`       // applied through H
-	T7      time.Time `json:"t7,omitzero"`       // verified; zero when nothing was (Plan.Verify)
+	T7      time.Time `json:"t7,omitzero"`       // verified; zero when nothing was (Plan.Verify, Plan.Unverified)
 	T8      time.Time `json:"t8,omitzero"`       // first client write through the normal route
 	T9      time.Time `json:"t9,omitzero"`       // redundancy restored
 
@@ -131,19 +131,21 @@ type Plan struct {
 	SameBoot          bool                 `json:"same_boot,omitempty"` // acquire: old holder ran on the same boot of the same node and is proven dead
 	Shrink            bool                 `json:"shrink"`              // F6 may write the adopters as a smaller configuration when F5 runs out of patience
 	Preempt           bool                 `json:"preempt"`             // the plan that has the streams in its hands ([EpochRecord.Moving]) is known to be over
-	Verify            bool                 `json:"verify"`              // F7 waits for Verified before the route is switched
+	Verify            bool                 `json:"verify"`              // F7 waits for Verified, or Unverified, before the route is switched
 	Drain             time.Duration        `json:"drain_ns,omitempty"`  // switchover: how long the writer may take to hand over
 	Abort             *AbortAsked          `json:"abort,omitempty"`     // somebody wants it called off
 	Reason            string               `json:"reason"`              // for people
 	Actor             string               `json:"actor"`               // for people
 	Streams           []StreamPlan         `json:"streams"`             // sorted by name, at least one
 
-	Step     PlanStep        `json:"step"`
-	Attempts int             `json:"attempts"` // times F1 was committed
-	Cut      string          `json:"cut,omitempty"`
-	Refusal  *Refusal        `json:"refusal,omitempty"`
-	Loss     []LossStatement `json:"loss,omitempty"` // one per stream, same order; failovers only
-	Times    Timings         `json:"times"`
+	Step     PlanStep `json:"step"`
+	Attempts int      `json:"attempts"` // times F1 was committed
+	Cut      string   `json:"cut,omitempty"`
+
+	Unverified string          `json:"unverified,omitempty"` // why F7 went on without the verification that was wanted
+	Refusal    *Refusal        `json:"refusal,omitempty"`
+	Loss       []LossStatement `json:"loss,omitempty"` // one per stream, same order; failovers only
+	Times      Timings         `json:"times"`
 }
 
 // AbortAsked says who wants a plan called off, and why.

@@ -48,6 +48,9 @@ type Plant struct {
 	Spread    bool            // one gate at each site in turn, the witness first; else all at the witness
 	Networks  bool            // each site in a network namespace of its own, for Cut and Mend; needs root
 	Etcd      []string        // endpoints of an etcd that the caller runs; required for more than one gate
+	// Probe, unless nil, is the gates' synthetic client for the service behind the
+	// route's address; by default it is the example's, or none with NoService.
+	Probe func(route string) map[string]any
 	// Tune, unless nil, may change a configuration file before it is written. name
 	// is the file's path below Dir: gate.yaml, d1/standby.yaml.
 	Tune func(name string, file map[string]any)
@@ -242,12 +245,17 @@ func (l *Lab) gateTree(addr, dir string) tree {
 	if l.plant.Etcd != nil {
 		t["registry"] = tree{"endpoints": l.etcd()}
 	}
-	if !l.plant.NoService {
+	switch {
+	case l.plant.Probe != nil:
+		t["probes"] = []tree{l.plant.Probe(l.routeAddr)}
+	case !l.plant.NoService:
 		t["probes"] = []tree{{
-			"service": Service, "url": "http://" + l.routeAddr + "/accounts",
-			"headers": tree{"Content-Type": "application/json", "Request-Timeout": "900ms"},
-			"body":    `{"client":"` + proberID + `","request":{n},"currency":"eur","to":"probe-{n}"}`,
-			"every":   "100ms", "timeout": "1s",
+			"service": Service, "every": "100ms", "timeout": "1s",
+			"settings": tree{
+				"url":     "http://" + l.routeAddr + "/accounts",
+				"headers": tree{"Content-Type": "application/json", "Request-Timeout": "900ms"},
+				"body":    `{"client":"` + proberID + `","request":{n},"currency":"eur","to":"probe-{n}"}`,
+			},
 		}}
 	}
 	return t

@@ -178,9 +178,9 @@ func TestMistakesInConfiguration(t *testing.T) {
 		{"tidegate", "gate", map[string]any{
 			"node": node, "tls": tls, "gate": map[string]any{
 				"listen": "x", "dir": "d", "timing": map[string]any{"stale": "1s"}, "registry": map[string]any{"leader_ttl": "1s"},
-				"probes": []any{map[string]any{"service": "L", "url": "x"}},
+				"probes": []any{map[string]any{"service": "L", "settings": map[string]any{"url": "x"}}},
 			},
-		}, []string{"node.name: ", "tls.ca: ", "gate.listen: ", "gate.dir: ", "gate.timing.stale: ", "gate.registry.leader_ttl: ", "gate.probes[0].service: ", "gate.probes[0].url: "}},
+		}, []string{"node.name: ", "tls.ca: ", "gate.listen: ", "gate.dir: ", "gate.timing.stale: ", "gate.registry.leader_ttl: ", "gate.probes[0].service: ", "gate.probes[0].settings.url: "}},
 		{"tidegate", "route", map[string]any{
 			"node": node, "tls": tls, "route": map[string]any{"dir": "d", "gates": []string{}, "services": []any{}},
 		}, []string{"node.name: ", "tls.ca: ", "route.gates: ", "route.dir: ", "route.services: "}},

@@ -52,6 +52,8 @@ func House() []Entry {
 		{"gating/release", 12, "pure: ceiling and machine of one stream under an agent's grants, for every store"},
 		{"internal/local", 11, "frames between library and node; they carry the machine's states"},
 
+		{"gating/probe", 13, "synthetic clients: the interface of their kinds, and the kind http"},
+
 		{"snapshot", 19, "bases: files by the content of their pages; stores hand them over, shipper carries them"},
 
 		{"stores", 20, "what a store must offer"},
@@ -65,6 +67,7 @@ func House() []Entry {
 		{"stores/postgres/server", 21, "the real server on a node: restored, followed, promoted"},
 		{"stores/postgres/apply", 30, "the standby's side of the PostgreSQL store: plays the library to it, with a warm server behind"},
 
+		{"stores/postgres/probe", 22, "the synthetic client of PostgreSQL services"},
 		{"stores/postgres/names", 22, "drivers of synchronous_standby_names, whoever owns it"},
 		{"stores/postgres/capture", 30, "the agent's side of the PostgreSQL store"},
 		{"stores/journal/capture", 30, "the agent's side of the journal store"},

@@ -46,8 +46,11 @@ func (l *Lab) Lose(ctx context.Context, c *Clients, reason string) (t Takeover, 
 }
 
 // Survive fails over from a primary site that fell silent at a moment, under an
-// epoch, and returns as Lose does.
+// epoch, once the gate's synthetic client has noticed, and returns as Lose does.
 func (l *Lab) Survive(ctx context.Context, c *Clients, reason string, old tidegate.Epoch, silent time.Time) (t Takeover, err error) {
+	if _, err := l.Noticed(ctx); err != nil {
+		return t, err
+	}
 	asked := time.Now()
 	c.Mark()
 	if t.Text, t.Plan, err = l.Failover(ctx, reason); err != nil {
@@ -61,9 +64,29 @@ func (l *Lab) Survive(ctx context.Context, c *Clients, reason string, old tidega
 	if _, err := l.Writes(ctx, "d1", old); err != nil {
 		return t, err
 	}
+	if t.Plan, err = l.Redundant(ctx, t.Plan.GetId()); err != nil {
+		return t, err
+	}
 	err = l.More(ctx, c, 50)
 	t.Pause = c.Pause()
 	return t, err
+}
+
+// Redundant waits until a failover's service is protected again, the last of its
+// phases, and returns the plan.
+func (l *Lab) Redundant(ctx context.Context, plan string) (p *pb.Plan, err error) {
+	err = l.Until(ctx, "the service to be protected again", func(ctx context.Context) error {
+		if p, err = l.Plan(ctx, plan); err != nil {
+			return err
+		}
+		for _, x := range p.GetPhases().GetPhases() {
+			if x.GetName() == "reconstitute" && x.GetAt() != nil {
+				return nil
+			}
+		}
+		return errors.New("its plan says that it is not")
+	})
+	return p, err
 }
 
 // Verdict is what a disaster has cost, and what of it was not as promised.

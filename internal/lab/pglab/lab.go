@@ -72,7 +72,7 @@ func (l *Lab) build(ctx context.Context) (err error) {
 	if l.Primary, err = pgrun.New(pgrun.Config{Settings: settings}); err != nil {
 		return err
 	}
-	if _, err := l.Primary.Query(ctx, schema); err != nil {
+	if _, err := l.Primary.Query(ctx, schema+"; "+probeSchema); err != nil {
 		return err
 	}
 	if err := l.Primary.BenchInit(l.cfg.Scale); err != nil {
@@ -101,9 +101,12 @@ func (l *Lab) build(ctx context.Context) (err error) {
 	l.Lab, err = lab.New(lab.Plant{
 		Dir: l.cfg.Dir, Bin: l.cfg.Bin,
 		Primaries: 1, Agents: 1, NoService: true, Streams: []string{Stream}, Store: "postgres", Mode: tidegate.ModeOpen,
-		Returns: l.cfg.Returns, Tune: l.tune,
+		Returns: l.cfg.Returns, Tune: l.tune, Probe: l.probeSection,
 	})
 	if err != nil {
+		return err
+	}
+	if err := l.writePassfile(); err != nil {
 		return err
 	}
 	// The servers' account passes through these to the socket that it is fed by.

@@ -1,10 +1,14 @@
 package gating
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"slices"
+	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -14,7 +18,40 @@ import (
 
 	"github.com/tidegate/tidegate"
 	pb "github.com/tidegate/tidegate/api/tidegatev1"
+	"github.com/tidegate/tidegate/gating/probe"
+	"github.com/tidegate/tidegate/internal/config"
 )
+
+// section is settings as a gate's file has them.
+func section(t *testing.T, text string) config.Section {
+	t.Helper()
+	f, err := config.Parse[sectionFile]("test", []byte("settings:\n  "+strings.ReplaceAll(text, "\n", "\n  ")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return f.Settings
+}
+
+type sectionFile struct {
+	Settings config.Section `yaml:"settings"`
+}
+
+func (f sectionFile) SetDefaults() sectionFile { return f }
+func (f sectionFile) Validate() error          { return nil }
+
+// mayFailOver waits until the gate would fail over to a node: what nodes have
+// adopted shows in their next reports.
+func (s *site) mayFailOver(to string) {
+	s.t.Helper()
+	s.eventually("failover to "+to, func() error {
+		s.report()
+		plan, _, err := s.failover(&pb.ChangeRoleRequest{Target: to, DryRun: true})
+		if err == nil && failing(plan.GetRules()) {
+			err = refusal(plan)
+		}
+		return err
+	})
+}
 
 // TestRTAByTheSyntheticClient lets a service die, fails over, brings it back,
 // and demands that the plan's phases are those of the client, not of the gate.
@@ -35,7 +72,7 @@ func TestRTAByTheSyntheticClient(t *testing.T) {
 	defer service.Close()
 	s := newSite(t, "w1", "w2", "w3")
 	s.startGate("gate-a", nil, func(c *Config) {
-		c.Probes = []ProbeConfig{{Service: "ledger", URL: service.URL + "/probe?id={n}", Every: 20 * time.Millisecond}}
+		c.Probes = []ProbeConfig{{Service: "ledger", Every: 20 * time.Millisecond, Settings: section(t, "url: "+service.URL+"/probe?id={n}")}}
 	})
 	s.register()
 	ids := s.addStreams(pb.Mode_MODE_SYNC, nil)
@@ -65,6 +102,7 @@ func TestRTAByTheSyntheticClient(t *testing.T) {
 		})
 		up.Store(true)
 	}()
+	s.mayFailOver("w1")
 	plan, _, err := s.failover(&pb.ChangeRoleRequest{Target: "w1"})
 	if err != nil {
 		t.Fatal(err)
@@ -114,6 +152,90 @@ func TestRTAByTheSyntheticClient(t *testing.T) {
 		}
 		return nil
 	})
+}
+
+// fakeClient is a synthetic client whose endpoints answer what a test wants.
+type fakeClient struct {
+	endpoint func() error // of an attempt past the route
+
+	mu    sync.Mutex
+	asked []probe.Request // of those attempts
+}
+
+func (f *fakeClient) Try(_ context.Context, r probe.Request) error {
+	if r.At == "" {
+		r.Heard()
+		return nil
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.asked = append(f.asked, r)
+	return f.endpoint()
+}
+
+// TestVerifiesBeforeClientsAreSentThere: what a failover promotes is written to at
+// its endpoint, once the epoch is open and before the route leads there. When it
+// confirms nothing for too long the plan goes on, and says so.
+func TestVerifiesBeforeClientsAreSentThere(t *testing.T) {
+	t.Parallel()
+	for name, confirms := range map[string]bool{"confirmed": true, "not confirmed": false} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newSite(t, "w1", "w2", "w3")
+			f := &fakeClient{}
+			s.kinds["fake"] = func(string, config.Section) (probe.Client, error) { return f, nil }
+			s.startGate("gate-a", nil, func(c *Config) {
+				c.Probes = []ProbeConfig{{Service: "ledger", Kind: "fake", Every: 20 * time.Millisecond, Verify: true, Settings: section(t, "any: thing")}}
+				c.Timing.Verify = 300 * time.Millisecond
+			})
+			s.register()
+			s.addStreams(pb.Mode_MODE_SYNC, nil)
+			s.agent("e1", "east")
+			for n := range s.nodes {
+				s.agent(n, "west")
+			}
+			recs := s.mustAcquire("e1", "east")
+			s.write(recs[0], 1, "w1", "w2")
+			s.report()
+			route := func() uint64 {
+				r, err := s.operator(tidegate.RoleViewer).Status(t.Context(), connect.NewRequest(&pb.StatusRequest{}))
+				if err != nil {
+					t.Error(err)
+				}
+				return r.Msg.GetServices()[0].GetRoute().GetEpoch()
+			}
+			f.endpoint = func() error {
+				if e := route(); e == 2 {
+					t.Error("clients were sent there before it was verified")
+				}
+				if n := len(f.asked); confirms && n > 2 {
+					return nil
+				}
+				return errors.New("it takes no writes")
+			}
+			s.mayFailOver("w1")
+			plan, _, err := s.failover(&pb.ChangeRoleRequest{Target: "w1"})
+			if err != nil || plan.GetOutcome() != pb.PlanOutcome_PLAN_OUTCOME_DONE {
+				t.Fatalf("%v, %v", plan.GetOutcome(), err)
+			}
+			if r := f.asked[0]; r.At != "w1:8080" || r.Level != probe.Write || r.Epoch != 2 {
+				t.Errorf("asked %+v", r)
+			}
+			if e := route(); e != 2 {
+				t.Errorf("the route is of epoch %d", e)
+			}
+			known, detail := false, ""
+			for _, x := range plan.GetPhases().GetPhases() {
+				known = known || x.GetName() == "verify" && x.GetTook() != nil
+			}
+			for _, x := range plan.GetSteps() {
+				detail += x.GetDetail()
+			}
+			if known != confirms || strings.Contains(detail, "it takes no writes") == confirms {
+				t.Errorf("verify known: %v; details %q", known, detail)
+			}
+		})
+	}
 }
 
 // TestStatusAnswersAreWeSafe walks one stream from unknown to safe and to unsafe.
