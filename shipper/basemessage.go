@@ -69,6 +69,10 @@ type BaseAttached struct {
 	// acceptor's log has it or as it has heard; 0: it has no such batch yet.
 	Opened tidegate.Epoch
 	Held   bool // of a push: the acceptor holds a base of this generation already, none is wanted
+	// Start is where the log that follows the base to be given begins; of a fetch
+	// only, and 0 while that is not known. Whoever has one that begins there, or
+	// later, ends the session: it is none the wiser for this one.
+	Start tidegate.Position
 }
 
 // baseOffer tells of an extent. Offers are numbered by who sends them.
@@ -113,7 +117,8 @@ func (a BaseAttached) append(b []byte) []byte {
 	b = wire.Append16(b, a.Incarnation)
 	b = wire.AppendU32(b, uint32(a.Generation))
 	b = wire.AppendU64(b, uint64(a.Opened))
-	return wire.AppendBool(b, a.Held)
+	b = wire.AppendBool(b, a.Held)
+	return wire.AppendU64(b, uint64(a.Start))
 }
 
 func parseBaseAttached(body []byte) (a BaseAttached, err error) {
@@ -123,6 +128,7 @@ func parseBaseAttached(body []byte) (a BaseAttached, err error) {
 	a.Generation = tidegate.Generation(d.U32())
 	a.Opened = tidegate.Epoch(d.U64())
 	a.Held = d.Bool()
+	a.Start = tidegate.Position(d.U64())
 	return a, finish(&d, "base attached")
 }
 

@@ -32,6 +32,8 @@ type bases struct {
 	held  []heldBase // whole, and written down; only these count
 	spans []span     // of the log's generations, as far as they were looked for
 	now   *taking    // nil: no base is on its way to this node
+	// failed is how the last attempt to renew the base went.
+	failed error
 }
 
 // heldBase is a base that this node has counted on. It must be found again at

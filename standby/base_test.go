@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/tidegate/tidegate"
 	"github.com/tidegate/tidegate/batch"
@@ -22,6 +23,7 @@ import (
 func newBaseCluster(t testing.TB, w int, fsOf func(tidegate.NodeName) vfs.FS, names ...tidegate.NodeName) *cluster {
 	t.Helper()
 	c := newClusterWith(t, w, nil, nil)
+	c.policy = BasePolicy{LookEvery: 20 * time.Millisecond}
 	v := &c.gate.view.Streams[0]
 	v.Store, v.Members = "postgres", names
 	for _, name := range names {

@@ -19,15 +19,19 @@ func (s *stream) seekBase(ctx context.Context) {
 	if s.bases == nil {
 		return
 	}
-	tick := time.NewTicker(s.n.cfg.RejoinEvery)
+	tick, news := time.NewTicker(s.n.cfg.RejoinEvery), time.NewTicker(s.n.cfg.Bases.LookEvery)
 	defer tick.Stop()
+	defer news.Stop()
 	for {
+		newer := false
 		select {
 		case <-ctx.Done():
 			return
+		case <-news.C:
+			newer = true
 		case <-tick.C:
 		}
-		g, sources := s.baseSources()
+		g, sources := s.baseSources(newer)
 		for _, node := range sources {
 			err := s.fetchBase(ctx, node, g)
 			if err == nil || ctx.Err() != nil {
@@ -40,12 +44,13 @@ func (s *stream) seekBase(ctx context.Context) {
 
 // baseSources lists the nodes to ask for the base of generation g, those of this
 // node's own site first; none when nothing is lacking or something is on its way.
-func (s *stream) baseSources() (g tidegate.Generation, nodes []tidegate.NodeName) {
+// With newer a base that is held is reason enough to ask for one that begins later.
+func (s *stream) baseSources(newer bool) (g tidegate.Generation, nodes []tidegate.NodeName) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	g, _, lacks := s.lacks()
 	p := s.view.partOf(s.n.cfg.Node, s.n.cfg.Site)
-	if !lacks || s.bases.now != nil || p != partMember && p != partLearner {
+	if !lacks && (!newer || g == 0) || s.bases.now != nil || p != partMember && p != partLearner {
 		return g, nil
 	}
 	add := func(n tidegate.NodeName) {
@@ -84,12 +89,15 @@ func (s *stream) fetchBase(ctx context.Context, node tidegate.NodeName, g tidega
 		return err
 	}
 	defer func() { _ = conn.Close() }() // what was listed is what counts
+	if s.newestStart(at.Generation, at.Opened) >= at.Start && s.heldBase(at.Generation, at.Opened) {
+		return errNoNewer
+	}
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	stop := context.AfterFunc(ctx, func() { _ = conn.Close() }) // Recv reports it
 	defer stop()
 	t := &taking{generation: at.Generation, opened: at.Opened, from: string(node), began: s.n.deps.Clock.Boot(), end: cancel, done: make(chan struct{})}
-	in, err := s.bases.begin(ctx, t, fmt.Errorf("another base is taken: %w", tidegate.ErrConflict))
+	in, err := s.bases.begin(ctx, t, errOtherBase)
 	if err != nil {
 		return err
 	}
@@ -105,6 +113,27 @@ func (s *stream) fetchBase(ctx context.Context, node tidegate.NodeName, g tidega
 	})
 }
 
+// errNoNewer is what a node has to give that this one has already.
+var errNoNewer = fmt.Errorf("it has no newer base: %w", tidegate.ErrConflict)
+
+// heldBase reports whether a base of the generation counts here.
+func (s *stream) heldBase(g tidegate.Generation, opened tidegate.Epoch) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.bases.holds(g, opened)
+}
+
+// newestStart returns where the newest base of a generation begins that is listed
+// here; 0 when there is none.
+func (s *stream) newestStart(g tidegate.Generation, opened tidegate.Epoch) (start tidegate.Position) {
+	for _, l := range s.bases.store.Bases() {
+		if l.Generation == g && l.Opened == opened {
+			start = max(start, l.Start)
+		}
+	}
+	return start
+}
+
 // Seed puts the files below from into the store that a stream's bases are kept in,
 // ahead of a base that resembles them: what is in them then need not cross the
 // WAN. Nothing counts by it, and nothing is trusted: a base is asked for by its
@@ -113,10 +142,7 @@ func (s *stream) fetchBase(ctx context.Context, node tidegate.NodeName, g tidega
 func Seed(ctx context.Context, fsys vfs.FS, dataDir string, stream tidegate.StreamID, from string, meter *snapshot.Meter, wait func(ctx context.Context, bytes int) error) (snapshot.Progress, error) {
 	dir := streamDir(dataDir, stream)
 	if _, err := fsys.Stat(filepath.Join(dir, baseDirName)); err != nil {
-		return snapshot.Progress{}, &tidegate.Error{
-			Op: "seed stream", Subject: stream.String(), Class: tidegate.Misuse, Err: err,
-			Hint: "the node must have been told of the stream by a gate, and its store must be one that has bases; see `tidegate streams list`",
-		}
+		return snapshot.Progress{}, noBases("seed stream", stream, err)
 	}
 	store, err := snapshot.Open(fsys, filepath.Join(dir, baseDirName), snapshot.StoreConfig{})
 	if err != nil {

@@ -191,7 +191,7 @@ func (s *stream) giveBase(ctx context.Context, a shipper.BaseAttach, conn *shipp
 	case src.taking != nil:
 		yes.Generation = src.taking.generation
 	default:
-		yes.Generation = src.listed.Generation
+		yes.Generation, yes.Start = src.listed.Generation, src.listed.Start
 	}
 	if err := conn.AcceptBase(yes); err != nil {
 		return err

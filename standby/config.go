@@ -36,6 +36,8 @@ type Config struct {
 	// FreeBytesMin refuses appends while the disk has less room. Default 64 MiB:
 	// promises and quarantine must still fit when the logs do not.
 	FreeBytesMin uint64
+	// Bases says when bases are renewed, for streams whose store has them.
+	Bases BasePolicy
 	// RejoinEvery is how often a node that missed an adopt asks for it. Default 1 s.
 	RejoinEvery time.Duration
 }
@@ -69,7 +71,7 @@ func (c Config) SetDefaults() Config {
 	if c.RejoinEvery == 0 {
 		c.RejoinEvery = RejoinEveryDefault
 	}
-	c.Limits = c.Limits.SetDefaults()
+	c.Bases, c.Limits = c.Bases.SetDefaults(), c.Limits.SetDefaults()
 	return c
 }
 
@@ -93,6 +95,9 @@ func (c Config) Validate() error {
 	}
 	if c.RejoinEvery < 0 {
 		errs = append(errs, fmt.Errorf("rejoin_every: want more than 0 (got %s)", c.RejoinEvery))
+	}
+	if err := c.Bases.Validate(); err != nil {
+		errs = append(errs, fmt.Errorf("base: %w", err))
 	}
 	if err := c.Limits.Validate(); err != nil {
 		errs = append(errs, fmt.Errorf("limits: %w", err))

@@ -132,6 +132,8 @@ type cluster struct {
 	serve, agent *pki.Credentials
 	sealer       *batch.Sealer
 
+	policy BasePolicy // of every node; set before it starts
+
 	outside map[tidegate.NodeName]tidegate.SiteName // nodes that no configuration names, and where they are
 }
 
@@ -238,6 +240,7 @@ func (nd *node) start() {
 	nd.n, err = New(Config{
 		Node: nd.name, Site: nd.c.site(nd.name), DataDir: nd.dir, RunDir: nd.c.run, RatesDir: nd.c.rates, ShipListen: "127.0.0.1:0", APIListen: "127.0.0.1:0",
 		Limits: testLimits, SegmentBytes: 1 << 20, FreeBytesMin: 1, RejoinEvery: 50 * time.Millisecond,
+		Bases: nd.c.policy,
 	}, Deps{
 		FS: nd.fs, Clock: clock.System(), Log: slog.New(slog.DiscardHandler), Registry: nd.reg, Directory: gateOf{nd.c.gate, nd.name},
 		ShipServe: cred.ServerTLS(), ShipDial: cred.ClientTLS(pki.Expect{Role: tidegate.RoleStandby}), APIServe: cred.ServerTLS(),

@@ -72,7 +72,15 @@ func (h history) parts(o history) tidegate.Position {
 // where the source's history begins or has forked; empty when the log has none.
 func (s *stream) logLineage(ctx context.Context) (tidegate.Lineage, error) {
 	s.mu.Lock()
-	terms, upTo := s.core.Meta().History.Clone(), s.core.ApplyTo()
+	upTo := s.core.ApplyTo()
+	s.mu.Unlock()
+	return s.lineageThrough(ctx, upTo)
+}
+
+// lineageThrough returns the lineage that holds at the end of a batch.
+func (s *stream) lineageThrough(ctx context.Context, upTo tidegate.Seq) (tidegate.Lineage, error) {
+	s.mu.Lock()
+	terms := s.core.Meta().History.Clone()
 	s.mu.Unlock()
 	first := s.log.First()
 	for i := len(terms) - 1; i >= 0; i-- {
@@ -130,4 +138,14 @@ func (s *stream) lineageAt(ctx context.Context, seq tidegate.Seq) (l tidegate.Li
 		return "", false, fmt.Errorf("batch %s: %w", seq, err)
 	}
 	return line.Lineage, true, nil
+}
+
+// batchOf returns the batch of a generation that a position lies in.
+func (s *stream) batchOf(g tidegate.Generation, at tidegate.Position) (tidegate.Seq, batch.Header, error) {
+	seq, err := s.log.FindPosition(g, at)
+	if err != nil {
+		return 0, batch.Header{}, err
+	}
+	_, h, err := s.log.At(seq)
+	return seq, h, err
 }

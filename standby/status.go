@@ -137,6 +137,7 @@ func (s *stream) status() StreamStatus {
 	}
 	s.beaconStatus(&st)
 	st.Evidence = s.evidence()
+	st.Findings = append(st.Findings, s.refreshFinding()...)
 	st.Relays = make(map[tidegate.NodeName]string, len(s.relays))
 	for node, err := range s.relays {
 		st.Relays[node] = ""

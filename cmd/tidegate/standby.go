@@ -52,6 +52,7 @@ func standbyCommand() *ucli.Command {
 				Action:    setAsideStandby,
 			},
 			seedCommand(),
+			baseCommand(),
 		},
 	}
 }

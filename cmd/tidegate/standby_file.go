@@ -2,6 +2,7 @@ package main
 
 import (
 	"errors"
+	"time"
 
 	"github.com/tidegate/tidegate/internal/config"
 	"github.com/tidegate/tidegate/standby"
@@ -22,7 +23,29 @@ type standbyFile struct {
 		QuarantineBytesMax config.Bytes `yaml:"quarantine_bytes_max"` // beyond it a node refuses to cut
 		FreeBytesMin       config.Bytes `yaml:"free_bytes_min"`       // below it a node refuses to append
 	} `yaml:"limits"`
+	Base baseFile   `yaml:"base"` // of the streams whose stores have bases
 	Warm []warmFile `yaml:"warm"` // services that the node keeps warm itself
+}
+
+// baseFile says when bases are renewed.
+type baseFile struct {
+	Refresh struct {
+		Every time.Duration `yaml:"every"` // age at which the newest is renewed; 0: age is no reason
+		Log   config.Bytes  `yaml:"log"`   // bytes of the source's log behind the newest, at which it is renewed
+		Off   bool          `yaml:"off"`   // only by `tidegate standby base refresh`
+	} `yaml:"refresh"`
+}
+
+func (b baseFile) validate() error {
+	err := config.AtLeast("refresh.log", b.Refresh.Log, 0)
+	if b.Refresh.Every < 0 {
+		err = errors.Join(err, config.Broken("refresh.every", "want 0 or more", b.Refresh.Every))
+	}
+	return err
+}
+
+func (b baseFile) policy() standby.BasePolicy {
+	return standby.BasePolicy{RefreshEvery: b.Refresh.Every, RefreshLog: int64(b.Refresh.Log), RefreshOff: b.Refresh.Off}
 }
 
 // listenFile is one listener.
@@ -50,6 +73,7 @@ func (f standbyFile) SetDefaults() standbyFile {
 	f.Ship.Listen, f.API.Listen = d.ShipListen, d.APIListen
 	f.Rates = d.RatesDir
 	f.Limits.QuarantineBytesMax = config.Bytes(d.QuarantineBytesMax)
+	f.Base.Refresh.Log = config.Bytes(d.Bases.RefreshLog)
 	f.Limits.FreeBytesMin = config.Bytes(d.FreeBytesMin) //nolint:gosec // came from a Bytes
 	return f
 }
@@ -68,7 +92,7 @@ func (f standbyFile) Validate() error {
 		config.AtLeast("limits.quarantine_bytes_max", f.Limits.QuarantineBytesMax, 1<<20),
 		config.AtLeast("limits.free_bytes_min", f.Limits.FreeBytesMin, 1<<20),
 	}
-	all = append(all, validateWarm(f.Warm, f.RunDir))
+	all = append(all, config.Under("base", f.Base.validate()), validateWarm(f.Warm, f.RunDir))
 	if f.RunDir != noRunDir {
 		all = append(all, config.AbsPath("run_dir", f.RunDir))
 	}
@@ -90,6 +114,7 @@ func (f standbyFile) config() standby.Config {
 	return standby.Config{
 		Node: f.Node.Name, Site: f.Node.Site, DataDir: f.DataDir, RunDir: run, RatesDir: f.Rates,
 		ShipListen: f.Ship.Listen, ShipPublic: f.Ship.Public, APIListen: f.API.Listen, APIPublic: f.API.Public,
+		Bases:        f.Base.policy(),
 		SegmentBytes: int64(f.Limits.SegmentBytes), QuarantineBytesMax: int64(f.Limits.QuarantineBytesMax),
 		FreeBytesMin: uint64(max(f.Limits.FreeBytesMin, 0)),
 	}

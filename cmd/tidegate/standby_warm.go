@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -91,7 +92,10 @@ func warmParts(f standbyFile, node *standby.Standby, clk clock.Clock, log *slog.
 		if err != nil {
 			return nil, err
 		}
-		parts = append(parts, daemon.Part{Name: fmt.Sprintf("warm %s/%s", w.Service, w.Stream), Run: c.Run, Ready: c.Ready()})
+		parts = append(parts, daemon.Part{Name: fmt.Sprintf("warm %s/%s", w.Service, w.Stream), Run: c.Run, Ready: c.Ready()}, daemon.Part{
+			Name: fmt.Sprintf("bases of %s/%s", w.Service, w.Stream),
+			Run:  func(ctx context.Context) error { return node.RefreshBases(ctx, w.Service, w.Stream, c) },
+		})
 	}
 	return parts, nil
 }

@@ -327,7 +327,7 @@ func (c *Connector) facts() facts {
 		f.lost = of != f.saved.Generation
 	}
 	if f.role.State == local.StateFollow && (f.saved.Phase == phaseNone || f.saved.Phase == phaseRestoring || f.lost) {
-		_, _, err := c.base(of)
+		_, _, err := c.base(of, c.line(f.role))
 		f.base = err == nil
 	}
 	return f

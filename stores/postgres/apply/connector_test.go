@@ -1,6 +1,7 @@
 package apply
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -19,6 +20,7 @@ import (
 	"github.com/tidegate/tidegate/internal/local"
 	"github.com/tidegate/tidegate/internal/pgtest"
 	"github.com/tidegate/tidegate/internal/vfs"
+	"github.com/tidegate/tidegate/snapshot"
 	"github.com/tidegate/tidegate/stores/postgres/server"
 	"github.com/tidegate/tidegate/stores/postgres/wal"
 )
@@ -32,6 +34,8 @@ type warm struct {
 	stop func()
 	log  *lines
 	left chan Tail // accounts of tails
+	// bases are the node's; the origin's own if nil.
+	bases *snapshot.Store
 }
 
 // lines keeps what was logged.
@@ -78,7 +82,7 @@ func newWarm(t *testing.T, o *origin) (*warm, *node) {
 func (w *warm) deps() Deps {
 	return Deps{
 		FS: vfs.OS(), Clock: clock.System(), Log: slog.New(slog.NewTextHandler(w.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
-		Bases: func() (Bases, error) { return w.o.store, nil },
+		Bases: func() (Bases, error) { return cmp.Or(w.bases, w.o.store), nil },
 		Left:  func(t Tail) error { w.left <- t; return nil },
 	}
 }
@@ -163,9 +167,10 @@ func (w *warm) sameAt(n *node) wal.LSN {
 	return end
 }
 
-// ordinary are a server's words for the end of what it has, and for a connector
+// ordinary are a server's words for the end of what it has, for a base that was
+// taken of a standby, and for a connector
 // that was killed.
-var ordinary = regexp.MustCompile(`invalid record length|invalid magic number 0000|closed the connection unexpectedly`)
+var ordinary = regexp.MustCompile(`invalid record length|invalid magic number 0000|closed the connection unexpectedly|If this has occurred more than once some data might be corrupted`)
 
 // complaint are words of a server that was fed wrong.
 var complaint = regexp.MustCompile(`PANIC|incorrect|invalid|mismatch|unexpected|out-of-sequence|corrupt|contrecord`)

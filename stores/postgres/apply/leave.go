@@ -79,7 +79,7 @@ func (c *Connector) rejoin(ctx context.Context, role local.Role) error {
 	}
 	if errors.Is(err, server.ErrNeedsBase) && !c.cfg.adopts() {
 		c.deps.Log.Warn("server cannot be rewound, it is restored", "err", err)
-		return c.restore(ctx, role.Generation)
+		return c.restore(ctx, role)
 	}
 	if err != nil {
 		return err

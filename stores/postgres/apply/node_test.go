@@ -32,6 +32,7 @@ type node struct {
 	tells    tidegate.Lineage    // the log's, to a connector that offers nothing
 	source   local.Source        // what the record says of the server beside it
 	limit    wal.LSN             // nothing beyond is committed; 0: no limit
+	from     wal.LSN             // the log was trimmed before
 	told     local.Role
 	progress local.LibraryProgress
 	heard    bool
@@ -163,7 +164,7 @@ func (n *node) feed(c *local.Conn, h local.Hello) {
 		entries, more := n.o.entries(i)
 		n.mu.Lock()
 		changed, mine, heard := n.changed, n.conn == c, n.heard
-		bound := n.limit
+		bound, from := n.limit, n.from
 		if n.h != 0 {
 			bound = n.h
 		}
@@ -201,7 +202,7 @@ func (n *node) feed(c *local.Conn, h local.Hello) {
 					}
 					continue
 				}
-				if e.next <= at {
+				if e.next <= at || e.first < from {
 					continue
 				}
 				m := &local.Batch{Epoch: 1, Seq: tidegate.Seq(i), First: e.first.Position(), Next: e.next.Position(), Records: 1, Payload: e.bytes}

@@ -26,7 +26,7 @@ func (c *Connector) act(ctx context.Context, d decision) error {
 	case stepWait:
 		return nil
 	case stepRestore, stepResume:
-		return c.restore(ctx, role.Generation)
+		return c.restore(ctx, role)
 	case stepStart:
 		return c.start(ctx)
 	case stepPromote, stepVerify:
@@ -162,24 +162,57 @@ func (c *Connector) verify(was tidegate.Lineage, p server.Promotion, at wal.LSN)
 	return made.Text(), nil
 }
 
-// base returns the newest base of a generation, of any when it is 0.
-func (c *Connector) base(of tidegate.Generation) (Bases, snapshot.Listed, error) {
+// base returns the newest base of a generation, of any when it is 0, that belongs
+// to the log of a lineage. One that was taken of a history which the stream then
+// went on without reaches beyond the place where they part: it would be brought to
+// no consistent state by this log, and to a wrong one by more of it. The empty
+// lineage is not compared.
+func (c *Connector) base(of tidegate.Generation, line tidegate.Lineage) (Bases, snapshot.Listed, error) {
 	bases, err := c.deps.Bases()
 	if err != nil {
 		return nil, snapshot.Listed{}, err
 	}
 	list := bases.Bases()
 	for i := len(list) - 1; i >= 0; i-- {
-		if of == 0 || list[i].Generation == of {
+		if (of == 0 || list[i].Generation == of) && belongs(list[i], line) {
 			return bases, list[i], nil
 		}
 	}
 	return nil, snapshot.Listed{}, &tidegate.Error{Op: "find base", Class: tidegate.Transient, Err: tidegate.ErrNotFound}
 }
 
+// line is the lineage of the log that a base must belong to; empty while it is not
+// known: a session that offers something is told of what follows that, which says
+// nothing of another generation.
+func (c *Connector) line(role local.Role) tidegate.Lineage {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch {
+	case c.bare:
+		return role.Lineage
+	case c.saved.Generation == role.Generation:
+		return c.saved.Lineage
+	}
+	return ""
+}
+
+// belongs reports whether the history that a base was taken of is the log's as far
+// as the base needs it.
+func belongs(l snapshot.Listed, line tidegate.Lineage) bool {
+	if line == "" {
+		return true
+	}
+	log, err := wal.ParseLineage(line)
+	if err != nil {
+		return false
+	}
+	own, err := wal.ParseLineage(l.Lineage)
+	return err == nil && log.Extends(own, wal.LSN(l.End))
+}
+
 // restore makes the data directory out of a base. What is there already is moved
 // aside; what was restored in part before is the server's to sweep.
-func (c *Connector) restore(ctx context.Context, of tidegate.Generation) error {
+func (c *Connector) restore(ctx context.Context, role local.Role) error {
 	_, there, err := c.server.Restored()
 	if err != nil {
 		return err
@@ -190,7 +223,7 @@ func (c *Connector) restore(ctx context.Context, of tidegate.Generation) error {
 	if there && was.Phase == phaseRestoring {
 		return c.restored() // it has its name: all that was left was to say so
 	}
-	bases, l, err := c.base(of)
+	bases, l, err := c.base(role.Generation, c.line(role))
 	if err != nil {
 		return err
 	}

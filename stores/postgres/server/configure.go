@@ -149,3 +149,12 @@ func withoutOwn(text []byte) (rest []byte, first bool) {
 	}
 	return []byte(tail), false
 }
+
+// ConfigFiles names the files of a data directory that settings of a node are
+// written to. The map is the caller's.
+func ConfigFiles() map[string]bool {
+	return map[string]bool{
+		configFile: true, autoConfigFile: true, hbaFile: true, identFile: true,
+		configFile + ".base": true, hbaFile + ".base": true, // what was there before
+	}
+}

@@ -18,11 +18,17 @@ import (
 // answers at once, or refuses.
 const connectTimeout = 5 * time.Second
 
+// Conninfo is how this process reaches the server on its own socket, as libpq takes
+// it. Everything that PG* variables could say is said in it, save the
+// application's name.
+func (s *Server) Conninfo() string {
+	return fmt.Sprintf("host='%s' port=%d user='%s' dbname='%s' sslmode=disable passfile=/dev/null",
+		quoteConninfo(s.SocketDir()), s.cfg.Port, quoteConninfo(s.cfg.User), quoteConninfo(s.cfg.Database))
+}
+
 // connect opens a connection of this process to the server's own socket.
 func (s *Server) connect(ctx context.Context) (*pgconn.PgConn, error) {
-	// Everything that PG* variables could say is said here.
-	cfg, err := pgconn.ParseConfig(fmt.Sprintf("host='%s' port=%d user='%s' dbname='%s' sslmode=disable application_name=tidegate passfile=/dev/null",
-		quoteConninfo(s.SocketDir()), s.cfg.Port, quoteConninfo(s.cfg.User), quoteConninfo(s.cfg.Database)))
+	cfg, err := pgconn.ParseConfig(s.Conninfo() + " application_name=tidegate")
 	if err != nil {
 		return nil, err
 	}
