@@ -16,6 +16,7 @@ import (
 	"github.com/tidegate/tidegate"
 	"github.com/tidegate/tidegate/internal/clock"
 	"github.com/tidegate/tidegate/internal/vfs"
+	"github.com/tidegate/tidegate/internal/wire"
 	"github.com/tidegate/tidegate/stores/postgres/wal"
 )
 
@@ -97,6 +98,7 @@ func (s *Server) Run(ctx context.Context) (err error) {
 			}
 			continue
 		}
+		wire.Widen(conn, wire.WideBytes) // a receiver that finds nothing left makes what it has durable first
 		sessions.Go(func() { s.serve(ctx, conn) })
 	}
 }
