@@ -55,6 +55,10 @@ type library struct {
 	payload []byte
 	lineage tidegate.Lineage
 	settled settling
+	fed     tidegate.Position // end of the newest batch that was sent; where it begins before the first
+
+	// The receiving goroutine's own.
+	near tidegate.Seq // where the applied position was found last
 }
 
 // seq returns the newest batch that the warm service has applied, if known.
@@ -182,7 +186,7 @@ func (l *library) receive() error {
 			l.note(func() { l.heard, l.active, l.reborn = false, false, true })
 		case *local.LibraryProgress:
 			p := *m
-			seq, ok, err := l.s.appliedSeq(p.Applied)
+			seq, ok, err := l.appliedSeq(p.Applied)
 			if err != nil {
 				return err
 			}
@@ -214,27 +218,30 @@ func (l *library) note(change func()) {
 }
 
 // appliedSeq finds the newest batch that lies wholly before a position. It is
-// not known when the log does not reach to the position.
-func (s *stream) appliedSeq(p tidegate.Position) (tidegate.Seq, bool, error) {
-	end := s.log.End().Seq
+// not known when the log does not reach to the position. A library that is far
+// behind reports often: what was found last says where to look.
+func (l *library) appliedSeq(p tidegate.Position) (tidegate.Seq, bool, error) {
+	log := l.s.log
+	end := log.End().Seq
 	if end == 0 {
 		return 0, p == 0, nil
 	}
-	_, h, err := s.log.At(end)
+	_, h, err := log.At(end)
 	if err != nil {
 		return 0, false, err
 	}
 	if p >= h.Next {
 		return end, p == h.Next, nil
 	}
-	next, err := s.log.FindPosition(h.Generation, p)
+	next, err := log.FindPositionNear(h.Generation, p, l.near)
 	switch {
 	case errors.Is(err, tidegate.ErrNotFound):
 		return 0, false, nil
 	case err != nil:
 		return 0, false, err
 	}
-	return next - 1, true, nil
+	l.near = next - 1
+	return l.near, true, nil
 }
 
 // feed sends the library its part and, while it follows, what is committed.
@@ -316,8 +323,8 @@ func (f *followCursor) close() {
 	}
 }
 
-// feedTo sends committed batches through upTo. It blocks while the library's
-// socket is full: one batch is in memory, however far behind it is.
+// feedTo sends committed batches through upTo, as long as the library has room. One
+// batch is in memory, however far behind it is.
 func (l *library) feedTo(ctx context.Context, f *followCursor, o order) error {
 	if o.role.State != local.StateFollow || !o.prove || l.hello.Rest {
 		f.close()
@@ -332,7 +339,7 @@ func (l *library) feedTo(ctx context.Context, f *followCursor, o order) error {
 			return err
 		}
 	}
-	for f.c.Seq() <= o.upTo {
+	for f.c.Seq() <= o.upTo && l.hasRoom() {
 		h, sealed, err := f.c.Next(ctx)
 		if err == nil {
 			err = l.admitApply(ctx, len(sealed))
@@ -348,7 +355,18 @@ func (l *library) feedTo(ctx context.Context, f *followCursor, o order) error {
 			return err
 		}
 	}
+	if err := l.conn.Flush(); err != nil {
+		return &tidegate.Error{Op: "send batches to library", Class: tidegate.Transient, Err: err}
+	}
 	return nil
+}
+
+// hasRoom reports whether the library takes the next batch now. When it has more
+// room it says so, and the feeding goroutine looks again.
+func (l *library) hasRoom() bool {
+	l.s.mu.Lock()
+	defer l.s.mu.Unlock()
+	return l.progress.Room == 0 || l.fed < l.progress.Room
 }
 
 // start finds the batch with the first byte that the library lacks. ok is false
@@ -359,6 +377,7 @@ func (l *library) start() (from tidegate.Seq, ok bool, err error) {
 	l.s.mu.Lock()
 	have := l.progress.End
 	l.s.mu.Unlock()
+	l.fed = have
 	end := s.log.End().Seq
 	if end == 0 {
 		return 1, have == 0, nil
@@ -411,10 +430,11 @@ func (l *library) send(h *batch.Header, sealed []byte) error {
 	default:
 		return fmt.Errorf("apply batch %s of %s: %w", h.Seq, h.Kind, tidegate.ErrUnsupported)
 	}
-	err = l.conn.Send(&local.Batch{Epoch: h.Epoch, Seq: h.Seq, First: h.First, Next: h.Next, Records: h.Records, Payload: payload})
+	err = l.conn.Put(&local.Batch{Epoch: h.Epoch, Seq: h.Seq, First: h.First, Next: h.Next, Records: h.Records, Payload: payload})
 	if err != nil {
 		return &tidegate.Error{Op: "send batch to library", Class: tidegate.Transient, Err: err}
 	}
+	l.fed = h.Next
 	return nil
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"time"
 
+	"github.com/tidegate/tidegate"
 	"github.com/tidegate/tidegate/internal/rates"
 )
 
@@ -51,6 +52,9 @@ func (l *library) admitApply(ctx context.Context, n int) error {
 		ok, after := l.s.n.limits.apply.Take(n)
 		if ok {
 			return nil
+		}
+		if err := l.conn.Flush(); err != nil { // what was admitted before does not wait with it
+			return &tidegate.Error{Op: "send batches to library", Class: tidegate.Transient, Err: err}
 		}
 		timer := time.NewTimer(after)
 		select {

@@ -20,6 +20,12 @@ type connector struct {
 
 func (c *cluster) connector(h local.Hello) *connector {
 	c.t.Helper()
+	return c.connectorOf(h, local.LibraryProgress{})
+}
+
+// connectorOf says more of itself at first.
+func (c *cluster) connectorOf(h local.Hello, p local.LibraryProgress) *connector {
+	c.t.Helper()
 	h.Service, h.Stream, h.Kind, h.Dir = "ledger", "main", local.KindJournal, "/nowhere"
 	k := &connector{}
 	c.until("socket", func() bool {
@@ -27,7 +33,8 @@ func (c *cluster) connector(h local.Hello) *connector {
 		k.conn, _, err = local.Dial(c.ctx(), local.SocketPath(c.run, local.DaemonStandby, "ledger", "main"), h)
 		return err == nil
 	})
-	if err := k.conn.Send(&local.LibraryProgress{End: h.End, Applied: h.End, L: local.Count{Position: h.End}}); err != nil {
+	p.End, p.Applied, p.L.Position = h.End, h.End, h.End
+	if err := k.conn.Send(&p); err != nil {
 		c.t.Fatal(err)
 	}
 	k.wg.Go(func() {
@@ -96,6 +103,38 @@ func TestLibraryThatRestsOrIsOfAnotherGenerationIsNotFed(t *testing.T) {
 		}
 		fed.close()
 	}
+}
+
+// A library that has no more room holds up its batches and no other message.
+func TestLibraryIsFedAsFarAsItHasRoom(t *testing.T) {
+	c := withLibrary(t, 1, "dr1")
+	w := c.start1()
+	w.attach("dr1")
+	w.seal(5, 100)
+	if err := w.ship(); err != nil {
+		t.Fatal(err)
+	}
+	k := c.connectorOf(local.Hello{Generation: 1}, local.LibraryProgress{Room: 250})
+	c.until("three batches", func() bool { _, _, n := k.heard(); return n == 3 })
+	w.seal(2, 100)
+	if err := w.ship(); err != nil {
+		t.Fatal(err)
+	}
+	c.until("told of what is committed since", func() bool {
+		roles, _, _ := k.heard()
+		return roles[len(roles)-1].ApplyTo == 700
+	})
+	if _, _, n := k.heard(); n != 3 {
+		t.Errorf("fed %d batches, and there is room for three", n)
+	}
+	if err := k.conn.Send(&local.LibraryProgress{End: 300, Room: 600}); err != nil {
+		t.Fatal(err)
+	}
+	c.until("three more", func() bool { _, _, n := k.heard(); return n == 6 })
+	if err := k.conn.Send(&local.LibraryProgress{End: 600}); err != nil {
+		t.Fatal(err)
+	}
+	c.until("the last one", func() bool { _, _, n := k.heard(); return n == 7 })
 }
 
 // Where the lineage changes in the log is told between the batches.

@@ -195,7 +195,8 @@ func (m *LibraryProgress) appendTo(b []byte) []byte {
 	b = wire.AppendU64(b, math.Float64bits(m.Utilisation))
 	b = wire.AppendU64(b, m.Rejected)
 	b = wire.AppendBool(b, m.Drained)
-	return wire.AppendI64(b, int64(m.Slack))
+	b = wire.AppendI64(b, int64(m.Slack))
+	return wire.AppendU64(b, uint64(m.Room))
 }
 
 func (m *LibraryProgress) decode(d *wire.Decoder) {
@@ -216,6 +217,7 @@ func (m *LibraryProgress) decode(d *wire.Decoder) {
 	m.Rejected = d.U64()
 	m.Drained = d.Bool()
 	m.Slack = time.Duration(d.I64())
+	m.Room = tidegate.Position(d.U64())
 	switch {
 	case m.Gate != 0 && !m.Gate.Valid():
 		d.Fail("gate state %d", m.Gate)

@@ -56,12 +56,25 @@ func (w boundedWriter) Write(p []byte) (int, error) {
 // Send hands m over; nil does not mean that the peer has it. m is not kept.
 func (c *Conn) Send(m Message) error {
 	if b, ok := m.(*Batch); ok {
-		// The payload is the large part: it is copied once, into the write buffer.
-		head := wire.AppendU32(b.appendHead(nil), uint32(len(b.Payload)))
-		return c.w.Send(typeBatch, head, b.Payload)
+		if err := c.Put(b); err != nil {
+			return err
+		}
+		return c.Flush()
 	}
 	return c.w.Send(m.wireType(), m.appendTo(nil))
 }
+
+// Put hands a batch over as Send does, but lets it wait for the next Flush or Send,
+// or until much waits: small batches of a backlog then share a write.
+func (c *Conn) Put(b *Batch) error {
+	// The payload is the large part: it is copied once, into the write buffer.
+	var buf [64]byte
+	head := wire.AppendU32(b.appendHead(buf[:0]), uint32(len(b.Payload)))
+	return c.w.Put(typeBatch, head, b.Payload)
+}
+
+// Flush sends what was Put.
+func (c *Conn) Flush() error { return c.w.Flush() }
 
 // Recv waits for the next message. A [Batch]'s payload is valid until the next
 // call. A [Refusal] comes back as a *tidegate.Error of its class; io.EOF means
@@ -234,6 +247,7 @@ func (l *Listener) Accept() (*Conn, error) {
 	if err != nil {
 		return nil, err
 	}
+	wire.Widen(nc, wire.WideBytes) // a backlog of batches goes through
 	return NewConn(nc), nil
 }
 

@@ -43,7 +43,7 @@ func samples() []Message {
 			L: Count{5, 2, 5}, A: Count{4, 1, 4}, AKnown: true, T0: 123, Released: 124, End: 9,
 			Applied: 3, Digest: tidegate.Digest{1}, DigestAt: 2,
 			Gate: machine.Rejecting, Since: 5, Want: machine.WantDegraded, Grant: 6, Utilisation: 0.75, Rejected: 8,
-			Drained: true, Slack: 9,
+			Drained: true, Slack: 9, Room: 11,
 		},
 		&Role{State: StateActive, Epoch: 7, Holder: tidegate.HolderID{2}, ApplyTo: 10, Branch: 10, Lineage: "journal:01", Generation: 3, Source: SourceHandsOver},
 		&DaemonProgress{

@@ -143,6 +143,9 @@ type LibraryProgress struct {
 	// taken, none is in flight, and nobody waits for a release any more.
 	Drained bool
 	Slack   time.Duration // longest time from a release's clock reading to its effect
+	// Room is where the room for batches ends: one that begins there or beyond is
+	// not to be sent yet. 0: the library takes whatever comes, when it comes.
+	Room tidegate.Position
 }
 
 // State is the part a daemon gives to the library.

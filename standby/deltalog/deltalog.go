@@ -252,24 +252,42 @@ func (l *Log) Tail(n int) ([]batch.Header, error) {
 // is beyond pos: the one to start with for somebody who has everything before
 // pos. tidegate.ErrNotFound when there is none.
 func (l *Log) FindPosition(g tidegate.Generation, pos tidegate.Position) (tidegate.Seq, error) {
+	return l.FindPositionNear(g, pos, 0)
+}
+
+// FindPositionNear is FindPosition for who has a guess: a batch shortly before the
+// one that is looked for. Each header that is looked at is read from a file; a guess
+// that is wrong, or 0, costs time only.
+func (l *Log) FindPositionNear(g tidegate.Generation, pos tidegate.Position, guess tidegate.Seq) (tidegate.Seq, error) {
 	low, end := l.First(), l.End().Seq+1
 	l.mu.Lock()
 	if h, ok := l.recent.at(l.recent.first); ok && (h.Generation < g || h.Generation == g && h.Next <= pos) {
 		low = max(low, h.Seq+1) // what is asked for is almost always at the end
 	}
 	l.mu.Unlock()
+	high := end
 	var found batch.Header
-	for high := end; low < high; {
-		mid := low + (high-low)/2
-		_, h, err := l.At(mid)
+	look := func(seq tidegate.Seq) error {
+		_, h, err := l.At(seq)
 		if err != nil {
-			return 0, err
+			return err
 		}
 		// Generations never go down, and positions never within one.
 		if h.Generation > g || h.Generation == g && h.Next > pos {
-			high, found = mid, h
+			high, found = seq, h
 		} else {
-			low = mid + 1
+			low = seq + 1
+		}
+		return nil
+	}
+	for step := tidegate.Seq(1); guess >= low && guess < high && high == end; guess, step = guess+step, 2*step {
+		if err := look(guess); err != nil {
+			return 0, err
+		}
+	}
+	for low < high {
+		if err := look(low + (high-low)/2); err != nil {
+			return 0, err
 		}
 	}
 	if low == end || found.Generation != g {

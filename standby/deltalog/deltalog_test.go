@@ -256,6 +256,11 @@ func TestFindPosition(t *testing.T) {
 			if got != want || (err == nil) != (want > 0) || err != nil && !errors.Is(err, tidegate.ErrNotFound) {
 				t.Fatalf("generation %d position %d: got %s, %v, want %s", g, pos, got, err, want)
 			}
+			for _, guess := range []tidegate.Seq{1, want - 1, want, want + 1, 7, 30, 31, 1000} { // right or not
+				if got, err := l.FindPositionNear(g, pos, guess); got != want || (err == nil) != (want > 0) {
+					t.Fatalf("generation %d position %d, guess %s: got %s, %v, want %s", g, pos, guess, got, err, want)
+				}
+			}
 		}
 	}
 }

@@ -32,7 +32,7 @@ type Config struct {
 	Server server.Config
 	// ProgressEvery is how often the node is told at least. Default 200 ms.
 	ProgressEvery time.Duration
-	// WindowBytes bounds the log in memory. Default 32 MiB.
+	// WindowBytes bounds the log in memory. Default 8 MiB.
 	WindowBytes int
 	// RewindFrom is [server.RejoinPlan.Source]; empty: what has diverged needs a base.
 	RewindFrom string

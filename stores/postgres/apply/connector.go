@@ -70,9 +70,10 @@ func New(deps Deps, cfg Config) (*Connector, error) {
 	if err != nil {
 		return nil, err
 	}
+	kick := make(chan struct{}, 1)
 	return &Connector{
-		cfg: cfg, deps: deps, server: srv, window: newWindow(cfg.WindowBytes),
-		changed: make(chan struct{}, 1), asked: make(chan struct{}, 1), kick: make(chan struct{}, 1), tailed: make(chan struct{}, 1), ready: make(chan struct{}),
+		cfg: cfg, deps: deps, server: srv, window: newWindow(cfg.WindowBytes, func() { ring(kick) }),
+		changed: make(chan struct{}, 1), asked: make(chan struct{}, 1), kick: kick, tailed: make(chan struct{}, 1), ready: make(chan struct{}),
 	}, nil
 }
 
@@ -333,36 +334,53 @@ func (c *Connector) facts() facts {
 	return f
 }
 
-// observe asks the server how it is: often while it is behind what the node has
-// committed, for a promotion waits for it.
+// observe asks the server how it is: often while it is a little behind what the node
+// has committed, for a promotion waits for it. It has work to do then, so it is not
+// asked at every occasion, and seldom while it has much to do.
 func (c *Connector) observe(ctx context.Context) error {
 	// A server that refuses connections logs each one.
-	const busy, starting, idle = 10 * time.Millisecond, 100 * time.Millisecond, 200 * time.Millisecond
+	const near, far, starting, idle = 10 * time.Millisecond, 100 * time.Millisecond, 100 * time.Millisecond, 200 * time.Millisecond
+	timer := time.NewTimer(0)
+	defer timer.Stop()
 	for ctx.Err() == nil {
 		c.look(ctx)
-		every := idle
+		pause, more := near, idle-near // between two looks at least, and until the next if nobody asks
 		switch begins, behind := c.behind(); {
-		case behind:
-			every = busy
+		case behind > farBehind:
+			pause, more = far, 0
+		case behind > 0:
+			more = 0
 		case begins:
-			every = starting
+			more = starting - near
 		}
+		timer.Reset(pause)
+		select {
+		case <-ctx.Done():
+		case <-timer.C:
+		}
+		timer.Reset(more)
 		select {
 		case <-ctx.Done():
 		case <-c.asked:
-		case <-time.After(every):
+		case <-timer.C:
 		}
 	}
 	return nil
 }
 
-// behind reports whether the server is about to take connections, and whether it
-// has something to replay.
-func (c *Connector) behind() (starting, behind bool) {
+// farBehind is what takes a server longer to replay than the pause between two looks.
+const farBehind wal.LSN = 32 << 20
+
+// behind reports whether the server is about to take connections, and how much of
+// what is committed it has yet to replay.
+func (c *Connector) behind() (starting bool, behind wal.LSN) {
 	limit := c.window.committed()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.up && !c.answers, c.answers && c.seen.Recovery && c.seen.Replayed < limit
+	if c.answers && c.seen.Recovery && c.seen.Replayed < limit {
+		behind = limit - c.seen.Replayed
+	}
+	return c.up && !c.answers, behind
 }
 
 // look asks once, and tells the others what changed.

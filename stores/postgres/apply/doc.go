@@ -49,6 +49,8 @@
 //   - LibraryProgress.Applied is the server's replay position; End is the end of
 //     the batches that came in this session; A, L and the gate's fields are those
 //     of a library that is not active: the agent's connector speaks for those.
+//   - LibraryProgress.Room is where the window's room ends. A server that does not
+//     take what it is sent holds up its batches, and no role.
 //   - Role{active} is the promotion. It comes when Applied has reached H. The
 //     server's own timeline switch at H takes the place of the branch record.
 //   - Activated is said when the server is out of recovery, its history was

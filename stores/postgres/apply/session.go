@@ -29,7 +29,7 @@ func (c *Connector) sessions(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return nil
 		}
-		if errors.Is(err, errAgain) || errors.Is(err, errStalled) {
+		if errors.Is(err, errAgain) {
 			continue
 		}
 		permanent := tidegate.ClassOf(err) != tidegate.Transient
@@ -72,7 +72,7 @@ func (c *Connector) talk(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	stop := context.AfterFunc(ctx, func() { _ = conn.Close() }) // Recv reports it
 	defer stop()
-	g.Go(func() error { return c.hear(ctx, conn) })
+	g.Go(func() error { return c.hear(conn) })
 	g.Go(func() error { return c.speak(ctx, conn, hello.Rest) })
 	g.Go(func() error { return c.watch(ctx, bare) })
 	err = g.Wait()
@@ -131,7 +131,7 @@ func (c *Connector) watch(ctx context.Context, bare bool) error {
 }
 
 // hear takes what the node says.
-func (c *Connector) hear(ctx context.Context, conn *local.Conn) error {
+func (c *Connector) hear(conn *local.Conn) error {
 	for {
 		m, err := conn.Recv()
 		if err != nil {
@@ -140,8 +140,9 @@ func (c *Connector) hear(ctx context.Context, conn *local.Conn) error {
 		switch m := m.(type) {
 		case *local.Role:
 			err = c.part(m)
+			ring(c.kick)
 		case *local.Batch:
-			err = c.window.take(ctx, m)
+			err = c.window.take(m)
 			ring(c.asked)
 		case *local.Rewind:
 			err = c.rewind(m)
@@ -152,7 +153,6 @@ func (c *Connector) hear(ctx context.Context, conn *local.Conn) error {
 		if err != nil {
 			return err
 		}
-		ring(c.kick)
 	}
 }
 
@@ -258,6 +258,8 @@ func (c *Connector) report(conn *local.Conn, said *report, rest bool) error {
 	m := local.LibraryProgress{Applied: c.applied().Position()}
 	if m.End = end.Position(); rest {
 		m.End = c.holds().Position()
+	} else {
+		m.Room = c.window.room().Position()
 	}
 	m.L.Position = m.End // what the server has is there to be compared
 	lineage, finding := c.saved.Lineage, c.finding()

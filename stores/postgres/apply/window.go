@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"sync"
-	"time"
 
 	"github.com/tidegate/tidegate"
 	"github.com/tidegate/tidegate/internal/local"
@@ -18,20 +17,22 @@ import (
 //
 // Invariants:
 //  1. chunks are consecutive, none is empty, and the last one ends at end
-//  2. held is their length together, and at most max unless there is one chunk only
+//  2. held is their length together; a batch is taken only while it is below max
 //  3. a reader is given a byte only if lineage says that it is of its timeline
+//  4. what the node was told of as room never goes back while a session feeds
 type window struct {
-	max      int           // bytes
-	patience time.Duration // how long take waits for room
+	max   int    // bytes
+	freed func() // called when there is much more room than was told; must not block or call back
 
 	mu      sync.Mutex
 	changed chan struct{} // closed and replaced at every change
 	feeding bool          // the session feeds, from its Hello.End on
-	stalled bool          // nobody took what came: the session rests until it was taken
 	chunks  []chunk
 	held    int
 	end     wal.LSN // exclusive end of what came in this session
+	told    wal.LSN // end of the room that the node was told of last
 	spare   [][]byte
+	spared  int     // bytes that spare can hold
 	reader  *reader // the newest; nil while the server asks for nothing
 	lineage wal.Lineage
 	known   bool    // lineage is
@@ -39,26 +40,27 @@ type window struct {
 	seal    wal.LSN // H of a promotion that was begun: nothing beyond it is taken; 0 for none
 }
 
-// chunk is one batch's bytes, less what overlapped.
+// chunk is the bytes of a batch, less what overlapped, or of several small ones.
 type chunk struct {
 	first wal.LSN
 	bytes []byte
+	given bool // to a reader, in part at least: nothing is added to it
 	lent  bool // to a reader that did not give it back: its buffer is used no more
 }
 
 func (c chunk) next() wal.LSN { return c.first + wal.LSN(len(c.bytes)) }
 
-// Sizes of a window.
 const (
-	windowBytesDefault = 32 << 20
-	// windowPatience is well below the time after which a daemon gives up a library
-	// that does not read: the session is then ended in good order, from here.
-	windowPatience = 2 * time.Second
-	spareMax       = 4
+	// windowBytesDefault is what hides the way between node and server. More would
+	// only be more memory to go through: the node's log is the backlog.
+	windowBytesDefault = 8 << 20
+	// gatherBytes is up to where batches that nobody waits for are put together: what
+	// the receiver is sent in one message at most.
+	gatherBytes = 128 << 10
 )
 
-func newWindow(bytes int) *window {
-	return &window{max: bytes, patience: windowPatience, changed: make(chan struct{})}
+func newWindow(bytes int, freed func()) *window {
+	return &window{max: bytes, freed: freed, changed: make(chan struct{})}
 }
 
 // tell wakes whoever waits; mu is held.
@@ -72,7 +74,7 @@ func (w *window) tell() {
 func (w *window) wants() (from wal.LSN, rest, again bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.reader == nil || w.stalled {
+	if w.reader == nil {
 		return 0, true, false
 	}
 	pos := w.reader.pos
@@ -102,7 +104,7 @@ func (w *window) begin(from wal.LSN) {
 	for len(w.chunks) > 0 {
 		w.drop()
 	}
-	w.feeding, w.stalled, w.end = true, false, from
+	w.feeding, w.end, w.told = true, from, 0
 	w.tell()
 }
 
@@ -119,8 +121,9 @@ func (w *window) drop() {
 	c := w.chunks[0]
 	w.chunks = append(w.chunks[:0], w.chunks[1:]...)
 	w.held -= len(c.bytes)
-	if len(w.spare) < spareMax && !c.lent {
+	if !c.lent && w.spared+cap(c.bytes) <= w.max {
 		w.spare = append(w.spare, c.bytes[:0])
+		w.spared += cap(c.bytes)
 	}
 }
 
@@ -174,13 +177,20 @@ func (w *window) history() (l wal.Lineage, limit wal.LSN, known bool) {
 	return w.lineage, w.limit, w.known
 }
 
-// errStalled ends a session whose batches nobody takes.
-var errStalled = &tidegate.Error{
-	Op: "feed warm server", Class: tidegate.Transient, Err: errors.New("it does not take what it is sent; the session rests until it does"),
+// room returns where the room for batches ends, for the node to be told of.
+func (w *window) room() wal.LSN {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.told = w.roomEnd()
+	return w.told
 }
 
-// take copies a batch in. It waits for room no longer than patience.
-func (w *window) take(ctx context.Context, m *local.Batch) error {
+// roomEnd is where a batch must begin before; mu is held.
+func (w *window) roomEnd() wal.LSN { return w.end - wal.LSN(w.held) + wal.LSN(w.max) }
+
+// take copies a batch in, for which there is room: the node keeps to what it was
+// told. It never waits.
+func (w *window) take(m *local.Batch) error {
 	first, next := wal.LSN(m.First), wal.LSN(m.Next)
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -199,16 +209,26 @@ func (w *window) take(ctx context.Context, m *local.Batch) error {
 		}
 	case next <= w.end:
 		return nil
+	case first >= w.roomEnd():
+		return fmt.Errorf("batch %s begins at %s, and there is room to %s", m.Seq, first, w.roomEnd())
 	}
-	if err := w.room(ctx, int(next-w.end)); err != nil {
-		return err
-	}
-	c := chunk{first: w.end, bytes: append(w.buffer(), m.Payload[w.end-first:]...)}
-	w.chunks, w.end = append(w.chunks, c), next
-	w.held += len(c.bytes)
+	w.add(m.Payload[w.end-first:])
+	w.end = next
 	w.limit = max(w.limit, next)
 	w.tell()
 	return nil
+}
+
+// add puts b behind what there is: to the last chunk, if nobody has begun with that
+// and both are small; mu is held.
+func (w *window) add(b []byte) {
+	w.held += len(b)
+	if n := len(w.chunks); n > 0 && !w.chunks[n-1].given && len(w.chunks[n-1].bytes)+len(b) <= gatherBytes {
+		c := &w.chunks[n-1]
+		c.bytes = append(c.bytes, b...)
+		return
+	}
+	w.chunks = append(w.chunks, chunk{first: w.end, bytes: append(w.buffer(), b...)})
 }
 
 // buffer returns an empty buffer; mu is held.
@@ -219,42 +239,8 @@ func (w *window) buffer() []byte {
 	}
 	b := w.spare[n-1]
 	w.spare = w.spare[:n-1]
+	w.spared -= cap(b)
 	return b
-}
-
-// room waits until n bytes fit; mu is held, and not while waiting.
-func (w *window) room(ctx context.Context, n int) error {
-	var late <-chan time.Time
-	for w.held > 0 && w.held+n > w.max {
-		if late == nil {
-			timer := time.NewTimer(w.patience)
-			defer timer.Stop()
-			late = timer.C
-		}
-		changed := w.changed
-		w.mu.Unlock()
-		var err error
-		stall := false
-		select {
-		case <-changed:
-		case <-late:
-			err = errStalled
-			stall = true
-		case <-ctx.Done():
-			err = ctx.Err()
-		}
-		w.mu.Lock()
-		if stall && len(w.chunks) > 0 {
-			w.stalled = true
-		}
-		if err == nil && !w.feeding {
-			err = errStalled // the reader went elsewhere meanwhile
-		}
-		if err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 // open makes a reader, which takes the place of any that there is.
@@ -265,7 +251,7 @@ func (w *window) open(t wal.Timeline, from wal.LSN) (*reader, error) {
 		return nil, err
 	}
 	r := &reader{w: w, timeline: t, pos: from}
-	w.reader, w.stalled = r, false
+	w.reader = r
 	w.forsake()
 	w.pass(from)
 	w.tell()
@@ -304,6 +290,9 @@ func (w *window) pass(p wal.LSN) {
 	for len(w.chunks) > 0 && w.chunks[0].next() <= p {
 		w.drop()
 	}
+	if w.feeding && w.told != 0 && w.roomEnd()-w.told >= wal.LSN(w.max/4) {
+		w.freed()
+	}
 }
 
 // reader implements [walsender.Reader].
@@ -324,17 +313,13 @@ func (r *reader) Next(ctx context.Context) (wal.LSN, []byte, error) {
 		if w.reader != r {
 			return 0, nil, errReplaced
 		}
-		held := len(w.chunks)
 		w.pass(r.pos)
-		if len(w.chunks) != held {
-			w.stalled = w.stalled && len(w.chunks) > 0
-			w.tell() // there is room
-		}
 		next, end, ended := w.lineage.End(r.timeline)
 		if ended && r.pos >= end {
 			return 0, nil, r.over(next, end)
 		}
 		if len(w.chunks) > 0 && w.chunks[0].first <= r.pos {
+			w.chunks[0].given = true
 			first, c := r.pos, w.chunks[0]
 			to := c.next()
 			if ended {

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"testing"
-	"time"
 
 	"github.com/tidegate/tidegate"
 	"github.com/tidegate/tidegate/internal/local"
@@ -48,7 +47,7 @@ func give(t *testing.T, r *reader, first, next wal.LSN) {
 }
 
 func TestWindowGivesWhatCame(t *testing.T) {
-	w := newWindow(1 << 20)
+	w := newWindow(1<<20, func() {})
 	w.bear(line(t, "pg:7:1"), 0)
 	if _, rest, again := w.wants(); !rest || again {
 		t.Error("wants something before the server has asked")
@@ -62,12 +61,11 @@ func TestWindowGivesWhatCame(t *testing.T) {
 	if _, _, again := w.wants(); again {
 		t.Error("wants another session than the one it asked for")
 	}
-	must(t, w.take(t.Context(), piece(0x2fff000, 0x3000100))) // begins before: trimmed
-	must(t, w.take(t.Context(), piece(0x3000100, 0x3000200)))
-	must(t, w.take(t.Context(), piece(0x3000100, 0x3000200))) // again: passed over
-	give(t, r, 0x3000000, 0x3000100)
-	give(t, r, 0x3000100, 0x3000200)
-	if err := w.take(t.Context(), piece(0x3000300, 0x3000400)); !errors.Is(err, tidegate.ErrGap) {
+	must(t, w.take(piece(0x2fff000, 0x3000100))) // begins before: trimmed
+	must(t, w.take(piece(0x3000100, 0x3000200)))
+	must(t, w.take(piece(0x3000100, 0x3000200))) // again: passed over
+	give(t, r, 0x3000000, 0x3000200)
+	if err := w.take(piece(0x3000300, 0x3000400)); !errors.Is(err, tidegate.ErrGap) {
 		t.Errorf("a gap: %v", err)
 	}
 	must(t, r.Close())
@@ -77,12 +75,12 @@ func TestWindowGivesWhatCame(t *testing.T) {
 }
 
 func TestWindowEndsATimeline(t *testing.T) {
-	w := newWindow(1 << 20)
+	w := newWindow(1<<20, func() {})
 	w.bear(line(t, "pg:7:1"), 0)
 	r, err := w.open(1, 0x3000000)
 	must(t, err)
 	w.begin(0x3000000)
-	must(t, w.take(t.Context(), piece(0x3000000, 0x3000158)))
+	must(t, w.take(piece(0x3000000, 0x3000158)))
 	give(t, r, 0x3000000, 0x3000158)
 	got := make(chan error, 1)
 	go func() { _, _, err := r.Next(context.Background()); got <- err }() // owned by the test; ends with the timeline
@@ -91,7 +89,7 @@ func TestWindowEndsATimeline(t *testing.T) {
 	if err := <-got; !errors.As(err, &end) || end.At != 0x3000158 || end.Next != 2 {
 		t.Errorf("got %v", err)
 	}
-	must(t, w.take(t.Context(), piece(0x3000158, 0x3000200)))
+	must(t, w.take(piece(0x3000158, 0x3000200)))
 	// The new timeline is asked for from the segment's start, with the old one's bytes.
 	r, err = w.open(2, 0x3000000)
 	must(t, err)
@@ -99,14 +97,13 @@ func TestWindowEndsATimeline(t *testing.T) {
 		t.Errorf("wants %s, rest %v, again %v", from, rest, again)
 	}
 	w.begin(0x3000000)
-	must(t, w.take(t.Context(), piece(0x3000000, 0x3000158)))
-	must(t, w.take(t.Context(), piece(0x3000158, 0x3000200)))
-	give(t, r, 0x3000000, 0x3000158)
-	give(t, r, 0x3000158, 0x3000200)
+	must(t, w.take(piece(0x3000000, 0x3000158)))
+	must(t, w.take(piece(0x3000158, 0x3000200)))
+	give(t, r, 0x3000000, 0x3000200)
 }
 
 func TestWindowRefusesWhatTheLogDoesNotHave(t *testing.T) {
-	w := newWindow(1 << 20)
+	w := newWindow(1<<20, func() {})
 	if _, err := w.open(1, 0x3000000); tidegate.ClassOf(err) != tidegate.Transient {
 		t.Errorf("before the history is known: %v", err)
 	}
@@ -131,61 +128,90 @@ func TestWindowRefusesWhatTheLogDoesNotHave(t *testing.T) {
 }
 
 func TestWindowIsShutAtH(t *testing.T) {
-	w := newWindow(1 << 20)
+	w := newWindow(1<<20, func() {})
 	w.bear(line(t, "pg:7:1"), 0)
 	w.begin(0x3000000)
 	w.shut(0x3000158)
-	must(t, w.take(t.Context(), piece(0x3000000, 0x3000158)))
-	if err := w.take(t.Context(), piece(0x3000158, 0x3000160)); !errors.Is(err, tidegate.ErrDiverged) {
+	must(t, w.take(piece(0x3000000, 0x3000158)))
+	if err := w.take(piece(0x3000158, 0x3000160)); !errors.Is(err, tidegate.ErrDiverged) {
 		t.Errorf("beyond H: %v", err)
 	}
 	w.shut(0)
-	must(t, w.take(t.Context(), piece(0x3000158, 0x3000160)))
+	must(t, w.take(piece(0x3000158, 0x3000160)))
 }
 
-// Nobody takes what comes: the session is to end before the daemon gives it up, and
-// to begin again when all of it was taken.
-func TestWindowStalls(t *testing.T) {
-	w := newWindow(1 << 12)
-	w.patience = time.Millisecond
+// Nobody takes what comes: the node is told where the room ends, and anew when much
+// of it was taken.
+func TestWindowHasRoom(t *testing.T) {
+	freed := 0
+	w := newWindow(1<<12, func() { freed++ })
 	w.bear(line(t, "pg:7:1"), 0)
 	r, err := w.open(1, 0x3000000)
 	must(t, err)
 	w.begin(0x3000000)
-	must(t, w.take(t.Context(), piece(0x3000000, 0x3001000)))
-	if err := w.take(t.Context(), piece(0x3001000, 0x3002000)); !errors.Is(err, errStalled) {
-		t.Fatalf("full: %v", err)
+	if got := w.room(); got != 0x3001000 {
+		t.Fatalf("empty: room to %s", got)
 	}
-	w.finish()
-	if _, rest, again := w.wants(); !rest || again {
-		t.Errorf("stalled: rest %v, again %v", rest, again)
+	must(t, w.take(piece(0x3000000, 0x3000800)))
+	must(t, w.take(piece(0x3000800, 0x3001800))) // begins where there is room
+	if err := w.take(piece(0x3001800, 0x3001900)); err == nil {
+		t.Fatal("takes more than there is room for")
 	}
-	give(t, r, 0x3000000, 0x3001000)
+	if got := w.room(); got != 0x3001000 || freed != 0 {
+		t.Errorf("full: room to %s, freed %d", got, freed)
+	}
+	if _, rest, again := w.wants(); rest || again {
+		t.Errorf("full: rest %v, again %v", rest, again)
+	}
+	give(t, r, 0x3000000, 0x3001800)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	if _, _, err := r.Next(ctx); !errors.Is(err, context.Canceled) {
 		t.Fatal(err)
 	}
-	if from, rest, again := w.wants(); from != 0x3001000 || rest || !again {
-		t.Errorf("taken: wants %s, rest %v, again %v", from, rest, again)
+	if got := w.room(); freed != 1 || got != 0x3002800 {
+		t.Errorf("taken: room to %s, freed %d", got, freed)
 	}
+	must(t, w.take(piece(0x3001800, 0x3001900)))
+}
+
+// Small batches that nobody waits for are given together, and what was given in
+// part is left as it is.
+func TestWindowGathers(t *testing.T) {
+	w := newWindow(1<<20, func() {})
+	w.bear(line(t, "pg:7:1"), 0)
+	r, err := w.open(1, 0x3000000)
+	must(t, err)
+	w.begin(0x3000000)
+	must(t, w.take(piece(0x3000000, 0x3000100)))
+	_, lent, err := r.Next(t.Context())
+	must(t, err)
+	for at := wal.LSN(0x3000100); at < 0x3000500; at += 0x80 {
+		must(t, w.take(piece(at, at+0x80)))
+	}
+	must(t, w.take(piece(0x3000500, 0x3000500+gatherBytes)))
+	if !bytes.Equal(lent, piece(0x3000000, 0x3000100).Payload) {
+		t.Error("what was lent has changed")
+	}
+	give(t, r, 0x3000100, 0x3000500)
+	give(t, r, 0x3000500, 0x3000500+gatherBytes)
 }
 
 // A reader that took another's place does not share its buffers.
 func TestWindowLendsOnce(t *testing.T) {
-	w := newWindow(1 << 20)
+	w := newWindow(1<<20, func() {})
 	w.bear(line(t, "pg:7:1"), 0)
 	old, err := w.open(1, 0x3000000)
 	must(t, err)
 	w.begin(0x3000000)
-	must(t, w.take(t.Context(), piece(0x3000000, 0x3000100)))
+	must(t, w.take(piece(0x3000000, 0x3000100)))
 	_, lent, err := old.Next(t.Context())
 	must(t, err)
 	_, err = w.open(1, 0x3000000)
 	must(t, err)
 	w.begin(0x3000000)
-	must(t, w.take(t.Context(), piece(0x3000000, 0x3000080)))
-	must(t, w.take(t.Context(), piece(0x3000080, 0x3000200)))
+	must(t, w.take(piece(0x3000000, 0x3000080)))
+	must(t, w.take(piece(0x3000080, 0x3000200)))
 	if !bytes.Equal(lent, piece(0x3000000, 0x3000100).Payload) {
 		t.Error("what was lent has changed")
 	}
