@@ -85,6 +85,7 @@ type place struct {
 	segment wal.SegmentSize
 	lineage wal.Lineage
 	begin   wal.LSN // where a new stream's log would begin: a segment's start
+	end     wal.LSN // of the server's log when it was looked at
 	mark    wal.Mark
 	anchors []wal.Mark // older record ends in the window, oldest first, anchorEvery apart
 }

@@ -5,9 +5,10 @@
 // Promise: a commit that the server was told to hold back (synchronous_commit on,
 // in a server that names us in synchronous_standby_names) is confirmed only when
 // W standby nodes have it; one at remote_write only within the stream's bounds; a
-// byte is passed on, or counted as received, only after its record was parsed and
-// its checksum held, and after what this process had received before was found
-// unchanged in front of it; what the server keeps for us it keeps until it is
+// byte is passed on only after its record was parsed and its checksum held, and
+// counted as received after that and after what this process had received before was
+// found unchanged in front of it, or when it lies in the backlog of a start, for which
+// nothing is confirmed before it was passed on; what the server keeps for us it keeps until it is
 // durable at the other site. Whatever cannot be told apart from a fault confirms
 // nothing. Not promised: that the server asks. Sessions at synchronous_commit
 // off or local do not wait, nor does anybody whose wait is cancelled or outlived
@@ -41,7 +42,9 @@
 //   - Position is the LSN, value for value, and always a record end, so the
 //     promoted standby's history forks exactly where a batch ends. Records are
 //     commit records, counted from where this process began to receive; bytes are
-//     LSNs.
+//     LSNs. A backlog that the window cannot hold is received from near its end:
+//     only the cursor that ships it reads all of it, and its commits are counted as
+//     the most that it has room for.
 //   - Hello.Lineage is the server's (package wal). Hello.Dir is empty: there is no
 //     log here but the server's.
 //   - L is the last record end received. A server sends what it has flushed only,

@@ -173,7 +173,7 @@ func (c *Capture) look(ctx context.Context, conn *replication.Conn, have place, 
 	if id, now.lineage, err = conn.Lineage(ctx); err != nil {
 		return now, false, err
 	}
-	now.system, now.known = id.System, true
+	now.system, now.known, now.end = id.System, true, id.End
 	if now.segment, err = conn.SegmentSize(ctx); err != nil {
 		return now, false, err
 	}
@@ -220,8 +220,9 @@ func (c *Capture) look(ctx context.Context, conn *replication.Conn, have place, 
 	return now, primary, nil
 }
 
-// settle takes down what look found and returns from where to receive: the start
-// of the slot's segment at first, later an anchor far enough before the head.
+// settle takes down what look found and returns from where to receive: at first the
+// start of the slot's segment, or less where a cursor has to read a backlog again
+// anyway; later an anchor far enough before the head.
 func (c *Capture) settle(now place, head wal.LSN) (from wal.Mark, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -230,8 +231,9 @@ func (c *Capture) settle(now place, head wal.LSN) (from wal.Mark, err error) {
 	c.place = now
 	c.shout()
 	if head == 0 {
-		c.window.reset(now.begin)
-		return wal.Mark{End: now.begin}, nil
+		from := c.enter(now)
+		c.window.reset(from)
+		return wal.Mark{End: from}, nil
 	}
 	c.window.truncate(head)
 	from = mark // just across a fork: what lies before it was received from its own timeline
@@ -243,6 +245,28 @@ func (c *Capture) settle(now place, head wal.LSN) (from wal.Mark, err error) {
 		}
 	}
 	return from, nil
+}
+
+// commitBytesMin is the smallest commit record: the record's header, that of its
+// data, and the time, aligned (xact.h, xl_xact_commit).
+const commitBytesMin = 40
+
+// enter returns where receiving begins. A backlog that the window does not hold is
+// not received to be thrown away: the cursor that ships it reads and parses it from
+// the server, and only its end is received here. Its commits are counted as if it
+// held nothing else, for that bounds what is exposed before D has passed it. mu is
+// held.
+func (c *Capture) enter(now place) wal.LSN {
+	size := wal.LSN(len(c.window.ring))
+	if now.end <= now.begin+size {
+		return now.begin
+	}
+	// A page's start: the parser finds the first record that begins behind it. That
+	// none does for half a window takes a record of that size at the very end.
+	from := (now.end - size/2).PageStart()
+	c.gate.Rewind(rpo.Mark{Records: int64(from-now.begin) / commitBytesMin})
+	c.cancels.forgotten = from
+	return from
 }
 
 // forget begins anew with a replica: what was received of it was only compared.
