@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -39,8 +40,8 @@ func (r *rig) askWarm(ctx context.Context, sql string) (string, error) {
 	return string(results[0].Rows[0][0]), nil
 }
 
-// warmPIDs are the postmaster and its children.
-func (r *rig) warmPIDs() []int {
+// warmPID is the warm server's postmaster.
+func (r *rig) warmPID() int {
 	r.t.Helper()
 	files, err := filepath.Glob(filepath.Join(r.home, "*", "*", "postmaster.pid"))
 	if err != nil || len(files) != 1 {
@@ -55,19 +56,7 @@ func (r *rig) warmPIDs() []int {
 	if err != nil {
 		r.t.Fatal(err)
 	}
-	children, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/children", pid, pid))
-	if err != nil {
-		r.t.Fatal(err)
-	}
-	all := []int{pid}
-	for _, f := range strings.Fields(string(children)) {
-		n, err := strconv.Atoi(f)
-		if err != nil {
-			r.t.Fatal(err)
-		}
-		all = append(all, n)
-	}
-	return all
+	return pid
 }
 
 func (r *rig) freezeWarm(frozen bool) {
@@ -76,7 +65,8 @@ func (r *rig) freezeWarm(frozen bool) {
 	if frozen {
 		sig = syscall.SIGSTOP
 	}
-	for _, pid := range r.warmPIDs() {
+	pid := r.warmPID()
+	for _, pid := range append(r.children(pid), pid) {
 		if err := syscall.Kill(pid, sig); err != nil && !errors.Is(err, syscall.ESRCH) {
 			r.t.Fatal(err)
 		}
@@ -117,6 +107,17 @@ func benchCatchUp(t *testing.T, out *report) {
 	}
 	r.replayed(r.end(), r.askWarm)
 	var natives, ours, ratios spread
+	replay := []string{"startup", "walreceiver", "[local]"}
+	cpu := map[string]func() processor{
+		"native": func() processor {
+			p := r.processorOf(native.PID(), replay, nil)
+			maps.Copy(p, r.processorOf(r.primary.PID(), []string{"walsender"}, nil))
+			return p
+		},
+		"ours": func() processor {
+			return r.processorOf(r.warmPID(), replay, map[string]int{"standby node": r.Proc("standby-d1").PID()})
+		},
+	}
 	for round := range *rounds {
 		r.replayed(r.end(), askNative)
 		r.replayed(r.end(), r.askWarm)
@@ -124,13 +125,15 @@ func benchCatchUp(t *testing.T, out *report) {
 		r.freezeWarm(true)
 		from, to, _ := r.backlog(*size<<20, func() {})
 		r.crossed("the backlog to be durable")
-		rate := map[string]float64{}
+		rate, taken := map[string]float64{}, map[string]processor{}
 		turn := func(name string, thaw func(), ask func(context.Context, string) (string, error)) func() {
 			return func() {
+				mb, before := float64(to-from)/1e6, cpu[name]()
 				began := time.Now()
 				thaw()
 				r.replayed(to, ask)
-				rate[name] = float64(to-from) / 1e6 / time.Since(began).Seconds()
+				rate[name] = mb / time.Since(began).Seconds()
+				taken[name] = cpu[name]().since(before, mb)
 			}
 		}
 		turns := []func(){
@@ -140,6 +143,7 @@ func benchCatchUp(t *testing.T, out *report) {
 		turns[round%2]()
 		turns[1-round%2]()
 		t.Logf("round %d: %s of log replayed: natively %.0f MB/s, through us %.0f MB/s", round+1, mb(to-from), rate["native"], rate["ours"])
+		t.Logf("         processor, ms for a MB of log: natively %s; through us %s", taken["native"], taken["ours"])
 		natives.add(rate["native"])
 		ours.add(rate["ours"])
 		ratios.add(rate["ours"] / rate["native"])

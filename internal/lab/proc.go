@@ -122,6 +122,16 @@ func (p *Proc) Running() bool {
 	return p.cmd != nil
 }
 
+// PID is the running process's; 0 when it is not running.
+func (p *Proc) PID() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.cmd == nil {
+		return 0
+	}
+	return p.cmd.Process.Pid
+}
+
 // Died returns why the process ended by itself, or nil when it runs or was
 // ended by the lab.
 func (p *Proc) Died() error {
