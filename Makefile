@@ -20,6 +20,8 @@ FROM      ?= 1
 OUTAGE    ?= 10m
 WALSIZE   ?= 2048
 ROUNDS    ?= 20
+PG        ?= 18
+PGBIN     ?=
 SEED      ?= 1
 FIRST     ?= 1
 
@@ -89,6 +91,14 @@ demo-postgres: build ## lose a primary site with a PostgreSQL server twice, and 
 	@echo "demo-postgres: real processes in /tmp, about two minutes"
 	$(GOBUILD) -o bin/demo ./examples/demo
 	bin/demo --postgres --bin bin
+
+.PHONY: test-postgres
+test-postgres: ## what talks to PostgreSQL, against release PG (17 or 18; fetched once by npm) or the one in PGBIN
+	tools/needs
+	bin="$(PGBIN)"
+	[ -n "$$bin" ] || bin=$$(tools/postgresql "$(PG)")
+	echo "test-postgres: real servers of $$bin, some minutes on a quiet machine"
+	tools/test-postgresql "$$bin"
 
 .PHONY: soak-postgres
 soak-postgres: ## kill -9 of a whole site with a PostgreSQL server, ROUNDS times (default 20) in sync and in bounded mode

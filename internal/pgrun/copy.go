@@ -11,20 +11,44 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// canBackUp reports whether there is a pg_basebackup of the server's own version;
-// an older one refuses the server, and packages of bare servers have none.
-func (s *Server) canBackUp() bool { return isTool(s.Install.BinDir, "pg_basebackup") }
+// Backup takes a base of s, which runs, into dir, without log and manifest. Its
+// tablespaces lie beside dir and are linked.
+func (s *Server) Backup(dir string) error {
+	if err := s.backup(dir, "-X", "none", "--no-manifest"); err != nil {
+		return fmt.Errorf("back up %s: %w", s.Name, err)
+	}
+	return nil
+}
 
-// copyTo copies the running server's files into r's data directory by the way of
-// the manual that needs no program ("Making a Base Backup Using the Low Level
-// API"). The log is left out: r gets it by streaming.
-func (s *Server) copyTo(r *Server) error {
+// backup has more arguments for pg_basebackup. Where there is none of the server's
+// release the log is left out whatever they say: who follows gets it by streaming.
+func (s *Server) backup(dir string, more ...string) error {
 	ctx, cancel := context.WithTimeout(context.Background(), startPatience)
 	defer cancel()
-	dirs, err := s.tablespaces(ctx)
+	rows, err := s.Query(ctx, "SELECT oid, pg_tablespace_location(oid) FROM pg_tablespace WHERE pg_tablespace_location(oid) <> '' ORDER BY 1")
 	if err != nil {
 		return err
 	}
+	if !isTool(s.Install.BinDir, "pg_basebackup") {
+		return s.copyTo(ctx, dir, rows)
+	}
+	// A tablespace's path is the same for every server of this machine: without a map
+	// of its own, each directory of the primary would be written into.
+	args := append([]string{"-D", dir, "-h", s.SocketDir, "-p", fmt.Sprint(Port), "-U", Superuser, "-c", "fast", "-N"}, more...)
+	for _, space := range rows {
+		args = append(args, "-T", space[1]+"="+spaceDir(dir, space[0]))
+	}
+	_, err = s.Install.Run("pg_basebackup", args...)
+	return err
+}
+
+// spaceDir is where a backup in dir has the tablespace.
+func spaceDir(dir, oid string) string { return dir + ".space" + oid }
+
+// copyTo copies the running server's files by the way of the manual that needs no
+// program ("Making a Base Backup Using the Low Level API"). Of each tablespace it
+// is given number and place.
+func (s *Server) copyTo(ctx context.Context, dir string, spaces [][]string) error {
 	c, err := pgconn.Connect(ctx, s.Conn())
 	if err != nil {
 		return err
@@ -33,46 +57,42 @@ func (s *Server) copyTo(r *Server) error {
 	if _, err := c.Exec(ctx, "SELECT pg_backup_start('pgrun', true)").ReadAll(); err != nil {
 		return err
 	}
-	if err := copyTree(s.DataDir, r.DataDir); err != nil {
+	if err := copyTree(s.DataDir, dir); err != nil {
 		return err
 	}
-	for i, dir := range dirs {
-		if err := copyTree(dir, r.tablespaceDir(i)); err != nil {
+	for _, space := range spaces {
+		if err := copyTree(space[1], spaceDir(dir, space[0])); err != nil {
 			return err
 		}
 	}
-	results, err := c.Exec(ctx, "SELECT labelfile, spcmapfile FROM pg_backup_stop(false)").ReadAll()
+	results, err := c.Exec(ctx, "SELECT labelfile FROM pg_backup_stop(false)").ReadAll()
 	if err != nil {
 		return err
 	}
-	row := results[0].Rows[0]
-	links := string(row[1])
-	for i, dir := range dirs {
-		links = strings.ReplaceAll(links, " "+dir+"\n", " "+r.tablespaceDir(i)+"\n")
-	}
-	return r.asBackup(string(row[0]), links)
+	return s.Install.asBackup(dir, string(results[0].Rows[0][0]), spaces)
 }
 
 // asBackup makes of copied files what a base backup is.
-func (s *Server) asBackup(label, links string) error {
-	for _, name := range []string{"postmaster.pid", "pg_wal", "pg_tblspc", "pg_replslot"} {
-		if err := os.RemoveAll(filepath.Join(s.DataDir, name)); err != nil {
+func (in Install) asBackup(dir, label string, spaces [][]string) error {
+	for _, name := range []string{"postmaster.pid", "postmaster.opts", "pg_wal", "pg_tblspc", "pg_replslot"} {
+		if err := os.RemoveAll(filepath.Join(dir, name)); err != nil {
 			return err
 		}
 	}
 	for _, name := range []string{"pg_wal", "pg_tblspc", "pg_replslot"} {
-		dir := filepath.Join(s.DataDir, name)
-		if err := os.Mkdir(dir, 0o700); err != nil {
+		if err := os.Mkdir(filepath.Join(dir, name), 0o700); err != nil {
 			return err
 		}
-		if err := s.Install.Give(dir, 0o700); err != nil {
+		if err := in.Give(filepath.Join(dir, name), 0o700); err != nil {
 			return err
 		}
 	}
-	if err := s.Install.WriteFile(filepath.Join(s.DataDir, "backup_label"), label, 0o600); err != nil || links == "" {
-		return err
+	for _, space := range spaces {
+		if err := os.Symlink(spaceDir(dir, space[0]), filepath.Join(dir, "pg_tblspc", space[0])); err != nil {
+			return err
+		}
 	}
-	return s.Install.WriteFile(filepath.Join(s.DataDir, "tablespace_map"), links, 0o600)
+	return in.WriteFile(filepath.Join(dir, "backup_label"), label, 0o600)
 }
 
 // copyTree copies with owners and links. Files that vanish meanwhile are the log's

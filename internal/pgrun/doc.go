@@ -26,6 +26,8 @@
 // password is wanted (SCRAM) and TLS is offered. Servers may be used by many
 // goroutines at once, except that one at a time starts, stops or kills.
 //
-// TIDEGATE_PG_BIN names another directory of binaries, for other versions; a tool
-// that is missing there is taken from the system's newest.
+// TIDEGATE_PG_BIN names another directory of binaries, for other versions. It may
+// be that of a bare server: psql, pgbench and pg_amcheck are taken from the
+// system's newest then, copies are made without pg_basebackup, and whoever wants
+// another program is told that it is missing.
 package pgrun

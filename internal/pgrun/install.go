@@ -127,9 +127,22 @@ func account() (Account, error) {
 	return Account{}, fmt.Errorf("this runs as root, whom PostgreSQL refuses, and there is neither postgres nor nobody in /etc/passwd")
 }
 
-// Tool is the path of one of PostgreSQL's programs.
+// clients are the programs that speak SQL alone: those of another release will do.
+// Every other one reads a server's files or its replication, and refuses a release
+// that is newer than itself, or misreads it.
+var clients = []string{"psql", "pgbench", "pg_amcheck"}
+
+// Tool is the path of one of PostgreSQL's programs. Beside a bare server, as some
+// packages have it, it is the system's, where it need not be of the same release.
 func (in Install) Tool(name string) (string, error) {
-	for _, dir := range append([]string{in.BinDir}, binDirs()...) {
+	if isTool(in.BinDir, name) {
+		return filepath.Join(in.BinDir, name), nil
+	}
+	if !slices.Contains(clients, name) {
+		return "", fmt.Errorf("%s of PostgreSQL %d: not in %s, and that of another release would not do; "+
+			"install the whole of it, and name its directory in TIDEGATE_PG_BIN", name, in.Version, in.BinDir)
+	}
+	for _, dir := range binDirs() {
 		if isTool(dir, name) {
 			return filepath.Join(dir, name), nil
 		}

@@ -51,36 +51,8 @@ func (s *Server) Copy(suffix string, cfg Config) (*Server, error) {
 		cfg.Password = s.Password
 	}
 	return build(s.Name+suffix, cfg, func(r *Server) error {
-		if !s.canBackUp() {
-			return s.copyTo(r)
-		}
-		ctx, cancel := context.WithTimeout(context.Background(), startPatience)
-		defer cancel()
-		dirs, err := s.tablespaces(ctx)
-		if err != nil {
-			return err
-		}
-		// A tablespace's path is the same for every server of this machine: without a map
-		// of its own, each directory of the primary would be written into.
-		args := []string{"-D", r.DataDir, "-h", s.SocketDir, "-p", fmt.Sprint(Port), "-U", Superuser, "-X", "stream", "-c", "fast", "-N"}
-		for i, dir := range dirs {
-			args = append(args, "-T", dir+"="+r.tablespaceDir(i))
-		}
-		_, err = s.Install.Run("pg_basebackup", args...)
-		return err
+		return s.backup(r.DataDir, "-X", "stream")
 	})
-}
-
-func (s *Server) tablespaces(ctx context.Context) ([]string, error) {
-	rows, err := s.Query(ctx, "SELECT pg_tablespace_location(oid) FROM pg_tablespace WHERE pg_tablespace_location(oid) <> '' ORDER BY 1")
-	if err != nil {
-		return nil, err
-	}
-	var out []string
-	for _, r := range rows {
-		out = append(out, r[0])
-	}
-	return out, nil
 }
 
 // Follow makes s, which must not be running, a standby of primary at its next start.
@@ -132,9 +104,4 @@ func Adopt(name string, cfg Config, fill func(dataDir string) error) (*Server, e
 			return os.Lchown(path, int(s.Install.Account.UID), int(s.Install.Account.GID))
 		})
 	})
-}
-
-// tablespaceDir is where a replica has the i-th tablespace of its primary.
-func (s *Server) tablespaceDir(i int) string {
-	return filepath.Join(s.Dir, fmt.Sprintf("tablespace%d", i))
 }

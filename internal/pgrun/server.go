@@ -57,8 +57,11 @@ func New(cfg Config) (*Server, error) {
 		if cfg.SegmentSizeMiB != 0 {
 			args = append(args, "--wal-segsize="+strconv.Itoa(cfg.SegmentSizeMiB))
 		}
-		if cfg.Checksums {
+		switch {
+		case cfg.Checksums:
 			args = append(args, "-k")
+		case s.Install.Version >= 18: // which has them by itself
+			args = append(args, "--no-data-checksums")
 		}
 		if _, err := s.Install.Run("initdb", args...); err != nil {
 			return err

@@ -170,7 +170,7 @@ func (w *warm) sameAt(n *node) wal.LSN {
 // ordinary are a server's words for the end of what it has, for a base that was
 // taken of a standby, and for a connector
 // that was killed.
-var ordinary = regexp.MustCompile(`invalid record length|invalid magic number 0000|closed the connection unexpectedly|If this has occurred more than once some data might be corrupted`)
+var ordinary = regexp.MustCompile(`invalid record length|invalid magic number 0000|closed the connection unexpectedly|invalid socket|If this has occurred more than once some data might be corrupted`)
 
 // complaint are words of a server that was fed wrong.
 var complaint = regexp.MustCompile(`PANIC|incorrect|invalid|mismatch|unexpected|out-of-sequence|corrupt|contrecord`)

@@ -1,7 +1,6 @@
 package apply
 
 import (
-	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
@@ -31,7 +30,22 @@ const childEnv = "TIDEGATE_APPLY_CHILD"
 
 type childConfig struct {
 	Config Config
-	Bases  string // the store's directory
+	Bases  string   // the store's directory
+	Last   []string // it dies once its log has said one of these
+}
+
+// lastWords is a log that kills its process in the midst of its step: a killer who
+// reads it might come a step late.
+type lastWords []string
+
+func (l lastWords) Write(b []byte) (int, error) {
+	n, err := os.Stderr.Write(b)
+	for _, word := range l {
+		if strings.Contains(string(b), word) {
+			_ = syscall.Kill(os.Getpid(), syscall.SIGKILL) // nobody refuses it
+		}
+	}
+	return n, err
 }
 
 func TestMain(m *testing.M) {
@@ -56,7 +70,7 @@ func child(text string) error {
 	}
 	defer store.Close()
 	conn, err := New(Deps{
-		FS: vfs.OS(), Clock: clock.System(), Log: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug})),
+		FS: vfs.OS(), Clock: clock.System(), Log: slog.New(slog.NewTextHandler(lastWords(c.Last), &slog.HandlerOptions{Level: slog.LevelDebug})),
 		Bases: func() (Bases, error) { return store, nil },
 		Left:  func(Tail) error { return nil },
 	}, c.Config)
@@ -66,12 +80,12 @@ func child(text string) error {
 	return conn.Run(context.Background())
 }
 
-// spawn starts a connector in a process of its own. It is killed when its log
-// says one of the words (never, when there is none), and at the end of the test;
-// the returned function waits for its death.
+// spawn starts a connector in a process of its own. It dies once its log says one
+// of the words (never, when there is none), and at the end of the test; the
+// returned function waits for its death.
 func (w *warm) spawn(words ...string) (dead func()) {
 	w.t.Helper()
-	text, err := json.Marshal(childConfig{w.cfg, filepath.Join(w.o.bases)})
+	text, err := json.Marshal(childConfig{w.cfg, w.o.bases, words})
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -89,15 +103,8 @@ func (w *warm) spawn(words ...string) (dead func()) {
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		defer close(ended)
-		lines := bufio.NewScanner(io.TeeReader(out, w.log))
-		for lines.Scan() {
-			for _, word := range words {
-				if strings.Contains(lines.Text(), word) {
-					_ = cmd.Process.Kill() // it may have ended
-				}
-			}
-		}
-		_ = cmd.Wait() // killed, by us
+		_, _ = io.Copy(w.log, out) // up to its end, whatever that is
+		_ = cmd.Wait()             // killed
 	})
 	w.stop = func() { _ = cmd.Process.Kill(); wg.Wait() } // it may have ended
 	return func() {

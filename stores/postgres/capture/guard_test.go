@@ -215,6 +215,8 @@ func TestJudge(t *testing.T) {
 		"small limit":              {func(f *facts) { f.survey.Slots[0] = slot(replication.KeepingReserved, gib); f.rate = 1 << 20 }, "warning slot-limit"},
 		"goes next":                {func(f *facts) { f.survey.Slots[0] = slot(replication.KeepingUnreserved, 0) }, "critical slot-limit"},
 		"lost":                     {func(f *facts) { f.survey.Slots[0] = slot(replication.KeepingLost, 0) }, "critical slot-lost"},
+		"idle for an hour":         {func(f *facts) { f.survey.Settings["idle_replication_slot_timeout"] = "3600" }, "warning slot-idle"},
+		"idle for ever":            {func(f *facts) { f.survey.Settings["idle_replication_slot_timeout"] = "0" }, ""},
 		"full soon":                {func(f *facts) { f.survey.Slots[0] = slot(replication.KeepingExtended, 90*gib); f.grows = 10 << 20 }, "warning slot-limit, warning slot-holds"},
 		"disk low":                 {func(f *facts) { f.disk.free = 9 * gib }, "warning wal-disk"},
 		"disk full":                {func(f *facts) { f.disk.free = 4 * gib }, "critical wal-disk"},

@@ -3,6 +3,7 @@ package capture
 import (
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -26,6 +27,7 @@ const (
 	foundSlotLost   = "slot-lost"
 	foundSlotHolds  = "slot-holds"
 	foundSlotLimit  = "slot-limit"
+	foundSlotIdle   = "slot-idle"
 	foundUnbounded  = "slot-unbounded"
 	foundOtherSlot  = "other-slot"
 	foundDisk       = "wal-disk"
@@ -163,7 +165,14 @@ func (j *jury) slot(f *facts) {
 	const anew = "a new generation of the stream is needed: a new base, and the log from it on"
 	switch {
 	case s.Keeping == replication.KeepingLost:
-		j.critical(foundSlotLost, anew+"; then drop the slot, and raise max_slot_wal_keep_size", "slot %s has lost the log that it was to keep", s.Name)
+		hint, why := "raise max_slot_wal_keep_size", ""
+		if s.Why != "" {
+			why = ", by " + s.Why
+		}
+		if s.Why == "idle_timeout" {
+			hint = "set idle_replication_slot_timeout to 0"
+		}
+		j.critical(foundSlotLost, anew+"; then drop the slot, and "+hint, "slot %s has lost the log that it was to keep%s", s.Name, why)
 		return
 	case s.Keeping == replication.KeepingUnreserved:
 		j.critical(foundSlotLimit, "bring the other site or the link back now, or raise max_slot_wal_keep_size and reload", "slot %s holds more than max_slot_wal_keep_size: its log goes at the next checkpoint", s.Name)
@@ -172,6 +181,10 @@ func (j *jury) slot(f *facts) {
 	case f.settings.DropSlotBelow == 0:
 		j.info(foundUnbounded, "set max_slot_wal_keep_size to what the disk has room for, or drop_slot_below in the agent's settings",
 			"nothing bounds what slot %s keeps: while the other site is away the disk fills until the server stops", s.Name)
+	}
+	if n, err := strconv.ParseInt(f.survey.Settings["idle_replication_slot_timeout"], 10, 32); err == nil && n > 0 { // none before 18
+		j.warn(foundSlotIdle, "set idle_replication_slot_timeout to 0, and reload: max_slot_wal_keep_size bounds what a slot may cost",
+			"slot %s is lost when the agent is away for %s, by idle_replication_slot_timeout", s.Name, span(time.Duration(n)*time.Second))
 	}
 	if s.Keeping != replication.KeepingExtended {
 		return

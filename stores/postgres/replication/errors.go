@@ -152,7 +152,7 @@ func refusalOf(pg *pgconn.PgError) refusal {
 		// object_not_in_prerequisite_state is many things; who says it tells which.
 		switch {
 		case strings.Contains(pg.Routine, "lot") && pg.Routine != "CheckSlotRequirements":
-			return refusal{ErrSlotLost, tidegate.Permanent, "begin a new generation; raise max_slot_wal_keep_size"}
+			return refusal{ErrSlotLost, tidegate.Permanent, "begin a new generation; see max_slot_wal_keep_size, and idle_replication_slot_timeout where there is one"}
 		case pg.Routine == "do_pg_backup_stop", pg.Routine == "do_pg_stop_backup", pg.Routine == "sendDir":
 			return refusal{ErrPromoted, tidegate.Transient, ""}
 		}

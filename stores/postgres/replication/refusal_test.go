@@ -185,6 +185,35 @@ func TestLogThatIsNotThere(t *testing.T) {
 	refused(t, "segment removed", err, replication.ErrSegmentRemoved, tidegate.Permanent)
 }
 
+// A slot that nobody used for long is lost from release 18 on, as one whose log is
+// gone; older ones know of no such thing.
+func TestSlotThatWasIdle(t *testing.T) {
+	set := map[string]string{}
+	if pgtest.Find(t).Version >= 18 {
+		set["idle_replication_slot_timeout"] = "1s"
+	}
+	s := pgtest.New(t, pgtest.Config{SegmentSizeMiB: 1, Settings: set})
+	slot := createSlot(t, s, "tide")
+	q := connectSQL(t, s)
+	if s.Version < 18 {
+		slots, err := q.Slots(t.Context())
+		if err != nil || len(slots) != 1 || slots[0].Keeping != replication.KeepingReserved || slots[0].Why != "" {
+			t.Errorf("%+v, %v", slots, err)
+		}
+		return
+	}
+	pgtest.Until(t, "the slot to be lost", func(ctx context.Context) error {
+		s.SQL(t, "CHECKPOINT") // which is when the server looks
+		slots, err := q.Slots(ctx)
+		if err != nil || len(slots) != 1 || slots[0].Keeping != replication.KeepingLost || slots[0].Why != "idle_timeout" {
+			return fmt.Errorf("%+v, %w", slots, err)
+		}
+		return nil
+	})
+	_, err := connect(t, config(s)).Start(t.Context(), replication.StartOptions{Slot: "tide", Timeline: 1, From: slot.Restart})
+	refused(t, "idle slot", err, replication.ErrSlotLost, tidegate.Permanent)
+}
+
 func TestControlAndSettings(t *testing.T) {
 	s := pgtest.New(t, pgtest.Config{SegmentSizeMiB: 4, Checksums: true, Settings: map[string]string{"max_connections": "37"}})
 	s.SQL(t, "CREATE ROLE watcher LOGIN IN ROLE pg_monitor")

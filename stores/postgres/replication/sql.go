@@ -234,6 +234,7 @@ type SlotState struct {
 	ActivePID uint32  // of the walsender that uses it; 0 is none
 	Restart   wal.LSN // 0 is none
 	Keeping   Keeping
+	Why       string // it is lost, in the server's word: wal_removed, idle_timeout; empty before release 17
 	// SafeBytes is what may still be written before the slot is in danger of losing
 	// its log; HasSafe is false when nothing bounds it.
 	SafeBytes int64
@@ -243,8 +244,9 @@ type SlotState struct {
 // Slots lists the server's slots by name.
 func (s *SQL) Slots(ctx context.Context) ([]SlotState, error) {
 	rows, err := s.query(ctx, "read slots of", `
-		SELECT slot_name, slot_type = 'physical', temporary, active_pid, restart_lsn, wal_status, safe_wal_size
-		FROM pg_replication_slots ORDER BY slot_name`)
+		SELECT slot_name, slot_type = 'physical', temporary, active_pid, restart_lsn, wal_status, safe_wal_size,
+			to_jsonb(s) ->> 'invalidation_reason' -- a column since 17
+		FROM pg_replication_slots s ORDER BY slot_name`)
 	if err != nil {
 		return nil, err
 	}
@@ -259,6 +261,7 @@ func (s *SQL) Slots(ctx context.Context) ([]SlotState, error) {
 			one.SafeBytes, one.HasSafe = n, true
 			r.note(err)
 		}
+		one.Why = r.text()
 		if r.err != nil {
 			return nil, diagnose("read slots of", s.target, r.err)
 		}

@@ -10,8 +10,8 @@ import (
 
 // surveyed are the settings of a [Survey].
 var surveyed = []string{
-	"archive_mode", "data_checksums", "data_directory", "fsync", "full_page_writes", "max_slot_wal_keep_size", "server_version_num",
-	"synchronous_commit", "synchronous_standby_names", "wal_keep_size", "wal_level",
+	"archive_mode", "data_checksums", "data_directory", "fsync", "full_page_writes",
+	"idle_replication_slot_timeout", "max_slot_wal_keep_size", "server_version_num", "synchronous_commit", "synchronous_standby_names", "wal_keep_size", "wal_level",
 }
 
 // Survey is what a server says of itself that tells how well it can be protected,

@@ -79,11 +79,9 @@ func open(t *testing.T, cfg Config) *Server {
 func takeBase(t *testing.T, p *pgtest.Server) string {
 	t.Helper()
 	dir := filepath.Join(p.Place(t), "base")
-	args := []string{"-D", dir, "-X", "none", "-c", "fast", "-N", "--no-manifest"}
-	for i, line := range strings.Fields(p.SQL(t, "SELECT pg_tablespace_location(oid) FROM pg_tablespace WHERE pg_tablespace_location(oid) <> ''")) {
-		args = append(args, "-T", fmt.Sprintf("%s=%s.space%d", line, dir, i))
+	if err := p.Backup(dir); err != nil {
+		t.Fatal(err)
 	}
-	p.Tool(t, "pg_basebackup", args...)
 	return dir
 }
 

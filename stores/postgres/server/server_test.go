@@ -18,13 +18,23 @@ import (
 // TestFollowAndPromote is the whole way with every setting of the primary that
 // would hurt a follower or the primary it becomes.
 func TestFollowAndPromote(t *testing.T) {
-	p := primary(t, map[string]string{
+	hurts := map[string]string{
 		"max_connections": "77", "max_worker_processes": "11", "max_wal_senders": "13",
 		"max_prepared_transactions": "5", "max_locks_per_transaction": "70",
 		"archive_mode": "on", "archive_command": "true", "track_commit_timestamp": "on", "wal_level": "logical",
-		"recovery_min_apply_delay": "1h", "restore_command": "false", "promote_trigger_file": "/tmp/nobody",
+		"recovery_min_apply_delay": "1h", "restore_command": "false",
 		"unix_socket_permissions": "0777", "cluster_name": "theirs", "log_min_messages": "panic", "primary_slot_name": "theirs",
-	})
+	}
+	switch v := pgtest.Find(t).Version; {
+	case v < 16:
+		hurts["promote_trigger_file"] = "/tmp/nobody"
+	case v >= 18:
+		hurts["idle_replication_slot_timeout"], hurts["io_method"] = "1s", "sync"
+		fallthrough
+	case v >= 17:
+		hurts["summarize_wal"], hurts["sync_replication_slots"], hurts["synchronized_standby_slots"] = "on", "on", "theirs"
+	}
+	p := primary(t, hurts)
 	p.Tablespace(t, "fast")
 	p.SQL(t, "CREATE TABLE kept (n int) TABLESPACE fast")
 	p.SQL(t, "INSERT INTO kept SELECT generate_series(1, 1000)")
