@@ -28,6 +28,9 @@ type Settings struct {
 	// Account is the user that runs the server; empty is this process's, which must
 	// not be root then.
 	Account string `yaml:"account"`
+	// Server are the programs that start and stop the server where a service manager
+	// keeps it; empty: the node does both.
+	Server ServerSettings `yaml:"server"`
 	// Listen is listen_addresses; empty: Unix sockets only.
 	Listen string `yaml:"listen"`
 	Port   uint16 `yaml:"port"`
@@ -43,6 +46,12 @@ type Settings struct {
 	StopTimeout time.Duration `yaml:"stop_timeout"`
 	// WindowBytes bounds the log in memory.
 	WindowBytes config.Bytes `yaml:"window_bytes"`
+}
+
+// ServerSettings are [server.Service].
+type ServerSettings struct {
+	Start []string `yaml:"start"`
+	Stop  []string `yaml:"stop"`
 }
 
 // SetDefaults returns s with every unset key at its default.
@@ -70,7 +79,7 @@ func (s Settings) Validate() error {
 func (s Settings) server() server.Config {
 	return server.Config{
 		Home: s.Home, Data: s.Data, BinDir: s.BinDir, Listen: s.Listen, Port: s.Port, SocketDirs: s.SocketDirs, HBA: s.HBA,
-		Settings: s.Parameters, Feedback: s.Feedback, StopTimeout: s.StopTimeout,
+		Settings: s.Parameters, Feedback: s.Feedback, StopTimeout: s.StopTimeout, Service: server.Service(s.Server),
 	}
 }
 

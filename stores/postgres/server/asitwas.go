@@ -14,7 +14,7 @@ import (
 const optsFile = "postmaster.opts"
 
 // StartAsItWas starts a server of somebody else's (Config.Data) that was stopped
-// here, with the command line that it had: nothing of it is configured. [Server.Run]
+// here, with the command line that it had, or by its [Service]: nothing of it is configured. [Server.Run]
 // does not look after it. A server that runs is left alone.
 func (s *Server) StartAsItWas(ctx context.Context) error {
 	if err := s.take(ctx); err != nil {
@@ -32,6 +32,9 @@ func (s *Server) StartAsItWas(ctx context.Context) error {
 }
 
 func (s *Server) asItWas(ctx context.Context) error {
+	if s.cfg.managed() {
+		return s.startService(ctx)
+	}
 	text, err := readFile(s.fsys, s.inData(optsFile))
 	if err != nil {
 		return err

@@ -25,6 +25,8 @@ type Config struct {
 	// Command is put before the path of postgres, as in "systemd-run --scope"; it
 	// must start what follows it and may end or stay.
 	Command []string
+	// Service starts and stops the server instead of this package.
+	Service Service
 
 	// Name is cluster_name and the application_name upstream. Default "tidegate".
 	Name string
@@ -57,7 +59,8 @@ type Config struct {
 	User     string
 	Database string
 
-	// StopTimeout bounds a fast stop before it becomes an immediate one. Default 1 min.
+	// StopTimeout bounds a fast stop before it becomes an immediate one, and how long
+	// Service.Start may take until the server has its place. Default 1 min.
 	StopTimeout time.Duration
 	// LogBytesMax is the size at which the server's log file begins anew; one
 	// older file is kept. Default 64 MiB.
@@ -147,6 +150,10 @@ func (c Config) Validate() error {
 	}
 	if c.LogBytesMax < 1<<20 {
 		bad("log_bytes_max", "want 1 MiB or more", fmt.Sprint(c.LogBytesMax))
+	}
+	c.Service.validate(bad)
+	if c.managed() && len(c.Command) > 0 {
+		bad("server", "want no command where programs start the server", strings.Join(c.Command, " "))
 	}
 	for _, line := range c.HBA {
 		if strings.ContainsAny(line, "\n\r\x00") {

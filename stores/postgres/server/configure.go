@@ -30,6 +30,9 @@ func (s *Server) configure(data string, p Purpose, primary map[string]string) er
 		return err
 	}
 	settings := append(s.cfg.operator(), s.cfg.places(s.cfg.Home)...)
+	if s.cfg.managed() {
+		settings = append(settings, s.servicePlaces()...)
+	}
 	if p == Follow {
 		b, err := readFile(s.fsys, filepath.Join(data, controlFile))
 		if err != nil {

@@ -136,8 +136,17 @@ type child struct {
 	err  error         // how it ended; valid once done is closed
 }
 
-// launch starts postgres, in a session of its own: it outlives this process.
+// launch starts postgres, which outlives this process.
 func (s *Server) launch(line []string) (*child, error) {
+	args := append(append([]string{}, s.cfg.Command...), line...)
+	cmd := exec.Command(args[0], args[1:]...)
+	s.asAccount(cmd)
+	return s.spawn(cmd)
+}
+
+// spawn starts a program in a session of its own. What it prints goes to the
+// server's log: to a file and not a pipe, for what it leaves running holds it open.
+func (s *Server) spawn(cmd *exec.Cmd) (*child, error) {
 	out, err := openAppend(s.LogPath())
 	if err != nil {
 		return nil, err
@@ -146,10 +155,7 @@ func (s *Server) launch(line []string) (*child, error) {
 	if err := s.own(s.LogPath()); err != nil {
 		return nil, err
 	}
-	args := append(append([]string{}, s.cfg.Command...), line...)
-	cmd := exec.Command(args[0], args[1:]...)
 	cmd.Stdout, cmd.Stderr = out, out
-	s.asAccount(cmd)
 	cmd.SysProcAttr.Setsid = true
 	if err := cmd.Start(); err != nil {
 		return nil, err

@@ -63,6 +63,12 @@ func (s *Server) Rejoin(ctx context.Context, plan RejoinPlan) (Rejoined, error) 
 }
 
 func (s *Server) rejoin(ctx context.Context, plan RejoinPlan) (Rejoined, error) {
+	if s.cfg.managed() {
+		// A manager that has seen the server end by itself may start it amid all this.
+		if err := s.stopService(ctx, StopImmediate); err != nil {
+			return Rejoined{}, err
+		}
+	}
 	running, err := s.Running()
 	if err == nil && running {
 		err = fmt.Errorf("the server runs: %w", tidegate.ErrConflict)

@@ -185,6 +185,9 @@ func (s *Server) begin(ctx context.Context, p Purpose) error {
 	s.mu.Lock()
 	s.launched, s.found = from, true
 	s.mu.Unlock()
+	if s.cfg.managed() {
+		return s.startService(ctx)
+	}
 	c, err := s.launch(append([]string{s.tool("postgres")}, s.commandLine()...))
 	if err != nil {
 		return err

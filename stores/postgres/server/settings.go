@@ -3,6 +3,7 @@ package server
 import (
 	"fmt"
 	"maps"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -11,27 +12,37 @@ import (
 // setting is one line of a configuration.
 type setting struct{ name, value string }
 
+// plainPath is a directory that needs no quotes in a list of directories.
+var plainPath = regexp.MustCompile(`^[A-Za-z0-9_./-]+$`)
+
 // places are the settings that say where the server is and how it speaks with
 // this package, whatever it is started for.
 func (c Config) places(home string) []setting {
 	dirs := append([]string{home + "/" + runDir}, c.SocketDirs...)
 	for i, dir := range dirs {
-		dirs[i] = `"` + dir + `"` // a list of identifiers
+		if !plainPath.MatchString(dir) {
+			dirs[i] = `"` + dir + `"` // else not, for Debian's pg_ctlcluster takes the quotes for a part of it
+		}
 	}
-	return []setting{
+	out := []setting{
 		{"port", strconv.Itoa(int(c.Port))},
 		{"listen_addresses", c.Listen},
 		{"unix_socket_directories", strings.Join(dirs, ", ")},
 		// The primary's group may not be here.
 		{"unix_socket_group", ""},
 		{"cluster_name", c.Name},
+	}
+	if c.managed() {
+		return out // it logs where its manager has it log; nobody here reads that
+	}
+	return append(out, []setting{
 		// Findings are told from messages: all of them in one place, in one language.
 		{"log_destination", "stderr"},
 		{"logging_collector", "off"},
 		{"log_line_prefix", "%m [%p] "},
 		{"log_min_messages", "warning"},
 		{"lc_messages", "C"},
-	}
+	}...)
 }
 
 // following are the settings that make a restored server safe, as a follower and

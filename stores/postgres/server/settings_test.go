@@ -83,7 +83,12 @@ func TestValidate(t *testing.T) {
 		"settings.work_mem: want one line": func(c *Config) { c.Settings = map[string]string{"work_mem": "1\nport=2"} },
 		"hba: want one line":               func(c *Config) { c.HBA = []string{"a\nb"} },
 		"stop_timeout: want":               func(c *Config) { c.StopTimeout = 1 },
-		"log_bytes_max: want":              func(c *Config) { c.LogBytesMax = 1 },
+		"server: want both":                func(c *Config) { c.Service.Stop = []string{"/bin/true"} },
+		"server.start: want the absolute":  func(c *Config) { c.Service = Service{[]string{"systemctl", "start", "x"}, []string{"/bin/true"}} },
+		"server: want no command": func(c *Config) {
+			c.Service, c.Command = Service{[]string{"/bin/true"}, []string{"/bin/true"}}, []string{"/bin/sh"}
+		},
+		"log_bytes_max: want": func(c *Config) { c.LogBytesMax = 1 },
 	} {
 		c := good
 		change(&c)

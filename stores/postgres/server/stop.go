@@ -17,7 +17,8 @@ const (
 
 // Stop stops the server and waits for its end; a server that does not run is
 // stopped already. A fast stop that takes longer than StopTimeout becomes an
-// immediate one. [Server.Run] leaves a stopped server alone.
+// immediate one. Where a [Service] stops it, that is run also for a server that does
+// not run. [Server.Run] leaves a stopped server alone.
 func (s *Server) Stop(ctx context.Context, m StopMode) error {
 	if err := s.take(ctx); err != nil {
 		return err
@@ -31,6 +32,9 @@ func (s *Server) Stop(ctx context.Context, m StopMode) error {
 
 // stop is Stop for whoever holds the turn.
 func (s *Server) stop(ctx context.Context, m StopMode) error {
+	if s.cfg.managed() {
+		return s.stopService(ctx, m)
+	}
 	p, err := s.find()
 	if err != nil {
 		return s.failed("stop server in", err)
