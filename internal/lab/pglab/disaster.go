@@ -14,7 +14,7 @@ import (
 )
 
 // Level is the synchronous_commit that makes a commit wait for what a mode
-// promises: docs/operating/postgres.md.
+// promises: docs/operating/postgresql.md.
 func Level(m tidegate.Mode) string {
 	if m == tidegate.ModeBounded {
 		return "remote_write"

@@ -59,7 +59,7 @@ func New(ctx context.Context, cfg Config) (*Lab, error) {
 }
 
 // schema is what the primary has beside pgbench's tables: the agent's role with the
-// rights of docs/operating/postgres.md, what clients write, and what pg_amcheck wants.
+// rights of docs/operating/postgresql.md, what clients write, and what pg_amcheck wants.
 const schema = `CREATE ROLE tidegate LOGIN REPLICATION; GRANT pg_monitor TO tidegate;
 	GRANT ALTER SYSTEM ON PARAMETER synchronous_standby_names TO tidegate; GRANT EXECUTE ON FUNCTION pg_reload_conf TO tidegate;
 	CREATE TABLE told (client int, n int, PRIMARY KEY (client, n));

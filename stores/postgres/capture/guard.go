@@ -230,7 +230,7 @@ func (g *guard) giveUp(ctx context.Context, why string) {
 	if !g.drop(ctx, &tidegate.Error{
 		Op: "keep log in slot", Subject: c.cfg.Slot, Class: tidegate.Permanent,
 		Err:  fmt.Errorf("%w: %w: %s", ErrGeneration, errSlotDropped, why),
-		Hint: "bring the other site or the link back, make room, and begin a new generation; see docs/operating/postgres.md, Abandoned slots",
+		Hint: "bring the other site or the link back, make room, and begin a new generation; see docs/operating/postgresql.md, Abandoned slots",
 	}) {
 		return
 	}

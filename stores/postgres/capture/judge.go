@@ -12,7 +12,7 @@ import (
 	"github.com/tidegate/tidegate/stores/postgres/replication"
 )
 
-// The names of the findings. docs/operating/postgres.md has the table.
+// The names of the findings. docs/operating/postgresql.md has the table.
 const (
 	foundUnseen     = "unseen"
 	foundWALLevel   = "wal-level"
@@ -195,10 +195,10 @@ func (j *jury) slot(f *facts) {
 		text += fmt.Sprintf(", growing %s/s", size(f.grows))
 	}
 	if left, known := f.left(); known {
-		j.add(severityOf(left), foundSlotHolds, "bring the other site or the link back, or make room; see docs/operating/postgres.md, Abandoned slots", "%s: the disk is full in about %s", text, span(left))
+		j.add(severityOf(left), foundSlotHolds, "bring the other site or the link back, or make room; see docs/operating/postgresql.md, Abandoned slots", "%s: the disk is full in about %s", text, span(left))
 		return
 	}
-	j.warn(foundSlotHolds, "bring the other site or the link back, or make room; see docs/operating/postgres.md, Abandoned slots", "%s", text)
+	j.warn(foundSlotHolds, "bring the other site or the link back, or make room; see docs/operating/postgresql.md, Abandoned slots", "%s", text)
 }
 
 // left is how long the disk lasts at what the slot grows by.

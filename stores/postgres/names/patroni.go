@@ -46,7 +46,7 @@ func (p *patroni) Set(ctx context.Context, _ *replication.SQL, names string) err
 	}
 	if mode := now.mode(); mode != "" {
 		return failed(Patroni, tidegate.Misuse,
-			"take synchronous_mode out of Patroni's configuration (patronictl edit-config), or leave the stream open; see docs/operating/postgres.md",
+			"take synchronous_mode out of Patroni's configuration (patronictl edit-config), or leave the stream open; see docs/operating/postgresql.md",
 			"its synchronous_mode is %s: it sets the names itself, and only to members of its own cluster", mode)
 	}
 	if got, set := now.names(); got == names && (set || names == "") {
