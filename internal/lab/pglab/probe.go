@@ -13,7 +13,7 @@ import (
 // probePassword is the password of the role that the gate's synthetic client has.
 const probePassword = "watchword"
 
-// probeSchema is what docs/operating/postgres.md has for it.
+// probeSchema is what docs/operating/postgresql.md has for it.
 const probeSchema = "CREATE ROLE tidegate_probe LOGIN PASSWORD '" + probePassword + "'; " + probe.Setup
 
 // probeSection is the gate's synthetic client: a write through the route, ten times a

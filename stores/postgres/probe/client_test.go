@@ -239,13 +239,13 @@ func TestSettingsMistakes(t *testing.T) {
 
 // TestSetupIsDocumented: what the documents tell to run is what was tested.
 func TestSetupIsDocumented(t *testing.T) {
-	text, err := os.ReadFile("../../../docs/operating/postgres.md")
+	text, err := os.ReadFile("../../../docs/operating/postgresql.md")
 	if err != nil {
 		t.Fatal(err)
 	}
 	for line := range strings.SplitSeq(pgprobe.Setup, "\n") {
 		if !strings.Contains(string(text), "    "+line+"\n") {
-			t.Errorf("docs/operating/postgres.md lacks %q", line)
+			t.Errorf("docs/operating/postgresql.md lacks %q", line)
 		}
 	}
 }

@@ -21,5 +21,5 @@
 //	package gating -- Try --> [Client] -- connect, SHOW, INSERT ... ON CONFLICT --> route or endpoint --> server
 //
 // All methods may be called concurrently. Nothing is written to disk here.
-// docs/operating/postgres.md has the rights and how to set up.
+// docs/operating/postgresql.md has the rights and how to set up.
 package probe
