@@ -2,16 +2,19 @@ package capture
 
 import (
 	"context"
+	"sync"
 	"time"
 
+	"github.com/tidegate/tidegate"
 	"github.com/tidegate/tidegate/stores/postgres/replication"
 	"github.com/tidegate/tidegate/stores/postgres/wal"
 )
 
 // link is one connection on which log is streamed. All under the capture's mu but
-// stream.
+// stream and answering.
 type link struct {
 	stream    *replication.Stream
+	answering sync.Mutex         // held from reading off what to tell until it is told; before mu
 	confirmed wal.LSN            // last record end that this connection has shown
 	told      replication.Status // newest answer
 	primary   bool               // out of recovery, as the connection was made
@@ -44,8 +47,8 @@ func (c *Capture) next() (st replication.Status, news bool) {
 	return st, news
 }
 
-// answerAll answers the server at every change, and each second, until ctx ends or
-// the connection is lost. What is told was released before.
+// answerAll answers the server when somebody asks for it, and each second, until ctx
+// ends or the connection is lost.
 func (c *Capture) answerAll(ctx context.Context, l *link) error {
 	tick := time.NewTicker(answerEvery)
 	defer tick.Stop()
@@ -58,24 +61,54 @@ func (c *Capture) answerAll(ctx context.Context, l *link) error {
 		case <-tick.C:
 			due = true
 		}
-		c.mu.Lock()
-		if c.link != l {
-			c.mu.Unlock()
-			return nil
-		}
-		at := time.Now() // the process's own clock: a suspend in between shows in neither
-		st, news := c.next()
-		c.mu.Unlock()
-		if !news && !due {
-			continue
-		}
-		if err := l.stream.Status(st); err != nil {
+		l.answering.Lock()
+		err := c.tellServer(l, due)
+		l.answering.Unlock()
+		if err != nil {
 			return err
 		}
-		if news {
-			c.noteSlack(time.Since(at))
-		}
 	}
+}
+
+// answerNow answers the server on the caller's goroutine: it has brought what a
+// client waits for, and a change of goroutine is a part of what that one sees. When
+// another goroutine is at it, it is asked to look again. nil is no connection.
+func (c *Capture) answerNow(l *link) {
+	if l == nil {
+		return
+	}
+	if !l.answering.TryLock() {
+		signal(c.answer)
+		return
+	}
+	defer l.answering.Unlock()
+	// A server that is gone has said why: the receiver hears it out.
+	if err := c.tellServer(l, false); tidegate.ClassOf(err) == tidegate.Misuse {
+		_ = l.stream.Close() // the receiver reports the end
+	}
+}
+
+// tellServer sends what is new, or what is so when it is due. What is told was
+// released before. answering is held.
+func (c *Capture) tellServer(l *link, due bool) error {
+	c.mu.Lock()
+	if c.link != l {
+		c.mu.Unlock()
+		return nil
+	}
+	at := time.Now() // the process's own clock: a suspend in between shows in neither
+	st, news := c.next()
+	c.mu.Unlock()
+	if !news && !due {
+		return nil
+	}
+	if err := l.stream.Status(st); err != nil {
+		return err
+	}
+	if news {
+		c.noteSlack(time.Since(at))
+	}
+	return nil
 }
 
 // noteSlack keeps the longest time from a release's clock reading to the answer's

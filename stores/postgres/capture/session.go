@@ -98,13 +98,14 @@ func (c *Capture) recv(conn *local.Conn) error {
 		case *local.DaemonProgress:
 			c.mu.Lock()
 			was := c.gate.Terms.Mode
-			if c.gate.Grant(c.clock.Boot(), m) {
-				signal(c.answer)
-			}
+			granted, link := c.gate.Grant(c.clock.Boot(), m), c.link
 			if c.gate.Terms.Mode != was {
 				signal(c.ask)
 			}
 			c.mu.Unlock()
+			if granted {
+				c.answerNow(link)
+			}
 		default:
 			return fmt.Errorf("agent sent %T", m)
 		}

@@ -394,6 +394,9 @@ func (in *intake) take(ctx context.Context, m replication.Message) error {
 	in.pings = 0
 	err := in.data(m.Start, m.Data)
 	in.caughtUp()
+	if err == nil {
+		in.c.answerNow(in.link)
+	}
 	return err
 }
 
@@ -449,7 +452,6 @@ func (in *intake) advance() {
 		c.gate.Step(c.clock.Boot())
 	}
 	signal(c.report)
-	signal(c.answer) // what is readied last runs first: within bounds a client waits for the answer alone
 }
 
 // anchor remembers a record end now and then, to begin an overlap at.
