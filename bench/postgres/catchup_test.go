@@ -107,7 +107,7 @@ func benchCatchUp(t *testing.T, out *report) {
 	}
 	r.replayed(r.end(), r.askWarm)
 	var natives, ours, ratios spread
-	replay := []string{"startup", "walreceiver", "[local]"}
+	replay := []string{"startup", "walreceiver"}
 	cpu := map[string]func() processor{
 		"native": func() processor {
 			p := r.processorOf(native.PID(), replay, nil)
