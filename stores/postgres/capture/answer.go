@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/tidegate/tidegate"
+	"github.com/tidegate/tidegate/gating/release"
+	"github.com/tidegate/tidegate/rpo"
 	"github.com/tidegate/tidegate/stores/postgres/replication"
 	"github.com/tidegate/tidegate/stores/postgres/wal"
 )
@@ -17,6 +19,7 @@ type link struct {
 	answering sync.Mutex         // held from reading off what to tell until it is told; before mu
 	confirmed wal.LSN            // last record end that this connection has shown
 	told      replication.Status // newest answer
+	heard     tidegate.Instant   // the server's newest word
 	primary   bool               // out of recovery, as the connection was made
 	ready     bool               // of a primary, and all of what it had flushed at first was received
 }
@@ -88,7 +91,7 @@ func (c *Capture) answerNow(l *link) {
 	}
 }
 
-// tellServer sends what is new, or what is so when it is due. What is told was
+// tellServer sends what is new, and when it is due what is so, and asks for an answer. What is told was
 // released before. answering is held.
 func (c *Capture) tellServer(l *link, due bool) error {
 	c.mu.Lock()
@@ -99,16 +102,37 @@ func (c *Capture) tellServer(l *link, due bool) error {
 	at := time.Now() // the process's own clock: a suspend in between shows in neither
 	st, news := c.next()
 	c.mu.Unlock()
-	if !news && !due {
-		return nil
-	}
-	if err := l.stream.Status(st); err != nil {
-		return err
-	}
 	if news {
+		if err := l.stream.Status(st); err != nil {
+			return err
+		}
 		c.noteSlack(time.Since(at))
 	}
+	if due {
+		// A server that has nothing to send says nothing: its answer tells idle from
+		// broken.
+		return l.stream.Ping()
+	}
 	return nil
+}
+
+// unheardMax is how long the server may be silent before it is not known what it let
+// go: it is asked each second.
+const unheardMax = 5 * time.Second
+
+// unheard reports whether commits may go on of which nothing is known here: the
+// server lets them go without our answer, and has not been heard for too long; mu is
+// held.
+func (c *Capture) unheard(now tidegate.Instant) bool {
+	return c.link != nil && c.leak.why != "" && time.Duration(now-c.link.heard) > unheardMax
+}
+
+// exposure is what a disaster would lose now; mu is held.
+func (c *Capture) exposure(now tidegate.Instant) rpo.Exposure {
+	if c.unheard(now) {
+		return (&release.Gate{}).Exposure(now) // unknown
+	}
+	return c.gate.Exposure(now)
 }
 
 // noteSlack keeps the longest time from a release's clock reading to the answer's

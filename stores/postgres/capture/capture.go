@@ -279,7 +279,7 @@ func (c *Capture) Status() Status {
 	defer c.mu.Unlock()
 	st := Status{
 		Streaming: c.link != nil, Active: c.gate.Ceiling != nil, Head: wal.LSN(c.gate.Head.Position),
-		Gate: c.gate.Out.State, Exposure: c.gate.Exposure(c.clock.Boot()), Finding: c.trouble(), Leaks: c.leak.why != "",
+		Gate: c.gate.Out.State, Exposure: c.exposure(c.clock.Boot()), Finding: c.trouble(), Leaks: c.leak.why != "",
 		Cancelled: c.cancels.count,
 	}
 	if c.place.known {

@@ -1,6 +1,8 @@
 package capture
 
 import (
+	"strconv"
+	"syscall"
 	"testing"
 	"time"
 
@@ -184,4 +186,60 @@ func TestLeakOf(t *testing.T) {
 			}
 		})
 	}
+}
+
+// walsender is the process that sends to the connector.
+func (s *site) walsender() int {
+	s.t.Helper()
+	pid, err := strconv.Atoi(s.pg.SQL(s.t, "SELECT pid FROM pg_stat_replication WHERE application_name = 'tidegate'"))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return pid
+}
+
+// TestExposureIsAsOldAsItsCommits: what comes late, because the way here stood
+// still, is as old as the server says, not as old as its arrival.
+func TestExposureIsAsOldAsItsCommits(t *testing.T) {
+	s := newSite(t, pgtest.Config{}, nil)
+	s.pg.SQL(t, table)
+	s.durable(tidegate.ModeOpen, tidegate.Bounds{})
+	s.until("an open gate", func(st Status) bool { return st.Leaks && st.Exposure.Known && st.Exposure.Records == 0 })
+	pid := s.walsender()
+	if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	defer syscall.Kill(pid, syscall.SIGCONT) //nolint:errcheck // it runs again already, unless the test has failed
+	s.pg.SQL(t, "INSERT INTO t VALUES (1, 'late')")
+	committed := time.Now() // or before
+	s.pg.UntilSQL(t, "SELECT clock_timestamp() > to_timestamp("+strconv.FormatFloat(float64(committed.UnixMilli())/1000+1.5, 'f', 3, 64)+")", "t")
+	if err := syscall.Kill(pid, syscall.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+	s.until("the commit to be exposed", func(st Status) bool { return st.Exposure.Records > 0 })
+	if age, st := time.Since(committed), s.c.Status(); !st.Exposure.Known || st.Exposure.Age < age {
+		t.Errorf("exposed for %s, want %s at least", st.Exposure.Age, age)
+	}
+}
+
+// TestSilentServerIsNotIdle: a server that lets commits go without our answer, and
+// does not answer either, may go on for all that is known.
+func TestSilentServerIsNotIdle(t *testing.T) {
+	s := newSite(t, pgtest.Config{}, nil)
+	s.pg.SQL(t, table)
+	s.durable(tidegate.ModeOpen, tidegate.Bounds{})
+	idle := func(st Status) bool { return st.Leaks && st.Exposure.Known && st.Exposure.Records == 0 }
+	s.until("an idle server", idle)
+	pid := s.walsender()
+	if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	defer syscall.Kill(pid, syscall.SIGCONT) //nolint:errcheck // it runs again already, unless the test has failed
+	s.until("exposure to be unknown", func(st Status) bool { return st.Streaming && !st.Exposure.Known })
+	s.agent.until("told", func(a *fakeAgent) bool { return !a.progress.AKnown })
+	if err := syscall.Kill(pid, syscall.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+	s.until("an idle server again", idle)
+	s.agent.until("told again", func(a *fakeAgent) bool { return a.progress.AKnown })
 }

@@ -182,6 +182,7 @@ func (r *reporter) report() error {
 	c.mu.Lock()
 	var m local.LibraryProgress
 	activation, active, start := c.gate.Progress(&m)
+	m.AKnown = m.AKnown && !c.unheard(c.clock.Boot())
 	m.End = c.gate.Head.Position
 	m.Drained, m.Slack = c.drained(), c.slack
 	if c.leak.why != "" && c.promises() && !c.gate.Terms.Drain {

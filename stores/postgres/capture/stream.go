@@ -312,6 +312,7 @@ type intake struct {
 	since   wal.LSN  // what ends at or before it was counted before the break
 	marks   []rpo.Mark
 	commits []commit // in marks
+	oldest  escape   // the first of commits
 	target  wal.LSN  // what the server had flushed when the stream began; 0 once it was received
 	pings   int
 	asked   tidegate.Instant // since when the server only asks
@@ -319,7 +320,7 @@ type intake struct {
 
 // receive takes the log in until the stream ends.
 func (c *Capture) receive(ctx context.Context, s *replication.Stream, now place, from wal.Mark, primary bool) error {
-	in := &intake{c: c, link: &link{stream: s, primary: primary}, primary: primary}
+	in := &intake{c: c, link: &link{stream: s, primary: primary, heard: c.clock.Boot()}, primary: primary}
 	var err error
 	in.parser, err = wal.NewParser(wal.Config{SegmentSize: now.segment, System: now.system, Lineage: now.lineage, Event: in.event})
 	if err != nil {
@@ -378,6 +379,9 @@ func (in *intake) event(e wal.Event) {
 		return
 	}
 	in.head.Records++
+	if len(in.commits) == 0 {
+		in.oldest = escape{end: e.End, time: e.Time}
+	}
 	in.commits = append(in.commits, commit{e.XID, e.End})
 	in.marks = append(in.marks, rpo.Mark{Position: e.End.Position(), Records: in.head.Records, Bytes: int64(e.End)})
 }
@@ -385,6 +389,7 @@ func (in *intake) event(e wal.Event) {
 // take takes one message in.
 func (in *intake) take(ctx context.Context, m replication.Message) error {
 	if m.Keepalive() {
+		in.hear()
 		if err := in.ping(ctx, m); err != nil {
 			return err
 		}
@@ -398,6 +403,13 @@ func (in *intake) take(ctx context.Context, m replication.Message) error {
 		in.c.answerNow(in.link)
 	}
 	return err
+}
+
+// hear notes that the server is there.
+func (in *intake) hear() {
+	in.c.mu.Lock()
+	defer in.c.mu.Unlock()
+	in.link.heard = in.c.clock.Boot()
 }
 
 // data parses log and makes what is whole the head. What lies before the head is
@@ -417,6 +429,7 @@ func (in *intake) data(at wal.LSN, b []byte) error {
 	good := min(wal.LSN(len(b)), in.parser.Next()-at)
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	in.link.heard = c.clock.Boot()
 	if end := at + good; end > c.window.end {
 		c.window.append(b[c.window.end-at : good])
 	}
@@ -444,11 +457,12 @@ func (in *intake) advance() {
 	for _, one := range in.commits {
 		c.cancels.note(one)
 	}
-	in.commits = in.commits[:0]
+	oldest := in.oldest
+	in.commits, in.oldest = in.commits[:0], escape{}
 	c.place.mark = mark
 	c.place.anchor(mark)
 	if c.gate.Ceiling != nil {
-		c.escape()
+		c.escape(oldest)
 		c.gate.Step(c.clock.Boot())
 	}
 	signal(c.report)

@@ -8,6 +8,7 @@ import (
 
 	"github.com/tidegate/tidegate"
 	"github.com/tidegate/tidegate/stores/postgres/replication"
+	"github.com/tidegate/tidegate/stores/postgres/wal"
 )
 
 // watchEvery is how often the server is asked whether it waits for us: for so long
@@ -156,15 +157,29 @@ func (c *Capture) leaks(l leak) {
 		c.log.Warn("whether commits wait has changed", "leak", l.why, "hint", l.hint)
 	}
 	c.leak = l
-	c.escape()
+	c.escape(escape{})
 	signal(c.report)
 }
 
-// escape counts what the server let go without our word; mu is held.
-func (c *Capture) escape() {
-	if c.leak.why != "" && c.gate.Ceiling != nil {
-		c.gate.Ceiling.Escape(c.clock.Boot(), c.gate.Head.Position)
+// escape is the oldest commit of what may have been let go without our word; the
+// zero value is none.
+type escape struct {
+	end  wal.LSN
+	time int64 // of the commit, unix ns by the server's clock
+}
+
+// escape counts what the server let go without our word: from when it was committed
+// on, which may be long before it came here. A clock of the server's that is ahead
+// makes nothing younger than its arrival; mu is held.
+func (c *Capture) escape(oldest escape) {
+	if c.leak.why == "" || c.gate.Ceiling == nil {
+		return
 	}
+	now := c.clock.Boot()
+	if age := c.clock.Wall().UnixNano() - oldest.time; oldest.end != 0 && age > 0 {
+		c.gate.Ceiling.Escape(max(now-tidegate.Instant(age), 1), oldest.end.Position())
+	}
+	c.gate.Ceiling.Escape(now, c.gate.Head.Position)
 }
 
 // trouble returns what to tell people: what keeps the connector from its work, or
