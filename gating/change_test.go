@@ -327,7 +327,14 @@ func TestOfTwoReportsTheBetterStays(t *testing.T) {
 		return r.Msg.GetPlan()
 	}
 	four, none := int64(4), int64(0)
+	report("b", nil)
+	if p := show(); p.RpoActualMax != nil {
+		t.Errorf("at most %v although stream a has not been measured", p.GetRpoActualMax())
+	}
 	report("a", nil)
+	if p := show(); p.RpoActual != nil || p.GetRpoActualMax().AsDuration() != 9*time.Second {
+		t.Errorf("rpo actual %v, at most %v: want it to be unknown, and at most the 9s of what was left behind", p.GetRpoActual(), p.GetRpoActualMax())
+	}
 	if m := show().GetStreams()[0].GetLoss().GetMeasured(); m.GetReleasedKnown() || m.GetReleasedWindow() != nil {
 		t.Errorf("measured %v by an agent that did not know", m)
 	}
@@ -340,7 +347,7 @@ func TestOfTwoReportsTheBetterStays(t *testing.T) {
 		t.Error("the RPO actual is told although stream b has not been measured")
 	}
 	report("b", &none)
-	if got := show().GetRpoActual(); got == nil || got.AsDuration() != 3*time.Second {
-		t.Errorf("rpo actual %v, want the 3s of released records", got)
+	if p := show(); p.RpoActual == nil || p.GetRpoActual().AsDuration() != 3*time.Second || p.RpoActualMax != nil {
+		t.Errorf("rpo actual %v, at most %v: want the 3s of released records and nothing more to say", p.GetRpoActual(), p.GetRpoActualMax())
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"connectrpc.com/connect"
@@ -173,6 +174,7 @@ func (p parts) measure(ctx context.Context, v *pb.Plan) error {
 	if k := v.GetKind(); k != pb.PlanKind_PLAN_KIND_FAILOVER && k != pb.PlanKind_PLAN_KIND_TAKEOVER {
 		return nil
 	}
+	whole := map[string]bool{}
 	for _, st := range v.GetStreams() {
 		id, err := api.RequireID("stream id", st.GetStreamId())
 		if err != nil || st.GetLoss() == nil {
@@ -186,12 +188,44 @@ func (p parts) measure(ctx context.Context, v *pb.Plan) error {
 			st.Loss.Measured = m
 			contradict(st.Loss)
 		}
+		whole[st.GetStreamId()] = left(qs, tidegate.Epoch(st.GetFromEpoch()), tidegate.Epoch(st.GetEpoch()))
 	}
 	v.Loss = serviceLoss(v.GetStreams())
-	if d, known := actualRPO(v.GetStreams()); known && v.GetOutcome() == pb.PlanOutcome_PLAN_OUTCOME_DONE {
+	if v.GetOutcome() != pb.PlanOutcome_PLAN_OUTCOME_DONE {
+		return nil
+	}
+	if d, known := actualRPO(v.GetStreams()); known {
 		v.RpoActual = durationpb.New(d)
+	} else if d, known := maxRPO(v.GetStreams(), whole); known {
+		v.RpoActualMax = durationpb.New(d)
 	}
 	return nil
+}
+
+// left reports whether what the writer of an epoch left behind was found.
+func left(qs []registry.Quarantine, written, cut tidegate.Epoch) bool {
+	return slices.ContainsFunc(qs, func(q registry.Quarantine) bool {
+		return q.CutEpoch == cut && q.Reason != fence.ReasonSuperseded && q.WrittenEpoch != 0 && q.WrittenEpoch >= written
+	})
+}
+
+// maxRPO bounds actualRPO where nobody knows what of the tails had been
+// acknowledged: all of it, at worst. whole says by a stream's id that its tail was
+// found.
+func maxRPO(streams []*pb.PlanStream, whole map[string]bool) (worst time.Duration, known bool) {
+	for _, s := range streams {
+		l := s.GetLoss()
+		switch m := l.GetMeasured(); {
+		case l.GetKind() == pb.LossKind_LOSS_KIND_ZERO:
+		case m.GetReleasedKnown() && m.GetReleasedWindow() != nil:
+			worst = max(worst, m.GetReleasedWindow().AsDuration())
+		case whole[s.GetStreamId()] && m.GetWindow() != nil:
+			worst = max(worst, m.GetWindow().AsDuration())
+		default:
+			return 0, false
+		}
+	}
+	return worst, len(streams) > 0
 }
 
 // actualRPO returns the span of acknowledged work that was lost, of the stream

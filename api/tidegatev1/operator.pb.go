@@ -4246,8 +4246,12 @@ type Plan struct {
 	// From start to end; absent while it runs.
 	Took *durationpb.Duration `protobuf:"bytes,26,opt,name=took,proto3" json:"took,omitempty"`
 	// Set once somebody asked for an end.
-	Abort         *PlanAbort  `protobuf:"bytes,27,opt,name=abort,proto3" json:"abort,omitempty"`
-	Overrides     []*Override `protobuf:"bytes,28,rep,name=overrides,proto3" json:"overrides,omitempty"`
+	Abort     *PlanAbort  `protobuf:"bytes,27,opt,name=abort,proto3" json:"abort,omitempty"`
+	Overrides []*Override `protobuf:"bytes,28,rep,name=overrides,proto3" json:"overrides,omitempty"`
+	// While rpo_actual is not known: what it is at most, by the source's times of
+	// everything that the old writer left behind, the worst of the streams. Absent
+	// until that was found of every one that may have lost something.
+	RpoActualMax  *durationpb.Duration `protobuf:"bytes,29,opt,name=rpo_actual_max,json=rpoActualMax,proto3" json:"rpo_actual_max,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -4474,6 +4478,13 @@ func (x *Plan) GetAbort() *PlanAbort {
 func (x *Plan) GetOverrides() []*Override {
 	if x != nil {
 		return x.Overrides
+	}
+	return nil
+}
+
+func (x *Plan) GetRpoActualMax() *durationpb.Duration {
+	if x != nil {
+		return x.RpoActualMax
 	}
 	return nil
 }
@@ -5534,7 +5545,7 @@ const file_tidegate_v1_operator_proto_rawDesc = "" +
 	"\x06reason\x18\x03 \x01(\tR\x06reason\"^\n" +
 	"\x0eFreezeResponse\x122\n" +
 	"\aservice\x18\x01 \x01(\v2\x18.tidegate.v1.ServiceViewR\aservice\x12\x18\n" +
-	"\achanged\x18\x02 \x01(\bR\achanged\"\x92\t\n" +
+	"\achanged\x18\x02 \x01(\bR\achanged\"\xd3\t\n" +
 	"\x04Plan\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12)\n" +
 	"\x04kind\x18\x02 \x01(\x0e2\x15.tidegate.v1.PlanKindR\x04kind\x12\x18\n" +
@@ -5568,7 +5579,8 @@ const file_tidegate_v1_operator_proto_rawDesc = "" +
 	"\fpause_actual\x18\x19 \x01(\v2\x19.google.protobuf.DurationR\vpauseActual\x12-\n" +
 	"\x04took\x18\x1a \x01(\v2\x19.google.protobuf.DurationR\x04took\x12,\n" +
 	"\x05abort\x18\x1b \x01(\v2\x16.tidegate.v1.PlanAbortR\x05abort\x123\n" +
-	"\toverrides\x18\x1c \x03(\v2\x15.tidegate.v1.OverrideR\toverrides\"e\n" +
+	"\toverrides\x18\x1c \x03(\v2\x15.tidegate.v1.OverrideR\toverrides\x12?\n" +
+	"\x0erpo_actual_max\x18\x1d \x01(\v2\x19.google.protobuf.DurationR\frpoActualMax\"e\n" +
 	"\tPlanAbort\x12\x14\n" +
 	"\x05actor\x18\x01 \x01(\tR\x05actor\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\x12*\n" +
@@ -5909,73 +5921,74 @@ var file_tidegate_v1_operator_proto_depIdxs = []int32{
 	75,  // 117: tidegate.v1.Plan.took:type_name -> google.protobuf.Duration
 	61,  // 118: tidegate.v1.Plan.abort:type_name -> tidegate.v1.PlanAbort
 	94,  // 119: tidegate.v1.Plan.overrides:type_name -> tidegate.v1.Override
-	74,  // 120: tidegate.v1.PlanAbort.at:type_name -> google.protobuf.Timestamp
-	96,  // 121: tidegate.v1.PlanStream.head:type_name -> tidegate.v1.LogPos
-	77,  // 122: tidegate.v1.PlanStream.loss:type_name -> tidegate.v1.LossStatement
-	97,  // 123: tidegate.v1.PlanStream.from_config:type_name -> tidegate.v1.Config
-	97,  // 124: tidegate.v1.PlanStream.config:type_name -> tidegate.v1.Config
-	98,  // 125: tidegate.v1.PlanStream.handover:type_name -> tidegate.v1.Handover
-	74,  // 126: tidegate.v1.PlanStep.started:type_name -> google.protobuf.Timestamp
-	75,  // 127: tidegate.v1.PlanStep.took:type_name -> google.protobuf.Duration
-	75,  // 128: tidegate.v1.PlanStep.expected:type_name -> google.protobuf.Duration
-	60,  // 129: tidegate.v1.ShowPlanResponse.plan:type_name -> tidegate.v1.Plan
-	60,  // 130: tidegate.v1.ListPlansResponse.plans:type_name -> tidegate.v1.Plan
-	81,  // 131: tidegate.v1.RebuildResponse.streams:type_name -> tidegate.v1.StreamView
-	72,  // 132: tidegate.v1.DoctorResponse.findings:type_name -> tidegate.v1.Finding
-	99,  // 133: tidegate.v1.Finding.severity:type_name -> tidegate.v1.Severity
-	3,   // 134: tidegate.v1.OperatorService.Status:input_type -> tidegate.v1.StatusRequest
-	17,  // 135: tidegate.v1.OperatorService.ListStreams:input_type -> tidegate.v1.ListStreamsRequest
-	21,  // 136: tidegate.v1.OperatorService.AddService:input_type -> tidegate.v1.AddServiceRequest
-	23,  // 137: tidegate.v1.OperatorService.AddStream:input_type -> tidegate.v1.AddStreamRequest
-	25,  // 138: tidegate.v1.OperatorService.PauseStream:input_type -> tidegate.v1.PauseStreamRequest
-	27,  // 139: tidegate.v1.OperatorService.ResumeStream:input_type -> tidegate.v1.ResumeStreamRequest
-	29,  // 140: tidegate.v1.OperatorService.RemoveStream:input_type -> tidegate.v1.RemoveStreamRequest
-	32,  // 141: tidegate.v1.OperatorService.SetMode:input_type -> tidegate.v1.SetModeRequest
-	34,  // 142: tidegate.v1.OperatorService.SetDetector:input_type -> tidegate.v1.SetDetectorRequest
-	58,  // 143: tidegate.v1.OperatorService.Freeze:input_type -> tidegate.v1.FreezeRequest
-	36,  // 144: tidegate.v1.OperatorService.OpenGate:input_type -> tidegate.v1.OpenGateRequest
-	38,  // 145: tidegate.v1.OperatorService.ArmGate:input_type -> tidegate.v1.ArmGateRequest
-	40,  // 146: tidegate.v1.OperatorService.GateExplain:input_type -> tidegate.v1.GateExplainRequest
-	42,  // 147: tidegate.v1.OperatorService.ChangeRole:input_type -> tidegate.v1.ChangeRoleRequest
-	45,  // 148: tidegate.v1.OperatorService.Reconfigure:input_type -> tidegate.v1.ReconfigureRequest
-	47,  // 149: tidegate.v1.OperatorService.AbortPlan:input_type -> tidegate.v1.AbortPlanRequest
-	49,  // 150: tidegate.v1.OperatorService.ListOverrides:input_type -> tidegate.v1.ListOverridesRequest
-	51,  // 151: tidegate.v1.OperatorService.PutOverrides:input_type -> tidegate.v1.PutOverridesRequest
-	53,  // 152: tidegate.v1.OperatorService.RevokeOverride:input_type -> tidegate.v1.RevokeOverrideRequest
-	56,  // 153: tidegate.v1.OperatorService.ListAudit:input_type -> tidegate.v1.ListAuditRequest
-	64,  // 154: tidegate.v1.OperatorService.ShowPlan:input_type -> tidegate.v1.ShowPlanRequest
-	66,  // 155: tidegate.v1.OperatorService.ListPlans:input_type -> tidegate.v1.ListPlansRequest
-	68,  // 156: tidegate.v1.OperatorService.Rebuild:input_type -> tidegate.v1.RebuildRequest
-	70,  // 157: tidegate.v1.OperatorService.Doctor:input_type -> tidegate.v1.DoctorRequest
-	4,   // 158: tidegate.v1.OperatorService.Status:output_type -> tidegate.v1.StatusResponse
-	18,  // 159: tidegate.v1.OperatorService.ListStreams:output_type -> tidegate.v1.ListStreamsResponse
-	22,  // 160: tidegate.v1.OperatorService.AddService:output_type -> tidegate.v1.AddServiceResponse
-	24,  // 161: tidegate.v1.OperatorService.AddStream:output_type -> tidegate.v1.AddStreamResponse
-	26,  // 162: tidegate.v1.OperatorService.PauseStream:output_type -> tidegate.v1.PauseStreamResponse
-	28,  // 163: tidegate.v1.OperatorService.ResumeStream:output_type -> tidegate.v1.ResumeStreamResponse
-	30,  // 164: tidegate.v1.OperatorService.RemoveStream:output_type -> tidegate.v1.RemoveStreamResponse
-	33,  // 165: tidegate.v1.OperatorService.SetMode:output_type -> tidegate.v1.SetModeResponse
-	35,  // 166: tidegate.v1.OperatorService.SetDetector:output_type -> tidegate.v1.SetDetectorResponse
-	59,  // 167: tidegate.v1.OperatorService.Freeze:output_type -> tidegate.v1.FreezeResponse
-	37,  // 168: tidegate.v1.OperatorService.OpenGate:output_type -> tidegate.v1.OpenGateResponse
-	39,  // 169: tidegate.v1.OperatorService.ArmGate:output_type -> tidegate.v1.ArmGateResponse
-	41,  // 170: tidegate.v1.OperatorService.GateExplain:output_type -> tidegate.v1.GateExplainResponse
-	44,  // 171: tidegate.v1.OperatorService.ChangeRole:output_type -> tidegate.v1.ChangeRoleResponse
-	46,  // 172: tidegate.v1.OperatorService.Reconfigure:output_type -> tidegate.v1.ReconfigureResponse
-	48,  // 173: tidegate.v1.OperatorService.AbortPlan:output_type -> tidegate.v1.AbortPlanResponse
-	50,  // 174: tidegate.v1.OperatorService.ListOverrides:output_type -> tidegate.v1.ListOverridesResponse
-	52,  // 175: tidegate.v1.OperatorService.PutOverrides:output_type -> tidegate.v1.PutOverridesResponse
-	54,  // 176: tidegate.v1.OperatorService.RevokeOverride:output_type -> tidegate.v1.RevokeOverrideResponse
-	57,  // 177: tidegate.v1.OperatorService.ListAudit:output_type -> tidegate.v1.ListAuditResponse
-	65,  // 178: tidegate.v1.OperatorService.ShowPlan:output_type -> tidegate.v1.ShowPlanResponse
-	67,  // 179: tidegate.v1.OperatorService.ListPlans:output_type -> tidegate.v1.ListPlansResponse
-	69,  // 180: tidegate.v1.OperatorService.Rebuild:output_type -> tidegate.v1.RebuildResponse
-	71,  // 181: tidegate.v1.OperatorService.Doctor:output_type -> tidegate.v1.DoctorResponse
-	158, // [158:182] is the sub-list for method output_type
-	134, // [134:158] is the sub-list for method input_type
-	134, // [134:134] is the sub-list for extension type_name
-	134, // [134:134] is the sub-list for extension extendee
-	0,   // [0:134] is the sub-list for field type_name
+	75,  // 120: tidegate.v1.Plan.rpo_actual_max:type_name -> google.protobuf.Duration
+	74,  // 121: tidegate.v1.PlanAbort.at:type_name -> google.protobuf.Timestamp
+	96,  // 122: tidegate.v1.PlanStream.head:type_name -> tidegate.v1.LogPos
+	77,  // 123: tidegate.v1.PlanStream.loss:type_name -> tidegate.v1.LossStatement
+	97,  // 124: tidegate.v1.PlanStream.from_config:type_name -> tidegate.v1.Config
+	97,  // 125: tidegate.v1.PlanStream.config:type_name -> tidegate.v1.Config
+	98,  // 126: tidegate.v1.PlanStream.handover:type_name -> tidegate.v1.Handover
+	74,  // 127: tidegate.v1.PlanStep.started:type_name -> google.protobuf.Timestamp
+	75,  // 128: tidegate.v1.PlanStep.took:type_name -> google.protobuf.Duration
+	75,  // 129: tidegate.v1.PlanStep.expected:type_name -> google.protobuf.Duration
+	60,  // 130: tidegate.v1.ShowPlanResponse.plan:type_name -> tidegate.v1.Plan
+	60,  // 131: tidegate.v1.ListPlansResponse.plans:type_name -> tidegate.v1.Plan
+	81,  // 132: tidegate.v1.RebuildResponse.streams:type_name -> tidegate.v1.StreamView
+	72,  // 133: tidegate.v1.DoctorResponse.findings:type_name -> tidegate.v1.Finding
+	99,  // 134: tidegate.v1.Finding.severity:type_name -> tidegate.v1.Severity
+	3,   // 135: tidegate.v1.OperatorService.Status:input_type -> tidegate.v1.StatusRequest
+	17,  // 136: tidegate.v1.OperatorService.ListStreams:input_type -> tidegate.v1.ListStreamsRequest
+	21,  // 137: tidegate.v1.OperatorService.AddService:input_type -> tidegate.v1.AddServiceRequest
+	23,  // 138: tidegate.v1.OperatorService.AddStream:input_type -> tidegate.v1.AddStreamRequest
+	25,  // 139: tidegate.v1.OperatorService.PauseStream:input_type -> tidegate.v1.PauseStreamRequest
+	27,  // 140: tidegate.v1.OperatorService.ResumeStream:input_type -> tidegate.v1.ResumeStreamRequest
+	29,  // 141: tidegate.v1.OperatorService.RemoveStream:input_type -> tidegate.v1.RemoveStreamRequest
+	32,  // 142: tidegate.v1.OperatorService.SetMode:input_type -> tidegate.v1.SetModeRequest
+	34,  // 143: tidegate.v1.OperatorService.SetDetector:input_type -> tidegate.v1.SetDetectorRequest
+	58,  // 144: tidegate.v1.OperatorService.Freeze:input_type -> tidegate.v1.FreezeRequest
+	36,  // 145: tidegate.v1.OperatorService.OpenGate:input_type -> tidegate.v1.OpenGateRequest
+	38,  // 146: tidegate.v1.OperatorService.ArmGate:input_type -> tidegate.v1.ArmGateRequest
+	40,  // 147: tidegate.v1.OperatorService.GateExplain:input_type -> tidegate.v1.GateExplainRequest
+	42,  // 148: tidegate.v1.OperatorService.ChangeRole:input_type -> tidegate.v1.ChangeRoleRequest
+	45,  // 149: tidegate.v1.OperatorService.Reconfigure:input_type -> tidegate.v1.ReconfigureRequest
+	47,  // 150: tidegate.v1.OperatorService.AbortPlan:input_type -> tidegate.v1.AbortPlanRequest
+	49,  // 151: tidegate.v1.OperatorService.ListOverrides:input_type -> tidegate.v1.ListOverridesRequest
+	51,  // 152: tidegate.v1.OperatorService.PutOverrides:input_type -> tidegate.v1.PutOverridesRequest
+	53,  // 153: tidegate.v1.OperatorService.RevokeOverride:input_type -> tidegate.v1.RevokeOverrideRequest
+	56,  // 154: tidegate.v1.OperatorService.ListAudit:input_type -> tidegate.v1.ListAuditRequest
+	64,  // 155: tidegate.v1.OperatorService.ShowPlan:input_type -> tidegate.v1.ShowPlanRequest
+	66,  // 156: tidegate.v1.OperatorService.ListPlans:input_type -> tidegate.v1.ListPlansRequest
+	68,  // 157: tidegate.v1.OperatorService.Rebuild:input_type -> tidegate.v1.RebuildRequest
+	70,  // 158: tidegate.v1.OperatorService.Doctor:input_type -> tidegate.v1.DoctorRequest
+	4,   // 159: tidegate.v1.OperatorService.Status:output_type -> tidegate.v1.StatusResponse
+	18,  // 160: tidegate.v1.OperatorService.ListStreams:output_type -> tidegate.v1.ListStreamsResponse
+	22,  // 161: tidegate.v1.OperatorService.AddService:output_type -> tidegate.v1.AddServiceResponse
+	24,  // 162: tidegate.v1.OperatorService.AddStream:output_type -> tidegate.v1.AddStreamResponse
+	26,  // 163: tidegate.v1.OperatorService.PauseStream:output_type -> tidegate.v1.PauseStreamResponse
+	28,  // 164: tidegate.v1.OperatorService.ResumeStream:output_type -> tidegate.v1.ResumeStreamResponse
+	30,  // 165: tidegate.v1.OperatorService.RemoveStream:output_type -> tidegate.v1.RemoveStreamResponse
+	33,  // 166: tidegate.v1.OperatorService.SetMode:output_type -> tidegate.v1.SetModeResponse
+	35,  // 167: tidegate.v1.OperatorService.SetDetector:output_type -> tidegate.v1.SetDetectorResponse
+	59,  // 168: tidegate.v1.OperatorService.Freeze:output_type -> tidegate.v1.FreezeResponse
+	37,  // 169: tidegate.v1.OperatorService.OpenGate:output_type -> tidegate.v1.OpenGateResponse
+	39,  // 170: tidegate.v1.OperatorService.ArmGate:output_type -> tidegate.v1.ArmGateResponse
+	41,  // 171: tidegate.v1.OperatorService.GateExplain:output_type -> tidegate.v1.GateExplainResponse
+	44,  // 172: tidegate.v1.OperatorService.ChangeRole:output_type -> tidegate.v1.ChangeRoleResponse
+	46,  // 173: tidegate.v1.OperatorService.Reconfigure:output_type -> tidegate.v1.ReconfigureResponse
+	48,  // 174: tidegate.v1.OperatorService.AbortPlan:output_type -> tidegate.v1.AbortPlanResponse
+	50,  // 175: tidegate.v1.OperatorService.ListOverrides:output_type -> tidegate.v1.ListOverridesResponse
+	52,  // 176: tidegate.v1.OperatorService.PutOverrides:output_type -> tidegate.v1.PutOverridesResponse
+	54,  // 177: tidegate.v1.OperatorService.RevokeOverride:output_type -> tidegate.v1.RevokeOverrideResponse
+	57,  // 178: tidegate.v1.OperatorService.ListAudit:output_type -> tidegate.v1.ListAuditResponse
+	65,  // 179: tidegate.v1.OperatorService.ShowPlan:output_type -> tidegate.v1.ShowPlanResponse
+	67,  // 180: tidegate.v1.OperatorService.ListPlans:output_type -> tidegate.v1.ListPlansResponse
+	69,  // 181: tidegate.v1.OperatorService.Rebuild:output_type -> tidegate.v1.RebuildResponse
+	71,  // 182: tidegate.v1.OperatorService.Doctor:output_type -> tidegate.v1.DoctorResponse
+	159, // [159:183] is the sub-list for method output_type
+	135, // [135:159] is the sub-list for method input_type
+	135, // [135:135] is the sub-list for extension type_name
+	135, // [135:135] is the sub-list for extension extendee
+	0,   // [0:135] is the sub-list for field type_name
 }
 
 func init() { file_tidegate_v1_operator_proto_init() }

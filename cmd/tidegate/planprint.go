@@ -126,7 +126,7 @@ func writePlanEnd(w io.Writer, p *pb.Plan) {
 		writeMeasured(w, p.GetLoss().GetMeasured())
 	}
 	if unplanned(p.GetKind()) {
-		fmt.Fprintln(w, "rpo actual:", span(p.GetRpoActual(), cli.Unknown))
+		fmt.Fprintln(w, "rpo actual:", rpoText(p))
 	}
 	writePhases(w, p)
 	if p.GetTook() != nil {
@@ -146,6 +146,14 @@ func unplanned(k pb.PlanKind) bool {
 // planned reports whether the old writer takes part.
 func planned(k pb.PlanKind) bool {
 	return k == pb.PlanKind_PLAN_KIND_SWITCHOVER || k == pb.PlanKind_PLAN_KIND_FAILBACK || k == pb.PlanKind_PLAN_KIND_RECONFIGURE
+}
+
+// rpoText is the span over which acknowledged work was lost, or what it is at most.
+func rpoText(p *pb.Plan) string {
+	if p.RpoActual == nil && p.GetRpoActualMax() != nil {
+		return "at most " + cli.Span(p.GetRpoActualMax().AsDuration()) + ": what was left behind spans that, who was told of it is not known"
+	}
+	return span(p.GetRpoActual(), cli.Unknown)
 }
 
 func writeMeasured(w io.Writer, m *pb.MeasuredLoss) {

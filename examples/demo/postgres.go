@@ -252,6 +252,7 @@ func reportPostgres(out io.Writer, results []*pgResult) {
 	t.row("lost", func(r *pgResult) string { return fmt.Sprint(r.verdict.Loss.Lost) })
 	t.row("loss statement", func(r *pgResult) string { return pglab.ClaimText(r.verdict.Claim) })
 	t.row("RPO actual (told commits lost over)", func(r *pgResult) string { return ms(r.verdict.Loss.Over) })
+	t.row("RPO actual, by the plan", func(r *pgResult) string { return rpoText(r.plan) })
 	t.row("the dead primary's log beyond the fork", func(r *pgResult) string {
 		return fmt.Sprintf("%d commits, %d bytes", r.verdict.Tail.Commits, r.verdict.Tail.Bytes())
 	})
@@ -280,6 +281,16 @@ func reportPostgres(out io.Writer, results []*pgResult) {
 	t.row("RTO actual (first commit told after the kill)", func(r *pgResult) string { return ms(r.takeover.RTO) })
 	t.row("longest silence seen by the clients", func(r *pgResult) string { return ms(r.takeover.Pause) })
 	t.end(func(r *pgResult) []error { return r.broken })
+}
+
+func rpoText(p *pb.Plan) string {
+	switch {
+	case p.GetRpoActual() != nil:
+		return ms(p.GetRpoActual().AsDuration())
+	case p.GetRpoActualMax() != nil:
+		return "at most " + ms(p.GetRpoActualMax().AsDuration())
+	}
+	return "unknown"
 }
 
 func ms(d time.Duration) string { return d.Round(time.Millisecond).String() }
