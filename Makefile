@@ -22,6 +22,8 @@ WALSIZE   ?= 2048
 ROUNDS    ?= 20
 PG        ?= 18
 PGBIN     ?=
+# Of rto-postgres, whose rounds are long; ROUNDS counts for it where it was given.
+RTOROUNDS := $(if $(filter file,$(origin ROUNDS)),1,$(ROUNDS))
 SEED      ?= 1
 FIRST     ?= 1
 
@@ -122,6 +124,13 @@ bench-postgres: build ## PostgreSQL natively and through us, in turns: backlogs 
 	tools/needs
 	@echo "bench-postgres: real processes in /tmp, half an hour; the log takes some times WALSIZE of disk"
 	$(GO) test -tags bench -count=1 -timeout 0 -v -run 'TestBench$$' ./bench/postgres -args -bin $(CURDIR)/bin -size $(WALSIZE)
+
+.PHONY: rto-postgres
+rto-postgres: build ## kill a primary site with a PostgreSQL server of SIZE (5G) under load, its standby up to date and LAG (1G) behind, RTO phase by phase
+	tools/needs postgresql
+	@echo "rto-postgres: real processes in /tmp, half an hour a round; ROUNDS=1 SIZE=200M LAG=100M is a look at it in some minutes"
+	$(GOBUILD) -o bin/rto ./bench/rto
+	bin/rto --bin bin --size $(or $(SIZE),5G) --lag $(or $(LAG),1G) --rounds $(RTOROUNDS)
 
 .PHONY: generate
 generate: tools ## protobuf and Connect code from api/proto; commit the result

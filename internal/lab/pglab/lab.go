@@ -30,6 +30,7 @@ type Config struct {
 	Dir, Bin string // as in [lab.Plant]; PostgreSQL's account must be able to enter what is above Dir
 	Scale    int    // of pgbench's tables; a scale of 1 is 100,000 accounts, 15 MB
 	Replica  bool   // an ordinary physical replica at the primary site
+	NoTwin   bool   // no copy of the primary from before the load: nothing can be judged by Judge and Recover
 	Returns  bool   // a standby daemon beside the primary, which takes it over once the stream has left it
 }
 
@@ -40,7 +41,7 @@ type Lab struct {
 	Replica *pgrun.Server // nil when not asked for
 
 	cfg      Config
-	copy     *pgrun.Server // of the primary, before the load; not started
+	copy     *pgrun.Server // of the primary, before the load; not started; nil with NoTwin
 	home     string        // of the warm server
 	endpoint string        // where the warm server takes clients once it is promoted
 	warm     *server.Server
@@ -78,8 +79,12 @@ func (l *Lab) build(ctx context.Context) (err error) {
 	if err := l.Primary.BenchInit(l.cfg.Scale); err != nil {
 		return err
 	}
-	if l.copy, err = l.Primary.Copy("-copy", pgrun.Config{}); err != nil {
-		return err
+	place := l.Primary.Dir // that the account may enter
+	if !l.cfg.NoTwin {
+		if l.copy, err = l.Primary.Copy("-copy", pgrun.Config{}); err != nil {
+			return err
+		}
+		place = l.copy.Dir
 	}
 	if l.cfg.Replica {
 		if l.Replica, err = l.Primary.Replica(pgrun.Config{}); err != nil {
@@ -89,7 +94,7 @@ func (l *Lab) build(ctx context.Context) (err error) {
 	if l.endpoint, err = lab.FreeAddr(); err != nil {
 		return err
 	}
-	l.home = filepath.Join(l.copy.Dir, "warm") // a place that the account may enter, and that goes when the copy does
+	l.home = filepath.Join(place, "warm") // it goes when its server does
 	if l.warm, err = l.handle(server.Config{Home: l.home}); err != nil {
 		return err
 	}

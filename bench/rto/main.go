@@ -1,0 +1,125 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/tidegate/tidegate/internal/config"
+	"github.com/tidegate/tidegate/internal/lab/pglab"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	code := run(ctx, os.Args, os.Stdout, os.Stderr)
+	stop()
+	os.Exit(code)
+}
+
+func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
+	app := &cli.App{
+		Name: "rto", Usage: "measure a failover of a PostgreSQL service, phase by phase",
+		Writer: stdout, ErrWriter: stderr, HideVersion: true,
+		Flags: []cli.Flag{
+			&cli.StringFlag{Name: "bin", Required: true, Usage: "`FOLDER` of the binaries"},
+			&cli.StringFlag{Name: "size", Value: "5G", Usage: "about `BYTES` of pgbench's tables: 200M, 5G"},
+			&cli.StringFlag{Name: "lag", Value: "1G", Usage: "`BYTES` of log that the second turn's standby has still to replay"},
+			&cli.IntFlag{Name: "rounds", Value: 1, Usage: "`NUMBER` of rounds; figures are their medians"},
+			&cli.DurationFlag{Name: "load", Value: 20 * time.Second, Usage: "how long there is load before the kill"},
+		},
+		Action:         func(c *cli.Context) error { return measure(c.Context, stdout, c) },
+		ExitErrHandler: func(*cli.Context, error) {},
+	}
+	if err := app.RunContext(ctx, args); err != nil {
+		fmt.Fprintln(stderr, "rto:", err)
+		return 1
+	}
+	return 0
+}
+
+// scaleBytes is what a unit of pgbench's scale takes on disk.
+const scaleBytes = 15 << 20
+
+func measure(ctx context.Context, out io.Writer, c *cli.Context) error {
+	size, err := bytesOf(c.String("size"))
+	if err != nil {
+		return err
+	}
+	lag, err := bytesOf(c.String("lag"))
+	if err != nil {
+		return err
+	}
+	bin, err := filepath.Abs(c.String("bin"))
+	if err != nil {
+		return err
+	}
+	if c.Int("rounds") < 1 || size < scaleBytes {
+		return fmt.Errorf("want a round at least, and %d bytes of tables", scaleBytes)
+	}
+	if err := room(os.TempDir(), size, lag); err != nil {
+		return err
+	}
+	turns := []*turn{{name: "standby up to date"}, {name: "standby " + human(lag) + " behind", lag: lag}}
+	for n := range c.Int("rounds") {
+		for _, t := range turns {
+			fmt.Fprintf(out, "\nround %d of %d: %s; load of the machine %s\n", n+1, c.Int("rounds"), t.name, load())
+			if err := t.play(ctx, out, bin, pglab.Config{Scale: int(size / scaleBytes)}, c.Duration("load")); err != nil {
+				return fmt.Errorf("round %d, %s: %w", n+1, t.name, err)
+			}
+		}
+	}
+	report(out, turns)
+	var broken []error
+	for _, t := range turns {
+		broken = append(broken, t.broken...)
+	}
+	return errors.Join(broken...)
+}
+
+// bytesOf reads 200M, 5G or 5GiB.
+func bytesOf(text string) (int64, error) {
+	if n := len(text); n > 0 && strings.ContainsRune("KMGT", rune(text[n-1])) {
+		text += "iB"
+	}
+	var b config.Bytes
+	err := b.UnmarshalText([]byte(text))
+	return int64(b), err
+}
+
+// room refuses a disk that would not do: the primary and the warm server hold the
+// tables, three nodes a compressed base each, and all of them log.
+func room(dir string, size, lag int64) error {
+	var st syscall.Statfs_t
+	if err := syscall.Statfs(dir, &st); err != nil {
+		return err
+	}
+	free, want := int64(st.Bavail)*st.Bsize, 4*size+6*lag+(2<<30)
+	if free < want {
+		return fmt.Errorf("%s has %s free: want %s; give a smaller SIZE or LAG", dir, human(free), human(want))
+	}
+	return nil
+}
+
+func load() string {
+	b, err := os.ReadFile("/proc/loadavg")
+	if err != nil {
+		return "unknown"
+	}
+	return strings.Join(strings.Fields(string(b))[:3], " ")
+}
+
+func human(n int64) string {
+	if n >= 1<<30 {
+		return fmt.Sprintf("%.1f GiB", float64(n)/(1<<30))
+	}
+	return fmt.Sprintf("%d MiB", n>>20)
+}
