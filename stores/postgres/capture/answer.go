@@ -91,8 +91,8 @@ func (c *Capture) answerNow(l *link) {
 	}
 }
 
-// tellServer sends what is new, and when it is due what is so, and asks for an answer. What is told was
-// released before. answering is held.
+// tellServer sends what is new, and when it is due what is so, and then asks for an
+// answer. What is told was released before. answering is held.
 func (c *Capture) tellServer(l *link, due bool) error {
 	c.mu.Lock()
 	if c.link != l {
