@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"path/filepath"
 
 	"github.com/tidegate/tidegate"
 	"github.com/tidegate/tidegate/agent"
@@ -83,6 +84,7 @@ func (w *wiring) source(s agent.StreamConfig) (stores.Source, error) {
 		c, err := pgcapture.New(pgcapture.Config{
 			Settings: set, Service: s.Service, Stream: s.Stream, Endpoint: s.Endpoint, Clock: w.clock, Log: w.log,
 			Socket: local.SocketPath(w.cfg.RunDir, local.DaemonAgent, s.Service, s.Stream),
+			FS:     w.fs, Memory: filepath.Join(w.cfg.DataDir, "given-up", fmt.Sprintf("%s_%s.json", s.Service, s.Stream)),
 		})
 		if err != nil {
 			return nil, err

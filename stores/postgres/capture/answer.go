@@ -33,13 +33,17 @@ func (c *Capture) next() (st replication.Status, news bool) {
 		return st, false
 	}
 	now := c.clock.Boot()
-	if d, known := c.gate.Ceiling.D(); known {
+	d, known := c.gate.Ceiling.D()
+	if known && wal.LSN(d) < c.least {
+		return st, false // it is of the generation before
+	}
+	if known {
 		st.Flush = max(st.Flush, min(wal.LSN(d), l.confirmed))
 	}
 	write := min(wal.LSN(c.gate.Ceiling.Permits(now)), l.confirmed, wal.LSN(c.gate.Head.Position))
 	if write > st.Write && c.gate.Ceiling.Release(now, write.Position()) {
 		st.Write = write
-		if d, _ := c.gate.Ceiling.D(); write.Position() > d {
+		if write.Position() > d {
 			c.gate.Step(now)
 			signal(c.report)
 		}

@@ -30,7 +30,7 @@ func baseSettings() []string {
 // Base implements [stores.Based]: BASE_BACKUP over a connection of its own. The
 // log from the base's start on is kept by the slot, which is there before.
 func (c *Capture) Base(ctx context.Context, w snapshot.Writer, total func(bytes int64)) (snapshot.Base, error) {
-	p, err := c.await(ctx, func() bool { return c.place.known && c.link != nil })
+	p, err := c.await(ctx, func() bool { return c.place.known && c.link != nil && !c.renewing() })
 	if err != nil {
 		return snapshot.Base{}, err
 	}

@@ -66,9 +66,15 @@ type Capture struct {
 	finding  error
 	guards   []local.Finding // of the last survey
 	gaveUp   error           // why nothing is streamed any more; nil while nothing keeps us from it
-	wish     wish
-	keeps    []string      // for the stream, as of the last survey
-	changed  chan struct{} // closed and replaced when place.lineage, place.begin or the finding changes
+
+	renewal renewal
+	// least is where the generation begins that a renewal was for. A server sets the
+	// slot back to whatever flush it is told, and there is no log to go back to.
+	least wal.LSN
+
+	wish    wish
+	keeps   []string      // for the stream, as of the last survey
+	changed chan struct{} // closed and replaced when place.lineage, place.begin or the finding changes
 
 	spareMu sync.Mutex // taken before mu
 	spare   *cursor    // the last Reread's, to go on from
@@ -107,8 +113,11 @@ func New(cfg Config) (*Capture, error) {
 	if cfg.GuardEvery == 0 {
 		cfg.GuardEvery = guardEvery
 	}
+	if cfg.FS == nil {
+		cfg.FS = vfs.OS()
+	}
 	if cfg.Free == nil {
-		cfg.Free = vfs.OS().Free
+		cfg.Free = cfg.FS.Free
 	}
 	c := &Capture{
 		cfg: cfg, clock: cfg.Clock,
@@ -153,6 +162,7 @@ func (c *Capture) Run(ctx context.Context) error {
 	if again {
 		return &tidegate.Error{Op: "capture postgresql", Subject: string(c.cfg.Stream), Class: tidegate.Misuse, Err: errors.New("run called twice")}
 	}
+	c.recall()
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return c.keepStream(ctx) })
 	g.Go(func() error { return c.keepSession(ctx) })
@@ -231,7 +241,7 @@ func (c *Capture) Finding() error {
 // Begin implements [stores.Begun]: the start of the segment that holds the slot's
 // place.
 func (c *Capture) Begin(ctx context.Context) (tidegate.Position, error) {
-	p, err := c.await(ctx, func() bool { return c.place.known })
+	p, err := c.await(ctx, func() bool { return c.place.known && !c.renewing() })
 	return p.begin.Position(), err
 }
 

@@ -11,6 +11,7 @@ import (
 	"github.com/tidegate/tidegate"
 	"github.com/tidegate/tidegate/internal/clock"
 	"github.com/tidegate/tidegate/internal/config"
+	"github.com/tidegate/tidegate/internal/vfs"
 	"github.com/tidegate/tidegate/stores/postgres/names"
 	"github.com/tidegate/tidegate/stores/postgres/replication"
 )
@@ -150,6 +151,10 @@ type Config struct {
 	// ProgressEvery is how often the agent is told at least; 0 is 200 ms.
 	ProgressEvery time.Duration
 	GuardEvery    time.Duration // how often the server is surveyed; 0 is 10 s
+	// Memory is the file in which the connector notes that it gave the slot up, to know
+	// of it when it is started again; "" notes nothing.
+	Memory string
+	FS     vfs.FS // of Memory; nil is the machine's
 	// Free returns the room of the file system that a directory lies on; nil asks the
 	// machine.
 	Free func(dir string) (free, total uint64, err error)
@@ -160,10 +165,10 @@ type Config struct {
 var ErrGeneration = errors.New("the server no longer has the log that the other site lacks: a new generation is needed")
 
 // generation makes the finding.
-func generation(op, subject string, err error) error {
+func (c *Capture) generation(op, subject string, err error) error {
 	return &tidegate.Error{
 		Op: op, Subject: subject, Class: tidegate.Permanent,
-		Hint: "take a new base of the server; until then nothing of it is protected. max_slot_wal_keep_size bounds what a slot keeps",
+		Hint: "begin a new generation beside the old: " + c.regenerate() + "; until it is whole nothing new of the server is protected. max_slot_wal_keep_size bounds what a slot keeps",
 		Err:  fmt.Errorf("%w: %w", ErrGeneration, err),
 	}
 }

@@ -250,9 +250,9 @@ func (c *Capture) dropSpare() {
 var errNoRecord = errors.New("no record ends")
 
 // trimmed makes the error of a place whose log the server no longer has.
-func trimmed(at wal.LSN, err error) error {
+func (c *Capture) trimmed(at wal.LSN, err error) error {
 	if errors.Is(err, replication.ErrSegmentRemoved) {
-		return generation("read log at", at.String(), fmt.Errorf("%w: %w", stores.ErrTrimmed, err))
+		return c.generation("read log at", at.String(), fmt.Errorf("%w: %w", stores.ErrTrimmed, err))
 	}
 	return err
 }

@@ -75,7 +75,8 @@
 //
 // A slot is made once a gate has said that the stream is registered, not before. It
 // is dropped when the stream is removed, and when the operator's policy says that the
-// server's disk comes first: then nothing is streamed until the process ends.
+// server's disk comes first: then nothing is streamed, by this process or a later one,
+// until a new generation is declared or the server follows another.
 //
 // # What ends a stream, and what it takes
 //
@@ -85,12 +86,16 @@
 //     the new history leaves ours before what was received, or the log differs in
 //     the overlap, or is shorter than what was received from the same server:
 //     tidegate.ErrDiverged, and nothing is answered any more.
-//   - the slot lost its log, or the log that is needed is gone: [ErrGeneration].
+//   - the slot lost its log, or the log that is needed is gone: [ErrGeneration]. After
+//     [Capture.Renew] the server is looked at as one that was never captured: a slot that
+//     lost its log is made anew, and nothing below the place where it then begins is
+//     ever confirmed again, because a server sets its slot back to what it is told.
 //   - the server shuts down: it waits for our flush to reach its end; when the
 //     other site is away it would wait for ever, so it is given [Settings.StopWait].
 //
 // # Concurrency and durability
 //
 // [New] does no I/O; [Capture.Run] owns every goroutine. A Capture may be used
-// concurrently, a cursor by one goroutine. Nothing is written to any disk.
+// concurrently, a cursor by one goroutine. Written to disk, and synced before the slot
+// goes, is only that it was given up ([Config.Memory]).
 package capture

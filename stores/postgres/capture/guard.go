@@ -101,6 +101,8 @@ func (g *guard) round(ctx context.Context) {
 	g.c.noteKept(&f.survey)
 	if why, drop := mustDrop(f); drop {
 		g.giveUp(ctx, why)
+	} else {
+		g.stayGivenUp(ctx, &f.survey)
 	}
 }
 
@@ -224,19 +226,43 @@ func (c *Capture) guarded(all []local.Finding) {
 }
 
 // giveUp drops the slot, so that the server lives: what the operator has declared.
-// Nothing is streamed by this process any more, and none makes the slot again.
+// Nothing is streamed any more, and nobody makes the slot again, before a new
+// generation is declared.
 func (g *guard) giveUp(ctx context.Context, why string) {
 	c := g.c
-	if !g.drop(ctx, &tidegate.Error{
-		Op: "keep log in slot", Subject: c.cfg.Slot, Class: tidegate.Permanent,
-		Err:  fmt.Errorf("%w: %w: %s", ErrGeneration, errSlotDropped, why),
-		Hint: "bring the other site or the link back, make room, and begin a new generation; see docs/operating/postgresql.md, Abandoned slots",
-	}) {
+	if err := c.remember(why); err != nil {
+		// The server comes first: its disk is about to be full.
+		c.log.Error("an agent that is started again will not know that the slot was given up", "err", err)
+	}
+	if !g.drop(ctx, c.slotGivenUp(why)) {
 		return
 	}
 	c.log.Error("SLOT DROPPED, the stream needs a new generation", "slot", c.cfg.Slot, "why", why)
 	if err := g.sql.Checkpoint(ctx); err != nil {
 		c.log.Warn("no checkpoint: the log goes with the server's next one", "err", err, "hint", "GRANT pg_checkpoint TO <role>")
+	}
+}
+
+// stayGivenUp finishes what an earlier run had begun, or this one could not: the slot
+// goes. A server that follows another keeps nothing for us, and what it becomes later
+// is not what was given up.
+func (g *guard) stayGivenUp(ctx context.Context, s *replication.Survey) {
+	c := g.c
+	why := c.givenUp()
+	switch {
+	case !errors.Is(why, errSlotDropped):
+	case s.InRecovery:
+		if err := c.unremember(); err != nil {
+			c.log.Warn("slot still counts as given up", "err", err)
+			return
+		}
+		c.mu.Lock()
+		if c.gaveUp == why { //nolint:errorlint // the very one
+			c.gaveUp = nil
+		}
+		c.mu.Unlock()
+	case slices.ContainsFunc(s.Slots, func(one replication.SlotState) bool { return one.Name == c.cfg.Slot }):
+		g.drop(ctx, why)
 	}
 }
 

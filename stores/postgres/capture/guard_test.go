@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -172,6 +174,61 @@ func TestAbandonedSlotIsGivenUp(t *testing.T) {
 	s.finds("-slot-missing", "-slot-holds")
 	if n := pg.SQL(t, "SELECT count(*) FROM pg_replication_slots"); n != "0" {
 		t.Errorf("%s slots: it was made again", n)
+	}
+
+	// Nor by an agent that is started again, even if it was killed before the slot went.
+	free.Store(50 << 20)
+	s.stop()
+	pg.SQL(t, "SELECT pg_create_physical_replication_slot('tidegate', true)")
+	s.connect(func(set *Settings) { set.DropSlotBelow = 10 })
+	st = s.until("known to be given up", func(st Status) bool { return errors.Is(st.Finding, errSlotDropped) })
+	if !strings.Contains(st.Finding.Error(), "9.0% of the disk") || !errors.Is(s.c.Lost(), ErrGeneration) || errors.Is(s.c.Lost(), tidegate.ErrDiverged) {
+		t.Error(st.Finding)
+	}
+	pg.UntilSQL(t, "SELECT count(*) FROM pg_replication_slots", "0")
+
+	// A new generation begins behind all that.
+	s.c.Renew()
+	s.until("streaming", func(st Status) bool { return st.Streaming && st.Finding == nil })
+	if begin, err := s.c.Begin(t.Context()); err != nil || begin.String() <= st.Head.Position().String() {
+		t.Errorf("begins at %s, %v; the old log went to %s", begin, err, st.Head)
+	}
+	if err := s.c.Lost(); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Stat(s.memory); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("still remembered: %v", err)
+	}
+	// An agent that speaks of the old log moves the slot nowhere.
+	s.until("active", func(st Status) bool { return st.Active && st.DKnown })
+	if st := s.c.Status(); st.Told.Flush != 0 {
+		t.Errorf("told %+v", st.Told)
+	}
+}
+
+// What cannot be read counts as given up, and a server that follows has nothing to
+// give up.
+func TestSlotThatMayHaveBeenGivenUp(t *testing.T) {
+	s := newSite(t, pgtest.Config{}, nil)
+	s.active()
+	s.stop()
+	if err := os.MkdirAll(filepath.Dir(s.memory), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(s.memory, []byte("{"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s.connect(nil)
+	s.until("given up", func(st Status) bool { return errors.Is(st.Finding, errSlotDropped) })
+	s.pg.UntilSQL(t, "SELECT count(*) FROM pg_replication_slots", "0")
+	s.pg.Stop(t, pgtest.Fast)
+	if err := os.WriteFile(filepath.Join(s.pg.DataDir, "standby.signal"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s.pg.Start(t)
+	s.until("looked at", func(st Status) bool { return !errors.Is(st.Finding, errSlotDropped) })
+	if _, err := os.Stat(s.memory); !errors.Is(err, os.ErrNotExist) {
+		t.Error(err)
 	}
 }
 

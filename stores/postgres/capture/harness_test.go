@@ -35,7 +35,8 @@ type site struct {
 	// unregistered: the agent has not heard of the stream by a gate.
 	unregistered bool
 
-	free func(string) (free, total uint64, err error) // of the disk of pg_wal; nil is the machine's
+	free   func(string) (free, total uint64, err error) // of the disk of pg_wal; nil is the machine's
+	memory string
 }
 
 // newSite starts all three; the agent holds epoch 1 and has granted nothing.
@@ -57,7 +58,11 @@ func (s *site) connect(change func(*Settings)) {
 	if s.stop != nil {
 		s.stop()
 	}
+	if s.memory == "" {
+		s.memory = filepath.Join(s.t.TempDir(), "given-up", "shop_main.json")
+	}
 	cfg := Config{
+		Memory:   s.memory,
 		Settings: Settings{Conn: s.pg.Conn(), Slot: "tidegate"}, GuardEvery: 50 * time.Millisecond, Free: s.free,
 		Service: "shop", Stream: "main", Socket: s.agent.path, Endpoint: "10.0.0.1:5432",
 		Clock: clock.System(), Log: slog.New(slog.NewTextHandler(testWriter{s.t}, nil)), ProgressEvery: 20 * time.Millisecond,

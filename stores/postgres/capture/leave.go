@@ -145,6 +145,9 @@ func (g *guard) leave(ctx context.Context, s *replication.Survey) []local.Findin
 	}
 	if g.drop(ctx, &tidegate.Error{Op: "stream log", Subject: c.cfg.Slot, Class: tidegate.Misuse, Err: errLeft, Hint: "take the stream out of the agent's file"}) {
 		c.log.Warn("slot dropped, the stream is being removed", "slot", c.cfg.Slot)
+		if err := c.unremember(); err != nil {
+			c.log.Warn("slot still counts as given up", "err", err)
+		}
 		s.Slots = slices.DeleteFunc(s.Slots, func(one replication.SlotState) bool { return one.Name == c.cfg.Slot })
 	}
 	return nil

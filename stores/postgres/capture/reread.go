@@ -53,7 +53,7 @@ func (r *reread) read(p place, at wal.LSN, dst []byte) (int, error) {
 	for {
 		if r.s == nil || r.at != at {
 			if err := r.open(p, at); err != nil {
-				return 0, trimmed(at, err)
+				return 0, r.c.trimmed(at, err)
 			}
 		}
 		r.idle.Reset(rereadIdle)
@@ -69,7 +69,7 @@ func (r *reread) read(p place, at wal.LSN, dst []byte) (int, error) {
 		}
 		if err != nil {
 			r.close()
-			return 0, trimmed(at, err)
+			return 0, r.c.trimmed(at, err)
 		}
 		if m.End < at {
 			r.close()

@@ -129,6 +129,9 @@ func (c *Capture) drained() bool {
 // stream connects, catches up, and receives until the connection ends, which it
 // does with an error.
 func (c *Capture) stream(ctx context.Context) error {
+	if err := c.beginAnew(); err != nil {
+		return err
+	}
 	if err := c.givenUp(); err != nil {
 		return err
 	}
@@ -200,6 +203,12 @@ func (c *Capture) look(ctx context.Context, conn *replication.Conn, have place, 
 		now.begin = now.segment.Start(id.End)
 		return now, primary, err
 	}
+	if err == nil && c.letGo(slot) {
+		c.log.Warn("dropping the replication slot, which has lost its log: it is made anew", "slot", c.cfg.Slot)
+		if err = conn.DropSlot(ctx, c.cfg.Slot); err == nil {
+			slot, err = conn.ReadSlot(ctx, c.cfg.Slot)
+		}
+	}
 	if err == nil && !slot.Exists {
 		if err := c.mayMake(); err != nil {
 			return now, primary, err
@@ -212,7 +221,7 @@ func (c *Capture) look(ctx context.Context, conn *replication.Conn, have place, 
 	}
 	if err := slot.Check(); err != nil {
 		if errors.Is(err, replication.ErrSlotLost) {
-			err = generation("stream from slot", c.cfg.Slot, err)
+			err = c.generation("stream from slot", c.cfg.Slot, err)
 		}
 		return now, primary, err
 	}
@@ -230,6 +239,9 @@ func (c *Capture) settle(now place, head wal.LSN) (from wal.Mark, err error) {
 	now.anchors, now.mark = anchors, mark
 	c.place = now
 	c.shout()
+	if c.renewing() {
+		c.least = now.begin
+	}
 	if head == 0 {
 		from := c.enter(now)
 		c.window.reset(from)
@@ -276,7 +288,7 @@ func (c *Capture) forget() {
 	c.gate.Deactivate(c.clock.Boot())
 	c.gate.Rewind(rpo.Mark{})
 	c.place = place{system: c.place.system}
-	c.final = 0
+	c.final, c.least = 0, 0
 	if c.renew != nil {
 		c.renew() // the agent, too, compares anew
 	}
@@ -290,7 +302,7 @@ func (c *Capture) startError(err error, from, head wal.LSN, primary bool) error 
 		c.forget()
 		return &tidegate.Error{Op: "stream log", Class: tidegate.Transient, Err: fmt.Errorf("what follows is gone from the replica, it is looked at anew: %w", err)}
 	case errors.Is(err, replication.ErrSegmentRemoved), errors.Is(err, replication.ErrSlotLost):
-		return generation("stream from", from.String(), err)
+		return c.generation("stream from", from.String(), err)
 	case errors.Is(err, replication.ErrAhead) && !primary:
 		return &tidegate.Error{Op: "stream log", Class: tidegate.Transient, Err: err} // it is a replica, and will have it
 	case errors.Is(err, replication.ErrAhead) && head > 0:
@@ -347,8 +359,13 @@ func (c *Capture) receive(ctx context.Context, s *replication.Stream, now place,
 		// Behind the last word is another start: what it let go before this nobody knows.
 		c.gate.Deactivate(c.clock.Boot())
 	}
-	c.link, c.final = in.link, 0
+	if c.renewal == renewalOrdered {
+		c.mu.Unlock()
+		return &tidegate.Error{Op: "stream log", Class: tidegate.Transient, Err: errors.New("the log is given up, the server is looked at anew")}
+	}
+	c.link, c.final, c.renewal = in.link, 0, renewalNone
 	c.follows = c.follows || !primary
+	c.shout()
 	c.mu.Unlock()
 	c.find(nil)
 	c.log.Info("streaming", "from", from.End.String(), "head", in.since.String(), "lineage", now.lineage.String(), "primary", primary)
