@@ -217,23 +217,41 @@ func (l *library) note(change func()) {
 	l.s.ring()
 }
 
-// appliedSeq finds the newest batch that lies wholly before a position. It is
-// not known when the log does not reach to the position. A library that is far
-// behind reports often: what was found last says where to look.
-func (l *library) appliedSeq(p tidegate.Position) (tidegate.Seq, bool, error) {
-	log := l.s.log
-	end := log.End().Seq
+// endOf returns the newest batch that a library of a generation can have: the log's
+// own end, or where a newer generation follows. of is 0 where there is but one.
+func (s *stream) endOf(of tidegate.Generation) (tidegate.Seq, batch.Header, error) {
+	end := s.log.End().Seq
 	if end == 0 {
-		return 0, p == 0, nil
+		return 0, batch.Header{}, nil
 	}
-	_, h, err := log.At(end)
-	if err != nil {
+	_, h, err := s.log.At(end)
+	if err != nil || of == 0 || h.Generation <= of {
+		return end, h, err
+	}
+	if end, err = s.log.LastOf(of); err != nil || end == 0 {
+		return 0, batch.Header{}, err
+	}
+	_, h, err = s.log.At(end)
+	return end, h, err
+}
+
+// appliedSeq finds the newest batch that lies wholly before a position of the
+// library's generation. It is not known when the log does not reach to the position.
+// A library that is far behind reports often: what was found last says where to look.
+func (l *library) appliedSeq(p tidegate.Position) (tidegate.Seq, bool, error) {
+	of := l.hello.Generation
+	end, h, err := l.s.endOf(of)
+	switch {
+	case err != nil:
 		return 0, false, err
-	}
-	if p >= h.Next {
+	case end == 0:
+		return 0, p == 0, nil
+	case of != 0 && h.Generation != of:
+		return 0, false, nil
+	case p >= h.Next:
 		return end, p == h.Next, nil
 	}
-	next, err := log.FindPositionNear(h.Generation, p, l.near)
+	next, err := l.s.log.FindPositionNear(h.Generation, p, l.near)
 	switch {
 	case errors.Is(err, tidegate.ErrNotFound):
 		return 0, false, nil
@@ -378,13 +396,12 @@ func (l *library) start() (from tidegate.Seq, ok bool, err error) {
 	have := l.progress.End
 	l.s.mu.Unlock()
 	l.fed = have
-	end := s.log.End().Seq
-	if end == 0 {
-		return 1, have == 0, nil
-	}
-	_, h, err := s.log.At(end)
+	end, h, err := s.endOf(l.hello.Generation)
 	if err != nil {
 		return 0, false, err
+	}
+	if end == 0 {
+		return 1, have == 0, nil
 	}
 	if have >= h.Next {
 		return end + 1, have == h.Next, nil

@@ -296,6 +296,28 @@ func (l *Log) FindPositionNear(g tidegate.Generation, pos tidegate.Position, gue
 	return low, nil
 }
 
+// LastOf returns the last batch of a generation, or of one before where it has none
+// here; 0 when all that is kept is of newer ones.
+func (l *Log) LastOf(g tidegate.Generation) (tidegate.Seq, error) {
+	low, high := l.First(), l.End().Seq+1
+	for low < high {
+		mid := low + (high-low)/2
+		_, h, err := l.At(mid)
+		if err != nil {
+			return 0, err
+		}
+		if h.Generation > g { // they never go down
+			high = mid
+		} else {
+			low = mid + 1
+		}
+	}
+	if low == l.First() {
+		return 0, nil
+	}
+	return low - 1, nil
+}
+
 // Wait returns nil when the end is beyond seq, ctx's error when ctx ends first,
 // and the log's own when it has stopped.
 func (l *Log) Wait(ctx context.Context, seq tidegate.Seq) error {

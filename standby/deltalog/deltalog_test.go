@@ -243,6 +243,11 @@ func TestFindPosition(t *testing.T) {
 		check(t, l.Append(w.data(100)))
 	}
 	tail := must(l.Tail(100))
+	for g, want := range []tidegate.Seq{0, 15, 30, 30} {
+		if got, err := l.LastOf(tidegate.Generation(g)); got != want || err != nil {
+			t.Errorf("last of generation %d: %s, %v, want %s", g, got, err, want)
+		}
+	}
 	for _, g := range []tidegate.Generation{0, 1, 2, 3} {
 		for pos := tidegate.Position(0); pos < 9000; pos += 50 {
 			var want tidegate.Seq // the dumb way
