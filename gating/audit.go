@@ -22,6 +22,7 @@ const (
 	ActionStreamRemove = "stream-remove"
 	ActionStreamPause  = "stream-pause"
 	ActionStreamResume = "stream-resume"
+	ActionRegenerate   = "stream-regenerate" // the log is given up at the source, a new generation begins
 	ActionModeSet      = "mode-set"
 	ActionDetectorSet  = "detector-set"
 	ActionFreeze       = "freeze"
@@ -47,7 +48,7 @@ const (
 // Actions lists every action of the audit trail, sorted.
 func Actions() []string {
 	all := []string{
-		ActionServiceSet, ActionStreamAdd, ActionStreamRemove, ActionStreamPause, ActionStreamResume, ActionModeSet, ActionDetectorSet,
+		ActionServiceSet, ActionStreamAdd, ActionStreamRemove, ActionStreamPause, ActionStreamResume, ActionRegenerate, ActionModeSet, ActionDetectorSet,
 		ActionFreeze, ActionThaw, ActionGateOpen, ActionGateArm, ActionGateDegraded, ActionGateArmed, ActionGateSet, ActionHandOver,
 		ActionPlanStart, ActionPlanEnd, ActionPlanAbort, ActionOverride, ActionRevoke, ActionDeclare, ActionRebuild, ActionDistrust,
 		ActionNotify, ActionRefused,

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 
 	"github.com/tidegate/tidegate"
 	pb "github.com/tidegate/tidegate/api/tidegatev1"
@@ -15,8 +16,13 @@ import (
 // is silent is a finding of its own.
 func (s *operatorService) doctorStores(f *findings, v *registry.View) {
 	names := map[string]string{}
-	for id, e := range v.Streams {
+	for _, id := range slices.SortedFunc(maps.Keys(v.Streams), func(a, b tidegate.StreamID) int { return strings.Compare(a.String(), b.String()) }) {
+		e := v.Streams[id]
 		names[id.String()] = fmt.Sprintf("%s/%s", e.Value.Service, e.Value.Name)
+		if r := e.Value.Renewal; r.Pending(v.Epochs[id].Value) {
+			f.add(pb.Severity_SEVERITY_WARNING, "stream "+names[id.String()], "see the agent at site "+string(r.Site)+"; nothing new of the source is protected until it has",
+				"a new generation was declared by %s (%s), and is not opened yet", r.Actor, r.Reason)
+		}
 	}
 	say := func(daemon string, node tidegate.NodeName, stream string, all []*pb.StoreFinding) {
 		name, known := names[stream]
@@ -39,6 +45,10 @@ func (s *operatorService) doctorStores(f *findings, v *registry.View) {
 			}
 			for _, one := range a.report.GetStreams() {
 				say("agent", node, one.GetStreamId(), one.GetFindings())
+				if name, known := names[one.GetStreamId()]; known && one.GetOpening() {
+					f.add(pb.Severity_SEVERITY_WARNING, "stream "+name, "`tidegate status` shows how far its base is; until then a failover goes back to the end of the generation before, if there is one",
+						"generation %d counts for nothing yet: too few standby nodes have its base", one.GetGeneration())
+				}
 			}
 		}
 		for _, node := range slices.Sorted(maps.Keys(s.world.standbys)) {

@@ -45,6 +45,9 @@ var callers = map[string][]tidegate.Role{
 	tidegatev1connect.NodeServiceReleaseLeaseProcedure:     {tidegate.RoleAgent},
 	tidegatev1connect.NodeServiceHandOverProcedure:         {tidegate.RoleAgent},
 
+	tidegatev1connect.NodeServiceDeclareGenerationProcedure:    {tidegate.RoleAgent},
+	tidegatev1connect.OperatorServiceRegenerateStreamProcedure: writers,
+
 	tidegatev1connect.OperatorServiceStatusProcedure:       readers,
 	tidegatev1connect.OperatorServiceListStreamsProcedure:  readers,
 	tidegatev1connect.OperatorServiceShowPlanProcedure:     readers,

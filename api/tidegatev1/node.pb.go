@@ -629,7 +629,9 @@ type StreamView struct {
 	// their acks count for nothing.
 	Learners []string `protobuf:"bytes,16,rep,name=learners,proto3" json:"learners,omitempty"`
 	// It is about to be removed: agents have its stores let go of what they keep for it.
-	Leaving       bool `protobuf:"varint,17,opt,name=leaving,proto3" json:"leaving,omitempty"`
+	Leaving bool `protobuf:"varint,17,opt,name=leaving,proto3" json:"leaving,omitempty"`
+	// What the log holds up to an epoch is given up; absent when nothing ever was.
+	Renewal       *Renewal `protobuf:"bytes,18,opt,name=renewal,proto3" json:"renewal,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -783,6 +785,93 @@ func (x *StreamView) GetLeaving() bool {
 	return false
 }
 
+func (x *StreamView) GetRenewal() *Renewal {
+	if x != nil {
+		return x.Renewal
+	}
+	return nil
+}
+
+// Renewal says that the source at a site does not continue the log as it stands at
+// the end of an epoch: a writer there that begins after a batch of that epoch, or of
+// an older one, opens a new generation. Once the log goes on under a newer epoch it
+// is history.
+type Renewal struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Epoch         uint64                 `protobuf:"varint,1,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	Site          string                 `protobuf:"bytes,2,opt,name=site,proto3" json:"site,omitempty"`
+	Reason        string                 `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	Actor         string                 `protobuf:"bytes,4,opt,name=actor,proto3" json:"actor,omitempty"`
+	Since         *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=since,proto3" json:"since,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Renewal) Reset() {
+	*x = Renewal{}
+	mi := &file_tidegate_v1_node_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Renewal) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Renewal) ProtoMessage() {}
+
+func (x *Renewal) ProtoReflect() protoreflect.Message {
+	mi := &file_tidegate_v1_node_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Renewal.ProtoReflect.Descriptor instead.
+func (*Renewal) Descriptor() ([]byte, []int) {
+	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *Renewal) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
+func (x *Renewal) GetSite() string {
+	if x != nil {
+		return x.Site
+	}
+	return ""
+}
+
+func (x *Renewal) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *Renewal) GetActor() string {
+	if x != nil {
+		return x.Actor
+	}
+	return ""
+}
+
+func (x *Renewal) GetSince() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Since
+	}
+	return nil
+}
+
 // Brake says that the primary runs unprotected because somebody wants it so. No
 // gate arms itself while it is on.
 type Brake struct {
@@ -796,7 +885,7 @@ type Brake struct {
 
 func (x *Brake) Reset() {
 	*x = Brake{}
-	mi := &file_tidegate_v1_node_proto_msgTypes[6]
+	mi := &file_tidegate_v1_node_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -808,7 +897,7 @@ func (x *Brake) String() string {
 func (*Brake) ProtoMessage() {}
 
 func (x *Brake) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_node_proto_msgTypes[6]
+	mi := &file_tidegate_v1_node_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -821,7 +910,7 @@ func (x *Brake) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Brake.ProtoReflect.Descriptor instead.
 func (*Brake) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{6}
+	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Brake) GetReason() string {
@@ -860,7 +949,7 @@ type NodeView struct {
 
 func (x *NodeView) Reset() {
 	*x = NodeView{}
-	mi := &file_tidegate_v1_node_proto_msgTypes[7]
+	mi := &file_tidegate_v1_node_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -872,7 +961,7 @@ func (x *NodeView) String() string {
 func (*NodeView) ProtoMessage() {}
 
 func (x *NodeView) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_node_proto_msgTypes[7]
+	mi := &file_tidegate_v1_node_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -885,7 +974,7 @@ func (x *NodeView) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeView.ProtoReflect.Descriptor instead.
 func (*NodeView) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{7}
+	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *NodeView) GetNode() string {
@@ -953,7 +1042,7 @@ type AcquireEpochRequest struct {
 
 func (x *AcquireEpochRequest) Reset() {
 	*x = AcquireEpochRequest{}
-	mi := &file_tidegate_v1_node_proto_msgTypes[8]
+	mi := &file_tidegate_v1_node_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -965,7 +1054,7 @@ func (x *AcquireEpochRequest) String() string {
 func (*AcquireEpochRequest) ProtoMessage() {}
 
 func (x *AcquireEpochRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_node_proto_msgTypes[8]
+	mi := &file_tidegate_v1_node_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -978,7 +1067,7 @@ func (x *AcquireEpochRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AcquireEpochRequest.ProtoReflect.Descriptor instead.
 func (*AcquireEpochRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{8}
+	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *AcquireEpochRequest) GetService() string {
@@ -1041,7 +1130,7 @@ type StreamPosition struct {
 
 func (x *StreamPosition) Reset() {
 	*x = StreamPosition{}
-	mi := &file_tidegate_v1_node_proto_msgTypes[9]
+	mi := &file_tidegate_v1_node_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1053,7 +1142,7 @@ func (x *StreamPosition) String() string {
 func (*StreamPosition) ProtoMessage() {}
 
 func (x *StreamPosition) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_node_proto_msgTypes[9]
+	mi := &file_tidegate_v1_node_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1066,7 +1155,7 @@ func (x *StreamPosition) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StreamPosition.ProtoReflect.Descriptor instead.
 func (*StreamPosition) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{9}
+	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *StreamPosition) GetStreamId() string {
@@ -1093,7 +1182,7 @@ type AcquireEpochResponse struct {
 
 func (x *AcquireEpochResponse) Reset() {
 	*x = AcquireEpochResponse{}
-	mi := &file_tidegate_v1_node_proto_msgTypes[10]
+	mi := &file_tidegate_v1_node_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1105,7 +1194,7 @@ func (x *AcquireEpochResponse) String() string {
 func (*AcquireEpochResponse) ProtoMessage() {}
 
 func (x *AcquireEpochResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_node_proto_msgTypes[10]
+	mi := &file_tidegate_v1_node_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1118,7 +1207,7 @@ func (x *AcquireEpochResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AcquireEpochResponse.ProtoReflect.Descriptor instead.
 func (*AcquireEpochResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{10}
+	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *AcquireEpochResponse) GetGrants() []*StreamGrant {
@@ -1146,7 +1235,7 @@ type StreamGrant struct {
 
 func (x *StreamGrant) Reset() {
 	*x = StreamGrant{}
-	mi := &file_tidegate_v1_node_proto_msgTypes[11]
+	mi := &file_tidegate_v1_node_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1158,7 +1247,7 @@ func (x *StreamGrant) String() string {
 func (*StreamGrant) ProtoMessage() {}
 
 func (x *StreamGrant) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_node_proto_msgTypes[11]
+	mi := &file_tidegate_v1_node_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1171,7 +1260,7 @@ func (x *StreamGrant) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StreamGrant.ProtoReflect.Descriptor instead.
 func (*StreamGrant) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{11}
+	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *StreamGrant) GetStreamId() string {
@@ -1197,7 +1286,7 @@ type ReadEpochRequest struct {
 
 func (x *ReadEpochRequest) Reset() {
 	*x = ReadEpochRequest{}
-	mi := &file_tidegate_v1_node_proto_msgTypes[12]
+	mi := &file_tidegate_v1_node_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1209,7 +1298,7 @@ func (x *ReadEpochRequest) String() string {
 func (*ReadEpochRequest) ProtoMessage() {}
 
 func (x *ReadEpochRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_node_proto_msgTypes[12]
+	mi := &file_tidegate_v1_node_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1222,7 +1311,7 @@ func (x *ReadEpochRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadEpochRequest.ProtoReflect.Descriptor instead.
 func (*ReadEpochRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{12}
+	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *ReadEpochRequest) GetStreamId() string {
@@ -1241,7 +1330,7 @@ type ReadEpochResponse struct {
 
 func (x *ReadEpochResponse) Reset() {
 	*x = ReadEpochResponse{}
-	mi := &file_tidegate_v1_node_proto_msgTypes[13]
+	mi := &file_tidegate_v1_node_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1253,7 +1342,7 @@ func (x *ReadEpochResponse) String() string {
 func (*ReadEpochResponse) ProtoMessage() {}
 
 func (x *ReadEpochResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_node_proto_msgTypes[13]
+	mi := &file_tidegate_v1_node_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1266,7 +1355,7 @@ func (x *ReadEpochResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadEpochResponse.ProtoReflect.Descriptor instead.
 func (*ReadEpochResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{13}
+	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ReadEpochResponse) GetEpoch() *EpochRecord {
@@ -1293,7 +1382,7 @@ type RecordGateRequest struct {
 
 func (x *RecordGateRequest) Reset() {
 	*x = RecordGateRequest{}
-	mi := &file_tidegate_v1_node_proto_msgTypes[14]
+	mi := &file_tidegate_v1_node_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1305,7 +1394,7 @@ func (x *RecordGateRequest) String() string {
 func (*RecordGateRequest) ProtoMessage() {}
 
 func (x *RecordGateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_node_proto_msgTypes[14]
+	mi := &file_tidegate_v1_node_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1318,7 +1407,7 @@ func (x *RecordGateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecordGateRequest.ProtoReflect.Descriptor instead.
 func (*RecordGateRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{14}
+	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *RecordGateRequest) GetStreamId() string {
@@ -1379,7 +1468,7 @@ type RecordGateResponse struct {
 
 func (x *RecordGateResponse) Reset() {
 	*x = RecordGateResponse{}
-	mi := &file_tidegate_v1_node_proto_msgTypes[15]
+	mi := &file_tidegate_v1_node_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1391,7 +1480,7 @@ func (x *RecordGateResponse) String() string {
 func (*RecordGateResponse) ProtoMessage() {}
 
 func (x *RecordGateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_node_proto_msgTypes[15]
+	mi := &file_tidegate_v1_node_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1404,7 +1493,7 @@ func (x *RecordGateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecordGateResponse.ProtoReflect.Descriptor instead.
 func (*RecordGateResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{15}
+	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *RecordGateResponse) GetEpoch() *EpochRecord {
@@ -1428,7 +1517,7 @@ type RenewLeaseRequest struct {
 
 func (x *RenewLeaseRequest) Reset() {
 	*x = RenewLeaseRequest{}
-	mi := &file_tidegate_v1_node_proto_msgTypes[16]
+	mi := &file_tidegate_v1_node_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1440,7 +1529,7 @@ func (x *RenewLeaseRequest) String() string {
 func (*RenewLeaseRequest) ProtoMessage() {}
 
 func (x *RenewLeaseRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_node_proto_msgTypes[16]
+	mi := &file_tidegate_v1_node_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1453,7 +1542,7 @@ func (x *RenewLeaseRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewLeaseRequest.ProtoReflect.Descriptor instead.
 func (*RenewLeaseRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{16}
+	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *RenewLeaseRequest) GetService() string {
@@ -1495,7 +1584,7 @@ type StreamEpoch struct {
 
 func (x *StreamEpoch) Reset() {
 	*x = StreamEpoch{}
-	mi := &file_tidegate_v1_node_proto_msgTypes[17]
+	mi := &file_tidegate_v1_node_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1507,7 +1596,7 @@ func (x *StreamEpoch) String() string {
 func (*StreamEpoch) ProtoMessage() {}
 
 func (x *StreamEpoch) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_node_proto_msgTypes[17]
+	mi := &file_tidegate_v1_node_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1520,7 +1609,7 @@ func (x *StreamEpoch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StreamEpoch.ProtoReflect.Descriptor instead.
 func (*StreamEpoch) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{17}
+	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *StreamEpoch) GetStreamId() string {
@@ -1547,7 +1636,7 @@ type RenewLeaseResponse struct {
 
 func (x *RenewLeaseResponse) Reset() {
 	*x = RenewLeaseResponse{}
-	mi := &file_tidegate_v1_node_proto_msgTypes[18]
+	mi := &file_tidegate_v1_node_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1559,7 +1648,7 @@ func (x *RenewLeaseResponse) String() string {
 func (*RenewLeaseResponse) ProtoMessage() {}
 
 func (x *RenewLeaseResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_node_proto_msgTypes[18]
+	mi := &file_tidegate_v1_node_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1572,7 +1661,7 @@ func (x *RenewLeaseResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewLeaseResponse.ProtoReflect.Descriptor instead.
 func (*RenewLeaseResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{18}
+	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *RenewLeaseResponse) GetTtl() *durationpb.Duration {
@@ -1593,7 +1682,7 @@ type ReleaseLeaseRequest struct {
 
 func (x *ReleaseLeaseRequest) Reset() {
 	*x = ReleaseLeaseRequest{}
-	mi := &file_tidegate_v1_node_proto_msgTypes[19]
+	mi := &file_tidegate_v1_node_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1605,7 +1694,7 @@ func (x *ReleaseLeaseRequest) String() string {
 func (*ReleaseLeaseRequest) ProtoMessage() {}
 
 func (x *ReleaseLeaseRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_node_proto_msgTypes[19]
+	mi := &file_tidegate_v1_node_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1618,7 +1707,7 @@ func (x *ReleaseLeaseRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseLeaseRequest.ProtoReflect.Descriptor instead.
 func (*ReleaseLeaseRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{19}
+	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ReleaseLeaseRequest) GetService() string {
@@ -1650,7 +1739,7 @@ type ReleaseLeaseResponse struct {
 
 func (x *ReleaseLeaseResponse) Reset() {
 	*x = ReleaseLeaseResponse{}
-	mi := &file_tidegate_v1_node_proto_msgTypes[20]
+	mi := &file_tidegate_v1_node_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1662,7 +1751,7 @@ func (x *ReleaseLeaseResponse) String() string {
 func (*ReleaseLeaseResponse) ProtoMessage() {}
 
 func (x *ReleaseLeaseResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_node_proto_msgTypes[20]
+	mi := &file_tidegate_v1_node_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1675,7 +1764,7 @@ func (x *ReleaseLeaseResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseLeaseResponse.ProtoReflect.Descriptor instead.
 func (*ReleaseLeaseResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{20}
+	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{21}
 }
 
 type HandOverRequest struct {
@@ -1691,7 +1780,7 @@ type HandOverRequest struct {
 
 func (x *HandOverRequest) Reset() {
 	*x = HandOverRequest{}
-	mi := &file_tidegate_v1_node_proto_msgTypes[21]
+	mi := &file_tidegate_v1_node_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1703,7 +1792,7 @@ func (x *HandOverRequest) String() string {
 func (*HandOverRequest) ProtoMessage() {}
 
 func (x *HandOverRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_node_proto_msgTypes[21]
+	mi := &file_tidegate_v1_node_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1716,7 +1805,7 @@ func (x *HandOverRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HandOverRequest.ProtoReflect.Descriptor instead.
 func (*HandOverRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{21}
+	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *HandOverRequest) GetService() string {
@@ -1761,7 +1850,7 @@ type StreamHandover struct {
 
 func (x *StreamHandover) Reset() {
 	*x = StreamHandover{}
-	mi := &file_tidegate_v1_node_proto_msgTypes[22]
+	mi := &file_tidegate_v1_node_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1773,7 +1862,7 @@ func (x *StreamHandover) String() string {
 func (*StreamHandover) ProtoMessage() {}
 
 func (x *StreamHandover) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_node_proto_msgTypes[22]
+	mi := &file_tidegate_v1_node_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1786,7 +1875,7 @@ func (x *StreamHandover) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StreamHandover.ProtoReflect.Descriptor instead.
 func (*StreamHandover) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{22}
+	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *StreamHandover) GetStreamId() string {
@@ -1826,7 +1915,7 @@ type HandOverResponse struct {
 
 func (x *HandOverResponse) Reset() {
 	*x = HandOverResponse{}
-	mi := &file_tidegate_v1_node_proto_msgTypes[23]
+	mi := &file_tidegate_v1_node_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1838,7 +1927,7 @@ func (x *HandOverResponse) String() string {
 func (*HandOverResponse) ProtoMessage() {}
 
 func (x *HandOverResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_node_proto_msgTypes[23]
+	mi := &file_tidegate_v1_node_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1851,7 +1940,7 @@ func (x *HandOverResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HandOverResponse.ProtoReflect.Descriptor instead.
 func (*HandOverResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{23}
+	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *HandOverResponse) GetEpochs() []*EpochRecord {
@@ -1875,7 +1964,7 @@ type Vantage struct {
 
 func (x *Vantage) Reset() {
 	*x = Vantage{}
-	mi := &file_tidegate_v1_node_proto_msgTypes[24]
+	mi := &file_tidegate_v1_node_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1887,7 +1976,7 @@ func (x *Vantage) String() string {
 func (*Vantage) ProtoMessage() {}
 
 func (x *Vantage) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_node_proto_msgTypes[24]
+	mi := &file_tidegate_v1_node_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1900,7 +1989,7 @@ func (x *Vantage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Vantage.ProtoReflect.Descriptor instead.
 func (*Vantage) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{24}
+	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Vantage) GetName() string {
@@ -1955,7 +2044,7 @@ type Observation struct {
 
 func (x *Observation) Reset() {
 	*x = Observation{}
-	mi := &file_tidegate_v1_node_proto_msgTypes[25]
+	mi := &file_tidegate_v1_node_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1967,7 +2056,7 @@ func (x *Observation) String() string {
 func (*Observation) ProtoMessage() {}
 
 func (x *Observation) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_node_proto_msgTypes[25]
+	mi := &file_tidegate_v1_node_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1980,7 +2069,7 @@ func (x *Observation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Observation.ProtoReflect.Descriptor instead.
 func (*Observation) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{25}
+	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Observation) GetService() string {
@@ -2055,7 +2144,7 @@ type ExitLimboRequest struct {
 
 func (x *ExitLimboRequest) Reset() {
 	*x = ExitLimboRequest{}
-	mi := &file_tidegate_v1_node_proto_msgTypes[26]
+	mi := &file_tidegate_v1_node_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2067,7 +2156,7 @@ func (x *ExitLimboRequest) String() string {
 func (*ExitLimboRequest) ProtoMessage() {}
 
 func (x *ExitLimboRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_node_proto_msgTypes[26]
+	mi := &file_tidegate_v1_node_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2080,7 +2169,7 @@ func (x *ExitLimboRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExitLimboRequest.ProtoReflect.Descriptor instead.
 func (*ExitLimboRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{26}
+	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *ExitLimboRequest) GetStreamId() string {
@@ -2127,7 +2216,7 @@ type ExitLimboResponse struct {
 
 func (x *ExitLimboResponse) Reset() {
 	*x = ExitLimboResponse{}
-	mi := &file_tidegate_v1_node_proto_msgTypes[27]
+	mi := &file_tidegate_v1_node_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2139,7 +2228,7 @@ func (x *ExitLimboResponse) String() string {
 func (*ExitLimboResponse) ProtoMessage() {}
 
 func (x *ExitLimboResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_node_proto_msgTypes[27]
+	mi := &file_tidegate_v1_node_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2152,7 +2241,7 @@ func (x *ExitLimboResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExitLimboResponse.ProtoReflect.Descriptor instead.
 func (*ExitLimboResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{27}
+	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *ExitLimboResponse) GetEpoch() *EpochRecord {
@@ -2177,7 +2266,7 @@ type ReportAgentRequest struct {
 
 func (x *ReportAgentRequest) Reset() {
 	*x = ReportAgentRequest{}
-	mi := &file_tidegate_v1_node_proto_msgTypes[28]
+	mi := &file_tidegate_v1_node_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2189,7 +2278,7 @@ func (x *ReportAgentRequest) String() string {
 func (*ReportAgentRequest) ProtoMessage() {}
 
 func (x *ReportAgentRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_node_proto_msgTypes[28]
+	mi := &file_tidegate_v1_node_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2202,7 +2291,7 @@ func (x *ReportAgentRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportAgentRequest.ProtoReflect.Descriptor instead.
 func (*ReportAgentRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{28}
+	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *ReportAgentRequest) GetNode() string {
@@ -2270,7 +2359,7 @@ type Rate struct {
 
 func (x *Rate) Reset() {
 	*x = Rate{}
-	mi := &file_tidegate_v1_node_proto_msgTypes[29]
+	mi := &file_tidegate_v1_node_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2282,7 +2371,7 @@ func (x *Rate) String() string {
 func (*Rate) ProtoMessage() {}
 
 func (x *Rate) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_node_proto_msgTypes[29]
+	mi := &file_tidegate_v1_node_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2295,7 +2384,7 @@ func (x *Rate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rate.ProtoReflect.Descriptor instead.
 func (*Rate) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{29}
+	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Rate) GetName() string {
@@ -2384,14 +2473,23 @@ type AgentStream struct {
 	Findings      []*StoreFinding `protobuf:"bytes,33,rep,name=findings,proto3" json:"findings,omitempty"`
 	// What the store keeps for the stream outside of it, each with the command that
 	// removes it: a PostgreSQL server's slot.
-	Keeps         []string `protobuf:"bytes,34,rep,name=keeps,proto3" json:"keeps,omitempty"`
+	Keeps []string `protobuf:"bytes,34,rep,name=keeps,proto3" json:"keeps,omitempty"`
+	// Why the source does not continue the log, whatever time passes; empty while it does.
+	Lost string `protobuf:"bytes,35,opt,name=lost,proto3" json:"lost,omitempty"`
+	// The source lacks what was shipped of the log, or may: a new generation goes on
+	// without that.
+	LostDiverged bool `protobuf:"varint,36,opt,name=lost_diverged,json=lostDiverged,proto3" json:"lost_diverged,omitempty"`
+	// Of the writer: the generation that it writes, 0 while not known.
+	Generation uint32 `protobuf:"varint,37,opt,name=generation,proto3" json:"generation,omitempty"`
+	// That generation counts for nothing yet: W nodes do not have its base.
+	Opening       bool `protobuf:"varint,38,opt,name=opening,proto3" json:"opening,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *AgentStream) Reset() {
 	*x = AgentStream{}
-	mi := &file_tidegate_v1_node_proto_msgTypes[30]
+	mi := &file_tidegate_v1_node_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2403,7 +2501,7 @@ func (x *AgentStream) String() string {
 func (*AgentStream) ProtoMessage() {}
 
 func (x *AgentStream) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_node_proto_msgTypes[30]
+	mi := &file_tidegate_v1_node_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2416,7 +2514,7 @@ func (x *AgentStream) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AgentStream.ProtoReflect.Descriptor instead.
 func (*AgentStream) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{30}
+	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *AgentStream) GetStreamId() string {
@@ -2657,6 +2755,34 @@ func (x *AgentStream) GetKeeps() []string {
 	return nil
 }
 
+func (x *AgentStream) GetLost() string {
+	if x != nil {
+		return x.Lost
+	}
+	return ""
+}
+
+func (x *AgentStream) GetLostDiverged() bool {
+	if x != nil {
+		return x.LostDiverged
+	}
+	return false
+}
+
+func (x *AgentStream) GetGeneration() uint32 {
+	if x != nil {
+		return x.Generation
+	}
+	return 0
+}
+
+func (x *AgentStream) GetOpening() bool {
+	if x != nil {
+		return x.Opening
+	}
+	return false
+}
+
 // AgentMember is what a writer knows of one standby node.
 type AgentMember struct {
 	state       protoimpl.MessageState `protogen:"open.v1"`
@@ -2671,7 +2797,7 @@ type AgentMember struct {
 
 func (x *AgentMember) Reset() {
 	*x = AgentMember{}
-	mi := &file_tidegate_v1_node_proto_msgTypes[31]
+	mi := &file_tidegate_v1_node_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2683,7 +2809,7 @@ func (x *AgentMember) String() string {
 func (*AgentMember) ProtoMessage() {}
 
 func (x *AgentMember) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_node_proto_msgTypes[31]
+	mi := &file_tidegate_v1_node_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2696,7 +2822,7 @@ func (x *AgentMember) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AgentMember.ProtoReflect.Descriptor instead.
 func (*AgentMember) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{31}
+	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *AgentMember) GetNode() string {
@@ -2735,7 +2861,7 @@ type ReportAgentResponse struct {
 
 func (x *ReportAgentResponse) Reset() {
 	*x = ReportAgentResponse{}
-	mi := &file_tidegate_v1_node_proto_msgTypes[32]
+	mi := &file_tidegate_v1_node_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2747,7 +2873,7 @@ func (x *ReportAgentResponse) String() string {
 func (*ReportAgentResponse) ProtoMessage() {}
 
 func (x *ReportAgentResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_node_proto_msgTypes[32]
+	mi := &file_tidegate_v1_node_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2760,7 +2886,112 @@ func (x *ReportAgentResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportAgentResponse.ProtoReflect.Descriptor instead.
 func (*ReportAgentResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{32}
+	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{33}
+}
+
+type DeclareGenerationRequest struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Node     string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
+	StreamId string                 `protobuf:"bytes,2,opt,name=stream_id,json=streamId,proto3" json:"stream_id,omitempty"`
+	// Why the source does not continue the log.
+	Reason        string `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeclareGenerationRequest) Reset() {
+	*x = DeclareGenerationRequest{}
+	mi := &file_tidegate_v1_node_proto_msgTypes[34]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeclareGenerationRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeclareGenerationRequest) ProtoMessage() {}
+
+func (x *DeclareGenerationRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tidegate_v1_node_proto_msgTypes[34]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeclareGenerationRequest.ProtoReflect.Descriptor instead.
+func (*DeclareGenerationRequest) Descriptor() ([]byte, []int) {
+	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{34}
+}
+
+func (x *DeclareGenerationRequest) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *DeclareGenerationRequest) GetStreamId() string {
+	if x != nil {
+		return x.StreamId
+	}
+	return ""
+}
+
+func (x *DeclareGenerationRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+type DeclareGenerationResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Renewal       *Renewal               `protobuf:"bytes,1,opt,name=renewal,proto3" json:"renewal,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeclareGenerationResponse) Reset() {
+	*x = DeclareGenerationResponse{}
+	mi := &file_tidegate_v1_node_proto_msgTypes[35]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeclareGenerationResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeclareGenerationResponse) ProtoMessage() {}
+
+func (x *DeclareGenerationResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_tidegate_v1_node_proto_msgTypes[35]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeclareGenerationResponse.ProtoReflect.Descriptor instead.
+func (*DeclareGenerationResponse) Descriptor() ([]byte, []int) {
+	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{35}
+}
+
+func (x *DeclareGenerationResponse) GetRenewal() *Renewal {
+	if x != nil {
+		return x.Renewal
+	}
+	return nil
 }
 
 type ReportStandbyRequest struct {
@@ -2782,7 +3013,7 @@ type ReportStandbyRequest struct {
 
 func (x *ReportStandbyRequest) Reset() {
 	*x = ReportStandbyRequest{}
-	mi := &file_tidegate_v1_node_proto_msgTypes[33]
+	mi := &file_tidegate_v1_node_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2794,7 +3025,7 @@ func (x *ReportStandbyRequest) String() string {
 func (*ReportStandbyRequest) ProtoMessage() {}
 
 func (x *ReportStandbyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_node_proto_msgTypes[33]
+	mi := &file_tidegate_v1_node_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2807,7 +3038,7 @@ func (x *ReportStandbyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportStandbyRequest.ProtoReflect.Descriptor instead.
 func (*ReportStandbyRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{33}
+	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *ReportStandbyRequest) GetNode() string {
@@ -2927,7 +3158,7 @@ type StandbyStream struct {
 
 func (x *StandbyStream) Reset() {
 	*x = StandbyStream{}
-	mi := &file_tidegate_v1_node_proto_msgTypes[34]
+	mi := &file_tidegate_v1_node_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2939,7 +3170,7 @@ func (x *StandbyStream) String() string {
 func (*StandbyStream) ProtoMessage() {}
 
 func (x *StandbyStream) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_node_proto_msgTypes[34]
+	mi := &file_tidegate_v1_node_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2952,7 +3183,7 @@ func (x *StandbyStream) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StandbyStream.ProtoReflect.Descriptor instead.
 func (*StandbyStream) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{34}
+	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *StandbyStream) GetStreamId() string {
@@ -3143,7 +3374,7 @@ type NodeLease struct {
 
 func (x *NodeLease) Reset() {
 	*x = NodeLease{}
-	mi := &file_tidegate_v1_node_proto_msgTypes[35]
+	mi := &file_tidegate_v1_node_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3155,7 +3386,7 @@ func (x *NodeLease) String() string {
 func (*NodeLease) ProtoMessage() {}
 
 func (x *NodeLease) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_node_proto_msgTypes[35]
+	mi := &file_tidegate_v1_node_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3168,7 +3399,7 @@ func (x *NodeLease) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeLease.ProtoReflect.Descriptor instead.
 func (*NodeLease) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{35}
+	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *NodeLease) GetEpoch() uint64 {
@@ -3207,7 +3438,7 @@ type ReportStandbyResponse struct {
 
 func (x *ReportStandbyResponse) Reset() {
 	*x = ReportStandbyResponse{}
-	mi := &file_tidegate_v1_node_proto_msgTypes[36]
+	mi := &file_tidegate_v1_node_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3219,7 +3450,7 @@ func (x *ReportStandbyResponse) String() string {
 func (*ReportStandbyResponse) ProtoMessage() {}
 
 func (x *ReportStandbyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_node_proto_msgTypes[36]
+	mi := &file_tidegate_v1_node_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3232,7 +3463,7 @@ func (x *ReportStandbyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportStandbyResponse.ProtoReflect.Descriptor instead.
 func (*ReportStandbyResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{36}
+	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{39}
 }
 
 type ReportRouteRequest struct {
@@ -3246,7 +3477,7 @@ type ReportRouteRequest struct {
 
 func (x *ReportRouteRequest) Reset() {
 	*x = ReportRouteRequest{}
-	mi := &file_tidegate_v1_node_proto_msgTypes[37]
+	mi := &file_tidegate_v1_node_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3258,7 +3489,7 @@ func (x *ReportRouteRequest) String() string {
 func (*ReportRouteRequest) ProtoMessage() {}
 
 func (x *ReportRouteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_node_proto_msgTypes[37]
+	mi := &file_tidegate_v1_node_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3271,7 +3502,7 @@ func (x *ReportRouteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportRouteRequest.ProtoReflect.Descriptor instead.
 func (*ReportRouteRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{37}
+	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *ReportRouteRequest) GetName() string {
@@ -3312,7 +3543,7 @@ type RouteApplied struct {
 
 func (x *RouteApplied) Reset() {
 	*x = RouteApplied{}
-	mi := &file_tidegate_v1_node_proto_msgTypes[38]
+	mi := &file_tidegate_v1_node_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3324,7 +3555,7 @@ func (x *RouteApplied) String() string {
 func (*RouteApplied) ProtoMessage() {}
 
 func (x *RouteApplied) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_node_proto_msgTypes[38]
+	mi := &file_tidegate_v1_node_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3337,7 +3568,7 @@ func (x *RouteApplied) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RouteApplied.ProtoReflect.Descriptor instead.
 func (*RouteApplied) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{38}
+	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *RouteApplied) GetService() string {
@@ -3390,7 +3621,7 @@ type ReportRouteResponse struct {
 
 func (x *ReportRouteResponse) Reset() {
 	*x = ReportRouteResponse{}
-	mi := &file_tidegate_v1_node_proto_msgTypes[39]
+	mi := &file_tidegate_v1_node_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3402,7 +3633,7 @@ func (x *ReportRouteResponse) String() string {
 func (*ReportRouteResponse) ProtoMessage() {}
 
 func (x *ReportRouteResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_node_proto_msgTypes[39]
+	mi := &file_tidegate_v1_node_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3415,7 +3646,7 @@ func (x *ReportRouteResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportRouteResponse.ProtoReflect.Descriptor instead.
 func (*ReportRouteResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{39}
+	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{42}
 }
 
 type ReportQuarantineRequest struct {
@@ -3448,7 +3679,7 @@ type ReportQuarantineRequest struct {
 
 func (x *ReportQuarantineRequest) Reset() {
 	*x = ReportQuarantineRequest{}
-	mi := &file_tidegate_v1_node_proto_msgTypes[40]
+	mi := &file_tidegate_v1_node_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3460,7 +3691,7 @@ func (x *ReportQuarantineRequest) String() string {
 func (*ReportQuarantineRequest) ProtoMessage() {}
 
 func (x *ReportQuarantineRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_node_proto_msgTypes[40]
+	mi := &file_tidegate_v1_node_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3473,7 +3704,7 @@ func (x *ReportQuarantineRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportQuarantineRequest.ProtoReflect.Descriptor instead.
 func (*ReportQuarantineRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{40}
+	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *ReportQuarantineRequest) GetId() string {
@@ -3589,7 +3820,7 @@ type ReportQuarantineResponse struct {
 
 func (x *ReportQuarantineResponse) Reset() {
 	*x = ReportQuarantineResponse{}
-	mi := &file_tidegate_v1_node_proto_msgTypes[41]
+	mi := &file_tidegate_v1_node_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3601,7 +3832,7 @@ func (x *ReportQuarantineResponse) String() string {
 func (*ReportQuarantineResponse) ProtoMessage() {}
 
 func (x *ReportQuarantineResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_node_proto_msgTypes[41]
+	mi := &file_tidegate_v1_node_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3614,7 +3845,7 @@ func (x *ReportQuarantineResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportQuarantineResponse.ProtoReflect.Descriptor instead.
 func (*ReportQuarantineResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{41}
+	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{44}
 }
 
 var File_tidegate_v1_node_proto protoreflect.FileDescriptor
@@ -3653,7 +3884,7 @@ const file_tidegate_v1_node_proto_rawDesc = "" +
 	"\x06frozen\x18\x04 \x01(\bR\x06frozen\x12\x17\n" +
 	"\aplan_id\x18\x05 \x01(\tR\x06planId\x12\x14\n" +
 	"\x05armed\x18\x06 \x01(\bR\x05armed\x126\n" +
-	"\tlease_ttl\x18\a \x01(\v2\x19.google.protobuf.DurationR\bleaseTtl\"\xcf\x04\n" +
+	"\tlease_ttl\x18\a \x01(\v2\x19.google.protobuf.DurationR\bleaseTtl\"\xff\x04\n" +
 	"\n" +
 	"StreamView\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
@@ -3673,7 +3904,14 @@ const file_tidegate_v1_node_proto_rawDesc = "" +
 	"\x05brake\x18\x0e \x01(\v2\x12.tidegate.v1.BrakeR\x05brake\x126\n" +
 	"\tlease_ttl\x18\x0f \x01(\v2\x19.google.protobuf.DurationR\bleaseTtl\x12\x1a\n" +
 	"\blearners\x18\x10 \x03(\tR\blearners\x12\x18\n" +
-	"\aleaving\x18\x11 \x01(\bR\aleaving\"g\n" +
+	"\aleaving\x18\x11 \x01(\bR\aleaving\x12.\n" +
+	"\arenewal\x18\x12 \x01(\v2\x14.tidegate.v1.RenewalR\arenewal\"\x93\x01\n" +
+	"\aRenewal\x12\x14\n" +
+	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12\x12\n" +
+	"\x04site\x18\x02 \x01(\tR\x04site\x12\x16\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\x12\x14\n" +
+	"\x05actor\x18\x04 \x01(\tR\x05actor\x120\n" +
+	"\x05since\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\"g\n" +
 	"\x05Brake\x12\x16\n" +
 	"\x06reason\x18\x01 \x01(\tR\x06reason\x12\x14\n" +
 	"\x05actor\x18\x02 \x01(\tR\x05actor\x120\n" +
@@ -3779,8 +4017,7 @@ const file_tidegate_v1_node_proto_rawDesc = "" +
 	"\x05limit\x18\x02 \x01(\x01H\x00R\x05limit\x88\x01\x01\x12\x12\n" +
 	"\x04unit\x18\x03 \x01(\tR\x04unit\x12\x14\n" +
 	"\x05error\x18\x04 \x01(\tR\x05errorB\b\n" +
-	"\x06_limit\"\xb6\n" +
-	"\n" +
+	"\x06_limit\"\xa9\v\n" +
 	"\vAgentStream\x12\x1b\n" +
 	"\tstream_id\x18\x01 \x01(\tR\bstreamId\x12*\n" +
 	"\x04role\x18\x02 \x01(\x0e2\x16.tidegate.v1.AgentRoleR\x04role\x12\x14\n" +
@@ -3819,7 +4056,13 @@ const file_tidegate_v1_node_proto_rawDesc = "" +
 	"\adrained\x18\x1f \x01(\bR\adrained\x12*\n" +
 	"\x0eadmission_rate\x18  \x01(\x01H\x04R\radmissionRate\x88\x01\x01\x125\n" +
 	"\bfindings\x18! \x03(\v2\x19.tidegate.v1.StoreFindingR\bfindings\x12\x14\n" +
-	"\x05keeps\x18\" \x03(\tR\x05keepsB\a\n" +
+	"\x05keeps\x18\" \x03(\tR\x05keeps\x12\x12\n" +
+	"\x04lost\x18# \x01(\tR\x04lost\x12#\n" +
+	"\rlost_diverged\x18$ \x01(\bR\flostDiverged\x12\x1e\n" +
+	"\n" +
+	"generation\x18% \x01(\rR\n" +
+	"generation\x12\x18\n" +
+	"\aopening\x18& \x01(\bR\aopeningB\a\n" +
 	"\x05_headB\v\n" +
 	"\t_capturedB\n" +
 	"\n" +
@@ -3832,7 +4075,13 @@ const file_tidegate_v1_node_proto_rawDesc = "" +
 	"\vdurable_seq\x18\x03 \x01(\x04R\n" +
 	"durableSeq\x12\x18\n" +
 	"\acounted\x18\x04 \x01(\bR\acounted\"\x15\n" +
-	"\x13ReportAgentResponse\"\xb3\x03\n" +
+	"\x13ReportAgentResponse\"c\n" +
+	"\x18DeclareGenerationRequest\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\tR\x04node\x12\x1b\n" +
+	"\tstream_id\x18\x02 \x01(\tR\bstreamId\x12\x16\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\"K\n" +
+	"\x19DeclareGenerationResponse\x12.\n" +
+	"\arenewal\x18\x01 \x01(\v2\x14.tidegate.v1.RenewalR\arenewal\"\xb3\x03\n" +
 	"\x14ReportStandbyRequest\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x12\x12\n" +
 	"\x04site\x18\x02 \x01(\tR\x04site\x12 \n" +
@@ -3940,7 +4189,7 @@ const file_tidegate_v1_node_proto_rawDesc = "" +
 	"\x12AGENT_ROLE_PROVING\x10\x04\x12\x15\n" +
 	"\x11AGENT_ROLE_WRITER\x10\x05\x12\x15\n" +
 	"\x11AGENT_ROLE_FENCED\x10\x06\x12\x17\n" +
-	"\x13AGENT_ROLE_DIVERGED\x10\a2\x9e\b\n" +
+	"\x13AGENT_ROLE_DIVERGED\x10\a2\x82\t\n" +
 	"\vNodeService\x12G\n" +
 	"\bRegister\x12\x1c.tidegate.v1.RegisterRequest\x1a\x1d.tidegate.v1.RegisterResponse\x12@\n" +
 	"\x05Watch\x12\x19.tidegate.v1.WatchRequest\x1a\x1a.tidegate.v1.WatchResponse0\x01\x12S\n" +
@@ -3956,7 +4205,8 @@ const file_tidegate_v1_node_proto_rawDesc = "" +
 	"\vReportAgent\x12\x1f.tidegate.v1.ReportAgentRequest\x1a .tidegate.v1.ReportAgentResponse\x12V\n" +
 	"\rReportStandby\x12!.tidegate.v1.ReportStandbyRequest\x1a\".tidegate.v1.ReportStandbyResponse\x12P\n" +
 	"\vReportRoute\x12\x1f.tidegate.v1.ReportRouteRequest\x1a .tidegate.v1.ReportRouteResponse\x12_\n" +
-	"\x10ReportQuarantine\x12$.tidegate.v1.ReportQuarantineRequest\x1a%.tidegate.v1.ReportQuarantineResponseB8Z6github.com/tidegate/tidegate/api/tidegatev1;tidegatev1b\x06proto3"
+	"\x10ReportQuarantine\x12$.tidegate.v1.ReportQuarantineRequest\x1a%.tidegate.v1.ReportQuarantineResponse\x12b\n" +
+	"\x11DeclareGeneration\x12%.tidegate.v1.DeclareGenerationRequest\x1a&.tidegate.v1.DeclareGenerationResponseB8Z6github.com/tidegate/tidegate/api/tidegatev1;tidegatev1b\x06proto3"
 
 var (
 	file_tidegate_v1_node_proto_rawDescOnce sync.Once
@@ -3971,174 +4221,182 @@ func file_tidegate_v1_node_proto_rawDescGZIP() []byte {
 }
 
 var file_tidegate_v1_node_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_tidegate_v1_node_proto_msgTypes = make([]protoimpl.MessageInfo, 42)
+var file_tidegate_v1_node_proto_msgTypes = make([]protoimpl.MessageInfo, 45)
 var file_tidegate_v1_node_proto_goTypes = []any{
-	(NodeKind)(0),                    // 0: tidegate.v1.NodeKind
-	(GatePolicy)(0),                  // 1: tidegate.v1.GatePolicy
-	(AgentRole)(0),                   // 2: tidegate.v1.AgentRole
-	(*RegisterRequest)(nil),          // 3: tidegate.v1.RegisterRequest
-	(*RegisterResponse)(nil),         // 4: tidegate.v1.RegisterResponse
-	(*WatchRequest)(nil),             // 5: tidegate.v1.WatchRequest
-	(*WatchResponse)(nil),            // 6: tidegate.v1.WatchResponse
-	(*ServiceView)(nil),              // 7: tidegate.v1.ServiceView
-	(*StreamView)(nil),               // 8: tidegate.v1.StreamView
-	(*Brake)(nil),                    // 9: tidegate.v1.Brake
-	(*NodeView)(nil),                 // 10: tidegate.v1.NodeView
-	(*AcquireEpochRequest)(nil),      // 11: tidegate.v1.AcquireEpochRequest
-	(*StreamPosition)(nil),           // 12: tidegate.v1.StreamPosition
-	(*AcquireEpochResponse)(nil),     // 13: tidegate.v1.AcquireEpochResponse
-	(*StreamGrant)(nil),              // 14: tidegate.v1.StreamGrant
-	(*ReadEpochRequest)(nil),         // 15: tidegate.v1.ReadEpochRequest
-	(*ReadEpochResponse)(nil),        // 16: tidegate.v1.ReadEpochResponse
-	(*RecordGateRequest)(nil),        // 17: tidegate.v1.RecordGateRequest
-	(*RecordGateResponse)(nil),       // 18: tidegate.v1.RecordGateResponse
-	(*RenewLeaseRequest)(nil),        // 19: tidegate.v1.RenewLeaseRequest
-	(*StreamEpoch)(nil),              // 20: tidegate.v1.StreamEpoch
-	(*RenewLeaseResponse)(nil),       // 21: tidegate.v1.RenewLeaseResponse
-	(*ReleaseLeaseRequest)(nil),      // 22: tidegate.v1.ReleaseLeaseRequest
-	(*ReleaseLeaseResponse)(nil),     // 23: tidegate.v1.ReleaseLeaseResponse
-	(*HandOverRequest)(nil),          // 24: tidegate.v1.HandOverRequest
-	(*StreamHandover)(nil),           // 25: tidegate.v1.StreamHandover
-	(*HandOverResponse)(nil),         // 26: tidegate.v1.HandOverResponse
-	(*Vantage)(nil),                  // 27: tidegate.v1.Vantage
-	(*Observation)(nil),              // 28: tidegate.v1.Observation
-	(*ExitLimboRequest)(nil),         // 29: tidegate.v1.ExitLimboRequest
-	(*ExitLimboResponse)(nil),        // 30: tidegate.v1.ExitLimboResponse
-	(*ReportAgentRequest)(nil),       // 31: tidegate.v1.ReportAgentRequest
-	(*Rate)(nil),                     // 32: tidegate.v1.Rate
-	(*AgentStream)(nil),              // 33: tidegate.v1.AgentStream
-	(*AgentMember)(nil),              // 34: tidegate.v1.AgentMember
-	(*ReportAgentResponse)(nil),      // 35: tidegate.v1.ReportAgentResponse
-	(*ReportStandbyRequest)(nil),     // 36: tidegate.v1.ReportStandbyRequest
-	(*StandbyStream)(nil),            // 37: tidegate.v1.StandbyStream
-	(*NodeLease)(nil),                // 38: tidegate.v1.NodeLease
-	(*ReportStandbyResponse)(nil),    // 39: tidegate.v1.ReportStandbyResponse
-	(*ReportRouteRequest)(nil),       // 40: tidegate.v1.ReportRouteRequest
-	(*RouteApplied)(nil),             // 41: tidegate.v1.RouteApplied
-	(*ReportRouteResponse)(nil),      // 42: tidegate.v1.ReportRouteResponse
-	(*ReportQuarantineRequest)(nil),  // 43: tidegate.v1.ReportQuarantineRequest
-	(*ReportQuarantineResponse)(nil), // 44: tidegate.v1.ReportQuarantineResponse
-	(*Route)(nil),                    // 45: tidegate.v1.Route
-	(*durationpb.Duration)(nil),      // 46: google.protobuf.Duration
-	(Mode)(0),                        // 47: tidegate.v1.Mode
-	(*Bounds)(nil),                   // 48: tidegate.v1.Bounds
-	(*EpochRecord)(nil),              // 49: tidegate.v1.EpochRecord
-	(*timestamppb.Timestamp)(nil),    // 50: google.protobuf.Timestamp
-	(*Holder)(nil),                   // 51: tidegate.v1.Holder
-	(*GateRecord)(nil),               // 52: tidegate.v1.GateRecord
-	(*Handover)(nil),                 // 53: tidegate.v1.Handover
-	(*Member)(nil),                   // 54: tidegate.v1.Member
-	(*Exposure)(nil),                 // 55: tidegate.v1.Exposure
-	(*Areas)(nil),                    // 56: tidegate.v1.Areas
-	(GateState)(0),                   // 57: tidegate.v1.GateState
-	(*StoreFinding)(nil),             // 58: tidegate.v1.StoreFinding
-	(*Promise)(nil),                  // 59: tidegate.v1.Promise
-	(*Term)(nil),                     // 60: tidegate.v1.Term
-	(*LogPos)(nil),                   // 61: tidegate.v1.LogPos
+	(NodeKind)(0),                     // 0: tidegate.v1.NodeKind
+	(GatePolicy)(0),                   // 1: tidegate.v1.GatePolicy
+	(AgentRole)(0),                    // 2: tidegate.v1.AgentRole
+	(*RegisterRequest)(nil),           // 3: tidegate.v1.RegisterRequest
+	(*RegisterResponse)(nil),          // 4: tidegate.v1.RegisterResponse
+	(*WatchRequest)(nil),              // 5: tidegate.v1.WatchRequest
+	(*WatchResponse)(nil),             // 6: tidegate.v1.WatchResponse
+	(*ServiceView)(nil),               // 7: tidegate.v1.ServiceView
+	(*StreamView)(nil),                // 8: tidegate.v1.StreamView
+	(*Renewal)(nil),                   // 9: tidegate.v1.Renewal
+	(*Brake)(nil),                     // 10: tidegate.v1.Brake
+	(*NodeView)(nil),                  // 11: tidegate.v1.NodeView
+	(*AcquireEpochRequest)(nil),       // 12: tidegate.v1.AcquireEpochRequest
+	(*StreamPosition)(nil),            // 13: tidegate.v1.StreamPosition
+	(*AcquireEpochResponse)(nil),      // 14: tidegate.v1.AcquireEpochResponse
+	(*StreamGrant)(nil),               // 15: tidegate.v1.StreamGrant
+	(*ReadEpochRequest)(nil),          // 16: tidegate.v1.ReadEpochRequest
+	(*ReadEpochResponse)(nil),         // 17: tidegate.v1.ReadEpochResponse
+	(*RecordGateRequest)(nil),         // 18: tidegate.v1.RecordGateRequest
+	(*RecordGateResponse)(nil),        // 19: tidegate.v1.RecordGateResponse
+	(*RenewLeaseRequest)(nil),         // 20: tidegate.v1.RenewLeaseRequest
+	(*StreamEpoch)(nil),               // 21: tidegate.v1.StreamEpoch
+	(*RenewLeaseResponse)(nil),        // 22: tidegate.v1.RenewLeaseResponse
+	(*ReleaseLeaseRequest)(nil),       // 23: tidegate.v1.ReleaseLeaseRequest
+	(*ReleaseLeaseResponse)(nil),      // 24: tidegate.v1.ReleaseLeaseResponse
+	(*HandOverRequest)(nil),           // 25: tidegate.v1.HandOverRequest
+	(*StreamHandover)(nil),            // 26: tidegate.v1.StreamHandover
+	(*HandOverResponse)(nil),          // 27: tidegate.v1.HandOverResponse
+	(*Vantage)(nil),                   // 28: tidegate.v1.Vantage
+	(*Observation)(nil),               // 29: tidegate.v1.Observation
+	(*ExitLimboRequest)(nil),          // 30: tidegate.v1.ExitLimboRequest
+	(*ExitLimboResponse)(nil),         // 31: tidegate.v1.ExitLimboResponse
+	(*ReportAgentRequest)(nil),        // 32: tidegate.v1.ReportAgentRequest
+	(*Rate)(nil),                      // 33: tidegate.v1.Rate
+	(*AgentStream)(nil),               // 34: tidegate.v1.AgentStream
+	(*AgentMember)(nil),               // 35: tidegate.v1.AgentMember
+	(*ReportAgentResponse)(nil),       // 36: tidegate.v1.ReportAgentResponse
+	(*DeclareGenerationRequest)(nil),  // 37: tidegate.v1.DeclareGenerationRequest
+	(*DeclareGenerationResponse)(nil), // 38: tidegate.v1.DeclareGenerationResponse
+	(*ReportStandbyRequest)(nil),      // 39: tidegate.v1.ReportStandbyRequest
+	(*StandbyStream)(nil),             // 40: tidegate.v1.StandbyStream
+	(*NodeLease)(nil),                 // 41: tidegate.v1.NodeLease
+	(*ReportStandbyResponse)(nil),     // 42: tidegate.v1.ReportStandbyResponse
+	(*ReportRouteRequest)(nil),        // 43: tidegate.v1.ReportRouteRequest
+	(*RouteApplied)(nil),              // 44: tidegate.v1.RouteApplied
+	(*ReportRouteResponse)(nil),       // 45: tidegate.v1.ReportRouteResponse
+	(*ReportQuarantineRequest)(nil),   // 46: tidegate.v1.ReportQuarantineRequest
+	(*ReportQuarantineResponse)(nil),  // 47: tidegate.v1.ReportQuarantineResponse
+	(*Route)(nil),                     // 48: tidegate.v1.Route
+	(*durationpb.Duration)(nil),       // 49: google.protobuf.Duration
+	(Mode)(0),                         // 50: tidegate.v1.Mode
+	(*Bounds)(nil),                    // 51: tidegate.v1.Bounds
+	(*EpochRecord)(nil),               // 52: tidegate.v1.EpochRecord
+	(*timestamppb.Timestamp)(nil),     // 53: google.protobuf.Timestamp
+	(*Holder)(nil),                    // 54: tidegate.v1.Holder
+	(*GateRecord)(nil),                // 55: tidegate.v1.GateRecord
+	(*Handover)(nil),                  // 56: tidegate.v1.Handover
+	(*Member)(nil),                    // 57: tidegate.v1.Member
+	(*Exposure)(nil),                  // 58: tidegate.v1.Exposure
+	(*Areas)(nil),                     // 59: tidegate.v1.Areas
+	(GateState)(0),                    // 60: tidegate.v1.GateState
+	(*StoreFinding)(nil),              // 61: tidegate.v1.StoreFinding
+	(*Promise)(nil),                   // 62: tidegate.v1.Promise
+	(*Term)(nil),                      // 63: tidegate.v1.Term
+	(*LogPos)(nil),                    // 64: tidegate.v1.LogPos
 }
 var file_tidegate_v1_node_proto_depIdxs = []int32{
 	0,  // 0: tidegate.v1.RegisterRequest.kind:type_name -> tidegate.v1.NodeKind
 	0,  // 1: tidegate.v1.WatchRequest.kind:type_name -> tidegate.v1.NodeKind
 	7,  // 2: tidegate.v1.WatchResponse.services:type_name -> tidegate.v1.ServiceView
-	10, // 3: tidegate.v1.WatchResponse.nodes:type_name -> tidegate.v1.NodeView
+	11, // 3: tidegate.v1.WatchResponse.nodes:type_name -> tidegate.v1.NodeView
 	8,  // 4: tidegate.v1.ServiceView.streams:type_name -> tidegate.v1.StreamView
-	45, // 5: tidegate.v1.ServiceView.route:type_name -> tidegate.v1.Route
-	46, // 6: tidegate.v1.ServiceView.lease_ttl:type_name -> google.protobuf.Duration
-	47, // 7: tidegate.v1.StreamView.mode:type_name -> tidegate.v1.Mode
-	48, // 8: tidegate.v1.StreamView.bounds:type_name -> tidegate.v1.Bounds
-	49, // 9: tidegate.v1.StreamView.epoch:type_name -> tidegate.v1.EpochRecord
+	48, // 5: tidegate.v1.ServiceView.route:type_name -> tidegate.v1.Route
+	49, // 6: tidegate.v1.ServiceView.lease_ttl:type_name -> google.protobuf.Duration
+	50, // 7: tidegate.v1.StreamView.mode:type_name -> tidegate.v1.Mode
+	51, // 8: tidegate.v1.StreamView.bounds:type_name -> tidegate.v1.Bounds
+	52, // 9: tidegate.v1.StreamView.epoch:type_name -> tidegate.v1.EpochRecord
 	1,  // 10: tidegate.v1.StreamView.policy:type_name -> tidegate.v1.GatePolicy
-	46, // 11: tidegate.v1.StreamView.grace:type_name -> google.protobuf.Duration
-	46, // 12: tidegate.v1.StreamView.rearm:type_name -> google.protobuf.Duration
-	9,  // 13: tidegate.v1.StreamView.brake:type_name -> tidegate.v1.Brake
-	46, // 14: tidegate.v1.StreamView.lease_ttl:type_name -> google.protobuf.Duration
-	50, // 15: tidegate.v1.Brake.since:type_name -> google.protobuf.Timestamp
-	0,  // 16: tidegate.v1.NodeView.kind:type_name -> tidegate.v1.NodeKind
-	51, // 17: tidegate.v1.AcquireEpochRequest.holder:type_name -> tidegate.v1.Holder
-	12, // 18: tidegate.v1.AcquireEpochRequest.heads:type_name -> tidegate.v1.StreamPosition
-	20, // 19: tidegate.v1.AcquireEpochRequest.held:type_name -> tidegate.v1.StreamEpoch
-	20, // 20: tidegate.v1.AcquireEpochRequest.branches:type_name -> tidegate.v1.StreamEpoch
-	14, // 21: tidegate.v1.AcquireEpochResponse.grants:type_name -> tidegate.v1.StreamGrant
-	49, // 22: tidegate.v1.StreamGrant.epoch:type_name -> tidegate.v1.EpochRecord
-	49, // 23: tidegate.v1.ReadEpochResponse.epoch:type_name -> tidegate.v1.EpochRecord
-	52, // 24: tidegate.v1.RecordGateRequest.gate:type_name -> tidegate.v1.GateRecord
-	52, // 25: tidegate.v1.RecordGateRequest.was:type_name -> tidegate.v1.GateRecord
-	49, // 26: tidegate.v1.RecordGateResponse.epoch:type_name -> tidegate.v1.EpochRecord
-	20, // 27: tidegate.v1.RenewLeaseRequest.epochs:type_name -> tidegate.v1.StreamEpoch
-	46, // 28: tidegate.v1.RenewLeaseResponse.ttl:type_name -> google.protobuf.Duration
-	25, // 29: tidegate.v1.HandOverRequest.streams:type_name -> tidegate.v1.StreamHandover
-	53, // 30: tidegate.v1.StreamHandover.handover:type_name -> tidegate.v1.Handover
-	49, // 31: tidegate.v1.HandOverResponse.epochs:type_name -> tidegate.v1.EpochRecord
-	28, // 32: tidegate.v1.Vantage.observations:type_name -> tidegate.v1.Observation
-	50, // 33: tidegate.v1.Vantage.sent:type_name -> google.protobuf.Timestamp
-	46, // 34: tidegate.v1.Observation.last_good_age:type_name -> google.protobuf.Duration
-	46, // 35: tidegate.v1.Observation.age:type_name -> google.protobuf.Duration
-	54, // 36: tidegate.v1.ExitLimboRequest.member:type_name -> tidegate.v1.Member
-	49, // 37: tidegate.v1.ExitLimboResponse.epoch:type_name -> tidegate.v1.EpochRecord
-	33, // 38: tidegate.v1.ReportAgentRequest.streams:type_name -> tidegate.v1.AgentStream
-	50, // 39: tidegate.v1.ReportAgentRequest.sent:type_name -> google.protobuf.Timestamp
-	32, // 40: tidegate.v1.ReportAgentRequest.rates:type_name -> tidegate.v1.Rate
-	2,  // 41: tidegate.v1.AgentStream.role:type_name -> tidegate.v1.AgentRole
-	55, // 42: tidegate.v1.AgentStream.exposure:type_name -> tidegate.v1.Exposure
-	56, // 43: tidegate.v1.AgentStream.areas:type_name -> tidegate.v1.Areas
-	47, // 44: tidegate.v1.AgentStream.mode:type_name -> tidegate.v1.Mode
-	48, // 45: tidegate.v1.AgentStream.bounds:type_name -> tidegate.v1.Bounds
-	34, // 46: tidegate.v1.AgentStream.members:type_name -> tidegate.v1.AgentMember
-	46, // 47: tidegate.v1.AgentStream.gate_state_age:type_name -> google.protobuf.Duration
-	57, // 48: tidegate.v1.AgentStream.want:type_name -> tidegate.v1.GateState
-	46, // 49: tidegate.v1.AgentStream.slack:type_name -> google.protobuf.Duration
-	46, // 50: tidegate.v1.AgentStream.lease_remaining:type_name -> google.protobuf.Duration
-	58, // 51: tidegate.v1.AgentStream.findings:type_name -> tidegate.v1.StoreFinding
-	37, // 52: tidegate.v1.ReportStandbyRequest.streams:type_name -> tidegate.v1.StandbyStream
-	50, // 53: tidegate.v1.ReportStandbyRequest.sent:type_name -> google.protobuf.Timestamp
-	32, // 54: tidegate.v1.ReportStandbyRequest.rates:type_name -> tidegate.v1.Rate
-	59, // 55: tidegate.v1.StandbyStream.promise:type_name -> tidegate.v1.Promise
-	60, // 56: tidegate.v1.StandbyStream.history:type_name -> tidegate.v1.Term
-	61, // 57: tidegate.v1.StandbyStream.received:type_name -> tidegate.v1.LogPos
-	61, // 58: tidegate.v1.StandbyStream.durable:type_name -> tidegate.v1.LogPos
-	46, // 59: tidegate.v1.StandbyStream.blind_window:type_name -> google.protobuf.Duration
-	46, // 60: tidegate.v1.StandbyStream.beacon_age:type_name -> google.protobuf.Duration
-	38, // 61: tidegate.v1.StandbyStream.lease:type_name -> tidegate.v1.NodeLease
-	53, // 62: tidegate.v1.StandbyStream.handover_applied:type_name -> tidegate.v1.Handover
-	58, // 63: tidegate.v1.StandbyStream.findings:type_name -> tidegate.v1.StoreFinding
-	46, // 64: tidegate.v1.NodeLease.ttl:type_name -> google.protobuf.Duration
-	46, // 65: tidegate.v1.NodeLease.remaining:type_name -> google.protobuf.Duration
-	41, // 66: tidegate.v1.ReportRouteRequest.services:type_name -> tidegate.v1.RouteApplied
-	50, // 67: tidegate.v1.RouteApplied.since:type_name -> google.protobuf.Timestamp
-	50, // 68: tidegate.v1.ReportQuarantineRequest.oldest:type_name -> google.protobuf.Timestamp
-	50, // 69: tidegate.v1.ReportQuarantineRequest.newest:type_name -> google.protobuf.Timestamp
-	50, // 70: tidegate.v1.ReportQuarantineRequest.released_newest:type_name -> google.protobuf.Timestamp
-	3,  // 71: tidegate.v1.NodeService.Register:input_type -> tidegate.v1.RegisterRequest
-	5,  // 72: tidegate.v1.NodeService.Watch:input_type -> tidegate.v1.WatchRequest
-	11, // 73: tidegate.v1.NodeService.AcquireEpoch:input_type -> tidegate.v1.AcquireEpochRequest
-	15, // 74: tidegate.v1.NodeService.ReadEpoch:input_type -> tidegate.v1.ReadEpochRequest
-	17, // 75: tidegate.v1.NodeService.RecordGate:input_type -> tidegate.v1.RecordGateRequest
-	19, // 76: tidegate.v1.NodeService.RenewLease:input_type -> tidegate.v1.RenewLeaseRequest
-	22, // 77: tidegate.v1.NodeService.ReleaseLease:input_type -> tidegate.v1.ReleaseLeaseRequest
-	24, // 78: tidegate.v1.NodeService.HandOver:input_type -> tidegate.v1.HandOverRequest
-	29, // 79: tidegate.v1.NodeService.ExitLimbo:input_type -> tidegate.v1.ExitLimboRequest
-	31, // 80: tidegate.v1.NodeService.ReportAgent:input_type -> tidegate.v1.ReportAgentRequest
-	36, // 81: tidegate.v1.NodeService.ReportStandby:input_type -> tidegate.v1.ReportStandbyRequest
-	40, // 82: tidegate.v1.NodeService.ReportRoute:input_type -> tidegate.v1.ReportRouteRequest
-	43, // 83: tidegate.v1.NodeService.ReportQuarantine:input_type -> tidegate.v1.ReportQuarantineRequest
-	4,  // 84: tidegate.v1.NodeService.Register:output_type -> tidegate.v1.RegisterResponse
-	6,  // 85: tidegate.v1.NodeService.Watch:output_type -> tidegate.v1.WatchResponse
-	13, // 86: tidegate.v1.NodeService.AcquireEpoch:output_type -> tidegate.v1.AcquireEpochResponse
-	16, // 87: tidegate.v1.NodeService.ReadEpoch:output_type -> tidegate.v1.ReadEpochResponse
-	18, // 88: tidegate.v1.NodeService.RecordGate:output_type -> tidegate.v1.RecordGateResponse
-	21, // 89: tidegate.v1.NodeService.RenewLease:output_type -> tidegate.v1.RenewLeaseResponse
-	23, // 90: tidegate.v1.NodeService.ReleaseLease:output_type -> tidegate.v1.ReleaseLeaseResponse
-	26, // 91: tidegate.v1.NodeService.HandOver:output_type -> tidegate.v1.HandOverResponse
-	30, // 92: tidegate.v1.NodeService.ExitLimbo:output_type -> tidegate.v1.ExitLimboResponse
-	35, // 93: tidegate.v1.NodeService.ReportAgent:output_type -> tidegate.v1.ReportAgentResponse
-	39, // 94: tidegate.v1.NodeService.ReportStandby:output_type -> tidegate.v1.ReportStandbyResponse
-	42, // 95: tidegate.v1.NodeService.ReportRoute:output_type -> tidegate.v1.ReportRouteResponse
-	44, // 96: tidegate.v1.NodeService.ReportQuarantine:output_type -> tidegate.v1.ReportQuarantineResponse
-	84, // [84:97] is the sub-list for method output_type
-	71, // [71:84] is the sub-list for method input_type
-	71, // [71:71] is the sub-list for extension type_name
-	71, // [71:71] is the sub-list for extension extendee
-	0,  // [0:71] is the sub-list for field type_name
+	49, // 11: tidegate.v1.StreamView.grace:type_name -> google.protobuf.Duration
+	49, // 12: tidegate.v1.StreamView.rearm:type_name -> google.protobuf.Duration
+	10, // 13: tidegate.v1.StreamView.brake:type_name -> tidegate.v1.Brake
+	49, // 14: tidegate.v1.StreamView.lease_ttl:type_name -> google.protobuf.Duration
+	9,  // 15: tidegate.v1.StreamView.renewal:type_name -> tidegate.v1.Renewal
+	53, // 16: tidegate.v1.Renewal.since:type_name -> google.protobuf.Timestamp
+	53, // 17: tidegate.v1.Brake.since:type_name -> google.protobuf.Timestamp
+	0,  // 18: tidegate.v1.NodeView.kind:type_name -> tidegate.v1.NodeKind
+	54, // 19: tidegate.v1.AcquireEpochRequest.holder:type_name -> tidegate.v1.Holder
+	13, // 20: tidegate.v1.AcquireEpochRequest.heads:type_name -> tidegate.v1.StreamPosition
+	21, // 21: tidegate.v1.AcquireEpochRequest.held:type_name -> tidegate.v1.StreamEpoch
+	21, // 22: tidegate.v1.AcquireEpochRequest.branches:type_name -> tidegate.v1.StreamEpoch
+	15, // 23: tidegate.v1.AcquireEpochResponse.grants:type_name -> tidegate.v1.StreamGrant
+	52, // 24: tidegate.v1.StreamGrant.epoch:type_name -> tidegate.v1.EpochRecord
+	52, // 25: tidegate.v1.ReadEpochResponse.epoch:type_name -> tidegate.v1.EpochRecord
+	55, // 26: tidegate.v1.RecordGateRequest.gate:type_name -> tidegate.v1.GateRecord
+	55, // 27: tidegate.v1.RecordGateRequest.was:type_name -> tidegate.v1.GateRecord
+	52, // 28: tidegate.v1.RecordGateResponse.epoch:type_name -> tidegate.v1.EpochRecord
+	21, // 29: tidegate.v1.RenewLeaseRequest.epochs:type_name -> tidegate.v1.StreamEpoch
+	49, // 30: tidegate.v1.RenewLeaseResponse.ttl:type_name -> google.protobuf.Duration
+	26, // 31: tidegate.v1.HandOverRequest.streams:type_name -> tidegate.v1.StreamHandover
+	56, // 32: tidegate.v1.StreamHandover.handover:type_name -> tidegate.v1.Handover
+	52, // 33: tidegate.v1.HandOverResponse.epochs:type_name -> tidegate.v1.EpochRecord
+	29, // 34: tidegate.v1.Vantage.observations:type_name -> tidegate.v1.Observation
+	53, // 35: tidegate.v1.Vantage.sent:type_name -> google.protobuf.Timestamp
+	49, // 36: tidegate.v1.Observation.last_good_age:type_name -> google.protobuf.Duration
+	49, // 37: tidegate.v1.Observation.age:type_name -> google.protobuf.Duration
+	57, // 38: tidegate.v1.ExitLimboRequest.member:type_name -> tidegate.v1.Member
+	52, // 39: tidegate.v1.ExitLimboResponse.epoch:type_name -> tidegate.v1.EpochRecord
+	34, // 40: tidegate.v1.ReportAgentRequest.streams:type_name -> tidegate.v1.AgentStream
+	53, // 41: tidegate.v1.ReportAgentRequest.sent:type_name -> google.protobuf.Timestamp
+	33, // 42: tidegate.v1.ReportAgentRequest.rates:type_name -> tidegate.v1.Rate
+	2,  // 43: tidegate.v1.AgentStream.role:type_name -> tidegate.v1.AgentRole
+	58, // 44: tidegate.v1.AgentStream.exposure:type_name -> tidegate.v1.Exposure
+	59, // 45: tidegate.v1.AgentStream.areas:type_name -> tidegate.v1.Areas
+	50, // 46: tidegate.v1.AgentStream.mode:type_name -> tidegate.v1.Mode
+	51, // 47: tidegate.v1.AgentStream.bounds:type_name -> tidegate.v1.Bounds
+	35, // 48: tidegate.v1.AgentStream.members:type_name -> tidegate.v1.AgentMember
+	49, // 49: tidegate.v1.AgentStream.gate_state_age:type_name -> google.protobuf.Duration
+	60, // 50: tidegate.v1.AgentStream.want:type_name -> tidegate.v1.GateState
+	49, // 51: tidegate.v1.AgentStream.slack:type_name -> google.protobuf.Duration
+	49, // 52: tidegate.v1.AgentStream.lease_remaining:type_name -> google.protobuf.Duration
+	61, // 53: tidegate.v1.AgentStream.findings:type_name -> tidegate.v1.StoreFinding
+	9,  // 54: tidegate.v1.DeclareGenerationResponse.renewal:type_name -> tidegate.v1.Renewal
+	40, // 55: tidegate.v1.ReportStandbyRequest.streams:type_name -> tidegate.v1.StandbyStream
+	53, // 56: tidegate.v1.ReportStandbyRequest.sent:type_name -> google.protobuf.Timestamp
+	33, // 57: tidegate.v1.ReportStandbyRequest.rates:type_name -> tidegate.v1.Rate
+	62, // 58: tidegate.v1.StandbyStream.promise:type_name -> tidegate.v1.Promise
+	63, // 59: tidegate.v1.StandbyStream.history:type_name -> tidegate.v1.Term
+	64, // 60: tidegate.v1.StandbyStream.received:type_name -> tidegate.v1.LogPos
+	64, // 61: tidegate.v1.StandbyStream.durable:type_name -> tidegate.v1.LogPos
+	49, // 62: tidegate.v1.StandbyStream.blind_window:type_name -> google.protobuf.Duration
+	49, // 63: tidegate.v1.StandbyStream.beacon_age:type_name -> google.protobuf.Duration
+	41, // 64: tidegate.v1.StandbyStream.lease:type_name -> tidegate.v1.NodeLease
+	56, // 65: tidegate.v1.StandbyStream.handover_applied:type_name -> tidegate.v1.Handover
+	61, // 66: tidegate.v1.StandbyStream.findings:type_name -> tidegate.v1.StoreFinding
+	49, // 67: tidegate.v1.NodeLease.ttl:type_name -> google.protobuf.Duration
+	49, // 68: tidegate.v1.NodeLease.remaining:type_name -> google.protobuf.Duration
+	44, // 69: tidegate.v1.ReportRouteRequest.services:type_name -> tidegate.v1.RouteApplied
+	53, // 70: tidegate.v1.RouteApplied.since:type_name -> google.protobuf.Timestamp
+	53, // 71: tidegate.v1.ReportQuarantineRequest.oldest:type_name -> google.protobuf.Timestamp
+	53, // 72: tidegate.v1.ReportQuarantineRequest.newest:type_name -> google.protobuf.Timestamp
+	53, // 73: tidegate.v1.ReportQuarantineRequest.released_newest:type_name -> google.protobuf.Timestamp
+	3,  // 74: tidegate.v1.NodeService.Register:input_type -> tidegate.v1.RegisterRequest
+	5,  // 75: tidegate.v1.NodeService.Watch:input_type -> tidegate.v1.WatchRequest
+	12, // 76: tidegate.v1.NodeService.AcquireEpoch:input_type -> tidegate.v1.AcquireEpochRequest
+	16, // 77: tidegate.v1.NodeService.ReadEpoch:input_type -> tidegate.v1.ReadEpochRequest
+	18, // 78: tidegate.v1.NodeService.RecordGate:input_type -> tidegate.v1.RecordGateRequest
+	20, // 79: tidegate.v1.NodeService.RenewLease:input_type -> tidegate.v1.RenewLeaseRequest
+	23, // 80: tidegate.v1.NodeService.ReleaseLease:input_type -> tidegate.v1.ReleaseLeaseRequest
+	25, // 81: tidegate.v1.NodeService.HandOver:input_type -> tidegate.v1.HandOverRequest
+	30, // 82: tidegate.v1.NodeService.ExitLimbo:input_type -> tidegate.v1.ExitLimboRequest
+	32, // 83: tidegate.v1.NodeService.ReportAgent:input_type -> tidegate.v1.ReportAgentRequest
+	39, // 84: tidegate.v1.NodeService.ReportStandby:input_type -> tidegate.v1.ReportStandbyRequest
+	43, // 85: tidegate.v1.NodeService.ReportRoute:input_type -> tidegate.v1.ReportRouteRequest
+	46, // 86: tidegate.v1.NodeService.ReportQuarantine:input_type -> tidegate.v1.ReportQuarantineRequest
+	37, // 87: tidegate.v1.NodeService.DeclareGeneration:input_type -> tidegate.v1.DeclareGenerationRequest
+	4,  // 88: tidegate.v1.NodeService.Register:output_type -> tidegate.v1.RegisterResponse
+	6,  // 89: tidegate.v1.NodeService.Watch:output_type -> tidegate.v1.WatchResponse
+	14, // 90: tidegate.v1.NodeService.AcquireEpoch:output_type -> tidegate.v1.AcquireEpochResponse
+	17, // 91: tidegate.v1.NodeService.ReadEpoch:output_type -> tidegate.v1.ReadEpochResponse
+	19, // 92: tidegate.v1.NodeService.RecordGate:output_type -> tidegate.v1.RecordGateResponse
+	22, // 93: tidegate.v1.NodeService.RenewLease:output_type -> tidegate.v1.RenewLeaseResponse
+	24, // 94: tidegate.v1.NodeService.ReleaseLease:output_type -> tidegate.v1.ReleaseLeaseResponse
+	27, // 95: tidegate.v1.NodeService.HandOver:output_type -> tidegate.v1.HandOverResponse
+	31, // 96: tidegate.v1.NodeService.ExitLimbo:output_type -> tidegate.v1.ExitLimboResponse
+	36, // 97: tidegate.v1.NodeService.ReportAgent:output_type -> tidegate.v1.ReportAgentResponse
+	42, // 98: tidegate.v1.NodeService.ReportStandby:output_type -> tidegate.v1.ReportStandbyResponse
+	45, // 99: tidegate.v1.NodeService.ReportRoute:output_type -> tidegate.v1.ReportRouteResponse
+	47, // 100: tidegate.v1.NodeService.ReportQuarantine:output_type -> tidegate.v1.ReportQuarantineResponse
+	38, // 101: tidegate.v1.NodeService.DeclareGeneration:output_type -> tidegate.v1.DeclareGenerationResponse
+	88, // [88:102] is the sub-list for method output_type
+	74, // [74:88] is the sub-list for method input_type
+	74, // [74:74] is the sub-list for extension type_name
+	74, // [74:74] is the sub-list for extension extendee
+	0,  // [0:74] is the sub-list for field type_name
 }
 
 func init() { file_tidegate_v1_node_proto_init() }
@@ -4147,18 +4405,18 @@ func file_tidegate_v1_node_proto_init() {
 		return
 	}
 	file_tidegate_v1_types_proto_init()
-	file_tidegate_v1_node_proto_msgTypes[29].OneofWrappers = []any{}
 	file_tidegate_v1_node_proto_msgTypes[30].OneofWrappers = []any{}
-	file_tidegate_v1_node_proto_msgTypes[33].OneofWrappers = []any{}
-	file_tidegate_v1_node_proto_msgTypes[34].OneofWrappers = []any{}
-	file_tidegate_v1_node_proto_msgTypes[40].OneofWrappers = []any{}
+	file_tidegate_v1_node_proto_msgTypes[31].OneofWrappers = []any{}
+	file_tidegate_v1_node_proto_msgTypes[36].OneofWrappers = []any{}
+	file_tidegate_v1_node_proto_msgTypes[37].OneofWrappers = []any{}
+	file_tidegate_v1_node_proto_msgTypes[43].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tidegate_v1_node_proto_rawDesc), len(file_tidegate_v1_node_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   42,
+			NumMessages:   45,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -2184,6 +2184,146 @@ func (x *ResumeStreamResponse) GetStream() *StreamView {
 	return nil
 }
 
+type RegenerateStreamRequest struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Service string                 `protobuf:"bytes,1,opt,name=service,proto3" json:"service,omitempty"`
+	Stream  string                 `protobuf:"bytes,2,opt,name=stream,proto3" json:"stream,omitempty"`
+	Reason  string                 `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	// Answer the rules, and change nothing.
+	DryRun bool `protobuf:"varint,4,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
+	// Go on although the source lacks what was shipped of the log, or may.
+	AcceptLoss    bool `protobuf:"varint,5,opt,name=accept_loss,json=acceptLoss,proto3" json:"accept_loss,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RegenerateStreamRequest) Reset() {
+	*x = RegenerateStreamRequest{}
+	mi := &file_tidegate_v1_operator_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RegenerateStreamRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RegenerateStreamRequest) ProtoMessage() {}
+
+func (x *RegenerateStreamRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tidegate_v1_operator_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RegenerateStreamRequest.ProtoReflect.Descriptor instead.
+func (*RegenerateStreamRequest) Descriptor() ([]byte, []int) {
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *RegenerateStreamRequest) GetService() string {
+	if x != nil {
+		return x.Service
+	}
+	return ""
+}
+
+func (x *RegenerateStreamRequest) GetStream() string {
+	if x != nil {
+		return x.Stream
+	}
+	return ""
+}
+
+func (x *RegenerateStreamRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *RegenerateStreamRequest) GetDryRun() bool {
+	if x != nil {
+		return x.DryRun
+	}
+	return false
+}
+
+func (x *RegenerateStreamRequest) GetAcceptLoss() bool {
+	if x != nil {
+		return x.AcceptLoss
+	}
+	return false
+}
+
+type RegenerateStreamResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Rules []*RuleVerdict         `protobuf:"bytes,1,rep,name=rules,proto3" json:"rules,omitempty"`
+	// What is given up, and what stays, in the order to read it.
+	Facts []*Fact `protobuf:"bytes,2,rep,name=facts,proto3" json:"facts,omitempty"`
+	// As declared; absent when nothing was.
+	Renewal       *Renewal `protobuf:"bytes,3,opt,name=renewal,proto3" json:"renewal,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RegenerateStreamResponse) Reset() {
+	*x = RegenerateStreamResponse{}
+	mi := &file_tidegate_v1_operator_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RegenerateStreamResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RegenerateStreamResponse) ProtoMessage() {}
+
+func (x *RegenerateStreamResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_tidegate_v1_operator_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RegenerateStreamResponse.ProtoReflect.Descriptor instead.
+func (*RegenerateStreamResponse) Descriptor() ([]byte, []int) {
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *RegenerateStreamResponse) GetRules() []*RuleVerdict {
+	if x != nil {
+		return x.Rules
+	}
+	return nil
+}
+
+func (x *RegenerateStreamResponse) GetFacts() []*Fact {
+	if x != nil {
+		return x.Facts
+	}
+	return nil
+}
+
+func (x *RegenerateStreamResponse) GetRenewal() *Renewal {
+	if x != nil {
+		return x.Renewal
+	}
+	return nil
+}
+
 type RemoveStreamRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Service       string                 `protobuf:"bytes,1,opt,name=service,proto3" json:"service,omitempty"`
@@ -2195,7 +2335,7 @@ type RemoveStreamRequest struct {
 
 func (x *RemoveStreamRequest) Reset() {
 	*x = RemoveStreamRequest{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[26]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2207,7 +2347,7 @@ func (x *RemoveStreamRequest) String() string {
 func (*RemoveStreamRequest) ProtoMessage() {}
 
 func (x *RemoveStreamRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[26]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2220,7 +2360,7 @@ func (x *RemoveStreamRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveStreamRequest.ProtoReflect.Descriptor instead.
 func (*RemoveStreamRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{26}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *RemoveStreamRequest) GetService() string {
@@ -2255,7 +2395,7 @@ type RemoveStreamResponse struct {
 
 func (x *RemoveStreamResponse) Reset() {
 	*x = RemoveStreamResponse{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[27]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2267,7 +2407,7 @@ func (x *RemoveStreamResponse) String() string {
 func (*RemoveStreamResponse) ProtoMessage() {}
 
 func (x *RemoveStreamResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[27]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2280,7 +2420,7 @@ func (x *RemoveStreamResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveStreamResponse.ProtoReflect.Descriptor instead.
 func (*RemoveStreamResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{27}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *RemoveStreamResponse) GetRemnants() []*Remnant {
@@ -2301,7 +2441,7 @@ type Remnant struct {
 
 func (x *Remnant) Reset() {
 	*x = Remnant{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[28]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2313,7 +2453,7 @@ func (x *Remnant) String() string {
 func (*Remnant) ProtoMessage() {}
 
 func (x *Remnant) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[28]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2326,7 +2466,7 @@ func (x *Remnant) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Remnant.ProtoReflect.Descriptor instead.
 func (*Remnant) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{28}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Remnant) GetNode() string {
@@ -2367,7 +2507,7 @@ type SetModeRequest struct {
 
 func (x *SetModeRequest) Reset() {
 	*x = SetModeRequest{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[29]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2379,7 +2519,7 @@ func (x *SetModeRequest) String() string {
 func (*SetModeRequest) ProtoMessage() {}
 
 func (x *SetModeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[29]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2392,7 +2532,7 @@ func (x *SetModeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetModeRequest.ProtoReflect.Descriptor instead.
 func (*SetModeRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{29}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *SetModeRequest) GetService() string {
@@ -2477,7 +2617,7 @@ type SetModeResponse struct {
 
 func (x *SetModeResponse) Reset() {
 	*x = SetModeResponse{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[30]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2489,7 +2629,7 @@ func (x *SetModeResponse) String() string {
 func (*SetModeResponse) ProtoMessage() {}
 
 func (x *SetModeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[30]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2502,7 +2642,7 @@ func (x *SetModeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetModeResponse.ProtoReflect.Descriptor instead.
 func (*SetModeResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{30}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *SetModeResponse) GetStream() *StreamView {
@@ -2535,7 +2675,7 @@ type SetDetectorRequest struct {
 
 func (x *SetDetectorRequest) Reset() {
 	*x = SetDetectorRequest{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[31]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2547,7 +2687,7 @@ func (x *SetDetectorRequest) String() string {
 func (*SetDetectorRequest) ProtoMessage() {}
 
 func (x *SetDetectorRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[31]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2560,7 +2700,7 @@ func (x *SetDetectorRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetDetectorRequest.ProtoReflect.Descriptor instead.
 func (*SetDetectorRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{31}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *SetDetectorRequest) GetService() string {
@@ -2607,7 +2747,7 @@ type SetDetectorResponse struct {
 
 func (x *SetDetectorResponse) Reset() {
 	*x = SetDetectorResponse{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[32]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2619,7 +2759,7 @@ func (x *SetDetectorResponse) String() string {
 func (*SetDetectorResponse) ProtoMessage() {}
 
 func (x *SetDetectorResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[32]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2632,7 +2772,7 @@ func (x *SetDetectorResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetDetectorResponse.ProtoReflect.Descriptor instead.
 func (*SetDetectorResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{32}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *SetDetectorResponse) GetService() *Service {
@@ -2654,7 +2794,7 @@ type OpenGateRequest struct {
 
 func (x *OpenGateRequest) Reset() {
 	*x = OpenGateRequest{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[33]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2666,7 +2806,7 @@ func (x *OpenGateRequest) String() string {
 func (*OpenGateRequest) ProtoMessage() {}
 
 func (x *OpenGateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[33]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2679,7 +2819,7 @@ func (x *OpenGateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OpenGateRequest.ProtoReflect.Descriptor instead.
 func (*OpenGateRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{33}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *OpenGateRequest) GetService() string {
@@ -2714,7 +2854,7 @@ type OpenGateResponse struct {
 
 func (x *OpenGateResponse) Reset() {
 	*x = OpenGateResponse{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[34]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2726,7 +2866,7 @@ func (x *OpenGateResponse) String() string {
 func (*OpenGateResponse) ProtoMessage() {}
 
 func (x *OpenGateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[34]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2739,7 +2879,7 @@ func (x *OpenGateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OpenGateResponse.ProtoReflect.Descriptor instead.
 func (*OpenGateResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{34}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *OpenGateResponse) GetService() *ServiceView {
@@ -2766,7 +2906,7 @@ type ArmGateRequest struct {
 
 func (x *ArmGateRequest) Reset() {
 	*x = ArmGateRequest{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[35]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2778,7 +2918,7 @@ func (x *ArmGateRequest) String() string {
 func (*ArmGateRequest) ProtoMessage() {}
 
 func (x *ArmGateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[35]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2791,7 +2931,7 @@ func (x *ArmGateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ArmGateRequest.ProtoReflect.Descriptor instead.
 func (*ArmGateRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{35}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *ArmGateRequest) GetService() string {
@@ -2819,7 +2959,7 @@ type ArmGateResponse struct {
 
 func (x *ArmGateResponse) Reset() {
 	*x = ArmGateResponse{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[36]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2831,7 +2971,7 @@ func (x *ArmGateResponse) String() string {
 func (*ArmGateResponse) ProtoMessage() {}
 
 func (x *ArmGateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[36]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2844,7 +2984,7 @@ func (x *ArmGateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ArmGateResponse.ProtoReflect.Descriptor instead.
 func (*ArmGateResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{36}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *ArmGateResponse) GetService() *ServiceView {
@@ -2875,7 +3015,7 @@ type GateExplainRequest struct {
 
 func (x *GateExplainRequest) Reset() {
 	*x = GateExplainRequest{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[37]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2887,7 +3027,7 @@ func (x *GateExplainRequest) String() string {
 func (*GateExplainRequest) ProtoMessage() {}
 
 func (x *GateExplainRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[37]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2900,7 +3040,7 @@ func (x *GateExplainRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GateExplainRequest.ProtoReflect.Descriptor instead.
 func (*GateExplainRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{37}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *GateExplainRequest) GetService() string {
@@ -2944,7 +3084,7 @@ type GateExplainResponse struct {
 
 func (x *GateExplainResponse) Reset() {
 	*x = GateExplainResponse{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[38]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2956,7 +3096,7 @@ func (x *GateExplainResponse) String() string {
 func (*GateExplainResponse) ProtoMessage() {}
 
 func (x *GateExplainResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[38]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2969,7 +3109,7 @@ func (x *GateExplainResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GateExplainResponse.ProtoReflect.Descriptor instead.
 func (*GateExplainResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{38}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *GateExplainResponse) GetRules() []*RuleVerdict {
@@ -3019,7 +3159,7 @@ type ChangeRoleRequest struct {
 
 func (x *ChangeRoleRequest) Reset() {
 	*x = ChangeRoleRequest{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[39]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3031,7 +3171,7 @@ func (x *ChangeRoleRequest) String() string {
 func (*ChangeRoleRequest) ProtoMessage() {}
 
 func (x *ChangeRoleRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[39]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3044,7 +3184,7 @@ func (x *ChangeRoleRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChangeRoleRequest.ProtoReflect.Descriptor instead.
 func (*ChangeRoleRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{39}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *ChangeRoleRequest) GetService() string {
@@ -3128,7 +3268,7 @@ type RuleOverride struct {
 
 func (x *RuleOverride) Reset() {
 	*x = RuleOverride{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[40]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3140,7 +3280,7 @@ func (x *RuleOverride) String() string {
 func (*RuleOverride) ProtoMessage() {}
 
 func (x *RuleOverride) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[40]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3153,7 +3293,7 @@ func (x *RuleOverride) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RuleOverride.ProtoReflect.Descriptor instead.
 func (*RuleOverride) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{40}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *RuleOverride) GetRule() string {
@@ -3184,7 +3324,7 @@ type ChangeRoleResponse struct {
 
 func (x *ChangeRoleResponse) Reset() {
 	*x = ChangeRoleResponse{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[41]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3196,7 +3336,7 @@ func (x *ChangeRoleResponse) String() string {
 func (*ChangeRoleResponse) ProtoMessage() {}
 
 func (x *ChangeRoleResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[41]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3209,7 +3349,7 @@ func (x *ChangeRoleResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChangeRoleResponse.ProtoReflect.Descriptor instead.
 func (*ChangeRoleResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{41}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *ChangeRoleResponse) GetEvent() isChangeRoleResponse_Event {
@@ -3289,7 +3429,7 @@ type ReconfigureRequest struct {
 
 func (x *ReconfigureRequest) Reset() {
 	*x = ReconfigureRequest{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[42]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3301,7 +3441,7 @@ func (x *ReconfigureRequest) String() string {
 func (*ReconfigureRequest) ProtoMessage() {}
 
 func (x *ReconfigureRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[42]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3314,7 +3454,7 @@ func (x *ReconfigureRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReconfigureRequest.ProtoReflect.Descriptor instead.
 func (*ReconfigureRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{42}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *ReconfigureRequest) GetService() string {
@@ -3373,7 +3513,7 @@ type ReconfigureResponse struct {
 
 func (x *ReconfigureResponse) Reset() {
 	*x = ReconfigureResponse{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[43]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3385,7 +3525,7 @@ func (x *ReconfigureResponse) String() string {
 func (*ReconfigureResponse) ProtoMessage() {}
 
 func (x *ReconfigureResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[43]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3398,7 +3538,7 @@ func (x *ReconfigureResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReconfigureResponse.ProtoReflect.Descriptor instead.
 func (*ReconfigureResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{43}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *ReconfigureResponse) GetEvent() isReconfigureResponse_Event {
@@ -3467,7 +3607,7 @@ type AbortPlanRequest struct {
 
 func (x *AbortPlanRequest) Reset() {
 	*x = AbortPlanRequest{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[44]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3479,7 +3619,7 @@ func (x *AbortPlanRequest) String() string {
 func (*AbortPlanRequest) ProtoMessage() {}
 
 func (x *AbortPlanRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[44]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3492,7 +3632,7 @@ func (x *AbortPlanRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AbortPlanRequest.ProtoReflect.Descriptor instead.
 func (*AbortPlanRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{44}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *AbortPlanRequest) GetId() string {
@@ -3520,7 +3660,7 @@ type AbortPlanResponse struct {
 
 func (x *AbortPlanResponse) Reset() {
 	*x = AbortPlanResponse{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[45]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3532,7 +3672,7 @@ func (x *AbortPlanResponse) String() string {
 func (*AbortPlanResponse) ProtoMessage() {}
 
 func (x *AbortPlanResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[45]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3545,7 +3685,7 @@ func (x *AbortPlanResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AbortPlanResponse.ProtoReflect.Descriptor instead.
 func (*AbortPlanResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{45}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *AbortPlanResponse) GetPlan() *Plan {
@@ -3572,7 +3712,7 @@ type ListOverridesRequest struct {
 
 func (x *ListOverridesRequest) Reset() {
 	*x = ListOverridesRequest{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[46]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3584,7 +3724,7 @@ func (x *ListOverridesRequest) String() string {
 func (*ListOverridesRequest) ProtoMessage() {}
 
 func (x *ListOverridesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[46]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3597,7 +3737,7 @@ func (x *ListOverridesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListOverridesRequest.ProtoReflect.Descriptor instead.
 func (*ListOverridesRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{46}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *ListOverridesRequest) GetService() string {
@@ -3616,7 +3756,7 @@ type ListOverridesResponse struct {
 
 func (x *ListOverridesResponse) Reset() {
 	*x = ListOverridesResponse{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[47]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3628,7 +3768,7 @@ func (x *ListOverridesResponse) String() string {
 func (*ListOverridesResponse) ProtoMessage() {}
 
 func (x *ListOverridesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[47]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3641,7 +3781,7 @@ func (x *ListOverridesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListOverridesResponse.ProtoReflect.Descriptor instead.
 func (*ListOverridesResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{47}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *ListOverridesResponse) GetOverrides() []*Override {
@@ -3665,7 +3805,7 @@ type PutOverridesRequest struct {
 
 func (x *PutOverridesRequest) Reset() {
 	*x = PutOverridesRequest{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[48]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3677,7 +3817,7 @@ func (x *PutOverridesRequest) String() string {
 func (*PutOverridesRequest) ProtoMessage() {}
 
 func (x *PutOverridesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[48]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3690,7 +3830,7 @@ func (x *PutOverridesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutOverridesRequest.ProtoReflect.Descriptor instead.
 func (*PutOverridesRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{48}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *PutOverridesRequest) GetService() string {
@@ -3731,7 +3871,7 @@ type PutOverridesResponse struct {
 
 func (x *PutOverridesResponse) Reset() {
 	*x = PutOverridesResponse{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[49]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3743,7 +3883,7 @@ func (x *PutOverridesResponse) String() string {
 func (*PutOverridesResponse) ProtoMessage() {}
 
 func (x *PutOverridesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[49]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3756,7 +3896,7 @@ func (x *PutOverridesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutOverridesResponse.ProtoReflect.Descriptor instead.
 func (*PutOverridesResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{49}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *PutOverridesResponse) GetOverrides() []*Override {
@@ -3776,7 +3916,7 @@ type RevokeOverrideRequest struct {
 
 func (x *RevokeOverrideRequest) Reset() {
 	*x = RevokeOverrideRequest{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[50]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3788,7 +3928,7 @@ func (x *RevokeOverrideRequest) String() string {
 func (*RevokeOverrideRequest) ProtoMessage() {}
 
 func (x *RevokeOverrideRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[50]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3801,7 +3941,7 @@ func (x *RevokeOverrideRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeOverrideRequest.ProtoReflect.Descriptor instead.
 func (*RevokeOverrideRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{50}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *RevokeOverrideRequest) GetId() string {
@@ -3826,7 +3966,7 @@ type RevokeOverrideResponse struct {
 
 func (x *RevokeOverrideResponse) Reset() {
 	*x = RevokeOverrideResponse{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[51]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3838,7 +3978,7 @@ func (x *RevokeOverrideResponse) String() string {
 func (*RevokeOverrideResponse) ProtoMessage() {}
 
 func (x *RevokeOverrideResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[51]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3851,7 +3991,7 @@ func (x *RevokeOverrideResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeOverrideResponse.ProtoReflect.Descriptor instead.
 func (*RevokeOverrideResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{51}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{53}
 }
 
 // AuditEntry is one thing that somebody did or that happened to a gate. Entries
@@ -3877,7 +4017,7 @@ type AuditEntry struct {
 
 func (x *AuditEntry) Reset() {
 	*x = AuditEntry{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[52]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3889,7 +4029,7 @@ func (x *AuditEntry) String() string {
 func (*AuditEntry) ProtoMessage() {}
 
 func (x *AuditEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[52]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3902,7 +4042,7 @@ func (x *AuditEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditEntry.ProtoReflect.Descriptor instead.
 func (*AuditEntry) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{52}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *AuditEntry) GetId() string {
@@ -3984,7 +4124,7 @@ type ListAuditRequest struct {
 
 func (x *ListAuditRequest) Reset() {
 	*x = ListAuditRequest{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[53]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3996,7 +4136,7 @@ func (x *ListAuditRequest) String() string {
 func (*ListAuditRequest) ProtoMessage() {}
 
 func (x *ListAuditRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[53]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4009,7 +4149,7 @@ func (x *ListAuditRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListAuditRequest.ProtoReflect.Descriptor instead.
 func (*ListAuditRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{53}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *ListAuditRequest) GetService() string {
@@ -4051,7 +4191,7 @@ type ListAuditResponse struct {
 
 func (x *ListAuditResponse) Reset() {
 	*x = ListAuditResponse{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[54]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4063,7 +4203,7 @@ func (x *ListAuditResponse) String() string {
 func (*ListAuditResponse) ProtoMessage() {}
 
 func (x *ListAuditResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[54]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4076,7 +4216,7 @@ func (x *ListAuditResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListAuditResponse.ProtoReflect.Descriptor instead.
 func (*ListAuditResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{54}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *ListAuditResponse) GetEntries() []*AuditEntry {
@@ -4104,7 +4244,7 @@ type FreezeRequest struct {
 
 func (x *FreezeRequest) Reset() {
 	*x = FreezeRequest{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[55]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4116,7 +4256,7 @@ func (x *FreezeRequest) String() string {
 func (*FreezeRequest) ProtoMessage() {}
 
 func (x *FreezeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[55]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4129,7 +4269,7 @@ func (x *FreezeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FreezeRequest.ProtoReflect.Descriptor instead.
 func (*FreezeRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{55}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *FreezeRequest) GetService() string {
@@ -4164,7 +4304,7 @@ type FreezeResponse struct {
 
 func (x *FreezeResponse) Reset() {
 	*x = FreezeResponse{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[56]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4176,7 +4316,7 @@ func (x *FreezeResponse) String() string {
 func (*FreezeResponse) ProtoMessage() {}
 
 func (x *FreezeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[56]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4189,7 +4329,7 @@ func (x *FreezeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FreezeResponse.ProtoReflect.Descriptor instead.
 func (*FreezeResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{56}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *FreezeResponse) GetService() *ServiceView {
@@ -4258,7 +4398,7 @@ type Plan struct {
 
 func (x *Plan) Reset() {
 	*x = Plan{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[57]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4270,7 +4410,7 @@ func (x *Plan) String() string {
 func (*Plan) ProtoMessage() {}
 
 func (x *Plan) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[57]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4283,7 +4423,7 @@ func (x *Plan) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Plan.ProtoReflect.Descriptor instead.
 func (*Plan) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{57}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *Plan) GetId() string {
@@ -4501,7 +4641,7 @@ type PlanAbort struct {
 
 func (x *PlanAbort) Reset() {
 	*x = PlanAbort{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[58]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4513,7 +4653,7 @@ func (x *PlanAbort) String() string {
 func (*PlanAbort) ProtoMessage() {}
 
 func (x *PlanAbort) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[58]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4526,7 +4666,7 @@ func (x *PlanAbort) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlanAbort.ProtoReflect.Descriptor instead.
 func (*PlanAbort) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{58}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *PlanAbort) GetActor() string {
@@ -4570,7 +4710,7 @@ type PlanStream struct {
 
 func (x *PlanStream) Reset() {
 	*x = PlanStream{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[59]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4582,7 +4722,7 @@ func (x *PlanStream) String() string {
 func (*PlanStream) ProtoMessage() {}
 
 func (x *PlanStream) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[59]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4595,7 +4735,7 @@ func (x *PlanStream) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlanStream.ProtoReflect.Descriptor instead.
 func (*PlanStream) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{59}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *PlanStream) GetStreamId() string {
@@ -4682,7 +4822,7 @@ type PlanStep struct {
 
 func (x *PlanStep) Reset() {
 	*x = PlanStep{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[60]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4694,7 +4834,7 @@ func (x *PlanStep) String() string {
 func (*PlanStep) ProtoMessage() {}
 
 func (x *PlanStep) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[60]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4707,7 +4847,7 @@ func (x *PlanStep) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlanStep.ProtoReflect.Descriptor instead.
 func (*PlanStep) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{60}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *PlanStep) GetName() string {
@@ -4775,7 +4915,7 @@ type ShowPlanRequest struct {
 
 func (x *ShowPlanRequest) Reset() {
 	*x = ShowPlanRequest{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[61]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4787,7 +4927,7 @@ func (x *ShowPlanRequest) String() string {
 func (*ShowPlanRequest) ProtoMessage() {}
 
 func (x *ShowPlanRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[61]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4800,7 +4940,7 @@ func (x *ShowPlanRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShowPlanRequest.ProtoReflect.Descriptor instead.
 func (*ShowPlanRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{61}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *ShowPlanRequest) GetId() string {
@@ -4819,7 +4959,7 @@ type ShowPlanResponse struct {
 
 func (x *ShowPlanResponse) Reset() {
 	*x = ShowPlanResponse{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[62]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4831,7 +4971,7 @@ func (x *ShowPlanResponse) String() string {
 func (*ShowPlanResponse) ProtoMessage() {}
 
 func (x *ShowPlanResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[62]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4844,7 +4984,7 @@ func (x *ShowPlanResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShowPlanResponse.ProtoReflect.Descriptor instead.
 func (*ShowPlanResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{62}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *ShowPlanResponse) GetPlan() *Plan {
@@ -4867,7 +5007,7 @@ type ListPlansRequest struct {
 
 func (x *ListPlansRequest) Reset() {
 	*x = ListPlansRequest{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[63]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4879,7 +5019,7 @@ func (x *ListPlansRequest) String() string {
 func (*ListPlansRequest) ProtoMessage() {}
 
 func (x *ListPlansRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[63]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4892,7 +5032,7 @@ func (x *ListPlansRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPlansRequest.ProtoReflect.Descriptor instead.
 func (*ListPlansRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{63}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *ListPlansRequest) GetService() string {
@@ -4927,7 +5067,7 @@ type ListPlansResponse struct {
 
 func (x *ListPlansResponse) Reset() {
 	*x = ListPlansResponse{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[64]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4939,7 +5079,7 @@ func (x *ListPlansResponse) String() string {
 func (*ListPlansResponse) ProtoMessage() {}
 
 func (x *ListPlansResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[64]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4952,7 +5092,7 @@ func (x *ListPlansResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPlansResponse.ProtoReflect.Descriptor instead.
 func (*ListPlansResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{64}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *ListPlansResponse) GetPlans() []*Plan {
@@ -4986,7 +5126,7 @@ type RebuildRequest struct {
 
 func (x *RebuildRequest) Reset() {
 	*x = RebuildRequest{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[65]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4998,7 +5138,7 @@ func (x *RebuildRequest) String() string {
 func (*RebuildRequest) ProtoMessage() {}
 
 func (x *RebuildRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[65]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5011,7 +5151,7 @@ func (x *RebuildRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RebuildRequest.ProtoReflect.Descriptor instead.
 func (*RebuildRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{65}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *RebuildRequest) GetStandbys() []string {
@@ -5059,7 +5199,7 @@ type RebuildResponse struct {
 
 func (x *RebuildResponse) Reset() {
 	*x = RebuildResponse{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[66]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5071,7 +5211,7 @@ func (x *RebuildResponse) String() string {
 func (*RebuildResponse) ProtoMessage() {}
 
 func (x *RebuildResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[66]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5084,7 +5224,7 @@ func (x *RebuildResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RebuildResponse.ProtoReflect.Descriptor instead.
 func (*RebuildResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{66}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *RebuildResponse) GetStreams() []*StreamView {
@@ -5109,7 +5249,7 @@ type DoctorRequest struct {
 
 func (x *DoctorRequest) Reset() {
 	*x = DoctorRequest{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[67]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5121,7 +5261,7 @@ func (x *DoctorRequest) String() string {
 func (*DoctorRequest) ProtoMessage() {}
 
 func (x *DoctorRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[67]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5134,7 +5274,7 @@ func (x *DoctorRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DoctorRequest.ProtoReflect.Descriptor instead.
 func (*DoctorRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{67}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{69}
 }
 
 type DoctorResponse struct {
@@ -5146,7 +5286,7 @@ type DoctorResponse struct {
 
 func (x *DoctorResponse) Reset() {
 	*x = DoctorResponse{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[68]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5158,7 +5298,7 @@ func (x *DoctorResponse) String() string {
 func (*DoctorResponse) ProtoMessage() {}
 
 func (x *DoctorResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[68]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5171,7 +5311,7 @@ func (x *DoctorResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DoctorResponse.ProtoReflect.Descriptor instead.
 func (*DoctorResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{68}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{70}
 }
 
 func (x *DoctorResponse) GetFindings() []*Finding {
@@ -5193,7 +5333,7 @@ type Finding struct {
 
 func (x *Finding) Reset() {
 	*x = Finding{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[69]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5205,7 +5345,7 @@ func (x *Finding) String() string {
 func (*Finding) ProtoMessage() {}
 
 func (x *Finding) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[69]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5218,7 +5358,7 @@ func (x *Finding) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Finding.ProtoReflect.Descriptor instead.
 func (*Finding) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{69}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{71}
 }
 
 func (x *Finding) GetSeverity() Severity {
@@ -5411,7 +5551,18 @@ const file_tidegate_v1_operator_proto_rawDesc = "" +
 	"\aservice\x18\x01 \x01(\tR\aservice\x12\x16\n" +
 	"\x06stream\x18\x02 \x01(\tR\x06stream\"G\n" +
 	"\x14ResumeStreamResponse\x12/\n" +
-	"\x06stream\x18\x01 \x01(\v2\x17.tidegate.v1.StreamViewR\x06stream\"_\n" +
+	"\x06stream\x18\x01 \x01(\v2\x17.tidegate.v1.StreamViewR\x06stream\"\x9d\x01\n" +
+	"\x17RegenerateStreamRequest\x12\x18\n" +
+	"\aservice\x18\x01 \x01(\tR\aservice\x12\x16\n" +
+	"\x06stream\x18\x02 \x01(\tR\x06stream\x12\x16\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\x12\x17\n" +
+	"\adry_run\x18\x04 \x01(\bR\x06dryRun\x12\x1f\n" +
+	"\vaccept_loss\x18\x05 \x01(\bR\n" +
+	"acceptLoss\"\xa3\x01\n" +
+	"\x18RegenerateStreamResponse\x12.\n" +
+	"\x05rules\x18\x01 \x03(\v2\x18.tidegate.v1.RuleVerdictR\x05rules\x12'\n" +
+	"\x05facts\x18\x02 \x03(\v2\x11.tidegate.v1.FactR\x05facts\x12.\n" +
+	"\arenewal\x18\x03 \x01(\v2\x14.tidegate.v1.RenewalR\arenewal\"_\n" +
 	"\x13RemoveStreamRequest\x12\x18\n" +
 	"\aservice\x18\x01 \x01(\tR\aservice\x12\x16\n" +
 	"\x06stream\x18\x02 \x01(\tR\x06stream\x12\x16\n" +
@@ -5655,7 +5806,7 @@ const file_tidegate_v1_operator_proto_rawDesc = "" +
 	"\x13PLAN_OUTCOME_FAILED\x10\x04\x12\x1b\n" +
 	"\x17PLAN_OUTCOME_SUPERSEDED\x10\x05\x12\x18\n" +
 	"\x14PLAN_OUTCOME_DRY_RUN\x10\x06\x12\x18\n" +
-	"\x14PLAN_OUTCOME_ABORTED\x10\a2\xdc\x0e\n" +
+	"\x14PLAN_OUTCOME_ABORTED\x10\a2\xbd\x0f\n" +
 	"\x0fOperatorService\x12A\n" +
 	"\x06Status\x12\x1a.tidegate.v1.StatusRequest\x1a\x1b.tidegate.v1.StatusResponse\x12P\n" +
 	"\vListStreams\x12\x1f.tidegate.v1.ListStreamsRequest\x1a .tidegate.v1.ListStreamsResponse\x12M\n" +
@@ -5664,7 +5815,8 @@ const file_tidegate_v1_operator_proto_rawDesc = "" +
 	"\tAddStream\x12\x1d.tidegate.v1.AddStreamRequest\x1a\x1e.tidegate.v1.AddStreamResponse\x12P\n" +
 	"\vPauseStream\x12\x1f.tidegate.v1.PauseStreamRequest\x1a .tidegate.v1.PauseStreamResponse\x12S\n" +
 	"\fResumeStream\x12 .tidegate.v1.ResumeStreamRequest\x1a!.tidegate.v1.ResumeStreamResponse\x12S\n" +
-	"\fRemoveStream\x12 .tidegate.v1.RemoveStreamRequest\x1a!.tidegate.v1.RemoveStreamResponse\x12D\n" +
+	"\fRemoveStream\x12 .tidegate.v1.RemoveStreamRequest\x1a!.tidegate.v1.RemoveStreamResponse\x12_\n" +
+	"\x10RegenerateStream\x12$.tidegate.v1.RegenerateStreamRequest\x1a%.tidegate.v1.RegenerateStreamResponse\x12D\n" +
 	"\aSetMode\x12\x1b.tidegate.v1.SetModeRequest\x1a\x1c.tidegate.v1.SetModeResponse\x12P\n" +
 	"\vSetDetector\x12\x1f.tidegate.v1.SetDetectorRequest\x1a .tidegate.v1.SetDetectorResponse\x12A\n" +
 	"\x06Freeze\x12\x1a.tidegate.v1.FreezeRequest\x1a\x1b.tidegate.v1.FreezeResponse\x12G\n" +
@@ -5697,298 +5849,306 @@ func file_tidegate_v1_operator_proto_rawDescGZIP() []byte {
 }
 
 var file_tidegate_v1_operator_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_tidegate_v1_operator_proto_msgTypes = make([]protoimpl.MessageInfo, 70)
+var file_tidegate_v1_operator_proto_msgTypes = make([]protoimpl.MessageInfo, 72)
 var file_tidegate_v1_operator_proto_goTypes = []any{
-	(DetectorMode)(0),              // 0: tidegate.v1.DetectorMode
-	(DetectorVerdict)(0),           // 1: tidegate.v1.DetectorVerdict
-	(PlanOutcome)(0),               // 2: tidegate.v1.PlanOutcome
-	(*StatusRequest)(nil),          // 3: tidegate.v1.StatusRequest
-	(*StatusResponse)(nil),         // 4: tidegate.v1.StatusResponse
-	(*ServiceStatus)(nil),          // 5: tidegate.v1.ServiceStatus
-	(*LeaseStatus)(nil),            // 6: tidegate.v1.LeaseStatus
-	(*DetectorSettings)(nil),       // 7: tidegate.v1.DetectorSettings
-	(*DetectorStatus)(nil),         // 8: tidegate.v1.DetectorStatus
-	(*DetectorVote)(nil),           // 9: tidegate.v1.DetectorVote
-	(*DrillPolicy)(nil),            // 10: tidegate.v1.DrillPolicy
-	(*ProbeStatus)(nil),            // 11: tidegate.v1.ProbeStatus
-	(*StreamStatus)(nil),           // 12: tidegate.v1.StreamStatus
-	(*MemberStatus)(nil),           // 13: tidegate.v1.MemberStatus
-	(*StandbyStatus)(nil),          // 14: tidegate.v1.StandbyStatus
-	(*AgentStatus)(nil),            // 15: tidegate.v1.AgentStatus
-	(*RouteStatus)(nil),            // 16: tidegate.v1.RouteStatus
-	(*ListStreamsRequest)(nil),     // 17: tidegate.v1.ListStreamsRequest
-	(*ListStreamsResponse)(nil),    // 18: tidegate.v1.ListStreamsResponse
-	(*Service)(nil),                // 19: tidegate.v1.Service
-	(*SiteEndpoints)(nil),          // 20: tidegate.v1.SiteEndpoints
-	(*AddServiceRequest)(nil),      // 21: tidegate.v1.AddServiceRequest
-	(*AddServiceResponse)(nil),     // 22: tidegate.v1.AddServiceResponse
-	(*AddStreamRequest)(nil),       // 23: tidegate.v1.AddStreamRequest
-	(*AddStreamResponse)(nil),      // 24: tidegate.v1.AddStreamResponse
-	(*PauseStreamRequest)(nil),     // 25: tidegate.v1.PauseStreamRequest
-	(*PauseStreamResponse)(nil),    // 26: tidegate.v1.PauseStreamResponse
-	(*ResumeStreamRequest)(nil),    // 27: tidegate.v1.ResumeStreamRequest
-	(*ResumeStreamResponse)(nil),   // 28: tidegate.v1.ResumeStreamResponse
-	(*RemoveStreamRequest)(nil),    // 29: tidegate.v1.RemoveStreamRequest
-	(*RemoveStreamResponse)(nil),   // 30: tidegate.v1.RemoveStreamResponse
-	(*Remnant)(nil),                // 31: tidegate.v1.Remnant
-	(*SetModeRequest)(nil),         // 32: tidegate.v1.SetModeRequest
-	(*SetModeResponse)(nil),        // 33: tidegate.v1.SetModeResponse
-	(*SetDetectorRequest)(nil),     // 34: tidegate.v1.SetDetectorRequest
-	(*SetDetectorResponse)(nil),    // 35: tidegate.v1.SetDetectorResponse
-	(*OpenGateRequest)(nil),        // 36: tidegate.v1.OpenGateRequest
-	(*OpenGateResponse)(nil),       // 37: tidegate.v1.OpenGateResponse
-	(*ArmGateRequest)(nil),         // 38: tidegate.v1.ArmGateRequest
-	(*ArmGateResponse)(nil),        // 39: tidegate.v1.ArmGateResponse
-	(*GateExplainRequest)(nil),     // 40: tidegate.v1.GateExplainRequest
-	(*GateExplainResponse)(nil),    // 41: tidegate.v1.GateExplainResponse
-	(*ChangeRoleRequest)(nil),      // 42: tidegate.v1.ChangeRoleRequest
-	(*RuleOverride)(nil),           // 43: tidegate.v1.RuleOverride
-	(*ChangeRoleResponse)(nil),     // 44: tidegate.v1.ChangeRoleResponse
-	(*ReconfigureRequest)(nil),     // 45: tidegate.v1.ReconfigureRequest
-	(*ReconfigureResponse)(nil),    // 46: tidegate.v1.ReconfigureResponse
-	(*AbortPlanRequest)(nil),       // 47: tidegate.v1.AbortPlanRequest
-	(*AbortPlanResponse)(nil),      // 48: tidegate.v1.AbortPlanResponse
-	(*ListOverridesRequest)(nil),   // 49: tidegate.v1.ListOverridesRequest
-	(*ListOverridesResponse)(nil),  // 50: tidegate.v1.ListOverridesResponse
-	(*PutOverridesRequest)(nil),    // 51: tidegate.v1.PutOverridesRequest
-	(*PutOverridesResponse)(nil),   // 52: tidegate.v1.PutOverridesResponse
-	(*RevokeOverrideRequest)(nil),  // 53: tidegate.v1.RevokeOverrideRequest
-	(*RevokeOverrideResponse)(nil), // 54: tidegate.v1.RevokeOverrideResponse
-	(*AuditEntry)(nil),             // 55: tidegate.v1.AuditEntry
-	(*ListAuditRequest)(nil),       // 56: tidegate.v1.ListAuditRequest
-	(*ListAuditResponse)(nil),      // 57: tidegate.v1.ListAuditResponse
-	(*FreezeRequest)(nil),          // 58: tidegate.v1.FreezeRequest
-	(*FreezeResponse)(nil),         // 59: tidegate.v1.FreezeResponse
-	(*Plan)(nil),                   // 60: tidegate.v1.Plan
-	(*PlanAbort)(nil),              // 61: tidegate.v1.PlanAbort
-	(*PlanStream)(nil),             // 62: tidegate.v1.PlanStream
-	(*PlanStep)(nil),               // 63: tidegate.v1.PlanStep
-	(*ShowPlanRequest)(nil),        // 64: tidegate.v1.ShowPlanRequest
-	(*ShowPlanResponse)(nil),       // 65: tidegate.v1.ShowPlanResponse
-	(*ListPlansRequest)(nil),       // 66: tidegate.v1.ListPlansRequest
-	(*ListPlansResponse)(nil),      // 67: tidegate.v1.ListPlansResponse
-	(*RebuildRequest)(nil),         // 68: tidegate.v1.RebuildRequest
-	(*RebuildResponse)(nil),        // 69: tidegate.v1.RebuildResponse
-	(*DoctorRequest)(nil),          // 70: tidegate.v1.DoctorRequest
-	(*DoctorResponse)(nil),         // 71: tidegate.v1.DoctorResponse
-	(*Finding)(nil),                // 72: tidegate.v1.Finding
-	(Verdict)(0),                   // 73: tidegate.v1.Verdict
-	(*timestamppb.Timestamp)(nil),  // 74: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),    // 75: google.protobuf.Duration
-	(*Route)(nil),                  // 76: tidegate.v1.Route
-	(*LossStatement)(nil),          // 77: tidegate.v1.LossStatement
-	(*Holder)(nil),                 // 78: tidegate.v1.Holder
-	(*Vantage)(nil),                // 79: tidegate.v1.Vantage
-	(*Fact)(nil),                   // 80: tidegate.v1.Fact
-	(*StreamView)(nil),             // 81: tidegate.v1.StreamView
-	(*AgentStream)(nil),            // 82: tidegate.v1.AgentStream
-	(*StandbyStream)(nil),          // 83: tidegate.v1.StandbyStream
-	(*NodeView)(nil),               // 84: tidegate.v1.NodeView
-	(*ReportStandbyRequest)(nil),   // 85: tidegate.v1.ReportStandbyRequest
-	(*ReportAgentRequest)(nil),     // 86: tidegate.v1.ReportAgentRequest
-	(*RouteApplied)(nil),           // 87: tidegate.v1.RouteApplied
-	(*Bounds)(nil),                 // 88: tidegate.v1.Bounds
-	(*ServiceView)(nil),            // 89: tidegate.v1.ServiceView
-	(Mode)(0),                      // 90: tidegate.v1.Mode
-	(GatePolicy)(0),                // 91: tidegate.v1.GatePolicy
-	(PlanKind)(0),                  // 92: tidegate.v1.PlanKind
-	(*RuleVerdict)(nil),            // 93: tidegate.v1.RuleVerdict
-	(*Override)(nil),               // 94: tidegate.v1.Override
-	(*Phases)(nil),                 // 95: tidegate.v1.Phases
-	(*LogPos)(nil),                 // 96: tidegate.v1.LogPos
-	(*Config)(nil),                 // 97: tidegate.v1.Config
-	(*Handover)(nil),               // 98: tidegate.v1.Handover
-	(Severity)(0),                  // 99: tidegate.v1.Severity
+	(DetectorMode)(0),                // 0: tidegate.v1.DetectorMode
+	(DetectorVerdict)(0),             // 1: tidegate.v1.DetectorVerdict
+	(PlanOutcome)(0),                 // 2: tidegate.v1.PlanOutcome
+	(*StatusRequest)(nil),            // 3: tidegate.v1.StatusRequest
+	(*StatusResponse)(nil),           // 4: tidegate.v1.StatusResponse
+	(*ServiceStatus)(nil),            // 5: tidegate.v1.ServiceStatus
+	(*LeaseStatus)(nil),              // 6: tidegate.v1.LeaseStatus
+	(*DetectorSettings)(nil),         // 7: tidegate.v1.DetectorSettings
+	(*DetectorStatus)(nil),           // 8: tidegate.v1.DetectorStatus
+	(*DetectorVote)(nil),             // 9: tidegate.v1.DetectorVote
+	(*DrillPolicy)(nil),              // 10: tidegate.v1.DrillPolicy
+	(*ProbeStatus)(nil),              // 11: tidegate.v1.ProbeStatus
+	(*StreamStatus)(nil),             // 12: tidegate.v1.StreamStatus
+	(*MemberStatus)(nil),             // 13: tidegate.v1.MemberStatus
+	(*StandbyStatus)(nil),            // 14: tidegate.v1.StandbyStatus
+	(*AgentStatus)(nil),              // 15: tidegate.v1.AgentStatus
+	(*RouteStatus)(nil),              // 16: tidegate.v1.RouteStatus
+	(*ListStreamsRequest)(nil),       // 17: tidegate.v1.ListStreamsRequest
+	(*ListStreamsResponse)(nil),      // 18: tidegate.v1.ListStreamsResponse
+	(*Service)(nil),                  // 19: tidegate.v1.Service
+	(*SiteEndpoints)(nil),            // 20: tidegate.v1.SiteEndpoints
+	(*AddServiceRequest)(nil),        // 21: tidegate.v1.AddServiceRequest
+	(*AddServiceResponse)(nil),       // 22: tidegate.v1.AddServiceResponse
+	(*AddStreamRequest)(nil),         // 23: tidegate.v1.AddStreamRequest
+	(*AddStreamResponse)(nil),        // 24: tidegate.v1.AddStreamResponse
+	(*PauseStreamRequest)(nil),       // 25: tidegate.v1.PauseStreamRequest
+	(*PauseStreamResponse)(nil),      // 26: tidegate.v1.PauseStreamResponse
+	(*ResumeStreamRequest)(nil),      // 27: tidegate.v1.ResumeStreamRequest
+	(*ResumeStreamResponse)(nil),     // 28: tidegate.v1.ResumeStreamResponse
+	(*RegenerateStreamRequest)(nil),  // 29: tidegate.v1.RegenerateStreamRequest
+	(*RegenerateStreamResponse)(nil), // 30: tidegate.v1.RegenerateStreamResponse
+	(*RemoveStreamRequest)(nil),      // 31: tidegate.v1.RemoveStreamRequest
+	(*RemoveStreamResponse)(nil),     // 32: tidegate.v1.RemoveStreamResponse
+	(*Remnant)(nil),                  // 33: tidegate.v1.Remnant
+	(*SetModeRequest)(nil),           // 34: tidegate.v1.SetModeRequest
+	(*SetModeResponse)(nil),          // 35: tidegate.v1.SetModeResponse
+	(*SetDetectorRequest)(nil),       // 36: tidegate.v1.SetDetectorRequest
+	(*SetDetectorResponse)(nil),      // 37: tidegate.v1.SetDetectorResponse
+	(*OpenGateRequest)(nil),          // 38: tidegate.v1.OpenGateRequest
+	(*OpenGateResponse)(nil),         // 39: tidegate.v1.OpenGateResponse
+	(*ArmGateRequest)(nil),           // 40: tidegate.v1.ArmGateRequest
+	(*ArmGateResponse)(nil),          // 41: tidegate.v1.ArmGateResponse
+	(*GateExplainRequest)(nil),       // 42: tidegate.v1.GateExplainRequest
+	(*GateExplainResponse)(nil),      // 43: tidegate.v1.GateExplainResponse
+	(*ChangeRoleRequest)(nil),        // 44: tidegate.v1.ChangeRoleRequest
+	(*RuleOverride)(nil),             // 45: tidegate.v1.RuleOverride
+	(*ChangeRoleResponse)(nil),       // 46: tidegate.v1.ChangeRoleResponse
+	(*ReconfigureRequest)(nil),       // 47: tidegate.v1.ReconfigureRequest
+	(*ReconfigureResponse)(nil),      // 48: tidegate.v1.ReconfigureResponse
+	(*AbortPlanRequest)(nil),         // 49: tidegate.v1.AbortPlanRequest
+	(*AbortPlanResponse)(nil),        // 50: tidegate.v1.AbortPlanResponse
+	(*ListOverridesRequest)(nil),     // 51: tidegate.v1.ListOverridesRequest
+	(*ListOverridesResponse)(nil),    // 52: tidegate.v1.ListOverridesResponse
+	(*PutOverridesRequest)(nil),      // 53: tidegate.v1.PutOverridesRequest
+	(*PutOverridesResponse)(nil),     // 54: tidegate.v1.PutOverridesResponse
+	(*RevokeOverrideRequest)(nil),    // 55: tidegate.v1.RevokeOverrideRequest
+	(*RevokeOverrideResponse)(nil),   // 56: tidegate.v1.RevokeOverrideResponse
+	(*AuditEntry)(nil),               // 57: tidegate.v1.AuditEntry
+	(*ListAuditRequest)(nil),         // 58: tidegate.v1.ListAuditRequest
+	(*ListAuditResponse)(nil),        // 59: tidegate.v1.ListAuditResponse
+	(*FreezeRequest)(nil),            // 60: tidegate.v1.FreezeRequest
+	(*FreezeResponse)(nil),           // 61: tidegate.v1.FreezeResponse
+	(*Plan)(nil),                     // 62: tidegate.v1.Plan
+	(*PlanAbort)(nil),                // 63: tidegate.v1.PlanAbort
+	(*PlanStream)(nil),               // 64: tidegate.v1.PlanStream
+	(*PlanStep)(nil),                 // 65: tidegate.v1.PlanStep
+	(*ShowPlanRequest)(nil),          // 66: tidegate.v1.ShowPlanRequest
+	(*ShowPlanResponse)(nil),         // 67: tidegate.v1.ShowPlanResponse
+	(*ListPlansRequest)(nil),         // 68: tidegate.v1.ListPlansRequest
+	(*ListPlansResponse)(nil),        // 69: tidegate.v1.ListPlansResponse
+	(*RebuildRequest)(nil),           // 70: tidegate.v1.RebuildRequest
+	(*RebuildResponse)(nil),          // 71: tidegate.v1.RebuildResponse
+	(*DoctorRequest)(nil),            // 72: tidegate.v1.DoctorRequest
+	(*DoctorResponse)(nil),           // 73: tidegate.v1.DoctorResponse
+	(*Finding)(nil),                  // 74: tidegate.v1.Finding
+	(Verdict)(0),                     // 75: tidegate.v1.Verdict
+	(*timestamppb.Timestamp)(nil),    // 76: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),      // 77: google.protobuf.Duration
+	(*Route)(nil),                    // 78: tidegate.v1.Route
+	(*LossStatement)(nil),            // 79: tidegate.v1.LossStatement
+	(*Holder)(nil),                   // 80: tidegate.v1.Holder
+	(*Vantage)(nil),                  // 81: tidegate.v1.Vantage
+	(*Fact)(nil),                     // 82: tidegate.v1.Fact
+	(*StreamView)(nil),               // 83: tidegate.v1.StreamView
+	(*AgentStream)(nil),              // 84: tidegate.v1.AgentStream
+	(*StandbyStream)(nil),            // 85: tidegate.v1.StandbyStream
+	(*NodeView)(nil),                 // 86: tidegate.v1.NodeView
+	(*ReportStandbyRequest)(nil),     // 87: tidegate.v1.ReportStandbyRequest
+	(*ReportAgentRequest)(nil),       // 88: tidegate.v1.ReportAgentRequest
+	(*RouteApplied)(nil),             // 89: tidegate.v1.RouteApplied
+	(*Bounds)(nil),                   // 90: tidegate.v1.Bounds
+	(*ServiceView)(nil),              // 91: tidegate.v1.ServiceView
+	(Mode)(0),                        // 92: tidegate.v1.Mode
+	(GatePolicy)(0),                  // 93: tidegate.v1.GatePolicy
+	(*RuleVerdict)(nil),              // 94: tidegate.v1.RuleVerdict
+	(*Renewal)(nil),                  // 95: tidegate.v1.Renewal
+	(PlanKind)(0),                    // 96: tidegate.v1.PlanKind
+	(*Override)(nil),                 // 97: tidegate.v1.Override
+	(*Phases)(nil),                   // 98: tidegate.v1.Phases
+	(*LogPos)(nil),                   // 99: tidegate.v1.LogPos
+	(*Config)(nil),                   // 100: tidegate.v1.Config
+	(*Handover)(nil),                 // 101: tidegate.v1.Handover
+	(Severity)(0),                    // 102: tidegate.v1.Severity
 }
 var file_tidegate_v1_operator_proto_depIdxs = []int32{
-	73,  // 0: tidegate.v1.StatusResponse.verdict:type_name -> tidegate.v1.Verdict
+	75,  // 0: tidegate.v1.StatusResponse.verdict:type_name -> tidegate.v1.Verdict
 	5,   // 1: tidegate.v1.StatusResponse.services:type_name -> tidegate.v1.ServiceStatus
 	14,  // 2: tidegate.v1.StatusResponse.standbys:type_name -> tidegate.v1.StandbyStatus
 	15,  // 3: tidegate.v1.StatusResponse.agents:type_name -> tidegate.v1.AgentStatus
 	16,  // 4: tidegate.v1.StatusResponse.routes:type_name -> tidegate.v1.RouteStatus
-	74,  // 5: tidegate.v1.StatusResponse.now:type_name -> google.protobuf.Timestamp
-	75,  // 6: tidegate.v1.StatusResponse.registry_age:type_name -> google.protobuf.Duration
-	73,  // 7: tidegate.v1.ServiceStatus.verdict:type_name -> tidegate.v1.Verdict
+	76,  // 5: tidegate.v1.StatusResponse.now:type_name -> google.protobuf.Timestamp
+	77,  // 6: tidegate.v1.StatusResponse.registry_age:type_name -> google.protobuf.Duration
+	75,  // 7: tidegate.v1.ServiceStatus.verdict:type_name -> tidegate.v1.Verdict
 	12,  // 8: tidegate.v1.ServiceStatus.streams:type_name -> tidegate.v1.StreamStatus
-	76,  // 9: tidegate.v1.ServiceStatus.route:type_name -> tidegate.v1.Route
-	75,  // 10: tidegate.v1.ServiceStatus.rpo:type_name -> google.protobuf.Duration
-	75,  // 11: tidegate.v1.ServiceStatus.rto:type_name -> google.protobuf.Duration
-	75,  // 12: tidegate.v1.ServiceStatus.rto_predicted:type_name -> google.protobuf.Duration
-	77,  // 13: tidegate.v1.ServiceStatus.loss_if_now:type_name -> tidegate.v1.LossStatement
+	78,  // 9: tidegate.v1.ServiceStatus.route:type_name -> tidegate.v1.Route
+	77,  // 10: tidegate.v1.ServiceStatus.rpo:type_name -> google.protobuf.Duration
+	77,  // 11: tidegate.v1.ServiceStatus.rto:type_name -> google.protobuf.Duration
+	77,  // 12: tidegate.v1.ServiceStatus.rto_predicted:type_name -> google.protobuf.Duration
+	79,  // 13: tidegate.v1.ServiceStatus.loss_if_now:type_name -> tidegate.v1.LossStatement
 	11,  // 14: tidegate.v1.ServiceStatus.probe:type_name -> tidegate.v1.ProbeStatus
 	6,   // 15: tidegate.v1.ServiceStatus.lease:type_name -> tidegate.v1.LeaseStatus
 	8,   // 16: tidegate.v1.ServiceStatus.detector:type_name -> tidegate.v1.DetectorStatus
 	10,  // 17: tidegate.v1.ServiceStatus.drill:type_name -> tidegate.v1.DrillPolicy
-	75,  // 18: tidegate.v1.LeaseStatus.ttl:type_name -> google.protobuf.Duration
-	78,  // 19: tidegate.v1.LeaseStatus.holder:type_name -> tidegate.v1.Holder
-	74,  // 20: tidegate.v1.LeaseStatus.renewed:type_name -> google.protobuf.Timestamp
+	77,  // 18: tidegate.v1.LeaseStatus.ttl:type_name -> google.protobuf.Duration
+	80,  // 19: tidegate.v1.LeaseStatus.holder:type_name -> tidegate.v1.Holder
+	76,  // 20: tidegate.v1.LeaseStatus.renewed:type_name -> google.protobuf.Timestamp
 	0,   // 21: tidegate.v1.DetectorSettings.mode:type_name -> tidegate.v1.DetectorMode
-	75,  // 22: tidegate.v1.DetectorSettings.down_after:type_name -> google.protobuf.Duration
-	75,  // 23: tidegate.v1.DetectorSettings.anti_flap:type_name -> google.protobuf.Duration
+	77,  // 22: tidegate.v1.DetectorSettings.down_after:type_name -> google.protobuf.Duration
+	77,  // 23: tidegate.v1.DetectorSettings.anti_flap:type_name -> google.protobuf.Duration
 	7,   // 24: tidegate.v1.DetectorStatus.settings:type_name -> tidegate.v1.DetectorSettings
 	1,   // 25: tidegate.v1.DetectorStatus.verdict:type_name -> tidegate.v1.DetectorVerdict
-	74,  // 26: tidegate.v1.DetectorStatus.since:type_name -> google.protobuf.Timestamp
-	79,  // 27: tidegate.v1.DetectorStatus.vantages:type_name -> tidegate.v1.Vantage
+	76,  // 26: tidegate.v1.DetectorStatus.since:type_name -> google.protobuf.Timestamp
+	81,  // 27: tidegate.v1.DetectorStatus.vantages:type_name -> tidegate.v1.Vantage
 	9,   // 28: tidegate.v1.DetectorStatus.votes:type_name -> tidegate.v1.DetectorVote
-	80,  // 29: tidegate.v1.DetectorStatus.alarms:type_name -> tidegate.v1.Fact
-	75,  // 30: tidegate.v1.DetectorVote.silent:type_name -> google.protobuf.Duration
-	75,  // 31: tidegate.v1.DrillPolicy.max_age:type_name -> google.protobuf.Duration
-	75,  // 32: tidegate.v1.ProbeStatus.since_last_good:type_name -> google.protobuf.Duration
-	75,  // 33: tidegate.v1.ProbeStatus.latency:type_name -> google.protobuf.Duration
-	81,  // 34: tidegate.v1.StreamStatus.view:type_name -> tidegate.v1.StreamView
-	73,  // 35: tidegate.v1.StreamStatus.verdict:type_name -> tidegate.v1.Verdict
-	82,  // 36: tidegate.v1.StreamStatus.writer:type_name -> tidegate.v1.AgentStream
-	75,  // 37: tidegate.v1.StreamStatus.writer_report_age:type_name -> google.protobuf.Duration
+	82,  // 29: tidegate.v1.DetectorStatus.alarms:type_name -> tidegate.v1.Fact
+	77,  // 30: tidegate.v1.DetectorVote.silent:type_name -> google.protobuf.Duration
+	77,  // 31: tidegate.v1.DrillPolicy.max_age:type_name -> google.protobuf.Duration
+	77,  // 32: tidegate.v1.ProbeStatus.since_last_good:type_name -> google.protobuf.Duration
+	77,  // 33: tidegate.v1.ProbeStatus.latency:type_name -> google.protobuf.Duration
+	83,  // 34: tidegate.v1.StreamStatus.view:type_name -> tidegate.v1.StreamView
+	75,  // 35: tidegate.v1.StreamStatus.verdict:type_name -> tidegate.v1.Verdict
+	84,  // 36: tidegate.v1.StreamStatus.writer:type_name -> tidegate.v1.AgentStream
+	77,  // 37: tidegate.v1.StreamStatus.writer_report_age:type_name -> google.protobuf.Duration
 	13,  // 38: tidegate.v1.StreamStatus.members:type_name -> tidegate.v1.MemberStatus
-	83,  // 39: tidegate.v1.MemberStatus.stream:type_name -> tidegate.v1.StandbyStream
-	75,  // 40: tidegate.v1.MemberStatus.report_age:type_name -> google.protobuf.Duration
-	84,  // 41: tidegate.v1.StandbyStatus.node:type_name -> tidegate.v1.NodeView
-	85,  // 42: tidegate.v1.StandbyStatus.report:type_name -> tidegate.v1.ReportStandbyRequest
-	75,  // 43: tidegate.v1.StandbyStatus.report_age:type_name -> google.protobuf.Duration
-	86,  // 44: tidegate.v1.AgentStatus.report:type_name -> tidegate.v1.ReportAgentRequest
-	75,  // 45: tidegate.v1.AgentStatus.report_age:type_name -> google.protobuf.Duration
-	87,  // 46: tidegate.v1.RouteStatus.services:type_name -> tidegate.v1.RouteApplied
-	75,  // 47: tidegate.v1.RouteStatus.report_age:type_name -> google.protobuf.Duration
-	81,  // 48: tidegate.v1.ListStreamsResponse.streams:type_name -> tidegate.v1.StreamView
-	75,  // 49: tidegate.v1.ListStreamsResponse.registry_age:type_name -> google.protobuf.Duration
-	75,  // 50: tidegate.v1.Service.rpo:type_name -> google.protobuf.Duration
-	75,  // 51: tidegate.v1.Service.rto:type_name -> google.protobuf.Duration
+	85,  // 39: tidegate.v1.MemberStatus.stream:type_name -> tidegate.v1.StandbyStream
+	77,  // 40: tidegate.v1.MemberStatus.report_age:type_name -> google.protobuf.Duration
+	86,  // 41: tidegate.v1.StandbyStatus.node:type_name -> tidegate.v1.NodeView
+	87,  // 42: tidegate.v1.StandbyStatus.report:type_name -> tidegate.v1.ReportStandbyRequest
+	77,  // 43: tidegate.v1.StandbyStatus.report_age:type_name -> google.protobuf.Duration
+	88,  // 44: tidegate.v1.AgentStatus.report:type_name -> tidegate.v1.ReportAgentRequest
+	77,  // 45: tidegate.v1.AgentStatus.report_age:type_name -> google.protobuf.Duration
+	89,  // 46: tidegate.v1.RouteStatus.services:type_name -> tidegate.v1.RouteApplied
+	77,  // 47: tidegate.v1.RouteStatus.report_age:type_name -> google.protobuf.Duration
+	83,  // 48: tidegate.v1.ListStreamsResponse.streams:type_name -> tidegate.v1.StreamView
+	77,  // 49: tidegate.v1.ListStreamsResponse.registry_age:type_name -> google.protobuf.Duration
+	77,  // 50: tidegate.v1.Service.rpo:type_name -> google.protobuf.Duration
+	77,  // 51: tidegate.v1.Service.rto:type_name -> google.protobuf.Duration
 	20,  // 52: tidegate.v1.Service.endpoints:type_name -> tidegate.v1.SiteEndpoints
-	88,  // 53: tidegate.v1.Service.max_loss:type_name -> tidegate.v1.Bounds
-	75,  // 54: tidegate.v1.Service.lease_ttl:type_name -> google.protobuf.Duration
+	90,  // 53: tidegate.v1.Service.max_loss:type_name -> tidegate.v1.Bounds
+	77,  // 54: tidegate.v1.Service.lease_ttl:type_name -> google.protobuf.Duration
 	7,   // 55: tidegate.v1.Service.detector:type_name -> tidegate.v1.DetectorSettings
 	10,  // 56: tidegate.v1.Service.drill:type_name -> tidegate.v1.DrillPolicy
 	19,  // 57: tidegate.v1.AddServiceRequest.service:type_name -> tidegate.v1.Service
-	89,  // 58: tidegate.v1.AddServiceResponse.service:type_name -> tidegate.v1.ServiceView
-	90,  // 59: tidegate.v1.AddStreamRequest.mode:type_name -> tidegate.v1.Mode
-	88,  // 60: tidegate.v1.AddStreamRequest.bounds:type_name -> tidegate.v1.Bounds
-	91,  // 61: tidegate.v1.AddStreamRequest.policy:type_name -> tidegate.v1.GatePolicy
-	75,  // 62: tidegate.v1.AddStreamRequest.grace:type_name -> google.protobuf.Duration
-	75,  // 63: tidegate.v1.AddStreamRequest.rearm:type_name -> google.protobuf.Duration
-	81,  // 64: tidegate.v1.AddStreamResponse.stream:type_name -> tidegate.v1.StreamView
-	81,  // 65: tidegate.v1.PauseStreamResponse.stream:type_name -> tidegate.v1.StreamView
-	81,  // 66: tidegate.v1.ResumeStreamResponse.stream:type_name -> tidegate.v1.StreamView
-	31,  // 67: tidegate.v1.RemoveStreamResponse.remnants:type_name -> tidegate.v1.Remnant
-	90,  // 68: tidegate.v1.SetModeRequest.mode:type_name -> tidegate.v1.Mode
-	88,  // 69: tidegate.v1.SetModeRequest.bounds:type_name -> tidegate.v1.Bounds
-	91,  // 70: tidegate.v1.SetModeRequest.policy:type_name -> tidegate.v1.GatePolicy
-	75,  // 71: tidegate.v1.SetModeRequest.grace:type_name -> google.protobuf.Duration
-	75,  // 72: tidegate.v1.SetModeRequest.rearm:type_name -> google.protobuf.Duration
-	75,  // 73: tidegate.v1.SetModeRequest.lease_ttl:type_name -> google.protobuf.Duration
-	81,  // 74: tidegate.v1.SetModeResponse.stream:type_name -> tidegate.v1.StreamView
-	81,  // 75: tidegate.v1.SetModeResponse.streams:type_name -> tidegate.v1.StreamView
-	7,   // 76: tidegate.v1.SetDetectorRequest.detector:type_name -> tidegate.v1.DetectorSettings
-	10,  // 77: tidegate.v1.SetDetectorRequest.drill:type_name -> tidegate.v1.DrillPolicy
-	19,  // 78: tidegate.v1.SetDetectorResponse.service:type_name -> tidegate.v1.Service
-	89,  // 79: tidegate.v1.OpenGateResponse.service:type_name -> tidegate.v1.ServiceView
-	89,  // 80: tidegate.v1.ArmGateResponse.service:type_name -> tidegate.v1.ServiceView
-	92,  // 81: tidegate.v1.GateExplainRequest.kind:type_name -> tidegate.v1.PlanKind
-	93,  // 82: tidegate.v1.GateExplainResponse.rules:type_name -> tidegate.v1.RuleVerdict
-	92,  // 83: tidegate.v1.ChangeRoleRequest.kind:type_name -> tidegate.v1.PlanKind
-	43,  // 84: tidegate.v1.ChangeRoleRequest.overrides:type_name -> tidegate.v1.RuleOverride
-	75,  // 85: tidegate.v1.ChangeRoleRequest.expires:type_name -> google.protobuf.Duration
-	75,  // 86: tidegate.v1.ChangeRoleRequest.drain_timeout:type_name -> google.protobuf.Duration
-	60,  // 87: tidegate.v1.ChangeRoleResponse.plan:type_name -> tidegate.v1.Plan
-	63,  // 88: tidegate.v1.ChangeRoleResponse.step:type_name -> tidegate.v1.PlanStep
-	60,  // 89: tidegate.v1.ChangeRoleResponse.done:type_name -> tidegate.v1.Plan
-	60,  // 90: tidegate.v1.ReconfigureResponse.plan:type_name -> tidegate.v1.Plan
-	63,  // 91: tidegate.v1.ReconfigureResponse.step:type_name -> tidegate.v1.PlanStep
-	60,  // 92: tidegate.v1.ReconfigureResponse.done:type_name -> tidegate.v1.Plan
-	60,  // 93: tidegate.v1.AbortPlanResponse.plan:type_name -> tidegate.v1.Plan
-	94,  // 94: tidegate.v1.ListOverridesResponse.overrides:type_name -> tidegate.v1.Override
-	43,  // 95: tidegate.v1.PutOverridesRequest.overrides:type_name -> tidegate.v1.RuleOverride
-	75,  // 96: tidegate.v1.PutOverridesRequest.expires:type_name -> google.protobuf.Duration
-	94,  // 97: tidegate.v1.PutOverridesResponse.overrides:type_name -> tidegate.v1.Override
-	74,  // 98: tidegate.v1.AuditEntry.at:type_name -> google.protobuf.Timestamp
-	80,  // 99: tidegate.v1.AuditEntry.detail:type_name -> tidegate.v1.Fact
-	74,  // 100: tidegate.v1.ListAuditRequest.since:type_name -> google.protobuf.Timestamp
-	55,  // 101: tidegate.v1.ListAuditResponse.entries:type_name -> tidegate.v1.AuditEntry
-	89,  // 102: tidegate.v1.FreezeResponse.service:type_name -> tidegate.v1.ServiceView
-	92,  // 103: tidegate.v1.Plan.kind:type_name -> tidegate.v1.PlanKind
-	78,  // 104: tidegate.v1.Plan.target:type_name -> tidegate.v1.Holder
-	2,   // 105: tidegate.v1.Plan.outcome:type_name -> tidegate.v1.PlanOutcome
-	63,  // 106: tidegate.v1.Plan.steps:type_name -> tidegate.v1.PlanStep
-	93,  // 107: tidegate.v1.Plan.rules:type_name -> tidegate.v1.RuleVerdict
-	62,  // 108: tidegate.v1.Plan.streams:type_name -> tidegate.v1.PlanStream
-	77,  // 109: tidegate.v1.Plan.loss:type_name -> tidegate.v1.LossStatement
-	95,  // 110: tidegate.v1.Plan.phases:type_name -> tidegate.v1.Phases
-	74,  // 111: tidegate.v1.Plan.started:type_name -> google.protobuf.Timestamp
-	74,  // 112: tidegate.v1.Plan.ended:type_name -> google.protobuf.Timestamp
-	75,  // 113: tidegate.v1.Plan.expected:type_name -> google.protobuf.Duration
-	75,  // 114: tidegate.v1.Plan.rpo_actual:type_name -> google.protobuf.Duration
-	75,  // 115: tidegate.v1.Plan.pause_expected:type_name -> google.protobuf.Duration
-	75,  // 116: tidegate.v1.Plan.pause_actual:type_name -> google.protobuf.Duration
-	75,  // 117: tidegate.v1.Plan.took:type_name -> google.protobuf.Duration
-	61,  // 118: tidegate.v1.Plan.abort:type_name -> tidegate.v1.PlanAbort
-	94,  // 119: tidegate.v1.Plan.overrides:type_name -> tidegate.v1.Override
-	75,  // 120: tidegate.v1.Plan.rpo_actual_max:type_name -> google.protobuf.Duration
-	74,  // 121: tidegate.v1.PlanAbort.at:type_name -> google.protobuf.Timestamp
-	96,  // 122: tidegate.v1.PlanStream.head:type_name -> tidegate.v1.LogPos
-	77,  // 123: tidegate.v1.PlanStream.loss:type_name -> tidegate.v1.LossStatement
-	97,  // 124: tidegate.v1.PlanStream.from_config:type_name -> tidegate.v1.Config
-	97,  // 125: tidegate.v1.PlanStream.config:type_name -> tidegate.v1.Config
-	98,  // 126: tidegate.v1.PlanStream.handover:type_name -> tidegate.v1.Handover
-	74,  // 127: tidegate.v1.PlanStep.started:type_name -> google.protobuf.Timestamp
-	75,  // 128: tidegate.v1.PlanStep.took:type_name -> google.protobuf.Duration
-	75,  // 129: tidegate.v1.PlanStep.expected:type_name -> google.protobuf.Duration
-	60,  // 130: tidegate.v1.ShowPlanResponse.plan:type_name -> tidegate.v1.Plan
-	60,  // 131: tidegate.v1.ListPlansResponse.plans:type_name -> tidegate.v1.Plan
-	81,  // 132: tidegate.v1.RebuildResponse.streams:type_name -> tidegate.v1.StreamView
-	72,  // 133: tidegate.v1.DoctorResponse.findings:type_name -> tidegate.v1.Finding
-	99,  // 134: tidegate.v1.Finding.severity:type_name -> tidegate.v1.Severity
-	3,   // 135: tidegate.v1.OperatorService.Status:input_type -> tidegate.v1.StatusRequest
-	17,  // 136: tidegate.v1.OperatorService.ListStreams:input_type -> tidegate.v1.ListStreamsRequest
-	21,  // 137: tidegate.v1.OperatorService.AddService:input_type -> tidegate.v1.AddServiceRequest
-	23,  // 138: tidegate.v1.OperatorService.AddStream:input_type -> tidegate.v1.AddStreamRequest
-	25,  // 139: tidegate.v1.OperatorService.PauseStream:input_type -> tidegate.v1.PauseStreamRequest
-	27,  // 140: tidegate.v1.OperatorService.ResumeStream:input_type -> tidegate.v1.ResumeStreamRequest
-	29,  // 141: tidegate.v1.OperatorService.RemoveStream:input_type -> tidegate.v1.RemoveStreamRequest
-	32,  // 142: tidegate.v1.OperatorService.SetMode:input_type -> tidegate.v1.SetModeRequest
-	34,  // 143: tidegate.v1.OperatorService.SetDetector:input_type -> tidegate.v1.SetDetectorRequest
-	58,  // 144: tidegate.v1.OperatorService.Freeze:input_type -> tidegate.v1.FreezeRequest
-	36,  // 145: tidegate.v1.OperatorService.OpenGate:input_type -> tidegate.v1.OpenGateRequest
-	38,  // 146: tidegate.v1.OperatorService.ArmGate:input_type -> tidegate.v1.ArmGateRequest
-	40,  // 147: tidegate.v1.OperatorService.GateExplain:input_type -> tidegate.v1.GateExplainRequest
-	42,  // 148: tidegate.v1.OperatorService.ChangeRole:input_type -> tidegate.v1.ChangeRoleRequest
-	45,  // 149: tidegate.v1.OperatorService.Reconfigure:input_type -> tidegate.v1.ReconfigureRequest
-	47,  // 150: tidegate.v1.OperatorService.AbortPlan:input_type -> tidegate.v1.AbortPlanRequest
-	49,  // 151: tidegate.v1.OperatorService.ListOverrides:input_type -> tidegate.v1.ListOverridesRequest
-	51,  // 152: tidegate.v1.OperatorService.PutOverrides:input_type -> tidegate.v1.PutOverridesRequest
-	53,  // 153: tidegate.v1.OperatorService.RevokeOverride:input_type -> tidegate.v1.RevokeOverrideRequest
-	56,  // 154: tidegate.v1.OperatorService.ListAudit:input_type -> tidegate.v1.ListAuditRequest
-	64,  // 155: tidegate.v1.OperatorService.ShowPlan:input_type -> tidegate.v1.ShowPlanRequest
-	66,  // 156: tidegate.v1.OperatorService.ListPlans:input_type -> tidegate.v1.ListPlansRequest
-	68,  // 157: tidegate.v1.OperatorService.Rebuild:input_type -> tidegate.v1.RebuildRequest
-	70,  // 158: tidegate.v1.OperatorService.Doctor:input_type -> tidegate.v1.DoctorRequest
-	4,   // 159: tidegate.v1.OperatorService.Status:output_type -> tidegate.v1.StatusResponse
-	18,  // 160: tidegate.v1.OperatorService.ListStreams:output_type -> tidegate.v1.ListStreamsResponse
-	22,  // 161: tidegate.v1.OperatorService.AddService:output_type -> tidegate.v1.AddServiceResponse
-	24,  // 162: tidegate.v1.OperatorService.AddStream:output_type -> tidegate.v1.AddStreamResponse
-	26,  // 163: tidegate.v1.OperatorService.PauseStream:output_type -> tidegate.v1.PauseStreamResponse
-	28,  // 164: tidegate.v1.OperatorService.ResumeStream:output_type -> tidegate.v1.ResumeStreamResponse
-	30,  // 165: tidegate.v1.OperatorService.RemoveStream:output_type -> tidegate.v1.RemoveStreamResponse
-	33,  // 166: tidegate.v1.OperatorService.SetMode:output_type -> tidegate.v1.SetModeResponse
-	35,  // 167: tidegate.v1.OperatorService.SetDetector:output_type -> tidegate.v1.SetDetectorResponse
-	59,  // 168: tidegate.v1.OperatorService.Freeze:output_type -> tidegate.v1.FreezeResponse
-	37,  // 169: tidegate.v1.OperatorService.OpenGate:output_type -> tidegate.v1.OpenGateResponse
-	39,  // 170: tidegate.v1.OperatorService.ArmGate:output_type -> tidegate.v1.ArmGateResponse
-	41,  // 171: tidegate.v1.OperatorService.GateExplain:output_type -> tidegate.v1.GateExplainResponse
-	44,  // 172: tidegate.v1.OperatorService.ChangeRole:output_type -> tidegate.v1.ChangeRoleResponse
-	46,  // 173: tidegate.v1.OperatorService.Reconfigure:output_type -> tidegate.v1.ReconfigureResponse
-	48,  // 174: tidegate.v1.OperatorService.AbortPlan:output_type -> tidegate.v1.AbortPlanResponse
-	50,  // 175: tidegate.v1.OperatorService.ListOverrides:output_type -> tidegate.v1.ListOverridesResponse
-	52,  // 176: tidegate.v1.OperatorService.PutOverrides:output_type -> tidegate.v1.PutOverridesResponse
-	54,  // 177: tidegate.v1.OperatorService.RevokeOverride:output_type -> tidegate.v1.RevokeOverrideResponse
-	57,  // 178: tidegate.v1.OperatorService.ListAudit:output_type -> tidegate.v1.ListAuditResponse
-	65,  // 179: tidegate.v1.OperatorService.ShowPlan:output_type -> tidegate.v1.ShowPlanResponse
-	67,  // 180: tidegate.v1.OperatorService.ListPlans:output_type -> tidegate.v1.ListPlansResponse
-	69,  // 181: tidegate.v1.OperatorService.Rebuild:output_type -> tidegate.v1.RebuildResponse
-	71,  // 182: tidegate.v1.OperatorService.Doctor:output_type -> tidegate.v1.DoctorResponse
-	159, // [159:183] is the sub-list for method output_type
-	135, // [135:159] is the sub-list for method input_type
-	135, // [135:135] is the sub-list for extension type_name
-	135, // [135:135] is the sub-list for extension extendee
-	0,   // [0:135] is the sub-list for field type_name
+	91,  // 58: tidegate.v1.AddServiceResponse.service:type_name -> tidegate.v1.ServiceView
+	92,  // 59: tidegate.v1.AddStreamRequest.mode:type_name -> tidegate.v1.Mode
+	90,  // 60: tidegate.v1.AddStreamRequest.bounds:type_name -> tidegate.v1.Bounds
+	93,  // 61: tidegate.v1.AddStreamRequest.policy:type_name -> tidegate.v1.GatePolicy
+	77,  // 62: tidegate.v1.AddStreamRequest.grace:type_name -> google.protobuf.Duration
+	77,  // 63: tidegate.v1.AddStreamRequest.rearm:type_name -> google.protobuf.Duration
+	83,  // 64: tidegate.v1.AddStreamResponse.stream:type_name -> tidegate.v1.StreamView
+	83,  // 65: tidegate.v1.PauseStreamResponse.stream:type_name -> tidegate.v1.StreamView
+	83,  // 66: tidegate.v1.ResumeStreamResponse.stream:type_name -> tidegate.v1.StreamView
+	94,  // 67: tidegate.v1.RegenerateStreamResponse.rules:type_name -> tidegate.v1.RuleVerdict
+	82,  // 68: tidegate.v1.RegenerateStreamResponse.facts:type_name -> tidegate.v1.Fact
+	95,  // 69: tidegate.v1.RegenerateStreamResponse.renewal:type_name -> tidegate.v1.Renewal
+	33,  // 70: tidegate.v1.RemoveStreamResponse.remnants:type_name -> tidegate.v1.Remnant
+	92,  // 71: tidegate.v1.SetModeRequest.mode:type_name -> tidegate.v1.Mode
+	90,  // 72: tidegate.v1.SetModeRequest.bounds:type_name -> tidegate.v1.Bounds
+	93,  // 73: tidegate.v1.SetModeRequest.policy:type_name -> tidegate.v1.GatePolicy
+	77,  // 74: tidegate.v1.SetModeRequest.grace:type_name -> google.protobuf.Duration
+	77,  // 75: tidegate.v1.SetModeRequest.rearm:type_name -> google.protobuf.Duration
+	77,  // 76: tidegate.v1.SetModeRequest.lease_ttl:type_name -> google.protobuf.Duration
+	83,  // 77: tidegate.v1.SetModeResponse.stream:type_name -> tidegate.v1.StreamView
+	83,  // 78: tidegate.v1.SetModeResponse.streams:type_name -> tidegate.v1.StreamView
+	7,   // 79: tidegate.v1.SetDetectorRequest.detector:type_name -> tidegate.v1.DetectorSettings
+	10,  // 80: tidegate.v1.SetDetectorRequest.drill:type_name -> tidegate.v1.DrillPolicy
+	19,  // 81: tidegate.v1.SetDetectorResponse.service:type_name -> tidegate.v1.Service
+	91,  // 82: tidegate.v1.OpenGateResponse.service:type_name -> tidegate.v1.ServiceView
+	91,  // 83: tidegate.v1.ArmGateResponse.service:type_name -> tidegate.v1.ServiceView
+	96,  // 84: tidegate.v1.GateExplainRequest.kind:type_name -> tidegate.v1.PlanKind
+	94,  // 85: tidegate.v1.GateExplainResponse.rules:type_name -> tidegate.v1.RuleVerdict
+	96,  // 86: tidegate.v1.ChangeRoleRequest.kind:type_name -> tidegate.v1.PlanKind
+	45,  // 87: tidegate.v1.ChangeRoleRequest.overrides:type_name -> tidegate.v1.RuleOverride
+	77,  // 88: tidegate.v1.ChangeRoleRequest.expires:type_name -> google.protobuf.Duration
+	77,  // 89: tidegate.v1.ChangeRoleRequest.drain_timeout:type_name -> google.protobuf.Duration
+	62,  // 90: tidegate.v1.ChangeRoleResponse.plan:type_name -> tidegate.v1.Plan
+	65,  // 91: tidegate.v1.ChangeRoleResponse.step:type_name -> tidegate.v1.PlanStep
+	62,  // 92: tidegate.v1.ChangeRoleResponse.done:type_name -> tidegate.v1.Plan
+	62,  // 93: tidegate.v1.ReconfigureResponse.plan:type_name -> tidegate.v1.Plan
+	65,  // 94: tidegate.v1.ReconfigureResponse.step:type_name -> tidegate.v1.PlanStep
+	62,  // 95: tidegate.v1.ReconfigureResponse.done:type_name -> tidegate.v1.Plan
+	62,  // 96: tidegate.v1.AbortPlanResponse.plan:type_name -> tidegate.v1.Plan
+	97,  // 97: tidegate.v1.ListOverridesResponse.overrides:type_name -> tidegate.v1.Override
+	45,  // 98: tidegate.v1.PutOverridesRequest.overrides:type_name -> tidegate.v1.RuleOverride
+	77,  // 99: tidegate.v1.PutOverridesRequest.expires:type_name -> google.protobuf.Duration
+	97,  // 100: tidegate.v1.PutOverridesResponse.overrides:type_name -> tidegate.v1.Override
+	76,  // 101: tidegate.v1.AuditEntry.at:type_name -> google.protobuf.Timestamp
+	82,  // 102: tidegate.v1.AuditEntry.detail:type_name -> tidegate.v1.Fact
+	76,  // 103: tidegate.v1.ListAuditRequest.since:type_name -> google.protobuf.Timestamp
+	57,  // 104: tidegate.v1.ListAuditResponse.entries:type_name -> tidegate.v1.AuditEntry
+	91,  // 105: tidegate.v1.FreezeResponse.service:type_name -> tidegate.v1.ServiceView
+	96,  // 106: tidegate.v1.Plan.kind:type_name -> tidegate.v1.PlanKind
+	80,  // 107: tidegate.v1.Plan.target:type_name -> tidegate.v1.Holder
+	2,   // 108: tidegate.v1.Plan.outcome:type_name -> tidegate.v1.PlanOutcome
+	65,  // 109: tidegate.v1.Plan.steps:type_name -> tidegate.v1.PlanStep
+	94,  // 110: tidegate.v1.Plan.rules:type_name -> tidegate.v1.RuleVerdict
+	64,  // 111: tidegate.v1.Plan.streams:type_name -> tidegate.v1.PlanStream
+	79,  // 112: tidegate.v1.Plan.loss:type_name -> tidegate.v1.LossStatement
+	98,  // 113: tidegate.v1.Plan.phases:type_name -> tidegate.v1.Phases
+	76,  // 114: tidegate.v1.Plan.started:type_name -> google.protobuf.Timestamp
+	76,  // 115: tidegate.v1.Plan.ended:type_name -> google.protobuf.Timestamp
+	77,  // 116: tidegate.v1.Plan.expected:type_name -> google.protobuf.Duration
+	77,  // 117: tidegate.v1.Plan.rpo_actual:type_name -> google.protobuf.Duration
+	77,  // 118: tidegate.v1.Plan.pause_expected:type_name -> google.protobuf.Duration
+	77,  // 119: tidegate.v1.Plan.pause_actual:type_name -> google.protobuf.Duration
+	77,  // 120: tidegate.v1.Plan.took:type_name -> google.protobuf.Duration
+	63,  // 121: tidegate.v1.Plan.abort:type_name -> tidegate.v1.PlanAbort
+	97,  // 122: tidegate.v1.Plan.overrides:type_name -> tidegate.v1.Override
+	77,  // 123: tidegate.v1.Plan.rpo_actual_max:type_name -> google.protobuf.Duration
+	76,  // 124: tidegate.v1.PlanAbort.at:type_name -> google.protobuf.Timestamp
+	99,  // 125: tidegate.v1.PlanStream.head:type_name -> tidegate.v1.LogPos
+	79,  // 126: tidegate.v1.PlanStream.loss:type_name -> tidegate.v1.LossStatement
+	100, // 127: tidegate.v1.PlanStream.from_config:type_name -> tidegate.v1.Config
+	100, // 128: tidegate.v1.PlanStream.config:type_name -> tidegate.v1.Config
+	101, // 129: tidegate.v1.PlanStream.handover:type_name -> tidegate.v1.Handover
+	76,  // 130: tidegate.v1.PlanStep.started:type_name -> google.protobuf.Timestamp
+	77,  // 131: tidegate.v1.PlanStep.took:type_name -> google.protobuf.Duration
+	77,  // 132: tidegate.v1.PlanStep.expected:type_name -> google.protobuf.Duration
+	62,  // 133: tidegate.v1.ShowPlanResponse.plan:type_name -> tidegate.v1.Plan
+	62,  // 134: tidegate.v1.ListPlansResponse.plans:type_name -> tidegate.v1.Plan
+	83,  // 135: tidegate.v1.RebuildResponse.streams:type_name -> tidegate.v1.StreamView
+	74,  // 136: tidegate.v1.DoctorResponse.findings:type_name -> tidegate.v1.Finding
+	102, // 137: tidegate.v1.Finding.severity:type_name -> tidegate.v1.Severity
+	3,   // 138: tidegate.v1.OperatorService.Status:input_type -> tidegate.v1.StatusRequest
+	17,  // 139: tidegate.v1.OperatorService.ListStreams:input_type -> tidegate.v1.ListStreamsRequest
+	21,  // 140: tidegate.v1.OperatorService.AddService:input_type -> tidegate.v1.AddServiceRequest
+	23,  // 141: tidegate.v1.OperatorService.AddStream:input_type -> tidegate.v1.AddStreamRequest
+	25,  // 142: tidegate.v1.OperatorService.PauseStream:input_type -> tidegate.v1.PauseStreamRequest
+	27,  // 143: tidegate.v1.OperatorService.ResumeStream:input_type -> tidegate.v1.ResumeStreamRequest
+	31,  // 144: tidegate.v1.OperatorService.RemoveStream:input_type -> tidegate.v1.RemoveStreamRequest
+	29,  // 145: tidegate.v1.OperatorService.RegenerateStream:input_type -> tidegate.v1.RegenerateStreamRequest
+	34,  // 146: tidegate.v1.OperatorService.SetMode:input_type -> tidegate.v1.SetModeRequest
+	36,  // 147: tidegate.v1.OperatorService.SetDetector:input_type -> tidegate.v1.SetDetectorRequest
+	60,  // 148: tidegate.v1.OperatorService.Freeze:input_type -> tidegate.v1.FreezeRequest
+	38,  // 149: tidegate.v1.OperatorService.OpenGate:input_type -> tidegate.v1.OpenGateRequest
+	40,  // 150: tidegate.v1.OperatorService.ArmGate:input_type -> tidegate.v1.ArmGateRequest
+	42,  // 151: tidegate.v1.OperatorService.GateExplain:input_type -> tidegate.v1.GateExplainRequest
+	44,  // 152: tidegate.v1.OperatorService.ChangeRole:input_type -> tidegate.v1.ChangeRoleRequest
+	47,  // 153: tidegate.v1.OperatorService.Reconfigure:input_type -> tidegate.v1.ReconfigureRequest
+	49,  // 154: tidegate.v1.OperatorService.AbortPlan:input_type -> tidegate.v1.AbortPlanRequest
+	51,  // 155: tidegate.v1.OperatorService.ListOverrides:input_type -> tidegate.v1.ListOverridesRequest
+	53,  // 156: tidegate.v1.OperatorService.PutOverrides:input_type -> tidegate.v1.PutOverridesRequest
+	55,  // 157: tidegate.v1.OperatorService.RevokeOverride:input_type -> tidegate.v1.RevokeOverrideRequest
+	58,  // 158: tidegate.v1.OperatorService.ListAudit:input_type -> tidegate.v1.ListAuditRequest
+	66,  // 159: tidegate.v1.OperatorService.ShowPlan:input_type -> tidegate.v1.ShowPlanRequest
+	68,  // 160: tidegate.v1.OperatorService.ListPlans:input_type -> tidegate.v1.ListPlansRequest
+	70,  // 161: tidegate.v1.OperatorService.Rebuild:input_type -> tidegate.v1.RebuildRequest
+	72,  // 162: tidegate.v1.OperatorService.Doctor:input_type -> tidegate.v1.DoctorRequest
+	4,   // 163: tidegate.v1.OperatorService.Status:output_type -> tidegate.v1.StatusResponse
+	18,  // 164: tidegate.v1.OperatorService.ListStreams:output_type -> tidegate.v1.ListStreamsResponse
+	22,  // 165: tidegate.v1.OperatorService.AddService:output_type -> tidegate.v1.AddServiceResponse
+	24,  // 166: tidegate.v1.OperatorService.AddStream:output_type -> tidegate.v1.AddStreamResponse
+	26,  // 167: tidegate.v1.OperatorService.PauseStream:output_type -> tidegate.v1.PauseStreamResponse
+	28,  // 168: tidegate.v1.OperatorService.ResumeStream:output_type -> tidegate.v1.ResumeStreamResponse
+	32,  // 169: tidegate.v1.OperatorService.RemoveStream:output_type -> tidegate.v1.RemoveStreamResponse
+	30,  // 170: tidegate.v1.OperatorService.RegenerateStream:output_type -> tidegate.v1.RegenerateStreamResponse
+	35,  // 171: tidegate.v1.OperatorService.SetMode:output_type -> tidegate.v1.SetModeResponse
+	37,  // 172: tidegate.v1.OperatorService.SetDetector:output_type -> tidegate.v1.SetDetectorResponse
+	61,  // 173: tidegate.v1.OperatorService.Freeze:output_type -> tidegate.v1.FreezeResponse
+	39,  // 174: tidegate.v1.OperatorService.OpenGate:output_type -> tidegate.v1.OpenGateResponse
+	41,  // 175: tidegate.v1.OperatorService.ArmGate:output_type -> tidegate.v1.ArmGateResponse
+	43,  // 176: tidegate.v1.OperatorService.GateExplain:output_type -> tidegate.v1.GateExplainResponse
+	46,  // 177: tidegate.v1.OperatorService.ChangeRole:output_type -> tidegate.v1.ChangeRoleResponse
+	48,  // 178: tidegate.v1.OperatorService.Reconfigure:output_type -> tidegate.v1.ReconfigureResponse
+	50,  // 179: tidegate.v1.OperatorService.AbortPlan:output_type -> tidegate.v1.AbortPlanResponse
+	52,  // 180: tidegate.v1.OperatorService.ListOverrides:output_type -> tidegate.v1.ListOverridesResponse
+	54,  // 181: tidegate.v1.OperatorService.PutOverrides:output_type -> tidegate.v1.PutOverridesResponse
+	56,  // 182: tidegate.v1.OperatorService.RevokeOverride:output_type -> tidegate.v1.RevokeOverrideResponse
+	59,  // 183: tidegate.v1.OperatorService.ListAudit:output_type -> tidegate.v1.ListAuditResponse
+	67,  // 184: tidegate.v1.OperatorService.ShowPlan:output_type -> tidegate.v1.ShowPlanResponse
+	69,  // 185: tidegate.v1.OperatorService.ListPlans:output_type -> tidegate.v1.ListPlansResponse
+	71,  // 186: tidegate.v1.OperatorService.Rebuild:output_type -> tidegate.v1.RebuildResponse
+	73,  // 187: tidegate.v1.OperatorService.Doctor:output_type -> tidegate.v1.DoctorResponse
+	163, // [163:188] is the sub-list for method output_type
+	138, // [138:163] is the sub-list for method input_type
+	138, // [138:138] is the sub-list for extension type_name
+	138, // [138:138] is the sub-list for extension extendee
+	0,   // [0:138] is the sub-list for field type_name
 }
 
 func init() { file_tidegate_v1_operator_proto_init() }
@@ -5999,12 +6159,12 @@ func file_tidegate_v1_operator_proto_init() {
 	file_tidegate_v1_error_proto_init()
 	file_tidegate_v1_node_proto_init()
 	file_tidegate_v1_types_proto_init()
-	file_tidegate_v1_operator_proto_msgTypes[41].OneofWrappers = []any{
+	file_tidegate_v1_operator_proto_msgTypes[43].OneofWrappers = []any{
 		(*ChangeRoleResponse_Plan)(nil),
 		(*ChangeRoleResponse_Step)(nil),
 		(*ChangeRoleResponse_Done)(nil),
 	}
-	file_tidegate_v1_operator_proto_msgTypes[43].OneofWrappers = []any{
+	file_tidegate_v1_operator_proto_msgTypes[45].OneofWrappers = []any{
 		(*ReconfigureResponse_Plan)(nil),
 		(*ReconfigureResponse_Step)(nil),
 		(*ReconfigureResponse_Done)(nil),
@@ -6015,7 +6175,7 @@ func file_tidegate_v1_operator_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tidegate_v1_operator_proto_rawDesc), len(file_tidegate_v1_operator_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   70,
+			NumMessages:   72,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

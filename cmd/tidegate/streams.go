@@ -144,6 +144,7 @@ func streamsCommand() *ucli.Command {
 				Action: streamsAdd,
 			},
 			reconfigureCommand(),
+			regenerateCommand(),
 			{
 				Name: "pause", Usage: "stop shipping a stream; exposure grows", ArgsUsage: "SERVICE/STREAM",
 				Flags: operatorFlags(reason), Action: streamsPause,
@@ -236,6 +237,9 @@ func streamsList(c *ucli.Context) error {
 				epoch, state, writer := "none", "", ""
 				if e := s.GetEpoch(); e.GetEpoch() > 0 {
 					epoch, state, writer = fmt.Sprint(e.GetEpoch()), enumWord(e.GetState()), e.GetHolder().GetNode()
+				}
+				if r := s.GetRenewal(); r != nil && r.GetEpoch() >= s.GetEpoch().GetEpoch() {
+					state = strings.TrimSpace(state + " regenerating")
 				}
 				if s.GetPaused() {
 					state = strings.TrimSpace(state + " paused")

@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"github.com/tidegate/tidegate"
+	"github.com/tidegate/tidegate/gating/fence"
 )
 
 // Service is a consistency group of streams: the unit of objective, failover
@@ -66,6 +67,26 @@ type Stream struct {
 	Reason  string               `json:"reason"` // of the pause
 	// Leaving: it is about to be removed, and its stores let go of what they keep.
 	Leaving bool `json:"leaving,omitempty"`
+	// Renewal is the newest declaration of a new generation; nil when there was none.
+	Renewal *Renewal `json:"renewal,omitempty"`
+}
+
+// Renewal says that the source at Site does not continue the log as it stands at the
+// end of Epoch: a writer there that begins behind a batch of that epoch, or of an
+// older one, opens a new generation.
+type Renewal struct {
+	Epoch        tidegate.Epoch    `json:"epoch"`
+	Site         tidegate.SiteName `json:"site"`
+	Reason       string            `json:"reason"`
+	Actor        string            `json:"actor"`
+	Since        time.Time         `json:"since"`
+	AcceptedLoss bool              `json:"accepted_loss,omitempty"` // the source lacks what was shipped, or may
+}
+
+// Pending reports whether no epoch was opened since it was declared and the stream
+// still lives at its site; false for nil.
+func (r *Renewal) Pending(rec fence.EpochRecord) bool {
+	return r != nil && rec.ActiveEpoch <= r.Epoch && rec.Active.Site == r.Site
 }
 
 // Kind is what a registered node does.

@@ -63,6 +63,9 @@ const (
 	// NodeServiceReportQuarantineProcedure is the fully-qualified name of the NodeService's
 	// ReportQuarantine RPC.
 	NodeServiceReportQuarantineProcedure = "/tidegate.v1.NodeService/ReportQuarantine"
+	// NodeServiceDeclareGenerationProcedure is the fully-qualified name of the NodeService's
+	// DeclareGeneration RPC.
+	NodeServiceDeclareGenerationProcedure = "/tidegate.v1.NodeService/DeclareGeneration"
 )
 
 // NodeServiceClient is a client for the tidegate.v1.NodeService service.
@@ -78,7 +81,8 @@ type NodeServiceClient interface {
 	// Repeating it with the same holder returns the epoch that this holder already
 	// has: a holder that lost what it sealed must draw a new uuid first. Unless the
 	// record is of a lower epoch than the one that the holder says it writes under:
-	// then the registry has gone back in time, and it gets one above.
+	// then the registry has gone back in time, and it gets one above. Or unless a new
+	// generation was declared since: each begins with an epoch.
 	AcquireEpoch(context.Context, *connect.Request[tidegatev1.AcquireEpochRequest]) (*connect.Response[tidegatev1.AcquireEpochResponse], error)
 	// ReadEpoch reads a stream's epoch record linearizably.
 	ReadEpoch(context.Context, *connect.Request[tidegatev1.ReadEpochRequest]) (*connect.Response[tidegatev1.ReadEpochResponse], error)
@@ -110,6 +114,10 @@ type NodeServiceClient interface {
 	// ReportQuarantine adds what was found beyond a recovered end to the loss
 	// statement of the failover that cut it. Repeating a report changes nothing.
 	ReportQuarantine(context.Context, *connect.Request[tidegatev1.ReportQuarantineRequest]) (*connect.Response[tidegatev1.ReportQuarantineResponse], error)
+	// DeclareGeneration is what RegenerateStream is for an operator, asked for by the
+	// agent beside the source, whose policy says so. It never leaves out what was
+	// shipped, and is refused where that would be so.
+	DeclareGeneration(context.Context, *connect.Request[tidegatev1.DeclareGenerationRequest]) (*connect.Response[tidegatev1.DeclareGenerationResponse], error)
 }
 
 // NewNodeServiceClient constructs a client for the tidegate.v1.NodeService service. By default, it
@@ -201,24 +209,31 @@ func NewNodeServiceClient(httpClient connect.HTTPClient, baseURL string, opts ..
 			connect.WithSchema(nodeServiceMethods.ByName("ReportQuarantine")),
 			connect.WithClientOptions(opts...),
 		),
+		declareGeneration: connect.NewClient[tidegatev1.DeclareGenerationRequest, tidegatev1.DeclareGenerationResponse](
+			httpClient,
+			baseURL+NodeServiceDeclareGenerationProcedure,
+			connect.WithSchema(nodeServiceMethods.ByName("DeclareGeneration")),
+			connect.WithClientOptions(opts...),
+		),
 	}
 }
 
 // nodeServiceClient implements NodeServiceClient.
 type nodeServiceClient struct {
-	register         *connect.Client[tidegatev1.RegisterRequest, tidegatev1.RegisterResponse]
-	watch            *connect.Client[tidegatev1.WatchRequest, tidegatev1.WatchResponse]
-	acquireEpoch     *connect.Client[tidegatev1.AcquireEpochRequest, tidegatev1.AcquireEpochResponse]
-	readEpoch        *connect.Client[tidegatev1.ReadEpochRequest, tidegatev1.ReadEpochResponse]
-	recordGate       *connect.Client[tidegatev1.RecordGateRequest, tidegatev1.RecordGateResponse]
-	renewLease       *connect.Client[tidegatev1.RenewLeaseRequest, tidegatev1.RenewLeaseResponse]
-	releaseLease     *connect.Client[tidegatev1.ReleaseLeaseRequest, tidegatev1.ReleaseLeaseResponse]
-	handOver         *connect.Client[tidegatev1.HandOverRequest, tidegatev1.HandOverResponse]
-	exitLimbo        *connect.Client[tidegatev1.ExitLimboRequest, tidegatev1.ExitLimboResponse]
-	reportAgent      *connect.Client[tidegatev1.ReportAgentRequest, tidegatev1.ReportAgentResponse]
-	reportStandby    *connect.Client[tidegatev1.ReportStandbyRequest, tidegatev1.ReportStandbyResponse]
-	reportRoute      *connect.Client[tidegatev1.ReportRouteRequest, tidegatev1.ReportRouteResponse]
-	reportQuarantine *connect.Client[tidegatev1.ReportQuarantineRequest, tidegatev1.ReportQuarantineResponse]
+	register          *connect.Client[tidegatev1.RegisterRequest, tidegatev1.RegisterResponse]
+	watch             *connect.Client[tidegatev1.WatchRequest, tidegatev1.WatchResponse]
+	acquireEpoch      *connect.Client[tidegatev1.AcquireEpochRequest, tidegatev1.AcquireEpochResponse]
+	readEpoch         *connect.Client[tidegatev1.ReadEpochRequest, tidegatev1.ReadEpochResponse]
+	recordGate        *connect.Client[tidegatev1.RecordGateRequest, tidegatev1.RecordGateResponse]
+	renewLease        *connect.Client[tidegatev1.RenewLeaseRequest, tidegatev1.RenewLeaseResponse]
+	releaseLease      *connect.Client[tidegatev1.ReleaseLeaseRequest, tidegatev1.ReleaseLeaseResponse]
+	handOver          *connect.Client[tidegatev1.HandOverRequest, tidegatev1.HandOverResponse]
+	exitLimbo         *connect.Client[tidegatev1.ExitLimboRequest, tidegatev1.ExitLimboResponse]
+	reportAgent       *connect.Client[tidegatev1.ReportAgentRequest, tidegatev1.ReportAgentResponse]
+	reportStandby     *connect.Client[tidegatev1.ReportStandbyRequest, tidegatev1.ReportStandbyResponse]
+	reportRoute       *connect.Client[tidegatev1.ReportRouteRequest, tidegatev1.ReportRouteResponse]
+	reportQuarantine  *connect.Client[tidegatev1.ReportQuarantineRequest, tidegatev1.ReportQuarantineResponse]
+	declareGeneration *connect.Client[tidegatev1.DeclareGenerationRequest, tidegatev1.DeclareGenerationResponse]
 }
 
 // Register calls tidegate.v1.NodeService.Register.
@@ -286,6 +301,11 @@ func (c *nodeServiceClient) ReportQuarantine(ctx context.Context, req *connect.R
 	return c.reportQuarantine.CallUnary(ctx, req)
 }
 
+// DeclareGeneration calls tidegate.v1.NodeService.DeclareGeneration.
+func (c *nodeServiceClient) DeclareGeneration(ctx context.Context, req *connect.Request[tidegatev1.DeclareGenerationRequest]) (*connect.Response[tidegatev1.DeclareGenerationResponse], error) {
+	return c.declareGeneration.CallUnary(ctx, req)
+}
+
 // NodeServiceHandler is an implementation of the tidegate.v1.NodeService service.
 type NodeServiceHandler interface {
 	// Register makes a node known, or brings its addresses up to date. A standby
@@ -299,7 +319,8 @@ type NodeServiceHandler interface {
 	// Repeating it with the same holder returns the epoch that this holder already
 	// has: a holder that lost what it sealed must draw a new uuid first. Unless the
 	// record is of a lower epoch than the one that the holder says it writes under:
-	// then the registry has gone back in time, and it gets one above.
+	// then the registry has gone back in time, and it gets one above. Or unless a new
+	// generation was declared since: each begins with an epoch.
 	AcquireEpoch(context.Context, *connect.Request[tidegatev1.AcquireEpochRequest]) (*connect.Response[tidegatev1.AcquireEpochResponse], error)
 	// ReadEpoch reads a stream's epoch record linearizably.
 	ReadEpoch(context.Context, *connect.Request[tidegatev1.ReadEpochRequest]) (*connect.Response[tidegatev1.ReadEpochResponse], error)
@@ -331,6 +352,10 @@ type NodeServiceHandler interface {
 	// ReportQuarantine adds what was found beyond a recovered end to the loss
 	// statement of the failover that cut it. Repeating a report changes nothing.
 	ReportQuarantine(context.Context, *connect.Request[tidegatev1.ReportQuarantineRequest]) (*connect.Response[tidegatev1.ReportQuarantineResponse], error)
+	// DeclareGeneration is what RegenerateStream is for an operator, asked for by the
+	// agent beside the source, whose policy says so. It never leaves out what was
+	// shipped, and is refused where that would be so.
+	DeclareGeneration(context.Context, *connect.Request[tidegatev1.DeclareGenerationRequest]) (*connect.Response[tidegatev1.DeclareGenerationResponse], error)
 }
 
 // NewNodeServiceHandler builds an HTTP handler from the service implementation. It returns the path
@@ -418,6 +443,12 @@ func NewNodeServiceHandler(svc NodeServiceHandler, opts ...connect.HandlerOption
 		connect.WithSchema(nodeServiceMethods.ByName("ReportQuarantine")),
 		connect.WithHandlerOptions(opts...),
 	)
+	nodeServiceDeclareGenerationHandler := connect.NewUnaryHandler(
+		NodeServiceDeclareGenerationProcedure,
+		svc.DeclareGeneration,
+		connect.WithSchema(nodeServiceMethods.ByName("DeclareGeneration")),
+		connect.WithHandlerOptions(opts...),
+	)
 	return "/tidegate.v1.NodeService/", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch r.URL.Path {
 		case NodeServiceRegisterProcedure:
@@ -446,6 +477,8 @@ func NewNodeServiceHandler(svc NodeServiceHandler, opts ...connect.HandlerOption
 			nodeServiceReportRouteHandler.ServeHTTP(w, r)
 		case NodeServiceReportQuarantineProcedure:
 			nodeServiceReportQuarantineHandler.ServeHTTP(w, r)
+		case NodeServiceDeclareGenerationProcedure:
+			nodeServiceDeclareGenerationHandler.ServeHTTP(w, r)
 		default:
 			http.NotFound(w, r)
 		}
@@ -505,4 +538,8 @@ func (UnimplementedNodeServiceHandler) ReportRoute(context.Context, *connect.Req
 
 func (UnimplementedNodeServiceHandler) ReportQuarantine(context.Context, *connect.Request[tidegatev1.ReportQuarantineRequest]) (*connect.Response[tidegatev1.ReportQuarantineResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("tidegate.v1.NodeService.ReportQuarantine is not implemented"))
+}
+
+func (UnimplementedNodeServiceHandler) DeclareGeneration(context.Context, *connect.Request[tidegatev1.DeclareGenerationRequest]) (*connect.Response[tidegatev1.DeclareGenerationResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("tidegate.v1.NodeService.DeclareGeneration is not implemented"))
 }

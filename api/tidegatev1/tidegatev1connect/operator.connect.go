@@ -53,6 +53,9 @@ const (
 	// OperatorServiceRemoveStreamProcedure is the fully-qualified name of the OperatorService's
 	// RemoveStream RPC.
 	OperatorServiceRemoveStreamProcedure = "/tidegate.v1.OperatorService/RemoveStream"
+	// OperatorServiceRegenerateStreamProcedure is the fully-qualified name of the OperatorService's
+	// RegenerateStream RPC.
+	OperatorServiceRegenerateStreamProcedure = "/tidegate.v1.OperatorService/RegenerateStream"
 	// OperatorServiceSetModeProcedure is the fully-qualified name of the OperatorService's SetMode RPC.
 	OperatorServiceSetModeProcedure = "/tidegate.v1.OperatorService/SetMode"
 	// OperatorServiceSetDetectorProcedure is the fully-qualified name of the OperatorService's
@@ -112,6 +115,11 @@ type OperatorServiceClient interface {
 	ResumeStream(context.Context, *connect.Request[tidegatev1.ResumeStreamRequest]) (*connect.Response[tidegatev1.ResumeStreamResponse], error)
 	// RemoveStream forgets a stream. Its log stays where it is.
 	RemoveStream(context.Context, *connect.Request[tidegatev1.RemoveStreamRequest]) (*connect.Response[tidegatev1.RemoveStreamResponse], error)
+	// RegenerateStream declares that the source does not continue the log: what it holds
+	// is given up as far as the writing side is concerned, and stays as it is at the
+	// standby nodes. The agent beside the source opens a new generation beside it, in a
+	// new epoch. Repeating it while that is under way changes nothing.
+	RegenerateStream(context.Context, *connect.Request[tidegatev1.RegenerateStreamRequest]) (*connect.Response[tidegatev1.RegenerateStreamResponse], error)
 	// SetMode changes what the operator wants of a stream's gate: mode, bounds,
 	// policy, lease. The writer brings the gate and its record to it in the safe order.
 	SetMode(context.Context, *connect.Request[tidegatev1.SetModeRequest]) (*connect.Response[tidegatev1.SetModeResponse], error)
@@ -202,6 +210,12 @@ func NewOperatorServiceClient(httpClient connect.HTTPClient, baseURL string, opt
 			httpClient,
 			baseURL+OperatorServiceRemoveStreamProcedure,
 			connect.WithSchema(operatorServiceMethods.ByName("RemoveStream")),
+			connect.WithClientOptions(opts...),
+		),
+		regenerateStream: connect.NewClient[tidegatev1.RegenerateStreamRequest, tidegatev1.RegenerateStreamResponse](
+			httpClient,
+			baseURL+OperatorServiceRegenerateStreamProcedure,
+			connect.WithSchema(operatorServiceMethods.ByName("RegenerateStream")),
 			connect.WithClientOptions(opts...),
 		),
 		setMode: connect.NewClient[tidegatev1.SetModeRequest, tidegatev1.SetModeResponse](
@@ -311,30 +325,31 @@ func NewOperatorServiceClient(httpClient connect.HTTPClient, baseURL string, opt
 
 // operatorServiceClient implements OperatorServiceClient.
 type operatorServiceClient struct {
-	status         *connect.Client[tidegatev1.StatusRequest, tidegatev1.StatusResponse]
-	listStreams    *connect.Client[tidegatev1.ListStreamsRequest, tidegatev1.ListStreamsResponse]
-	addService     *connect.Client[tidegatev1.AddServiceRequest, tidegatev1.AddServiceResponse]
-	addStream      *connect.Client[tidegatev1.AddStreamRequest, tidegatev1.AddStreamResponse]
-	pauseStream    *connect.Client[tidegatev1.PauseStreamRequest, tidegatev1.PauseStreamResponse]
-	resumeStream   *connect.Client[tidegatev1.ResumeStreamRequest, tidegatev1.ResumeStreamResponse]
-	removeStream   *connect.Client[tidegatev1.RemoveStreamRequest, tidegatev1.RemoveStreamResponse]
-	setMode        *connect.Client[tidegatev1.SetModeRequest, tidegatev1.SetModeResponse]
-	setDetector    *connect.Client[tidegatev1.SetDetectorRequest, tidegatev1.SetDetectorResponse]
-	freeze         *connect.Client[tidegatev1.FreezeRequest, tidegatev1.FreezeResponse]
-	openGate       *connect.Client[tidegatev1.OpenGateRequest, tidegatev1.OpenGateResponse]
-	armGate        *connect.Client[tidegatev1.ArmGateRequest, tidegatev1.ArmGateResponse]
-	gateExplain    *connect.Client[tidegatev1.GateExplainRequest, tidegatev1.GateExplainResponse]
-	changeRole     *connect.Client[tidegatev1.ChangeRoleRequest, tidegatev1.ChangeRoleResponse]
-	reconfigure    *connect.Client[tidegatev1.ReconfigureRequest, tidegatev1.ReconfigureResponse]
-	abortPlan      *connect.Client[tidegatev1.AbortPlanRequest, tidegatev1.AbortPlanResponse]
-	listOverrides  *connect.Client[tidegatev1.ListOverridesRequest, tidegatev1.ListOverridesResponse]
-	putOverrides   *connect.Client[tidegatev1.PutOverridesRequest, tidegatev1.PutOverridesResponse]
-	revokeOverride *connect.Client[tidegatev1.RevokeOverrideRequest, tidegatev1.RevokeOverrideResponse]
-	listAudit      *connect.Client[tidegatev1.ListAuditRequest, tidegatev1.ListAuditResponse]
-	showPlan       *connect.Client[tidegatev1.ShowPlanRequest, tidegatev1.ShowPlanResponse]
-	listPlans      *connect.Client[tidegatev1.ListPlansRequest, tidegatev1.ListPlansResponse]
-	rebuild        *connect.Client[tidegatev1.RebuildRequest, tidegatev1.RebuildResponse]
-	doctor         *connect.Client[tidegatev1.DoctorRequest, tidegatev1.DoctorResponse]
+	status           *connect.Client[tidegatev1.StatusRequest, tidegatev1.StatusResponse]
+	listStreams      *connect.Client[tidegatev1.ListStreamsRequest, tidegatev1.ListStreamsResponse]
+	addService       *connect.Client[tidegatev1.AddServiceRequest, tidegatev1.AddServiceResponse]
+	addStream        *connect.Client[tidegatev1.AddStreamRequest, tidegatev1.AddStreamResponse]
+	pauseStream      *connect.Client[tidegatev1.PauseStreamRequest, tidegatev1.PauseStreamResponse]
+	resumeStream     *connect.Client[tidegatev1.ResumeStreamRequest, tidegatev1.ResumeStreamResponse]
+	removeStream     *connect.Client[tidegatev1.RemoveStreamRequest, tidegatev1.RemoveStreamResponse]
+	regenerateStream *connect.Client[tidegatev1.RegenerateStreamRequest, tidegatev1.RegenerateStreamResponse]
+	setMode          *connect.Client[tidegatev1.SetModeRequest, tidegatev1.SetModeResponse]
+	setDetector      *connect.Client[tidegatev1.SetDetectorRequest, tidegatev1.SetDetectorResponse]
+	freeze           *connect.Client[tidegatev1.FreezeRequest, tidegatev1.FreezeResponse]
+	openGate         *connect.Client[tidegatev1.OpenGateRequest, tidegatev1.OpenGateResponse]
+	armGate          *connect.Client[tidegatev1.ArmGateRequest, tidegatev1.ArmGateResponse]
+	gateExplain      *connect.Client[tidegatev1.GateExplainRequest, tidegatev1.GateExplainResponse]
+	changeRole       *connect.Client[tidegatev1.ChangeRoleRequest, tidegatev1.ChangeRoleResponse]
+	reconfigure      *connect.Client[tidegatev1.ReconfigureRequest, tidegatev1.ReconfigureResponse]
+	abortPlan        *connect.Client[tidegatev1.AbortPlanRequest, tidegatev1.AbortPlanResponse]
+	listOverrides    *connect.Client[tidegatev1.ListOverridesRequest, tidegatev1.ListOverridesResponse]
+	putOverrides     *connect.Client[tidegatev1.PutOverridesRequest, tidegatev1.PutOverridesResponse]
+	revokeOverride   *connect.Client[tidegatev1.RevokeOverrideRequest, tidegatev1.RevokeOverrideResponse]
+	listAudit        *connect.Client[tidegatev1.ListAuditRequest, tidegatev1.ListAuditResponse]
+	showPlan         *connect.Client[tidegatev1.ShowPlanRequest, tidegatev1.ShowPlanResponse]
+	listPlans        *connect.Client[tidegatev1.ListPlansRequest, tidegatev1.ListPlansResponse]
+	rebuild          *connect.Client[tidegatev1.RebuildRequest, tidegatev1.RebuildResponse]
+	doctor           *connect.Client[tidegatev1.DoctorRequest, tidegatev1.DoctorResponse]
 }
 
 // Status calls tidegate.v1.OperatorService.Status.
@@ -370,6 +385,11 @@ func (c *operatorServiceClient) ResumeStream(ctx context.Context, req *connect.R
 // RemoveStream calls tidegate.v1.OperatorService.RemoveStream.
 func (c *operatorServiceClient) RemoveStream(ctx context.Context, req *connect.Request[tidegatev1.RemoveStreamRequest]) (*connect.Response[tidegatev1.RemoveStreamResponse], error) {
 	return c.removeStream.CallUnary(ctx, req)
+}
+
+// RegenerateStream calls tidegate.v1.OperatorService.RegenerateStream.
+func (c *operatorServiceClient) RegenerateStream(ctx context.Context, req *connect.Request[tidegatev1.RegenerateStreamRequest]) (*connect.Response[tidegatev1.RegenerateStreamResponse], error) {
+	return c.regenerateStream.CallUnary(ctx, req)
 }
 
 // SetMode calls tidegate.v1.OperatorService.SetMode.
@@ -468,6 +488,11 @@ type OperatorServiceHandler interface {
 	ResumeStream(context.Context, *connect.Request[tidegatev1.ResumeStreamRequest]) (*connect.Response[tidegatev1.ResumeStreamResponse], error)
 	// RemoveStream forgets a stream. Its log stays where it is.
 	RemoveStream(context.Context, *connect.Request[tidegatev1.RemoveStreamRequest]) (*connect.Response[tidegatev1.RemoveStreamResponse], error)
+	// RegenerateStream declares that the source does not continue the log: what it holds
+	// is given up as far as the writing side is concerned, and stays as it is at the
+	// standby nodes. The agent beside the source opens a new generation beside it, in a
+	// new epoch. Repeating it while that is under way changes nothing.
+	RegenerateStream(context.Context, *connect.Request[tidegatev1.RegenerateStreamRequest]) (*connect.Response[tidegatev1.RegenerateStreamResponse], error)
 	// SetMode changes what the operator wants of a stream's gate: mode, bounds,
 	// policy, lease. The writer brings the gate and its record to it in the safe order.
 	SetMode(context.Context, *connect.Request[tidegatev1.SetModeRequest]) (*connect.Response[tidegatev1.SetModeResponse], error)
@@ -554,6 +579,12 @@ func NewOperatorServiceHandler(svc OperatorServiceHandler, opts ...connect.Handl
 		OperatorServiceRemoveStreamProcedure,
 		svc.RemoveStream,
 		connect.WithSchema(operatorServiceMethods.ByName("RemoveStream")),
+		connect.WithHandlerOptions(opts...),
+	)
+	operatorServiceRegenerateStreamHandler := connect.NewUnaryHandler(
+		OperatorServiceRegenerateStreamProcedure,
+		svc.RegenerateStream,
+		connect.WithSchema(operatorServiceMethods.ByName("RegenerateStream")),
 		connect.WithHandlerOptions(opts...),
 	)
 	operatorServiceSetModeHandler := connect.NewUnaryHandler(
@@ -674,6 +705,8 @@ func NewOperatorServiceHandler(svc OperatorServiceHandler, opts ...connect.Handl
 			operatorServiceResumeStreamHandler.ServeHTTP(w, r)
 		case OperatorServiceRemoveStreamProcedure:
 			operatorServiceRemoveStreamHandler.ServeHTTP(w, r)
+		case OperatorServiceRegenerateStreamProcedure:
+			operatorServiceRegenerateStreamHandler.ServeHTTP(w, r)
 		case OperatorServiceSetModeProcedure:
 			operatorServiceSetModeHandler.ServeHTTP(w, r)
 		case OperatorServiceSetDetectorProcedure:
@@ -743,6 +776,10 @@ func (UnimplementedOperatorServiceHandler) ResumeStream(context.Context, *connec
 
 func (UnimplementedOperatorServiceHandler) RemoveStream(context.Context, *connect.Request[tidegatev1.RemoveStreamRequest]) (*connect.Response[tidegatev1.RemoveStreamResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("tidegate.v1.OperatorService.RemoveStream is not implemented"))
+}
+
+func (UnimplementedOperatorServiceHandler) RegenerateStream(context.Context, *connect.Request[tidegatev1.RegenerateStreamRequest]) (*connect.Response[tidegatev1.RegenerateStreamResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("tidegate.v1.OperatorService.RegenerateStream is not implemented"))
 }
 
 func (UnimplementedOperatorServiceHandler) SetMode(context.Context, *connect.Request[tidegatev1.SetModeRequest]) (*connect.Response[tidegatev1.SetModeResponse], error) {

@@ -1,0 +1,266 @@
+package gating
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"connectrpc.com/connect"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/tidegate/tidegate"
+	"github.com/tidegate/tidegate/api"
+	pb "github.com/tidegate/tidegate/api/tidegatev1"
+	"github.com/tidegate/tidegate/gating/fence"
+	"github.com/tidegate/tidegate/gating/registry"
+	"github.com/tidegate/tidegate/internal/local"
+)
+
+// A new generation is declared here and opened by the agent beside the source. The
+// declaration names the epoch up to whose end the log is given up, and goes with the
+// stream: a writer at that site that begins behind such an epoch opens a generation,
+// again and again if need be, until the log goes on under a newer one. Nothing of it
+// touches what a fence or a failover does: the standby nodes say of themselves how far
+// they count.
+
+// Rules of a declaration, besides freeze.
+const (
+	ruleBases = "has-bases"          // the store's streams begin with a base
+	ruleHeld  = "writer-at-site"     // the stream is written, or was last, at a site that goes on with it
+	ruleLost  = "log-lost"           // the source beside the writer says that it does not go on
+	ruleShips = "acknowledged-stays" // the new generation leaves out nothing that was shipped
+)
+
+// declaring is a declaration as asked for.
+type declaring struct {
+	reason     string
+	acceptLoss bool
+	dryRun     bool
+}
+
+// declared is what became of it.
+type declared struct {
+	rules   []*pb.RuleVerdict
+	facts   []registry.Fact
+	renewal *registry.Renewal // nil when nothing was declared
+}
+
+// RegenerateStream implements OperatorService.
+func (s *operatorService) RegenerateStream(ctx context.Context, req *connect.Request[pb.RegenerateStreamRequest]) (*connect.Response[pb.RegenerateStreamResponse], error) {
+	m := req.Msg
+	const op = "regenerate stream"
+	if err := s.control.elsewhere(op); err != nil {
+		return nil, err // agents report to the gate that leads
+	}
+	subject := m.GetService() + "/" + m.GetStream()
+	release, err := s.control.hold(ctx, op, tidegate.ServiceName(m.GetService()))
+	if err != nil {
+		return nil, err
+	}
+	defer release()
+	v, err := s.store.Read(ctx)
+	if err != nil {
+		return nil, err
+	}
+	e, ok := v.Stream(tidegate.ServiceName(m.GetService()), tidegate.StreamName(m.GetStream()))
+	switch {
+	case !ok:
+		return nil, notFound(op, subject, "see `tidegate streams list`")
+	case m.GetReason() == "" && !m.GetDryRun():
+		return nil, misuse(op, subject, errors.New("reason: want one, it goes on the record"))
+	}
+	d, err := s.declareGeneration(ctx, v, e, declaring{m.GetReason(), m.GetAcceptLoss(), m.GetDryRun()})
+	if err != nil {
+		return nil, err
+	}
+	out := &pb.RegenerateStreamResponse{Rules: d.rules, Renewal: renewalMessage(d.renewal)}
+	for _, f := range d.facts {
+		out.Facts = append(out.Facts, &pb.Fact{Key: f.Key, Value: f.Value})
+	}
+	return connect.NewResponse(out), nil
+}
+
+// DeclareGeneration implements NodeService.
+func (s *nodeService) DeclareGeneration(ctx context.Context, req *connect.Request[pb.DeclareGenerationRequest]) (*connect.Response[pb.DeclareGenerationResponse], error) {
+	m := req.Msg
+	const op = "declare generation"
+	if err := s.control.elsewhere(op); err != nil {
+		return nil, err
+	}
+	if err := speaksFor(ctx, m.GetNode(), ""); err != nil {
+		return nil, err
+	}
+	id, err := api.RequireID("stream id", m.GetStreamId())
+	if err != nil {
+		return nil, misuse(op, m.GetStreamId(), err)
+	}
+	v, err := s.store.Read(ctx)
+	if err != nil {
+		return nil, err
+	}
+	e, ok := v.Streams[id]
+	if !ok {
+		return nil, notFound(op, m.GetStreamId(), "the stream was removed, or never added")
+	}
+	release, err := s.control.hold(ctx, op, e.Value.Service)
+	if err != nil {
+		return nil, err
+	}
+	defer release()
+	if site := callerOf(ctx).Site; site != v.Epochs[id].Value.Active.Site {
+		return nil, misuse(op, m.GetStreamId(), fmt.Errorf("site %s: the stream is written at %s", site, v.Epochs[id].Value.Active.Site))
+	}
+	d, err := s.declareGeneration(ctx, v, e, declaring{reason: "by policy: " + m.GetReason()})
+	if err != nil {
+		return nil, err
+	}
+	return connect.NewResponse(&pb.DeclareGenerationResponse{Renewal: renewalMessage(d.renewal)}), nil
+}
+
+// declareGeneration judges, and writes down that the log is given up. The service is
+// held by the caller, so that no plan runs.
+func (p parts) declareGeneration(ctx context.Context, v *registry.View, e registry.Entry[registry.Stream], ask declaring) (declared, error) {
+	st, rec := e.Value, v.Epochs[e.Value.ID]
+	if r := st.Renewal; r.Pending(rec.Value) {
+		return declared{renewal: r}, nil // it is under way
+	}
+	said := p.world.sourceOf(rec.Value, p.timing.Stale)
+	d := declared{rules: regenerateRules(v, st, rec.Value, said, ask.acceptLoss), facts: regenerateFacts(st, rec.Value, said)}
+	refused := &api.RulesError{Rules: d.rules}
+	if ask.dryRun {
+		return d, nil
+	}
+	subject := fmt.Sprintf("%s/%s", st.Service, st.Name)
+	if len(refused.Failing()) > 0 {
+		return d, &tidegate.Error{
+			Op: "regenerate stream", Subject: subject, Class: tidegate.Refused, Err: refused,
+			Hint: "see `tidegate doctor` for what the agent finds; --dry-run answers every rule",
+		}
+	}
+	st.Renewal = &registry.Renewal{
+		Epoch: rec.Value.ActiveEpoch, Site: rec.Value.Active.Site, Reason: ask.reason, Actor: actor(ctx), Since: p.now().UTC(), AcceptedLoss: ask.acceptLoss,
+	}
+	entry := p.entry(ctx, ActionRegenerate, st.Service, ask.reason, d.facts...)
+	entry.Stream = st.Name
+	if ask.acceptLoss {
+		entry.Detail = append(entry.Detail, fact("accept_loss", "true"))
+	}
+	_, err := p.store.Commit(ctx, new(registry.Tx).Unchanged(registry.StreamKey(st.ID), e.Revision).Unchanged(registry.EpochKey(st.ID), rec.Revision).
+		Put(registry.StreamKey(st.ID), st).Audit(entry))
+	if err != nil {
+		return d, err
+	}
+	p.log.Warn("new generation declared", "service", st.Service, "stream", st.Name, "up_to_epoch", st.Renewal.Epoch, "reason", ask.reason, "actor", actor(ctx))
+	d.renewal = st.Renewal
+	return d, nil
+}
+
+// source is what the agent beside a stream's source has said last.
+type source struct {
+	node   tidegate.NodeName // empty when none reports
+	report *pb.AgentStream
+}
+
+// sourceOf finds the agent beside the source: the writer's, or another at its site
+// beside which the service is active.
+func (w *world) sourceOf(rec fence.EpochRecord, stale time.Duration) (best source) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, node := range slices.Sorted(maps.Keys(w.agents)) {
+		a := w.agents[node]
+		if a.report == nil || a.site != rec.Active.Site || w.age(a.at) > stale {
+			continue
+		}
+		for _, one := range a.report.GetStreams() {
+			if one.GetStreamId() != rec.Stream.String() {
+				continue
+			}
+			if best.report == nil || one.GetLost() != "" || node == rec.Active.Node && best.report.GetLost() == "" {
+				best = source{node, one}
+			}
+		}
+	}
+	return best
+}
+
+// regenerateRules answers what a declaration needs.
+func regenerateRules(v *registry.View, st registry.Stream, rec fence.EpochRecord, said source, acceptLoss bool) []*pb.RuleVerdict {
+	var out []*pb.RuleVerdict
+	add := func(rule string, holds, known bool, format string, args ...any) {
+		out = append(out, &pb.RuleVerdict{Rule: rule, Holds: holds, Known: known, Reason: fmt.Sprintf(format, args...)})
+	}
+	if svc := v.Services[st.Service].Value; svc.Frozen {
+		add(ruleFreeze, false, true, "frozen: %s", first(svc.Reason, "no reason was given"))
+	} else {
+		add(ruleFreeze, true, true, "role changes are allowed")
+	}
+	if st.Store == local.KindJournal {
+		add(ruleBases, false, true, "a stream of store %s is its log, and has no bases", st.Store)
+	} else {
+		add(ruleBases, true, true, "generations begin with a base")
+	}
+	add(ruleHeld, rec.State == fence.StateActive && rec.ActiveEpoch > 0, true, "the stream is %s at site %s", rec.State, first(string(rec.Active.Site), "none"))
+	lost := said.report.GetLost()
+	switch {
+	case said.node == "":
+		add(ruleLost, false, false, "no agent at site %s reports the stream: nobody there could open a generation", rec.Active.Site)
+	case lost != "":
+		add(ruleLost, true, true, "%s: %s", said.node, lost)
+	case acceptLoss:
+		add(ruleLost, true, true, "%s does not say so; whoever declares it does", said.node)
+	default:
+		add(ruleLost, false, true, "%s does not say that the log ends; --accept-loss declares it all the same", said.node)
+	}
+	switch {
+	case acceptLoss:
+		add(ruleShips, true, true, "what the source lacks of what was shipped is accepted as lost to it")
+	case said.report.GetLostDiverged():
+		add(ruleShips, false, true, "the source lacks what was shipped, or may: a failover keeps that; --accept-loss goes on without")
+	default:
+		add(ruleShips, true, lost != "", "the source lacks nothing of what was shipped, as far as it can tell")
+	}
+	return out
+}
+
+// regenerateFacts is what goes on the record, and what somebody who says yes should
+// have read.
+func regenerateFacts(st registry.Stream, rec fence.EpochRecord, said source) []registry.Fact {
+	out := []registry.Fact{fact("up to epoch", "%s", rec.ActiveEpoch), fact("site", "%s", rec.Active.Site)}
+	if r := said.report; r != nil {
+		out = append(out, fact("source", "%s: %s", said.node, first(r.GetLost(), "says nothing")))
+		if r.GetDurableSeq() > 0 {
+			out = append(out, fact("durable batch", "%s", tidegate.Seq(r.GetDurableSeq())))
+		}
+		if r.Durable != nil {
+			out = append(out, fact("durable position", "%s", tidegate.Position(r.GetDurable())))
+		}
+		if r.Head != nil {
+			out = append(out, fact("source ends at", "%s", tidegate.Position(r.GetHead())))
+		}
+	}
+	text := "they wait until the new generation is whole at W standby nodes"
+	if rec.Gate.State != fence.GateArmed || rec.Gate.Mode == tidegate.ModeOpen {
+		text = "they go on, and are lost with the site until the new generation is whole at W standby nodes"
+	}
+	return append(out,
+		fact("commits", "%s", text),
+		fact("failover meanwhile", "to the end of the log before, which stays as it is at %v", st.Members))
+}
+
+func renewalMessage(r *registry.Renewal) *pb.Renewal {
+	if r == nil {
+		return nil
+	}
+	return &pb.Renewal{Epoch: uint64(r.Epoch), Site: string(r.Site), Reason: r.Reason, Actor: r.Actor, Since: timestamppb.New(r.Since)}
+}
+
+// renewing reports whether some stream of a service is to begin a new generation with
+// its next epoch at a site.
+func renewing(v *registry.View, s tidegate.ServiceName, site tidegate.SiteName) bool {
+	return slices.ContainsFunc(v.StreamsOf(s), func(st registry.Stream) bool {
+		return st.Renewal.Pending(v.Epochs[st.ID].Value) && st.Renewal.Site == site
+	})
+}
