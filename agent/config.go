@@ -47,7 +47,17 @@ type StreamConfig struct {
 	// Codec is how batches are compressed before they are shipped and stored:
 	// snappy, or none where the processors are the bottleneck and not the link.
 	Codec string `yaml:"codec"`
+	// NewGeneration is what happens when the source's log is gone that the other site
+	// lacks: ask, that somebody has to declare a new generation, or auto, that the agent
+	// does, where nothing that was shipped is left out by it. Not of a journal.
+	NewGeneration string `yaml:"new_generation"`
 }
+
+// Policies of [StreamConfig.NewGeneration].
+const (
+	GenerationAsk  = "ask"
+	GenerationAuto = "auto"
+)
 
 // Limits bounds what one agent uses.
 type Limits struct {
@@ -104,6 +114,7 @@ func (c Config) SetDefaults() Config {
 	for i, s := range c.Streams {
 		setDefault(&s.Source, SourceJournal)
 		setDefault(&s.Codec, batch.CodecSnappy.String())
+		setDefault(&s.NewGeneration, GenerationAsk)
 		streams[i] = s
 	}
 	c.Streams = streams
@@ -187,6 +198,15 @@ func (s StreamConfig) Validate() error {
 		if s.JournalDir != "" {
 			all = append(all, config.AbsPath("journal_dir", s.JournalDir))
 		}
+	}
+	switch s.NewGeneration {
+	case GenerationAsk:
+	case GenerationAuto:
+		if s.Source == SourceJournal {
+			all = append(all, config.Broken("new_generation", "want ask with source journal, which has no bases", s.NewGeneration))
+		}
+	default:
+		all = append(all, config.Broken("new_generation", "want ask or auto", s.NewGeneration))
 	}
 	if s.Endpoint != "" {
 		all = append(all, config.HostPort("endpoint", s.Endpoint))

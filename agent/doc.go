@@ -48,6 +48,13 @@
 // target has applied it, all epochs are given up in one call. Until that call is
 // answered it can be called off, and the same term goes on.
 //
+// # A new generation
+//
+// When the source does not continue the log, somebody declares at the gate that what
+// it holds up to an epoch is given up, or the agent's policy does. The term ends, the
+// source begins anew, and the next epoch's first batch opens the next generation. The
+// library is told no D before that is inside: nothing below it is durable there.
+//
 // # Rates
 //
 // The operator's files (package rates) limit what is captured, what is shipped,

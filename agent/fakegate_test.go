@@ -38,6 +38,8 @@ type fakeGate struct {
 	policy   tidegate.Policy
 	brake    *pb.Brake
 	leaving  bool
+	renewal  *pb.Renewal
+	declares int
 	lease    time.Duration
 	renewals int
 	released int
@@ -108,6 +110,7 @@ func (g *fakeGate) view() *pb.WatchResponse {
 		Id: api.IDText(g.d.stream), Service: "ledger", Name: "main", Store: "journal",
 		Mode: api.ModeMessage(g.mode), Bounds: api.BoundsMessage(g.bounds), Epoch: fencewire.RecordMessage(g.rec, g.revision),
 		Grace: durationpb.New(g.policy.Grace), Rearm: durationpb.New(g.policy.Rearm), Brake: g.brake, LeaseTtl: durationpb.New(g.lease), Leaving: g.leaving,
+		Renewal: g.renewal,
 	}}}}
 	for wire, r := range reactions {
 		if r == g.policy.Reaction {
@@ -185,6 +188,21 @@ func (g *fakeGate) AcquireEpoch(_ context.Context, r *connect.Request[pb.Acquire
 	return connect.NewResponse(&pb.AcquireEpochResponse{Grants: []*pb.StreamGrant{{
 		StreamId: api.IDText(g.d.stream), Epoch: fencewire.RecordMessage(rec, g.revision),
 	}}}), nil
+}
+
+// declare gives the log up, as of the present epoch.
+func (g *fakeGate) declare(site tidegate.SiteName) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.renewal = &pb.Renewal{Epoch: uint64(g.rec.ActiveEpoch), Site: string(site)}
+	g.declares++
+	g.revision++
+	g.shout()
+}
+
+func (g *fakeGate) DeclareGeneration(context.Context, *connect.Request[pb.DeclareGenerationRequest]) (*connect.Response[pb.DeclareGenerationResponse], error) {
+	g.declare("east")
+	return connect.NewResponse(&pb.DeclareGenerationResponse{}), nil
 }
 
 func (g *fakeGate) RecordGate(_ context.Context, r *connect.Request[pb.RecordGateRequest]) (*connect.Response[pb.RecordGateResponse], error) {

@@ -101,6 +101,7 @@ func (s *stream) libraryUp(conn *local.Conn, h local.Hello) {
 	old := s.lib.conn
 	s.lib.conn, s.lib.hello, s.lib.active, s.lib.known, s.lib.lineage = conn, h, false, false, h.Lineage
 	s.lib.findings = local.Findings{}
+	s.renewal.gap = nil
 	// The journal may be another one now, repaired or copied anew: compare again.
 	s.diverged, s.seen = nil, observation{}
 	if s.fenced != nil && h.End < s.fenced.end {

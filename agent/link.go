@@ -73,6 +73,9 @@ func (w *writer) linkDown(node tidegate.NodeName, err error) {
 	w.mu.Unlock()
 	w.do(t)
 	w.s.setErr(err)
+	if !w.isReady.Load() {
+		w.s.miss(err)
+	}
 }
 
 // session attaches to one relay and receives until it is over.
@@ -159,26 +162,38 @@ func (w *writer) prove(ctx context.Context, rec fence.EpochRecord, attached ship
 	if err != nil {
 		return err
 	}
-	if src, ok := w.s.source.(stores.Begun); ok && f.seq == 0 {
+	opens := w.s.opens(rec.Head)
+	if opens {
+		gen++
+	}
+	if src, ok := w.s.source.(stores.Begun); ok && (opens || f.seq == 0) {
 		if f.next, err = src.Begin(ctx); err != nil {
 			return fmt.Errorf("begin log: %w", err)
 		}
 	}
 	wait := w.s.agent.cfg.Limits.ProofWait
 	if err := w.s.waitHead(ctx, f.next, wait); err != nil {
-		if ctx.Err() != nil {
+		switch {
+		case ctx.Err() != nil:
 			return ctx.Err()
+		case opens: // nothing is to be matched
+			return &tidegate.Error{Op: "open generation", Subject: f.next.String(), Class: tidegate.Transient, Err: fmt.Errorf("the log is known up to %s", w.s.head())}
 		}
 		return diverged("its log ends at %s, the standby nodes hold it up to %s", w.s.head(), f.next)
 	}
-	if err := w.match(ctx, attached.Tail); err != nil {
-		return err
+	if !opens {
+		if err := w.match(ctx, attached.Tail); err != nil {
+			return err
+		}
 	}
 	took := time.Duration(w.s.agent.clk.Boot() - began)
-	w.log.Info("log proven", "head", rec.Head.String(), "position", f.next.String(), "batches", len(attached.Tail), "took", took.String())
+	w.log.Info("log proven", "head", rec.Head.String(), "position", f.next.String(), "batches", len(attached.Tail), "generation", uint32(gen), "opens", opens, "took", took.String())
 	w.mu.Lock()
 	w.ring = newRing(int(w.s.agent.cfg.Limits.RingBytesMax), f)
 	w.gen, w.start = gen, f.next
+	if _, based := w.s.source.(stores.Based); based && (opens || f.seq == 0) {
+		w.entry = f.seq + 1
+	}
 	w.sealedAt = w.s.agent.clk.Boot()
 	w.meter.begin(w.sealedAt, f)
 	w.mu.Unlock()

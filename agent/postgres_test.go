@@ -31,6 +31,8 @@ type pgHost struct {
 	pg   *pgtest.Server
 	c    *capture.Capture
 	stop func()
+
+	generation string // policy; "" is ask
 }
 
 func (w *world) postgres(pg *pgtest.Server) *pgHost {
@@ -49,9 +51,9 @@ listen: "127.0.0.1:0"
 data_dir: %s
 run_dir: %s
 rates_dir: %s
-streams: [{service: ledger, stream: main, source: postgres, settings: {slot: tidegate}}]
+streams: [{service: ledger, stream: main, source: postgres, settings: {slot: tidegate}, new_generation: %q}]
 limits: {proof_wait: 2s}
-`, cluster, h.site, h.name, h.w.gate.addr, filepath.Join(h.dir, "agent-data"), h.dir, filepath.Join(h.dir, "rates")))
+`, cluster, h.site, h.name, h.w.gate.addr, filepath.Join(h.dir, "agent-data"), h.dir, filepath.Join(h.dir, "rates"), h.generation))
 	if err != nil {
 		t.Fatal(err)
 	}

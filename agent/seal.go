@@ -61,6 +61,7 @@ func (w *writer) seal(ctx context.Context) error {
 	backoff := retry.Policy{First: 20 * time.Millisecond, Max: time.Second}.Backoff()
 	held := time.NewTimer(time.Hour)
 	defer held.Stop()
+	failed := false
 	for {
 		if err := w.over(); err != nil {
 			return err
@@ -71,7 +72,9 @@ func (w *writer) seal(ctx context.Context) error {
 		case ctx.Err() != nil:
 			return ctx.Err()
 		case err != nil:
+			failed = true
 			w.s.setErr(err)
+			w.s.miss(err)
 			w.log.Error("capture failed", "err", err)
 			if backoff.Wait(ctx) != nil {
 				return ctx.Err()
@@ -79,6 +82,10 @@ func (w *writer) seal(ctx context.Context) error {
 			continue
 		case busy:
 			continue
+		}
+		if failed {
+			failed = false
+			w.s.miss(nil)
 		}
 		backoff.Reset()
 		var again <-chan time.Time
@@ -106,12 +113,14 @@ func (z *sealer) open(ctx context.Context) error {
 			break
 		}
 		z.w.s.setErr(err)
+		z.w.s.miss(err)
 		if backoff.Wait(ctx) != nil {
 			return ctx.Err()
 		}
 	}
+	z.w.s.miss(nil)
 	lineage := z.w.s.lineageNow()
-	if z.w.first() && lineage != "" {
+	if z.w.begins() && lineage != "" {
 		z.lineage = lineage
 		return z.announce(lineage, "")
 	}
@@ -188,11 +197,11 @@ func (z *sealer) seek(ctx context.Context, from tidegate.Position) error {
 	return nil
 }
 
-// first reports whether the term's first batch is the stream's.
-func (w *writer) first() bool {
+// begins reports whether the term's first batch is the stream's, or a generation's.
+func (w *writer) begins() bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return w.ring.last().seq == 0
+	return w.ring.last().seq == 0 || w.entry > 0
 }
 
 // step does one piece of work: send what is sealed, else seal more. false

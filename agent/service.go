@@ -133,12 +133,16 @@ func (s *stream) ready() (active, mine bool, why string) {
 		return true, false, "another standby set is being put in force"
 	case s.elsewhere(s.view.rec):
 		return true, false, "the stream is written at site " + string(s.view.rec.Holder.Site) + "; a failover brings it here"
+	case s.view.paused:
+		return true, false, "paused by the operator"
+	case s.renewing():
+		if !s.begun() || !s.lib.known {
+			return true, false, "a new generation is to begin"
+		}
 	case s.deposed(s.view.rec):
 		return true, false, "another holds the stream since this service became active"
 	case s.diverged != nil:
 		return true, false, s.diverged.reason
-	case s.view.paused:
-		return true, false, "paused by the operator"
 	case !s.lib.known:
 		return true, false, "the library has not reported yet"
 	case s.view.rec.ActiveEpoch > 0 && !s.seen.caughtUp:

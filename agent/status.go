@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"errors"
 	"time"
 
 	"google.golang.org/protobuf/types/known/durationpb"
@@ -50,6 +51,11 @@ type StreamStatus struct {
 	// gravest first.
 	Findings []local.Finding `json:"findings,omitempty"`
 
+	// Lost says why the source does not continue the log, whatever time passes: a new
+	// generation is needed. LostDiverged: one leaves out what was shipped, or may.
+	Lost         string `json:"lost,omitempty"`
+	LostDiverged bool   `json:"lost_diverged,omitempty"`
+
 	// Keeps is what the store keeps for the stream, each with the command that removes
 	// it by hand.
 	Keeps []string `json:"keeps,omitempty"`
@@ -69,7 +75,12 @@ type StreamStatus struct {
 
 // WriterStatus is a term that is under way.
 type WriterStatus struct {
-	Proving      bool               `json:"proving,omitzero"` // captured and durable positions are not known yet
+	Proving bool `json:"proving,omitzero"` // captured and durable positions are not known yet
+	// Generation is the one that is written; 0 while not known. Opening: it counts for
+	// nothing yet, because W standby nodes do not have its base, and Durable is not known.
+	Generation tidegate.Generation `json:"generation,omitzero"`
+	Opening    bool                `json:"opening,omitzero"`
+
 	Captured     tidegate.Position  `json:"captured"`
 	CapturedSeq  tidegate.Seq       `json:"captured_seq"`
 	Shipped      tidegate.Seq       `json:"shipped_seq"`
@@ -160,6 +171,7 @@ func (s *stream) status() StreamStatus {
 	if f, finder := s.source.(stores.Finder); finder {
 		found = f.Findings()
 	}
+	lost := s.lost()
 	w := s.writer.Load()
 	var ws *WriterStatus
 	if w != nil {
@@ -182,6 +194,10 @@ func (s *stream) status() StreamStatus {
 	}
 	if st.Findings = s.lib.findings.List(); s.lib.conn == nil {
 		st.Findings = found
+	}
+	if lost != nil {
+		f := s.lostFinding(lost)
+		st.Lost, st.LostDiverged, st.Findings = lost.Error(), errors.Is(lost, tidegate.ErrDiverged), append([]local.Finding{f}, st.Findings...)
 	}
 	if err := s.lib.findings.Work(); err != nil {
 		st.Finding, st.Hint = err.Error(), tidegate.HintOf(err)
@@ -239,7 +255,10 @@ func (w *writer) status() *WriterStatus {
 	}
 	last := w.ring.last()
 	st.Captured, st.CapturedSeq = last.next, last.seq
-	st.Durable, st.DurableSeq = w.ring.floor.next, w.ring.floor.seq
+	st.DurableSeq, st.Generation, st.Opening = w.ring.floor.seq, w.gen, w.opening()
+	if !st.Opening {
+		st.Durable = w.ring.floor.next
+	}
 	st.Shipped = st.DurableSeq
 	if w.link != nil && w.link.next > 0 {
 		st.Shipped = w.link.next - 1
@@ -328,7 +347,7 @@ func (st *StreamStatus) message() *pb.AgentStream {
 	m := &pb.AgentStream{
 		StreamId: api.IDText(st.ID), Role: roles[st.State], Epoch: uint64(st.Epoch),
 		ServiceActive: st.ServiceActive, LibraryConnected: st.LibraryConnected, Error: st.Error,
-		Findings: fencewire.FindingMessages(st.Findings), Keeps: st.Keeps,
+		Findings: fencewire.FindingMessages(st.Findings), Keeps: st.Keeps, Lost: st.Lost, LostDiverged: st.LostDiverged,
 	}
 	if st.Finding != "" {
 		m.Error = st.Finding // the cause of whatever else there is to say
@@ -357,7 +376,11 @@ func (st *StreamStatus) message() *pb.AgentStream {
 func (w *WriterStatus) fill(m *pb.AgentStream) {
 	m.DurableSeq = uint64(w.DurableSeq)
 	if !w.Proving {
-		m.Captured, m.Durable = new(uint64(w.Captured)), new(uint64(w.Durable))
+		m.Captured = new(uint64(w.Captured))
+		m.Generation, m.Opening = uint32(w.Generation), w.Opening
+	}
+	if !w.Proving && !w.Opening {
+		m.Durable = new(uint64(w.Durable))
 	}
 	m.Mode, m.Bounds = api.ModeMessage(w.Mode), api.BoundsMessage(w.Bounds)
 	w.Gate.fill(m)

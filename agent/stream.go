@@ -57,6 +57,7 @@ type stream struct {
 	fenced     *fencing       // the end of the last term as writer, until the next one begins
 	diverged   *divergence
 	seen       observation
+	renewal    renewalState
 	forgotten  *forgotten // the gate's view is behind the epoch that this run writes under
 	acquire    string     // why the gate's answer is still due; for status
 	lastErr    string
@@ -139,6 +140,7 @@ func (s *stream) show(v streamView, nodes map[tidegate.NodeName]string) {
 		// the answer that said so may have been lost.
 		s.fenced.whole = true
 	}
+	s.noteRenewal()
 	if old.Epoch != v.rec.Epoch && s.seen.proven >= v.rec.StartSeq && v.rec.StartSeq > 0 {
 		// What was compared beyond the new writer's head may have been cut.
 		s.seen.proven = v.rec.StartSeq - 1
@@ -233,6 +235,12 @@ func (s *stream) decide(now job) job {
 	if !s.view.known() {
 		return job{}
 	}
+	if s.renewing() {
+		if now.kind == jobWrite && !s.settled() {
+			return now
+		}
+		return job{}
+	}
 	// A writer goes on until it is fenced: neither a lost library nor a lost
 	// gate ends its term.
 	if now.kind == jobWrite || s.reporting {
@@ -258,6 +266,7 @@ func (s *stream) run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return s.serveLibraries(ctx) })
 	g.Go(func() error { return s.supervise(ctx) })
+	g.Go(func() error { return s.keepGeneration(ctx) })
 	return g.Wait()
 }
 
@@ -303,6 +312,9 @@ func (s *stream) supervise(ctx context.Context) error {
 			if now.kind != jobNone {
 				run = s.start(ctx, now)
 			}
+		}
+		if now.kind == jobNone {
+			s.renewSource()
 		}
 		select {
 		case <-ctx.Done():

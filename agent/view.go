@@ -35,6 +35,7 @@ type streamView struct {
 	lease    time.Duration // ttl of the output lease that the operator wants; 0 for none
 	paused   bool
 	leaving  bool              // about to be removed
+	renewal  declaration       // newest
 	rec      fence.EpochRecord // zero before registration is complete
 	revision int64
 }
@@ -95,6 +96,7 @@ func parseStreamView(m *pb.StreamView) (v streamView, err error) {
 		return v, err
 	}
 	v.paused, v.leaving = m.GetPaused(), m.GetLeaving()
+	v.renewal = declaration{epoch: tidegate.Epoch(m.GetRenewal().GetEpoch()), site: tidegate.SiteName(m.GetRenewal().GetSite())}
 	v.policy = tidegate.Policy{Reaction: reactions[m.GetPolicy()], Grace: m.GetGrace().AsDuration(), Rearm: m.GetRearm().AsDuration()}
 	if v.policy.Reaction == "" {
 		// A gate that names none means the strictest; one that names an unknown

@@ -46,6 +46,7 @@ type writer struct {
 	ring      *ring
 	gen       tidegate.Generation
 	start     tidegate.Position // where this term's first batch begins
+	entry     tidegate.Seq      // first batch of a generation that this term opens and that has a base; 0 when it goes on with one
 	link      *link
 	dial      tidegate.NodeName // relay that the core wants
 	ended     bool              // the core has stepped down

@@ -275,3 +275,6 @@ func (l *Lab) WarmLog() (string, error) {
 	b, err := os.ReadFile(l.warm.LogPath())
 	return string(b), err
 }
+
+// WarmHome is where the standby daemon of the other site keeps the warm server.
+func (l *Lab) WarmHome() string { return l.home }
