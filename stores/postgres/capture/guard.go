@@ -79,6 +79,8 @@ func (g *guard) close() {
 // round surveys and judges once. A server that cannot be asked although it streams
 // is a finding; one that is away is somebody else's.
 func (g *guard) round(ctx context.Context) {
+	// Asked before the look: names that were set before the wish to leave are seen.
+	leaving := g.c.isLeaving()
 	f, err := g.look(ctx)
 	if err != nil {
 		g.close()
@@ -94,7 +96,7 @@ func (g *guard) round(ctx context.Context) {
 		return
 	}
 	found := judge(f)
-	if g.c.isLeaving() {
+	if leaving {
 		found = append(found, g.leave(ctx, &f.survey)...)
 	}
 	g.c.guarded(found)
