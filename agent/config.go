@@ -166,7 +166,7 @@ func (c Config) Validate() error {
 		if j, ok := seen[name]; ok {
 			all = append(all, config.Broken(path+".stream", fmt.Sprintf("want each stream once, streams[%d] is the same", j), s.Stream))
 		}
-		if j, ok := dirs[s.JournalDir]; ok && s.JournalDir != "" {
+		if j, ok := dirs[s.JournalDir]; ok && s.JournalDir != "" && s.Source != SourcePostgres {
 			all = append(all, config.Broken(path+".journal_dir", fmt.Sprintf("want one journal for one stream, streams[%d] has it too", j), s.JournalDir))
 		}
 		seen[name], dirs[s.JournalDir] = i, i

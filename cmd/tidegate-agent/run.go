@@ -48,9 +48,5 @@ func runAgent(c *ucli.Context) error {
 
 // load reads the agent's file, the stores' own sections included.
 func load(path string) (agent.Config, error) {
-	cfg, err := config.Load[agent.Config](path)
-	if err != nil {
-		return cfg, err
-	}
-	return cfg, config.Refuse(path, agentd.Check(cfg))
+	return config.LoadWith(path, agentd.Check)
 }

@@ -29,21 +29,33 @@ type Defaulter[F any] interface {
 
 // Load reads the file at path; see [Parse].
 func Load[F Defaulter[F]](path string) (F, error) {
+	return LoadWith(path, func(F) error { return nil })
+}
+
+// LoadWith is [Load] where others read sections of the file: what they find wrong,
+// by [ReadSection], is reported together with the file's own mistakes. sections is
+// called once, also with a file that has some, if it could be read at all.
+func LoadWith[F Defaulter[F]](path string, sections func(F) error) (F, error) {
 	var zero F
 	data, err := readFile(path)
 	if err != nil {
 		return zero, err
 	}
-	return Parse[F](path, data)
+	return parse(path, data, sections)
 }
 
 // Parse decodes data, sets defaults and validates. name is only for messages.
 // The error is a *[tidegate.Error] of class misuse around [Mistakes].
 func Parse[F Defaulter[F]](name string, data []byte) (F, error) {
+	return parse(name, data, func(F) error { return nil })
+}
+
+func parse[F Defaulter[F]](name string, data []byte, sections func(F) error) (F, error) {
 	var file, zero F
 	mistakes := decode(data, &file)
 	file = file.SetDefaults()
 	mistakes = append(mistakes, without(flatten(file.Validate()), mistakes)...)
+	mistakes = append(mistakes, without(flatten(sections(file)), mistakes)...)
 	if len(mistakes) > 0 {
 		return zero, refusal(name, mistakes)
 	}

@@ -40,13 +40,13 @@ func Parts(cfg agent.Config, log *slog.Logger) ([]daemon.Part, error) {
 	return append([]daemon.Part{{Name: "agent", Run: a.Run, Ready: a.Ready()}}, w.connectors...), nil
 }
 
-// Check reports every mistake in what cfg, which is valid, leaves to the stores; it
-// does no I/O. Give the error to config.Refuse.
+// Check reports every mistake in what cfg leaves to the stores, whatever else is
+// wrong with it; it does no I/O. It is for config.LoadWith.
 func Check(cfg agent.Config) error {
 	var all []error
 	users := map[string]int{}
 	for i, s := range cfg.Streams {
-		if s.Source != agent.SourcePostgres {
+		if s.Source != agent.SourcePostgres || s.Settings.IsZero() { // which the file's own rules name
 			continue
 		}
 		set, err := config.ReadSection[pgcapture.Settings](s.Settings)
