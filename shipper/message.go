@@ -112,6 +112,8 @@ type Attached struct {
 	Durable     tidegate.LogPos // end of what the node has fsynced
 	Received    tidegate.LogPos // end of the node's log
 	Commit      tidegate.Seq    // newest seq that the node knows to be committed
+	Adopted     fence.Term      // the newest that the node's log has adopted
+	Begin       Begin           // of the node's log; zero while that begins with the stream
 	// Credit is the bytes of batches that may be sent before the first grant;
 	// 0 where batches go the other way.
 	Credit int64
@@ -119,6 +121,15 @@ type Attached struct {
 	// proves that it continues this log by reading the same ranges from its
 	// own source and finding the same content digests.
 	Tail []batch.Header
+}
+
+// Begin is where a log begins whose older batches were trimmed.
+type Begin struct {
+	Before     tidegate.LogPos     // the last batch that went
+	Position   tidegate.Position   // in the source's log, of the first batch that is left
+	Generation tidegate.Generation // of that batch
+	Opened     tidegate.Epoch      // in which that generation began
+	Lineage    tidegate.Lineage    // of the source's log there
 }
 
 // Beacon is the writer's word on itself, [BeaconEvery] apart.
@@ -262,6 +273,8 @@ func (a Attached) append(b []byte) []byte {
 	b = appendLogPos(b, a.Durable)
 	b = appendLogPos(b, a.Received)
 	b = wire.AppendU64(b, uint64(a.Commit))
+	b = appendTerm(b, a.Adopted)
+	b = a.Begin.append(b)
 	b = wire.AppendI64(b, a.Credit)
 	b = wire.AppendU16(b, uint16(len(a.Tail)))
 	for _, h := range a.Tail {
@@ -278,6 +291,8 @@ func parseAttached(body []byte) (a Attached, err error) {
 	a.Durable = decodeLogPos(&d)
 	a.Received = decodeLogPos(&d)
 	a.Commit = tidegate.Seq(d.U64())
+	a.Adopted = decodeTerm(&d)
+	a.Begin = decodeBegin(&d)
 	a.Credit = d.I64()
 	if a.Credit < 0 {
 		d.Fail("credit %d", a.Credit)
@@ -295,6 +310,38 @@ func parseAttached(body []byte) (a Attached, err error) {
 	}
 	return a, finish(&d, "attached")
 }
+
+func appendTerm(b []byte, t fence.Term) []byte {
+	b = wire.AppendU64(b, uint64(t.Epoch))
+	b = wire.AppendU64(b, uint64(t.StartSeq))
+	return wire.Append16(b, t.Holder)
+}
+
+func decodeTerm(d *wire.Decoder) (t fence.Term) {
+	t.Epoch, t.StartSeq = tidegate.Epoch(d.U64()), tidegate.Seq(d.U64())
+	t.Holder = d.Array16()
+	return t
+}
+
+func (g Begin) append(b []byte) []byte {
+	b = appendLogPos(b, g.Before)
+	b = wire.AppendU64(b, uint64(g.Position))
+	b = wire.AppendU32(b, uint32(g.Generation))
+	b = wire.AppendU64(b, uint64(g.Opened))
+	return wire.AppendString(b, string(g.Lineage))
+}
+
+func decodeBegin(d *wire.Decoder) (g Begin) {
+	g.Before = decodeLogPos(d)
+	g.Position = tidegate.Position(d.U64())
+	g.Generation = tidegate.Generation(d.U32())
+	g.Opened = tidegate.Epoch(d.U64())
+	g.Lineage = tidegate.Lineage(d.String(lineageBytesMax))
+	return g
+}
+
+// lineageBytesMax bounds a lineage, as a manifest does.
+const lineageBytesMax = 4096
 
 func (k Beacon) append(b []byte) []byte {
 	b = wire.AppendU64(b, uint64(k.Epoch))

@@ -73,7 +73,9 @@ func messages(t testing.TB) []message {
 			"attached", typeAttached,
 			Attached{
 				Node: "dr1", Incarnation: id(6), Promise: fence.Promise{Epoch: 3, Holder: id(4)}, Durable: pos(7), Received: pos(8), Commit: 6,
-				Credit: 1 << 20, Tail: []batch.Header{header},
+				Adopted: fence.Term{Epoch: 2, StartSeq: 5, Holder: id(9)},
+				Begin:   Begin{Before: pos(3), Position: 77, Generation: 2, Opened: 1, Lineage: "pg:7:1"},
+				Credit:  1 << 20, Tail: []batch.Header{header},
 			}.append(nil),
 			again(parseAttached, func(a Attached, b []byte) []byte { return a.append(b) }),
 		},

@@ -303,6 +303,9 @@ func (s *stream) positionAt(seq tidegate.Seq) (tidegate.Position, error) {
 	if seq == 0 {
 		return 0, nil
 	}
+	if b, _ := s.begin(); b.Before.Seq == seq {
+		return b.Position, nil // nothing is here yet, or the first batch is the next
+	}
 	_, h, err := s.log.At(seq)
 	return h.Next, err
 }

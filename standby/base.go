@@ -12,6 +12,7 @@ import (
 	"github.com/tidegate/tidegate"
 	"github.com/tidegate/tidegate/gating/fence"
 	"github.com/tidegate/tidegate/internal/durable"
+	"github.com/tidegate/tidegate/shipper"
 	"github.com/tidegate/tidegate/snapshot"
 	"github.com/tidegate/tidegate/standby/deltalog"
 )
@@ -34,6 +35,9 @@ type bases struct {
 	now   *taking    // nil: no base is on its way to this node
 	// failed is how the last attempt to renew the base went.
 	failed error
+	// want is where the log of a node begins that this one would go on from, and has
+	// no base for.
+	want shipper.Begin
 }
 
 // heldBase is a base that this node has counted on. It must be found again at
@@ -191,6 +195,7 @@ func (b *bases) holds(g tidegate.Generation, opened tidegate.Epoch) bool {
 func (b *bases) span(log *deltalog.Log, g tidegate.Generation, seq tidegate.Seq) (span, error) {
 	for _, sp := range b.spans {
 		if sp.generation == g {
+			sp.first = max(sp.first, log.First()) // it may have been trimmed since
 			return sp, nil
 		}
 	}
@@ -212,6 +217,15 @@ func (b *bases) span(log *deltalog.Log, g tidegate.Generation, seq tidegate.Seq)
 		return span{}, err
 	}
 	sp := span{g, low, h.Epoch}
+	if first := log.First(); low == first && first > 1 {
+		// The batch that opened the generation has gone, or this is it: what was
+		// written down says who sealed that one.
+		begin, known := b.s.begin()
+		if !known || begin.Generation != g {
+			return span{}, fmt.Errorf("who opened generation %d is not known: %w", g, tidegate.ErrNotFound)
+		}
+		sp.opened = begin.Opened
+	}
 	b.spans = append(b.spans, sp)
 	return sp, nil
 }
@@ -319,7 +333,7 @@ func (s *stream) seeding() string {
 func (s *stream) lacks() (g tidegate.Generation, opened tidegate.Epoch, lacks bool) {
 	end := s.log.End().Seq
 	if end < s.log.First() || end == 0 {
-		return 0, 0, len(s.bases.held) == 0
+		return 0, 0, len(s.bases.held) == 0 || s.bases.wanting()
 	}
 	_, h, err := s.log.At(end)
 	if err != nil {

@@ -22,8 +22,13 @@ import (
 // newBaseCluster has nodes of a stream whose store needs bases.
 func newBaseCluster(t testing.TB, w int, fsOf func(tidegate.NodeName) vfs.FS, names ...tidegate.NodeName) *cluster {
 	t.Helper()
+	return newBaseClusterWith(t, w, fsOf, BasePolicy{LookEvery: 20 * time.Millisecond}, names...)
+}
+
+func newBaseClusterWith(t testing.TB, w int, fsOf func(tidegate.NodeName) vfs.FS, p BasePolicy, names ...tidegate.NodeName) *cluster {
+	t.Helper()
 	c := newClusterWith(t, w, nil, nil)
-	c.policy = BasePolicy{LookEvery: 20 * time.Millisecond}
+	c.policy = p
 	v := &c.gate.view.Streams[0]
 	v.Store, v.Members = "postgres", names
 	for _, name := range names {

@@ -144,6 +144,14 @@ func (s *stream) admit(f *feed, tail []batch.Header) (shipper.Attached, error) {
 	if err := s.core.CheckAppend(f.promise.Epoch, f.promise.Holder, f.promise.Epoch); err != nil {
 		return shipper.Attached{}, s.refusal(err)
 	}
+	if f.as == shipper.AsWriter && s.log.Empty() && s.log.First() > 1 {
+		// Nothing of the log is here that a writer could prove its own by.
+		return shipper.Attached{}, shipper.Refuse(shipper.CodeNotAdopted, "node %s begins behind %s and has no batch yet", s.n.cfg.Node, s.log.First()-1)
+	}
+	begin, known := s.begin()
+	if !known {
+		return shipper.Attached{}, errCutUnder // it is being trimmed
+	}
 	for old := range s.feeds {
 		// A writer has one session; a second one means that it has given up the
 		// first, of whose death this node has not heard yet.
@@ -161,6 +169,7 @@ func (s *stream) admit(f *feed, tail []batch.Header) (shipper.Attached, error) {
 	return shipper.Attached{
 		Node: meta.Node, Incarnation: meta.Incarnation, Promise: s.core.Promise(),
 		Durable: s.counted(s.core.DurablePos()), Received: end, Commit: s.core.KnownCommit(), Tail: tail,
+		Adopted: s.core.Adopted(), Begin: begin,
 	}, nil
 }
 

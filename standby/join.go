@@ -34,6 +34,7 @@ func (s *stream) rejoin(ctx context.Context) {
 		}
 		s.readFresh(ctx)
 		s.adoptMissed(ctx)
+		s.beginAnew(ctx)
 	}
 }
 

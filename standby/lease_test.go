@@ -162,7 +162,7 @@ func TestNobodyCopiesFromWhoHasNotPromised(t *testing.T) {
 	if !errors.Is(err, fence.ErrNotAdopted) {
 		t.Errorf("chain asked of a node under the old promise: %v", err)
 	}
-	err = n.stream(theStream).fetch(c.ctx(), fence.Fetch{Source: "dr2", From: tidegate.LogPos{Seq: 4}, To: tidegate.LogPos{Seq: 10}})
+	_, err = n.stream(theStream).fetch(c.ctx(), fence.Fetch{Source: "dr2", From: tidegate.LogPos{Seq: 4}, To: tidegate.LogPos{Seq: 10}})
 	if !errors.Is(err, fence.ErrNotAdopted) {
 		t.Errorf("copied from a node under the old promise: %v", err)
 	}

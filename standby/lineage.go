@@ -90,14 +90,21 @@ func (s *stream) lineageThrough(ctx context.Context, upTo tidegate.Seq) (tidegat
 			}
 		}
 	}
+	older := upTo
 	if len(terms) > 0 {
-		upTo = min(upTo, terms[0].StartSeq-1)
+		older = min(upTo, terms[0].StartSeq-1)
 	}
 	// A history forgets its oldest terms; only the log knows those.
-	for seq := upTo; seq >= first && seq > 0; seq-- {
+	for seq := older; seq >= first && seq > 0; seq-- {
 		if l, ok, err := s.lineageAt(ctx, seq); ok || err != nil || ctx.Err() != nil {
 			return l, errors.Join(err, ctx.Err())
 		}
+	}
+	if b := s.begun.Load(); b != nil && upTo >= b.Before.Seq {
+		return b.Lineage, nil // the batch that said it has been trimmed
+	}
+	if first > 1 {
+		return "", fmt.Errorf("lineage at batch %s: the log begins with %s: %w", upTo, first, tidegate.ErrNotFound)
 	}
 	return "", nil
 }

@@ -22,6 +22,7 @@ type metrics struct {
 
 	received, durable, commit, applied, appliedPosition,
 	beacon, blind, limbo, faulted, learner, lease, relayUp,
+	logBytes, logFirst, baseTaken,
 	free, total, quarantine, full *prometheus.Desc
 }
 
@@ -59,6 +60,9 @@ func newMetrics(reg prometheus.Registerer, n *Standby) *metrics {
 	m.learner = prometheus.NewDesc("tidegate_standby_learner", "1 while the active epoch does not count this configured node.", stream, nil)
 	m.lease = prometheus.NewDesc("tidegate_standby_lease_remaining_seconds", "For how much longer this node refuses fences for the writer's sake; absent while it has granted no lease.", stream, nil)
 	m.relayUp = prometheus.NewDesc("tidegate_standby_relay_up", "1 while the session to the other node is up; absent while this node is not the relay.", []string{"service", "stream", "node"}, nil)
+	m.logBytes = prometheus.NewDesc("tidegate_standby_log_bytes", "Size of the batches that are kept.", stream, nil)
+	m.logFirst = prometheus.NewDesc("tidegate_standby_log_first_seq", "Oldest batch that is kept.", stream, nil)
+	m.baseTaken = prometheus.NewDesc("tidegate_standby_base_taken_timestamp_seconds", "When the newest base of the log's generation was taken; absent while none is held.", stream, nil)
 	m.free = prometheus.NewDesc("tidegate_standby_disk_free_bytes", "Room left on the data directory's file system.", nil, nil)
 	m.total = prometheus.NewDesc("tidegate_standby_disk_total_bytes", "Size of the data directory's file system.", nil, nil)
 	m.quarantine = prometheus.NewDesc("tidegate_standby_quarantine_bytes", "Bytes that lie in quarantine.", nil, nil)
@@ -74,7 +78,7 @@ func (m *metrics) refuse(c shipper.Code) { m.refused.WithLabelValues(c.String())
 func (m *metrics) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		m.received, m.durable, m.commit, m.applied, m.appliedPosition, m.beacon, m.blind,
-		m.limbo, m.faulted, m.learner, m.lease, m.relayUp, m.free, m.total, m.quarantine, m.full,
+		m.limbo, m.faulted, m.learner, m.lease, m.relayUp, m.logBytes, m.logFirst, m.baseTaken, m.free, m.total, m.quarantine, m.full,
 	} {
 		ch <- d
 	}
@@ -107,6 +111,13 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 		if s.Received.Seq > 0 || !s.Limbo {
 			gauge(m.received, float64(s.Received.Seq), service, name)
 			gauge(m.durable, float64(s.Durable.Seq), service, name)
+		}
+		if s.LogFirst > 0 {
+			gauge(m.logBytes, float64(s.LogBytes), service, name)
+			gauge(m.logFirst, float64(s.LogFirst), service, name)
+		}
+		if !s.BaseTaken.IsZero() {
+			gauge(m.baseTaken, float64(s.BaseTaken.UnixNano())/1e9, service, name)
 		}
 		if s.Commit > 0 {
 			gauge(m.commit, float64(s.Commit), service, name)

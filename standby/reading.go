@@ -26,9 +26,14 @@ func (s *stream) serveReading(ctx context.Context, conn *shipper.ServerConn, sen
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	r := &reading{cancel: cancel}
+	begin, known := s.begin()
+	if !known {
+		return errCutUnder // it is being trimmed
+	}
 	s.mu.Lock()
 	s.readers[r] = struct{}{}
 	attached := shipper.Attached{
+		Adopted: s.core.Adopted(), Begin: begin,
 		Node: s.n.cfg.Node, Incarnation: s.core.Meta().Incarnation, Promise: s.core.Promise(),
 		Durable: s.core.DurablePos(), Received: s.log.End(), Commit: s.core.KnownCommit(),
 	}
@@ -63,6 +68,9 @@ func (s *stream) serveReading(ctx context.Context, conn *shipper.ServerConn, sen
 // serveReader streams whole batches from a.From on, as far as they are durable,
 // and follows.
 func (s *stream) serveReader(ctx context.Context, a shipper.Attach, conn *shipper.ServerConn) error {
+	if a.From == 0 {
+		a.From = s.log.First()
+	}
 	if err := s.holds(a.From); err != nil {
 		return err
 	}

@@ -26,6 +26,15 @@ type BasePolicy struct {
 	RefreshLog int64
 	// RefreshOff leaves it to the operator's command.
 	RefreshOff bool
+	// Keep is how many bases of a generation stay of use: the log behind the oldest of
+	// them may go. Default 2.
+	Keep int
+	// TrimExtra is how much of the log is always kept, in bytes. Default 1 GiB.
+	TrimExtra int64
+	// TrimWait is for how long log is kept for a node that lacks it, before that has
+	// to begin anew at a base. It begins anew with the process. Default 72 h.
+	TrimWait time.Duration
+	TrimOff  bool
 	// LookEvery is how often is looked whether anything is due. Default 10 s.
 	LookEvery time.Duration
 }
@@ -34,12 +43,24 @@ type BasePolicy struct {
 const (
 	RefreshLogDefault = 64 << 30
 	BaseLookDefault   = 10 * time.Second
+	BasesKeptDefault  = 2
+	TrimExtraDefault  = 1 << 30
+	TrimWaitDefault   = 72 * time.Hour
 )
 
 // SetDefaults fills the fields that are zero.
 func (p BasePolicy) SetDefaults() BasePolicy {
 	if p.RefreshLog == 0 {
 		p.RefreshLog = RefreshLogDefault
+	}
+	if p.Keep == 0 {
+		p.Keep = BasesKeptDefault
+	}
+	if p.TrimExtra == 0 {
+		p.TrimExtra = TrimExtraDefault
+	}
+	if p.TrimWait == 0 {
+		p.TrimWait = TrimWaitDefault
 	}
 	if p.LookEvery == 0 {
 		p.LookEvery = BaseLookDefault
@@ -55,6 +76,15 @@ func (p BasePolicy) Validate() error {
 	}
 	if p.RefreshLog < 0 {
 		errs = append(errs, fmt.Errorf("refresh.log: want 0 or more (got %d)", p.RefreshLog))
+	}
+	if p.Keep < 1 {
+		errs = append(errs, fmt.Errorf("keep: want 1 or more (got %d)", p.Keep))
+	}
+	if p.TrimExtra < 0 {
+		errs = append(errs, fmt.Errorf("trim.extra: want 0 or more (got %d)", p.TrimExtra))
+	}
+	if p.TrimWait < 0 {
+		errs = append(errs, fmt.Errorf("trim.wait: want 0 or more (got %s)", p.TrimWait))
 	}
 	if p.LookEvery < 0 {
 		errs = append(errs, fmt.Errorf("look_every: want more than 0 (got %s)", p.LookEvery))
@@ -371,4 +401,22 @@ func (s *stream) refreshFinding() []local.Finding {
 	return []local.Finding{{
 		Name: findingRefresh, Severity: local.SeverityWarning, Text: "the base was not renewed: " + s.bases.failed.Error(), Hint: tidegate.HintOf(s.bases.failed),
 	}}
+}
+
+// baseTaken returns when the newest base of the log's last generation was taken;
+// the zero time when none is held. mu is held.
+func (s *stream) baseTaken() (at time.Time) {
+	if s.bases == nil {
+		return at
+	}
+	g, opened, lacks := s.lacks()
+	if lacks || g == 0 {
+		return at
+	}
+	for _, l := range s.bases.store.Bases() { // by start
+		if l.Generation == g && l.Opened == opened {
+			at = time.Unix(0, l.Taken)
+		}
+	}
+	return at
 }

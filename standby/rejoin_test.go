@@ -51,7 +51,7 @@ func TestCopyFromShortLogIsRefused(t *testing.T) {
 		t.Errorf("chain at 1 of an empty log: %v", err)
 	}
 	e := fence.Fetch{Source: "dr2", To: tidegate.LogPos{Epoch: 1, Seq: 5}}
-	if err := n.stream(theStream).fetch(c.ctx(), e); !errors.Is(err, tidegate.ErrGap) {
+	if _, err := n.stream(theStream).fetch(c.ctx(), e); !errors.Is(err, tidegate.ErrGap) {
 		t.Errorf("copy of an empty log: %v", err)
 	}
 }

@@ -180,7 +180,14 @@ func (s *stream) ship(ctx context.Context, conn *shipper.Conn, at shipper.Attach
 			return err
 		}
 	}
-	own, err := logView{s.log}.At(at.Received.Seq)
+	own, err := logView{s}.At(at.Received.Seq)
+	if errors.Is(err, tidegate.ErrNotFound) && at.Received.Seq < s.log.First() {
+		return &tidegate.Error{
+			Op: "relay to", Subject: string(at.Node), Class: tidegate.Transient,
+			Hint: "stop the node, `tidegate standby set-aside` moves its log to quarantine, and it begins anew at a base when it is started",
+			Err:  fmt.Errorf("needs a base: its log ends at %s, and here nothing is kept before %s: %w", at.Received.Seq, s.log.First(), err),
+		}
+	}
 	if err != nil {
 		return fmt.Errorf("find %s in own log: %w", at.Received.Seq, err)
 	}
@@ -248,6 +255,17 @@ func (s *stream) takeAcks(conn *shipper.Conn, node tidegate.NodeName) error {
 // askChain reads the position of one batch in another node's log.
 func (n *Standby) askChain(ctx context.Context, id tidegate.StreamID, source tidegate.NodeName, seq tidegate.Seq) (pos tidegate.LogPos, err error) {
 	conn, at, err := n.attachTo(ctx, source, shipper.Attach{Stream: id, As: shipper.AsObserver, From: seq})
+	if errors.Is(err, tidegate.ErrGap) {
+		// Its log may begin right behind.
+		conn, at, err = n.attachTo(ctx, source, shipper.Attach{Stream: id, As: shipper.AsObserver, From: seq + 1})
+		if err == nil && at.Begin.Before.Seq == seq {
+			return at.Begin.Before, errors.Join(n.vouches(id, at), conn.Close())
+		}
+		if err == nil {
+			_ = conn.Close() // it has nothing to say of this batch
+			err = fmt.Errorf("%s has nothing of batch %s: %w", source, seq, tidegate.ErrGap)
+		}
+	}
 	if err != nil {
 		return pos, err
 	}
@@ -275,41 +293,54 @@ func (n *Standby) askChain(ctx context.Context, id tidegate.StreamID, source tid
 }
 
 // fetch copies (From, To] from another node's log, verbatim.
-func (s *stream) fetch(ctx context.Context, e fence.Fetch) error {
+//
+// An empty log begins where the source's begins, if that was trimmed; beyond says
+// that this is behind To, so that nothing was copied.
+func (s *stream) fetch(ctx context.Context, e fence.Fetch) (beyond bool, err error) {
 	if e.To.Seq <= e.From.Seq {
-		return context.Canceled
+		return false, context.Canceled
 	}
-	conn, at, err := s.n.attachTo(ctx, e.Source, shipper.Attach{Stream: s.id, As: shipper.AsReader, From: e.From.Seq + 1})
+	next := e.From.Seq + 1
+	if s.log.Empty() {
+		next = 0 // the oldest there is
+	}
+	conn, at, err := s.n.attachTo(ctx, e.Source, shipper.Attach{Stream: s.id, As: shipper.AsReader, From: next})
 	if err != nil {
-		return err
+		return false, err
 	}
 	stop := context.AfterFunc(ctx, func() { _ = conn.Close() }) // Recv reports it
 	defer stop()
 	defer func() { _ = conn.Close() }() // what was read is what counts
 	if at.Durable.Seq < e.To.Seq {
-		return tooShort(e.Source, at.Durable.Seq, e.To.Seq)
+		return false, tooShort(e.Source, at.Durable.Seq, e.To.Seq)
 	}
 	if err := s.n.vouches(s.id, at); err != nil {
-		return err
+		return false, err
 	}
-	for next := e.From.Seq + 1; next <= e.To.Seq; {
+	if next == 0 {
+		if beyond, err = s.beginAs(at, e); beyond || err != nil {
+			return beyond, err
+		}
+		next = at.Begin.Before.Seq + 1
+	}
+	for next <= e.To.Seq {
 		ev, err := conn.Recv()
 		if err != nil {
-			return err
+			return false, err
 		}
 		b, ok := ev.(*shipper.BatchEvent)
 		if !ok {
 			continue
 		}
 		if err := s.n.limits.copying.Wait(ctx, len(b.Sealed)); err != nil {
-			return err
+			return false, err
 		}
 		if err := s.fetched(ctx, next, b); err != nil {
-			return err
+			return false, err
 		}
 		next++
 	}
-	return nil
+	return false, nil
 }
 
 // fetched appends one copied batch. Only the fetch appends while it runs, so

@@ -36,7 +36,12 @@ type StreamStatus struct {
 	Durable  tidegate.LogPos
 	Commit   tidegate.Seq
 	Limbo    bool
-	Learner  bool // configured, and not counted by the active epoch
+	LogFirst tidegate.Seq // oldest batch kept; 0 where the stream is not served
+	LogBytes int64
+	// BaseTaken is when the newest base of the log's last generation was taken, by the
+	// clock of who took it; zero while none is held.
+	BaseTaken time.Time
+	Learner   bool // configured, and not counted by the active epoch
 	// Resting: a learner at the site where the stream is written. It is not fed.
 	Resting bool
 	Lease   *NodeLease // granted by this node, while it runs
@@ -101,6 +106,7 @@ func (s *stream) status() StreamStatus {
 		Received: s.log.End(), Durable: s.counted(s.core.DurablePos()), Commit: s.core.KnownCommit(), Limbo: meta.Limbo,
 		Err: s.joining.last, Lease: s.leases.own.running(s.n.deps.Clock.Boot()),
 	}
+	st.LogFirst, st.LogBytes, st.BaseTaken = s.log.First(), s.log.Bytes(), s.baseTaken()
 	if text := s.seeding(); text != "" && st.Err == "" {
 		st.Err = "seeding: " + text
 	}
@@ -137,7 +143,7 @@ func (s *stream) status() StreamStatus {
 	}
 	s.beaconStatus(&st)
 	st.Evidence = s.evidence()
-	st.Findings = append(st.Findings, s.refreshFinding()...)
+	st.Findings = append(st.Findings, append(s.refreshFinding(), s.trimFinding()...)...)
 	st.Relays = make(map[tidegate.NodeName]string, len(s.relays))
 	for node, err := range s.relays {
 		st.Relays[node] = ""

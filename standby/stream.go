@@ -50,7 +50,8 @@ type stream struct {
 	apply   applyState
 	replay  replay
 	witness witness
-	bases   *bases // nil: the stream's log says everything
+	bases   *bases   // nil: the stream's log says everything
+	trimmed trimRule // as of the last look
 	bells   map[bell]struct{}
 	joining joinState
 	leases  leaseState
@@ -58,6 +59,10 @@ type stream struct {
 	tailed  bell
 	sites   map[tidegate.NodeName]tidegate.SiteName // of every standby node that the view names
 	viewed  map[bell]struct{}                       // rung when view or sites have changed
+
+	// begun is where the log begins that does not begin with its stream; nil when it
+	// was never trimmed. While it is being trimmed it is ahead of the log.
+	begun atomic.Pointer[shipper.Begin]
 
 	followed atomic.Bool // the service beside this node has been told to follow another site
 
@@ -74,17 +79,6 @@ func (b bell) ring() {
 	case b <- struct{}{}:
 	default:
 	}
-}
-
-// logView answers the core from the log.
-type logView struct{ log *deltalog.Log }
-
-func (v logView) At(seq tidegate.Seq) (tidegate.LogPos, error) {
-	if seq == 0 {
-		return tidegate.LogPos{}, nil
-	}
-	pos, _, err := v.log.At(seq)
-	return pos, err
 }
 
 // openStream opens the stream's directory, made if the stream is new here. An
@@ -112,9 +106,13 @@ func (n *Standby) openStream(v StreamView) (*stream, error) {
 	if err := s.openBases(); err != nil {
 		return s.faulted(fmt.Errorf("open bases: %w", err))
 	}
+	begin, err := s.readBegin()
+	if err != nil {
+		return s.faulted(err)
+	}
 	log, recovery, err := deltalog.Open(n.deps.FS, filepath.Join(s.dir, "log"), v.ID, deltalog.Config{
-		SegmentBytes: n.cfg.SegmentBytes,
-		Quarantine:   filepath.Join(quarantineDir(n.cfg.DataDir, v.ID), "torn"),
+		SegmentBytes: n.cfg.SegmentBytes, Before: begin.Before,
+		Quarantine: filepath.Join(quarantineDir(n.cfg.DataDir, v.ID), "torn"),
 	})
 	if err != nil {
 		return s.faulted(fmt.Errorf("open delta log: %w", err))
@@ -122,6 +120,12 @@ func (n *Standby) openStream(v StreamView) (*stream, error) {
 	if recovery.TornBytes > 0 {
 		s.lg.Warn("torn tail truncated into quarantine", "bytes", recovery.TornBytes, "path", recovery.Quarantined)
 		n.metrics.torn.Add(float64(recovery.TornBytes))
+	}
+	if err := s.settleBegin(log, begin); err != nil {
+		return s.faulted(errors.Join(err, log.Close()))
+	}
+	if begin.Before.Seq > 0 {
+		s.begun.Store(&begin)
 	}
 	if err := s.clearDoubt(log); err != nil {
 		return s.faulted(errors.Join(err, log.Close()))
@@ -134,7 +138,7 @@ func (n *Standby) openStream(v StreamView) (*stream, error) {
 		return s.faulted(errors.Join(err, log.Close()))
 	}
 	var effects []fence.NodeEffect
-	s.core, effects = fence.NewNode(s.meta, log.Durable(), logView{log})
+	s.core, effects = fence.NewNode(s.meta, coreEnd(log), logView{s})
 	s.perform(effects)
 	// A lease that the process before this one granted runs from here.
 	s.perform(s.core.Step(fence.Started{Now: n.deps.Clock.Boot()}))
@@ -206,6 +210,7 @@ func (s *stream) run(ctx context.Context) error {
 	background.Go(func() { s.rejoin(ctx) })
 	background.Go(func() { s.reportTails(ctx) })
 	background.Go(func() { s.seekBase(ctx) })
+	background.Go(func() { s.keepTrimmed(ctx) })
 	for {
 		s.mu.Lock()
 		var e fence.NodeEffect
@@ -258,12 +263,16 @@ func (s *stream) do(ctx context.Context, background *sync.WaitGroup, e fence.Nod
 		s.fetches[e.Token] = cancel
 		s.mu.Unlock()
 		background.Go(func() {
-			err := s.fetch(ctx, e)
+			beyond, err := s.fetch(ctx, e)
 			cancel()
 			s.mu.Lock()
 			delete(s.fetches, e.Token)
 			s.mu.Unlock()
-			s.step(fence.Fetched{Token: e.Token, End: s.log.End(), Err: err})
+			end := s.log.End()
+			if s.log.Empty() && !beyond {
+				end = tidegate.LogPos{}
+			}
+			s.step(fence.Fetched{Token: e.Token, End: end, Beyond: beyond, Err: err})
 		})
 	}
 	return nil

@@ -63,6 +63,9 @@ func (l *library) fit(o order) (order, error) {
 	if o.upTo == 0 {
 		return o, nil
 	}
+	if b, _ := l.s.begin(); b.Before.Seq == o.upTo {
+		return o, fmt.Errorf("the log begins behind batch %s, and nothing came yet: %w", o.upTo, tidegate.ErrGap)
+	}
 	_, h, err := l.s.log.At(o.upTo)
 	if err != nil {
 		return o, err

@@ -34,10 +34,23 @@ type baseFile struct {
 		Log   config.Bytes  `yaml:"log"`   // bytes of the source's log behind the newest, at which it is renewed
 		Off   bool          `yaml:"off"`   // only by `tidegate standby base refresh`
 	} `yaml:"refresh"`
+	Keep int `yaml:"keep"` // bases that stay of use: the log behind the oldest of them may go
+	Trim struct {
+		Extra config.Bytes  `yaml:"extra"` // of the log, always kept
+		Wait  time.Duration `yaml:"wait"`  // for how long log is kept for a node that lacks it
+		Off   bool          `yaml:"off"`
+	} `yaml:"trim"`
 }
 
 func (b baseFile) validate() error {
-	err := config.AtLeast("refresh.log", b.Refresh.Log, 0)
+	err := errors.Join(
+		config.AtLeast("refresh.log", b.Refresh.Log, 0),
+		config.AtLeast("keep", b.Keep, 1),
+		config.AtLeast("trim.extra", b.Trim.Extra, 1),
+	)
+	if b.Trim.Wait < 0 {
+		err = errors.Join(err, config.Broken("trim.wait", "want 0 or more", b.Trim.Wait))
+	}
 	if b.Refresh.Every < 0 {
 		err = errors.Join(err, config.Broken("refresh.every", "want 0 or more", b.Refresh.Every))
 	}
@@ -45,7 +58,10 @@ func (b baseFile) validate() error {
 }
 
 func (b baseFile) policy() standby.BasePolicy {
-	return standby.BasePolicy{RefreshEvery: b.Refresh.Every, RefreshLog: int64(b.Refresh.Log), RefreshOff: b.Refresh.Off}
+	return standby.BasePolicy{
+		RefreshEvery: b.Refresh.Every, RefreshLog: int64(b.Refresh.Log), RefreshOff: b.Refresh.Off,
+		Keep: b.Keep, TrimExtra: int64(b.Trim.Extra), TrimWait: b.Trim.Wait, TrimOff: b.Trim.Off,
+	}
 }
 
 // listenFile is one listener.
@@ -74,6 +90,7 @@ func (f standbyFile) SetDefaults() standbyFile {
 	f.Rates = d.RatesDir
 	f.Limits.QuarantineBytesMax = config.Bytes(d.QuarantineBytesMax)
 	f.Base.Refresh.Log = config.Bytes(d.Bases.RefreshLog)
+	f.Base.Keep, f.Base.Trim.Extra, f.Base.Trim.Wait = d.Bases.Keep, config.Bytes(d.Bases.TrimExtra), d.Bases.TrimWait
 	f.Limits.FreeBytesMin = config.Bytes(d.FreeBytesMin) //nolint:gosec // came from a Bytes
 	return f
 }

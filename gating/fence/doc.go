@@ -96,6 +96,17 @@
 // with its revisions moved forward (etcdutl snapshot restore --bump-revision):
 // compare-and-swap is no defence once a revision number is used twice.
 //
+// # Logs that were trimmed
+//
+// A log may begin in the middle. Questions about what is gone are answered by an
+// error, and what would need them is refused: the cut below a log's beginning, the
+// proof of a head that is not there. A node whose log is empty may adopt an epoch
+// whose head nobody keeps: its shell makes the log begin where that of a node
+// begins which has adopted the same term, and says so in Fetched.Beyond. One
+// writer per epoch makes that log the only one that goes on from the head. The
+// shell states nothing of it before batches follow; it is empty for the core
+// until then.
+//
 // # Durability
 //
 // The package writes nothing. The order Persist -> Persisted -> reply is the

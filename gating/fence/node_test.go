@@ -148,3 +148,57 @@ func TestUncleanHeadTakesCommitBack(t *testing.T) {
 		t.Errorf("may apply to %s, committed is 6", got)
 	}
 }
+
+// A node that holds nothing adopts an epoch whose head nobody keeps, by what its
+// shell vouches for; one that holds something, or is told of less than the head,
+// does not.
+func TestEmptyLogBeginsBeyondTheHead(t *testing.T) {
+	holder := tidegate.ID{8}
+	for _, c := range []struct {
+		name  string
+		holds tidegate.Seq
+		ends  tidegate.Seq
+		want  bool
+	}{
+		{"empty", 0, 50, true},
+		{"at the head, of which nothing was compared", 0, 9, false},
+		{"a log that holds something", 4, 50, false},
+	} {
+		log := &memLog{}
+		meta := fence.NodeMeta{Version: 1, Stream: tidegate.ID{5}, Node: "n0", Incarnation: tidegate.ID{1}, EpochRead: true}
+		var end tidegate.LogPos
+		if c.holds > 0 {
+			end = log.grow(2, c.holds)
+			meta.History = fence.History{{Epoch: 2, StartSeq: 1, Holder: tidegate.ID{7}}}
+		}
+		n, effects := fence.NewNode(meta, end, log)
+		effects = append(effects, n.Step(fence.AdoptAsked{Call: 1, Req: fence.AdoptRequest{
+			Stream: meta.Stream, Epoch: 3, Holder: holder, Head: tidegate.LogPos{Epoch: 2, Seq: 10, Chain: chainAt(10)},
+			History: fence.History{{Epoch: 2, StartSeq: 1, Holder: tidegate.ID{7}}}, Source: "n1",
+		}})...)
+		began := tidegate.LogPos{Epoch: 3, Seq: c.ends, Chain: chainAt(c.ends)}
+		replied := false
+		for len(effects) > 0 {
+			e := effects[0]
+			effects = effects[1:]
+			switch e := e.(type) {
+			case fence.Persist:
+				effects = append(effects, n.Step(fence.Persisted{Token: e.Token})...)
+			case fence.AskChain:
+				effects = append(effects, n.Step(fence.ChainRead{Token: e.Token, Pos: tidegate.LogPos{Epoch: 2, Seq: e.Seq, Chain: chainAt(e.Seq)}})...)
+			case fence.Fetch:
+				effects = append(effects, n.Step(fence.Fetched{Token: e.Token, End: began, Beyond: true})...)
+			case fence.Sync:
+				effects = append(effects, n.Step(fence.Synced{Token: e.Token, End: began})...)
+			case fence.ReplyAdopt:
+				replied = true
+				if e.Reply.Adopted != c.want {
+					t.Errorf("%s: %+v", c.name, e.Reply)
+				}
+			}
+		}
+		if got := n.Adopted().Epoch == 3; !replied || got != c.want {
+			t.Errorf("%s: adopted %v, want %v", c.name, got, c.want)
+		}
+	}
+}

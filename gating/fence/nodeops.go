@@ -32,7 +32,8 @@ type nodeOp struct {
 	next      func(NodeEvent) // takes the completion
 	cancelled bool            // CancelFetch is out
 	fetching  bool
-	lo, hi    tidegate.Seq // binary search of the common point: equal at lo, different at hi
+	reached   tidegate.LogPos // adopt: where the log begins beyond the head; zero when it is copied to the head
+	lo, hi    tidegate.Seq    // binary search of the common point: equal at lo, different at hi
 	reason    string
 }
 
@@ -516,6 +517,7 @@ func (n *Node) fetch(o *nodeOp) {
 		n.settle(o)
 		return
 	}
+	from := n.end
 	t := n.wait(func(ev NodeEvent) {
 		r := ev.(Fetched)
 		o.fetching = false
@@ -525,6 +527,9 @@ func (n *Node) fetch(o *nodeOp) {
 		case r.Err != nil:
 			n.refuse(o, tidegate.Transient, fmt.Sprintf("copy from %s: %v", o.adopt.Source, r.Err))
 			n.finish()
+		case r.Beyond && from == (tidegate.LogPos{}) && r.End.Seq > o.adopt.Head.Seq:
+			o.reached = r.End
+			n.settle(o)
 		case r.End.Compare(o.adopt.Head) != tidegate.Same:
 			n.refuse(o, tidegate.Corrupt, fmt.Sprintf("copy from %s ended at %s, want %s", o.adopt.Source, r.End, o.adopt.Head))
 			n.finish()
@@ -538,7 +543,11 @@ func (n *Node) fetch(o *nodeOp) {
 
 // settle fsyncs the log, then opens the term.
 func (n *Node) settle(o *nodeOp) {
-	if n.durable.Seq == o.adopt.Head.Seq {
+	want := o.adopt.Head
+	if o.reached != (tidegate.LogPos{}) {
+		want = o.reached
+	}
+	if n.durable.Seq == want.Seq {
 		n.openTerm(o)
 		return
 	}
@@ -546,8 +555,8 @@ func (n *Node) settle(o *nodeOp) {
 		n.synced(ev.(Synced).End)
 		switch {
 		case n.overtaken(o):
-		case n.durable.Compare(o.adopt.Head) != tidegate.Same:
-			n.refuse(o, tidegate.Corrupt, fmt.Sprintf("log synced to %s, want %s", n.durable, o.adopt.Head))
+		case n.durable.Compare(want) != tidegate.Same:
+			n.refuse(o, tidegate.Corrupt, fmt.Sprintf("log synced to %s, want %s", n.durable, want))
 			n.finish()
 		default:
 			n.openTerm(o)

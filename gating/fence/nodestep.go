@@ -65,10 +65,14 @@ type (
 	}
 	// Fetched: copying stopped, whole or in part; End is where the log ends now
 	// (appended, not necessarily synced). Err says why it is not the asked head.
+	// Beyond says that the log, which was empty, now begins behind the asked head, at
+	// End: nobody keeps what is before, and a node that had adopted the epoch from that
+	// very head vouches for what follows. See "Logs that were trimmed" in doc.go.
 	Fetched struct {
-		Token uint64
-		End   tidegate.LogPos
-		Err   error
+		Token  uint64
+		End    tidegate.LogPos
+		Beyond bool
+		Err    error
 	}
 )
 

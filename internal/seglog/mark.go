@@ -109,3 +109,11 @@ func (m *markFile) settle(s synced) error {
 	}
 	return m.f.Sync()
 }
+
+// forget makes the mark say nothing, durably.
+func (m *markFile) forget() error {
+	if _, err := m.f.WriteAt(make([]byte, markSlots*vfs.SectorSize), 0); err != nil {
+		return err
+	}
+	return m.f.Sync()
+}

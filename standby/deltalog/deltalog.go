@@ -324,9 +324,5 @@ func (l *Log) Wait(ctx context.Context, seq tidegate.Seq) error {
 	return l.log.Wait(ctx, uint64(seq)+1)
 }
 
-// TrimBefore removes the oldest segments as long as all their batches are
-// before seq. It may run beside the appender.
-func (l *Log) TrimBefore(seq tidegate.Seq) error { return l.log.TrimBefore(uint64(seq)) }
-
 // Close stops the log; it does not sync. See seglog.Log.Close.
 func (l *Log) Close() error { return l.log.Close() }

@@ -55,6 +55,7 @@ type Connector struct {
 	failure  error          // of the last step
 	session  error          // what a session with the node ended with
 	fatal    server.Finding // the newest one that ended the server or its recovery
+	gap      bool           // the log here begins behind what the server needs
 	verified bool           // in this run: the server is out of recovery as saved says
 	feedback walsender.Feedback
 }
@@ -318,14 +319,14 @@ func (c *Connector) facts() facts {
 	} else if c.up {
 		f.server = serverStarting
 	}
-	verified := c.verified
+	verified, gap := c.verified, c.gap
 	c.mu.Unlock()
 	if f.saved.Phase == phaseActive && f.server == serverPrimary && !verified {
 		f.unverified = true
 	}
 	of := f.role.Generation
 	if of != 0 && f.saved.Generation != 0 && f.saved.Phase == phaseFollowing {
-		f.lost = of != f.saved.Generation
+		f.lost = of != f.saved.Generation || gap
 	}
 	if f.role.State == local.StateFollow && (f.saved.Phase == phaseNone || f.saved.Phase == phaseRestoring || f.lost) {
 		_, _, err := c.base(of, c.line(f.role))

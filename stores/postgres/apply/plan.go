@@ -171,7 +171,7 @@ func (f facts) planFollowing() decision {
 	case f.server == serverPrimary:
 		return do(stepStop, "it left recovery without being told to")
 	case f.lost && f.base && f.role.State == local.StateFollow:
-		return do(stepRestore, "the log goes on in a newer generation")
+		return do(stepRestore, "the log here goes on behind what it has")
 	case f.lost:
 		return stuck("the log goes on in another generation, and its base is not on this node yet")
 	case f.server == serverDown:

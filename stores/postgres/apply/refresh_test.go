@@ -89,6 +89,24 @@ func TestBaseIsRefreshedFromTheWarmServer(t *testing.T) {
 	if strings.Contains(auto, "7MB") || !strings.Contains(auto, "9MB") || other.must("SHOW work_mem") != "9MB" {
 		t.Errorf("the other node runs under\n%s", auto)
 	}
+
+	// The first server sleeps, and the log here is trimmed behind a base that is newer
+	// than what it has: it is moved aside, and made from that base.
+	w.end()
+	var newer snapshot.Listed
+	pgtest.Until(t, "the other server to have replayed a checkpoint", func(context.Context) (err error) {
+		o.SQL(t, "SELECT pg_switch_wal()")
+		o.SQL(t, "CHECKPOINT")
+		newer, _, err = other.refresh()
+		return err
+	})
+	n.change(func() { n.from = wal.LSN(newer.Start) })
+	w.start()
+	w.sameAt(n)
+	if made, err := readSaved(vfs.OS(), filepath.Join(w.cfg.Server.Home, stateFile)); err != nil || made.Base != newer.Name.String() {
+		t.Errorf("made from base %s, %v; want %s", made.Base, err, newer.Name)
+	}
+
 	h := m.cut()
 	m.promote(h)
 	if got := other.must("SELECT pg_is_in_recovery()"); got != "f" {

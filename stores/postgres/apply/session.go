@@ -142,7 +142,9 @@ func (c *Connector) hear(conn *local.Conn) error {
 			err = c.part(m)
 			ring(c.kick)
 		case *local.Batch:
-			err = c.window.take(m)
+			if err = c.window.take(m); errors.Is(err, tidegate.ErrGap) {
+				c.note(func() { c.gap = true }) // a newer base has what was trimmed
+			}
 			ring(c.asked)
 		case *local.Rewind:
 			err = c.rewind(m)

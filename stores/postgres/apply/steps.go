@@ -243,6 +243,7 @@ func (c *Connector) restore(ctx context.Context, role local.Role) error {
 		}
 	}
 	c.window.shut(0)
+	c.note(func() { c.gap = false })
 	err = c.save(func(s *saved) {
 		*s = saved{
 			Version: savedVersion, Stream: l.Stream, Phase: phaseRestoring, Generation: l.Generation,
