@@ -301,3 +301,29 @@ func TestStatusAnswersAreWeSafe(t *testing.T) {
 		t.Errorf("loss if now %v", l)
 	}
 }
+
+// TestRPOAtMost: what nobody knows is bounded by what was left behind, and by what
+// an armed gate let go, whichever is less.
+func TestRPOAtMost(t *testing.T) {
+	tail := &pb.MeasuredLoss{Window: durationpb.New(9 * time.Second)}
+	bounds := &pb.Bounds{Window: durationpb.New(500 * time.Millisecond)}
+	for name, x := range map[string]struct {
+		loss  *pb.LossStatement
+		whole bool
+		want  time.Duration
+		known bool
+	}{
+		"nothing":             {&pb.LossStatement{Kind: pb.LossKind_LOSS_KIND_UNKNOWN}, false, 0, false},
+		"a part of the tail":  {&pb.LossStatement{Kind: pb.LossKind_LOSS_KIND_UNKNOWN, Measured: tail}, false, 0, false},
+		"the tail":            {&pb.LossStatement{Kind: pb.LossKind_LOSS_KIND_UNKNOWN, Measured: tail, Bounds: bounds}, true, 9 * time.Second, true},
+		"the gate":            {&pb.LossStatement{Kind: pb.LossKind_LOSS_KIND_AT_MOST, Bounds: bounds}, false, 500 * time.Millisecond, true},
+		"both":                {&pb.LossStatement{Kind: pb.LossKind_LOSS_KIND_AT_MOST, Bounds: bounds, Measured: tail}, true, 500 * time.Millisecond, true},
+		"a gate without time": {&pb.LossStatement{Kind: pb.LossKind_LOSS_KIND_AT_MOST, Bounds: &pb.Bounds{}}, false, 0, false},
+		"proven":              {&pb.LossStatement{Kind: pb.LossKind_LOSS_KIND_ZERO}, false, 0, true},
+	} {
+		got, known := maxRPO([]*pb.PlanStream{{StreamId: "s", Loss: x.loss}}, map[string]bool{"s": x.whole})
+		if got != x.want || known != x.known {
+			t.Errorf("%s: %s, %v; want %s, %v", name, got, known, x.want, x.known)
+		}
+	}
+}

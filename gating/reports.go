@@ -210,8 +210,8 @@ func left(qs []registry.Quarantine, written, cut tidegate.Epoch) bool {
 }
 
 // maxRPO bounds actualRPO where nobody knows what of the tails had been
-// acknowledged: all of it, at worst. whole says by a stream's id that its tail was
-// found.
+// acknowledged: all of it, at worst, and no more than an armed gate let go. whole
+// says by a stream's id that its tail was found; a tail may have grown since.
 func maxRPO(streams []*pb.PlanStream, whole map[string]bool) (worst time.Duration, known bool) {
 	for _, s := range streams {
 		l := s.GetLoss()
@@ -219,10 +219,18 @@ func maxRPO(streams []*pb.PlanStream, whole map[string]bool) (worst time.Duratio
 		case l.GetKind() == pb.LossKind_LOSS_KIND_ZERO:
 		case m.GetReleasedKnown() && m.GetReleasedWindow() != nil:
 			worst = max(worst, m.GetReleasedWindow().AsDuration())
-		case whole[s.GetStreamId()] && m.GetWindow() != nil:
-			worst = max(worst, m.GetWindow().AsDuration())
 		default:
-			return 0, false
+			var all []time.Duration
+			if whole[s.GetStreamId()] && m.GetWindow() != nil {
+				all = append(all, m.GetWindow().AsDuration())
+			}
+			if w := l.GetBounds().GetWindow(); w != nil && l.GetKind() == pb.LossKind_LOSS_KIND_AT_MOST {
+				all = append(all, w.AsDuration())
+			}
+			if len(all) == 0 {
+				return 0, false
+			}
+			worst = max(worst, slices.Min(all))
 		}
 	}
 	return worst, len(streams) > 0

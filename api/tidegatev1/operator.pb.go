@@ -4388,9 +4388,9 @@ type Plan struct {
 	// Set once somebody asked for an end.
 	Abort     *PlanAbort  `protobuf:"bytes,27,opt,name=abort,proto3" json:"abort,omitempty"`
 	Overrides []*Override `protobuf:"bytes,28,rep,name=overrides,proto3" json:"overrides,omitempty"`
-	// While rpo_actual is not known: what it is at most, by the source's times of
-	// everything that the old writer left behind, the worst of the streams. Absent
-	// until that was found of every one that may have lost something.
+	// While rpo_actual is not known: what it is at most, the worst of the streams. Of
+	// each by the bound that its gate held, or by the source's times of everything that
+	// the old writer left behind, if that was found; absent while one has neither.
 	RpoActualMax  *durationpb.Duration `protobuf:"bytes,29,opt,name=rpo_actual_max,json=rpoActualMax,proto3" json:"rpo_actual_max,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

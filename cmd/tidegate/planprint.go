@@ -151,7 +151,7 @@ func planned(k pb.PlanKind) bool {
 // rpoText is the span over which acknowledged work was lost, or what it is at most.
 func rpoText(p *pb.Plan) string {
 	if p.RpoActual == nil && p.GetRpoActualMax() != nil {
-		return "at most " + cli.Span(p.GetRpoActualMax().AsDuration()) + ": what was left behind spans that, who was told of it is not known"
+		return "at most " + cli.Span(p.GetRpoActualMax().AsDuration()) + "; which of what was left behind anybody was told of is not known"
 	}
 	return span(p.GetRpoActual(), cli.Unknown)
 }
