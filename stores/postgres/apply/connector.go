@@ -52,12 +52,15 @@ type Connector struct {
 	answers  bool           // seen is of now
 	up       bool           // the server's process is there
 	decision decision
-	failure  error          // of the last step
-	session  error          // what a session with the node ended with
-	fatal    server.Finding // the newest one that ended the server or its recovery
-	gap      bool           // the log here begins behind what the server needs
-	verified bool           // in this run: the server is out of recovery as saved says
-	feedback walsender.Feedback
+	// unreadable is why the data directory does not say what it is: nothing is done with
+	// it; nil while it does.
+	unreadable error
+	failure    error          // of the last step
+	session    error          // what a session with the node ended with
+	fatal      server.Finding // the newest one that ended the server or its recovery
+	gap        bool           // the log here begins behind what the server needs
+	verified   bool           // in this run: the server is out of recovery as saved says
+	feedback   walsender.Feedback
 }
 
 // New returns a connector that has done nothing yet.
@@ -157,8 +160,25 @@ func (c *Connector) prepare() error {
 	if s.Phase == phasePromoting {
 		c.window.shut(wal.LSN(s.At))
 	}
-	return c.learn()
+	c.unreadable = c.learn()
+	return nil
 }
+
+// relearn looks again at a data directory that could not be read.
+func (c *Connector) relearn() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.unreadable == nil {
+		return
+	}
+	if c.unreadable = c.learn(); c.unreadable == nil {
+		ring(c.kick)
+		c.window.stir()
+	}
+}
+
+// offers reports whether the session has something to offer; mu is held.
+func (c *Connector) offers() bool { return c.saved.offered() && c.unreadable == nil }
 
 // learn takes from the data directory what the walsender tells; mu is held.
 func (c *Connector) learn() error {
@@ -170,7 +190,10 @@ func (c *Connector) learn() error {
 		return err
 	}
 	if c.control, err = c.server.Control(); err != nil {
-		return err
+		return &tidegate.Error{
+			Op: "take up warm server", Subject: c.server.DataDir(), Class: tidegate.Permanent, Err: err,
+			Hint: "its data directory is damaged: move its home aside and restart the daemon, which restores it anew from the base",
+		}
 	}
 	if c.control.System != l.System {
 		return &tidegate.Error{
@@ -231,6 +254,7 @@ func (c *Connector) decide(ctx context.Context) error {
 	backoff := retry.Policy{First: 50 * time.Millisecond, Max: 5 * time.Second}.Backoff()
 	c.look(ctx) // a server of an earlier run may be there
 	for ctx.Err() == nil {
+		c.relearn()
 		d := plan(c.facts())
 		var err error
 		if d.step != stepWait {
@@ -283,6 +307,8 @@ func (c *Connector) tell(d decision, err error) {
 // finding is what keeps the server from its work; nil when nothing does. mu is held.
 func (c *Connector) finding() error {
 	switch {
+	case c.unreadable != nil:
+		return c.unreadable
 	case c.failure != nil:
 		return c.failure
 	case c.session != nil:
@@ -311,7 +337,7 @@ func hintFor(p phase) string {
 // facts gathers what the next step is chosen from.
 func (c *Connector) facts() facts {
 	c.mu.Lock()
-	f := facts{saved: c.saved, role: c.role, adopted: c.cfg.adopts(), bare: c.bare}
+	f := facts{saved: c.saved, role: c.role, adopted: c.cfg.adopts(), bare: c.bare, unreadable: c.unreadable != nil}
 	if c.answers && c.seen.Recovery {
 		f.server, f.replayed, f.received = serverRecovery, c.seen.Replayed, c.seen.Received
 	} else if c.answers {

@@ -43,6 +43,7 @@ type facts struct {
 	lost       bool // the log is of another generation than the server: only its base helps
 	bare       bool // the session was begun with nothing to offer: the role's lineage is the log's
 	adopted    bool // the data is somebody else's server until the stream leaves it
+	unreadable bool // the data does not say what it is
 }
 
 // handsOver reports whether the server is to end for a switchover; writes, whether
@@ -97,7 +98,11 @@ func stuck(why string) decision { return decision{step: stepWait, why: why, stuc
 //  4. a promotion is ordered only at H: replayed exactly to there, nothing received beyond
 //  5. what was stopped for a switchover starts as a source only by the gate's word
 //  6. what was a source follows only a log that has shown how it went on
+//  7. nothing is done with a data directory that does not say what it is
 func plan(f facts) decision {
+	if f.unreadable {
+		return f.planUnreadable()
+	}
 	switch f.saved.Phase {
 	case phaseNone:
 		return f.planEmpty()
@@ -120,6 +125,14 @@ func plan(f facts) decision {
 		return do(stepStop, "it stood down, and runs")
 	}
 	return stuck(f.saved.Why)
+}
+
+func (f facts) planUnreadable() decision {
+	const why = "the data directory cannot be read"
+	if f.saved.Phase == phaseStoodDown && f.server != serverDown || f.saved.Phase == phaseFollowing && f.server == serverPrimary {
+		return do(stepStop, why+", and it must not run")
+	}
+	return do(stepWait, why)
 }
 
 // planAdopted is for a server that somebody else runs, until the stream leaves it.

@@ -135,7 +135,7 @@ func TestPlanKeepsItsInvariants(t *testing.T) {
 		for _, state := range states {
 			for epoch := tidegate.Epoch(4); epoch <= 6; epoch++ {
 				for s := serverDown; s <= serverPrimary; s++ {
-					for bits := range 128 {
+					for bits := range 256 {
 						for _, replayed := range []wal.LSN{0, h - 8, h, h + 8} {
 							f := facts{
 								saved: at(p), role: told(state, epoch), server: s, base: bits&1 != 0, lost: bits&2 != 0,
@@ -143,6 +143,7 @@ func TestPlanKeepsItsInvariants(t *testing.T) {
 							}
 							f.bare, f.role.Lineage = bits&2 == 0, "pg:7:1"
 							f.adopted, f.saved.Drained, f.role.Source = bits&8 != 0, bits&16 != 0, local.Source(bits>>5%3)
+							f.unreadable = bits&128 != 0
 							if state == 0 {
 								f.role = local.Role{}
 							}
@@ -176,6 +177,8 @@ func checkPlan(t *testing.T, f facts) {
 		bad = "5: started as a source without the gate's word"
 	case d.step == stepRejoin && (!f.bare || f.role.State != local.StateFollow || f.role.Lineage == ""):
 		bad = "6: rejoined a log that has not shown how it went on"
+	case f.unreadable && d.step != stepWait && d.step != stepStop:
+		bad = "7: something was done with data that does not say what it is"
 	case d.step == stepVerify && f.server != serverPrimary:
 		bad = "verified what is not out of recovery"
 	case (d.step == stepRestore || d.step == stepResume) && f.role.State != local.StateFollow:

@@ -89,7 +89,7 @@ func (c *Connector) hello() (local.Hello, wal.LSN) {
 		Service: c.cfg.Service, Stream: c.cfg.Stream, Kind: Kind, Dir: c.server.DataDir(), Endpoint: c.cfg.Endpoint,
 		End: from.Position(), Rest: rest,
 	}
-	if !c.saved.offered() {
+	if !c.offers() {
 		h.End, h.Rest = 0, true
 		return h, 0
 	}
@@ -103,7 +103,7 @@ func (c *Connector) hello() (local.Hello, wal.LSN) {
 // holds is the end of what the server has, as far as that is known; mu is held.
 func (c *Connector) holds() wal.LSN {
 	switch {
-	case !c.saved.offered():
+	case !c.offers():
 		return 0
 	case !c.answers:
 		return wal.LSN(c.saved.At) // 0 before a promotion
@@ -117,7 +117,7 @@ func (c *Connector) watch(ctx context.Context, bare bool) error {
 	for {
 		changed := c.window.watch()
 		c.mu.Lock()
-		other := c.saved.offered() == bare
+		other := c.offers() == bare
 		c.mu.Unlock()
 		if _, _, again := c.window.wants(); again && !bare || other {
 			return errAgain
@@ -213,7 +213,7 @@ func (c *Connector) inherit(m *local.Role) error {
 func (c *Connector) rewind(m *local.Rewind) error {
 	why := fmt.Sprintf("epoch %s goes on from %s, and it holds more than that", m.Epoch, wal.LSN(m.To))
 	c.mu.Lock()
-	has := c.saved.offered()
+	has := c.offers()
 	active := c.verified
 	c.mu.Unlock()
 	switch {
@@ -290,7 +290,7 @@ func (c *Connector) report(conn *local.Conn, said *report, rest bool) error {
 // committed: behind a switch record the server counts the padding, too. mu is held.
 func (c *Connector) applied() wal.LSN {
 	switch limit := c.window.committed(); {
-	case !c.saved.offered():
+	case !c.offers():
 		return 0
 	case c.saved.Phase == phasePromoting && c.answers && !c.seen.Recovery, c.verified:
 		return max(wal.LSN(c.saved.At), c.seen.Replayed)

@@ -32,6 +32,8 @@ const (
 	FoundConfiguration Kind = "configuration"
 	// FoundBase: the base is incomplete or its log is missing.
 	FoundBase Kind = "base"
+	// FoundDamage: a file of the data directory is missing, or not what it should be.
+	FoundDamage Kind = "damage"
 	// FoundCrash: a process of the server died, or the server itself.
 	FoundCrash Kind = "crash"
 )
@@ -103,6 +105,12 @@ var patterns = []pattern{
 	{[]string{"WAL ends before consistent recovery point"}, FoundBase, hintRebuild},
 	{[]string{"invalid data in file", "backup_label"}, FoundBase, hintRebuild},
 	{[]string{"backup_label contains data inconsistent"}, FoundBase, hintRebuild},
+	{[]string{"could not open file \""}, FoundDamage, hintRebuild},
+	{[]string{"could not access status of transaction"}, FoundDamage, hintRebuild},
+	{[]string{"could not read block"}, FoundDamage, hintRebuild},
+	{[]string{"invalid page in block"}, FoundDamage, hintRebuild},
+	{[]string{"relation mapping file", "contains"}, FoundDamage, hintRebuild},
+
 	{[]string{"database files are incompatible with server"}, FoundConfiguration, "set bin_dir to the release that the base is of"},
 
 	{[]string{"contains errors"}, FoundConfiguration, hintConfig},
