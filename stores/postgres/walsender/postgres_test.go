@@ -134,6 +134,34 @@ COMMIT;
 	}
 }
 
+// storm makes the primary change its catalogues as fast as it can, in many
+// transactions, and write one transaction of thousands of parts.
+func storm(t *testing.T, primary *pgtest.Server) {
+	t.Helper()
+	script := filepath.Join(primary.Dir, "storm.sql")
+	primary.WriteFile(t, script, `CREATE TABLE ddl_:client_id AS SELECT i, md5(i::text) b FROM generate_series(1, 500) i;
+CREATE INDEX ON ddl_:client_id (b);
+ALTER TABLE ddl_:client_id ADD COLUMN c int DEFAULT 7, ALTER i TYPE bigint;
+CREATE VIEW seen_:client_id AS SELECT count(*) FROM ddl_:client_id;
+BEGIN;
+TRUNCATE ddl_:client_id;
+INSERT INTO ddl_:client_id (i, b) SELECT i, 'x' FROM generate_series(1, 50) i;
+COMMIT;
+VACUUM FULL ddl_:client_id;
+BEGIN;
+DROP TABLE ddl_:client_id CASCADE;
+CREATE TABLE ddl_:client_id (n int);
+ROLLBACK;
+DROP TABLE ddl_:client_id CASCADE;
+`, 0o644)
+	primary.Tool(t, "pgbench", "-n", "-c", "4", "-j", "2", "-t", "40", "-f", script)
+	primary.SQL(t, `DO $$ BEGIN
+		FOR i IN 1..3000 LOOP
+			BEGIN INSERT INTO blob SELECT -i, repeat('y', 3000) FROM generate_series(1, 5); EXCEPTION WHEN OTHERS THEN RAISE; END;
+		END LOOP;
+	END $$`)
+}
+
 func lsn(t *testing.T, s string) wal.LSN {
 	t.Helper()
 	l, err := wal.ParseLSN(s)
@@ -210,8 +238,8 @@ func (s *served) end(t *testing.T) {
 	}
 }
 
-// Two standbys follow a burst of more than 200 MB, and find nothing wrong with
-// it: what a bad cut does, heals by itself and shows nowhere but in their logs.
+// Two standbys follow a burst of more than 200 MB, catalogues that change all the
+// time and a transaction of thousands of parts, and find nothing wrong with it: what a bad cut does, heals by itself and shows nowhere but in their logs.
 func TestStandbysUnderBursts(t *testing.T) {
 	primary := pgtest.New(t, pgtest.Config{Settings: keepLog})
 	s := serveLogOf(t, primary)
@@ -221,6 +249,7 @@ func TestStandbysUnderBursts(t *testing.T) {
 	}
 	beside := primary.Bench(t, "-c", "2")
 	burst(t, primary, 220)
+	storm(t, primary)
 	beside.Stop()
 	primary.SQL(t, "SELECT pg_switch_wal()")
 	for _, standby := range standbys {
