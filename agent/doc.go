@@ -17,6 +17,8 @@
 //   - proof:    equal content digests of the ranges at the end of the shipped log
 //   - ring:     the sealed batches that are not durable yet, kept for resending
 //   - grant:    what the library is told it may do; numbered, and the library says which it obeys
+//   - warm copy: what a standby node feeds the log to; how far it is, and what it asks
+//     of the source, are told to a library that wants to hear it
 //
 // # Picture
 //

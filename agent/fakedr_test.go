@@ -31,6 +31,8 @@ type dr struct {
 	lends   bool // grants node leases
 	lent    int
 	applied tidegate.Seq
+	warm    tidegate.Position // what warm copies have applied
+	asked   string            // of the source, by them
 	nodes   map[tidegate.NodeName]*drNode
 	changed chan struct{} // closed and replaced at every change
 }
@@ -121,7 +123,7 @@ func (d *dr) acks() (list []fence.Ack) {
 		d.stamp++
 		list = append(list, fence.Ack{
 			Node: n.member.Node, Incarnation: n.member.Incarnation, Epoch: d.promise.Epoch,
-			Received: end.Seq, Durable: end.Seq, Chain: end.Chain, Stamp: d.stamp, Applied: d.applied,
+			Received: end.Seq, Durable: end.Seq, Chain: end.Chain, Stamp: d.stamp, Applied: d.applied, AppliedAt: d.warm,
 		})
 	}
 	return list
@@ -329,6 +331,15 @@ func (a *acceptor) acknowledge(conn *shipper.ServerConn) error {
 	if !mute {
 		for _, ack := range a.d.acks() {
 			if err := conn.SendAck(ack); err != nil {
+				return err
+			}
+			a.d.mu.Lock()
+			f := shipper.Feedback{Node: ack.Node, Incarnation: ack.Incarnation, Epoch: ack.Epoch, Opaque: a.d.asked}
+			a.d.mu.Unlock()
+			if f.Opaque == "" {
+				continue
+			}
+			if err := conn.SendFeedback(f); err != nil {
 				return err
 			}
 		}

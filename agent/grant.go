@@ -109,6 +109,9 @@ func (w *writer) nextGrant(now tidegate.Instant) (local.DaemonProgress, bool) {
 		Record: recordOf(w.terms), Policy: w.policy, Brake: w.brake.on,
 		Drain: w.phase != fence.StateActive, HandedOver: w.phase == fence.StateDemoted,
 	}
+	if !w.opening() {
+		p.Applied = min(w.furthest(), p.D)
+	}
 	if l := w.lease(now); l.needed {
 		p.LeaseNeeded, p.LeaseUntil = true, l.until
 	}

@@ -256,6 +256,9 @@ func (s *stream) tell(always bool) {
 		return
 	}
 	p, ok := w.nextGrant(s.agent.clk.Boot())
+	if !s.asksBack() {
+		p.Applied = 0
+	}
 	if !ok || !s.number(&p) && !always {
 		return
 	}
@@ -263,11 +266,11 @@ func (s *stream) tell(always bool) {
 	s.send(&p)
 }
 
-// number gives a grant its number: a new one if it differs in anything but D
-// from the one before; news says so. sending is held.
+// number gives a grant its number: a new one if it differs in anything but D and
+// what was applied from the one before; news says so. sending is held.
 func (s *stream) number(p *local.DaemonProgress) (news bool) {
 	bare := *p
-	bare.D, bare.Grant = 0, s.grant.Grant
+	bare.D, bare.Applied, bare.Grant = 0, 0, s.grant.Grant
 	if news = bare != s.grant; news {
 		bare.Grant++
 		s.grant = bare

@@ -143,6 +143,8 @@ func (w *writer) receive(l *link) error {
 			w.onAck(l, ev.Ack)
 		case *shipper.LeaseEvent:
 			w.onLease(ev.Grant)
+		case *shipper.FeedbackEvent:
+			w.onFeedback(ev.Feedback)
 		case *shipper.OffsetEvent:
 			w.s.meters.clockOffset.Set(ev.Offset.Seconds())
 			w.s.meters.clockOffsetErr.Set(ev.Err.Seconds())

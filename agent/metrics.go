@@ -84,6 +84,7 @@ var (
 	descShippedSeq    = desc("tidegate_agent_shipped_seq", "Newest batch handed to the relay.")
 	descDurable       = desc("tidegate_agent_durable_position", "Newest position durable at the DR site (D); absent until the log is proven.")
 	descDurableSeq    = desc("tidegate_agent_durable_seq", "Newest batch durable on W standby nodes.")
+	descApplied       = desc("tidegate_agent_applied_position", "Newest position that a warm copy beside a member of the standby set has applied; absent while none is known.")
 	descExposureKnown = desc("tidegate_agent_exposure_known", "1 while exposure is known; without it the exposure metrics are absent.")
 	descExposureRec   = desc("tidegate_agent_exposure_records", "Records released and not durable at the DR site.")
 	descExposureBytes = desc("tidegate_agent_exposure_bytes", "Bytes released and not durable at the DR site.")
@@ -118,7 +119,7 @@ var (
 // Describe implements [prometheus.Collector].
 func (c collector) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
-		descState, descEpoch, descHead, descReleased, descCaptured, descCapturedSeq, descShippedSeq, descDurable, descDurableSeq,
+		descState, descEpoch, descHead, descReleased, descCaptured, descCapturedSeq, descShippedSeq, descDurable, descDurableSeq, descApplied,
 		descExposureKnown, descExposureRec, descExposureBytes, descExposureAge, descLossWindow,
 		descAreaRecords, descAreaBytes, descAreaAge, descKnownTime, descUnknownTime,
 		descMode, descRecorded, descRing, descRingMax, descProven, descDiverged, descLibrary, descGate,
@@ -173,6 +174,9 @@ func collectWriter(ch chan<- prometheus.Metric, gauge func(*prometheus.Desc, flo
 	if !w.Proving {
 		gauge(descCaptured, float64(w.Captured))
 		gauge(descDurable, float64(w.Durable))
+	}
+	if w.Applied > 0 {
+		gauge(descApplied, float64(w.Applied))
 	}
 	gauge(descCapturedSeq, float64(w.CapturedSeq))
 	gauge(descShippedSeq, float64(w.Shipped))

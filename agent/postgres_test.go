@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -21,6 +22,7 @@ import (
 	"github.com/tidegate/tidegate/internal/vfs"
 	"github.com/tidegate/tidegate/stores"
 	"github.com/tidegate/tidegate/stores/postgres/capture"
+	"github.com/tidegate/tidegate/stores/postgres/replication"
 	"github.com/tidegate/tidegate/stores/postgres/wal"
 )
 
@@ -59,7 +61,7 @@ limits: {proof_wait: 2s}
 	}
 	log := slog.New(slog.NewTextHandler(testWriter{t}, &slog.HandlerOptions{Level: slog.LevelInfo}))
 	h.c, err = capture.New(capture.Config{
-		Settings: capture.Settings{Conn: h.pg.Conn(), Slot: "tidegate"}, Service: "ledger", Stream: "main",
+		Settings: capture.Settings{Conn: h.pg.Conn(), Slot: "tidegate", HotStandbyFeedback: true}, Service: "ledger", Stream: "main",
 		Socket: local.SocketPath(h.dir, local.DaemonAgent, "ledger", "main"), Clock: h.w.clk, Log: log,
 	})
 	if err != nil {
@@ -86,6 +88,15 @@ limits: {proof_wait: 2s}
 	h.stop = sync.OnceFunc(func() { cancel(); both.Wait() })
 	t.Cleanup(func() { h.stop() })
 	return h
+}
+
+// warm has the standby nodes' warm copies say how far they are, and what they ask.
+func (h *pgHost) warm(applied tidegate.Position, f replication.Feedback) {
+	d := h.w.log
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.warm, d.asked = applied, f.Opaque()
+	d.shout()
 }
 
 // named makes the server wait for the agent.
@@ -184,6 +195,15 @@ func TestPostgresCommitsWaitForTheOtherSite(t *testing.T) {
 	h.commit("INSERT INTO t VALUES (3)")
 	h.caughtUp()
 	h.check()
+	h.heldBack("SET synchronous_commit = remote_apply; INSERT INTO t VALUES (4)")
+	h.warm(math.MaxUint64, replication.Feedback{Xmin: 700}) // beyond all that is durable
+	h.commit("SET synchronous_commit = remote_apply; INSERT INTO t VALUES (5)")
+	h.pg.UntilSQL(t, "SELECT xmin FROM pg_replication_slots", "700")
+	h.writer("applied told", func(st *WriterStatus) bool { return st.Applied > 0 && st.Applied == st.Durable })
+	w.log.setDeaf(true)
+	h.heldBack("SET synchronous_commit = remote_apply; INSERT INTO t VALUES (6)")
+	w.log.setDeaf(false)
+	h.caughtUp()
 	h.writer("exposure known", func(st *WriterStatus) bool {
 		return st.Exposure.Known && st.Exposure.Bytes == 0 && st.Mode == tidegate.ModeSync && st.Recorded && st.Gate.State == "flowing"
 	})

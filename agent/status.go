@@ -86,6 +86,7 @@ type WriterStatus struct {
 	Shipped      tidegate.Seq       `json:"shipped_seq"`
 	Durable      tidegate.Position  `json:"durable"` // D
 	DurableSeq   tidegate.Seq       `json:"durable_seq"`
+	Applied      tidegate.Position  `json:"applied,omitzero"` // by the furthest warm copy; 0 while none is known
 	Mode         tidegate.Mode      `json:"mode"`
 	Bounds       tidegate.Bounds    `json:"bounds"`
 	Recorded     bool               `json:"recorded"` // mode and bounds are those of the gate's record
@@ -258,6 +259,7 @@ func (w *writer) status() *WriterStatus {
 	st.DurableSeq, st.Generation, st.Opening = w.ring.floor.seq, w.gen, w.opening()
 	if !st.Opening {
 		st.Durable = w.ring.floor.next
+		st.Applied = min(w.furthest(), st.Durable)
 	}
 	st.Shipped = st.DurableSeq
 	if w.link != nil && w.link.next > 0 {

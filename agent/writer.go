@@ -66,6 +66,7 @@ type writer struct {
 	hand      handover
 	applied   map[tidegate.NodeName]tidegate.Seq // by standby nodes, as they say; kept while a switchover is under way
 	base      *pushing                           // nil while none is on its way
+	warm      map[tidegate.NodeName]warmCopy     // as the nodes say
 	hbDue     bool
 	sealedAt  tidegate.Instant // of the last batch
 	meter     meter
@@ -247,6 +248,7 @@ func (w *writer) onAck(l *link, a fence.Ack) {
 	w.mu.Lock()
 	t := w.effects(w.core.OnAck(a))
 	w.noteApplied(a)
+	applied := w.noteWarm(a)
 	d, moved := w.advance(now)
 	room := moved && w.starved
 	w.starved = w.starved && !moved
@@ -255,6 +257,8 @@ func (w *writer) onAck(l *link, a fence.Ack) {
 	if moved {
 		w.s.tellGrant()
 		_ = l.conn.SendCommit(d) // a lost session is the receiver's to report; the next commit covers this one
+	} else if applied && w.s.asksBack() {
+		w.s.tellGrant()
 	}
 	if room {
 		wake(w.kick)

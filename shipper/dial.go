@@ -202,8 +202,8 @@ func (c *Conn) SendCommit(seq tidegate.Seq) error { return c.sendCommit(seq) }
 // SendBeacon sends the writer's, or as a relay the forwarded, beacon.
 func (c *Conn) SendBeacon(k Beacon) error { return c.sendBeacon(k) }
 
-// Recv waits for the next event: *AckEvent, *LeaseEvent and *OffsetEvent for a
-// writer or relay, *HeaderEvent, *CommitEvent and *BeaconEvent for an observer,
+// Recv waits for the next event: *AckEvent, *LeaseEvent, *FeedbackEvent and
+// *OffsetEvent for a writer or relay, *HeaderEvent, *CommitEvent and *BeaconEvent for an observer,
 // *BatchEvent for a reader. Its error ends the session: a refusal as by
 // [Dialer.Dial], or the loss of the peer, which is transient.
 func (c *Conn) Recv() (Event, error) {
@@ -238,6 +238,8 @@ func (c *Conn) event(t wire.Type, body []byte) (Event, error) {
 		return c.ackEvent(body)
 	case t == typeLeaseGrant && ships:
 		return c.leaseEvent(body)
+	case t == typeFeedback && ships:
+		return c.feedbackEvent(body)
 	case t == typeBatch && c.as == AsReader:
 		return c.batchEvent(body)
 	case t == typeHeader && c.as == AsObserver:

@@ -20,7 +20,7 @@
 // # Picture
 //
 //	agent   --AsWriter-->  relay  --AsRelay-->  other nodes     batches, commit, beacons
-//	agent   <---acks-----  relay  <---acks----  other nodes     passed on unchanged
+//	agent   <---acks-----  relay  <---acks----  other nodes     passed on unchanged, as is feedback
 //	another agent --AsObserver--> node                          headers, commit, beacons come back
 //	another node  --AsReader----> node                          whole batches come back
 //

@@ -36,6 +36,10 @@ type BeaconEvent struct{ Beacon Beacon }
 // acceptor's or one that the acceptor passes on unchanged.
 type LeaseEvent struct{ Grant LeaseGrant }
 
+// FeedbackEvent comes to a writer or relay: what the warm copy beside a node asks
+// of the source, the acceptor's or one that the acceptor passes on unchanged.
+type FeedbackEvent struct{ Feedback Feedback }
+
 // OffsetEvent is the best estimate so far of the clocks' difference, the same
 // on either side. It comes about once per Limits.KeepaliveEvery.
 type OffsetEvent struct {
@@ -44,10 +48,11 @@ type OffsetEvent struct {
 	Wall   time.Duration // the acceptor's wall clock - the dialer's, within Err; for people
 }
 
-func (*AckEvent) event()    {}
-func (*BatchEvent) event()  {}
-func (*HeaderEvent) event() {}
-func (*CommitEvent) event() {}
-func (*BeaconEvent) event() {}
-func (*LeaseEvent) event()  {}
-func (*OffsetEvent) event() {}
+func (*AckEvent) event()      {}
+func (*BatchEvent) event()    {}
+func (*HeaderEvent) event()   {}
+func (*CommitEvent) event()   {}
+func (*BeaconEvent) event()   {}
+func (*LeaseEvent) event()    {}
+func (*FeedbackEvent) event() {}
+func (*OffsetEvent) event()   {}

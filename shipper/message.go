@@ -36,6 +36,9 @@ const (
 	typeLeaseGrant
 )
 
+// typeFeedback comes after the types of sessions for bases.
+const typeFeedback wire.Type = 24
+
 // As is what the dialer is to the stream.
 type As uint8
 
@@ -176,6 +179,20 @@ type LeaseGrant struct {
 	TTL         time.Duration // as asked, never less
 	Seqno       uint64
 }
+
+// Feedback is a node's own statement of what the warm copy beside it asks of the
+// source, in a form that only the stream's store knows. A relay passes on those of
+// other nodes unchanged, each time that one comes: who hears nothing more of a node
+// for long may take it for gone.
+type Feedback struct {
+	Node        tidegate.NodeName
+	Incarnation tidegate.Incarnation
+	Epoch       tidegate.Epoch // whose log the copy follows
+	Opaque      string         // at most [FeedbackMax] bytes; empty takes back what was asked
+}
+
+// FeedbackMax bounds the opaque part of a [Feedback], in bytes.
+const FeedbackMax = 64
 
 // BeaconEvery is the writer's interval between beacons.
 const BeaconEvery = 200 * time.Millisecond
@@ -398,6 +415,22 @@ func parseLeaseGrant(body []byte) (g LeaseGrant, err error) {
 		d.Fail("lease of %s", g.TTL)
 	}
 	return g, finish(&d, "lease grant")
+}
+
+func (f Feedback) append(b []byte) []byte {
+	b = wire.AppendString(b, string(f.Node))
+	b = wire.Append16(b, f.Incarnation)
+	b = wire.AppendU64(b, uint64(f.Epoch))
+	return wire.AppendString(b, f.Opaque)
+}
+
+func parseFeedback(body []byte) (f Feedback, err error) {
+	d := wire.NewDecoder(body)
+	f.Node = decodeName(&d)
+	f.Incarnation = d.Array16()
+	f.Epoch = tidegate.Epoch(d.U64())
+	f.Opaque = d.String(FeedbackMax)
+	return f, finish(&d, "feedback")
 }
 
 func finish(d *wire.Decoder, what string) error {

@@ -88,7 +88,7 @@ func messages(t testing.TB) []message {
 		{"header", typeHeader, sealed[:batch.HeaderSize], again(batch.ParseHeader, func(h batch.Header, b []byte) []byte { return h.Append(b) })},
 		{
 			"ack", typeAck,
-			appendAck(nil, fence.Ack{Node: "dr2", Incarnation: id(7), Epoch: 3, Received: 12, Durable: 11, Chain: id(8), Applied: 10, Stamp: 1<<32 | 9}),
+			appendAck(nil, fence.Ack{Node: "dr2", Incarnation: id(7), Epoch: 3, Received: 12, Durable: 11, Chain: id(8), Applied: 10, AppliedAt: 99, Stamp: 1<<32 | 9}),
 			again(parseAttachAck, func(a fence.Ack, b []byte) []byte { return appendAck(b, a) }),
 		},
 		{"commit", typeCommit, wire.AppendU64(nil, 11), nil},
@@ -104,6 +104,11 @@ func messages(t testing.TB) []message {
 			"lease-grant", typeLeaseGrant,
 			LeaseGrant{Node: "dr2", Incarnation: id(7), Epoch: 3, TTL: 5 * time.Second, Seqno: 13}.append(nil),
 			again(parseLeaseGrant, func(g LeaseGrant, b []byte) []byte { return g.append(b) }),
+		},
+		{
+			"feedback", typeFeedback,
+			Feedback{Node: "dr2", Incarnation: id(7), Epoch: 3, Opaque: "\x00opaque"}.append(nil),
+			again(parseFeedback, func(f Feedback, b []byte) []byte { return f.append(b) }),
 		},
 		{"close", typeClose, wire.AppendString(nil, "node is stopping"), nil},
 		{

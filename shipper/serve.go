@@ -318,6 +318,16 @@ func (c *ServerConn) SendLeaseGrant(g LeaseGrant) error {
 	return nil
 }
 
+// SendFeedback queues what a node's warm copy asks, this node's or another's
+// unchanged; Flush sends it.
+func (c *ServerConn) SendFeedback(f Feedback) error {
+	var buf [160]byte
+	if err := c.w.Put(typeFeedback, f.append(buf[:0])); err != nil {
+		return c.lost("send feedback", err)
+	}
+	return nil
+}
+
 // SendBatch queues a whole batch for a reader; Flush sends it.
 func (c *ServerConn) SendBatch(sealed []byte) error {
 	if err := c.w.Put(typeBatch, sealed); err != nil {

@@ -74,14 +74,15 @@ type session struct {
 	cause atomic.Pointer[error] // given to interrupt
 
 	// Reused for what Recv returns.
-	ack    AckEvent
-	bat    BatchEvent
-	head   HeaderEvent
-	commit CommitEvent
-	beacon BeaconEvent
-	lease  LeaseEvent
-	offset OffsetEvent
-	base   baseEvent
+	ack      AckEvent
+	bat      BatchEvent
+	head     HeaderEvent
+	commit   CommitEvent
+	beacon   BeaconEvent
+	lease    LeaseEvent
+	feedback FeedbackEvent
+	offset   OffsetEvent
+	base     baseEvent
 }
 
 func newSession(raw *timedConn, conn *tls.Conn, l Limits, clk clock.Clock) *session {
@@ -327,6 +328,15 @@ func (s *session) leaseEvent(body []byte) (Event, error) {
 	return &s.lease, nil
 }
 
+func (s *session) feedbackEvent(body []byte) (Event, error) {
+	f, err := parseFeedback(body)
+	if err != nil {
+		return nil, s.malformed(err)
+	}
+	s.feedback = FeedbackEvent{Feedback: f}
+	return &s.feedback, nil
+}
+
 func (s *session) sendCommit(seq tidegate.Seq) error {
 	var buf [8]byte
 	return s.send(typeCommit, wire.AppendU64(buf[:0], uint64(seq)))
@@ -361,6 +371,7 @@ func appendAck(b []byte, a fence.Ack) []byte {
 	b = wire.AppendU64(b, uint64(a.Durable))
 	b = wire.Append16(b, a.Chain)
 	b = wire.AppendU64(b, uint64(a.Applied))
+	b = wire.AppendU64(b, uint64(a.AppliedAt))
 	return wire.AppendU64(b, a.Stamp)
 }
 
@@ -374,6 +385,7 @@ func parseAck(body []byte, names *interner) (a fence.Ack, err error) {
 	a.Durable = tidegate.Seq(d.U64())
 	a.Chain = d.Array16()
 	a.Applied = tidegate.Seq(d.U64())
+	a.AppliedAt = tidegate.Position(d.U64())
 	a.Stamp = d.U64()
 	if a.Durable > a.Received {
 		d.Fail("durable %s beyond received %s", a.Durable, a.Received)

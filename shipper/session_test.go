@@ -285,9 +285,10 @@ func TestBatchLargerThanTheLimitIsMisuse(t *testing.T) {
 
 func TestEventsCrossUnchanged(t *testing.T) {
 	ca := newCerts(t, "alpha", time.Now)
-	ack := fence.Ack{Node: "dr3", Incarnation: tidegate.ID{9}, Epoch: 3, Received: 12, Durable: 11, Chain: tidegate.Chain{4}, Applied: 10, Stamp: 1<<32 | 5}
+	ack := fence.Ack{Node: "dr3", Incarnation: tidegate.ID{9}, Epoch: 3, Received: 12, Durable: 11, Chain: tidegate.Chain{4}, Applied: 10, AppliedAt: 99, Stamp: 1<<32 | 5}
 	beacon := Beacon{Epoch: 3, Generation: 1, AKnown: true, A: 1, L: 3, D: 2, Boot: 44, Wall: time.Unix(5, 6), Exposed: 9, OffsetKnown: true, Offset: -7, OffsetErr: 8, Lease: LeaseAsk{TTL: 5 * time.Second, Seqno: 13}}
 	grant := LeaseGrant{Node: "dr3", Incarnation: tidegate.ID{9}, Epoch: 3, TTL: 5 * time.Second, Seqno: 13}
+	feedback := Feedback{Node: "dr3", Incarnation: tidegate.ID{9}, Epoch: 3, Opaque: "\x00asked"}
 	log := sealLog(t, 2, 3, 50)
 	addr := listen(t, ca.serve("dr1"), fast, handlerFunc(func(_ context.Context, peer tidegate.Identity, a Attach, conn *ServerConn) error {
 		if peer.Name == "" || conn.Peer() != peer {
@@ -298,7 +299,7 @@ func TestEventsCrossUnchanged(t *testing.T) {
 		}
 		switch a.As {
 		case AsWriter:
-			_ = errors.Join(conn.SendAck(ack), conn.SendLeaseGrant(grant), conn.Flush())
+			_ = errors.Join(conn.SendAck(ack), conn.SendLeaseGrant(grant), conn.SendFeedback(feedback), conn.Flush())
 		case AsObserver:
 			_ = errors.Join(conn.SendHeader(log[0][:batch.HeaderSize]), conn.SendCommit(77), conn.SendBeacon(beacon))
 		case AsReader:
@@ -324,7 +325,7 @@ func TestEventsCrossUnchanged(t *testing.T) {
 		role tidegate.Role
 		as   As
 		want int // events other than offsets
-	}{{tidegate.RoleAgent, AsWriter, 2}, {tidegate.RoleAgent, AsObserver, 3}, {tidegate.RoleStandby, AsReader, 2}} {
+	}{{tidegate.RoleAgent, AsWriter, 3}, {tidegate.RoleAgent, AsObserver, 3}, {tidegate.RoleStandby, AsReader, 2}} {
 		t.Run(tc.as.String(), func(t *testing.T) {
 			a := asWriter()
 			a.As = tc.as
@@ -361,6 +362,10 @@ func TestEventsCrossUnchanged(t *testing.T) {
 				case *LeaseEvent:
 					if ev.Grant != grant {
 						t.Errorf("grant %+v", ev.Grant)
+					}
+				case *FeedbackEvent:
+					if ev.Feedback != feedback {
+						t.Errorf("feedback %+v", ev.Feedback)
 					}
 				case *HeaderEvent:
 					if ev.Header.Seq != 1 {

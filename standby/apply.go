@@ -49,6 +49,9 @@ type library struct {
 	reborn    bool             // it was active since: what is known of its journal is old
 	applied   tidegate.Seq
 	appliedOK bool
+	proven    tidegate.Epoch // it is fed the log of this epoch: what it applies is of that; 0 while it is not
+	asked     string         // of the source
+	askedAs   uint64         // number of that statement; 0 while it has asked nothing
 
 	// The feeding goroutine's own.
 	opener  batch.Opener
@@ -179,11 +182,11 @@ func (l *library) receive() error {
 		switch m := m.(type) {
 		case *local.Activated:
 			lineage := m.Lineage
-			l.note(func() { l.heard, l.active, l.reborn, l.own = true, true, true, lineage })
+			l.note(func() { l.heard, l.active, l.reborn, l.own, l.proven = true, true, true, lineage, 0 })
 		case *local.Deactivated:
 			// Where its journal ends now, the progress that follows will say: what was
 			// heard before may lack what it wrote last.
-			l.note(func() { l.heard, l.active, l.reborn = false, false, true })
+			l.note(func() { l.heard, l.active, l.reborn, l.proven = false, false, true, 0 })
 		case *local.LibraryProgress:
 			p := *m
 			seq, ok, err := l.appliedSeq(p.Applied)
@@ -203,6 +206,8 @@ func (l *library) receive() error {
 			if news && m.Text != "" {
 				l.s.lg.Warn("library found something", "finding", m.Name, "severity", m.Severity.String(), keyErr, m.Text, "hint", m.Hint)
 			}
+		case *local.Feedback:
+			l.takeFeedback(m)
 		default:
 			return fmt.Errorf("library sent %T", m)
 		}
@@ -290,6 +295,7 @@ func (l *library) feed(ctx context.Context) error {
 				return err
 			}
 		}
+		l.prove(o, ok && cursor.c != nil, ok && cursor.c != nil && cursor.c.Seq() > o.upTo)
 		select {
 		case <-ctx.Done():
 			return nil

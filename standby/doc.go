@@ -22,7 +22,7 @@
 //
 //	writer --batches--> feed -> [deltalog] -> cursor -> relay sessions -> other nodes
 //	   ^                          | group sync            |
-//	   +------- acks -------------+-----------------------+ acks, unchanged
+//	   +--- acks, feedback -------+-----------------------+ the same, unchanged
 //	                              +-> cursor, up to commit -> library (internal/local)
 //	gate -- fence, adopt, promote --> fence.Node, one lock per stream
 //

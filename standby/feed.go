@@ -34,6 +34,8 @@ type feed struct {
 	due    []fence.Ack                     // scratch
 	leased map[tidegate.NodeName]uint64    // number of the newest grant that was sent, per node
 	grants []shipper.LeaseGrant            // scratch
+	told   map[tidegate.NodeName]uint64    // number of the newest feedback that was sent, per node
+	back   []askedBack                     // scratch
 }
 
 // clockOffset dates what a peer says: this node's boot clock - the peer's.
@@ -105,6 +107,7 @@ func (s *stream) serveFeed(ctx context.Context, peer tidegate.Identity, a shippe
 	f := &feed{
 		s: s, conn: conn, peer: peer, as: a.As, promise: fence.Promise{Epoch: a.Epoch, Holder: a.Holder}, members: a.Members,
 		sent: map[tidegate.NodeName]fence.Ack{}, leased: map[tidegate.NodeName]uint64{},
+		told: map[tidegate.NodeName]uint64{},
 	}
 	// Outside the lock: it reads the log's files. What is appended meanwhile
 	// only makes the proof longer than it names.
@@ -328,7 +331,8 @@ func (f *feed) sendAcks(ctx context.Context) error {
 	}
 }
 
-// sendDue sends the acks and the lease grants that the peer does not have; acking is held.
+// sendDue sends the acks, the lease grants and the feedback that the peer does not
+// have; acking is held.
 func (f *feed) sendDue() error {
 	f.due = f.s.acksFor(f, f.sent, f.due[:0])
 	for _, a := range f.due {
@@ -344,7 +348,14 @@ func (f *feed) sendDue() error {
 		}
 		f.leased[g.Node] = g.Seqno
 	}
-	if len(f.due)+len(f.grants) == 0 {
+	f.back = f.s.feedbackFor(f, f.told, f.back[:0])
+	for _, a := range f.back {
+		if err := f.conn.SendFeedback(a.Feedback); err != nil {
+			return err
+		}
+		f.told[a.Node] = a.number
+	}
+	if len(f.due)+len(f.grants)+len(f.back) == 0 {
 		return nil
 	}
 	return f.conn.Flush()
@@ -357,11 +368,12 @@ func (s *stream) acksFor(f *feed, sent map[tidegate.NodeName]fence.Ack, due []fe
 		own := node == s.n.cfg.Node
 		if own {
 			a.Applied, _ = s.apply.seq()
+			a.AppliedAt = s.apply.at(a.Epoch)
 		}
 		if a.Epoch != f.promise.Epoch || !own && f.as != shipper.AsWriter {
 			continue
 		}
-		if last, ok := sent[node]; ok && last.Incarnation == a.Incarnation && last.Durable == a.Durable && last.Chain == a.Chain && last.Applied == a.Applied {
+		if last, ok := sent[node]; ok && last.Incarnation == a.Incarnation && last.Durable == a.Durable && last.Chain == a.Chain && last.Applied == a.Applied && last.AppliedAt == a.AppliedAt {
 			continue
 		}
 		due = append(due, a)

@@ -402,6 +402,7 @@ type writer struct {
 	d    tidegate.Seq
 	err  error // that ended the session
 	lent map[tidegate.NodeName]shipper.LeaseGrant
+	back []shipper.Feedback // as they came
 	wg   sync.WaitGroup
 	sent tidegate.Seq
 }
@@ -454,6 +455,8 @@ func (w *writer) receive(conn *shipper.Conn) {
 			w.count(ev.Ack)
 		case *shipper.LeaseEvent:
 			w.lent[ev.Grant.Node] = ev.Grant
+		case *shipper.FeedbackEvent:
+			w.back = append(w.back, ev.Feedback)
 		}
 		d := w.d
 		w.mu.Unlock()

@@ -113,6 +113,9 @@ var errNotRelaying = errors.New("no writer attached")
 func (s *stream) relayed(node tidegate.NodeName, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if err != nil {
+		delete(s.feedback.of, node) // a writer that comes later must not take it for news
+	}
 	if errors.Is(err, errNotRelaying) {
 		delete(s.relays, node)
 		return
@@ -246,6 +249,14 @@ func (s *stream) takeAcks(conn *shipper.Conn, node tidegate.NodeName) error {
 			}
 			s.mu.Lock()
 			s.leases.grants[node] = ev.Grant
+			s.ring()
+			s.mu.Unlock()
+		case *shipper.FeedbackEvent:
+			if ev.Feedback.Node != node || conn.Peer().Name != string(node) {
+				return shipper.Refuse(shipper.CodeProtocol, "%s asked in the name of %s", conn.Peer(), ev.Feedback.Node)
+			}
+			s.mu.Lock()
+			s.feedback.note(ev.Feedback)
 			s.ring()
 			s.mu.Unlock()
 		}

@@ -55,10 +55,13 @@ type stream struct {
 	bells   map[bell]struct{}
 	joining joinState
 	leases  leaseState
-	tails   []Tail // of libraries' journals, to be reported
-	tailed  bell
-	sites   map[tidegate.NodeName]tidegate.SiteName // of every standby node that the view names
-	viewed  map[bell]struct{}                       // rung when view or sites have changed
+
+	feedback feedbackState
+
+	tails  []Tail // of libraries' journals, to be reported
+	tailed bell
+	sites  map[tidegate.NodeName]tidegate.SiteName // of every standby node that the view names
+	viewed map[bell]struct{}                       // rung when view or sites have changed
 
 	// begun is where the log begins that does not begin with its stream; nil when it
 	// was never trimmed. While it is being trimmed it is ahead of the log.
@@ -98,6 +101,8 @@ func (n *Standby) openStream(v StreamView) (*stream, error) {
 		bells:   map[bell]struct{}{},
 		viewed:  map[bell]struct{}{},
 		leases:  leaseState{asks: map[uint64]leaseAsked{}, grants: map[tidegate.NodeName]shipper.LeaseGrant{}},
+
+		feedback: feedbackState{of: map[tidegate.NodeName]askedBack{}},
 	}
 	var err error
 	if s.meta, err = n.openMeta(v.ID, s.dir); err != nil {

@@ -244,7 +244,11 @@ type Ack struct {
 	Durable     tidegate.Seq         `json:"durable"`
 	Chain       tidegate.Chain       `json:"chain"`
 	Applied     tidegate.Seq         `json:"applied"` // filled in by the shell; information only
-	Stamp       uint64               `json:"stamp"`   // grows over the whole life of an incarnation: tells a late ack from a log that went back
+	// AppliedAt is the end of what the warm copy beside the node has applied, in the
+	// source's own log; 0 unless it is proven to follow the log of this epoch. Like
+	// Applied, it is not the core's.
+	AppliedAt tidegate.Position `json:"applied_at,omitempty"`
+	Stamp     uint64            `json:"stamp"` // grows over the whole life of an incarnation: tells a late ack from a log that went back
 }
 
 // NodeMeta is what a standby node keeps on disk for one stream beside the log.

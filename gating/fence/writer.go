@@ -236,6 +236,13 @@ func (w *Writer) advance() {
 	}
 }
 
+// Counts reports whether acks of m count towards D: the record names this very
+// incarnation, and nothing that it said was found to be wrong.
+func (w *Writer) Counts(m Member) bool {
+	i := w.rec.Config.Index(m.Node)
+	return i >= 0 && !w.fenced && w.members[i].Member == m && !w.members[i].distrusted
+}
+
 // OnRecord takes a change of the stream's record. A record of a lower epoch is
 // late, or the registry went back in time; either way it says nothing here.
 func (w *Writer) OnRecord(rec EpochRecord) []WriterEffect {

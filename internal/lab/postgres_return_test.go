@@ -39,7 +39,7 @@ func (s *pgStage) followed(t *testing.T, who string, query func(context.Context,
 // A server under load is handed over to the other site and back, by plan. The old
 // primary follows in between, on its own data.
 func TestPostgresSwitchoverAndBack(t *testing.T) {
-	s := newPostgres(t, true, tidegate.ModeSync, tidegate.Bounds{})
+	s := newPostgres(t, pglab.Config{Returns: true}, tidegate.ModeSync, tidegate.Bounds{})
 	_, east := s.writer(t, s.Primaries(), 0)
 	const birth = "SELECT (pg_stat_file('PG_VERSION')).modification"
 	made, err := s.pg.Primary.Text(t.Context(), birth)
@@ -84,7 +84,7 @@ func (s *pgStage) timeline(t *testing.T, want int) {
 // which its clients were told of within the bounds: its server leaves them behind
 // in quarantine, where they are counted, follows, and takes the stream back.
 func TestPostgresLostPrimaryReturns(t *testing.T) {
-	s := newPostgres(t, true, tidegate.ModeBounded, pgBack)
+	s := newPostgres(t, pglab.Config{Returns: true}, tidegate.ModeBounded, pgBack)
 	s.stalls(t)
 	took := s.takes(t, func(ctx context.Context) (pglab.Takeover, error) {
 		return s.pg.Lose(ctx, s.clients, "the test lost the site")
@@ -176,7 +176,7 @@ func (s *pgStage) quarantined(t *testing.T) {
 // as if nothing had been. Nobody is told of a commit by it any more, and what it had
 // confirmed within its bounds is kept and counted.
 func TestPostgresZombie(t *testing.T) {
-	s := newPostgres(t, true, tidegate.ModeBounded, pgBack)
+	s := newPostgres(t, pglab.Config{Returns: true}, tidegate.ModeBounded, pgBack)
 	_, old := s.writer(t, s.Primaries(), 0)
 	s.stalls(t)
 	loyal, err := s.pg.StartStrangers(2, pglab.Level(tidegate.ModeBounded), filepath.Join(s.dir, "loyal"))

@@ -49,12 +49,10 @@ type pgStage struct {
 	clients *pglab.Clients
 }
 
-// newPostgres starts everything, arms the gate and starts clients and pgbench. With
-// returns, a standby daemon stands beside the primary, too, which takes it over when
-// the stream leaves it.
-func newPostgres(t *testing.T, returns bool, mode tidegate.Mode, b tidegate.Bounds) *pgStage {
+// newPostgres starts everything, arms the gate and starts clients and pgbench.
+func newPostgres(t *testing.T, cfg pglab.Config, mode tidegate.Mode, b tidegate.Bounds) *pgStage {
 	t.Helper()
-	l, dir := newPgLab(t, pglab.Config{Returns: returns})
+	l, dir := newPgLab(t, cfg)
 	s := &pgStage{stage: &stage{Lab: l.Lab, dir: dir}, pg: l}
 	begun := time.Now()
 	s.within(t, func(ctx context.Context) error { return l.Up(ctx, func(string) {}) })
@@ -123,9 +121,10 @@ func (s *pgStage) compare(t *testing.T) (loss pglab.Loss) {
 
 // With one standby node of three nothing is durable, and no client of a PostgreSQL
 // server is told anything; they are once the nodes are back. What the loss of the
-// site leaves of what they were told is judged in TestPostgresRounds.
+// site leaves of what they were told is judged in TestPostgresRounds. What the other
+// site shows and what is read there reaches the primary, too.
 func TestPostgresWaitsForTheOtherSite(t *testing.T) {
-	s := newPostgres(t, false, tidegate.ModeSync, tidegate.Bounds{})
+	s := newPostgres(t, pglab.Config{Feedback: true}, tidegate.ModeSync, tidegate.Bounds{})
 	nodes := []string{"standby-d2", "standby-d3"}
 	for _, node := range nodes {
 		if err := s.Proc(node).Signal(syscall.SIGSTOP); err != nil {
@@ -142,6 +141,8 @@ func TestPostgresWaitsForTheOtherSite(t *testing.T) {
 		}
 	}
 	s.more(t, 50)
+	s.showsWhatItConfirms(t)
+	s.keepsWhatIsRead(t)
 	if loss := s.compare(t); loss.Lost > 0 {
 		t.Errorf("%d commits are lost that clients were told of", loss.Lost)
 	}

@@ -53,6 +53,8 @@ func newMessage(t wire.Type) Message {
 		return new(Rewind)
 	case typeFinding:
 		return new(Finding)
+	case typeFeedback:
+		return new(Feedback)
 	}
 	return nil
 }
@@ -68,6 +70,7 @@ func (*DaemonProgress) wireType() wire.Type  { return typeDaemonProgress }
 func (*Batch) wireType() wire.Type           { return typeBatch }
 func (*Rewind) wireType() wire.Type          { return typeRewind }
 func (*Finding) wireType() wire.Type         { return typeFinding }
+func (*Feedback) wireType() wire.Type        { return typeFeedback }
 
 func (m *Hello) appendTo(b []byte) []byte {
 	b = wire.AppendU16(b, m.VersionMin)
@@ -80,7 +83,8 @@ func (m *Hello) appendTo(b []byte) []byte {
 	b = wire.AppendU64(b, uint64(m.End))
 	b = wire.AppendString(b, m.Endpoint)
 	b = wire.AppendU32(b, uint32(m.Generation))
-	return wire.AppendBool(b, m.Rest)
+	b = wire.AppendBool(b, m.Rest)
+	return wire.AppendBool(b, m.Warm)
 }
 
 func (m *Hello) decode(d *wire.Decoder) {
@@ -95,6 +99,7 @@ func (m *Hello) decode(d *wire.Decoder) {
 	m.Endpoint = d.String(TextLenMax)
 	m.Generation = tidegate.Generation(d.U32())
 	m.Rest = d.Bool()
+	m.Warm = d.Bool()
 	if m.VersionMin == 0 || m.VersionMin > m.VersionMax {
 		d.Fail("versions %d to %d", m.VersionMin, m.VersionMax)
 	}
@@ -278,7 +283,8 @@ func (m *DaemonProgress) appendTo(b []byte) []byte {
 	b = wire.AppendBool(b, m.Drain)
 	b = wire.AppendBool(b, m.HandedOver)
 	b = wire.AppendBool(b, m.RateLimited)
-	return wire.AppendU64(b, m.Rate)
+	b = wire.AppendU64(b, m.Rate)
+	return wire.AppendU64(b, uint64(m.Applied))
 }
 
 func (m *DaemonProgress) decode(d *wire.Decoder) {
@@ -302,6 +308,7 @@ func (m *DaemonProgress) decode(d *wire.Decoder) {
 	m.HandedOver = d.Bool()
 	m.RateLimited = d.Bool()
 	m.Rate = d.U64()
+	m.Applied = tidegate.Position(d.U64())
 	if d.Err() == nil {
 		m.check(d)
 	}
@@ -323,6 +330,9 @@ func (m *DaemonProgress) check(d *wire.Decoder) {
 		d.Fail("handed over without drain")
 	case m.Rate != 0 && !m.RateLimited:
 		d.Fail("rate %d without a limit", m.Rate)
+	case m.Applied > m.D:
+		// Who waits for both must never be let go by this one alone.
+		d.Fail("applied %s beyond durable %s", m.Applied, m.D)
 	case effective != m.Bounds:
 		// Bounds that contradict the mode must not be guessed at: one of the two
 		// would be looser than what the gate recorded.
@@ -362,6 +372,21 @@ func (m *Rewind) appendTo(b []byte) []byte {
 func (m *Rewind) decode(d *wire.Decoder) {
 	m.To = tidegate.Position(d.U64())
 	m.Epoch = tidegate.Epoch(d.U64())
+}
+
+func (m *Feedback) appendTo(b []byte) []byte {
+	b = wire.AppendString(b, string(m.Node))
+	return wire.AppendString(b, m.Opaque)
+}
+
+func (m *Feedback) decode(d *wire.Decoder) {
+	m.Node = tidegate.NodeName(d.String(tidegate.NameLenMax))
+	m.Opaque = d.String(FeedbackMax)
+	if d.Err() == nil && m.Node != "" {
+		if err := tidegate.ValidName(string(m.Node)); err != nil {
+			d.Fail("node: %v", err)
+		}
+	}
 }
 
 // name reads a name and checks its form: names become paths and labels.

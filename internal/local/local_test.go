@@ -33,7 +33,7 @@ func samples() []Message {
 	return []Message{
 		&Hello{
 			VersionMin: 1, VersionMax: 2, Service: "ledger", Stream: "main", Kind: KindJournal, Dir: "/var/lib/ledger/journal",
-			Lineage: "journal:01", End: 4711, Endpoint: "10.0.0.1:8080", Generation: 3, Rest: true,
+			Lineage: "journal:01", End: 4711, Endpoint: "10.0.0.1:8080", Generation: 3, Rest: true, Warm: true,
 		},
 		&Welcome{Version: 1, Daemon: DaemonStandby, Node: "dr-1"},
 		&Refusal{Class: tidegate.Misuse, Text: "unknown stream", Hint: "add it"},
@@ -49,7 +49,7 @@ func samples() []Message {
 		&DaemonProgress{
 			D: 8, DKnown: true, Epoch: 7, Mode: tidegate.ModeBounded, Bounds: tidegate.Bounds{Records: 1, Bytes: 2, Window: 3}, Recorded: true,
 			Grant: 4, Record: machine.RecordDegraded, Policy: tidegate.Policy{Reaction: tidegate.ReactDegrade, Grace: 5, Rearm: 6}, Brake: true,
-			LeaseNeeded: true, LeaseUntil: 7, Drain: true, HandedOver: true, RateLimited: true, Rate: 9,
+			LeaseNeeded: true, LeaseUntil: 7, Drain: true, HandedOver: true, RateLimited: true, Rate: 9, Applied: 6,
 		},
 		&DaemonProgress{Epoch: 7, Mode: tidegate.ModeOpen, Bounds: tidegate.Bounds{Records: none, Bytes: none, Window: tidegate.Unbounded}},
 		&Batch{Epoch: 7, Seq: 3, First: 100, Next: 103, Records: 1, Payload: []byte("abc")},
@@ -57,6 +57,8 @@ func samples() []Message {
 		&Finding{Severity: SeverityCritical, Class: tidegate.Permanent, Text: "no base", Hint: "seed the node"},
 		&Finding{Name: "slot-holds", Severity: SeverityWarning, Class: tidegate.Permanent, Text: "8 GiB of log", Hint: "look at the other site"},
 		&Finding{Name: "slot-holds"},
+		&Feedback{Node: "dr-1", Opaque: "\x00opaque"},
+		&Feedback{},
 	}
 }
 
@@ -114,6 +116,9 @@ func TestDecodeIsStrict(t *testing.T) {
 		"policy":                      &DaemonProgress{Policy: tidegate.Policy{Reaction: "panic"}, Mode: tidegate.ModeSync},
 		"record":                      &DaemonProgress{Record: 9, Mode: tidegate.ModeSync},
 		"handed over, not draining":   &DaemonProgress{HandedOver: true, Mode: tidegate.ModeSync},
+		"applied beyond D":            &DaemonProgress{D: 1, DKnown: true, Applied: 2, Mode: tidegate.ModeSync},
+		"feedback's node":             &Feedback{Node: "../x"},
+		"feedback's length":           &Feedback{Opaque: strings.Repeat("x", FeedbackMax+1)},
 		"rate without a limit":        &DaemonProgress{Rate: 1, Mode: tidegate.ModeSync},
 		"gate state":                  &LibraryProgress{Gate: 99},
 		"want":                        &LibraryProgress{Want: 9},

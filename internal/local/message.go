@@ -24,6 +24,7 @@ const (
 	PathLenMax    = 4096
 	TextLenMax    = 1024
 	LineageLenMax = 16 << 10
+	FeedbackMax   = 64 // of what a warm copy asks of the source
 	// PayloadMax bounds a batch's raw journal bytes.
 	PayloadMax = 64 << 20
 	bodyMax    = PayloadMax + 1024
@@ -42,6 +43,7 @@ const (
 	typeBatch           wire.Type = 9
 	typeRewind          wire.Type = 10
 	typeFinding         wire.Type = 11
+	typeFeedback        wire.Type = 12
 )
 
 // Message is one of the structs of this package, by pointer.
@@ -68,6 +70,9 @@ type Hello struct {
 	// Rest asks for no batches in this session: there is nothing yet that could
 	// apply them. Roles come all the same.
 	Rest bool
+	// Warm asks the agent to tell what comes back from warm copies of the log:
+	// [DaemonProgress].Applied, and every [Feedback].
+	Warm bool
 }
 
 // Welcome answers a [Hello]: the daemon serves this stream.
@@ -235,6 +240,12 @@ type DaemonProgress struct {
 	// being none at all.
 	RateLimited bool
 	Rate        uint64
+
+	// Applied is how far the furthest warm copy of the log has applied it, among the
+	// members whose word counts for D: what lies before it can be read there. Never
+	// beyond D; 0 while none is proven to follow this epoch's log, and to a library
+	// that did not ask ([Hello].Warm).
+	Applied tidegate.Position
 }
 
 // Batch carries one committed batch to a following library.
@@ -267,6 +278,15 @@ type Finding struct {
 	Class    tidegate.Class `json:"class,omitempty"`
 	Text     string         `json:"text"`
 	Hint     string         `json:"hint,omitempty"` // what to do
+}
+
+// Feedback is what a warm copy of the log asks of its source, in a form that only
+// the stream's store knows: a library tells it to the standby node, and the agent
+// tells it to the source's library. The newest one of each node holds, for as long
+// as the store says; it is repeated while it does.
+type Feedback struct {
+	Node   tidegate.NodeName // whose warm copy it is; empty from a library, which speaks for its own
+	Opaque string            // at most [FeedbackMax] bytes; empty takes back what was asked
 }
 
 // FindingsMax bounds how many findings of different names a daemon keeps of one

@@ -32,6 +32,7 @@ type Config struct {
 	Replica  bool   // an ordinary physical replica at the primary site
 	NoTwin   bool   // no copy of the primary from before the load: nothing can be judged by Judge and Recover
 	Returns  bool   // a standby daemon beside the primary, which takes it over once the stream has left it
+	Feedback bool   // reads on the warm server hold back cleaning up on the primary (hot_standby_feedback)
 }
 
 // Lab is a whole Tidegate around a PostgreSQL server on this machine.
@@ -128,7 +129,10 @@ func (l *Lab) tune(name string, file map[string]any) {
 	stream := func(endpoint, conn, slot string) []map[string]any {
 		return []map[string]any{{
 			"service": lab.Service, "stream": Stream, "source": "postgres", "endpoint": endpoint,
-			"settings": map[string]any{"conn": conn + " user=tidegate dbname=postgres sslmode=disable", "slot": slot, "set_names": true},
+			"settings": map[string]any{
+				"conn": conn + " user=tidegate dbname=postgres sslmode=disable", "slot": slot, "set_names": true,
+				"hot_standby_feedback": l.cfg.Feedback,
+			},
 		}}
 	}
 	host, port := l.listen()
@@ -145,14 +149,14 @@ func (l *Lab) tune(name string, file map[string]any) {
 		file["warm"] = l.warmSection(fmt.Sprintf("%s:%d", l.Primary.Host, pgrun.Port), map[string]any{
 			"home": l.oldHome(), "data": l.Primary.DataDir, "listen": l.Primary.Host, "port": pgrun.Port,
 			"socket_dirs": []string{l.Primary.SocketDir},
-			"rewind_from": fmt.Sprintf("host=%s port=%d user=postgres dbname=postgres sslmode=disable", l.warm.SocketDir(), port),
+			"rewind_from": l.WarmConn(),
 		})
 	}
 }
 
 // warmSection is a standby daemon's one warm server.
 func (l *Lab) warmSection(endpoint string, settings map[string]any) []map[string]any {
-	settings["bin_dir"] = l.Primary.Install.BinDir
+	settings["bin_dir"], settings["feedback"] = l.Primary.Install.BinDir, l.cfg.Feedback
 	if a := l.Primary.Install.Account; !a.Self {
 		settings["account"] = a.Name
 	}
@@ -202,8 +206,13 @@ func (l *Lab) Up(ctx context.Context, say func(string)) error {
 // Warm asks the warm server over its own socket, whatever it is by then. Rows are
 // as psql -At prints them.
 func (l *Lab) Warm(ctx context.Context, sql string) (string, error) {
+	return ask(ctx, l.WarmConn(), sql)
+}
+
+// WarmConn is how to reach the warm server over its own socket.
+func (l *Lab) WarmConn() string {
 	_, port := l.listen()
-	return ask(ctx, fmt.Sprintf("host=%s port=%d user=postgres dbname=postgres sslmode=disable", l.warm.SocketDir(), port), sql)
+	return fmt.Sprintf("host=%s port=%d user=postgres dbname=postgres sslmode=disable", l.warm.SocketDir(), port)
 }
 
 // ThroughRoute asks whatever the route leads to.

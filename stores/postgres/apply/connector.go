@@ -60,7 +60,7 @@ type Connector struct {
 	fatal      server.Finding // the newest one that ended the server or its recovery
 	gap        bool           // the log here begins behind what the server needs
 	verified   bool           // in this run: the server is out of recovery as saved says
-	feedback   walsender.Feedback
+	back       back
 }
 
 // New returns a connector that has done nothing yet.
@@ -102,10 +102,7 @@ func (c *Connector) Run(ctx context.Context) error {
 	}
 	sender, err := walsender.New(&source{c}, c.deps.FS, c.deps.Clock, c.deps.Log, walsender.Config{
 		Directory: c.cfg.upstreamDir(), Port: c.cfg.Server.Upstream.Port,
-	}, walsender.Events{
-		Status:   func(walsender.Stream, walsender.Status) { ring(c.asked) },
-		Feedback: func(_ walsender.Stream, f walsender.Feedback) { c.note(func() { c.feedback = f }) },
-	})
+	}, c.events())
 	if err != nil {
 		return err
 	}

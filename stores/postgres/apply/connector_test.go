@@ -21,6 +21,7 @@ import (
 	"github.com/tidegate/tidegate/internal/pgtest"
 	"github.com/tidegate/tidegate/internal/vfs"
 	"github.com/tidegate/tidegate/snapshot"
+	"github.com/tidegate/tidegate/stores/postgres/replication"
 	"github.com/tidegate/tidegate/stores/postgres/server"
 	"github.com/tidegate/tidegate/stores/postgres/wal"
 )
@@ -188,10 +189,15 @@ func (w *warm) complaints() {
 func TestFollowThenPromote(t *testing.T) {
 	o := newOrigin(t, pgtest.Config{})
 	w, n := newWarm(t, o)
+	w.cfg.Server.Feedback = true
 	n.change(func() { n.follow = true })
 	w.start()
 	bench := o.Bench(t, "-c", "4", "-T", "3")
 	n.until("something applied", func() bool { return n.progress.Applied > 0 })
+	n.until("the primary to be asked for rows", func() bool {
+		f, err := replication.ParseOpaque(n.asked)
+		return err == nil && f.Xmin != 0
+	})
 	if err := bench.Wait(t.Context()); err != nil {
 		t.Fatalf("%v\n%s", err, bench.Output())
 	}

@@ -46,11 +46,14 @@
 //   - Role{follow}.Lineage is the lineage of the batches that come after it. The
 //     timelines in it are the ones that the walsender serves; where one ends, the
 //     server is told so and asks for the next.
-//   - LibraryProgress.Applied is the server's replay position; End is the end of
-//     the batches that came in this session; A, L and the gate's fields are those
-//     of a library that is not active: the agent's connector speaks for those.
+//   - LibraryProgress.Applied is the server's replay position, as it says itself on
+//     the stream that feeds it, or is asked; End is the end of the batches that came
+//     in this session; A, L and the gate's fields are those of a library that is not
+//     active: the agent's connector speaks for those.
 //   - LibraryProgress.Room is where the window's room ends. A server that does not
 //     take what it is sent holds up its batches, and no role.
+//   - Feedback is what its reads need of the primary's old rows, said at every change,
+//     and every ten seconds while it reads log.
 //   - Role{active} is the promotion. It comes when Applied has reached H. The
 //     server's own timeline switch at H takes the place of the branch record.
 //   - Activated is said when the server is out of recovery, its history was

@@ -40,6 +40,7 @@ type node struct {
 	lineage  tidegate.Lineage // of Activated
 	hello    local.Hello
 	finding  string
+	asked    string // of the primary, by the warm server
 	changed  chan struct{}
 }
 
@@ -134,6 +135,8 @@ func (n *node) hear(c *local.Conn, m local.Message) {
 			n.progress, n.heard = *m, true
 		case *local.Finding:
 			n.finding = m.Text
+		case *local.Feedback:
+			n.asked = m.Opaque
 		}
 	})
 }

@@ -251,6 +251,7 @@ func (c *Connector) speak(ctx context.Context, conn *local.Conn, rest bool) erro
 type report struct {
 	active  bool
 	finding string
+	back    saidBack
 }
 
 func (c *Connector) report(conn *local.Conn, said *report, rest bool) error {
@@ -265,6 +266,7 @@ func (c *Connector) report(conn *local.Conn, said *report, rest bool) error {
 	}
 	m.L.Position = m.End // what the server has is there to be compared
 	lineage, finding := c.saved.Lineage, c.finding()
+	asked, asks := c.feedback(&said.back)
 	c.mu.Unlock()
 	if active && !said.active {
 		if err := conn.Send(&local.Activated{Lineage: lineage, L: max(at, m.End)}); err != nil {
@@ -283,6 +285,11 @@ func (c *Connector) report(conn *local.Conn, said *report, rest bool) error {
 		}
 		said.finding = f.Text
 	}
+	if asks {
+		if err := conn.Send(&asked); err != nil {
+			return err
+		}
+	}
 	return conn.Send(&m)
 }
 
@@ -297,8 +304,8 @@ func (c *Connector) applied() wal.LSN {
 	case !c.answers:
 		return 0
 	case limit != 0:
-		return min(c.seen.Replayed, limit)
+		return min(c.replayed(), limit)
 	default:
-		return c.seen.Replayed
+		return c.replayed()
 	}
 }

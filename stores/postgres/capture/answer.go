@@ -22,6 +22,9 @@ type link struct {
 	heard     tidegate.Instant   // the server's newest word
 	primary   bool               // out of recovery, as the connection was made
 	ready     bool               // of a primary, and all of what it had flushed at first was received
+	began     tidegate.Instant
+	feedback  replication.Feedback // newest that the server was told, if fedBack
+	fedBack   bool
 }
 
 // next returns what the server is to be told now; write is released as it is read
@@ -48,6 +51,9 @@ func (c *Capture) next() (st replication.Status, news bool) {
 			signal(c.report)
 		}
 	}
+	// What a warm server has shown once was shown, whatever becomes of that server. Of
+	// a term that is over, nothing new is taken for it.
+	st.Apply = max(st.Apply, min(wal.LSN(c.gate.Terms.Applied), st.Flush))
 	st.Write = max(st.Write, st.Flush) // what is durable there was written there
 	news = st != l.told
 	l.told = st
@@ -105,12 +111,18 @@ func (c *Capture) tellServer(l *link, due bool) error {
 	}
 	at := time.Now() // the process's own clock: a suspend in between shows in neither
 	st, news := c.next()
+	asked, asks := c.nextFeedback()
 	c.mu.Unlock()
 	if news {
 		if err := l.stream.Status(st); err != nil {
 			return err
 		}
 		c.noteSlack(time.Since(at))
+	}
+	if asks {
+		if err := l.stream.Feedback(asked); err != nil {
+			return err
+		}
 	}
 	if due {
 		// A server that has nothing to send says nothing: its answer tells idle from

@@ -81,6 +81,8 @@ type Capture struct {
 
 	naming naming
 
+	horizons horizons // of warm servers
+
 	ran bool
 }
 
@@ -115,6 +117,9 @@ func New(cfg Config) (*Capture, error) {
 	}
 	if cfg.FS == nil {
 		cfg.FS = vfs.OS()
+	}
+	if cfg.FeedbackKept == 0 {
+		cfg.FeedbackKept = feedbackKept
 	}
 	if cfg.Free == nil {
 		cfg.Free = cfg.FS.Free

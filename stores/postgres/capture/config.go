@@ -41,6 +41,10 @@ type Settings struct {
 	// StopWait is how long a server that shuts down may wait for what the other
 	// site does not have. Then it is let go: what it has not shipped stays with it.
 	StopWait time.Duration `yaml:"stop_wait"`
+	// HotStandbyFeedback passes on to the server which old rows the reads on warm
+	// servers still need, so that it does not clean them away. It costs the server
+	// room for them while the reads go on.
+	HotStandbyFeedback bool `yaml:"hot_standby_feedback"`
 	// DropSlotBelow is the share of free room on the disk of pg_wal below which the
 	// slot is dropped while it holds log that the other site does not take: the
 	// server lives, and the stream needs a new generation. 0: it is watched only.
@@ -151,6 +155,9 @@ type Config struct {
 	// ProgressEvery is how often the agent is told at least; 0 is 200 ms.
 	ProgressEvery time.Duration
 	GuardEvery    time.Duration // how often the server is surveyed; 0 is 10 s
+	// FeedbackKept is how long what a warm server asked for holds when nothing more is
+	// heard of it; 0 is a minute.
+	FeedbackKept time.Duration
 	// Memory is the file in which the connector notes that it gave the slot up, to know
 	// of it when it is started again; "" notes nothing.
 	Memory string

@@ -30,9 +30,10 @@
 //
 //	server --log--> receive -> parse -> window -----> [Cursor] -> agent (seals, ships)
 //	       <-----------+                   reread ----^
-//	     write, flush  |
-//	            release.Gate <--- D, bounds ------ agent's socket
-//	                          --- L, A, state --->
+//	     write, flush, |
+//	     apply, rows   |
+//	            release.Gate <--- D, applied, bounds --- agent's socket
+//	                          --- L, A, state ---------->
 //
 // # How it plays the library
 //
@@ -56,9 +57,13 @@
 //     behind a break there may have been a restart, which lets go all who waited.
 //   - Await is the server's own: backends wait until the answer reaches their
 //     commit. write is what the ceiling allows, and is reported to it as a release
-//     in the same step; flush is D; apply stays 0, so that remote_apply waits: the
-//     other site's replay is not carried back. No answer goes beyond what this
-//     very connection has confirmed.
+//     in the same step; flush is D; apply is how far the furthest warm server is, as
+//     the agent says, within D, and does not go back on a connection; 0 while that is
+//     not known. No answer goes beyond what this very connection has confirmed.
+//   - Feedback is what reads on warm servers still need, node by node. With
+//     [Settings].HotStandbyFeedback the server is told the oldest of it, which the
+//     slot then remembers. A node of which nothing was heard for
+//     [Config].FeedbackKept needs nothing any more.
 //   - Role{fenced}, a handover that is recorded, the agent gone: the answer stays
 //     as it was.
 //   - Finding says why there is no server, or none that can be believed.

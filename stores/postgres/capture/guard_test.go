@@ -275,6 +275,8 @@ func TestJudge(t *testing.T) {
 		"idle for an hour":         {func(f *facts) { f.survey.Settings["idle_replication_slot_timeout"] = "3600" }, "warning slot-idle"},
 		"idle for ever":            {func(f *facts) { f.survey.Settings["idle_replication_slot_timeout"] = "0" }, ""},
 		"full soon":                {func(f *facts) { f.survey.Slots[0] = slot(replication.KeepingExtended, 90*gib); f.grows = 10 << 20 }, "warning slot-limit, warning slot-holds"},
+		"old rows":                 {func(f *facts) { f.survey.Slots[0].XminAge = rowsOld }, "warning old-rows"},
+		"very old rows":            {func(f *facts) { f.survey.Slots[0].XminAge = rowsVeryOld }, "critical old-rows"},
 		"disk low":                 {func(f *facts) { f.disk.free = 9 * gib }, "warning wal-disk"},
 		"disk full":                {func(f *facts) { f.disk.free = 4 * gib }, "critical wal-disk"},
 		"near the limit":           {func(f *facts) { f.disk.free, f.settings.DropSlotBelow = 40*gib, 30 }, "warning wal-disk"},

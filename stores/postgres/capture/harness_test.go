@@ -35,6 +35,7 @@ type site struct {
 	// unregistered: the agent has not heard of the stream by a gate.
 	unregistered bool
 
+	kept   time.Duration                                // Config.FeedbackKept
 	free   func(string) (free, total uint64, err error) // of the disk of pg_wal; nil is the machine's
 	memory string
 }
@@ -63,7 +64,7 @@ func (s *site) connect(change func(*Settings)) {
 	}
 	cfg := Config{
 		Memory:   s.memory,
-		Settings: Settings{Conn: s.pg.Conn(), Slot: "tidegate"}, GuardEvery: 50 * time.Millisecond, Free: s.free,
+		Settings: Settings{Conn: s.pg.Conn(), Slot: "tidegate"}, GuardEvery: 50 * time.Millisecond, Free: s.free, FeedbackKept: s.kept,
 		Service: "shop", Stream: "main", Socket: s.agent.path, Endpoint: "10.0.0.1:5432",
 		Clock: clock.System(), Log: slog.New(slog.NewTextHandler(testWriter{s.t}, nil)), ProgressEvery: 20 * time.Millisecond,
 	}
@@ -172,13 +173,24 @@ func (s *site) goes(done <-chan error) {
 // grant tells D and bounds.
 func (s *site) grant(d wal.LSN, mode tidegate.Mode, b tidegate.Bounds) {
 	s.t.Helper()
+	s.tell(d, 0, mode, b)
+}
+
+// applied tells D under sync, and how far a warm server is.
+func (s *site) applied(d, applied wal.LSN) {
+	s.t.Helper()
+	s.tell(d, applied, tidegate.ModeSync, tidegate.Bounds{})
+}
+
+func (s *site) tell(d, applied wal.LSN, mode tidegate.Mode, b tidegate.Bounds) {
+	s.t.Helper()
 	eff, err := mode.Bounds(b)
 	if err != nil {
 		s.t.Fatal(err)
 	}
 	s.agent.grant(local.DaemonProgress{
 		D: d.Position(), DKnown: true, Epoch: 1, Mode: mode, Bounds: eff, Recorded: true, Record: machine.RecordArmed,
-		Policy: tidegate.Policy{Reaction: tidegate.ReactBlock},
+		Policy: tidegate.Policy{Reaction: tidegate.ReactBlock}, Applied: applied.Position(),
 	})
 }
 

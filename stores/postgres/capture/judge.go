@@ -34,6 +34,7 @@ const (
 	foundDiskUnseen = "wal-disk-unseen"
 	foundKeep       = "wal-keep"
 	foundLeaving    = "leaving"
+	foundOldRows    = "old-rows"
 )
 
 // From which a finding is made.
@@ -45,6 +46,11 @@ const (
 	outageMin    = time.Hour // how long an outage the slot should outlive at least
 	namesMax     = 3         // of what there are many, in a text
 	otherHeldMin = 1 << 30   // bytes of log
+
+	// Transactions since the oldest one whose rows are kept for reads at the other
+	// site: hours of a busy server, and what autovacuum_freeze_max_age is twice of.
+	rowsOld     = 10_000_000
+	rowsVeryOld = 100_000_000
 )
 
 // disk is the file system that pg_wal lies on.
@@ -162,6 +168,7 @@ func (j *jury) slot(f *facts) {
 		return
 	}
 	s := f.survey.Slots[i]
+	j.rows(s)
 	const anew = "a new generation of the stream is needed: a new base, and the log from it on"
 	switch {
 	case s.Keeping == replication.KeepingLost:
@@ -199,6 +206,19 @@ func (j *jury) slot(f *facts) {
 		return
 	}
 	j.warn(foundSlotHolds, "bring the other site or the link back, or make room; see docs/operating/postgresql.md, Abandoned slots", "%s", text)
+}
+
+// rows judges for how long old rows are kept for reads at the other site.
+func (j *jury) rows(s replication.SlotState) {
+	if s.XminAge < rowsOld {
+		return
+	}
+	severity := local.SeverityWarning
+	if s.XminAge >= rowsVeryOld {
+		severity = local.SeverityCritical
+	}
+	j.add(severity, foundOldRows, "end the old queries on the warm server (pg_stat_activity there, xact_start), or set hot_standby_feedback to false: tables grow meanwhile",
+		"slot %s keeps old rows for reads at the other site, since %d million transactions", s.Name, s.XminAge/1_000_000)
 }
 
 // left is how long the disk lasts at what the slot grows by.

@@ -61,7 +61,7 @@ func (c *Capture) session(ctx context.Context) error {
 	head := c.gate.Head.Position
 	c.mu.Unlock()
 	conn, _, err := local.Dial(ctx, c.cfg.Socket, local.Hello{
-		Service: c.cfg.Service, Stream: c.cfg.Stream, Kind: Kind, Lineage: p.lineage.Text(), End: head, Endpoint: c.cfg.Endpoint,
+		Service: c.cfg.Service, Stream: c.cfg.Stream, Kind: Kind, Lineage: p.lineage.Text(), End: head, Endpoint: c.cfg.Endpoint, Warm: true,
 	})
 	if err != nil {
 		return err
@@ -106,6 +106,8 @@ func (c *Capture) recv(conn *local.Conn) error {
 			if granted {
 				c.answerNow(link)
 			}
+		case *local.Feedback:
+			c.hear(m)
 		default:
 			return fmt.Errorf("agent sent %T", m)
 		}

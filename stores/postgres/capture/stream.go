@@ -332,7 +332,7 @@ type intake struct {
 
 // receive takes the log in until the stream ends.
 func (c *Capture) receive(ctx context.Context, s *replication.Stream, now place, from wal.Mark, primary bool) error {
-	in := &intake{c: c, link: &link{stream: s, primary: primary, heard: c.clock.Boot()}, primary: primary}
+	in := &intake{c: c, link: &link{stream: s, primary: primary, heard: c.clock.Boot(), began: c.clock.Boot()}, primary: primary}
 	var err error
 	in.parser, err = wal.NewParser(wal.Config{SegmentSize: now.segment, System: now.system, Lineage: now.lineage, Event: in.event})
 	if err != nil {

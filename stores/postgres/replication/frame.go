@@ -99,6 +99,47 @@ type Feedback struct {
 	CatalogXmin, CatalogXminEpoch uint32
 }
 
+// opaqueVersion begins a [Feedback] that travels through Tidegate.
+const opaqueVersion = 1
+
+// opaqueBytes is the length of one.
+const opaqueBytes = 1 + 4*4
+
+// Opaque returns f in the form in which it goes back from a warm server to the
+// primary, through parts that know nothing of PostgreSQL (docs/formats/postgres.md).
+func (f Feedback) Opaque() string {
+	b := make([]byte, 0, opaqueBytes)
+	b = append(b, opaqueVersion)
+	for _, n := range [...]uint32{f.Xmin, f.XminEpoch, f.CatalogXmin, f.CatalogXminEpoch} {
+		b = binary.LittleEndian.AppendUint32(b, n)
+	}
+	return string(b)
+}
+
+// ParseOpaque reads what [Feedback.Opaque] wrote.
+func ParseOpaque(s string) (Feedback, error) {
+	if len(s) != opaqueBytes || s[0] != opaqueVersion {
+		return Feedback{}, fmt.Errorf("feedback of %d bytes: want %d, the first one %d", len(s), opaqueBytes, opaqueVersion)
+	}
+	number := func(i int) uint32 { return binary.LittleEndian.Uint32([]byte(s[1+4*i:])) }
+	return Feedback{Xmin: number(0), XminEpoch: number(1), CatalogXmin: number(2), CatalogXminEpoch: number(3)}, nil
+}
+
+// Oldest returns what both f and g need: of each kind the older transaction, and the
+// other's where one of them needs none.
+func (f Feedback) Oldest(g Feedback) Feedback {
+	f.Xmin, f.XminEpoch = older(f.Xmin, f.XminEpoch, g.Xmin, g.XminEpoch)
+	f.CatalogXmin, f.CatalogXminEpoch = older(f.CatalogXmin, f.CatalogXminEpoch, g.CatalogXmin, g.CatalogXminEpoch)
+	return f
+}
+
+func older(a, aEpoch, b, bEpoch uint32) (xid, epoch uint32) {
+	if b == 0 || a != 0 && (aEpoch < bEpoch || aEpoch == bEpoch && a <= b) {
+		return a, aEpoch
+	}
+	return b, bEpoch
+}
+
 // encodeFeedback writes a whole message into b.
 func encodeFeedback(b *[envelopeBytes + feedbackBytes]byte, f Feedback, now time.Time) {
 	envelope(b[:])

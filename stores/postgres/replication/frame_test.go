@@ -74,6 +74,44 @@ func FuzzDecode(f *testing.F) {
 	})
 }
 
+func FuzzParseOpaque(f *testing.F) {
+	f.Add(Feedback{1, 2, 3, 4}.Opaque())
+	f.Fuzz(func(t *testing.T, s string) {
+		if got, err := ParseOpaque(s); err == nil && got.Opaque() != s {
+			t.Errorf("%x is read as %+v, which is %x", s, got, got.Opaque())
+		}
+	})
+}
+
+func TestOpaqueFeedback(t *testing.T) {
+	s := Feedback{Xmin: 0x01020304, XminEpoch: 5, CatalogXmin: 6, CatalogXminEpoch: 7}.Opaque()
+	if got, want := hex.EncodeToString([]byte(s)), "01"+"04030201"+"05000000"+"06000000"+"07000000"; got != want {
+		t.Errorf("%s, want %s", got, want)
+	}
+	for _, bad := range []string{"", s[1:], s + "x", "\x02" + s[1:]} {
+		if _, err := ParseOpaque(bad); err == nil {
+			t.Errorf("%x was accepted", bad)
+		}
+	}
+}
+
+func TestOldestOfFeedbacks(t *testing.T) {
+	for _, tc := range []struct{ a, b, want Feedback }{
+		{Feedback{}, Feedback{}, Feedback{}},
+		{Feedback{Xmin: 9}, Feedback{Xmin: 7}, Feedback{Xmin: 7}},
+		{Feedback{Xmin: 9, XminEpoch: 1}, Feedback{Xmin: 10}, Feedback{Xmin: 10}}, // the id wrapped around in between
+		{Feedback{Xmin: 9, CatalogXmin: 3}, Feedback{CatalogXmin: 2, CatalogXminEpoch: 1}, Feedback{Xmin: 9, CatalogXmin: 3}},
+		{Feedback{Xmin: 9}, Feedback{CatalogXmin: 2}, Feedback{Xmin: 9, CatalogXmin: 2}},
+	} {
+		if got := tc.a.Oldest(tc.b); got != tc.want {
+			t.Errorf("%+v and %+v: %+v, want %+v", tc.a, tc.b, got, tc.want)
+		}
+		if got := tc.b.Oldest(tc.a); got != tc.want {
+			t.Errorf("%+v and %+v: %+v, want %+v", tc.b, tc.a, got, tc.want)
+		}
+	}
+}
+
 func FuzzManifest(f *testing.F) {
 	golden, err := filepath.Glob("testdata/manifest-*.json")
 	if err != nil || len(golden) == 0 {

@@ -239,13 +239,16 @@ type SlotState struct {
 	// its log; HasSafe is false when nothing bounds it.
 	SafeBytes int64
 	HasSafe   bool
+	// XminAge counts the transactions since the oldest one whose rows the slot keeps,
+	// of the catalogs or of all tables; 0 when it keeps none.
+	XminAge int64
 }
 
 // Slots lists the server's slots by name.
 func (s *SQL) Slots(ctx context.Context) ([]SlotState, error) {
 	rows, err := s.query(ctx, "read slots of", `
 		SELECT slot_name, slot_type = 'physical', temporary, active_pid, restart_lsn, wal_status, safe_wal_size,
-			to_jsonb(s) ->> 'invalidation_reason' -- a column since 17
+			greatest(age(xmin), age(catalog_xmin), 0), to_jsonb(s) ->> 'invalidation_reason' -- a column since 17
 		FROM pg_replication_slots s ORDER BY slot_name`)
 	if err != nil {
 		return nil, err
@@ -261,6 +264,7 @@ func (s *SQL) Slots(ctx context.Context) ([]SlotState, error) {
 			one.SafeBytes, one.HasSafe = n, true
 			r.note(err)
 		}
+		one.XminAge = int64(r.number(31))
 		one.Why = r.text()
 		if r.err != nil {
 			return nil, diagnose("read slots of", s.target, r.err)
