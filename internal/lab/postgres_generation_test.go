@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/tidegate/tidegate"
+	"github.com/tidegate/tidegate/internal/lab/pglab"
 )
 
 // losesLog has the server give up the log that the other site lacks, while nobody
@@ -83,7 +84,7 @@ func (s *pgStage) opening(t *testing.T, g tidegate.Generation) {
 // new generation, declared by one command, is whole there, whatever is killed in the
 // middle of it; then everything is protected again, and the site may be lost.
 func TestPostgresNewGeneration(t *testing.T) {
-	s := newPostgres(t, false, tidegate.ModeSync, tidegate.Bounds{})
+	s := newPostgres(t, pglab.Config{}, tidegate.ModeSync, tidegate.Bounds{})
 	s.losesLog(t)
 	s.within(t, func(ctx context.Context) error { return s.pg.Stall(ctx, 0) }) // the base does not cross yet
 	if err := s.Proc("agent-p1").Start(); err != nil {
@@ -114,7 +115,7 @@ func TestPostgresNewGeneration(t *testing.T) {
 // A site that is lost in the middle of it goes back to the end of the generation
 // before, and what anybody was told of is there.
 func TestPostgresLostWhileANewGenerationOpens(t *testing.T) {
-	s := newPostgres(t, false, tidegate.ModeSync, tidegate.Bounds{})
+	s := newPostgres(t, pglab.Config{}, tidegate.ModeSync, tidegate.Bounds{})
 	s.losesLog(t)
 	s.within(t, func(ctx context.Context) error { return s.pg.Stall(ctx, 0) })
 	if err := s.Proc("agent-p1").Start(); err != nil {
