@@ -11,6 +11,7 @@
 //
 //   - unit:   consecutive records of the source's log, as bytes that are never split
 //   - cursor: a place in the source's log from which units are read on
+//   - spare:  the store beside an agent that does not write, which its own cluster may promote
 //   - record: what the stream counts; every unit is whole in the store's own records, which may be more
 //
 // # Picture

@@ -8,6 +8,7 @@ import (
 	"github.com/tidegate/tidegate"
 	"github.com/tidegate/tidegate/internal/cli"
 	"github.com/tidegate/tidegate/internal/daemon"
+	"github.com/tidegate/tidegate/internal/daemon/agentd"
 )
 
 func checkConfigCommand() *ucli.Command {
@@ -28,8 +29,15 @@ func checkConfigCommand() *ucli.Command {
 			if _, err := daemon.Credentials(cfg.TLS, cfg.Node, tidegate.RoleAgent); err != nil {
 				return err
 			}
-			_, err = fmt.Fprintf(c.App.Writer, "%s: good, %d streams\n", c.String("config"), len(cfg.Streams))
-			return err
+			if _, err := fmt.Fprintf(c.App.Writer, "%s: good, %d streams\n", c.String("config"), len(cfg.Streams)); err != nil {
+				return err
+			}
+			for _, note := range agentd.Notes(cfg) {
+				if _, err := fmt.Fprintln(c.App.Writer, "note: "+note); err != nil {
+					return err
+				}
+			}
+			return nil
 		},
 	}
 }

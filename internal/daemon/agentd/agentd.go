@@ -63,6 +63,21 @@ func Check(cfg agent.Config) error {
 	return errors.Join(all...)
 }
 
+// Notes are what cfg, which passed [Check], demands of the registry, which a file
+// cannot tell: one line each.
+func Notes(cfg agent.Config) []string {
+	var out []string
+	for i, s := range cfg.Streams {
+		if s.Source != agent.SourcePostgres {
+			continue
+		}
+		if set, err := config.ReadSection[pgcapture.Settings](s.Settings); err == nil && set.Replica { // Check has reported an error
+			out = append(out, fmt.Sprintf("streams[%d]: captured from a replica also: stream %s/%s must be in mode open, a replica holds no commit back", i, s.Service, s.Stream))
+		}
+	}
+	return out
+}
+
 // wiring is where a store's name in a file becomes its code.
 type wiring struct {
 	cfg        agent.Config

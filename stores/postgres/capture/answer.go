@@ -21,7 +21,9 @@ type link struct {
 	told      replication.Status // newest answer
 	heard     tidegate.Instant   // the server's newest word
 	primary   bool               // out of recovery, as the connection was made
-	ready     bool               // of a primary, and all of what it had flushed at first was received
+	slotted   bool               // it goes by our slot
+	again     bool               // closed by us, to begin anew
+	ready     bool               // log is captured from it, and all of what it had flushed at first was received
 	began     tidegate.Instant
 	feedback  replication.Feedback // newest that the server was told, if fedBack
 	fedBack   bool
@@ -32,6 +34,12 @@ type link struct {
 func (c *Capture) next() (st replication.Status, news bool) {
 	l := c.link
 	st = l.told
+	if !l.primary {
+		st = c.reserved(st)
+		news = st != l.told
+		l.told = st
+		return st, news
+	}
 	if c.gate.Ceiling == nil || c.gate.Out.Sealed {
 		return st, false
 	}

@@ -72,9 +72,12 @@ type Capture struct {
 	// slot back to whatever flush it is told, and there is no log to go back to.
 	least wal.LSN
 
-	wish    wish
-	keeps   []string      // for the stream, as of the last survey
-	changed chan struct{} // closed and replaced when place.lineage, place.begin or the finding changes
+	wish     wish
+	standing stores.Standing // as the agent said last
+	// unreserved is why the slot of a server that follows was given up; nil while it was not.
+	unreserved error
+	keeps      []string      // for the stream, as of the last survey
+	changed    chan struct{} // closed and replaced when place.lineage, place.begin or the finding changes
 
 	spareMu sync.Mutex // taken before mu
 	spare   *cursor    // the last Reread's, to go on from
@@ -134,6 +137,7 @@ func New(cfg Config) (*Capture, error) {
 	c.gate = release.New(cfg.Clock.Boot(), c.stepped)
 	var err error
 	c.naming.driver, err = names.New(cfg.driver())
+	c.naming.local = cfg.driver().Local()
 	return c, err
 }
 

@@ -38,6 +38,10 @@ type Settings struct {
 	// WindowBytes is the memory for the newest log. A cursor that falls further
 	// behind reads from the server once more.
 	WindowBytes config.Bytes `yaml:"window_bytes"`
+	// Replica says that the log is captured here also while the server follows its
+	// primary. Commits cannot be made to wait by way of a replica: the stream must be
+	// open. Without it a server that follows is only looked at, until it is promoted.
+	Replica bool `yaml:"replica"`
 	// StopWait is how long a server that shuts down may wait for what the other
 	// site does not have. Then it is let go: what it has not shipped stays with it.
 	StopWait time.Duration `yaml:"stop_wait"`
@@ -111,6 +115,9 @@ func (s Settings) Validate() error {
 	}
 	if s.SetNames && !s.Names.IsZero() {
 		all = append(all, config.Broken("set_names", "want set_names or names, not both", s.SetNames))
+	}
+	if s.Replica && (s.SetNames || !s.Names.IsZero()) {
+		all = append(all, config.Broken("replica", "want no driver of names with it: commits do not wait by way of a replica, and the stream must be open", s.Replica))
 	}
 	if s.Conn == "" {
 		all = append(all, config.Broken("conn", "want a connection string such as host=/run/postgresql user=tidegate", s.Conn))

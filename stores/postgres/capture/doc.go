@@ -50,7 +50,8 @@
 //     log here but the server's.
 //   - L is the last record end received. A server sends what it has flushed only,
 //     so what a library has fsynced, the connector has received.
-//   - Activated: the server is out of recovery, streams to us, and all that it had
+//   - Activated: the server is out of recovery (or is a replica that is to be captured
+//     from), streams to us, and all that it had
 //     flushed when the connection was made has been received. What it let go
 //     before that, to whom and by whose leave, nobody knows: A is unknown until D
 //     has reached the place. Every new connection is a new activity, because
@@ -75,13 +76,24 @@
 // must be known most of all when nothing is shipped. So the window overwrites what
 // nobody took in time, and a cursor that fell behind reads it again from the
 // server, which has it, because the slot does. Memory is the window and one unit
-// for each cursor. A replica has no slot: nobody tells a connector that only looks
-// on what is durable. Its own retention must do until it is promoted.
+// for each cursor.
+//
+// A replica that may be promoted has a slot, too: the agent beside it sees what is
+// durable of its log, and that is what the slot is told. At the site that the stream
+// is not written at it has none: nobody there says what need not be kept.
 //
 // A slot is made once a gate has said that the stream is registered, not before. It
 // is dropped when the stream is removed, and when the operator's policy says that the
 // server's disk comes first: then nothing is streamed, by this process or a later one,
 // until a new generation is declared or the server follows another.
+//
+// # A server that follows
+//
+// It is looked at, so that its agent can compare. While another node of the site
+// writes the stream it is also a spare ([stores.Spare]): with a driver that sets the
+// names of one server, they are in force on it before it is promoted, as the
+// stream's record says, and so its first commit waits. With [Settings.Replica] it is
+// captured from as a primary is; whatever it has counts as released.
 //
 // # What ends a stream, and what it takes
 //

@@ -95,15 +95,20 @@ func (g *guard) round(ctx context.Context) {
 		}
 		return
 	}
+	c := g.c
 	found := judge(f)
 	if leaving {
 		found = append(found, g.leave(ctx, &f.survey)...)
 	}
-	g.c.guarded(found)
-	g.c.noteKept(&f.survey)
-	if why, drop := mustDrop(f); drop {
+	c.guarded(found)
+	c.noteKept(&f.survey)
+	why, drop := mustDrop(f)
+	switch {
+	case drop && f.survey.InRecovery && !c.cfg.Replica:
+		c.unreserve(why)
+	case drop:
 		g.giveUp(ctx, why)
-	} else {
+	default:
 		g.stayGivenUp(ctx, &f.survey)
 	}
 }
@@ -127,7 +132,8 @@ func (g *guard) look(ctx context.Context) (f *facts, err error) {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	f.promises, f.gaveUp = c.promises(), c.gaveUp != nil
+	f.promises, f.gaveUp = c.promises(), c.gaveUp != nil || c.unreserved != nil
+	f.reserves = c.reserves(false)
 	return f, nil
 }
 

@@ -70,6 +70,7 @@ type facts struct {
 	rate, grows float64
 	promises    bool // the stream has bounds that commits wait for
 	gaveUp      bool // the slot was dropped by us
+	reserves    bool // a server that follows is to keep log by our slot
 	unlogged    []string
 	unloggedErr []string
 	settings    Settings
@@ -81,7 +82,9 @@ func judge(f *facts) []local.Finding {
 	j.server(f)
 	keepsNone := f.survey.Settings["wal_keep_size"] == "0"
 	if f.survey.InRecovery {
-		if keepsNone {
+		if f.reserves || f.gaveUp {
+			j.spare(f)
+		} else if keepsNone {
 			j.info(foundKeep, "let it keep some: wal_keep_size = 1GB", "this server is a standby, and keeps no log for the agent until it is promoted: what the other site lacks then may be gone")
 		}
 	} else {
@@ -157,17 +160,51 @@ func (j *jury) commits(f *facts) {
 	}
 }
 
+// spare judges our own slot on a standby, of which the server says only from where
+// on it keeps.
+func (j *jury) spare(f *facts) {
+	s, held := f.held()
+	switch {
+	case s == nil:
+		j.warn(foundSlotGone, "see why the agent cannot make it (max_replication_slots, rights, room); it makes it anew by itself, after drop_slot_below when it is started again",
+			"slot %s is not there: this server keeps no log that the other site lacks, and would need a new generation if it were promoted behind an outage", f.settings.Slot)
+	case held < otherHeldMin:
+	default:
+		text := fmt.Sprintf("slot %s of this standby holds %s of log that the other site lacks", s.Name, size(float64(held)))
+		if left, known := f.left(); known {
+			j.add(severityOf(left), foundSlotHolds, holdsHint, "%s: the disk is full in about %s", text, span(left))
+			return
+		}
+		j.warn(foundSlotHolds, holdsHint, "%s", text)
+	}
+}
+
+// held is our own slot, nil if there is none, and how much log lies behind its place.
+func (f *facts) held() (slot *replication.SlotState, bytes int64) {
+	i := slices.IndexFunc(f.survey.Slots, func(s replication.SlotState) bool { return s.Name == f.settings.Slot })
+	if i < 0 {
+		return nil, 0
+	}
+	s := &f.survey.Slots[i]
+	if s.Restart == 0 {
+		return s, 0
+	}
+	return s, max(0, int64(f.survey.End)-int64(s.Restart))
+}
+
+const holdsHint = "bring the other site or the link back, or make room; see docs/operating/postgresql.md, Abandoned slots"
+
 // slot judges our own slot on a primary.
 func (j *jury) slot(f *facts) {
-	i := slices.IndexFunc(f.survey.Slots, func(s replication.SlotState) bool { return s.Name == f.settings.Slot })
-	if i < 0 && f.gaveUp {
+	own, held := f.held()
+	if own == nil && f.gaveUp {
 		return // that is said otherwise
 	}
-	if i < 0 {
+	if own == nil {
 		j.critical(foundSlotGone, "see why the agent cannot make it (max_replication_slots, rights); it makes it anew by itself", "slot %s is not there: nothing keeps the log that the other site lacks", f.settings.Slot)
 		return
 	}
-	s := f.survey.Slots[i]
+	s := *own
 	j.rows(s)
 	const anew = "a new generation of the stream is needed: a new base, and the log from it on"
 	switch {
@@ -196,16 +233,15 @@ func (j *jury) slot(f *facts) {
 	if s.Keeping != replication.KeepingExtended {
 		return
 	}
-	held := max(0, int64(f.survey.End)-int64(s.Restart))
 	text := fmt.Sprintf("slot %s holds %s of log that the other site lacks", s.Name, size(float64(held)))
 	if f.grows > 0 {
 		text += fmt.Sprintf(", growing %s/s", size(f.grows))
 	}
 	if left, known := f.left(); known {
-		j.add(severityOf(left), foundSlotHolds, "bring the other site or the link back, or make room; see docs/operating/postgresql.md, Abandoned slots", "%s: the disk is full in about %s", text, span(left))
+		j.add(severityOf(left), foundSlotHolds, holdsHint, "%s: the disk is full in about %s", text, span(left))
 		return
 	}
-	j.warn(foundSlotHolds, "bring the other site or the link back, or make room; see docs/operating/postgresql.md, Abandoned slots", "%s", text)
+	j.warn(foundSlotHolds, holdsHint, "%s", text)
 }
 
 // rows judges for how long old rows are kept for reads at the other site.
@@ -289,16 +325,25 @@ func logText(f *facts) string {
 // than was declared.
 func mustDrop(f *facts) (why string, drop bool) {
 	below := float64(f.settings.DropSlotBelow) / 100
-	if below == 0 || f.disk.err != nil || f.survey.InRecovery || f.disk.share() >= below {
+	if below == 0 || f.disk.err != nil || f.disk.share() >= below {
 		return "", false
 	}
-	for _, s := range f.survey.Slots {
-		if s.Name == f.settings.Slot && (s.Keeping == replication.KeepingExtended || s.Keeping == replication.KeepingUnreserved) {
-			return fmt.Sprintf("%.1f%% of the disk of pg_wal was free, less than drop_slot_below, and slot %s held %s of log",
-				f.disk.share()*100, s.Name, size(float64(f.survey.End)-float64(s.Restart))), true
-		}
+	s, held := f.held()
+	if s == nil || !f.keeps(s, held) {
+		return "", false
 	}
-	return "", false
+	return fmt.Sprintf("%.1f%% of the disk of pg_wal was free, less than drop_slot_below, and slot %s held %s of log",
+		f.disk.share()*100, s.Name, size(float64(held))), true
+}
+
+// keeps reports whether the server keeps log for our slot that it would not keep for
+// itself. Only a primary says so.
+func (f *facts) keeps(s *replication.SlotState, held int64) bool {
+	if f.survey.InRecovery {
+		own, _ := strconv.ParseInt(f.survey.Settings["wal_keep_size"], 10, 64) // MB; not shown is none
+		return held > own<<20+spareHeldMin
+	}
+	return s.Keeping == replication.KeepingExtended || s.Keeping == replication.KeepingUnreserved
 }
 
 func severityOf(left time.Duration) local.Severity {

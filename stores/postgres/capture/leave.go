@@ -73,7 +73,7 @@ func (c *Capture) slotText() string {
 // noteKept takes in what the server keeps for the stream.
 func (c *Capture) noteKept(s *replication.Survey) {
 	var kept []string
-	if !s.InRecovery && slices.ContainsFunc(s.Slots, func(one replication.SlotState) bool { return one.Name == c.cfg.Slot }) {
+	if slices.ContainsFunc(s.Slots, func(one replication.SlotState) bool { return one.Name == c.cfg.Slot }) {
 		kept = append(kept, c.slotText())
 	}
 	if c.isNamed(s.Settings[namesSetting]) {
@@ -115,12 +115,9 @@ func (c *Capture) mayMake() error {
 // returns what somebody has to do first.
 func (g *guard) leave(ctx context.Context, s *replication.Survey) []local.Finding {
 	c := g.c
-	if s.InRecovery {
-		return nil
-	}
 	names := s.Settings[namesSetting]
 	var cause error
-	if names == c.cfg.Name && c.naming.driver != nil {
+	if names == c.cfg.Name && c.naming.driver != nil && (!s.InRecovery || c.naming.local) {
 		if cause = c.naming.driver.Set(ctx, g.sql, ""); cause == nil {
 			set, err := g.sql.Settings(ctx, namesSetting)
 			if names, cause = set[namesSetting], err; err == nil && c.isNamed(names) {

@@ -22,6 +22,7 @@ const (
 // naming is how synchronous_standby_names is set.
 type naming struct {
 	driver names.Driver // nil: by the operator
+	local  bool         // it sets them for one server, also while that one follows
 	seen   string       // what the server showed last; the watch's own
 	err    error        // why it is not what it should be; under mu
 }
@@ -35,6 +36,13 @@ func (c *Capture) wanted() (want string, ours bool) {
 	switch {
 	case c.wish == wishLeave:
 		return "", c.naming.driver != nil
+	case c.spares():
+		// Whoever promotes this server does not ask us first: it must wait from its first
+		// commit on.
+		if c.standing.Holds {
+			return c.cfg.Name, true
+		}
+		return "", true
 	case c.naming.driver == nil, g.Ceiling == nil, !g.Held, g.Terms.Mode == "":
 		return "", false
 	case g.Out.Unbounded, g.Terms.Mode == tidegate.ModeOpen && g.Terms.Recorded:

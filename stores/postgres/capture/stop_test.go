@@ -11,6 +11,7 @@ import (
 	"github.com/tidegate/tidegate/gating/machine"
 	"github.com/tidegate/tidegate/internal/local"
 	"github.com/tidegate/tidegate/internal/pgtest"
+	"github.com/tidegate/tidegate/stores"
 )
 
 func TestServerThatStopsWaitsForTheOtherSiteAndNoLonger(t *testing.T) {
@@ -81,7 +82,7 @@ func TestServerThatStoppedBeforeTheDrainHasSaidItsLastWord(t *testing.T) {
 }
 
 // A primary that was fenced, was made a standby and is promoted is a source again;
-// as a standby it keeps no slot.
+// as a standby of the other site it keeps no slot.
 func TestFenceEndsWithAPromotion(t *testing.T) {
 	s := newSite(t, pgtest.Config{}, nil)
 	s.pg.SQL(t, table)
@@ -95,6 +96,7 @@ func TestFenceEndsWithAPromotion(t *testing.T) {
 	}
 	s.pg.WriteFile(t, filepath.Join(s.pg.DataDir, "standby.signal"), "", 0o600)
 	s.pg.Restart(t)
+	s.c.Stand(stores.Standing{Part: stores.PartAway})
 	pgtest.Until(t, "the slot to be dropped", func(ctx context.Context) error {
 		n, err := s.pg.Text(ctx, "SELECT count(*) FROM pg_replication_slots")
 		if err == nil && n != "0" {

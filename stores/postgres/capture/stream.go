@@ -54,6 +54,9 @@ func (c *Capture) keepStream(ctx context.Context) error {
 		if ctx.Err() != nil {
 			break
 		}
+		if errors.Is(err, errAgain) {
+			continue
+		}
 		if end := (*replication.TimelineEnd)(nil); errors.As(err, &end) {
 			c.log.Info("timeline ended", "timeline", end.Timeline.String(), "at", end.At.String(), "next", end.Next.String())
 			continue
@@ -145,7 +148,7 @@ func (c *Capture) stream(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	now, primary, err := c.look(ctx, conn, have, head)
+	now, l, err := c.look(ctx, conn, have, head)
 	if err != nil {
 		_ = conn.Close() // what was found is what counts
 		return err
@@ -156,53 +159,62 @@ func (c *Capture) stream(ctx context.Context) error {
 		return err
 	}
 	o := replication.StartOptions{Timeline: now.lineage.TimelineAt(from.End), From: from.End}
-	if primary {
+	if l.slotted {
 		o.Slot = c.cfg.Slot
 	}
 	s, err := conn.Start(ctx, o)
 	if err != nil {
-		return c.startError(err, from.End, head, primary)
+		return c.startError(err, from.End, head, l.primary)
 	}
+	l.stream = s
 	stop := context.AfterFunc(ctx, func() { _ = s.Close() }) // unblocks Receive
 	defer stop()
 	defer func() { _ = s.Close() }() // the stream's error says why
-	return c.receive(ctx, s, now, from, primary)
+	err = c.receive(ctx, l, now, from)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if l.again {
+		return errAgain
+	}
+	return err
 }
 
-// look asks the server who it is and makes sure of the slot.
-func (c *Capture) look(ctx context.Context, conn *replication.Conn, have place, head wal.LSN) (now place, primary bool, err error) {
-	now = have
+// look asks the server who it is, makes sure of the slot, and returns a link that has
+// no stream yet.
+func (c *Capture) look(ctx context.Context, conn *replication.Conn, have place, head wal.LSN) (now place, l *link, err error) {
+	now, l = have, &link{}
 	var id replication.Identity
 	if id, now.lineage, err = conn.Lineage(ctx); err != nil {
-		return now, false, err
+		return now, l, err
 	}
 	now.system, now.known, now.end = id.System, true, id.End
 	if now.segment, err = conn.SegmentSize(ctx); err != nil {
-		return now, false, err
+		return now, l, err
 	}
 	recovery, err := conn.Show(ctx, "in_hot_standby")
 	if err != nil {
-		return now, false, err
+		return now, l, err
 	}
 	if have.known && recovery == "on" && !now.lineage.Extends(have.lineage, head) {
 		// It was made a follower of a log that went on without what it had.
 		c.forget()
-		return now, false, &tidegate.Error{Op: "stream log", Class: tidegate.Transient, Err: fmt.Errorf("the server follows lineage %s now, it is looked at anew", now.lineage)}
+		return now, l, &tidegate.Error{Op: "stream log", Class: tidegate.Transient, Err: fmt.Errorf("the server follows lineage %s now, it is looked at anew", now.lineage)}
 	}
 	if have.known && !now.lineage.Extends(have.lineage, head) {
-		return now, false, diverged("the server is of lineage %s now; what was received up to %s is of %s", now.lineage, head, have.lineage)
+		return now, l, diverged("the server is of lineage %s now; what was received up to %s is of %s", now.lineage, head, have.lineage)
 	}
 	slot, err := conn.ReadSlot(ctx, c.cfg.Slot)
-	if primary = recovery == "off"; !primary {
-		// Nobody tells a connector that only looks on what is durable: a slot, of when
-		// it was the primary, would keep the replica's log for ever.
-		if err == nil && slot.Exists {
-			c.log.Info("dropping the replication slot: the server follows", "slot", c.cfg.Slot)
-			err = conn.DropSlot(ctx, c.cfg.Slot)
-		}
+	if l.primary = recovery == "off"; !l.primary {
 		now.begin = now.segment.Start(id.End)
-		return now, primary, err
+		if err == nil {
+			slot, l.slotted, err = c.reserve(ctx, conn, slot)
+		}
+		if err == nil && c.cfg.Replica {
+			now.begin, err = c.beginOf(ctx, now, slot)
+		}
+		return now, l, err
 	}
+	l.slotted = true
 	if err == nil && c.letGo(slot) {
 		c.log.Warn("dropping the replication slot, which has lost its log: it is made anew", "slot", c.cfg.Slot)
 		if err = conn.DropSlot(ctx, c.cfg.Slot); err == nil {
@@ -211,22 +223,22 @@ func (c *Capture) look(ctx context.Context, conn *replication.Conn, have place, 
 	}
 	if err == nil && !slot.Exists {
 		if err := c.mayMake(); err != nil {
-			return now, primary, err
+			return now, l, err
 		}
 		c.log.Info("making the replication slot", "slot", c.cfg.Slot)
 		slot, err = conn.CreateSlot(ctx, c.cfg.Slot, false)
 	}
 	if err != nil {
-		return now, primary, err
+		return now, l, err
 	}
 	if err := slot.Check(); err != nil {
 		if errors.Is(err, replication.ErrSlotLost) {
 			err = c.generation("stream from slot", c.cfg.Slot, err)
 		}
-		return now, primary, err
+		return now, l, err
 	}
 	now.begin = now.segment.Start(slot.Restart)
-	return now, primary, nil
+	return now, l, nil
 }
 
 // settle takes down what look found and returns from where to receive: at first the
@@ -276,6 +288,11 @@ func (c *Capture) enter(now place) wal.LSN {
 	// A page's start: the parser finds the first record that begins behind it. That
 	// none does for half a window takes a record of that size at the very end.
 	from := (now.end - size/2).PageStart()
+	if now.lineage.TimelineAt(from) != now.lineage.Timeline() {
+		// A timeline that ends in padding, as behind a switch, may show no record from
+		// there on, and then it would be received for ever.
+		return now.begin
+	}
 	c.gate.Rewind(rpo.Mark{Records: int64(from-now.begin) / commitBytesMin})
 	c.cancels.forgotten = from
 	return from
@@ -319,7 +336,6 @@ type intake struct {
 	c       *Capture
 	link    *link
 	parser  *wal.Parser
-	primary bool
 	head    rpo.Mark // as it stands here; the gate's follows
 	since   wal.LSN  // what ends at or before it was counted before the break
 	marks   []rpo.Mark
@@ -330,9 +346,10 @@ type intake struct {
 	asked   tidegate.Instant // since when the server only asks
 }
 
-// receive takes the log in until the stream ends.
-func (c *Capture) receive(ctx context.Context, s *replication.Stream, now place, from wal.Mark, primary bool) error {
-	in := &intake{c: c, link: &link{stream: s, primary: primary, heard: c.clock.Boot(), began: c.clock.Boot()}, primary: primary}
+// receive takes the log in until the link's stream ends.
+func (c *Capture) receive(ctx context.Context, l *link, now place, from wal.Mark) error {
+	l.heard, l.began = c.clock.Boot(), c.clock.Boot()
+	in, s, primary := &intake{c: c, link: l}, l.stream, l.primary
 	var err error
 	in.parser, err = wal.NewParser(wal.Config{SegmentSize: now.segment, System: now.system, Lineage: now.lineage, Event: in.event})
 	if err != nil {
@@ -365,8 +382,12 @@ func (c *Capture) receive(ctx context.Context, s *replication.Stream, now place,
 	}
 	c.link, c.final, c.renewal = in.link, 0, renewalNone
 	c.follows = c.follows || !primary
+	l.again = c.stale(l) // it was said while we connected
 	c.shout()
 	c.mu.Unlock()
+	if l.again {
+		return errAgain
+	}
 	c.find(nil)
 	c.log.Info("streaming", "from", from.End.String(), "head", in.since.String(), "lineage", now.lineage.String(), "primary", primary)
 
@@ -505,18 +526,18 @@ func (in *intake) caughtUp() {
 	c := in.c
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	in.link.ready = in.primary
+	in.link.ready = in.link.primary || c.cfg.Replica
 	c.activate()
 }
 
-// activate begins an activity if there is a primary to answer and nobody fences
-// it; mu is held.
+// activate begins an activity if there is a primary to answer, or a replica to
+// capture from, and nobody fences it; mu is held.
 func (c *Capture) activate() {
 	if c.link == nil || !c.link.ready || c.gate.Ceiling != nil {
 		return
 	}
 	if by := c.gate.FencedBy; by != 0 {
-		if !c.follows {
+		if !c.follows || !c.link.primary {
 			return
 		}
 		// It has followed the stream since, and was promoted.

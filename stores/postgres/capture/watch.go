@@ -21,6 +21,12 @@ type leak struct {
 	hint string
 }
 
+// leakOfReplica stands while log is captured from a server that follows.
+var leakOfReplica = leak{
+	"the log is captured from a replica: what its primary confirms waits for nobody here",
+	"set the stream open, or capture from the primary",
+}
+
 // notAsked stands until the server has been asked: what is not known is counted as
 // if it were so.
 var notAsked = leak{why: "the server was not asked yet"}
@@ -73,11 +79,11 @@ func (c *Capture) keepWatch(ctx context.Context) error {
 	}
 }
 
-// watched reports whether there is an activity to watch.
+// watched reports whether there is an activity to watch, or one to make ready for.
 func (c *Capture) watched() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.gate.Ceiling != nil && c.link != nil
+	return c.gate.Ceiling != nil && c.link != nil || c.spares()
 }
 
 func (c *Capture) watch(ctx context.Context, sql **replication.SQL) (err error) {
@@ -98,7 +104,11 @@ func (c *Capture) watch(ctx context.Context, sql **replication.SQL) (err error) 
 	if err != nil {
 		return err
 	}
-	c.leaks(leakOf(c.cfg.Name, set, senders))
+	if c.captures() {
+		c.leaks(leakOfReplica)
+	} else {
+		c.leaks(leakOf(c.cfg.Name, set, senders))
+	}
 	waiting, err := (*sql).Waiting(ctx)
 	if err != nil {
 		return err

@@ -61,6 +61,11 @@ func (c Config) SetDefaults() Config {
 // IsZero reports whether nothing is configured.
 func (c Config) IsZero() bool { return c.Driver == "" }
 
+// Local reports whether the driver sets the names of one server by itself, so that
+// they can be made ready on one that follows. The others' owners speak for a whole
+// cluster, or are asked by a program of which nobody knows that.
+func (c Config) Local() bool { return c.Driver == AlterSystem }
+
 // Validate reports every broken rule.
 func (c Config) Validate() error {
 	all := []error{config.AtLeast("timeout", int64(c.Timeout), 1)}
