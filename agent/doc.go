@@ -28,6 +28,17 @@
 //	                               ^                        |
 //	                               +---- D <--- acks -------+
 //
+// # Who may ask for an epoch
+//
+// An agent asks once its service is active and it has compared the newest batches of
+// the standby nodes with its own log. Where the source says that an active service
+// is whole ([stores.Spare]), the nodes are asked anew after each activation, as many
+// as it takes to know of whatever is durable, and the one that holds most is
+// compared: a service that its own cluster made active behind the nodes is found out
+// before anybody is deposed for it, and named. To a source beside another writer of
+// the same site the agent says whether its service must hold outputs back when it
+// takes over, and what of its log need not be kept.
+//
 // # What is recorded when
 //
 // The stream's record at the gate never claims more than what happens here. What

@@ -19,7 +19,8 @@ type library struct {
 	conn      *local.Conn // nil while none is connected
 	hello     local.Hello
 	active    bool
-	activated uint64 // counts activations: each one may be used for one try to become writer
+	began     tidegate.Position // of the newest activation
+	activated uint64            // counts activations: each one may be used for one try to become writer
 	lineage   tidegate.Lineage
 	progress  local.LibraryProgress
 	known     bool           // progress has been heard on this connection
@@ -99,7 +100,7 @@ func (s *stream) checkHello(h local.Hello) error {
 func (s *stream) libraryUp(conn *local.Conn, h local.Hello) {
 	s.mu.Lock()
 	old := s.lib.conn
-	s.lib.conn, s.lib.hello, s.lib.active, s.lib.known, s.lib.lineage = conn, h, false, false, h.Lineage
+	s.lib.conn, s.lib.hello, s.lib.active, s.lib.known, s.lib.lineage, s.lib.began = conn, h, false, false, h.Lineage, 0
 	s.lib.findings = local.Findings{}
 	s.renewal.gap = nil
 	// The journal may be another one now, repaired or copied anew: compare again.
@@ -179,7 +180,10 @@ func (s *stream) fromLibrary(conn *local.Conn, m local.Message) error {
 		if !s.lib.active {
 			s.lib.activated++
 		}
-		s.lib.active, s.lib.lineage = true, m.Lineage
+		s.lib.active, s.lib.lineage, s.lib.began = true, m.Lineage, m.L
+		if s.whole() {
+			s.wakeWaiters() // what does not come any more need not be waited for
+		}
 		s.mu.Unlock()
 		s.log.Info("service is active here", "lineage", string(m.Lineage), "head", m.L.String())
 		s.service.pokeLease()

@@ -21,6 +21,11 @@ type observation struct {
 	end      tidegate.Seq      // newest batch heard of
 	commit   tidegate.Seq
 	caughtUp bool // proven has reached what the node held when we attached
+
+	activation uint64 // of the service, for which caughtUp counts
+
+	durable tidegate.Position // of this node's own log: what W nodes have of it, as far as was compared
+	held    []placed          // batches beyond it that were compared
 }
 
 // observe compares what is shipped with this node's own copy until another job
@@ -31,16 +36,18 @@ func (s *stream) observe(ctx context.Context) error {
 		s.mu.Lock()
 		rec := s.view.rec.Clone()
 		s.mu.Unlock()
-		member := rec.Config.Members[i%len(rec.Config.Members)]
 		began := s.agent.clk.Boot()
-		err := s.observeAt(ctx, rec, member.Node)
+		node, activation, err := s.observable(ctx, rec, i)
+		if err == nil {
+			err = s.observeAt(ctx, rec, node, activation)
+		}
 		s.mu.Lock()
 		s.seen.node, s.seen.caughtUp = "", false
 		s.mu.Unlock()
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		s.log.Debug("observation ended", "node", string(member.Node), "err", err)
+		s.log.Debug("observation ended", "node", string(node), "err", err)
 		if d, ok := errors.AsType[*divergedError](err); ok {
 			return s.divergedAt(ctx, d)
 		}
@@ -55,7 +62,7 @@ func (s *stream) observe(ctx context.Context) error {
 }
 
 // observeAt follows the headers of one node's log.
-func (s *stream) observeAt(ctx context.Context, rec fence.EpochRecord, node tidegate.NodeName) error {
+func (s *stream) observeAt(ctx context.Context, rec fence.EpochRecord, node tidegate.NodeName, activation uint64) error {
 	addr, ok := s.address(node)
 	if !ok {
 		return fmt.Errorf("observe %s: the gate has no address for it", node)
@@ -71,7 +78,7 @@ func (s *stream) observeAt(ctx context.Context, rec fence.EpochRecord, node tide
 	defer stop()
 	defer func() { _ = conn.Close() }() // idempotent; the session's error says why
 	s.mu.Lock()
-	s.seen.node, s.seen.end, s.seen.commit = node, attached.Received.Seq, attached.Commit
+	s.seen.node, s.seen.end, s.seen.commit, s.seen.activation = node, attached.Received.Seq, attached.Commit, activation
 	s.mu.Unlock()
 	s.setErr(nil)
 	s.log.Debug("observing", "node", string(node), "from", s.provenNow().String(), "end", attached.Received.Seq.String())
@@ -90,12 +97,28 @@ func (s *stream) observeAt(ctx context.Context, rec fence.EpochRecord, node tide
 			if err := s.compare(ctx, rec, h); err != nil {
 				return err
 			}
-			s.provenThrough(h.Seq, attached.Received.Seq)
-		case *shipper.CommitEvent:
 			s.mu.Lock()
-			s.seen.commit = max(s.seen.commit, ev.Seq)
+			s.seen.hold(placed{h.Seq, h.Next})
 			s.mu.Unlock()
+			s.provenThrough(h.Seq, attached.Received.Seq)
+			s.noteCommit(0)
+		case *shipper.CommitEvent:
+			s.noteCommit(ev.Seq)
 		}
+	}
+}
+
+// noteCommit takes in that W nodes have the batches through commit, and tells the source
+// what of its log that is.
+func (s *stream) noteCommit(commit tidegate.Seq) {
+	s.mu.Lock()
+	was := s.seen.durable
+	s.seen.commit = max(s.seen.commit, commit)
+	s.seen.settle()
+	news := s.seen.durable != was
+	s.mu.Unlock()
+	if news {
+		s.stand()
 	}
 }
 
@@ -197,6 +220,9 @@ func (s *stream) compare(ctx context.Context, rec fence.EpochRecord, h batch.Hea
 		}
 	}
 	for {
+		if err := s.lacking(h); err != nil {
+			return err
+		}
 		err := s.waitHead(ctx, h.Next, s.agent.cfg.Limits.ProofWait)
 		if ctx.Err() != nil {
 			return ctx.Err()
@@ -249,7 +275,7 @@ func (s *stream) overtaken(rec fence.EpochRecord, h batch.Header) bool {
 func (s *stream) divergedAt(ctx context.Context, d *divergedError) error {
 	h := d.header
 	s.mu.Lock()
-	s.diverged = &divergence{at: h.First, seq: h.Seq, epoch: h.Epoch, reason: d.Error(), prefix: s.lib.head() == h.First}
+	s.diverged = s.divergence(d)
 	former := s.former
 	if rec := s.view.rec; rec.Epoch < h.Epoch && rec.Holder.Node != "" {
 		// The log is ahead of the gate's view: its holder is the one left behind.

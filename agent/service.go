@@ -145,7 +145,7 @@ func (s *stream) ready() (active, mine bool, why string) {
 		return true, false, s.diverged.reason
 	case !s.lib.known:
 		return true, false, "the library has not reported yet"
-	case s.view.rec.ActiveEpoch > 0 && !s.seen.caughtUp:
+	case s.view.rec.ActiveEpoch > 0 && !s.comparable():
 		// Never depose a writer whose log we may not be able to continue.
 		return true, false, "comparing the log with the standby nodes'"
 	}

@@ -1,7 +1,9 @@
 package agent
 
 import (
+	"cmp"
 	"errors"
+	"slices"
 	"time"
 
 	"google.golang.org/protobuf/types/known/durationpb"
@@ -199,6 +201,10 @@ func (s *stream) status() StreamStatus {
 	if lost != nil {
 		f := s.lostFinding(lost)
 		st.Lost, st.LostDiverged, st.Findings = lost.Error(), errors.Is(lost, tidegate.ErrDiverged), append([]local.Finding{f}, st.Findings...)
+	}
+	if f, some := s.found(); some {
+		st.Findings = append(st.Findings, f)
+		slices.SortStableFunc(st.Findings, func(a, b local.Finding) int { return cmp.Compare(b.Severity, a.Severity) })
 	}
 	if err := s.lib.findings.Work(); err != nil {
 		st.Finding, st.Hint = err.Error(), tidegate.HintOf(err)

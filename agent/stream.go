@@ -91,7 +91,10 @@ type divergence struct {
 	seq    tidegate.Seq
 	epoch  tidegate.Epoch // of the log that goes on without us
 	reason string
-	prefix bool // it only ends there: nothing in it contradicts the stream
+	hint   string // what to do; may be empty
+	prefix bool   // it only ends there: nothing in it contradicts the stream
+	// lacking: the service became active without what the standby nodes hold.
+	lacking bool
 }
 
 // forgotten is a view of the gate that lags behind a running term: it is late, or
@@ -143,7 +146,7 @@ func (s *stream) show(v streamView, nodes map[tidegate.NodeName]string) {
 	s.noteRenewal()
 	if old.Epoch != v.rec.Epoch && s.seen.proven >= v.rec.StartSeq && v.rec.StartSeq > 0 {
 		// What was compared beyond the new writer's head may have been cut.
-		s.seen.proven = v.rec.StartSeq - 1
+		s.seen.proven, s.seen.held = v.rec.StartSeq-1, nil
 	}
 	s.mu.Unlock()
 	if w := s.writer.Load(); w != nil {
@@ -152,6 +155,7 @@ func (s *stream) show(v streamView, nodes map[tidegate.NodeName]string) {
 	if k, keeper := s.source.(stores.Keeper); keeper && v.known() {
 		k.Wanted(!v.leaving)
 	}
+	s.stand()
 	s.tellRole()
 	s.poke()
 }
@@ -217,6 +221,9 @@ type job struct {
 	kind  jobKind
 	epoch tidegate.Epoch
 	why   fence.Holder // observers begin anew when the writer changes
+	// activation of a service whose log grows by what it writes itself: what the standby
+	// nodes hold is asked anew after it.
+	activation uint64
 }
 
 type jobKind uint8
@@ -250,7 +257,7 @@ func (s *stream) decide(now job) job {
 		return job{kind: jobWrite, epoch: rec.Epoch}
 	}
 	if s.lib.conn != nil && s.lib.known && rec.ActiveEpoch > 0 && s.diverged == nil {
-		return job{kind: jobObserve, epoch: rec.ActiveEpoch, why: rec.Holder}
+		return job{kind: jobObserve, epoch: rec.ActiveEpoch, why: rec.Holder, activation: s.activation()}
 	}
 	return job{}
 }
@@ -386,7 +393,7 @@ func (s *stream) write(ctx context.Context, epoch tidegate.Epoch) error {
 	s.tellRole()
 	if errors.Is(err, tidegate.ErrDiverged) {
 		s.mu.Lock()
-		s.diverged = &divergence{at: s.lib.head(), seq: rec.Head.Seq, epoch: epoch, reason: err.Error()}
+		s.diverged = &divergence{at: s.lib.head(), seq: rec.Head.Seq, epoch: epoch, reason: err.Error(), hint: tidegate.HintOf(err)}
 		s.mu.Unlock()
 	}
 	return err
@@ -515,7 +522,16 @@ func (s *stream) headMoved(head tidegate.Position) {
 	}
 }
 
-// waitHead returns nil once the library has made everything before p durable.
+// wakeWaiters makes all who wait for the library look again; mu is held.
+func (s *stream) wakeWaiters() {
+	for ch := range s.waiters {
+		close(ch)
+	}
+	clear(s.waiters)
+}
+
+// waitHead returns nil once the library has made everything before p durable. It
+// may give up early, when there is something else to look at.
 func (s *stream) waitHead(ctx context.Context, p tidegate.Position, atMost time.Duration) error {
 	s.mu.Lock()
 	if s.lib.head() >= p {
@@ -534,6 +550,9 @@ func (s *stream) waitHead(ctx context.Context, p tidegate.Position, atMost time.
 	defer timer.Stop()
 	select {
 	case <-ch:
+		if s.head() < p {
+			return context.DeadlineExceeded
+		}
 		return nil
 	case <-timer.C:
 		return context.DeadlineExceeded
