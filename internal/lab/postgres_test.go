@@ -122,7 +122,8 @@ func (s *pgStage) compare(t *testing.T) (loss pglab.Loss) {
 // With one standby node of three nothing is durable, and no client of a PostgreSQL
 // server is told anything; they are once the nodes are back. What the loss of the
 // site leaves of what they were told is judged in TestPostgresRounds. What the other
-// site shows and what is read there reaches the primary, too.
+// site shows and what is read there reaches the primary, too. So it is with an agent
+// that is frozen.
 func TestPostgresWaitsForTheOtherSite(t *testing.T) {
 	s := newPostgres(t, pglab.Config{Feedback: true}, tidegate.ModeSync, tidegate.Bounds{})
 	nodes := []string{"standby-d2", "standby-d3"}
@@ -143,6 +144,17 @@ func TestPostgresWaitsForTheOtherSite(t *testing.T) {
 	s.more(t, 50)
 	s.showsWhatItConfirms(t)
 	s.keepsWhatIsRead(t)
+
+	// An agent that stands still answers nobody, and nobody is let go for it.
+	agent := s.Proc("agent-p1")
+	if err := agent.Signal(syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	s.quiet(t)
+	if err := agent.Signal(syscall.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+	s.more(t, 50)
 	if loss := s.compare(t); loss.Lost > 0 {
 		t.Errorf("%d commits are lost that clients were told of", loss.Lost)
 	}

@@ -22,6 +22,25 @@ func Level(m tidegate.Mode) string {
 	return "on"
 }
 
+// Promote kills the primary, and has its replica take its place, as a cluster manager
+// does.
+func (l *Lab) Promote(ctx context.Context) error {
+	if err := l.Primary.Kill(); err != nil {
+		return err
+	}
+	// pg_promote(true) may cancel itself: its own snapshot conflicts with replay.
+	if _, err := l.Replica.Query(ctx, "SELECT pg_promote(false)"); err != nil {
+		return err
+	}
+	return l.Until(ctx, "the replica to be promoted", func(ctx context.Context) error {
+		is, err := l.Replica.Text(ctx, "SELECT pg_is_in_recovery()")
+		if err == nil && is != "f" {
+			err = errors.New("it is in recovery")
+		}
+		return err
+	})
+}
+
 // Takeover is a disaster that was survived.
 type Takeover struct {
 	Plan  *pb.Plan

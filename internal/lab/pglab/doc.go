@@ -15,6 +15,8 @@
 //	pgbench --+                                    clients -- route -- (primary, later d1)
 //	copy of the primary, before the load
 //
+// With Cluster the replica has an agent, too, and may be promoted: [Lab.Promote].
+//
 // With Returns a standby daemon beside the primary takes the old primary over once
 // it has come back, for the way home.
 //

@@ -21,6 +21,11 @@ func (l *Lab) Gate(ctx context.Context, mode tidegate.Mode, b tidegate.Bounds) e
 	if _, err := l.Tidegate(ctx, append(args, lab.Service+"/"+Stream)...); err != nil {
 		return err
 	}
+	return l.Armed(ctx, want)
+}
+
+// Armed waits until the record says that the gate is armed in a mode.
+func (l *Lab) Armed(ctx context.Context, want pb.Mode) error {
 	return l.Until(ctx, "the record to say so", func(ctx context.Context) error {
 		st, err := l.Status(ctx)
 		if err != nil {

@@ -31,6 +31,7 @@ type Config struct {
 	Scale    int    // of pgbench's tables; a scale of 1 is 100,000 accounts, 15 MB
 	Replica  bool   // an ordinary physical replica at the primary site
 	NoTwin   bool   // no copy of the primary from before the load: nothing can be judged by Judge and Recover
+	Cluster  bool   // the replica has an agent of its own, and may be promoted
 	Returns  bool   // a standby daemon beside the primary, which takes it over once the stream has left it
 	Feedback bool   // reads on the warm server hold back cleaning up on the primary (hot_standby_feedback)
 }
@@ -87,7 +88,7 @@ func (l *Lab) build(ctx context.Context) (err error) {
 		}
 		place = l.copy.Dir
 	}
-	if l.cfg.Replica {
+	if l.cfg.Replica || l.cfg.Cluster {
 		if l.Replica, err = l.Primary.Replica(pgrun.Config{}); err != nil {
 			return err
 		}
@@ -106,7 +107,7 @@ func (l *Lab) build(ctx context.Context) (err error) {
 	}
 	l.Lab, err = lab.New(lab.Plant{
 		Dir: l.cfg.Dir, Bin: l.cfg.Bin,
-		Primaries: 1, Agents: 1, NoService: true, Streams: []string{Stream}, Store: "postgres", Mode: tidegate.ModeOpen,
+		Primaries: l.machines(), Agents: 1, NoService: true, Streams: []string{Stream}, Store: "postgres", Mode: tidegate.ModeOpen,
 		Returns: l.cfg.Returns, Tune: l.tune, Probe: l.probeSection,
 	})
 	if err != nil {
@@ -124,6 +125,14 @@ func (l *Lab) build(ctx context.Context) (err error) {
 	return nil
 }
 
+// machines is how many the primary site has.
+func (l *Lab) machines() int {
+	if l.cfg.Cluster {
+		return 2
+	}
+	return 1
+}
+
 // tune writes the store's part of the configuration files.
 func (l *Lab) tune(name string, file map[string]any) {
 	stream := func(endpoint, conn, slot string) []map[string]any {
@@ -139,6 +148,8 @@ func (l *Lab) tune(name string, file map[string]any) {
 	switch name {
 	case "p1/agent.yaml":
 		file["streams"] = stream(fmt.Sprintf("%s:%d", l.Primary.Host, pgrun.Port), "host="+l.Primary.SocketDir, "tidegate")
+	case "p2/agent.yaml":
+		file["streams"] = stream(fmt.Sprintf("%s:%d", l.Replica.Host, pgrun.Port), "host="+l.Replica.SocketDir, "tidegate")
 	case "d1/agent.yaml":
 		file["streams"] = stream(l.endpoint, fmt.Sprintf("host=%s port=%d", l.warm.SocketDir(), port), "back")
 	case "d1/standby.yaml":
