@@ -190,18 +190,18 @@ func (g *fakeGate) AcquireEpoch(_ context.Context, r *connect.Request[pb.Acquire
 	}}}), nil
 }
 
-// declare gives the log up, as of the present epoch.
-func (g *fakeGate) declare(site tidegate.SiteName) {
+// declare gives the log up, as of the present epoch, for what is beside a node.
+func (g *fakeGate) declare(node string) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	g.renewal = &pb.Renewal{Epoch: uint64(g.rec.ActiveEpoch), Site: string(site)}
+	g.renewal = &pb.Renewal{Epoch: uint64(g.rec.ActiveEpoch), Site: "east", Node: node}
 	g.declares++
 	g.revision++
 	g.shout()
 }
 
-func (g *fakeGate) DeclareGeneration(context.Context, *connect.Request[pb.DeclareGenerationRequest]) (*connect.Response[pb.DeclareGenerationResponse], error) {
-	g.declare("east")
+func (g *fakeGate) DeclareGeneration(_ context.Context, r *connect.Request[pb.DeclareGenerationRequest]) (*connect.Response[pb.DeclareGenerationResponse], error) {
+	g.declare(r.Msg.GetNode())
 	return connect.NewResponse(&pb.DeclareGenerationResponse{}), nil
 }
 

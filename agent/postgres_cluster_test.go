@@ -77,12 +77,26 @@ func TestPostgresReplicaIsPromoted(t *testing.T) {
 		st := n1.agent.Status().Streams[0]
 		return st.Observer != nil && st.Observer.Diverged != ""
 	})
-	n2.commit("INSERT INTO t VALUES (5)")
-	w.gate.mu.Lock()
-	defer w.gate.mu.Unlock()
-	if w.gate.rec.Holder.Node != "n2" || w.gate.rec.Epoch != 2 {
-		t.Errorf("held by %+v in epoch %s", w.gate.rec.Holder, w.gate.rec.Epoch)
+	if st := n1.agent.Status().Streams[0]; st.Lost != "" {
+		t.Errorf("the old primary asks for a new generation: %s", st.Lost)
 	}
+	n2.commit("INSERT INTO t VALUES (5)")
+	holder := func(epoch tidegate.Epoch) {
+		t.Helper()
+		w.gate.mu.Lock()
+		defer w.gate.mu.Unlock()
+		if w.gate.rec.Holder.Node != "n2" || w.gate.rec.Epoch != epoch {
+			t.Errorf("held by %+v in epoch %s", w.gate.rec.Holder, w.gate.rec.Epoch)
+		}
+	}
+	holder(2)
+
+	// A generation is declared of the one that holds it: the old primary does not answer.
+	w.gate.declare("n2")
+	n2.opened(2)
+	n2.commit("INSERT INTO t VALUES (6)")
+	n1.heldBack("INSERT INTO t VALUES (7)")
+	holder(3)
 }
 
 // The replica that is promoted lacks what clients were told of, because the other

@@ -87,7 +87,7 @@ func TestPostgresNewGeneration(t *testing.T) {
 			h.heldBack("INSERT INTO t VALUES (2)")
 
 			w.log.is(&w.log.mute, true) // nobody has the new base
-			w.gate.declare("east")
+			w.gate.declare("n1")
 			first := h.opened(2)
 			h.writer("opening", func(st *WriterStatus) bool { return st.Generation == 2 && st.Opening && st.Durable == 0 })
 			if st := h.agent.Status().Streams[0]; st.Lost != "" || len(st.Findings) > 0 && st.Findings[0].Name == findingGeneration {
@@ -154,7 +154,7 @@ func TestPostgresNewGenerationOfAServerSetBack(t *testing.T) {
 	if declared != 0 {
 		t.Fatal("declared by itself")
 	}
-	w.gate.declare("east")
+	w.gate.declare("n1")
 	h.opened(2)
 	h.commit("CREATE TABLE another ()")
 	h.caughtUp()
@@ -171,7 +171,9 @@ func TestPostgresNewGenerationByPolicy(t *testing.T) {
 	h.commit("ALTER SYSTEM SET max_slot_wal_keep_size = '16MB'")
 	h.commit("SELECT pg_reload_conf()")
 	h.passes()
-	w.gate.change(func(g *fakeGate) { g.refuse = &tidegate.Error{Op: "acquire", Class: tidegate.Transient, Err: errors.New("too few standby nodes")} })
+	w.gate.change(func(g *fakeGate) {
+		g.refuse = &tidegate.Error{Op: "acquire", Class: tidegate.Transient, Err: errors.New("too few standby nodes")}
+	})
 	h.pg.UntilSQL(t, "SELECT wal_status <> 'lost' FROM pg_replication_slots", "t")
 	// Lost once more before an epoch can be had: it is begun anew once more.
 	h.passes()

@@ -46,6 +46,7 @@ const (
 type declaration struct {
 	epoch tidegate.Epoch // 0: there is none
 	site  tidegate.SiteName
+	node  tidegate.NodeName // whose source it was declared of
 }
 
 // opens reports whether a term of this agent that begins after head opens a new
@@ -56,18 +57,18 @@ func (s *stream) opens(head tidegate.LogPos) bool {
 	return head.Seq > 0 && s.declared() && head.Epoch <= s.view.renewal.epoch
 }
 
-// declared reports whether there is a declaration for this agent; mu is held.
+// declared reports whether there is a declaration for this agent's site; mu is held.
 func (s *stream) declared() bool {
 	d := s.view.renewal
 	_, able := s.source.(stores.Renewable)
 	return able && d.epoch != 0 && d.site == s.agent.cfg.Node.Site
 }
 
-// renewing reports whether a new generation is declared and no epoch was opened for
-// it: nothing else is done meanwhile. mu is held.
+// renewing reports whether a new generation is declared of the source here and no
+// epoch was opened for it: nothing else is done meanwhile. mu is held.
 func (s *stream) renewing() bool {
 	rec := s.view.rec
-	return s.declared() && rec.ActiveEpoch > 0 && rec.ActiveEpoch <= s.view.renewal.epoch && !s.elsewhere(rec)
+	return s.declared() && s.view.renewal.node == s.agent.cfg.Node.Name && rec.ActiveEpoch > 0 && rec.ActiveEpoch <= s.view.renewal.epoch && !s.elsewhere(rec)
 }
 
 // settled reports whether a term that is to end has nothing to wait for. mu is held.
@@ -161,10 +162,12 @@ func (s *stream) lost() error {
 	switch {
 	case !s.view.known(), rec.ActiveEpoch == 0, rec.Active.Site != s.agent.cfg.Node.Site, s.elsewhere(rec), s.renewing():
 		return nil
-	case why != nil:
-		return why
+	case s.diverged != nil && !s.diverged.lacking && rec.Active.Node != s.agent.cfg.Node.Name:
+		return nil // an old primary, for which nothing is to be given up: it is said to have diverged
 	case s.diverged != nil:
 		return fmt.Errorf("%s: %w", s.diverged.reason, tidegate.ErrDiverged)
+	case why != nil:
+		return why
 	}
 	return s.renewal.gap
 }
@@ -180,9 +183,10 @@ func (s *stream) lostFinding(why error) local.Finding {
 	return local.Finding{Name: findingGeneration, Severity: local.SeverityCritical, Class: tidegate.Permanent, Text: text, Hint: hint}
 }
 
-// keepGeneration sees to it that a declared generation comes to be, and declares one by itself, where the policy says so, the
-// source itself says that its log is gone, and nothing that was shipped is left out by
-// it, until ctx ends. That a proof found nothing to compare is for a person to judge.
+// keepGeneration sees to it that a declared generation comes to be, and declares one
+// by itself, where the policy says so, the source itself says that its log is gone, and
+// nothing that was shipped is left out by it, until ctx ends. That a proof found nothing
+// to compare is for a person to judge.
 func (s *stream) keepGeneration(ctx context.Context) error {
 	src, able := s.source.(stores.Renewable)
 	if !able {

@@ -96,7 +96,7 @@ func parseStreamView(m *pb.StreamView) (v streamView, err error) {
 		return v, err
 	}
 	v.paused, v.leaving = m.GetPaused(), m.GetLeaving()
-	v.renewal = declaration{epoch: tidegate.Epoch(m.GetRenewal().GetEpoch()), site: tidegate.SiteName(m.GetRenewal().GetSite())}
+	v.renewal = declaration{epoch: tidegate.Epoch(m.GetRenewal().GetEpoch()), node: tidegate.NodeName(m.GetRenewal().GetNode()), site: tidegate.SiteName(m.GetRenewal().GetSite())}
 	v.policy = tidegate.Policy{Reaction: reactions[m.GetPolicy()], Grace: m.GetGrace().AsDuration(), Rearm: m.GetRearm().AsDuration()}
 	if v.policy.Reaction == "" {
 		// A gate that names none means the strictest; one that names an unknown

@@ -231,7 +231,7 @@ func (s *nodeService) AcquireEpoch(ctx context.Context, req *connect.Request[pb.
 	if !ok {
 		return nil, notFound("acquire", m.GetService(), "add the service with `tidegate streams add`")
 	}
-	if h, e, ok := activeHolder(v, name); ok && h == holder && e > 0 && !forgotten(v, name, held) && !renewing(v, name, holder.Site) {
+	if h, e, ok := activeHolder(v, name); ok && h == holder && e > 0 && !forgotten(v, name, held) && !renewing(v, name, holder.Node) {
 		return connect.NewResponse(grantsOf(v, name, "")), nil // no change of role, frozen or not
 	}
 	if svc.Value.Frozen {

@@ -110,8 +110,11 @@ func (s *nodeService) DeclareGeneration(ctx context.Context, req *connect.Reques
 		return nil, err
 	}
 	defer release()
-	if site := callerOf(ctx).Site; site != v.Epochs[id].Value.Active.Site {
-		return nil, misuse(op, m.GetStreamId(), fmt.Errorf("site %s: the stream is written at %s", site, v.Epochs[id].Value.Active.Site))
+	// Where another node was the last that wrote, this source may be an old primary that
+	// came back: a person may know better, a policy cannot.
+	at := v.Epochs[id].Value.Active
+	if site := callerOf(ctx).Site; site != at.Site || m.GetNode() != string(at.Node) {
+		return nil, misuse(op, m.GetStreamId(), fmt.Errorf("node %s at site %s: the stream is written by node %s at site %s", m.GetNode(), site, at.Node, at.Site))
 	}
 	d, err := s.declareGeneration(ctx, v, e, declaring{reason: "by policy: " + m.GetReason()})
 	if err != nil {
@@ -124,10 +127,10 @@ func (s *nodeService) DeclareGeneration(ctx context.Context, req *connect.Reques
 // held by the caller, so that no plan runs.
 func (p parts) declareGeneration(ctx context.Context, v *registry.View, e registry.Entry[registry.Stream], ask declaring) (declared, error) {
 	st, rec := e.Value, v.Epochs[e.Value.ID]
-	if r := st.Renewal; r.Pending(rec.Value) {
+	said := p.world.sourceOf(rec.Value, p.timing.Stale)
+	if r := st.Renewal; r.Pending(rec.Value) && (said.node == "" || r.Node == said.node) {
 		return declared{renewal: r}, nil // it is under way
 	}
-	said := p.world.sourceOf(rec.Value, p.timing.Stale)
 	d := declared{rules: regenerateRules(v, st, rec.Value, said, ask.acceptLoss), facts: regenerateFacts(st, rec.Value, said)}
 	refused := &api.RulesError{Rules: d.rules}
 	if ask.dryRun {
@@ -141,7 +144,7 @@ func (p parts) declareGeneration(ctx context.Context, v *registry.View, e regist
 		}
 	}
 	st.Renewal = &registry.Renewal{
-		Epoch: rec.Value.ActiveEpoch, Site: rec.Value.Active.Site, Reason: ask.reason, Actor: actor(ctx), Since: p.now().UTC(), AcceptedLoss: ask.acceptLoss,
+		Epoch: rec.Value.ActiveEpoch, Node: said.node, Site: rec.Value.Active.Site, Reason: ask.reason, Actor: actor(ctx), Since: p.now().UTC(), AcceptedLoss: ask.acceptLoss,
 	}
 	entry := p.entry(ctx, ActionRegenerate, st.Service, ask.reason, d.facts...)
 	entry.Stream = st.Name
@@ -164,11 +167,13 @@ type source struct {
 	report *pb.AgentStream
 }
 
-// sourceOf finds the agent beside the source: the writer's, or another at its site
-// beside which the service is active.
+// sourceOf finds the agent beside the source: the writer's while it is one, whatever
+// an old primary beside it says of itself; else one at its site that says its log is
+// lost.
 func (w *world) sourceOf(rec fence.EpochRecord, stale time.Duration) (best source) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	most := 0
 	for _, node := range slices.Sorted(maps.Keys(w.agents)) {
 		a := w.agents[node]
 		if a.report == nil || a.site != rec.Active.Site || w.age(a.at) > stale {
@@ -178,12 +183,27 @@ func (w *world) sourceOf(rec fence.EpochRecord, stale time.Duration) (best sourc
 			if one.GetStreamId() != rec.Stream.String() {
 				continue
 			}
-			if best.report == nil || one.GetLost() != "" || node == rec.Active.Node && best.report.GetLost() == "" {
-				best = source{node, one}
+			if node == rec.Active.Node && writes(one.GetRole()) {
+				return source{node, one}
+			}
+			rank := 1
+			if one.GetLost() != "" {
+				rank += 2
+			}
+			if node == rec.Active.Node {
+				rank++
+			}
+			if rank > most {
+				most, best = rank, source{node, one}
 			}
 		}
 	}
 	return best
+}
+
+// writes reports whether an agent in a role has the stream's writer beside it.
+func writes(r pb.AgentRole) bool {
+	return r == pb.AgentRole_AGENT_ROLE_WRITER || r == pb.AgentRole_AGENT_ROLE_PROVING
 }
 
 // regenerateRules answers what a declaration needs.
@@ -254,13 +274,13 @@ func renewalMessage(r *registry.Renewal) *pb.Renewal {
 	if r == nil {
 		return nil
 	}
-	return &pb.Renewal{Epoch: uint64(r.Epoch), Site: string(r.Site), Reason: r.Reason, Actor: r.Actor, Since: timestamppb.New(r.Since)}
+	return &pb.Renewal{Epoch: uint64(r.Epoch), Node: string(r.Node), Site: string(r.Site), Reason: r.Reason, Actor: r.Actor, Since: timestamppb.New(r.Since)}
 }
 
 // renewing reports whether some stream of a service is to begin a new generation with
-// its next epoch at a site.
-func renewing(v *registry.View, s tidegate.ServiceName, site tidegate.SiteName) bool {
+// its next epoch, which a node is to acquire.
+func renewing(v *registry.View, s tidegate.ServiceName, node tidegate.NodeName) bool {
 	return slices.ContainsFunc(v.StreamsOf(s), func(st registry.Stream) bool {
-		return st.Renewal.Pending(v.Epochs[st.ID].Value) && st.Renewal.Site == site
+		return st.Renewal.Pending(v.Epochs[st.ID].Value) && st.Renewal.Node == node
 	})
 }

@@ -72,10 +72,30 @@ func TestRegenerate(t *testing.T) {
 		t.Errorf("nothing is declared, and the epoch is %s, %v", again[0].Epoch, err)
 	}
 
+	// An old primary beside the writer says that of itself: it is not asked.
+	s.agents["e0"] = tidegate.NewID()
+	for node, one := range map[tidegate.NodeName]*pb.AgentStream{"e0": {Lost: "the slot of an old primary"}, "e1": {Role: pb.AgentRole_AGENT_ROLE_WRITER, Epoch: 1}} {
+		one.StreamId = ids["a"].String()
+		_, err := s.node(tidegate.RoleAgent, "east", string(node)).ReportAgent(t.Context(), connect.NewRequest(&pb.ReportAgentRequest{
+			Node: string(node), Site: "east", Holder: s.agents[node].String(), Streams: []*pb.AgentStream{one},
+		}))
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	refused(ruleLost, &pb.RegenerateStreamRequest{})
+	_, err = s.node(tidegate.RoleAgent, "east", "e0").DeclareGeneration(t.Context(), connect.NewRequest(&pb.DeclareGenerationRequest{
+		Node: "e0", StreamId: ids["a"].String(), Reason: "the slot of an old primary",
+	}))
+	if err := api.FromError("declare", "a", err); tidegate.ClassOf(err) != tidegate.Misuse {
+		t.Errorf("declared for an old primary: %v", err)
+	}
+	report("the slot is gone", false)
+
 	s.write(recs[0], 3, "w1", "w2")
 	for range 2 { // again changes nothing
 		r, err := ask(&pb.RegenerateStreamRequest{Reason: "the slot was dropped"})
-		if err != nil || r.GetRenewal().GetEpoch() != 1 || r.GetRenewal().GetSite() != "east" || r.GetRenewal().GetActor() == "" {
+		if err != nil || r.GetRenewal().GetEpoch() != 1 || r.GetRenewal().GetNode() != "e1" || r.GetRenewal().GetActor() == "" {
 			t.Fatalf("%v, %v", r, err)
 		}
 	}

@@ -795,7 +795,8 @@ func (x *StreamView) GetRenewal() *Renewal {
 // Renewal says that the source at a site does not continue the log as it stands at
 // the end of an epoch: a writer there that begins after a batch of that epoch, or of
 // an older one, opens a new generation. Once the log goes on under a newer epoch it
-// is history.
+// is history. Its agent at node, which was the source that was declared of, acquires
+// the epoch for it; no other does that before its time.
 type Renewal struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Epoch         uint64                 `protobuf:"varint,1,opt,name=epoch,proto3" json:"epoch,omitempty"`
@@ -803,6 +804,7 @@ type Renewal struct {
 	Reason        string                 `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
 	Actor         string                 `protobuf:"bytes,4,opt,name=actor,proto3" json:"actor,omitempty"`
 	Since         *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=since,proto3" json:"since,omitempty"`
+	Node          string                 `protobuf:"bytes,6,opt,name=node,proto3" json:"node,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -870,6 +872,13 @@ func (x *Renewal) GetSince() *timestamppb.Timestamp {
 		return x.Since
 	}
 	return nil
+}
+
+func (x *Renewal) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
 }
 
 // Brake says that the primary runs unprotected because somebody wants it so. No
@@ -3905,13 +3914,14 @@ const file_tidegate_v1_node_proto_rawDesc = "" +
 	"\tlease_ttl\x18\x0f \x01(\v2\x19.google.protobuf.DurationR\bleaseTtl\x12\x1a\n" +
 	"\blearners\x18\x10 \x03(\tR\blearners\x12\x18\n" +
 	"\aleaving\x18\x11 \x01(\bR\aleaving\x12.\n" +
-	"\arenewal\x18\x12 \x01(\v2\x14.tidegate.v1.RenewalR\arenewal\"\x93\x01\n" +
+	"\arenewal\x18\x12 \x01(\v2\x14.tidegate.v1.RenewalR\arenewal\"\xa7\x01\n" +
 	"\aRenewal\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12\x12\n" +
 	"\x04site\x18\x02 \x01(\tR\x04site\x12\x16\n" +
 	"\x06reason\x18\x03 \x01(\tR\x06reason\x12\x14\n" +
 	"\x05actor\x18\x04 \x01(\tR\x05actor\x120\n" +
-	"\x05since\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\"g\n" +
+	"\x05since\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\x12\x12\n" +
+	"\x04node\x18\x06 \x01(\tR\x04node\"g\n" +
 	"\x05Brake\x12\x16\n" +
 	"\x06reason\x18\x01 \x01(\tR\x06reason\x12\x14\n" +
 	"\x05actor\x18\x02 \x01(\tR\x05actor\x120\n" +

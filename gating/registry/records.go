@@ -73,9 +73,11 @@ type Stream struct {
 
 // Renewal says that the source at Site does not continue the log as it stands at the
 // end of Epoch: a writer there that begins behind a batch of that epoch, or of an
-// older one, opens a new generation.
+// older one, opens a new generation. The agent at Node, whose source it was said of,
+// acquires an epoch for that; another would depose a writer that is well.
 type Renewal struct {
 	Epoch        tidegate.Epoch    `json:"epoch"`
+	Node         tidegate.NodeName `json:"node"`
 	Site         tidegate.SiteName `json:"site"`
 	Reason       string            `json:"reason"`
 	Actor        string            `json:"actor"`
