@@ -168,6 +168,13 @@ func (s *stream) askNext(ctx context.Context, node tidegate.NodeName) (tidegate.
 	if err != nil {
 		return 0, err
 	}
+	s.mu.Lock()
+	term := s.core.Adopted()
+	s.mu.Unlock()
+	if at.Durable.Seq > 0 && at.Adopted.Epoch != term.Epoch {
+		// What it has may not be of this history, and end before our log does.
+		return 0, errors.Join(fmt.Errorf("node %s has adopted epoch %s, want %s", node, at.Adopted.Epoch, term.Epoch), conn.Close())
+	}
 	return at.Durable.Seq + 1, conn.Close()
 }
 
@@ -218,9 +225,9 @@ func (s *stream) beginAt(to tidegate.Seq, lineage tidegate.Lineage) (shipper.Beg
 	if err != nil {
 		return shipper.Begin{}, err
 	}
-	sp, opened, known := s.openedOf(h.Generation)
+	_, opened, known := s.openedOf(h.Generation)
 	if !known || opened == 0 {
-		return shipper.Begin{}, fmt.Errorf("who opened generation %d is not known: %w", sp.generation, tidegate.ErrNotFound)
+		return shipper.Begin{}, fmt.Errorf("who opened generation %d is not known: %w", h.Generation, tidegate.ErrNotFound)
 	}
 	return shipper.Begin{Before: before, Position: h.First, Generation: h.Generation, Opened: opened, Lineage: lineage}, nil
 }

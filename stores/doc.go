@@ -20,6 +20,6 @@
 //	                     \-> Source.Reread -> digest (log-matching proof)
 //
 // A Source may be used concurrently, a Cursor by one goroutine. Nothing here
-// writes. The standby side has no interface yet: its one store, the journal, is
-// driven by the library beside the standby node over internal/local.
+// writes. The standby side is driven over internal/local, by the journal's library or
+// a store's connector.
 package stores

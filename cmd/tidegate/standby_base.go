@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"time"
@@ -161,7 +162,7 @@ func awaitRefresh(ctx context.Context, f standbyFile, id tidegate.StreamID, befo
 		}
 	}
 	return snapshot.Listed{}, &tidegate.Error{
-		Op: "renew base of", Subject: id.String(), Class: tidegate.Transient, Err: fmt.Errorf("no newer one was made: %w", tidegate.ErrNotFound),
+		Op: "renew base of", Subject: id.String(), Class: tidegate.Transient, Err: errors.New("no newer one was made"),
 		Hint: "the node's log and `tidegate doctor` say why; a standby's redo follows the primary's checkpoints",
 	}
 }

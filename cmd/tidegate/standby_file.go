@@ -44,12 +44,12 @@ type baseFile struct {
 
 func (b baseFile) validate() error {
 	err := errors.Join(
-		config.AtLeast("refresh.log", b.Refresh.Log, 0),
+		config.AtLeast("refresh.log", b.Refresh.Log, 1),
 		config.AtLeast("keep", b.Keep, 1),
 		config.AtLeast("trim.extra", b.Trim.Extra, 1),
 	)
-	if b.Trim.Wait < 0 {
-		err = errors.Join(err, config.Broken("trim.wait", "want 0 or more", b.Trim.Wait))
+	if b.Trim.Wait <= 0 {
+		err = errors.Join(err, config.Broken("trim.wait", "want more than 0", b.Trim.Wait))
 	}
 	if b.Refresh.Every < 0 {
 		err = errors.Join(err, config.Broken("refresh.every", "want 0 or more", b.Refresh.Every))

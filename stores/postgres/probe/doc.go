@@ -18,7 +18,7 @@
 //
 // # Picture
 //
-//	package gating -- Try --> [Client] -- connect, SHOW, INSERT ... ON CONFLICT --> route or endpoint --> server
+//	package gating -- Try --> [probe.Client] -- connect, SELECT, INSERT ... ON CONFLICT --> route or endpoint --> server
 //
 // All methods may be called concurrently. Nothing is written to disk here.
 // docs/operating/postgresql.md has the rights and how to set up.
