@@ -138,13 +138,15 @@ func reach(ctx context.Context, proto, addr string) (net.Conn, error) {
 	}
 	defer there.Close() //nolint:errcheck // only named a namespace
 	// The socket belongs to the namespace its thread is in when it is made. All
-	// threads of this process but this one are in the same.
-	here, err := os.Open("/proc/self/ns/net")
+	// threads of this process but those that are in here now are in the same; the
+	// process's own entry in /proc is that of its first thread, which may be one of them.
+	runtime.LockOSThread()
+	here, err := os.Open("/proc/thread-self/ns/net")
 	if err != nil {
+		runtime.UnlockOSThread()
 		return nil, err
 	}
 	defer here.Close() //nolint:errcheck // only named a namespace
-	runtime.LockOSThread()
 	if err := unix.Setns(int(there.Fd()), unix.CLONE_NEWNET); err != nil {
 		runtime.UnlockOSThread()
 		return nil, fmt.Errorf("enter %s: %w", there.Name(), err)
