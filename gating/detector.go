@@ -245,12 +245,13 @@ func (l *lookout) consider(ctx context.Context, name tidegate.ServiceName) {
 	p := permission(rec.view.GetRules())
 	var d detect.Decision
 	var w watched
-	tell := false
+	tell, held := false, false
 	l.mark(name, func(x *watched) {
 		now := l.world.clock.Boot()
 		x.set = set // the plan begins only if the service is still configured like that
 		x.det.Set(set)
 		d = x.det.Decide(now, x.verdict, p)
+		held = !d.Act && x.set.Mode == detect.Auto && len(d.Why) > 0 && len(x.against) == 0
 		x.against = d.Why
 		if d.Act {
 			x.det.RoleChanged(now, 0) // an attempt, whatever comes of it
@@ -260,6 +261,9 @@ func (l *lookout) consider(ctx context.Context, name tidegate.ServiceName) {
 		}
 		w = *x
 	})
+	if held {
+		l.log.Warn("a failover by itself is held up", "service", name, "why", strings.Join(d.Why, "; "))
+	}
 	if tell && d.Would {
 		l.log.Warn("the detector would have failed over", "service", name, "target", rec.view.GetTarget().GetNode(), "votes", votesText(w.verdict))
 		l.declare(l.declaration(ctx, name, "would have failed over to "+rec.view.GetTarget().GetNode(), w))
