@@ -299,7 +299,7 @@ func TestEventsCrossUnchanged(t *testing.T) {
 		}
 		switch a.As {
 		case AsWriter:
-			_ = errors.Join(conn.SendAck(ack), conn.SendLeaseGrant(grant), conn.SendFeedback(feedback), conn.Flush())
+			_ = errors.Join(conn.SendAck(ack), conn.SendLeaseGrant(grant), conn.SendFeedback(feedback), conn.Flush()) // the dialer counts what came
 		case AsObserver:
 			_ = errors.Join(conn.SendHeader(log[0][:batch.HeaderSize]), conn.SendCommit(77), conn.SendBeacon(beacon))
 		case AsReader:

@@ -51,5 +51,5 @@ func TestWiden(t *testing.T) {
 	}
 	a, b := net.Pipe()
 	Widen(a, WideBytes) // no socket: nothing happens
-	_, _ = a.Close(), b.Close()
+	_, _ = a.Close(), b.Close() // pipes: nothing is left to say
 }
