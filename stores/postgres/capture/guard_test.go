@@ -206,8 +206,9 @@ func TestAbandonedSlotIsGivenUp(t *testing.T) {
 	}
 }
 
-// What cannot be read counts as given up, and a server that follows has nothing to
-// give up.
+// Where what was written down cannot be read nothing is streamed, and nothing dropped;
+// what is of another slot says nothing of this one; and a server that follows has
+// nothing to give up.
 func TestSlotThatMayHaveBeenGivenUp(t *testing.T) {
 	s := newSite(t, pgtest.Config{}, nil)
 	s.active()
@@ -215,10 +216,28 @@ func TestSlotThatMayHaveBeenGivenUp(t *testing.T) {
 	if err := os.MkdirAll(filepath.Dir(s.memory), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(s.memory, []byte("{"), 0o600); err != nil {
-		t.Fatal(err)
+	recalls := func(text string) {
+		t.Helper()
+		if err := os.WriteFile(s.memory, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		s.connect(nil)
 	}
-	s.connect(nil)
+	recalls("{")
+	s.until("held", func(st Status) bool {
+		return errors.Is(st.Finding, errMemory) && !st.Streaming && strings.Contains(tidegate.HintOf(st.Finding), s.memory)
+	})
+	if err := s.c.Lost(); err != nil {
+		t.Errorf("the log counts as lost: %v", err)
+	}
+	s.stop()
+	if n := s.pg.SQL(t, "SELECT count(*) FROM pg_replication_slots"); n != "1" {
+		t.Fatalf("%s slots", n)
+	}
+	recalls(`{"version":1,"slot":"another","why":"a test","at":"2026-11-21T00:00:00Z"}`)
+	s.until("streaming", func(st Status) bool { return st.Streaming })
+	s.stop()
+	recalls(`{"version":1,"slot":"tidegate","why":"a test","at":"2026-11-21T00:00:00Z"}`)
 	s.until("given up", func(st Status) bool { return errors.Is(st.Finding, errSlotDropped) })
 	s.pg.UntilSQL(t, "SELECT count(*) FROM pg_replication_slots", "0")
 	s.pg.Stop(t, pgtest.Fast)

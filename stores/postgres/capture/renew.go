@@ -77,7 +77,7 @@ func (c *Capture) beginAnew() error {
 		c.outlived = by
 	}
 	c.gate.Unhold(c.clock.Boot(), false) // what the agent has said was of the old log
-	if errors.Is(c.gaveUp, errSlotDropped) {
+	if errors.Is(c.gaveUp, errSlotDropped) || errors.Is(c.gaveUp, errMemory) {
 		c.gaveUp = nil
 	}
 	c.place, c.finding, c.renewal = place{}, nil, renewalBegun
@@ -135,8 +135,11 @@ func (c *Capture) remember(why string) error {
 	return durable.WriteFile(c.cfg.FS, c.cfg.Memory, raw)
 }
 
-// recall takes in what an earlier run has written down. What cannot be read counts as
-// given up: nothing is kept for anybody by mistake.
+// errMemory is why nothing is streamed while nobody can tell whether the slot was given
+// up. Nor is it dropped: a file that cannot be read is no reason to let go of log.
+var errMemory = errors.New("what was written down of the slot cannot be read")
+
+// recall takes in what an earlier run has written down.
 func (c *Capture) recall() {
 	if c.cfg.Memory == "" {
 		return
@@ -145,11 +148,16 @@ func (c *Capture) recall() {
 	if errors.Is(err, tidegate.ErrNotFound) {
 		return
 	}
+	given := c.slotGivenUp(why)
 	if err != nil {
-		why = "what was written down of it cannot be read: " + err.Error()
+		given = &tidegate.Error{
+			Op: "recall slot", Subject: c.cfg.Slot, Class: tidegate.Permanent,
+			Err:  fmt.Errorf("%w, nothing is streamed and nothing dropped: %s", errMemory, err.Error()), // its class would say that the log is bad
+			Hint: "make " + c.cfg.Memory + " readable, or remove it if the slot is to be kept; then start the agent again",
+		}
 	}
 	c.mu.Lock()
-	c.gaveUp = c.slotGivenUp(why)
+	c.gaveUp = given
 	c.mu.Unlock()
 }
 
@@ -169,6 +177,9 @@ func (c *Capture) recalled() (why string, err error) {
 	}
 	if m.Version != memoryVersion {
 		return "", fmt.Errorf("read %s: version %d: %w", c.cfg.Memory, m.Version, tidegate.ErrUnsupported)
+	}
+	if m.Slot != c.cfg.Slot {
+		return "", fmt.Errorf("of slot %s: %w", m.Slot, tidegate.ErrNotFound)
 	}
 	return m.Why + ", at " + m.At.Format(time.RFC3339), nil
 }
