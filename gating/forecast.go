@@ -146,6 +146,7 @@ func (p parts) plans(ctx context.Context, of tidegate.ServiceName, before string
 		if err != nil {
 			return nil, &tidegate.Error{Op: "read plan", Subject: one.ID, Class: tidegate.Corrupt, Err: err}
 		}
+		rec.at = one.Revision
 		out = append(out, rec)
 	}
 	return out, nil

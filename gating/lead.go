@@ -434,13 +434,13 @@ func (c *controller) trySucceed(ctx context.Context, r *runner) (*handle, error)
 }
 
 // planEntry tells of a plan's start or end.
-func (c *controller) planEntry(ctx context.Context, action string, p fence.Plan, v *pb.Plan) registry.AuditEntry {
-	e := c.entry(ctx, action, p.Service, p.Reason, fact("plan", "%s", p.ID), fact("kind", "%s", kindName(v.GetKind())), fact("target", "%s", p.Target.Node))
-	e.Actor = p.Actor
-	if p.AcceptLoss {
+func (p parts) planEntry(ctx context.Context, action string, plan fence.Plan, v *pb.Plan) registry.AuditEntry {
+	e := p.entry(ctx, action, plan.Service, plan.Reason, fact("plan", "%s", plan.ID), fact("kind", "%s", kindName(v.GetKind())), fact("target", "%s", plan.Target.Node))
+	e.Actor = plan.Actor
+	if plan.AcceptLoss {
 		e.Detail = append(e.Detail, fact("accept_loss", "true"))
 	}
-	if p.AttestPrimaryDown {
+	if plan.AttestPrimaryDown {
 		e.Detail = append(e.Detail, fact("attest_primary_down", "true"))
 	}
 	for _, o := range v.GetOverrides() {
@@ -448,7 +448,7 @@ func (c *controller) planEntry(ctx context.Context, action string, p fence.Plan,
 	}
 	if action == ActionPlanEnd {
 		e.Outcome = outcomeLabel(v.GetOutcome())
-		for _, s := range p.Streams {
+		for _, s := range plan.Streams {
 			e.Detail = append(e.Detail, fact("epoch "+string(s.Name), "%s", s.Record.Epoch))
 		}
 		if l := v.GetLoss(); l != nil {
@@ -541,15 +541,17 @@ func (c *controller) tryStart(ctx context.Context, rec planRecord) (h *handle, w
 	if p.Kind != fence.KindAcquire {
 		tx.Audit(c.planEntry(ctx, ActionPlanStart, p, rec.view))
 	}
-	if _, err := c.store.Commit(ctx, tx); err != nil {
-		c.mu.Lock()
-		delete(t.running, p.Service)
-		c.mu.Unlock()
-		r.handle.end(err)
-		return nil, nil, err
-	}
+	r.at, err = c.store.Commit(ctx, tx)
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if err != nil {
+		delete(t.running, p.Service)
+		r.handle.end(err)
+		if c.term == t && !errors.Is(err, tidegate.ErrConflict) {
+			t.spawn(func(turn context.Context) error { return c.tolerate(r.giveUp(turn, errUnconfirmed)) })
+		}
+		return nil, nil, err
+	}
 	if c.term != t {
 		// The turn ended meanwhile: the plan is on record, the next leader takes it up.
 		r.handle.end(errNotLeading)
@@ -579,7 +581,13 @@ func (r *runner) giveUp(ctx context.Context, why error) error {
 	p := r.ctl.Plan()
 	p.Step = fence.StepGone
 	r.view.Error = why.Error()
-	return r.save(ctx, p)
+	if err := r.save(ctx, p); err != nil {
+		return err
+	}
+	if p.Kind != fence.KindAcquire {
+		r.note(ctx, r.planEntry(ctx, ActionPlanEnd, p, r.view))
+	}
+	return nil
 }
 
 func outcomeLabel(o pb.PlanOutcome) string {

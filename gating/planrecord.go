@@ -27,6 +27,7 @@ type planRecord struct {
 	view *pb.Plan
 	next *successor // what follows once the plan is done; nil for nothing
 
+	at    int64              // registry revision that it was read at, 0 for none; not kept
 	with  func(*registry.Tx) // what else its first transaction demands and does; not kept
 	named bool               // somebody named the target of a change of role; not kept
 }

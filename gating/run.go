@@ -15,7 +15,6 @@ import (
 	pb "github.com/tidegate/tidegate/api/tidegatev1"
 	"github.com/tidegate/tidegate/gating/fence"
 	"github.com/tidegate/tidegate/gating/registry"
-	"github.com/tidegate/tidegate/internal/retry"
 )
 
 // errPreempted ends a run in favour of another plan of the same service.
@@ -23,6 +22,10 @@ var errPreempted = errors.New("another plan of the service goes first")
 
 // errOutdated ends a plan that was written down and never begun.
 var errOutdated = errors.New("the gate that wrote it down did not begin it, and nobody waits for it any more; nothing was changed")
+
+// errUnconfirmed ends a plan whose first record was not confirmed to whoever asked
+// for it: it may have been written all the same, and nobody carries it out.
+var errUnconfirmed = errors.New("the registry did not confirm in time that the plan was written down, so it was not begun; nothing was changed")
 
 // runner carries out one plan. Its run is called once; the handle is what
 // others may touch meanwhile.
@@ -41,6 +44,7 @@ type runner struct {
 	leases   time.Duration // the longest lease that F4 waits for; 0 none
 	reserved time.Time     // F1 was done by then, on this gate's clock; zero while it is not known to be
 	saved    int           // records written; a test kills the gate after the n-th
+	at       int64         // registry revision of the plan's record; 0 while it is not known
 	route    routeWish
 }
 
@@ -69,7 +73,7 @@ func newRunner(p parts, lead *registry.Leadership, rec planRecord) (*runner, err
 	view.Controller = p.name
 	return &runner{
 		parts: p, lead: lead, ctl: ctl, view: view, next: rec.next, handle: newHandle(rec.plan, view),
-		events: make(chan fence.ControlEvent, eventsMax), inflight: map[string]bool{},
+		events: make(chan fence.ControlEvent, eventsMax), inflight: map[string]bool{}, at: rec.at,
 	}, nil
 }
 
@@ -230,109 +234,6 @@ func (r *runner) unanswered(what string, n tidegate.NodeName, err error) {
 	r.log.Debug("standby node did not answer, asking again", "call", what, "node", n, "plan", r.view.GetId(), "err", err)
 }
 
-// --- the registry ---
-
-func (r *runner) readKeys(ctx context.Context, e fence.ReadKeys) (fence.ControlEvent, error) {
-	entries, err := r.store.ReadEpochs(ctx, e.Streams...)
-	if err != nil {
-		if !r.mayRetry(ctx, err) {
-			return nil, err
-		}
-		return r.again(ctx, fence.TxnUnknown{Token: e.Token})
-	}
-	ev := fence.KeysRead{Token: e.Token}
-	for i, id := range e.Streams {
-		ev.Keys = append(ev.Keys, fence.KeyState{Stream: id, Revision: entries[i].Revision, Record: entries[i].Value})
-	}
-	return ev, nil
-}
-
-// again waits a tick before an answer that makes the core ask again at once: a
-// registry that is down must not be asked in a tight loop.
-func (r *runner) again(ctx context.Context, ev fence.ControlEvent) (fence.ControlEvent, error) {
-	t := time.NewTimer(r.timing.Tick)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-		return nil, context.Cause(ctx)
-	case <-t.C:
-		return ev, nil
-	}
-}
-
-// mayRetry reports whether a failed request may be repeated: the registry does
-// not answer, and this run is still wanted.
-func (r *runner) mayRetry(ctx context.Context, err error) bool {
-	return ctx.Err() == nil && tidegate.ClassOf(err) == tidegate.Transient && !errors.Is(err, tidegate.ErrConflict)
-}
-
-func (r *runner) txn(ctx context.Context, e fence.Txn) (fence.ControlEvent, error) {
-	began := r.now()
-	changed := r.draw(e.Plan)
-	t := new(registry.Tx).Leading(r.lead)
-	for _, p := range e.Puts {
-		t.Unchanged(registry.EpochKey(p.Stream), p.IfRevision).Put(registry.EpochKey(p.Stream), p.Record)
-		if e.Step == fence.StepActivate {
-			t.Put(registry.HistoryKey(p.Stream, p.Record.Epoch), p.Record)
-		}
-	}
-	t.Put(registry.PlanKey(e.Plan.ID.String()), planRecord{plan: e.Plan, view: r.view, next: r.next})
-	rev, err := r.store.Commit(ctx, t)
-	switch {
-	case err == nil:
-		// The record had to say that the step is done; how long the registry took
-		// is known only now, and goes on record with the next step.
-		tookStep(r.view, e.Step, began, r.now())
-		if e.Step == fence.StepReserve && r.reserved.IsZero() {
-			r.reserved = r.now()
-		}
-		r.tell(e.Plan, changed)
-		r.recorded()
-		return fence.TxnDone{Token: e.Token, Committed: true, Revision: rev}, nil
-	case errors.Is(err, tidegate.ErrConflict):
-		return fence.TxnDone{Token: e.Token}, r.stillLeading(ctx)
-	case r.mayRetry(ctx, err):
-		return r.again(ctx, fence.TxnUnknown{Token: e.Token})
-	}
-	return nil, err
-}
-
-// stillLeading tells the two reasons of a conflict apart: a changed key is the
-// core's business, a lost turn ends the run.
-func (r *runner) stillLeading(ctx context.Context) error {
-	return retry.Policy{}.Do(ctx, func(ctx context.Context) error {
-		_, err := r.store.Commit(ctx, new(registry.Tx).Leading(r.lead))
-		if errors.Is(err, tidegate.ErrConflict) {
-			return &tidegate.Error{Op: "run plan", Subject: r.view.GetId(), Class: tidegate.Permanent, Err: errNotLeading}
-		}
-		return err
-	})
-}
-
-// save writes the plan's record and returns when it is durable: whatever the
-// core does next is done after that.
-func (r *runner) save(ctx context.Context, p fence.Plan) error {
-	r.show(p)
-	rec := planRecord{plan: p, view: r.view, next: r.next}
-	return retry.Policy{First: r.timing.Tick, Max: 4 * r.timing.Tick}.Do(ctx, func(ctx context.Context) error {
-		_, err := r.store.Commit(ctx, new(registry.Tx).Leading(r.lead).Put(registry.PlanKey(p.ID.String()), rec))
-		if errors.Is(err, tidegate.ErrConflict) {
-			return &tidegate.Error{Op: "save plan", Subject: p.ID.String(), Class: tidegate.Permanent, Err: errNotLeading}
-		}
-		if err == nil {
-			r.recorded()
-		}
-		return err
-	})
-}
-
-func (r *runner) recorded() {
-	r.saved++
-	if r.afterSave != nil {
-		r.afterSave(r.ctl.Plan().Step, r.saved)
-	}
-}
-
 // show brings the view to the plan's state and tells those who watch it.
 func (r *runner) show(p fence.Plan) { r.tell(p, r.draw(p)) }
 
@@ -454,137 +355,6 @@ func (r *runner) switchRoute(ctx context.Context, e fence.SwitchRoute) fence.Con
 		return nil
 	}
 	return fence.RouteSwitched{Epoch: e.Epoch}
-}
-
-// handle is a run as others see it.
-type handle struct {
-	id      tidegate.ID
-	service tidegate.ServiceName
-	kind    fence.PlanKind
-	target  fence.Holder
-
-	mu      sync.Mutex
-	plan    fence.Plan
-	view    *pb.Plan
-	steps   []*pb.PlanStep // every change of a step so far, in order
-	changed chan struct{}
-	over    chan struct{} // closed when the run has ended
-	err     error         // why the run ended before the plan did
-	next    *handle       // the second part of the change, once it has begun
-	said    string        // of the drain; see remark
-
-	preempt   chan struct{}           // full when the run is asked to give way
-	asked     chan fence.ControlEvent // what others want the run to know
-	noAbort   string                  // why the plan cannot be called off any more
-	noAborted chan struct{}           // closed when that is known
-}
-
-func newHandle(p fence.Plan, view *pb.Plan) *handle {
-	return &handle{
-		id: p.ID, service: p.Service, kind: p.Kind, target: p.Target, plan: p, view: proto.CloneOf(view),
-		changed: make(chan struct{}), over: make(chan struct{}), asked: make(chan fence.ControlEvent), noAborted: make(chan struct{}),
-		preempt: make(chan struct{}, 1),
-	}
-}
-
-// giveWay asks the run to end in favour of another plan, if it has not been asked.
-func (h *handle) giveWay() {
-	select {
-	case h.preempt <- struct{}{}:
-	default:
-	}
-}
-
-// poke steps the run with an event if it is ready to take one; what it tells can
-// be found out otherwise too.
-func (h *handle) poke(ev fence.ControlEvent) {
-	select {
-	case h.asked <- ev:
-	default:
-	}
-}
-
-// abort asks the run to call the plan off, and waits until it has ended or says
-// that this cannot be done any more.
-func (h *handle) abort(ctx context.Context, ev fence.Abort) error {
-	select {
-	case h.asked <- ev:
-	case <-h.over:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-	select {
-	case <-h.noAborted:
-		h.mu.Lock()
-		defer h.mu.Unlock()
-		return &tidegate.Error{Op: "abort plan", Subject: h.id.String(), Class: tidegate.Refused, Err: errors.New(h.noAbort), Hint: "it goes on by itself: `tidegate plan show " + h.id.String() + "`"}
-	case <-h.over:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-}
-
-func (h *handle) refuseAbort(why string) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if h.noAbort == "" {
-		h.noAbort = why
-		close(h.noAborted)
-	}
-}
-
-// step returns how far the plan has come.
-func (h *handle) step() fence.PlanStep {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return h.plan.Step
-}
-
-func (h *handle) setNext(n *handle) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.next = n
-}
-
-// following returns the second part of the change; valid once over is closed.
-func (h *handle) following() *handle {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return h.next
-}
-
-func (h *handle) publish(p fence.Plan, view *pb.Plan, steps []*pb.PlanStep) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.plan, h.view = p, proto.CloneOf(view)
-	for _, s := range steps {
-		h.steps = append(h.steps, proto.CloneOf(s))
-	}
-	close(h.changed)
-	h.changed = make(chan struct{})
-}
-
-func (h *handle) end(err error) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.err = err
-	close(h.over)
-}
-
-// since returns the step changes after the first n, and a channel closed at the next one.
-func (h *handle) since(n int) (steps []*pb.PlanStep, changed <-chan struct{}) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return h.steps[n:], h.changed
-}
-
-// result returns how the run ended; valid once over is closed.
-func (h *handle) result() (fence.Plan, *pb.Plan, error) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	return h.plan, proto.CloneOf(h.view), h.err
 }
 
 // verdictErr is the error of a plan that did not end well, nil for one that did.

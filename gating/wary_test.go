@@ -2,7 +2,9 @@ package gating
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -319,4 +321,98 @@ func TestLastWriterSaysWhatWasReleased(t *testing.T) {
 			t.Errorf("%s: %v", c.name, m)
 		}
 	}
+}
+
+// A request to the registry that a run has given up on may arrive late: the record
+// of a plan that gave way meanwhile stays as it is, and a plan whose request came
+// first gives way all the same.
+func TestALateRequestDoesNotReviveAPlan(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, "w1")
+	for _, late := range []bool{true, false} {
+		p := fence.Plan{
+			ID: newPlanID(time.Now()), Service: "ledger", Kind: fence.KindSwitchover, Target: fence.Holder{Node: "w1", Site: "west", UUID: tidegate.NewID()},
+			Actor: "operator/duel", Drain: time.Second, Streams: []fence.StreamPlan{{Stream: tidegate.NewID(), Name: "a"}},
+		}
+		s.editRegistry(func(store *registry.Store) error {
+			lead, err := store.Campaign(t.Context(), "gate-a", 10*time.Second)
+			if err != nil {
+				return err
+			}
+			defer func() { _ = lead.Resign(t.Context()) }()
+			rec := planRecord{plan: p, view: newView(p, "gate-a", time.Now())}
+			rec.at, err = store.Commit(t.Context(), new(registry.Tx).Leading(lead).NewPlan(p.ID.String(), p.Service, rec))
+			if err != nil {
+				return err
+			}
+			shared := parts{name: "gate-a", log: slog.New(slog.DiscardHandler), store: store, ids: new(entryIDs), now: time.Now, timing: Timing{}.SetDefaults()}
+			run := func() *runner {
+				r, err := newRunner(shared, lead, rec)
+				if err != nil {
+					t.Fatal(err)
+				}
+				return r
+			}
+			request, giving := run(), run()
+			arrive := func() bool {
+				ev, err := request.txn(t.Context(), fence.Txn{Plan: p, Step: fence.StepDrain})
+				if err != nil {
+					t.Fatal(err)
+				}
+				return ev.(fence.TxnDone).Committed
+			}
+			if !late && !arrive() {
+				t.Error("the request was not carried out")
+			}
+			if err := giving.giveUp(t.Context(), errPreempted); err != nil {
+				return err
+			}
+			if late && arrive() {
+				t.Error("a late request was carried out")
+			}
+			var got planRecord
+			if _, err := store.Get(t.Context(), registry.PlanKey(p.ID.String()), &got); err != nil {
+				return err
+			}
+			if !got.plan.Finished() || got.view.GetOutcome() != pb.PlanOutcome_PLAN_OUTCOME_SUPERSEDED {
+				t.Errorf("late %t: the plan has no end: %v", late, got.view)
+			}
+			return nil
+		})
+	}
+}
+
+// A plan whose first record was not confirmed has an end on record, whether it
+// had been written or not.
+func TestAnUnconfirmedPlanGetsAnEnd(t *testing.T) {
+	t.Parallel()
+	s := newSite(t, "w1")
+	p := fence.Plan{
+		ID: newPlanID(time.Now()), Service: "ledger", Kind: fence.KindFailover, Target: fence.Holder{Node: "w1", Site: "west", UUID: tidegate.NewID()},
+		Actor: "operator/duel", Drain: time.Second, Streams: []fence.StreamPlan{{Stream: tidegate.NewID(), Name: "a"}},
+	}
+	s.editRegistry(func(store *registry.Store) error {
+		lead, err := store.Campaign(t.Context(), "gate-a", 10*time.Second)
+		if err != nil {
+			return err
+		}
+		defer func() { _ = lead.Resign(t.Context()) }()
+		shared := parts{name: "gate-a", log: slog.New(slog.DiscardHandler), store: store, ids: new(entryIDs), now: time.Now, timing: Timing{}.SetDefaults()}
+		first := new(registry.Tx).Leading(lead).NewPlan(p.ID.String(), p.Service, planRecord{plan: p, view: newView(p, "gate-a", time.Now())})
+		r, err := newRunner(shared, lead, planRecord{plan: p, view: newView(p, "gate-a", time.Now())})
+		if err != nil {
+			return err
+		}
+		if err := r.giveUp(t.Context(), errUnconfirmed); err != nil {
+			return err
+		}
+		if _, err := store.Commit(t.Context(), first); !errors.Is(err, tidegate.ErrConflict) {
+			t.Errorf("the first record arrived after the end: %v", err)
+		}
+		recs, err := shared.plans(t.Context(), "ledger", "", 1)
+		if err != nil || len(recs) != 1 || recs[0].view.GetError() != errUnconfirmed.Error() {
+			t.Errorf("%v, %v", recs, err)
+		}
+		return nil
+	})
 }
