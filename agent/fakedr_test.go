@@ -229,8 +229,9 @@ func (a *acceptor) Attach(ctx context.Context, _ tidegate.Identity, at shipper.A
 	reply := shipper.Attached{
 		Node: a.name, Incarnation: n.member.Incarnation, Promise: d.promise, Durable: d.end(), Received: d.end(), Commit: d.commit,
 	}
-	if at.As == shipper.AsWriter {
-		reply.Tail = append(reply.Tail, d.headers[max(0, len(d.headers)-shipper.TailMax):]...)
+	reply.Adopted = fence.Term{Epoch: d.promise.Epoch, Holder: d.promise.Holder}
+	if tail := map[shipper.As]int{shipper.AsWriter: shipper.TailMax, shipper.AsObserver: 1}[at.As]; tail > 0 {
+		reply.Tail = append(reply.Tail, d.headers[max(0, len(d.headers)-tail):]...)
 	}
 	if at.From == 0 {
 		at.From = d.end().Seq + 1

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/tidegate/tidegate"
@@ -208,8 +209,11 @@ func (w *writer) prove(ctx context.Context, rec fence.EpochRecord, attached ship
 }
 
 // match compares the newest batches with the own log. What the source has trimmed
-// says nothing; but where there is content, some of it must be found.
+// says nothing; but where there is content, some of it must be found. Positions of
+// an older generation are places in another log.
 func (w *writer) match(ctx context.Context, tail []batch.Header) error {
+	gen := newestOf(tail)
+	tail = slices.DeleteFunc(slices.Clone(tail), func(h batch.Header) bool { return h.Generation < gen })
 	var gone error
 	found := false
 	for i := 0; i < len(tail); {
@@ -233,6 +237,14 @@ func (w *writer) match(ctx context.Context, tail []batch.Header) error {
 		}
 	}
 	return nil
+}
+
+// newestOf returns the generation in which the newest of batches was sealed; 0 of none.
+func newestOf(tail []batch.Header) tidegate.Generation {
+	if len(tail) == 0 {
+		return 0
+	}
+	return tail[len(tail)-1].Generation
 }
 
 // proofStart finds where the term begins: the source position behind the head

@@ -24,8 +24,9 @@ type observation struct {
 
 	activation uint64 // of the service, for which caughtUp counts
 
-	durable tidegate.Position // of this node's own log: what W nodes have of it, as far as was compared
-	held    []placed          // batches beyond it that were compared
+	gen     tidegate.Generation // that the positions below are in
+	durable tidegate.Position   // of this node's own log: what W nodes have of it, as far as was compared
+	held    []placed            // batches beyond it that were compared
 }
 
 // observe compares what is shipped with this node's own copy until another job
@@ -83,6 +84,7 @@ func (s *stream) observeAt(ctx context.Context, rec fence.EpochRecord, node tide
 	s.setErr(nil)
 	s.log.Debug("observing", "node", string(node), "from", s.provenNow().String(), "end", attached.Received.Seq.String())
 	s.provenThrough(s.provenNow(), attached.Received.Seq)
+	gen := newestOf(attached.Tail)
 	for {
 		ev, err := conn.Recv()
 		if err != nil {
@@ -94,12 +96,14 @@ func (s *stream) observeAt(ctx context.Context, rec fence.EpochRecord, node tide
 			if s.leftOut(h) {
 				return fmt.Errorf("observe %s: its batch %s of epoch %s is not part of the log any more: it has not adopted the active epoch", node, h.Seq, h.Epoch)
 			}
-			if err := s.compare(ctx, rec, h); err != nil {
-				return err
+			if h.Generation >= gen {
+				if err := s.compare(ctx, rec, h); err != nil {
+					return err
+				}
+				s.mu.Lock()
+				s.seen.hold(h)
+				s.mu.Unlock()
 			}
-			s.mu.Lock()
-			s.seen.hold(placed{h.Seq, h.Next})
-			s.mu.Unlock()
 			s.provenThrough(h.Seq, attached.Received.Seq)
 			s.noteCommit(0)
 		case *shipper.CommitEvent:

@@ -25,11 +25,14 @@ type placed struct {
 }
 
 // hold notes a batch that was found in this node's own log.
-func (o *observation) hold(p placed) {
+func (o *observation) hold(h batch.Header) {
+	if h.Generation != o.gen {
+		o.gen, o.durable, o.held = h.Generation, 0, o.held[:0]
+	}
 	if len(o.held) == heldMax {
 		o.held = append(o.held[:0], o.held[1:]...)
 	}
-	o.held = append(o.held, p)
+	o.held = append(o.held, placed{h.Seq, h.Next})
 }
 
 // settle moves what is known to be durable, and the same here, on to the commit.
@@ -95,7 +98,9 @@ func (s *stream) comparable() bool {
 
 // observable chooses the node to observe: each in turn, but the one that holds most
 // where the service is active here. So many are asked that nothing can be durable of
-// which none of them knows: a writer must not be deposed by a log that lacks it.
+// which none of them knows: a writer must not be deposed by a log that lacks it. A
+// node that missed the active epoch's adopt may hold more, which is not part of the log
+// any more.
 func (s *stream) observable(ctx context.Context, rec fence.EpochRecord, turn int) (node tidegate.NodeName, activation uint64, err error) {
 	members := rec.Config.Members
 	s.mu.Lock()
@@ -104,43 +109,62 @@ func (s *stream) observable(ctx context.Context, rec fence.EpochRecord, turn int
 	if activation == 0 {
 		return members[turn%len(members)].Node, 0, nil
 	}
-	ends := make([]tidegate.Seq, len(members))
+	ends := make([]logEnd, len(members))
 	errs := make([]error, len(members))
 	var all sync.WaitGroup
 	for i, m := range members {
 		all.Go(func() { ends[i], errs[i] = s.endAt(ctx, rec.Stream, m.Node) })
 	}
 	all.Wait()
-	best, known := -1, 0
-	for i := range members {
-		if errs[i] != nil {
-			continue
-		}
-		known++
-		if best < 0 || ends[i] > ends[best] {
-			best = i
-		}
-	}
-	if need := len(members) - rec.Config.W + 1; known < need {
-		return "", 0, &tidegate.Error{
-			Op: "ask the standby nodes for their ends", Subject: string(s.cfg.Stream), Class: tidegate.Transient,
-			Err: fmt.Errorf("%d of %d answer, want %d: %w", known, len(members), need, errors.Join(errs...)),
-		}
+	best, err := holdsMost(rec, ends, errs)
+	if err != nil {
+		return "", 0, &tidegate.Error{Op: "ask the standby nodes for their ends", Subject: string(s.cfg.Stream), Class: tidegate.Transient, Err: err}
 	}
 	return members[best].Node, activation, nil
 }
 
-// endAt is where a standby node's log ends.
-func (s *stream) endAt(ctx context.Context, id tidegate.StreamID, node tidegate.NodeName) (tidegate.Seq, error) {
+// holdsMost chooses among the members of a record's configuration by what each has
+// answered.
+func holdsMost(rec fence.EpochRecord, ends []logEnd, errs []error) (best int, err error) {
+	members, known := rec.Config.Members, 0
+	best = -1
+	var left []error
+	for i := range members {
+		if errs[i] != nil {
+			left = append(left, errs[i])
+			continue
+		}
+		known++
+		if rec.State == fence.StateActive && ends[i].adopted < rec.Epoch {
+			left = append(left, fmt.Errorf("%s has adopted epoch %s, the active one is %s", members[i].Node, ends[i].adopted, rec.Epoch))
+			continue
+		}
+		if best < 0 || ends[i].seq > ends[best].seq {
+			best = i
+		}
+	}
+	if need := len(members) - rec.Config.W + 1; known < need || best < 0 {
+		return -1, fmt.Errorf("%d of %d answer, want %d: %w", known, len(members), need, errors.Join(left...))
+	}
+	return best, nil
+}
+
+// logEnd is where a standby node's log ends, and the newest epoch that it has adopted.
+type logEnd struct {
+	seq     tidegate.Seq
+	adopted tidegate.Epoch
+}
+
+func (s *stream) endAt(ctx context.Context, id tidegate.StreamID, node tidegate.NodeName) (logEnd, error) {
 	addr, ok := s.address(node)
 	if !ok {
-		return 0, fmt.Errorf("observe %s: the gate has no address for it", node)
+		return logEnd{}, fmt.Errorf("observe %s: the gate has no address for it", node)
 	}
 	conn, attached, err := s.agent.dialer(node, shipper.Limits{}).Dial(ctx, addr, shipper.Attach{Stream: id, As: shipper.AsObserver})
 	if err != nil {
-		return 0, err
+		return logEnd{}, err
 	}
-	return attached.Received.Seq, conn.Close()
+	return logEnd{seq: attached.Received.Seq, adopted: attached.Adopted.Epoch}, conn.Close()
 }
 
 // lacking returns a divergence if the service here is active without what h holds:

@@ -122,7 +122,8 @@ type Attached struct {
 	Credit int64
 	// Tail names the newest batches in the node's log, oldest first. A writer
 	// proves that it continues this log by reading the same ranges from its
-	// own source and finding the same content digests.
+	// own source and finding the same content digests. An observer gets the newest
+	// one only, for its generation.
 	Tail []batch.Header
 }
 

@@ -21,8 +21,8 @@ var errCutUnder = &tidegate.Error{
 }
 
 // serveReading accepts a reading session and runs send beside the receiving
-// that every session needs.
-func (s *stream) serveReading(ctx context.Context, conn *shipper.ServerConn, send func(context.Context) error) error {
+// that every session needs. tail is what the session is told of the log's end.
+func (s *stream) serveReading(ctx context.Context, conn *shipper.ServerConn, tail []batch.Header, send func(context.Context) error) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	r := &reading{cancel: cancel}
@@ -35,7 +35,7 @@ func (s *stream) serveReading(ctx context.Context, conn *shipper.ServerConn, sen
 	attached := shipper.Attached{
 		Adopted: s.core.Adopted(), Begin: begin,
 		Node: s.n.cfg.Node, Incarnation: s.core.Meta().Incarnation, Promise: s.core.Promise(),
-		Durable: s.core.DurablePos(), Received: s.log.End(), Commit: s.core.KnownCommit(),
+		Durable: s.core.DurablePos(), Received: s.log.End(), Commit: s.core.KnownCommit(), Tail: tail,
 	}
 	s.mu.Unlock()
 	defer func() {
@@ -74,7 +74,7 @@ func (s *stream) serveReader(ctx context.Context, a shipper.Attach, conn *shippe
 	if err := s.holds(a.From); err != nil {
 		return err
 	}
-	return s.serveReading(ctx, conn, func(ctx context.Context) error {
+	return s.serveReading(ctx, conn, nil, func(ctx context.Context) error {
 		b := s.follow()
 		defer s.unfollow(b)
 		return s.copyTo(ctx, a.From, b, (*stream).durableSeq, conn.Flush, func(_ *batch.Header, sealed []byte) error {
@@ -84,7 +84,8 @@ func (s *stream) serveReader(ctx context.Context, a shipper.Attach, conn *shippe
 }
 
 // serveObserver streams the headers of what is received from a.From on (from
-// the end if 0), what is committed, and the writer's beacons.
+// the end if 0), what is committed, and the writer's beacons. An observer is told the
+// newest header at once: it does not compare its log with older generations.
 func (s *stream) serveObserver(ctx context.Context, a shipper.Attach, conn *shipper.ServerConn) error {
 	from := a.From
 	if from == 0 {
@@ -93,7 +94,11 @@ func (s *stream) serveObserver(ctx context.Context, a shipper.Attach, conn *ship
 	if err := s.holds(from); err != nil {
 		return err
 	}
-	return s.serveReading(ctx, conn, func(ctx context.Context) error {
+	tail, err := s.log.Tail(1)
+	if err != nil {
+		return fmt.Errorf("read tail: %w", err)
+	}
+	return s.serveReading(ctx, conn, tail, func(ctx context.Context) error {
 		var g errgroup.Group
 		g.Go(func() error { return s.spread(ctx, conn, observed) })
 		g.Go(func() error {

@@ -116,6 +116,30 @@ func TestReceiverCutOffComparesTheOverlap(t *testing.T) {
 	}
 }
 
+// A quiet server keeps nothing before its slot's segment. A connection that begins
+// anew asks for no more than that, and finds nothing lacking.
+func TestQuietServerKeepsNoOverlap(t *testing.T) {
+	s := newSite(t, pgtest.Config{SegmentSizeMiB: 1, Settings: map[string]string{"wal_keep_size": "0", "min_wal_size": "2MB", "max_wal_size": "2MB"}}, nil)
+	s.pg.SQL(t, table)
+	s.pg.SQL(t, "INSERT INTO t SELECT n, repeat('x', 1000) FROM generate_series(1, 200) n")
+	s.durable(tidegate.ModeSync, tidegate.Bounds{})
+	s.pg.SQL(t, "SELECT pg_switch_wal()")
+	s.pg.SQL(t, "INSERT INTO t VALUES (0, 'in a segment of its own')")
+	s.durable(tidegate.ModeSync, tidegate.Bounds{})
+	s.pg.SQL(t, "CHECKPOINT")
+	s.pg.UntilSQL(t, "SELECT min(name) = (SELECT pg_walfile_name(restart_lsn) FROM pg_replication_slots) FROM pg_ls_waldir() WHERE name ~ '^[0-9A-F]{24}$'", "t")
+	activation := s.activation()
+	s.pg.SQL(t, "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots")
+	s.until("streaming anew", func(st Status) bool {
+		if errors.Is(st.Finding, ErrGeneration) {
+			t.Fatalf("nothing is lacking: %v", st.Finding)
+		}
+		return st.Active && s.activation() > activation
+	})
+	s.pg.SQL(t, "INSERT INTO t VALUES (-1, 'after it')")
+	s.durable(tidegate.ModeSync, tidegate.Bounds{})
+}
+
 func TestServerSetBack(t *testing.T) {
 	for name, load := range map[string]int{"and it has written little since": 0, "and it has written past": 400} {
 		t.Run(name, func(t *testing.T) {

@@ -153,7 +153,7 @@ func (c *Capture) stream(ctx context.Context) error {
 		_ = conn.Close() // what was found is what counts
 		return err
 	}
-	from, err := c.settle(now, head)
+	from, err := c.settle(now, l.primary, head)
 	if err != nil {
 		_ = conn.Close() // the same
 		return err
@@ -243,8 +243,9 @@ func (c *Capture) look(ctx context.Context, conn *replication.Conn, have place, 
 
 // settle takes down what look found and returns from where to receive: at first the
 // start of the slot's segment, or less where a cursor has to read a backlog again
-// anyway; later an anchor far enough before the head.
-func (c *Capture) settle(now place, head wal.LSN) (from wal.Mark, err error) {
+// anyway; later an anchor far enough before the head, or as far as a primary's slot
+// holds the log: what lies before that was received once, and is not lacking.
+func (c *Capture) settle(now place, primary bool, head wal.LSN) (from wal.Mark, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	anchors, mark := c.place.anchors, c.place.mark
@@ -261,7 +262,7 @@ func (c *Capture) settle(now place, head wal.LSN) (from wal.Mark, err error) {
 	}
 	c.window.truncate(head)
 	from = mark // just across a fork: what lies before it was received from its own timeline
-	for i := len(anchors) - 1; i >= 0; i-- {
+	for i := len(anchors) - 1; i >= 0 && !(primary && anchors[i].End < now.begin); i-- {
 		if a := anchors[i]; a.End >= c.window.start && a.End <= head && now.lineage.TimelineAt(a.End) == now.lineage.TimelineAt(head) {
 			if from = a; head-a.End >= overlapBytes {
 				break
