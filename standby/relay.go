@@ -332,6 +332,9 @@ func (s *stream) fetch(ctx context.Context, e fence.Fetch) (beyond bool, err err
 		if beyond, err = s.beginAs(at, e); beyond || err != nil {
 			return beyond, err
 		}
+		if b := at.Begin.Before; b.Seq == e.To.Seq && b.Compare(e.To) != tidegate.Same {
+			return false, fmt.Errorf("log of %s begins behind %s, want %s: %w", e.Source, b, e.To, tidegate.ErrDiverged)
+		}
 		next = at.Begin.Before.Seq + 1
 	}
 	for next <= e.To.Seq {
@@ -352,6 +355,15 @@ func (s *stream) fetch(ctx context.Context, e fence.Fetch) (beyond bool, err err
 		next++
 	}
 	return false, nil
+}
+
+// copied is where the log ends after a fetch of all through to. A log that is empty
+// stands for what it begins behind only once that is all that was asked for.
+func copied(end tidegate.LogPos, empty bool, to tidegate.Seq, err error) tidegate.LogPos {
+	if empty && (err != nil || end.Seq < to) {
+		return tidegate.LogPos{}
+	}
+	return end
 }
 
 // fetched appends one copied batch. Only the fetch appends while it runs, so

@@ -273,11 +273,7 @@ func (s *stream) do(ctx context.Context, background *sync.WaitGroup, e fence.Nod
 			s.mu.Lock()
 			delete(s.fetches, e.Token)
 			s.mu.Unlock()
-			end := s.log.End()
-			if s.log.Empty() && !beyond {
-				end = tidegate.LogPos{}
-			}
-			s.step(fence.Fetched{Token: e.Token, End: end, Beyond: beyond, Err: err})
+			s.step(fence.Fetched{Token: e.Token, End: copied(s.log.End(), s.log.Empty(), e.To.Seq, err), Beyond: beyond, Err: err})
 		})
 	}
 	return nil

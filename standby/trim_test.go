@@ -1,6 +1,7 @@
 package standby
 
 import (
+	"errors"
 	"math/rand/v2"
 	"path/filepath"
 	"slices"
@@ -203,6 +204,28 @@ func TestTrimmedLogFeedsANodeThatHasNothing(t *testing.T) {
 	w2.mustShip()
 	for _, name := range []tidegate.NodeName{"dr1", "dr2", "dr3"} {
 		c.until(string(name)+" follows the new writer", func() bool { return w2.acked(name) == 206 })
+	}
+}
+
+// A log that holds nothing ends where it begins only if a fetch has found that there is
+// no more to copy: the source's may be trimmed to the very head, or beyond it.
+func TestEmptyLogStandsForWhatItBeginsBehind(t *testing.T) {
+	at := tidegate.LogPos{Epoch: 2, Seq: 100, Chain: tidegate.Chain{1}}
+	for name, c := range map[string]struct {
+		empty bool
+		to    tidegate.Seq
+		err   error
+		want  tidegate.LogPos
+	}{
+		"to the very head":         {true, 100, nil, at},
+		"beyond it":                {true, 90, nil, at},
+		"more was to come":         {true, 110, nil, tidegate.LogPos{}},
+		"it did not come so far":   {true, 100, errors.New("lost"), tidegate.LogPos{}},
+		"a log that has something": {false, 110, errors.New("lost"), at},
+	} {
+		if got := copied(at, c.empty, c.to, c.err); got != c.want {
+			t.Errorf("%s: %s, want %s", name, got, c.want)
+		}
 	}
 }
 
