@@ -22,6 +22,9 @@ func (w *writer) noteWarm(a fence.Ack) bool {
 		return false
 	}
 	now := warmCopy{fence.Member{Node: a.Node, Incarnation: a.Incarnation}, a.AppliedAt}
+	if a.Applied < w.entry {
+		now.at = 0 // W nodes have the generation's base; this one's warm copy is not of it yet
+	}
 	if a.Epoch != w.epoch || w.warm[a.Node] == now {
 		return false
 	}

@@ -37,4 +37,16 @@ func TestFurthestWarmCopy(t *testing.T) {
 			t.Errorf("step %d: %s (moved %v), want %s", i, got, moved, step.want)
 		}
 	}
+
+	// A position in the generation before the one that this term has opened is a place
+	// in another log.
+	w.entry = 7
+	ack := fence.Ack{Node: member.Node, Incarnation: member.Incarnation, Epoch: 3, Applied: 6, AppliedAt: 5000}
+	if w.noteWarm(ack); w.furthest() != 0 {
+		t.Errorf("%s of an older generation", w.furthest())
+	}
+	ack.Applied, ack.AppliedAt = 7, 100
+	if w.noteWarm(ack); w.furthest() != 100 {
+		t.Errorf("%s, want the new generation's 100", w.furthest())
+	}
 }
