@@ -41,15 +41,22 @@ func (s *site) plans() []*pb.Plan {
 	s.t.Helper()
 	var out []*pb.Plan
 	for before := ""; ; {
-		r, err := s.operator(tidegate.RoleViewer).ListPlans(s.t.Context(), connect.NewRequest(&pb.ListPlansRequest{Service: "ledger", Before: before, Limit: 2}))
-		if err != nil {
-			s.t.Fatal(err)
-		}
-		out = append(out, r.Msg.GetPlans()...)
-		if before = r.Msg.GetNext(); before == "" {
+		page, next := s.plansBefore(before, 2)
+		if out, before = append(out, page...), next; before == "" {
 			return out
 		}
 	}
+}
+
+// plansBefore lists some plans of the service that are older than the one before,
+// or the newest.
+func (s *site) plansBefore(before string, limit uint32) (page []*pb.Plan, next string) {
+	s.t.Helper()
+	r, err := s.operator(tidegate.RoleViewer).ListPlans(s.t.Context(), connect.NewRequest(&pb.ListPlansRequest{Service: "ledger", Before: before, Limit: limit}))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return r.Msg.GetPlans(), r.Msg.GetNext()
 }
 
 // A refusal is exit code 4 and changes nothing: not the epoch keys, not the

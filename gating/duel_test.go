@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -26,6 +27,7 @@ type verb struct {
 func (s *site) verbs() []verb {
 	op := s.operator(tidegate.RoleOperator)
 	ctx := s.t.Context()
+	var turn atomic.Uint32
 	role := func(kind pb.PlanKind, target string, loss bool) func(*site) error {
 		return func(s *site) error {
 			_, _, err := s.change(&pb.ChangeRoleRequest{
@@ -43,7 +45,7 @@ func (s *site) verbs() []verb {
 		{"switchover", role(pb.PlanKind_PLAN_KIND_SWITCHOVER, "", false)},
 		{"failback", role(pb.PlanKind_PLAN_KIND_FAILBACK, "", false)},
 		{"reconfigure", func(s *site) error {
-			stream, err := op.Reconfigure(ctx, connect.NewRequest(&pb.ReconfigureRequest{Service: "ledger", Members: []string{"w1", "w2", "w3"}, W: uint32(2 + len(s.plans())%2)}))
+			stream, err := op.Reconfigure(ctx, connect.NewRequest(&pb.ReconfigureRequest{Service: "ledger", Members: []string{"w1", "w2", "w3"}, W: 2 + turn.Add(1)%2}))
 			if err != nil {
 				return api.FromError("reconfigure", "", err)
 			}
@@ -53,9 +55,9 @@ func (s *site) verbs() []verb {
 			return api.FromError("reconfigure", "", stream.Err())
 		}},
 		{"abort", func(s *site) error {
-			plans := s.plans()
+			plans, _ := s.plansBefore("", 1)
 			for deadline := time.Now().Add(100 * time.Millisecond); time.Now().Before(deadline) && plans[0].GetOutcome() != pb.PlanOutcome_PLAN_OUTCOME_RUNNING; {
-				plans = s.plans()
+				plans, _ = s.plansBefore("", 1)
 			}
 			_, err := op.AbortPlan(ctx, connect.NewRequest(&pb.AbortPlanRequest{Id: plans[0].GetId(), Reason: "duel"}))
 			return api.FromError("abort", "", err)
@@ -179,7 +181,8 @@ func (s *site) consistent(pair, a, b string, errs []error) {
 	if err != nil {
 		s.t.Fatalf("%s: %v", pair, err)
 	}
-	for _, p := range s.plans() {
+	newest, _ := s.plansBefore("", 20) // far more than two commands can make
+	for _, p := range newest {
 		if p.GetOutcome() == pb.PlanOutcome_PLAN_OUTCOME_RUNNING {
 			s.t.Errorf("%s: a plan has no end: %v", pair, p)
 		}

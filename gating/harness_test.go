@@ -167,15 +167,20 @@ func (s *site) gateAddr() string {
 
 func (s *site) httpClient(role tidegate.Role, site tidegate.SiteName, name string) *http.Client {
 	key := fmt.Sprintf("%s %s %s", role, site, name)
-	creds := s.creds(role, site, name)
+	s.mu.Lock()
+	c := s.clients[key]
+	s.mu.Unlock()
+	if c != nil {
+		return c
+	}
+	c = api.NewHTTPClient(s.creds(role, site, name).ClientTLS(pki.Expect{Role: tidegate.RoleGate}))
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	c := s.clients[key]
-	if c == nil {
-		c = api.NewHTTPClient(creds.ClientTLS(pki.Expect{Role: tidegate.RoleGate}))
-		s.clients[key] = c
-		s.t.Cleanup(c.CloseIdleConnections)
+	if first := s.clients[key]; first != nil {
+		return first
 	}
+	s.clients[key] = c
+	s.t.Cleanup(c.CloseIdleConnections)
 	return c
 }
 
