@@ -50,6 +50,6 @@ func TestWiden(t *testing.T) {
 		t.Errorf("holds %d bytes, asked for %d", got, WideBytes)
 	}
 	a, b := net.Pipe()
-	Widen(a, WideBytes) // no socket: nothing happens
+	Widen(a, WideBytes)         // no socket: nothing happens
 	_, _ = a.Close(), b.Close() // pipes: nothing is left to say
 }
