@@ -228,6 +228,22 @@ func TestAsleepDetectorStartsAnew(t *testing.T) {
 	s.run(5).want(t, Down, "")
 }
 
+// A vantage point that was lost with the primary has heard it until then, and not a
+// moment ago for ever: the age of the last sign of life would not grow.
+func TestLastWordOfAVantagePointGrowsOld(t *testing.T) {
+	s := newStage(Settings{Mode: Observe}, atDR, atWitness, atHome).run(60).deaf(atDR, atWitness, atHome)
+	s.at(atHome).mute = true
+	s.run(20).want(t, Down, "")
+	for _, v := range s.v.Votes {
+		if v.Silent == nil || *v.Silent < 20*time.Second {
+			t.Errorf("%s: last contact %v ago", v.Point, v.Silent)
+		}
+	}
+	if s.v.Silent == nil || *s.v.Silent < 20*time.Second {
+		t.Errorf("anybody's last contact %v ago", s.v.Silent)
+	}
+}
+
 func TestNoProgressIsAnAlarmAndNeverDown(t *testing.T) {
 	s := newStage(Settings{Mode: Auto}, atDR, atWitness, atGate).run(60)
 	p := &Progress{Stream: "a", Head: 100, Released: 100, Durable: 7}

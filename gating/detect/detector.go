@@ -36,7 +36,7 @@ const (
 type Vote struct {
 	Point  Point
 	Ballot Ballot
-	Silent *time.Duration // as the point said last; nil when it never had a contact
+	Silent *time.Duration // since its last contact, as far as it has told; nil when it never had one
 	Why    string
 }
 
@@ -177,7 +177,7 @@ func (t *tally) count(v Vote, primary tidegate.SiteName) {
 func (d *Detector) vote(now tidegate.Instant, x *vantage) Vote {
 	v := Vote{Point: x.point, Ballot: Abstain}
 	if x.last.Silent != nil {
-		s := *x.last.Silent
+		s := *x.last.Silent + max(time.Duration(now-x.received), 0)
 		v.Silent = &s
 	}
 	switch heard := time.Duration(now - x.received); {

@@ -262,12 +262,45 @@ func registryPutBack(t *testing.T, a *act) {
 // The primary site is lost in the middle of the night, and nobody is called:
 // three gates at three sites agree.
 func failsOverByItself(t *testing.T, a *act) {
+	a.automatic(t)
+	a.lostWithoutACall(t)
+}
+
+// automatic has the detector act by itself.
+func (a *act) automatic(t *testing.T) {
+	t.Helper()
 	a.operate(t, 0, "override", "set", "--rule", "drill-fresh", "--rule", "capacity", "--expires", "1h", "--reason", "a lab", lab.Service)
 	a.until(t, "the detector to be allowed to act", func(ctx context.Context) error {
 		_, err := a.Tidegate(ctx, "detector", "set", "--mode", "auto", "--down-after", "5s", "--agree", "3", "--anti-flap", "5s",
 			"--single-registry", "--reason", "test", lab.Service)
 		return err
 	})
+}
+
+// failsOverWithoutItsLeader is the same where the gate that leads is at the primary
+// site: another one has to take its place, and has heard little of the service.
+func failsOverWithoutItsLeader(t *testing.T, a *act) {
+	a.automatic(t)
+	a.until(t, "the gate of the primary site to lead", func(ctx context.Context) error {
+		st, err := a.Status(ctx)
+		switch leader := st.GetLeader(); {
+		case err != nil || leader == "gate-3":
+			return err
+		case leader != "":
+			p := a.Proc(processOf(leader))
+			p.Stop(patience)
+			if err := p.Start(); err != nil {
+				t.Fatal(err)
+			}
+			return fmt.Errorf("%s leads", leader)
+		}
+		return errors.New("nobody leads")
+	})
+	a.lostWithoutACall(t)
+}
+
+func (a *act) lostWithoutACall(t *testing.T) {
+	t.Helper()
 	a.possible(t)
 	_, old := a.writer(t, a.Primaries(), 0)
 	a.fault()

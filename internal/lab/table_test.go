@@ -86,6 +86,7 @@ func scenarios() []scenario {
 		{name: "link cut, brake", plant: networked(sync), run: braked, free: true},
 		{name: "open, cut off, lease", plant: networked(lab.Plant{Primaries: 1, Mode: tidegate.ModeOpen}), run: leased, lossy: true, free: true},
 		{name: "primary lost, nobody called", plant: lab.Plant{Primaries: 1, Gates: 3, Spread: true}, run: failsOverByItself, etcd: true},
+		{name: "primary lost and the leading gate with it", plant: lab.Plant{Primaries: 1, Gates: 3, Spread: true}, run: failsOverWithoutItsLeader, etcd: true},
 		{name: "registry put back", plant: sync, run: registryPutBack},
 		{name: "etcd gone for a minute", plant: sync, run: etcdGone, etcd: true},
 	}
