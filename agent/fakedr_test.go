@@ -123,10 +123,19 @@ func (d *dr) acks() (list []fence.Ack) {
 		d.stamp++
 		list = append(list, fence.Ack{
 			Node: n.member.Node, Incarnation: n.member.Incarnation, Epoch: d.promise.Epoch,
-			Received: end.Seq, Durable: end.Seq, Chain: end.Chain, Stamp: d.stamp, Applied: d.applied, AppliedAt: d.warm,
+			Received: end.Seq, Durable: end.Seq, Chain: end.Chain, Stamp: d.stamp, Applied: d.appliedSeq(), AppliedAt: d.warm,
 		})
 	}
 	return list
+}
+
+// appliedSeq is the batch that warm copies have applied; they have all of it, or what
+// a test says. mu is held.
+func (d *dr) appliedSeq() tidegate.Seq {
+	if d.warm > 0 {
+		return d.end().Seq
+	}
+	return d.applied
 }
 
 // content opens every data batch and returns the source's bytes, having

@@ -215,7 +215,8 @@ func (s *session) close(reason string) error {
 		late := time.AfterFunc(2*goodbyeTimeout, func() { _ = s.raw.Close() }) // below it is closed in any case
 		defer late.Stop()
 		if reason != "" {
-			_ = s.w.Send(typeClose, wire.AppendString(nil, cut(reason))) // best effort: the peer also notices the end itself
+			_ = s.w.Put(typeClose, wire.AppendString(nil, cut(reason))) // best effort: the peer also notices the end itself
+			_ = s.w.Drain()                                             // the same; another write may be in flight
 		}
 		s.w.Fail(net.ErrClosed)
 		if err = s.raw.Close(); errors.Is(err, net.ErrClosed) {

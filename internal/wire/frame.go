@@ -196,6 +196,21 @@ func (w *Writer) Flush() error {
 	return w.err
 }
 
+// Drain is Flush, and waits until all of it has been written: by others, too. What
+// is to end the connection after it is not cut off then.
+func (w *Writer) Drain() error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for w.err == nil && (w.writing || len(w.pending) > 0) {
+		if !w.writing {
+			w.drain()
+			continue
+		}
+		w.room.Wait()
+	}
+	return w.err
+}
+
 // Send is Put and Flush.
 func (w *Writer) Send(t Type, parts ...[]byte) error {
 	if err := w.Put(t, parts...); err != nil {

@@ -109,6 +109,48 @@ func TestWriterCoalescesBehindWriteInFlight(t *testing.T) {
 	}
 }
 
+// What is to be the last word goes out behind a write in flight, before Drain returns:
+// the connection may be closed then.
+func TestWriterDrainWaitsForWriteInFlight(t *testing.T) {
+	g := &gateWriter{entered: make(chan []byte), release: make(chan error)}
+	w := NewWriter(g, 1<<20)
+	var wg sync.WaitGroup
+	wg.Go(func() { _ = w.Send(1, []byte("first")) })
+	<-g.entered
+	if err := w.Put(2, []byte("goodbye")); err != nil {
+		t.Fatal(err)
+	}
+	drained := make(chan error, 1)
+	wg.Go(func() { drained <- w.Drain() })
+	g.release <- nil
+	last := <-g.entered
+	select {
+	case err := <-drained:
+		t.Errorf("drained (%v) while the last write is in flight", err)
+	default:
+	}
+	g.release <- nil
+	if err := <-drained; err != nil {
+		t.Error(err)
+	}
+	if diff := cmp.Diff(AppendFrame(nil, 2, []byte("goodbye")), last); diff != "" {
+		t.Error(diff)
+	}
+	if err := w.Drain(); err != nil {
+		t.Errorf("with nothing to write: %v", err)
+	}
+	boom := errors.New("boom")
+	wg.Go(func() { _ = w.Send(1, []byte("more")) })
+	<-g.entered
+	wg.Go(func() { drained <- w.Drain() })
+	w.Fail(boom)
+	if err := <-drained; !errors.Is(err, boom) {
+		t.Errorf("drain of a writer that failed: %v", err)
+	}
+	g.release <- nil
+	wg.Wait()
+}
+
 func TestWriterFullQueueBlocksUntilFail(t *testing.T) {
 	g := &gateWriter{entered: make(chan []byte), release: make(chan error)}
 	w := NewWriter(g, 64)
