@@ -179,6 +179,10 @@ var disconnects = []string{
 	`could not send end-of-streaming message to primary: (no COPY in progress|server closed)`,
 	`could not receive data from WAL stream: server closed the connection`,
 	`could not send data to WAL stream: server closed the connection`,
+	// Stopped between a connection and its stream: what was asked is not answered, and
+	// why is printed by the client's library itself.
+	`could not (receive database system identifier and timeline ID from the primary server|start WAL streaming|receive timeline history file from the primary server): .*(server closed the connection|terminating connection due to administrator command)`,
+	`^FATAL:  terminating connection due to administrator command$`,
 	`This probably means the server terminated abnormally`,
 	`^\tinvalid socket$`, // goes with that, from 18 on
 	// With no stream at hand it looks into pg_wal and finds the end there.
