@@ -575,21 +575,6 @@ func (c *controller) notLeading(ctx context.Context, op, subject string) error {
 	return e
 }
 
-// giveUp closes the record of a plan that is not gone on with: another one took
-// its place, or it had not begun.
-func (r *runner) giveUp(ctx context.Context, why error) error {
-	p := r.ctl.Plan()
-	p.Step = fence.StepGone
-	r.view.Error = why.Error()
-	if err := r.save(ctx, p); err != nil {
-		return err
-	}
-	if p.Kind != fence.KindAcquire {
-		r.note(ctx, r.planEntry(ctx, ActionPlanEnd, p, r.view))
-	}
-	return nil
-}
-
 func outcomeLabel(o pb.PlanOutcome) string {
 	switch o {
 	case pb.PlanOutcome_PLAN_OUTCOME_DONE:

@@ -131,3 +131,18 @@ func (r *runner) recorded() {
 		r.afterSave(r.ctl.Plan().Step, r.saved)
 	}
 }
+
+// giveUp closes the record of a plan that is not gone on with: another one took
+// its place, or it had not begun.
+func (r *runner) giveUp(ctx context.Context, why error) error {
+	p := r.ctl.Plan()
+	p.Step = fence.StepGone
+	r.view.Error = why.Error()
+	if err := r.save(ctx, p); err != nil {
+		return err
+	}
+	if p.Kind != fence.KindAcquire {
+		r.note(ctx, r.planEntry(ctx, ActionPlanEnd, p, r.view))
+	}
+	return nil
+}

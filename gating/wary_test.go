@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -323,41 +324,57 @@ func TestLastWriterSaysWhatWasReleased(t *testing.T) {
 	}
 }
 
+// leading calls use with what a gate's runs share while it leads.
+func (s *site) leading(use func(parts, *registry.Leadership) error) {
+	s.t.Helper()
+	s.editRegistry(func(store *registry.Store) error {
+		lead, err := store.Campaign(s.t.Context(), "gate-a", 10*time.Second)
+		if err != nil {
+			return err
+		}
+		err = use(parts{
+			name: "gate-a", log: slog.New(slog.DiscardHandler), store: store, ids: new(entryIDs), now: time.Now, timing: Timing{}.SetDefaults(),
+		}, lead)
+		return errors.Join(err, lead.Resign(s.t.Context()))
+	})
+}
+
+// someSwitchover is a plan's record of which nothing is written yet.
+func someSwitchover() planRecord {
+	p := fence.Plan{
+		ID: newPlanID(time.Now()), Service: "ledger", Kind: fence.KindSwitchover, Target: fence.Holder{Node: "w1", Site: "west", UUID: tidegate.NewID()},
+		Actor: "operator/duel", Drain: time.Second, Streams: []fence.StreamPlan{{Stream: tidegate.NewID(), Name: "a"}},
+	}
+	return planRecord{plan: p, view: newView(p, "gate-a", time.Now())}
+}
+
 // A request to the registry that a run has given up on may arrive late: the record
 // of a plan that gave way meanwhile stays as it is, and a plan whose request came
-// first gives way all the same.
+// first gives way all the same. Either way its end is on the audit trail.
 func TestALateRequestDoesNotReviveAPlan(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, "w1")
 	for _, late := range []bool{true, false} {
-		p := fence.Plan{
-			ID: newPlanID(time.Now()), Service: "ledger", Kind: fence.KindSwitchover, Target: fence.Holder{Node: "w1", Site: "west", UUID: tidegate.NewID()},
-			Actor: "operator/duel", Drain: time.Second, Streams: []fence.StreamPlan{{Stream: tidegate.NewID(), Name: "a"}},
-		}
-		s.editRegistry(func(store *registry.Store) error {
-			lead, err := store.Campaign(t.Context(), "gate-a", 10*time.Second)
+		s.leading(func(shared parts, lead *registry.Leadership) error {
+			rec, err := someSwitchover(), error(nil)
+			id := rec.plan.ID.String()
+			rec.at, err = shared.store.Commit(t.Context(), new(registry.Tx).Leading(lead).NewPlan(id, rec.plan.Service, rec))
 			if err != nil {
 				return err
 			}
-			defer func() { _ = lead.Resign(t.Context()) }()
-			rec := planRecord{plan: p, view: newView(p, "gate-a", time.Now())}
-			rec.at, err = store.Commit(t.Context(), new(registry.Tx).Leading(lead).NewPlan(p.ID.String(), p.Service, rec))
+			request, err := newRunner(shared, lead, rec)
 			if err != nil {
 				return err
 			}
-			shared := parts{name: "gate-a", log: slog.New(slog.DiscardHandler), store: store, ids: new(entryIDs), now: time.Now, timing: Timing{}.SetDefaults()}
-			run := func() *runner {
-				r, err := newRunner(shared, lead, rec)
-				if err != nil {
-					t.Fatal(err)
-				}
-				return r
+			giving, err := newRunner(shared, lead, rec)
+			if err != nil {
+				return err
 			}
-			request, giving := run(), run()
 			arrive := func() bool {
-				ev, err := request.txn(t.Context(), fence.Txn{Plan: p, Step: fence.StepDrain})
+				ev, err := request.txn(t.Context(), fence.Txn{Plan: rec.plan, Step: fence.StepDrain})
 				if err != nil {
-					t.Fatal(err)
+					t.Error(err)
+					return false
 				}
 				return ev.(fence.TxnDone).Committed
 			}
@@ -371,11 +388,17 @@ func TestALateRequestDoesNotReviveAPlan(t *testing.T) {
 				t.Error("a late request was carried out")
 			}
 			var got planRecord
-			if _, err := store.Get(t.Context(), registry.PlanKey(p.ID.String()), &got); err != nil {
+			if _, err := shared.store.Get(t.Context(), registry.PlanKey(id), &got); err != nil {
 				return err
 			}
 			if !got.plan.Finished() || got.view.GetOutcome() != pb.PlanOutcome_PLAN_OUTCOME_SUPERSEDED {
 				t.Errorf("late %t: the plan has no end: %v", late, got.view)
+			}
+			ends, _, err := shared.store.AuditFrom(t.Context(), "", 10, func(e registry.AuditEntry) bool {
+				return e.Action == ActionPlanEnd && slices.Contains(e.Detail, fact("plan", "%s", id))
+			})
+			if err != nil || len(ends) != 1 || ends[0].Outcome != "superseded" {
+				t.Errorf("late %t: on the audit trail: %v, %v", late, ends, err)
 			}
 			return nil
 		})
@@ -387,26 +410,17 @@ func TestALateRequestDoesNotReviveAPlan(t *testing.T) {
 func TestAnUnconfirmedPlanGetsAnEnd(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, "w1")
-	p := fence.Plan{
-		ID: newPlanID(time.Now()), Service: "ledger", Kind: fence.KindFailover, Target: fence.Holder{Node: "w1", Site: "west", UUID: tidegate.NewID()},
-		Actor: "operator/duel", Drain: time.Second, Streams: []fence.StreamPlan{{Stream: tidegate.NewID(), Name: "a"}},
-	}
-	s.editRegistry(func(store *registry.Store) error {
-		lead, err := store.Campaign(t.Context(), "gate-a", 10*time.Second)
-		if err != nil {
-			return err
-		}
-		defer func() { _ = lead.Resign(t.Context()) }()
-		shared := parts{name: "gate-a", log: slog.New(slog.DiscardHandler), store: store, ids: new(entryIDs), now: time.Now, timing: Timing{}.SetDefaults()}
-		first := new(registry.Tx).Leading(lead).NewPlan(p.ID.String(), p.Service, planRecord{plan: p, view: newView(p, "gate-a", time.Now())})
-		r, err := newRunner(shared, lead, planRecord{plan: p, view: newView(p, "gate-a", time.Now())})
+	s.leading(func(shared parts, lead *registry.Leadership) error {
+		rec := someSwitchover()
+		first := new(registry.Tx).Leading(lead).NewPlan(rec.plan.ID.String(), rec.plan.Service, rec)
+		r, err := newRunner(shared, lead, rec)
 		if err != nil {
 			return err
 		}
 		if err := r.giveUp(t.Context(), errUnconfirmed); err != nil {
 			return err
 		}
-		if _, err := store.Commit(t.Context(), first); !errors.Is(err, tidegate.ErrConflict) {
+		if _, err := shared.store.Commit(t.Context(), first); !errors.Is(err, tidegate.ErrConflict) {
 			t.Errorf("the first record arrived after the end: %v", err)
 		}
 		recs, err := shared.plans(t.Context(), "ledger", "", 1)

@@ -115,7 +115,11 @@ func TestWriterDrainWaitsForWriteInFlight(t *testing.T) {
 	g := &gateWriter{entered: make(chan []byte), release: make(chan error)}
 	w := NewWriter(g, 1<<20)
 	var wg sync.WaitGroup
-	wg.Go(func() { _ = w.Send(1, []byte("first")) })
+	wg.Go(func() {
+		if err := w.Send(1, []byte("first")); err != nil {
+			t.Error(err)
+		}
+	})
 	<-g.entered
 	if err := w.Put(2, []byte("goodbye")); err != nil {
 		t.Fatal(err)
@@ -140,7 +144,11 @@ func TestWriterDrainWaitsForWriteInFlight(t *testing.T) {
 		t.Errorf("with nothing to write: %v", err)
 	}
 	boom := errors.New("boom")
-	wg.Go(func() { _ = w.Send(1, []byte("more")) })
+	wg.Go(func() {
+		if err := w.Send(1, []byte("more")); !errors.Is(err, boom) {
+			t.Errorf("send of a writer that failed: %v", err)
+		}
+	})
 	<-g.entered
 	wg.Go(func() { drained <- w.Drain() })
 	w.Fail(boom)
