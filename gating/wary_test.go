@@ -356,12 +356,13 @@ func TestALateRequestDoesNotReviveAPlan(t *testing.T) {
 	s := newSite(t, "w1")
 	for _, late := range []bool{true, false} {
 		s.leading(func(shared parts, lead *registry.Leadership) error {
-			rec, err := someSwitchover(), error(nil)
+			rec := someSwitchover()
 			id := rec.plan.ID.String()
-			rec.at, err = shared.store.Commit(t.Context(), new(registry.Tx).Leading(lead).NewPlan(id, rec.plan.Service, rec))
+			at, err := shared.store.Commit(t.Context(), new(registry.Tx).Leading(lead).NewPlan(id, rec.plan.Service, rec))
 			if err != nil {
 				return err
 			}
+			rec.at = at
 			request, err := newRunner(shared, lead, rec)
 			if err != nil {
 				return err
