@@ -352,8 +352,9 @@ func (c *Connector) facts() facts {
 		f.lost = of != f.saved.Generation || gap
 	}
 	if f.role.State == local.StateFollow && (f.saved.Phase == phaseNone || f.saved.Phase == phaseRestoring || f.lost) {
-		_, _, err := c.base(of, c.line(f.role))
-		f.base = err == nil
+		_, l, err := c.base(of, c.line(f.role))
+		// The base that it was made from would end at the same gap, again and again.
+		f.base = err == nil && (!f.lost || l.Name.String() != f.saved.Base)
 	}
 	return f
 }

@@ -32,7 +32,7 @@ type node struct {
 	tells    tidegate.Lineage    // the log's, to a connector that offers nothing
 	source   local.Source        // what the record says of the server beside it
 	limit    wal.LSN             // nothing beyond is committed; 0: no limit
-	from     wal.LSN             // the log was trimmed before
+	from     wal.LSN             // the log was trimmed of what ends before
 	told     local.Role
 	progress local.LibraryProgress
 	heard    bool
@@ -205,7 +205,7 @@ func (n *node) feed(c *local.Conn, h local.Hello) {
 					}
 					continue
 				}
-				if e.next <= at || e.first < from {
+				if e.next <= max(at, from) {
 					continue
 				}
 				m := &local.Batch{Epoch: 1, Seq: tidegate.Seq(i), First: e.first.Position(), Next: e.next.Position(), Records: 1, Payload: e.bytes}

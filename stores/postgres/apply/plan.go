@@ -33,14 +33,14 @@ type facts struct {
 	saved  saved      // what is written down
 	role   local.Role // the node's latest; State 0 before the first in this session
 	server serverState
-	base   bool // a whole base of the log's generation is at hand
+	base   bool // a whole base of the log's generation is at hand; of a lost one: not the one it was made from
 
 	replayed wal.LSN // of a server in recovery; 0 when not known
 	received wal.LSN // what is in its pg_wal; 0 when not known
 	// unverified: it is out of recovery, as an active one is, and nobody in this run
 	// has looked whether its history is the one that was written down.
 	unverified bool
-	lost       bool // the log is of another generation than the server: only its base helps
+	lost       bool // the log is of another generation than the server, or goes on behind what it has: only a base helps
 	bare       bool // the session was begun with nothing to offer: the role's lineage is the log's
 	adopted    bool // the data is somebody else's server until the stream leaves it
 	unreadable bool // the data does not say what it is
@@ -186,7 +186,7 @@ func (f facts) planFollowing() decision {
 	case f.lost && f.base && f.role.State == local.StateFollow:
 		return do(stepRestore, "the log here goes on behind what it has")
 	case f.lost:
-		return stuck("the log goes on in another generation, and its base is not on this node yet")
+		return stuck("the log goes on in another generation or was trimmed, and the base for it is not on this node yet")
 	case f.server == serverDown:
 		return do(stepStart, "follow")
 	case f.role.State != local.StateActive || f.server == serverStarting:

@@ -3,6 +3,8 @@ package apply
 import (
 	"context"
 	"errors"
+	"fmt"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -55,9 +57,8 @@ func TestBaseIsRefreshedFromTheWarmServer(t *testing.T) {
 	load := o.Bench(t, "-c", "2", "-T", "600")
 	var l snapshot.Listed
 	var p snapshot.Progress
+	o.checkpoint(t)
 	pgtest.Until(t, "the server to have replayed a checkpoint", func(context.Context) (err error) {
-		o.SQL(t, "SELECT pg_switch_wal()")
-		o.SQL(t, "CHECKPOINT")
 		l, p, err = w.refresh()
 		return err
 	})
@@ -90,21 +91,35 @@ func TestBaseIsRefreshedFromTheWarmServer(t *testing.T) {
 		t.Errorf("the other node runs under\n%s", auto)
 	}
 
-	// The first server sleeps, and the log here is trimmed behind a base that is newer
-	// than what it has: it is moved aside, and made from that base.
+	// The first server sleeps, and the log is trimmed behind all that it has: it is
+	// moved aside and made from the newest base, once, though the log goes on behind
+	// that, too; and again when there is a newer one.
 	w.end()
+	o.SQL(t, "SELECT pg_switch_wal()")
+	trimmed := o.flushed(t)
+	n.change(func() { n.from = trimmed })
+	made := func(from snapshot.Listed) func(context.Context) error {
+		return func(context.Context) error {
+			s, err := readSaved(vfs.OS(), filepath.Join(w.cfg.Server.Home, stateFile))
+			if err == nil && (s.Base != from.Name.String() || s.Phase != phaseFollowing) {
+				err = fmt.Errorf("it is %s, of base %s", s.Phase, s.Base)
+			}
+			return err
+		}
+	}
+	w.start()
+	pgtest.Until(t, "the first server to be made from the newest base", made(l))
+	n.until("the first server to say what it lacks", func() bool { return strings.Contains(n.finding, tidegate.ErrGap.Error()) })
 	var newer snapshot.Listed
+	o.checkpoint(t)
 	pgtest.Until(t, "the other server to have replayed a checkpoint", func(context.Context) (err error) {
-		o.SQL(t, "SELECT pg_switch_wal()")
-		o.SQL(t, "CHECKPOINT")
 		newer, _, err = other.refresh()
 		return err
 	})
-	n.change(func() { n.from = wal.LSN(newer.Start) })
-	w.start()
+	pgtest.Until(t, "the first server to be made from the newer base", made(newer))
 	w.sameAt(n)
-	if made, err := readSaved(vfs.OS(), filepath.Join(w.cfg.Server.Home, stateFile)); err != nil || made.Base != newer.Name.String() {
-		t.Errorf("made from base %s, %v; want %s", made.Base, err, newer.Name)
+	if aside, err := os.ReadDir(filepath.Join(w.cfg.Server.Home, asideDir)); err != nil || len(aside) != 2 {
+		t.Errorf("moved aside: %v, %v", aside, err)
 	}
 
 	h := m.cut()
@@ -114,6 +129,13 @@ func TestBaseIsRefreshedFromTheWarmServer(t *testing.T) {
 	}
 	w.complaints()
 	other.complaints()
+}
+
+// checkpoint makes a redo in a segment that is not begun yet.
+func (o *origin) checkpoint(t *testing.T) {
+	t.Helper()
+	o.SQL(t, "SELECT pg_switch_wal()")
+	o.SQL(t, "CHECKPOINT")
 }
 
 // copyBase copies one base from a store to another.
