@@ -102,6 +102,12 @@ test-postgres: ## what talks to PostgreSQL, against release PG (17 or 18; fetche
 	echo "test-postgres: real servers of $$bin, some minutes on a quiet machine"
 	tools/test-postgresql "$$bin"
 
+.PHONY: test-pgbackrest
+test-pgbackrest: ## a node seeded from a real pgBackRest backup, and how much of the base crosses then
+	tools/needs postgresql
+	@command -v pgbackrest >/dev/null || { echo "test-pgbackrest: want pgbackrest; run: sudo apt-get install pgbackrest" >&2; exit 1; }
+	$(GO) test -tags pgbackrest ./internal/lab -run 'TestPgBackRest' -count=1 -timeout 10m -v | grep -v '^{'
+
 .PHONY: soak-postgres
 soak-postgres: ## kill -9 of a whole site with a PostgreSQL server, ROUNDS times (default 20) in sync and in bounded mode
 	tools/needs postgresql

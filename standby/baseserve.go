@@ -153,7 +153,7 @@ func (s *stream) take(ctx context.Context, link shipper.BaseLink, t *taking, in 
 		s.n.stop(err)
 	}
 	p := t.meter.Progress()
-	s.lg.Info("base session ended", keyPeer, t.from, "generation", uint32(t.generation), "bytes", p.Bytes, "crossed", p.Sent, keyErr, err)
+	s.lg.Info("base session ended", keyPeer, t.from, "generation", uint32(t.generation), "bytes", p.Bytes, "new", p.Needed, "crossed", p.Sent, keyErr, err)
 	return err
 }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"os"
 	"path/filepath"
@@ -27,13 +28,14 @@ const Stream = "main"
 
 // Config says what stands in a lab.
 type Config struct {
-	Dir, Bin string // as in [lab.Plant]; PostgreSQL's account must be able to enter what is above Dir
-	Scale    int    // of pgbench's tables; a scale of 1 is 100,000 accounts, 15 MB
-	Replica  bool   // an ordinary physical replica at the primary site
-	NoTwin   bool   // no copy of the primary from before the load: nothing can be judged by Judge and Recover
-	Cluster  bool   // the replica has an agent of its own, and may be promoted
-	Returns  bool   // a standby daemon beside the primary, which takes it over once the stream has left it
-	Feedback bool   // reads on the warm server hold back cleaning up on the primary (hot_standby_feedback)
+	Dir, Bin string            // as in [lab.Plant]; PostgreSQL's account must be able to enter what is above Dir
+	Scale    int               // of pgbench's tables; a scale of 1 is 100,000 accounts, 15 MB
+	Replica  bool              // an ordinary physical replica at the primary site
+	NoTwin   bool              // no copy of the primary from before the load: nothing can be judged by Judge and Recover
+	Cluster  bool              // the replica has an agent of its own, and may be promoted
+	Returns  bool              // a standby daemon beside the primary, which takes it over once the stream has left it
+	Feedback bool              // reads on the warm server hold back cleaning up on the primary (hot_standby_feedback)
+	Settings map[string]string // more of the primary's postgresql.conf
 }
 
 // Lab is a whole Tidegate around a PostgreSQL server on this machine.
@@ -72,6 +74,7 @@ func (l *Lab) build(ctx context.Context) (err error) {
 	// The log since the copy must still be there when the primary has been killed, and
 	// pg_rewind wants hints in it.
 	settings := map[string]string{"fsync": "on", "wal_keep_size": "4GB", "wal_log_hints": "on"}
+	maps.Copy(settings, l.cfg.Settings)
 	if l.Primary, err = pgrun.New(pgrun.Config{Settings: settings}); err != nil {
 		return err
 	}
