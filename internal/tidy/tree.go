@@ -54,7 +54,7 @@ func Load(fsys fs.FS) (*Tree, error) {
 			return err
 		case d.IsDir() && slices.Contains(skipped, d.Name()):
 			return fs.SkipDir
-		case !d.Type().IsRegular():
+		case !d.Type().IsRegular(), d.Name() == ".git": // a file in a worktree of git
 			return nil
 		}
 		body, err := fs.ReadFile(fsys, name)
