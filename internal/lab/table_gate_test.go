@@ -121,6 +121,7 @@ func degrading(t *testing.T, a *act) {
 
 // The brake: an operator lets the primary go on, and takes that back.
 func braked(t *testing.T, a *act) {
+	a.set(t, "--rearm", "1s")
 	a.fault()
 	a.link(t, a.Cut)
 	a.still(t, "clients to get nothing", time.Second)
