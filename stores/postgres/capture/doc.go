@@ -108,7 +108,8 @@
 //     lost its log is made anew, and nothing below the place where it then begins is
 //     ever confirmed again, because a server sets its slot back to what it is told.
 //   - the server shuts down: it waits for our flush to reach its end; when the
-//     other site is away it would wait for ever, so it is given [Settings.StopWait].
+//     other site is away it would wait for ever, so it is given [Settings.StopWait]; nothing
+//     while it is fenced.
 //
 // # Concurrency and durability
 //

@@ -82,9 +82,10 @@ func TestServerThatStoppedBeforeTheDrainHasSaidItsLastWord(t *testing.T) {
 }
 
 // A primary that was fenced, was made a standby and is promoted is a source again;
-// as a standby of the other site it keeps no slot.
+// as a standby of the other site it keeps no slot. While it is fenced a stop of it
+// waits for nobody.
 func TestFenceEndsWithAPromotion(t *testing.T) {
-	s := newSite(t, pgtest.Config{}, nil)
+	s := newSite(t, pgtest.Config{}, func(set *Settings) { set.StopWait = time.Hour })
 	s.pg.SQL(t, table)
 	s.durable(tidegate.ModeSync, tidegate.Bounds{})
 	s.agent.role(local.Role{State: local.StateFenced, Epoch: 2})

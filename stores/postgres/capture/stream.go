@@ -554,7 +554,8 @@ func (c *Capture) activate() {
 	signal(c.answer)
 }
 
-// ping looks at keepalives: a server that waits to shut down asks and asks.
+// ping looks at keepalives: a server that waits to shut down asks and asks. Nothing
+// that a fenced one has is confirmed any more, so it waits in vain.
 func (in *intake) ping(ctx context.Context, m replication.Message) error {
 	if !m.Reply {
 		return nil
@@ -563,7 +564,10 @@ func (in *intake) ping(ctx context.Context, m replication.Message) error {
 		in.asked = in.c.clock.Boot()
 		return nil
 	}
-	if time.Duration(in.c.clock.Boot()-in.asked) >= in.c.cfg.StopWait {
+	in.c.mu.Lock()
+	fenced := in.c.gate.FencedBy != 0
+	in.c.mu.Unlock()
+	if fenced || time.Duration(in.c.clock.Boot()-in.asked) >= in.c.cfg.StopWait {
 		return errStopping
 	}
 	pause := time.NewTimer(pingPause)
