@@ -429,7 +429,7 @@ func anyPieces(t *testing.T, rng *rand.Rand, cfg wal.Config, at wal.LSN, all []b
 // everywhere in the log.
 func fewBytes(t *testing.T, rng *rand.Rand, cfg wal.Config, start wal.LSN, all []byte, events *[]wal.Event) {
 	t.Helper()
-	for range 20 {
+	for range 8 {
 		from := start + wal.LSN(rng.IntN(len(all)))
 		b := all[from-start:][:min(200_000, len(all)-int(from-start))]
 		var want []wal.Event
@@ -462,7 +462,7 @@ func anyStart(t *testing.T, rng *rand.Rand, cfg wal.Config, log segments, all []
 		b = b[:min(len(b), 2<<20)]
 		return b, from + wal.LSN(len(b))
 	}
-	for range 200 {
+	for range 60 {
 		from := log.start + wal.LSN(rng.IntN(len(all)))
 		b, to := stretch(from)
 		p.Begin(from)
