@@ -30,9 +30,9 @@ type bases struct {
 	s     *stream
 	dir   string
 	store *snapshot.Store
-	held  []heldBase // whole, and written down; only these count
-	spans []span     // of the log's generations, as far as they were looked for
-	now   *taking    // nil: no base is on its way to this node
+	held  []snapshot.Listed // read back whole, and written down; only these count
+	spans []span            // of the log's generations, as far as they were looked for
+	now   *taking           // nil: no base is on its way to this node
 	// failed is how the last attempt to renew the base went.
 	failed error
 	// want is where the log of a node begins that this one would go on from, and has
@@ -141,20 +141,18 @@ func (b *bases) readHeld() error {
 		}
 	}
 	// What was listed and not yet written down is whole all the same.
-	was := len(f.Held)
-	for _, l := range have {
-		if h := (heldBase{l.Generation, l.Opened, l.Name.String()}); !slices.Contains(f.Held, h) {
-			f.Held = append(f.Held, h)
-		}
-	}
-	b.held = f.Held
-	if len(f.Held) == was {
+	b.held = have
+	if len(f.Held) == len(have) {
 		return nil
 	}
-	return b.writeHeld(f)
+	return b.writeHeld(have)
 }
 
-func (b *bases) writeHeld(f heldFile) error {
+func (b *bases) writeHeld(held []snapshot.Listed) error {
+	f := heldFile{Version: heldVersion}
+	for _, l := range held {
+		f.Held = append(f.Held, heldBase{l.Generation, l.Opened, l.Name.String()})
+	}
 	raw, err := json.MarshalIndent(f, "", "  ")
 	if err != nil {
 		return err
@@ -166,18 +164,17 @@ func (b *bases) writeHeld(f heldFile) error {
 func (b *bases) hold(l snapshot.Listed) error {
 	s := b.s
 	s.mu.Lock()
-	h := heldBase{l.Generation, l.Opened, l.Name.String()}
-	f := heldFile{Version: heldVersion, Held: slices.Clone(b.held)}
-	if !slices.Contains(f.Held, h) {
-		f.Held = append(f.Held, h)
+	held := slices.Clone(b.held)
+	if !slices.ContainsFunc(held, func(h snapshot.Listed) bool { return h.Name == l.Name }) {
+		held = append(held, l)
 	}
 	s.mu.Unlock() // one base at a time is taken: nobody else changes held
-	if err := b.writeHeld(f); err != nil {
+	if err := b.writeHeld(held); err != nil {
 		return err
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	b.held = f.Held
+	b.held = held
 	if ack, ok := s.ownAck(s.core.Ack()); ok {
 		s.acks[s.n.cfg.Node] = ack
 	}
@@ -188,7 +185,18 @@ func (b *bases) hold(l snapshot.Listed) error {
 
 // holds reports whether a base of the generation counts; mu is held.
 func (b *bases) holds(g tidegate.Generation, opened tidegate.Epoch) bool {
-	return slices.ContainsFunc(b.held, func(h heldBase) bool { return h.Generation == g && h.Opened == opened })
+	return slices.ContainsFunc(b.held, func(h snapshot.Listed) bool { return h.Generation == g && h.Opened == opened })
+}
+
+// whole returns the position up to which the log must reach before a generation of
+// it and a base are a state: the earliest of the bases that are held and that the log
+// goes on from. based is false when there is none. mu is held.
+func (b *bases) whole(sp span) (to tidegate.Position, based bool) {
+	var begin shipper.Begin
+	if at := b.s.begun.Load(); at != nil {
+		begin = *at // while the log is being trimmed, where it will begin
+	}
+	return wholeAt(b.held, sp, begin)
 }
 
 // span finds where the generation of the batch at seq begins; mu is held.
@@ -238,8 +246,13 @@ func (b *bases) cut() {
 }
 
 // counted returns how much of a log that is durable to end counts towards D: all
-// of it, or everything before the first generation whose base this node lacks. A
-// log that cannot be read counts for nothing. mu is held.
+// of it, or everything before the first generation of which this node could rebuild
+// no state. A log that cannot be read counts for nothing. mu is held.
+//
+// Invariant: of what is counted, base and log together are a state that the stream
+// can be recovered to from this node alone. For the files of a base that was taken of
+// a running service that takes the log through the base's End, which may arrive after
+// the base: until then its generation counts no more than without a base.
 func (s *stream) counted(end tidegate.LogPos) tidegate.LogPos {
 	if s.bases == nil {
 		return end
@@ -253,7 +266,7 @@ func (s *stream) counted(end tidegate.LogPos) tidegate.LogPos {
 		if err != nil {
 			return tidegate.LogPos{}
 		}
-		if s.bases.holds(sp.generation, sp.opened) {
+		if to, based := s.bases.whole(sp); based && h.Next >= to {
 			return end
 		}
 		if sp.first == s.log.First() {
@@ -319,7 +332,7 @@ func (s *stream) seeding() string {
 	t := s.bases.now
 	switch {
 	case !lacks:
-		return ""
+		return s.shortOfBase()
 	case t != nil:
 		return t.text(s.n.deps.Clock.Boot())
 	case g == 0:
@@ -328,8 +341,29 @@ func (s *stream) seeding() string {
 	return fmt.Sprintf("the base of generation %d is not held", g)
 }
 
-// lacks returns the generation at the log's end when its base is not held; 0 when
-// the log is empty and nothing is held at all. mu is held.
+// shortOfBase says that the log has yet to reach where its base is whole; empty when
+// it has. mu is held.
+func (s *stream) shortOfBase() string {
+	end := s.core.DurablePos()
+	if end.Seq < s.log.First() || end.Seq == 0 {
+		return ""
+	}
+	_, h, err := s.log.At(end.Seq)
+	if err != nil {
+		return ""
+	}
+	sp, err := s.bases.span(s.log, h.Generation, end.Seq)
+	if err != nil {
+		return ""
+	}
+	if to, based := s.bases.whole(sp); based && h.Next < to {
+		return fmt.Sprintf("the base of generation %d is whole at %s, the log is durable to %s", sp.generation, to, h.Next)
+	}
+	return ""
+}
+
+// lacks returns the generation at the log's end when no base is held that the log
+// goes on from; 0 when the log is empty and nothing is held at all. mu is held.
 func (s *stream) lacks() (g tidegate.Generation, opened tidegate.Epoch, lacks bool) {
 	end := s.log.End().Seq
 	if end < s.log.First() || end == 0 {
@@ -343,7 +377,8 @@ func (s *stream) lacks() (g tidegate.Generation, opened tidegate.Epoch, lacks bo
 	if err != nil {
 		return h.Generation, 0, true
 	}
-	return sp.generation, sp.opened, !s.bases.holds(sp.generation, sp.opened)
+	_, based := s.bases.whole(sp)
+	return sp.generation, sp.opened, !based
 }
 
 // text says how far the base has come; the caller holds the stream's mu.

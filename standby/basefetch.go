@@ -89,7 +89,7 @@ func (s *stream) fetchBase(ctx context.Context, node tidegate.NodeName, g tidega
 		return err
 	}
 	defer func() { _ = conn.Close() }() // what was listed is what counts
-	if s.newestStart(at.Generation, at.Opened) >= at.Start && s.heldBase(at.Generation, at.Opened) {
+	if s.noNews(at) {
 		return errNoNewer
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
@@ -116,22 +116,15 @@ func (s *stream) fetchBase(ctx context.Context, node tidegate.NodeName, g tidega
 // errNoNewer is what a node has to give that this one has already.
 var errNoNewer = fmt.Errorf("it has no newer base: %w", tidegate.ErrConflict)
 
-// heldBase reports whether a base of the generation counts here.
-func (s *stream) heldBase(g tidegate.Generation, opened tidegate.Epoch) bool {
+// noNews reports whether a base that another node gives is one to leave: it is here,
+// or is no newer than one that is of use.
+func (s *stream) noNews(at shipper.BaseAttached) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.bases.holds(g, opened)
-}
-
-// newestStart returns where the newest base of a generation begins that is listed
-// here; 0 when there is none.
-func (s *stream) newestStart(g tidegate.Generation, opened tidegate.Epoch) (start tidegate.Position) {
-	for _, l := range s.bases.store.Bases() {
-		if l.Generation == g && l.Opened == opened {
-			start = max(start, l.Start)
-		}
-	}
-	return start
+	_, _, lacks := s.lacks()
+	return slices.ContainsFunc(s.bases.held, func(l snapshot.Listed) bool {
+		return l.Generation == at.Generation && l.Opened == at.Opened && (l.Start == at.Start || !lacks && l.Start > at.Start)
+	})
 }
 
 // Seed puts the files below from into the store that a stream's bases are kept in,

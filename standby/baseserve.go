@@ -38,10 +38,11 @@ func (s *stream) pushed(ctx context.Context, peer tidegate.Identity, a shipper.B
 	b := s.bases
 	s.mu.Lock()
 	err := s.mayPush(a, 0)
-	_, opened, _ := s.openedOf(a.Generation)
+	sp, opened, _ := s.openedOf(a.Generation)
+	_, based := b.whole(sp)
 	yes := shipper.BaseAttached{
 		Node: s.n.cfg.Node, Incarnation: s.core.Meta().Incarnation, Generation: a.Generation, Opened: opened,
-		Held: opened != 0 && b.holds(a.Generation, opened),
+		Held: opened != 0 && based,
 	}
 	s.mu.Unlock()
 	if err != nil {

@@ -3,10 +3,12 @@ package standby
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"github.com/tidegate/tidegate"
 	"github.com/tidegate/tidegate/gating/fence"
 	"github.com/tidegate/tidegate/shipper"
+	"github.com/tidegate/tidegate/snapshot"
 )
 
 // beginBehind makes this log, which is empty, one that begins where that of a source
@@ -124,20 +126,37 @@ func (s *stream) beginAs(at shipper.Attached, e fence.Fetch) (beyond bool, err e
 	return false, s.forgetBegin()
 }
 
-// covers reports whether a base is held from which a log that begins so goes on; mu
-// is held.
+// covers reports whether a base is held from which a log that begins so goes on, or
+// one of a later generation, which the log may come to: whether it has, and by the
+// same opener, is seen from the log. mu is held.
 func (b *bases) covers(at shipper.Begin) bool {
-	for _, l := range b.store.Bases() {
-		if !b.holds(l.Generation, l.Opened) {
-			continue
-		}
-		if l.Generation > at.Generation || l.Generation == at.Generation && l.Opened == at.Opened && l.Start >= at.Position {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(b.held, func(l snapshot.Listed) bool {
+		return l.Generation > at.Generation || goesOn(l.Info, at)
+	})
 }
 
 // wanting reports whether the base is missing that a source's log goes on from; mu
 // is held.
 func (b *bases) wanting() bool { return b.want.Before.Seq != 0 && !b.covers(b.want) }
+
+// goesOn reports whether a log that begins at goes on from a base: the base is of the
+// log's generation, needs nothing from before, and was taken of a history that is the
+// log's where it begins. How far it is the log's behind that the beginning cannot say.
+func goesOn(base snapshot.Info, at shipper.Begin) bool {
+	return base.Generation == at.Generation && base.Opened == at.Opened && base.Start >= at.Position &&
+		extends(base.Lineage, at.Lineage, at.Position)
+}
+
+// wholeAt is bases.whole as a function of what is held, and of where the log begins;
+// the zero value: with its stream.
+func wholeAt(held []snapshot.Listed, sp span, begin shipper.Begin) (to tidegate.Position, based bool) {
+	for i := range held {
+		switch l := &held[i]; {
+		case l.Generation != sp.generation || l.Opened != sp.opened:
+		case begin.Before.Seq > 0 && sp.generation <= begin.Generation && !goesOn(l.Info, begin):
+		case !based || l.End < to:
+			to, based = l.End, true
+		}
+	}
+	return to, based
+}

@@ -3,9 +3,11 @@
 // the warm service beside it, and obeys the gate's fence, adopt and promote.
 //
 // Promise: an ack names only batches that survive a power cut, under a promise
-// that is on disk, and only of generations whose base this node holds; nothing is applied before it is committed; what is cut from
-// a log was in quarantine before; after a failed fsync the node stops and says
-// so. Not promised: that a batch's payload opens; only the apply path looks inside.
+// that is on disk, and only of generations that this node could rebuild: whose base
+// it holds, with log that reaches the base's end; nothing is applied before it is
+// committed; what is cut from a log was in quarantine before; after a failed fsync
+// the node stops and says so. Not promised: that a batch's payload opens; only the
+// apply path looks inside.
 //
 // # Words
 //

@@ -67,6 +67,17 @@ func (h history) parts(o history) tidegate.Position {
 	return beyondAll
 }
 
+// extends reports whether a history may be that of a log which at a position is of
+// lineage l: it is l, or l forked there or behind it.
+func extends(of, l tidegate.Lineage, at tidegate.Position) bool {
+	rest, ok := strings.CutPrefix(string(of), string(l))
+	if !ok || rest == "" {
+		return ok
+	}
+	h, err := parseHistory(tidegate.Lineage(rest))
+	return err == nil && h.root == "" && h.forks[0].at >= at
+}
+
 // logLineage returns the lineage that holds at the end of what is committed: that
 // of the newest lineage batch. A writer seals one as the first batch of its term
 // where the source's history begins or has forked; empty when the log has none.

@@ -252,7 +252,7 @@ func (c *cluster) wipe(name tidegate.NodeName) {
 // it, leaves a log that begins where it was written down; what does not fit is
 // damage, and nothing is counted on.
 func TestTrimCutShortIsFinished(t *testing.T) {
-	c := newTrimCluster(t, 1, "dr1")
+	c := newBaseClusterWith(t, 1, nil, BasePolicy{LookEvery: 20 * time.Millisecond, TrimOff: true, RefreshOff: true}, "dr1")
 	w := c.start1()
 	w.attach("dr1")
 	w.sealLineage("pg:1:1", "")
@@ -264,6 +264,10 @@ func TestTrimCutShortIsFinished(t *testing.T) {
 	nd := c.nodes["dr1"]
 	c.until("it is committed", func() bool { s := nd.status(); return s.Err == "" && s.Commit == 101 && s.Durable.Seq == 101 })
 	s := nd.n.stream(theStream)
+	src := &service{content: [][]byte{noise(1000)}, base: snapshot.Base{Start: 1_800_000, End: 1_900_000, Lineage: "pg:1:1"}}
+	if _, err := s.refreshBase(t.Context(), src); err != nil {
+		t.Fatal(err)
+	}
 	to := s.log.TrimPoint(60, 9)
 	if to < 30 {
 		t.Fatalf("a segment begins with %s", to)
