@@ -28,8 +28,14 @@ type library struct {
 }
 
 // head is the newest position that the source has made durable, as far as this
-// process has heard.
-func (l *library) head() tidegate.Position { return l.progress.L.Position }
+// process has heard: from its progress, or, while it is active, from where it became
+// that, which may be told first. Of what was before the log may have gone back.
+func (l *library) head() tidegate.Position {
+	if l.active {
+		return max(l.progress.L.Position, l.began)
+	}
+	return l.progress.L.Position
+}
 
 // serveLibraries accepts libraries on the stream's socket until ctx ends.
 func (s *stream) serveLibraries(ctx context.Context) error {
@@ -185,6 +191,7 @@ func (s *stream) fromLibrary(conn *local.Conn, m local.Message) error {
 			s.wakeWaiters() // what does not come any more need not be waited for
 		}
 		s.mu.Unlock()
+		s.headMoved(m.L)
 		s.log.Info("service is active here", "lineage", string(m.Lineage), "head", m.L.String())
 		s.service.pokeLease()
 	case *local.Finding:

@@ -173,7 +173,7 @@ func (s *stream) endAt(ctx context.Context, id tidegate.StreamID, node tidegate.
 func (s *stream) lacking(h batch.Header) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	end := max(s.lib.head(), s.lib.began)
+	end := s.lib.head()
 	rec := s.view.rec
 	if rec.State != fence.StateActive || rec.Holder.Site != s.agent.cfg.Node.Site {
 		return nil // what is promoted from another site lacks what the promotion leaves out
