@@ -116,8 +116,9 @@ func quarantineDir(dataDir string, stream tidegate.StreamID) string {
 
 // SetAside moves the log of a damaged stream to quarantine and gives the stream
 // a new incarnation, in limbo: the operator's order after a fault of class
-// corrupt. The promise stays. The node must not be running. It returns where
-// the log lies now.
+// corrupt. The promise stays. What the node had written down of the log lies beside
+// it there, under the log's name and its own. The node must not be running; after an
+// error the same order may be given again. It returns where the log lies now.
 func SetAside(fsys vfs.FS, dataDir string, stream tidegate.StreamID) (string, error) {
 	fail := func(err error) (string, error) {
 		return "", fmt.Errorf("set aside stream %s: %w", stream, err)
@@ -149,17 +150,25 @@ func setAside(fsys vfs.FS, dataDir string, stream tidegate.StreamID) (string, er
 		return "", err
 	}
 	to := filepath.Join(q, fmt.Sprintf("aside-%.8s", meta.Incarnation))
-	if err := fsys.Rename(filepath.Join(dir, "log"), to); err != nil {
-		return "", err
-	}
-	// The new incarnation has acknowledged nothing: what it counts on is found anew.
-	held := filepath.Join(dir, baseDirName, heldFileName)
-	if err := fsys.Rename(held, to+"-"+heldFileName); err != nil && !errors.Is(err, tidegate.ErrNotFound) {
-		return to, err
-	} else if err == nil {
-		if err := fsys.SyncDir(filepath.Dir(held)); err != nil {
+	// The log goes last: cut short before, the same order finishes it. What is said of
+	// it goes along: where it begins, without which nobody could put it back and which
+	// may be the damage itself, what is certain of it, and what was counted on with it.
+	// The new incarnation has acknowledged nothing, and finds all of that anew.
+	for _, name := range []string{beginFileName, suspectFile, filepath.Join(baseDirName, heldFileName)} {
+		from := filepath.Join(dir, name)
+		err := fsys.Rename(from, to+"-"+filepath.Base(name))
+		if errors.Is(err, tidegate.ErrNotFound) {
+			continue
+		}
+		if err == nil {
+			err = errors.Join(fsys.SyncDir(q), fsys.SyncDir(filepath.Dir(from)))
+		}
+		if err != nil {
 			return to, err
 		}
+	}
+	if err := fsys.Rename(filepath.Join(dir, "log"), to); err != nil {
+		return "", err
 	}
 	return to, errors.Join(fsys.SyncDir(q), fsys.SyncDir(dir))
 }

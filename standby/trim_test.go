@@ -10,6 +10,7 @@ import (
 
 	"github.com/tidegate/tidegate"
 	"github.com/tidegate/tidegate/gating/fence"
+	"github.com/tidegate/tidegate/internal/durable"
 	"github.com/tidegate/tidegate/internal/vfs"
 	"github.com/tidegate/tidegate/snapshot"
 )
@@ -318,6 +319,27 @@ func TestTrimCutShortIsFinished(t *testing.T) {
 		}
 		again("dr1 counts", func(s *stream) bool { return s.fault == nil && nd.status().Durable.Seq == 101 })
 	}
+	// What cannot be read is set aside with the log it speaks of, and the node begins anew.
+	garbage := []byte("{")
+	if err := durable.WriteFile(nd.fs, path, garbage); err != nil {
+		t.Fatal(err)
+	}
+	again("dr1 is in limbo, its beginning cannot be read", func(s *stream) bool { return s.fault != nil })
+	if err := nd.stop(); err != nil {
+		t.Fatal(err)
+	}
+	aside, err := SetAside(nd.fs, nd.dir, theStream)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if b, err := readFile(nd.fs, aside+"-"+beginFileName); err != nil || !slices.Equal(b, garbage) {
+		t.Errorf("beside the log that was set aside: %q, %v", b, err)
+	}
+	nd.start()
+	c.until("dr1 begins anew, in limbo", func() bool {
+		s := nd.n.stream(theStream)
+		return s != nil && s.fault == nil && nd.status().Limbo && s.log.First() == 1
+	})
 }
 
 // Log is kept for a node that lacks it, for as long as was said; then it is said
