@@ -29,7 +29,8 @@ type found struct {
 	members              []tidegate.NodeName
 	highest              tidegate.Epoch // promised or adopted by anybody
 	best                 fence.FenceReply
-	holders              []fence.Member // who answered
+	holders              []fence.Member    // who answered
+	renewal              *registry.Renewal // newest declaration of a new generation; nil when nobody remembers any
 }
 
 // Rebuild implements OperatorService: the day etcd is gone for good. Every node
@@ -176,6 +177,12 @@ func (f *found) add(m fence.Member, sd *pb.StreamDescription) error {
 			f.active, f.activeEpoch = rec.Active, rec.ActiveEpoch
 		}
 	}
+	if r := sd.GetRenewal(); r != nil && (f.renewal == nil || tidegate.Epoch(r.GetEpoch()) > f.renewal.Epoch) {
+		f.renewal = &registry.Renewal{
+			Epoch: tidegate.Epoch(r.GetEpoch()), Node: tidegate.NodeName(r.GetNode()), Site: tidegate.SiteName(r.GetSite()),
+			Reason: r.GetReason(), Actor: r.GetActor(), Since: r.GetSince().AsTime(),
+		}
+	}
 	cfg, err := fencewire.Config(sd.GetConfig())
 	if err != nil {
 		return err
@@ -237,6 +244,12 @@ func (f *found) records(id tidegate.StreamID, missing []string, site tidegate.Si
 	st := registry.Stream{
 		ID: id, Service: tidegate.ServiceName(f.service), Name: tidegate.StreamName(f.name), Store: first(f.store, "journal"),
 		Mode: mode, Bounds: f.bounds, Policy: tidegate.Policy{Reaction: tidegate.ReactBlock}, Members: f.members, W: f.config.W,
+		// What was declared stays so: the source has begun anew, or is about to, and its
+		// agent would go on to prove that it continues a log which was given up.
+		Renewal: f.renewal,
+	}
+	if r := f.renewal; r.Pending(rec) {
+		warn = append(warn, fmt.Sprintf("stream %s: a new generation was declared by %s (%s), and is not opened yet: the agent on node %s at site %s does that with its next epoch", name, r.Actor, r.Reason, r.Node, r.Site))
 	}
 	if len(st.Members) == 0 {
 		for _, m := range f.config.Members {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"github.com/tidegate/tidegate"
 	"github.com/tidegate/tidegate/gating/fence"
@@ -30,10 +31,23 @@ type StreamView struct {
 	Mode    tidegate.Mode        `json:"mode"`
 	Bounds  tidegate.Bounds      `json:"bounds"`
 	Record  *fence.EpochRecord   `json:"record,omitempty"` // nil before the stream is registered
+	// Renewal is kept for whoever rebuilds the registry; nil when there was none.
+	Renewal *Renewal `json:"renewal,omitempty"`
 
 	// fresh: the gate has said so in this run. What the last run left on disk may be
 	// long over.
 	fresh bool
+}
+
+// Renewal is the newest declaration that the source at a site does not continue the
+// log as it stands at the end of an epoch.
+type Renewal struct {
+	Epoch  tidegate.Epoch    `json:"epoch"`
+	Node   tidegate.NodeName `json:"node"` // whose source it was said of
+	Site   tidegate.SiteName `json:"site"`
+	Reason string            `json:"reason"`
+	Actor  string            `json:"actor"`
+	Since  time.Time         `json:"since"`
 }
 
 // NodeView is where a standby node can be reached.

@@ -162,5 +162,11 @@ func parseStreamView(m *pb.StreamView) (s StreamView, err error) {
 		}
 		s.Record = &rec
 	}
+	if r := m.GetRenewal(); r != nil {
+		s.Renewal = &Renewal{
+			Epoch: tidegate.Epoch(r.GetEpoch()), Node: tidegate.NodeName(r.GetNode()), Site: tidegate.SiteName(r.GetSite()),
+			Reason: r.GetReason(), Actor: r.GetActor(), Since: r.GetSince().AsTime(),
+		}
+	}
 	return s, nil
 }

@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"connectrpc.com/connect"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/tidegate/tidegate"
 	"github.com/tidegate/tidegate/api"
@@ -20,6 +22,7 @@ import (
 	"github.com/tidegate/tidegate/api/tidegatev1/tidegatev1connect"
 	"github.com/tidegate/tidegate/internal/clock"
 	"github.com/tidegate/tidegate/internal/pki"
+	"github.com/tidegate/tidegate/internal/vfs"
 )
 
 // reportedTo is a gate that only takes reports, and does not lead unless told.
@@ -83,5 +86,29 @@ func TestReportsReachTheGateThatLeads(t *testing.T) {
 	b.leads.Store(true)
 	if err := d.Report(t.Context(), Status{}); err != nil || b.kept.Load() != 1 {
 		t.Errorf("the leader keeps %d reports, %v", b.kept.Load(), err)
+	}
+}
+
+// A registry is rebuilt from what the nodes remember, across their restarts: a new
+// generation that was declared is part of it.
+func TestDeclaredGenerationIsRemembered(t *testing.T) {
+	m := &pb.StreamView{
+		Id: theStream.String(), Service: "ledger", Name: "main", Store: "postgres", Mode: pb.Mode_MODE_SYNC,
+		Renewal: &pb.Renewal{Epoch: 5, Node: "app1", Site: "east", Reason: "slot lost", Actor: "ann", Since: timestamppb.New(time.Unix(1000, 5))},
+	}
+	v, err := parseStreamView(m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	fsys := vfs.NewMem()
+	if err := writeView(fsys, "/view.json", View{Streams: []StreamView{v}}); err != nil {
+		t.Fatal(err)
+	}
+	again, err := readView(fsys, "/view.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := descriptionMessage(StreamStatus{View: again.Streams[0]}, tidegate.Incarnation{}).GetRenewal(); !proto.Equal(got, m.GetRenewal()) {
+		t.Errorf("told %v, remembered %v", m.GetRenewal(), got)
 	}
 }

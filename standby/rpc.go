@@ -150,6 +150,9 @@ func descriptionMessage(s StreamStatus, node tidegate.Incarnation) *pb.StreamDes
 		d.Config = fencewire.ConfigMessage(s.View.Record.Config)
 		d.Record = fencewire.RecordMessage(*s.View.Record, 0)
 	}
+	if r := s.View.Renewal; r != nil {
+		d.Renewal = &pb.Renewal{Epoch: uint64(r.Epoch), Node: string(r.Node), Site: string(r.Site), Reason: r.Reason, Actor: r.Actor, Since: timestamppb.New(r.Since)}
+	}
 	for _, m := range s.View.Members {
 		d.Members = append(d.Members, string(m))
 	}

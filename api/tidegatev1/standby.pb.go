@@ -175,7 +175,9 @@ type StreamDescription struct {
 	// As in a fence's answer, against the node's durable end now.
 	Beacon *BeaconEvidence `protobuf:"bytes,16,opt,name=beacon,proto3" json:"beacon,omitempty"`
 	// Of this stream's log; empty when it is the node's.
-	Incarnation   string `protobuf:"bytes,17,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
+	Incarnation string `protobuf:"bytes,17,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
+	// The declaration of a new generation that it last saw; absent when there was none.
+	Renewal       *Renewal `protobuf:"bytes,18,opt,name=renewal,proto3" json:"renewal,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -327,6 +329,13 @@ func (x *StreamDescription) GetIncarnation() string {
 		return x.Incarnation
 	}
 	return ""
+}
+
+func (x *StreamDescription) GetRenewal() *Renewal {
+	if x != nil {
+		return x.Renewal
+	}
+	return nil
 }
 
 type FenceRequest struct {
@@ -1137,7 +1146,7 @@ const file_tidegate_v1_standby_proto_rawDesc = "" +
 	"\fship_address\x18\x04 \x01(\tR\vshipAddress\x12\x1f\n" +
 	"\vapi_address\x18\x05 \x01(\tR\n" +
 	"apiAddress\x128\n" +
-	"\astreams\x18\x06 \x03(\v2\x1e.tidegate.v1.StreamDescriptionR\astreams\"\x8f\x05\n" +
+	"\astreams\x18\x06 \x03(\v2\x1e.tidegate.v1.StreamDescriptionR\astreams\"\xbf\x05\n" +
 	"\x11StreamDescription\x12\x1b\n" +
 	"\tstream_id\x18\x01 \x01(\tR\bstreamId\x12\x18\n" +
 	"\aservice\x18\x02 \x01(\tR\aservice\x12\x12\n" +
@@ -1158,7 +1167,8 @@ const file_tidegate_v1_standby_proto_rawDesc = "" +
 	"\x06bounds\x18\r \x01(\v2\x13.tidegate.v1.BoundsR\x06bounds\x12\x18\n" +
 	"\amembers\x18\x0e \x03(\tR\amembers\x123\n" +
 	"\x06beacon\x18\x10 \x01(\v2\x1b.tidegate.v1.BeaconEvidenceR\x06beacon\x12 \n" +
-	"\vincarnation\x18\x11 \x01(\tR\vincarnationB\x0e\n" +
+	"\vincarnation\x18\x11 \x01(\tR\vincarnation\x12.\n" +
+	"\arenewal\x18\x12 \x01(\v2\x14.tidegate.v1.RenewalR\arenewalB\x0e\n" +
 	"\f_applied_seq\"u\n" +
 	"\fFenceRequest\x12\x1b\n" +
 	"\tstream_id\x18\x01 \x01(\tR\bstreamId\x12\x14\n" +
@@ -1270,9 +1280,10 @@ var file_tidegate_v1_standby_proto_goTypes = []any{
 	(*EpochRecord)(nil),                  // 16: tidegate.v1.EpochRecord
 	(Mode)(0),                            // 17: tidegate.v1.Mode
 	(*Bounds)(nil),                       // 18: tidegate.v1.Bounds
-	(*durationpb.Duration)(nil),          // 19: google.protobuf.Duration
-	(*NodeView)(nil),                     // 20: tidegate.v1.NodeView
-	(*StandbyStream)(nil),                // 21: tidegate.v1.StandbyStream
+	(*Renewal)(nil),                      // 19: tidegate.v1.Renewal
+	(*durationpb.Duration)(nil),          // 20: google.protobuf.Duration
+	(*NodeView)(nil),                     // 21: tidegate.v1.NodeView
+	(*StandbyStream)(nil),                // 22: tidegate.v1.StandbyStream
 }
 var file_tidegate_v1_standby_proto_depIdxs = []int32{
 	2,  // 0: tidegate.v1.DescribeResponse.streams:type_name -> tidegate.v1.StreamDescription
@@ -1284,34 +1295,35 @@ var file_tidegate_v1_standby_proto_depIdxs = []int32{
 	17, // 6: tidegate.v1.StreamDescription.mode:type_name -> tidegate.v1.Mode
 	18, // 7: tidegate.v1.StreamDescription.bounds:type_name -> tidegate.v1.Bounds
 	5,  // 8: tidegate.v1.StreamDescription.beacon:type_name -> tidegate.v1.BeaconEvidence
-	12, // 9: tidegate.v1.FenceResponse.promise:type_name -> tidegate.v1.Promise
-	13, // 10: tidegate.v1.FenceResponse.history:type_name -> tidegate.v1.Term
-	14, // 11: tidegate.v1.FenceResponse.durable:type_name -> tidegate.v1.LogPos
-	5,  // 12: tidegate.v1.FenceResponse.beacon:type_name -> tidegate.v1.BeaconEvidence
-	19, // 13: tidegate.v1.FenceResponse.leased:type_name -> google.protobuf.Duration
-	19, // 14: tidegate.v1.BeaconEvidence.blind_window:type_name -> google.protobuf.Duration
-	13, // 15: tidegate.v1.AdoptRequest.history:type_name -> tidegate.v1.Term
-	14, // 16: tidegate.v1.AdoptRequest.head:type_name -> tidegate.v1.LogPos
-	20, // 17: tidegate.v1.AdoptRequest.others:type_name -> tidegate.v1.NodeView
-	12, // 18: tidegate.v1.AdoptResponse.promise:type_name -> tidegate.v1.Promise
-	14, // 19: tidegate.v1.AdoptResponse.durable:type_name -> tidegate.v1.LogPos
-	14, // 20: tidegate.v1.PromoteRequest.head:type_name -> tidegate.v1.LogPos
-	21, // 21: tidegate.v1.StandbyServiceStatusResponse.streams:type_name -> tidegate.v1.StandbyStream
-	0,  // 22: tidegate.v1.StandbyService.Describe:input_type -> tidegate.v1.DescribeRequest
-	3,  // 23: tidegate.v1.StandbyService.Fence:input_type -> tidegate.v1.FenceRequest
-	6,  // 24: tidegate.v1.StandbyService.Adopt:input_type -> tidegate.v1.AdoptRequest
-	8,  // 25: tidegate.v1.StandbyService.Promote:input_type -> tidegate.v1.PromoteRequest
-	10, // 26: tidegate.v1.StandbyService.Status:input_type -> tidegate.v1.StandbyServiceStatusRequest
-	1,  // 27: tidegate.v1.StandbyService.Describe:output_type -> tidegate.v1.DescribeResponse
-	4,  // 28: tidegate.v1.StandbyService.Fence:output_type -> tidegate.v1.FenceResponse
-	7,  // 29: tidegate.v1.StandbyService.Adopt:output_type -> tidegate.v1.AdoptResponse
-	9,  // 30: tidegate.v1.StandbyService.Promote:output_type -> tidegate.v1.PromoteResponse
-	11, // 31: tidegate.v1.StandbyService.Status:output_type -> tidegate.v1.StandbyServiceStatusResponse
-	27, // [27:32] is the sub-list for method output_type
-	22, // [22:27] is the sub-list for method input_type
-	22, // [22:22] is the sub-list for extension type_name
-	22, // [22:22] is the sub-list for extension extendee
-	0,  // [0:22] is the sub-list for field type_name
+	19, // 9: tidegate.v1.StreamDescription.renewal:type_name -> tidegate.v1.Renewal
+	12, // 10: tidegate.v1.FenceResponse.promise:type_name -> tidegate.v1.Promise
+	13, // 11: tidegate.v1.FenceResponse.history:type_name -> tidegate.v1.Term
+	14, // 12: tidegate.v1.FenceResponse.durable:type_name -> tidegate.v1.LogPos
+	5,  // 13: tidegate.v1.FenceResponse.beacon:type_name -> tidegate.v1.BeaconEvidence
+	20, // 14: tidegate.v1.FenceResponse.leased:type_name -> google.protobuf.Duration
+	20, // 15: tidegate.v1.BeaconEvidence.blind_window:type_name -> google.protobuf.Duration
+	13, // 16: tidegate.v1.AdoptRequest.history:type_name -> tidegate.v1.Term
+	14, // 17: tidegate.v1.AdoptRequest.head:type_name -> tidegate.v1.LogPos
+	21, // 18: tidegate.v1.AdoptRequest.others:type_name -> tidegate.v1.NodeView
+	12, // 19: tidegate.v1.AdoptResponse.promise:type_name -> tidegate.v1.Promise
+	14, // 20: tidegate.v1.AdoptResponse.durable:type_name -> tidegate.v1.LogPos
+	14, // 21: tidegate.v1.PromoteRequest.head:type_name -> tidegate.v1.LogPos
+	22, // 22: tidegate.v1.StandbyServiceStatusResponse.streams:type_name -> tidegate.v1.StandbyStream
+	0,  // 23: tidegate.v1.StandbyService.Describe:input_type -> tidegate.v1.DescribeRequest
+	3,  // 24: tidegate.v1.StandbyService.Fence:input_type -> tidegate.v1.FenceRequest
+	6,  // 25: tidegate.v1.StandbyService.Adopt:input_type -> tidegate.v1.AdoptRequest
+	8,  // 26: tidegate.v1.StandbyService.Promote:input_type -> tidegate.v1.PromoteRequest
+	10, // 27: tidegate.v1.StandbyService.Status:input_type -> tidegate.v1.StandbyServiceStatusRequest
+	1,  // 28: tidegate.v1.StandbyService.Describe:output_type -> tidegate.v1.DescribeResponse
+	4,  // 29: tidegate.v1.StandbyService.Fence:output_type -> tidegate.v1.FenceResponse
+	7,  // 30: tidegate.v1.StandbyService.Adopt:output_type -> tidegate.v1.AdoptResponse
+	9,  // 31: tidegate.v1.StandbyService.Promote:output_type -> tidegate.v1.PromoteResponse
+	11, // 32: tidegate.v1.StandbyService.Status:output_type -> tidegate.v1.StandbyServiceStatusResponse
+	28, // [28:33] is the sub-list for method output_type
+	23, // [23:28] is the sub-list for method input_type
+	23, // [23:23] is the sub-list for extension type_name
+	23, // [23:23] is the sub-list for extension extendee
+	0,  // [0:23] is the sub-list for field type_name
 }
 
 func init() { file_tidegate_v1_standby_proto_init() }
