@@ -181,11 +181,22 @@ func (s *stream) lacking(h batch.Header) error {
 	if end >= h.Next || !s.whole() {
 		return nil
 	}
+	if s.replaced(rec) {
+		return &divergedError{h, diverged("batch %s covers [%s, %s) of epoch %s, and the log of the primary before ends at %s", h.Seq, h.First, h.Next, h.Epoch, end)}
+	}
 	return &divergedError{h, &tidegate.Error{
 		Op: "compare log", Subject: string(s.cfg.Stream), Class: tidegate.Permanent, Hint: lackingHint,
 		Err: fmt.Errorf("the standby nodes hold the log up to %s at least, and the service became active here with a log that ends at %s, of lineage %s: %w",
 			h.Next, end, s.lib.lineage, errLacking),
 	}}
+}
+
+// replaced reports whether the service here is a primary that has come back, as it
+// was, after its cluster went on with another one: this process has written its log,
+// and somebody else at the site has written since. What it lacks was never its own; mu
+// is held.
+func (s *stream) replaced(rec fence.EpochRecord) bool {
+	return s.spent > 0 && rec.ActiveEpoch > s.spent && rec.Active.Node != s.agent.cfg.Node.Name && s.lib.lineage == s.spentOn
 }
 
 // errLacking says that the active service is behind what the standby nodes hold.

@@ -7,6 +7,8 @@ import (
 	"github.com/tidegate/tidegate"
 	"github.com/tidegate/tidegate/batch"
 	"github.com/tidegate/tidegate/gating/fence"
+	"github.com/tidegate/tidegate/internal/local"
+	"github.com/tidegate/tidegate/stores"
 )
 
 // The member to measure a spare by is the one that holds most of the active epoch's
@@ -62,5 +64,42 @@ func TestObservationForgetsPositionsOfAnOlderGeneration(t *testing.T) {
 	o.settle()
 	if o.durable != 50 {
 		t.Errorf("durable at %s, want the new generation's 50", o.durable)
+	}
+}
+
+// wholeLog is a source that is active with all that it will ever have.
+type wholeLog struct{ stores.Spare }
+
+func (wholeLog) Whole() bool { return true }
+
+// A replica that is promoted without what the standby nodes hold lacks it. The primary
+// before, which comes back as it was when others had gone on without it, does not: it
+// has diverged, and no new generation is to be opened from it.
+func TestOldPrimaryIsNoReplicaThatLacksLog(t *testing.T) {
+	h := batch.Header{Seq: 20, Epoch: 2, First: 100, Next: 300}
+	for _, c := range []struct {
+		name    string
+		spent   tidegate.Epoch
+		on      tidegate.Lineage // that it wrote
+		writer  tidegate.NodeName
+		lacking bool
+	}{
+		{"promoted, and never wrote", 0, "", "n2", true},
+		{"the primary before", 1, "pg:1:1", "n2", false},
+		{"promoted again since it wrote", 1, "pg:1:9", "n2", true},
+		{"the writer, set back", 1, "pg:1:1", "n1", true},
+		{"set back while it writes", 2, "pg:1:1", "n2", true},
+	} {
+		self := fence.Holder{Node: c.writer, Site: "east"}
+		s := unproven(t, streamView{rec: fence.EpochRecord{State: fence.StateActive, Epoch: 2, ActiveEpoch: 2, Holder: self, Active: self}}).s
+		s.source, s.spent, s.spentOn = wholeLog{}, c.spent, c.on
+		s.lib = library{conn: &local.Conn{}, known: true, active: true, began: 200, lineage: "pg:1:1"}
+		err := s.lacking(h)
+		if !errors.Is(err, tidegate.ErrDiverged) || errors.Is(err, errLacking) != c.lacking {
+			t.Errorf("%s: %v", c.name, err)
+		}
+		if err := s.lacking(batch.Header{First: 100, Next: 200}); err != nil {
+			t.Errorf("%s: of what it has: %v", c.name, err)
+		}
 	}
 }

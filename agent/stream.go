@@ -52,9 +52,10 @@ type stream struct {
 	lib        library
 	view       streamView
 	members    map[tidegate.NodeName]string
-	spent      tidegate.Epoch // newest epoch under which this process has written; never again
-	spentBy    uint64         // activation that it was written for
-	fenced     *fencing       // the end of the last term as writer, until the next one begins
+	spent      tidegate.Epoch   // newest epoch under which this process has written; never again
+	spentBy    uint64           // activation that it was written for
+	spentOn    tidegate.Lineage // of the service's log then
+	fenced     *fencing         // the end of the last term as writer, until the next one begins
 	diverged   *divergence
 	seen       observation
 	renewal    renewalState
@@ -367,7 +368,7 @@ func (s *stream) setErr(err error) {
 func (s *stream) write(ctx context.Context, epoch tidegate.Epoch) error {
 	s.mu.Lock()
 	rec, revision := s.view.rec, s.view.revision
-	s.spent, s.spentBy = epoch, s.lib.activated
+	s.spent, s.spentBy, s.spentOn = epoch, s.lib.activated, s.lib.lineage
 	s.fenced, s.diverged, s.acquire = nil, nil, ""
 	s.mu.Unlock()
 	w, err := newWriter(s, rec, revision)
