@@ -32,6 +32,10 @@ type Instant int64
 // by its branches "+<branch>@<position>".
 type Lineage string
 
+// FeedbackMax bounds, in bytes, what a warm copy asks of its source: an opaque text of
+// its store's, which local and ship sessions carry as it is.
+const FeedbackMax = 64
+
 // NodeName names a machine, unique in the cluster; see [ValidName].
 type NodeName string
 

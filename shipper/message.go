@@ -189,11 +189,8 @@ type Feedback struct {
 	Node        tidegate.NodeName
 	Incarnation tidegate.Incarnation
 	Epoch       tidegate.Epoch // whose log the copy follows
-	Opaque      string         // at most [FeedbackMax] bytes; empty takes back what was asked
+	Opaque      string         // at most [tidegate.FeedbackMax] bytes; empty takes back what was asked
 }
-
-// FeedbackMax bounds the opaque part of a [Feedback], in bytes.
-const FeedbackMax = 64
 
 // BeaconEvery is the writer's interval between beacons.
 const BeaconEvery = 200 * time.Millisecond
@@ -430,7 +427,7 @@ func parseFeedback(body []byte) (f Feedback, err error) {
 	f.Node = decodeName(&d)
 	f.Incarnation = d.Array16()
 	f.Epoch = tidegate.Epoch(d.U64())
-	f.Opaque = d.String(FeedbackMax)
+	f.Opaque = d.String(tidegate.FeedbackMax)
 	return f, finish(&d, "feedback")
 }
 

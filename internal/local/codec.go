@@ -381,7 +381,7 @@ func (m *Feedback) appendTo(b []byte) []byte {
 
 func (m *Feedback) decode(d *wire.Decoder) {
 	m.Node = tidegate.NodeName(d.String(tidegate.NameLenMax))
-	m.Opaque = d.String(FeedbackMax)
+	m.Opaque = d.String(tidegate.FeedbackMax)
 	if d.Err() == nil && m.Node != "" {
 		if err := tidegate.ValidName(string(m.Node)); err != nil {
 			d.Fail("node: %v", err)

@@ -118,7 +118,7 @@ func TestDecodeIsStrict(t *testing.T) {
 		"handed over, not draining":   &DaemonProgress{HandedOver: true, Mode: tidegate.ModeSync},
 		"applied beyond D":            &DaemonProgress{D: 1, DKnown: true, Applied: 2, Mode: tidegate.ModeSync},
 		"feedback's node":             &Feedback{Node: "../x"},
-		"feedback's length":           &Feedback{Opaque: strings.Repeat("x", FeedbackMax+1)},
+		"feedback's length":           &Feedback{Opaque: strings.Repeat("x", tidegate.FeedbackMax+1)},
 		"rate without a limit":        &DaemonProgress{Rate: 1, Mode: tidegate.ModeSync},
 		"gate state":                  &LibraryProgress{Gate: 99},
 		"want":                        &LibraryProgress{Want: 9},

@@ -24,7 +24,6 @@ const (
 	PathLenMax    = 4096
 	TextLenMax    = 1024
 	LineageLenMax = 16 << 10
-	FeedbackMax   = 64 // of what a warm copy asks of the source
 	// PayloadMax bounds a batch's raw journal bytes.
 	PayloadMax = 64 << 20
 	bodyMax    = PayloadMax + 1024
@@ -286,7 +285,7 @@ type Finding struct {
 // as the store says; it is repeated while it does.
 type Feedback struct {
 	Node   tidegate.NodeName // whose warm copy it is; empty from a library, which speaks for its own
-	Opaque string            // at most [FeedbackMax] bytes; empty takes back what was asked
+	Opaque string            // at most [tidegate.FeedbackMax] bytes; empty takes back what was asked
 }
 
 // FindingsMax bounds how many findings of different names a daemon keeps of one
