@@ -174,11 +174,12 @@ func (s *stream) lost() error {
 
 // lostFinding is lost as a finding.
 func (s *stream) lostFinding(why error) local.Finding {
-	hint := fmt.Sprintf("tidegate streams regenerate %s/%s --reason WHY opens a new generation beside the old one, which stays for a failover until the new one is whole", s.cfg.Service, s.cfg.Stream)
+	command := stores.RegenerateCommand(s.cfg.Service, s.cfg.Stream)
+	hint := command + " opens a new generation beside the old one, which stays for a failover until the new one is whole"
 	text := "the source does not continue the log, a new generation is needed: " + why.Error()
 	if errors.Is(why, tidegate.ErrDiverged) {
 		hint = "compare first: the standby nodes hold what this source lacks, and a failover brings it back. To go on without that: " +
-			fmt.Sprintf("tidegate streams regenerate %s/%s --reason WHY --accept-loss", s.cfg.Service, s.cfg.Stream)
+			command + " with --accept-loss"
 	}
 	return local.Finding{Name: findingGeneration, Severity: local.SeverityCritical, Class: tidegate.Permanent, Text: text, Hint: hint}
 }

@@ -1,5 +1,17 @@
 package stores
 
+import (
+	"fmt"
+
+	"github.com/tidegate/tidegate"
+)
+
+// RegenerateCommand is what an operator types to have a stream whose source is lost go
+// on in a new generation, for hints.
+func RegenerateCommand(service tidegate.ServiceName, stream tidegate.StreamName) string {
+	return fmt.Sprintf("`tidegate streams regenerate %s/%s --reason WHY`", service, stream)
+}
+
 // Renewable is a Source that can come to where it does not go on: the store keeps
 // the log no more that the other site lacks, or the log is not the one that was
 // shipped. The stream then goes on in a new generation: another base, and the log

@@ -52,12 +52,23 @@ func regenerate(c *ucli.Context) error {
 		if err := cli.Print(c, out, func(w io.Writer) error { return writeRegenerate(w, service+"/"+stream, out) }); err != nil {
 			return err
 		}
-		refused := &api.RulesError{Rules: out.GetRules()}
-		if req.GetDryRun() && len(refused.Failing()) > 0 {
-			return &tidegate.Error{Op: "regenerate stream", Subject: service + "/" + stream, Class: tidegate.Refused, Err: refused}
+		if req.GetDryRun() {
+			return wouldBeRefused(service+"/"+stream, out.GetRules())
 		}
 		return nil
 	})
+}
+
+// wouldBeRefused is what a dry run ends with where the command itself would be refused.
+func wouldBeRefused(subject string, rules []*pb.RuleVerdict) error {
+	refused := &api.RulesError{Rules: rules}
+	if len(refused.Failing()) == 0 {
+		return nil
+	}
+	return &tidegate.Error{
+		Op: "regenerate stream", Subject: subject, Class: tidegate.Refused, Err: refused,
+		Hint: "see `tidegate doctor` for what the agent finds, and the rules above for what --accept-loss goes on without",
+	}
 }
 
 func writeRegenerate(w io.Writer, subject string, out *pb.RegenerateStreamResponse) error {

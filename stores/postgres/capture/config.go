@@ -12,6 +12,7 @@ import (
 	"github.com/tidegate/tidegate/internal/clock"
 	"github.com/tidegate/tidegate/internal/config"
 	"github.com/tidegate/tidegate/internal/vfs"
+	"github.com/tidegate/tidegate/stores"
 	"github.com/tidegate/tidegate/stores/postgres/names"
 	"github.com/tidegate/tidegate/stores/postgres/replication"
 )
@@ -182,7 +183,7 @@ var ErrGeneration = errors.New("the server no longer has the log that the other 
 func (c *Capture) generation(op, subject string, err error) error {
 	return &tidegate.Error{
 		Op: op, Subject: subject, Class: tidegate.Permanent,
-		Hint: "begin a new generation beside the old: " + c.regenerate() + "; until it is whole nothing new of the server is protected. max_slot_wal_keep_size bounds what a slot keeps",
+		Hint: "begin a new generation beside the old: " + stores.RegenerateCommand(c.cfg.Service, c.cfg.Stream) + "; until it is whole nothing new of the server is protected. max_slot_wal_keep_size bounds what a slot keeps",
 		Err:  fmt.Errorf("%w: %w", ErrGeneration, err),
 	}
 }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/tidegate/tidegate"
 	"github.com/tidegate/tidegate/internal/local"
+	"github.com/tidegate/tidegate/stores"
 	"github.com/tidegate/tidegate/stores/postgres/replication"
 	"github.com/tidegate/tidegate/stores/postgres/wal"
 )
@@ -121,7 +122,7 @@ func (g *guard) look(ctx context.Context) (f *facts, err error) {
 			return nil, err
 		}
 	}
-	f = &facts{settings: c.cfg.Settings}
+	f = &facts{settings: c.cfg.Settings, anew: stores.RegenerateCommand(c.cfg.Service, c.cfg.Stream)}
 	if f.survey, err = g.sql.Survey(ctx); err != nil {
 		return nil, err
 	}

@@ -308,7 +308,7 @@ func TestJudge(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			f := facts{
-				disk: disk{free: 50 * gib, total: 100 * gib}, rate: -1, grows: -1, promises: true, settings: Settings{Slot: "tidegate"},
+				disk: disk{free: 50 * gib, total: 100 * gib}, rate: -1, grows: -1, promises: true, settings: Settings{Slot: "tidegate"}, anew: "regenerate it",
 				survey: replication.Survey{
 					Settings: map[string]string{"wal_level": "logical", "fsync": "on", "full_page_writes": "on", "data_checksums": "on", "wal_keep_size": "128"},
 					End:      2 * gib, Slots: []replication.SlotState{slot(replication.KeepingReserved, 90*gib)},
@@ -320,6 +320,9 @@ func TestJudge(t *testing.T) {
 				got = append(got, one.Severity.String()+" "+one.Name)
 				if one.Hint == "" {
 					t.Errorf("no hint: %+v", one)
+				}
+				if one.Name == foundSlotLost && !strings.Contains(one.Hint, f.anew) {
+					t.Errorf("its hint does not name the command: %+v", one)
 				}
 			}
 			if text := strings.Join(got, ", "); text != tc.want {

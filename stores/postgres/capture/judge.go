@@ -74,6 +74,7 @@ type facts struct {
 	unlogged    []string
 	unloggedErr []string
 	settings    Settings
+	anew        string // the command that declares a new generation
 }
 
 // judge makes the findings of a round. Pure.
@@ -206,7 +207,6 @@ func (j *jury) slot(f *facts) {
 	}
 	s := *own
 	j.rows(s)
-	const anew = "a new generation of the stream is needed: a new base, and the log from it on"
 	switch {
 	case s.Keeping == replication.KeepingLost:
 		hint, why := "raise max_slot_wal_keep_size", ""
@@ -216,7 +216,7 @@ func (j *jury) slot(f *facts) {
 		if s.Why == "idle_timeout" {
 			hint = "set idle_replication_slot_timeout to 0"
 		}
-		j.critical(foundSlotLost, anew+"; then drop the slot, and "+hint, "slot %s has lost the log that it was to keep%s", s.Name, why)
+		j.critical(foundSlotLost, "begin a new generation of the stream, for which the agent makes the slot anew: "+f.anew+"; and "+hint, "slot %s has lost the log that it was to keep%s", s.Name, why)
 		return
 	case s.Keeping == replication.KeepingUnreserved:
 		j.critical(foundSlotLimit, "bring the other site or the link back now, or raise max_slot_wal_keep_size and reload", "slot %s holds more than max_slot_wal_keep_size: its log goes at the next checkpoint", s.Name)

@@ -107,13 +107,8 @@ func (c *Capture) slotGivenUp(why string) error {
 	return &tidegate.Error{
 		Op: "keep log in slot", Subject: c.cfg.Slot, Class: tidegate.Permanent,
 		Err:  fmt.Errorf("%w: %w: %s", ErrGeneration, errSlotDropped, why),
-		Hint: "bring the other site or the link back, make room, and begin a new generation: " + c.regenerate(),
+		Hint: "bring the other site or the link back, make room, and begin a new generation: " + stores.RegenerateCommand(c.cfg.Service, c.cfg.Stream),
 	}
-}
-
-// regenerate is the command that says yes.
-func (c *Capture) regenerate() string {
-	return fmt.Sprintf("tidegate streams regenerate %s/%s --reason WHY", c.cfg.Service, c.cfg.Stream)
 }
 
 // remember writes down that the slot is given up, before it is: an agent that is
