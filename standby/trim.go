@@ -57,7 +57,7 @@ func (s *stream) trim(ctx context.Context, t *trimming) error {
 	}
 	r := f.rule()
 	if r.To > f.First && s.log.TrimPoint(r.To, trimStep) > f.First {
-		f.Peers = s.trimPeers(ctx, t) // they are asked only if it matters
+		f.Peers = s.trimPeers(ctx, t, f.term) // they are asked only if it matters
 		r = f.rule()
 	}
 	now := s.n.deps.Clock.Boot()
@@ -90,7 +90,7 @@ func (s *stream) trim(ctx context.Context, t *trimming) error {
 func (s *stream) trimFacts(ctx context.Context) (f trimFacts, err error) {
 	f.Keep, f.Wait = s.n.cfg.Bases.Keep, s.n.cfg.Bases.TrimWait
 	s.mu.Lock()
-	f.Follows, f.Commit = s.settled(), s.core.ApplyTo()
+	f.Follows, f.Commit, f.term = s.settled(), s.core.ApplyTo(), s.core.Adopted()
 	f.Applied, f.Known = s.apply.seq()
 	f.Warm = s.followed.Load() || s.apply.library != nil
 	s.mu.Unlock()
@@ -129,8 +129,8 @@ func (s *stream) settled() bool {
 	return p == partMember || p == partLearner
 }
 
-// trimPeers asks the other nodes of the stream where their logs end.
-func (s *stream) trimPeers(ctx context.Context, t *trimming) []trimPeer {
+// trimPeers asks the other nodes of the stream where their logs end, those of a term.
+func (s *stream) trimPeers(ctx context.Context, t *trimming, term fence.Term) []trimPeer {
 	s.mu.Lock()
 	nodes := slices.Clone(s.view.Members)
 	if s.view.Record != nil {
@@ -149,7 +149,7 @@ func (s *stream) trimPeers(ctx context.Context, t *trimming) []trimPeer {
 		if since, held := t.held[node]; held {
 			p.Held = time.Duration(s.n.deps.Clock.Boot() - since)
 		}
-		next, err := s.askNext(ctx, node)
+		next, err := s.askNext(ctx, node, term)
 		if err != nil {
 			s.lg.Debug("ask where the log ends", "node", string(node), keyErr, err)
 		} else {
@@ -160,17 +160,14 @@ func (s *stream) trimPeers(ctx context.Context, t *trimming) []trimPeer {
 	return peers
 }
 
-// askNext returns the batch that another node needs next.
-func (s *stream) askNext(ctx context.Context, node tidegate.NodeName) (tidegate.Seq, error) {
+// askNext returns the batch of a term's log that another node needs next.
+func (s *stream) askNext(ctx context.Context, node tidegate.NodeName, term fence.Term) (tidegate.Seq, error) {
 	ctx, cancel := context.WithTimeout(ctx, peerTimeout)
 	defer cancel()
 	conn, at, err := s.n.attachTo(ctx, node, shipper.Attach{Stream: s.id, As: shipper.AsObserver})
 	if err != nil {
 		return 0, err
 	}
-	s.mu.Lock()
-	term := s.core.Adopted()
-	s.mu.Unlock()
 	if at.Durable.Seq > 0 && at.Adopted.Epoch != term.Epoch {
 		// What it has may not be of this history, and end before our log does.
 		return 0, errors.Join(fmt.Errorf("node %s has adopted epoch %s, want %s", node, at.Adopted.Epoch, term.Epoch), conn.Close())
@@ -179,9 +176,9 @@ func (s *stream) askNext(ctx context.Context, node tidegate.NodeName) (tidegate.
 }
 
 // trimTo takes away what is before a segment's first batch. Between the rule and
-// this the log may have been cut, which the rule would have forbidden: so it is
-// made sure, with cuts held off, that the log is the one that was looked at. That
-// it begins later is written down first.
+// this the log may have been cut, here or on a node whose word the rule rests on, for
+// another term: so it is made sure, with cuts held off, that log and term are those
+// that were looked at. That it begins later is written down first.
 func (s *stream) trimTo(ctx context.Context, to tidegate.Seq, f trimFacts) error {
 	lineage, err := s.lineageThrough(ctx, to-1)
 	if err != nil {
@@ -190,7 +187,7 @@ func (s *stream) trimTo(ctx context.Context, to tidegate.Seq, f trimFacts) error
 	s.syncing.Lock()
 	defer s.syncing.Unlock()
 	s.mu.Lock()
-	ok := s.settled() && s.core.ApplyTo() >= f.Commit && s.log.First() < to && to <= f.Commit
+	ok := s.settled() && s.core.Adopted() == f.term && s.core.ApplyTo() >= f.Commit && s.log.First() < to && to <= f.Commit
 	if ok {
 		var at tidegate.LogPos
 		at, _, err = s.log.At(f.Commit)

@@ -342,6 +342,39 @@ func TestTrimCutShortIsFinished(t *testing.T) {
 	})
 }
 
+// What the nodes have said was of a term: in the next one any of them may have been cut
+// back, and need what it had.
+func TestNothingGoesByTheWordOfAnotherTerm(t *testing.T) {
+	c := newBaseClusterWith(t, 1, nil, BasePolicy{LookEvery: 20 * time.Millisecond, TrimOff: true, RefreshOff: true}, "dr1")
+	w := c.start1()
+	w.attach("dr1")
+	w.sealLineage("pg:1:1", "")
+	w.mustPush("dr1", 1, noise(1000))
+	for range 100 {
+		w.sealIn(1, noise(30_000))
+	}
+	w.mustShip()
+	s := c.nodes["dr1"].n.stream(theStream)
+	c.until("it is committed", func() bool { return c.nodes["dr1"].status().Commit == 101 })
+	f, err := s.trimFacts(t.Context())
+	if err != nil || !f.Follows {
+		t.Fatalf("%+v, %v", f, err)
+	}
+	to := s.log.TrimPoint(60, 9)
+	for _, change := range []func(*fence.Term){
+		func(t *fence.Term) { t.Epoch++ }, func(t *fence.Term) { t.StartSeq++ }, func(t *fence.Term) { t.Holder[0]++ },
+	} {
+		then := f
+		change(&then.term)
+		if err := s.trimTo(t.Context(), to, then); err != nil || s.log.First() != 1 {
+			t.Fatalf("trimmed to %s by what was said in %+v, %v", s.log.First(), then.term, err)
+		}
+	}
+	if err := s.trimTo(t.Context(), to, f); err != nil || s.log.First() != to {
+		t.Errorf("trimmed to %s, want %s, %v", s.log.First(), to, err)
+	}
+}
+
 // Log is kept for a node that lacks it, for as long as was said; then it is said
 // that the node needs a base.
 func TestLogIsKeptForANodeThatIsAway(t *testing.T) {

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/tidegate/tidegate"
+	"github.com/tidegate/tidegate/gating/fence"
 )
 
 // trimFacts is everything that decides how much of a log may go. What is not known
@@ -31,7 +32,8 @@ type trimFacts struct {
 	Peers   []trimPeer
 	Wait    time.Duration
 
-	at tidegate.LogPos // of Commit: that the log has not been cut since is seen by it
+	at   tidegate.LogPos // of Commit: that the log has not been cut since is seen by it
+	term fence.Term      // that all of it is of: what a node has said is worth nothing in another
 }
 
 // trimPeer is another node of the stream.
