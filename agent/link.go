@@ -197,9 +197,13 @@ func (w *writer) prove(ctx context.Context, rec fence.EpochRecord, attached ship
 	if _, based := w.s.source.(stores.Based); based && (opens || f.seq == 0) {
 		w.entry = f.seq + 1
 	}
+	entry := w.entry > 0
 	w.sealedAt = w.s.agent.clk.Boot()
 	w.meter.begin(w.sealedAt, f)
 	w.mu.Unlock()
+	w.s.mu.Lock()
+	w.s.noteOpening(entry)
+	w.s.mu.Unlock()
 	w.isReady.Store(true)
 	close(w.proven)
 	w.s.tellRole()

@@ -100,6 +100,7 @@ var (
 	descRing          = desc("tidegate_agent_ring_bytes", "Sealed batches kept because they are not durable yet.")
 	descRingMax       = desc("tidegate_agent_ring_limit_bytes", "Room for sealed batches.")
 	descProven        = desc("tidegate_agent_proven_seq", "Newest shipped batch found equal in this node's own log.")
+	descOpening       = desc("tidegate_agent_generation_opening_seconds", "For how long a new generation is being opened, from its declaration until W standby nodes hold it, as far as this process has seen; 0 while none is.")
 	descDiverged      = desc("tidegate_agent_diverged", "1 when this node's log is not the one that was shipped.")
 	descGateState     = desc("tidegate_agent_gate_state_info", "1 for the state the gate beside the ceiling is in; absent while the library does not tell.", "state")
 	descGateRecord    = desc("tidegate_agent_gate_record_info", "1 for what the gate's record says.", "record")
@@ -122,7 +123,7 @@ func (c collector) Describe(ch chan<- *prometheus.Desc) {
 		descState, descEpoch, descHead, descReleased, descCaptured, descCapturedSeq, descShippedSeq, descDurable, descDurableSeq, descApplied,
 		descExposureKnown, descExposureRec, descExposureBytes, descExposureAge, descLossWindow,
 		descAreaRecords, descAreaBytes, descAreaAge, descKnownTime, descUnknownTime,
-		descMode, descRecorded, descRing, descRingMax, descProven, descDiverged, descLibrary, descGate,
+		descMode, descRecorded, descRing, descRingMax, descProven, descOpening, descDiverged, descLibrary, descGate,
 		descGateState, descGateRecord, descUtilisation, descRejected, descSlack, descBrake, descLeaseNeeded, descLeaseLeft,
 		descPauses, descPaused, descLongestPause,
 	} {
@@ -152,6 +153,7 @@ func collectStream(ch chan<- prometheus.Metric, s *StreamStatus) {
 	}
 	gauge(descEpoch, float64(s.Epoch))
 	gauge(descLibrary, one(s.LibraryConnected))
+	gauge(descOpening, s.OpeningFor.Seconds())
 	if s.HeadKnown {
 		gauge(descHead, float64(s.Head))
 	}

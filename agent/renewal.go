@@ -99,8 +99,36 @@ func (s *stream) noteRenewal() {
 		s.renewal.since = 0
 	case s.renewal.since == 0:
 		s.renewal.since = s.agent.clk.Boot()
+		s.opening = s.renewal.since
 		s.diverged = nil // its log is given up in any case
 	}
+}
+
+// noteOpening notes that a term begins which opens a generation, or goes on with one;
+// mu is held.
+func (s *stream) noteOpening(opens bool) {
+	switch {
+	case !opens:
+		s.opening = 0
+	case s.opening == 0:
+		s.opening = s.agent.clk.Boot()
+	}
+}
+
+// openingFor returns for how long the generation that counts for nothing yet is being
+// opened, as far as this process has seen; 0 when there is none. w is the writer, or
+// nil; s.mu is held.
+func (s *stream) openingFor(w *writer) time.Duration {
+	due := s.renewing()
+	if w != nil && !due {
+		w.mu.Lock()
+		due = w.ring != nil && w.opening()
+		w.mu.Unlock()
+	}
+	if s.opening == 0 || !due {
+		return 0
+	}
+	return time.Duration(s.agent.clk.Boot() - s.opening)
 }
 
 // renewSource has the source begin anew, once no job reads it any more: what a term

@@ -53,6 +53,10 @@ type StreamStatus struct {
 	// gravest first.
 	Findings []local.Finding `json:"findings,omitempty"`
 
+	// OpeningFor is for how long the newest generation is being opened, from its
+	// declaration until it counts, as far as this process has seen; 0 when none is.
+	OpeningFor time.Duration `json:"opening_for,omitzero"`
+
 	// Lost says why the source does not continue the log, whatever time passes: a new
 	// generation is needed. LostDiverged: one leaves out what was shipped, or may.
 	Lost         string `json:"lost,omitempty"`
@@ -187,7 +191,7 @@ func (s *stream) status() StreamStatus {
 		Waiting: s.acquire, Error: s.lastErr, Writer: ws,
 		LibraryConnected: s.lib.conn != nil, ServiceActive: s.lib.conn != nil && s.lib.active, Endpoint: s.cfg.Endpoint,
 		HeadKnown: s.lib.known, ReleasedKnown: s.lib.known && s.lib.progress.AKnown,
-		State: s.stateLocked(w), Keeps: keeps,
+		State: s.stateLocked(w), Keeps: keeps, OpeningFor: s.openingFor(w),
 	}
 	if st.HeadKnown {
 		st.Head = s.lib.head()

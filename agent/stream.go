@@ -59,6 +59,7 @@ type stream struct {
 	diverged   *divergence
 	seen       observation
 	renewal    renewalState
+	opening    tidegate.Instant // since when the newest generation is being opened here; 0 when this process has seen none
 	forgotten  *forgotten // the gate's view is behind the epoch that this run writes under
 	acquire    string     // why the gate's answer is still due; for status
 	lastErr    string
