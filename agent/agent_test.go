@@ -14,6 +14,8 @@ import (
 	"github.com/tidegate/tidegate"
 	"github.com/tidegate/tidegate/batch"
 	"github.com/tidegate/tidegate/gating/fence"
+	"github.com/tidegate/tidegate/internal/quarantine"
+	"github.com/tidegate/tidegate/internal/vfs"
 )
 
 // journalBytes is what the journal of h holds up to limit.
@@ -345,13 +347,12 @@ func fencedAgentKeepsItsTail(t *testing.T, stepDown bool) {
 	if want := n.bytes(end)[head:]; !bytes.Equal(tail, want) {
 		t.Errorf("quarantine holds %d bytes, want the journal's %d", len(tail), len(want))
 	}
-	text, err := os.ReadFile(filepath.Join(b.GetPath(), summaryFile))
+	kept, err := quarantine.Read(vfs.OS(), b.GetPath())
 	if err != nil {
 		t.Fatal(err)
 	}
-	var kept Bundle
-	if err := json.Unmarshal(text, &kept); err != nil || kept.Records != 8 || kept.ID.String() != b.GetId() {
-		t.Errorf("summary %+v, %v", kept, err)
+	if *kept.Records != 8 || kept.ID.String() != b.GetId() || kept.Released == nil || kept.Released.Records != 5 || kept.Files[0].Bytes != int64(end-head) {
+		t.Errorf("summary %+v", kept)
 	}
 	// A restart of the agent finds the bundle and says the same again.
 	n.stopA()

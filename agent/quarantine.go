@@ -2,10 +2,8 @@ package agent
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"path/filepath"
 	"strings"
 	"time"
@@ -20,213 +18,202 @@ import (
 	"github.com/tidegate/tidegate/batch"
 	"github.com/tidegate/tidegate/gating/fence"
 	"github.com/tidegate/tidegate/internal/durable"
+	"github.com/tidegate/tidegate/internal/quarantine"
 	"github.com/tidegate/tidegate/internal/vfs"
 	"github.com/tidegate/tidegate/stores"
 )
 
-// The files of a bundle.
-const (
-	tailFile    = "tail.journal"
-	summaryFile = "summary.json"
-)
+// tailFile is the copy in a bundle.
+const tailFile = "tail.journal"
 
-const bundleVersion = 1
+// kept is a part of this node's log that the stream went on without, as it is
+// reported: what its bundle says, and where that lies.
+type kept struct {
+	quarantine.Summary
 
-// Bundle describes what is kept in a quarantine directory: the part of this
-// node's log that the stream went on without.
-type Bundle struct {
-	Version      int                  `json:"version"` // bundleVersion
-	ID           tidegate.ID          `json:"id"`      // the same however often it is reported
-	Node         tidegate.NodeName    `json:"node"`
-	Service      tidegate.ServiceName `json:"service"`
-	Stream       tidegate.StreamName  `json:"stream"`
-	StreamID     tidegate.StreamID    `json:"stream_id"`
-	WrittenEpoch tidegate.Epoch       `json:"written_epoch"` // 0 when not known
-	CutEpoch     tidegate.Epoch       `json:"cut_epoch"`     // the epoch that goes on without these records
-	First        tidegate.Position    `json:"first"`
-	Next         tidegate.Position    `json:"next"` // exclusive
-	Records      int64                `json:"records"`
-	Bytes        int64                `json:"bytes"`
-	OldestTime   time.Time            `json:"oldest_time,omitzero"` // source times
-	NewestTime   time.Time            `json:"newest_time,omitzero"`
-	// Of the records, those whose outputs had been let go.
-	ReleasedKnown   bool      `json:"released_known"`
-	ReleasedRecords int64     `json:"released_records"`
-	ReleasedBytes   int64     `json:"released_bytes"`
-	ReleasedNewest  time.Time `json:"released_newest,omitzero"` // source time; zero if none was
-	Reason          string    `json:"reason"`
-	Path            string    `json:"path,omitempty"` // empty when there was nothing to keep
+	path string // empty when there was nothing to keep
 }
 
 // quarantine keeps a copy of this node's log from h.First on and reports it to
 // the gate. Nothing is removed from the journal. Doing it again changes nothing.
 func (s *stream) quarantine(ctx context.Context, h batch.Header) error {
 	s.mu.Lock()
-	b := Bundle{
-		Version: bundleVersion, Node: s.agent.cfg.Node.Name, Service: s.cfg.Service, Stream: s.cfg.Stream, StreamID: h.Stream,
-		CutEpoch: h.Epoch, First: h.First, Next: max(h.First, s.lib.head()), Reason: fence.ReasonDiverged,
+	b := quarantine.Summary{
+		Kind: quarantine.KindSourceTail, Node: s.agent.cfg.Node.Name, Service: s.cfg.Service, Stream: s.cfg.Stream, StreamID: h.Stream,
+		CutEpoch: h.Epoch, Positions: &quarantine.Positions{First: h.First, Next: max(h.First, s.lib.head())}, Reason: fence.ReasonDiverged,
+		Created: s.agent.clk.Wall().UTC(),
 	}
-	released := s.lib.progress.A
-	b.ReleasedKnown = s.lib.known && s.lib.progress.AKnown
+	released := s.lib.progress.A.Position
+	known := s.lib.known && s.lib.progress.AKnown
 	if s.fenced != nil {
-		b.WrittenEpoch = s.fenced.epoch
-		if !b.ReleasedKnown {
-			released, b.ReleasedKnown = s.fenced.released, s.fenced.known
+		if s.fenced.epoch != 0 {
+			b.WrittenEpochs = []tidegate.Epoch{s.fenced.epoch}
+		}
+		if !known {
+			released, known = s.fenced.released.Position, s.fenced.known
 		}
 	}
 	s.mu.Unlock()
-	b.ID = bundleID(b)
-	kept, err := s.keep(ctx, b, released.Position)
+	// It is named by what it is about, so that every report of the same tail is one
+	// report, the standby node's included.
+	b.ID = stores.TailID(b.StreamID, b.CutEpoch, b.Positions.First)
+	k, err := s.keep(ctx, b, released, known)
 	if err != nil {
 		return err
 	}
-	s.log.Warn("tail kept in quarantine", "path", kept.Path, "records", kept.Records, "released", kept.ReleasedRecords, "released_known", kept.ReleasedKnown)
-	return s.report(ctx, kept)
+	var let int64
+	if k.Released != nil {
+		let = k.Released.Records
+	}
+	s.log.Warn("tail kept in quarantine", "path", k.path, "records", *k.Records, "released", let, "released_known", k.Released != nil)
+	return s.report(ctx, k)
 }
 
-// bundleID names a bundle by what it is about, so that every report of the same
-// tail is one report, the standby node's included.
-func bundleID(b Bundle) tidegate.ID { return stores.TailID(b.StreamID, b.CutEpoch, b.First) }
-
-// keep copies [b.First, b.Next) into a directory of its own and returns the
+// keep copies the positions of b into a directory of their own and returns the
 // completed description. A bundle that an earlier run has finished is returned
 // as it is.
-func (s *stream) keep(ctx context.Context, b Bundle, released tidegate.Position) (Bundle, error) {
-	fs := s.agent.fs
-	root := filepath.Join(s.agent.cfg.DataDir, "quarantine", b.StreamID.String())
+func (s *stream) keep(ctx context.Context, b quarantine.Summary, released tidegate.Position, known bool) (kept, error) {
+	fs, at := s.agent.fs, *b.Positions
+	root := filepath.Join(s.agent.cfg.DataDir, quarantine.DirName, b.StreamID.String())
 	if err := durable.MkdirAll(fs, root); err != nil {
-		return b, err
+		return kept{}, err
 	}
 	names, err := fs.List(root)
 	if err != nil {
-		return b, err
+		return kept{}, err
 	}
-	prefix := fmt.Sprintf("%s-%s-", b.CutEpoch, b.First)
+	prefix := fmt.Sprintf("%s-%s-", b.CutEpoch, at.First)
 	for _, name := range names {
-		if strings.HasPrefix(name, prefix) && !strings.HasSuffix(name, ".partial") {
+		if strings.HasPrefix(name, prefix) && !strings.HasSuffix(name, quarantine.PartialSuffix) {
 			return readBundle(fs, filepath.Join(root, name))
 		}
 	}
-	if b.Next <= b.First {
-		return b, nil
+	var t tail
+	if at.Next > at.First {
+		final := filepath.Join(root, fmt.Sprintf("%s%s-%s", prefix, at.Next, b.Reason))
+		temp := final + quarantine.PartialSuffix
+		if t, err = s.fill(ctx, fs, temp, at, released); err != nil {
+			return kept{}, fmt.Errorf("keep tail in %s: %w", temp, err)
+		}
+		b.Files = []quarantine.File{{Name: tailFile, Bytes: t.bytes}}
+		t.describe(&b, known)
+		if err := quarantine.Write(fs, temp, b); err != nil {
+			return kept{}, err
+		}
+		if err := fs.Rename(temp, final); err != nil {
+			return kept{}, err
+		}
+		return kept{b, final}, fs.SyncDir(root)
 	}
-	final := filepath.Join(root, fmt.Sprintf("%s%s-%s", prefix, b.Next, b.Reason))
-	temp := final + ".partial"
-	if err := s.fill(ctx, fs, temp, &b, released); err != nil {
-		return b, fmt.Errorf("keep tail in %s: %w", temp, err)
-	}
-	b.Path = final
-	text, err := json.MarshalIndent(b, "", "  ")
-	if err != nil {
-		return b, err
-	}
-	if err := durable.WriteFile(fs, filepath.Join(temp, summaryFile), text); err != nil {
-		return b, err
-	}
-	if err := fs.Rename(temp, final); err != nil {
-		return b, err
-	}
-	return b, fs.SyncDir(root)
+	t.describe(&b, known)
+	return kept{Summary: b}, nil
+}
+
+// tail is what was counted of one.
+type tail struct {
+	records, bytes int64
+	oldest, newest time.Time // source times; zero without records
+	released       quarantine.Released
 }
 
 // fill copies the tail and counts it, the released part first.
-func (s *stream) fill(ctx context.Context, fs vfs.FS, dir string, b *Bundle, released tidegate.Position) (err error) {
+func (s *stream) fill(ctx context.Context, fs vfs.FS, dir string, at quarantine.Positions, released tidegate.Position) (t tail, err error) {
 	if err := durable.MkdirAll(fs, dir); err != nil {
-		return err
+		return t, err
 	}
 	path := filepath.Join(dir, tailFile)
 	// What an interrupted copy left behind is an incomplete copy of bytes that
 	// are still in the journal.
 	if err := fs.Remove(path); err != nil && !errors.Is(err, tidegate.ErrNotFound) {
-		return err
+		return t, err
 	}
 	f, err := fs.Create(path)
 	if err != nil {
-		return err
+		return t, err
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
-	c, err := s.source.Follow(ctx, b.First)
+	c, err := s.source.Follow(ctx, at.First)
 	if err != nil {
-		return err
+		return t, err
 	}
 	defer func() { err = errors.Join(err, c.Close()) }()
-	for _, limit := range []tidegate.Position{min(max(released, b.First), b.Next), b.Next} {
+	for _, limit := range []tidegate.Position{min(max(released, at.First), at.Next), at.Next} {
 		for {
 			u, err := c.Read(limit, int(s.agent.cfg.Limits.BatchBytesMax))
 			if err != nil {
-				return err
+				return t, err
 			}
 			if len(u.Payload) == 0 {
 				break
 			}
 			if _, err := f.Write(u.Payload); err != nil {
-				return err
+				return t, err
 			}
-			b.count(time.Unix(0, u.Oldest).UTC(), time.Unix(0, u.Newest).UTC(), int64(u.Records), int64(len(u.Payload)))
+			t.count(time.Unix(0, u.Oldest).UTC(), time.Unix(0, u.Newest).UTC(), int64(u.Records), int64(len(u.Payload)))
 			if err := ctx.Err(); err != nil {
-				return err
+				return t, err
 			}
 		}
-		if limit < b.Next || released >= b.Next {
-			b.ReleasedRecords, b.ReleasedBytes, b.ReleasedNewest = b.Records, b.Bytes, b.NewestTime
+		if limit < at.Next || released >= at.Next {
+			t.released = quarantine.Released{Records: t.records, Bytes: t.bytes, Newest: t.newest}
 		}
 	}
 	if err := f.Sync(); err != nil {
-		return err
+		return t, err
 	}
-	return fs.SyncDir(dir)
+	return t, fs.SyncDir(dir)
 }
 
-func (b *Bundle) count(oldest, newest time.Time, records, bytes int64) {
-	if records > 0 && (b.Records == 0 || oldest.Before(b.OldestTime)) {
-		b.OldestTime = oldest
+func (t *tail) count(oldest, newest time.Time, records, bytes int64) {
+	if records > 0 && (t.records == 0 || oldest.Before(t.oldest)) {
+		t.oldest = oldest
 	}
-	if records > 0 && (b.Records == 0 || newest.After(b.NewestTime)) {
-		b.NewestTime = newest
+	if records > 0 && (t.records == 0 || newest.After(t.newest)) {
+		t.newest = newest
 	}
-	b.Records += records
-	b.Bytes += bytes
+	t.records += records
+	t.bytes += bytes
 }
 
-func readBundle(fs vfs.FS, dir string) (b Bundle, err error) {
-	f, err := fs.Open(filepath.Join(dir, summaryFile))
+// describe puts what was counted into b.
+func (t *tail) describe(b *quarantine.Summary, releasedKnown bool) {
+	b.Records, b.Bytes, b.Oldest, b.Newest = &t.records, &t.bytes, t.oldest, t.newest
+	if releasedKnown {
+		b.Released = &t.released
+	}
+}
+
+// readBundle reads what an earlier run has kept. A summary that lacks what this
+// package writes is not its own.
+func readBundle(fs vfs.FS, dir string) (kept, error) {
+	b, err := quarantine.Read(fs, dir)
 	if err != nil {
-		return b, err
+		return kept{}, err
 	}
-	defer func() { err = errors.Join(err, f.Close()) }()
-	text, err := io.ReadAll(f)
-	if err != nil {
-		return b, err
+	if b.Kind != quarantine.KindSourceTail || b.Positions == nil || b.Records == nil || b.Bytes == nil {
+		return kept{}, &tidegate.CorruptError{Path: filepath.Join(dir, quarantine.SummaryName), Offset: -1, What: "it is not of an agent's tail"}
 	}
-	if err := json.Unmarshal(text, &b); err != nil {
-		return b, &tidegate.CorruptError{Path: filepath.Join(dir, summaryFile), Offset: -1, What: err.Error()}
-	}
-	if b.Version != bundleVersion {
-		return b, &tidegate.Error{
-			Op: "read bundle", Subject: dir, Class: tidegate.Permanent,
-			Hint: "another version of the agent has kept it; run that one, or move the directory away",
-			Err:  fmt.Errorf("version %d: %w", b.Version, tidegate.ErrUnsupported),
-		}
-	}
-	return b, nil
+	return kept{b, dir}, nil
 }
 
 // report tells the gate what was left behind.
-func (s *stream) report(ctx context.Context, b Bundle) error {
+func (s *stream) report(ctx context.Context, k kept) error {
 	req := &pb.ReportQuarantineRequest{
-		Id: b.ID.String(), Node: string(b.Node), StreamId: api.IDText(b.StreamID),
-		WrittenEpoch: uint64(b.WrittenEpoch), CutEpoch: uint64(b.CutEpoch),
-		FirstPosition: uint64(b.First), NextPosition: uint64(b.Next), Records: b.Records, Bytes: b.Bytes,
-		Reason: b.Reason, Path: b.Path,
+		Id: k.ID.String(), Node: string(k.Node), StreamId: api.IDText(k.StreamID), CutEpoch: uint64(k.CutEpoch),
+		FirstPosition: uint64(k.Positions.First), NextPosition: uint64(k.Positions.Next), Records: *k.Records, Bytes: *k.Bytes,
+		Reason: k.Reason, Path: k.path,
 	}
-	if b.ReleasedKnown {
-		req.ReleasedRecords = &b.ReleasedRecords
-		if !b.ReleasedNewest.IsZero() {
-			req.ReleasedNewest = timestamppb.New(b.ReleasedNewest)
+	if len(k.WrittenEpochs) > 0 {
+		req.WrittenEpoch = uint64(k.WrittenEpochs[0])
+	}
+	if k.Released != nil {
+		req.ReleasedRecords = &k.Released.Records
+		if !k.Released.Newest.IsZero() {
+			req.ReleasedNewest = timestamppb.New(k.Released.Newest)
 		}
 	}
-	if b.Records > 0 {
-		req.Oldest, req.Newest = timestamppb.New(b.OldestTime), timestamppb.New(b.NewestTime)
+	if *k.Records > 0 {
+		req.Oldest, req.Newest = timestamppb.New(k.Oldest), timestamppb.New(k.Newest)
 	}
 	_, err := call(ctx, s.agent.gate, "report quarantine", callTimeout, req,
 		func(c tidegatev1connect.NodeServiceClient, ctx context.Context, r *connect.Request[pb.ReportQuarantineRequest]) (*connect.Response[pb.ReportQuarantineResponse], error) {

@@ -2,13 +2,13 @@ package journal
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"path/filepath"
 	"time"
 
 	"github.com/tidegate/tidegate"
+	"github.com/tidegate/tidegate/internal/quarantine"
 	"github.com/tidegate/tidegate/internal/seglog"
 )
 
@@ -167,17 +167,20 @@ func (j *Journal) cut(at tidegate.Position, quarantineDir, reason string) (Cut, 
 	if err != nil {
 		return Cut{}, err
 	}
-	summary, err := json.MarshalIndent(map[string]any{
-		"format": metaFormat, "lineage": j.Lineage(), "reason": reason, "first": c.First, "next": c.Next,
-		"records": c.Records, "bytes": uint64(c.Next - c.First), "oldest": c.OldestTime, "newest": c.NewestTime,
-	}, "", "  ")
+	size := int64(c.Next - c.First) //nolint:gosec // bytes of one journal
+	summary, err := quarantine.Summary{
+		Kind: quarantine.KindJournalTail, Stream: j.cfg.Stream, Reason: reason, Created: j.cfg.Clock.Wall().UTC(),
+		Positions: &quarantine.Positions{First: c.First, Next: c.Next}, Records: quarantine.Count(c.Records), Bytes: &size,
+		Oldest: c.OldestTime, Newest: c.NewestTime, Note: "journal " + string(j.Lineage()),
+	}.Encode()
 	if err != nil {
 		return Cut{}, err
 	}
 	if err := j.compare.close(); err != nil {
 		return Cut{}, err
 	}
-	moved, err := j.log.CutTo(uint64(at), quarantineDir, reason, seglog.Attachment{Name: "summary.json", Data: append(summary, '\n')})
+	moved, err := j.log.CutTo(uint64(at), filepath.Join(quarantineDir, fmt.Sprintf("%s-%s", c.First, c.Next)), reason,
+		seglog.Attachment{Name: quarantine.SummaryName, Data: summary})
 	if err != nil {
 		return Cut{}, err
 	}

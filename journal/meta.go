@@ -10,6 +10,7 @@ import (
 
 	"github.com/tidegate/tidegate"
 	"github.com/tidegate/tidegate/internal/durable"
+	"github.com/tidegate/tidegate/internal/quarantine"
 	"github.com/tidegate/tidegate/internal/vfs"
 )
 
@@ -18,7 +19,7 @@ const (
 	metaName       = "meta.json"
 	lockName       = "lock"
 	logName        = "log"
-	quarantineName = "quarantine"
+	quarantineName = quarantine.DirName
 )
 
 const (

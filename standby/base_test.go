@@ -13,6 +13,7 @@ import (
 	"github.com/tidegate/tidegate"
 	"github.com/tidegate/tidegate/batch"
 	"github.com/tidegate/tidegate/gating/fence"
+	"github.com/tidegate/tidegate/internal/clock"
 	"github.com/tidegate/tidegate/internal/rates"
 	"github.com/tidegate/tidegate/internal/vfs"
 	"github.com/tidegate/tidegate/shipper"
@@ -397,7 +398,7 @@ func TestBasesSurviveARestart(t *testing.T) {
 	if err := nd.stop(); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := SetAside(nd.fs, nd.dir, theStream); err != nil {
+	if _, err := SetAside(nd.fs, clock.System(), nd.dir, theStream); err != nil {
 		t.Fatal(err)
 	}
 	nd.start()

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/tidegate/tidegate"
+	"github.com/tidegate/tidegate/internal/clock"
+	"github.com/tidegate/tidegate/internal/quarantine"
 	"github.com/tidegate/tidegate/internal/vfs"
 	"github.com/tidegate/tidegate/shipper"
 )
@@ -346,18 +348,21 @@ func TestCorruptLogAnswersLimboUntilSetAside(t *testing.T) {
 	if _, _, err := w.dial("dr2"); !errors.Is(err, shipper.ErrLimbo) || tidegate.HintOf(err) == "" {
 		t.Errorf("attach: %v", err)
 	}
-	if _, err := SetAside(dr2.fs, dr2.dir, theStream); !errors.Is(err, tidegate.ErrConflict) {
+	if _, err := SetAside(dr2.fs, clock.System(), dr2.dir, theStream); !errors.Is(err, tidegate.ErrConflict) {
 		t.Errorf("set aside under a running node: %v", err)
 	}
 	if err := dr2.stop(); err != nil {
 		t.Fatal(err)
 	}
-	to, err := SetAside(dr2.fs, dr2.dir, theStream)
+	to, err := SetAside(dr2.fs, clock.System(), dr2.dir, theStream)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if held, err := treeBytes(dr2.fs, to); err != nil || held == 0 {
 		t.Errorf("%s holds %d bytes, %v", to, held, err)
+	}
+	if b, err := quarantine.Read(dr2.fs, to); err != nil || b.Kind != quarantine.KindLogAside || b.StreamID != theStream || b.Created.IsZero() {
+		t.Errorf("summary %+v, %v", b, err)
 	}
 	dr2.start()
 	c.until("dr2 copies the log again", func() bool { return dr2.status().Durable.Seq == 30 })

@@ -10,7 +10,9 @@ import (
 
 	"github.com/tidegate/tidegate"
 	"github.com/tidegate/tidegate/gating/fence"
+	"github.com/tidegate/tidegate/internal/clock"
 	"github.com/tidegate/tidegate/internal/durable"
+	"github.com/tidegate/tidegate/internal/quarantine"
 	"github.com/tidegate/tidegate/internal/vfs"
 )
 
@@ -108,7 +110,7 @@ func streamDir(dataDir string, stream tidegate.StreamID) string {
 	return filepath.Join(dataDir, "streams", stream.String())
 }
 
-func quarantineRoot(dataDir string) string { return filepath.Join(dataDir, "quarantine") }
+func quarantineRoot(dataDir string) string { return filepath.Join(dataDir, quarantine.DirName) }
 
 func quarantineDir(dataDir string, stream tidegate.StreamID) string {
 	return filepath.Join(quarantineRoot(dataDir), stream.String())
@@ -118,8 +120,9 @@ func quarantineDir(dataDir string, stream tidegate.StreamID) string {
 // a new incarnation, in limbo: the operator's order after a fault of class
 // corrupt. The promise stays. What the node had written down of the log lies beside
 // it there, under the log's name and its own. The node must not be running; after an
-// error the same order may be given again. It returns where the log lies now.
-func SetAside(fsys vfs.FS, dataDir string, stream tidegate.StreamID) (string, error) {
+// error the same order may be given again. It returns where the log lies now;
+// clk stamps the summary there.
+func SetAside(fsys vfs.FS, clk clock.Clock, dataDir string, stream tidegate.StreamID) (string, error) {
 	fail := func(err error) (string, error) {
 		return "", fmt.Errorf("set aside stream %s: %w", stream, err)
 	}
@@ -127,14 +130,14 @@ func SetAside(fsys vfs.FS, dataDir string, stream tidegate.StreamID) (string, er
 	if err != nil {
 		return fail(err)
 	}
-	to, err := setAside(fsys, dataDir, stream)
+	to, err := setAside(fsys, clk, dataDir, stream)
 	if err := errors.Join(err, lock.Close()); err != nil {
 		return fail(err)
 	}
 	return to, nil
 }
 
-func setAside(fsys vfs.FS, dataDir string, stream tidegate.StreamID) (string, error) {
+func setAside(fsys vfs.FS, clk clock.Clock, dataDir string, stream tidegate.StreamID) (string, error) {
 	dir := streamDir(dataDir, stream)
 	meta, err := readMeta(fsys, dir)
 	if err != nil {
@@ -170,7 +173,12 @@ func setAside(fsys vfs.FS, dataDir string, stream tidegate.StreamID) (string, er
 	if err := fsys.Rename(filepath.Join(dir, "log"), to); err != nil {
 		return "", err
 	}
-	return to, errors.Join(fsys.SyncDir(q), fsys.SyncDir(dir))
+	// Of what is in the log nothing is said: it is damaged. A set-aside that is cut
+	// off here leaves it without a summary.
+	return to, errors.Join(fsys.SyncDir(q), fsys.SyncDir(dir), quarantine.Write(fsys, to, quarantine.Summary{
+		Kind: quarantine.KindLogAside, StreamID: stream, Reason: "set-aside", Created: clk.Wall().UTC(),
+		CutEpoch: meta.Promise.Epoch, Note: "the node began anew as incarnation " + meta.Incarnation.String(),
+	}))
 }
 
 func readMeta(fsys vfs.FS, dir string) (fence.NodeMeta, error) {

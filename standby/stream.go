@@ -382,7 +382,7 @@ func (s *stream) cut(e fence.Cut) (tidegate.LogPos, error) {
 	if limit := s.n.cfg.QuarantineBytesMax; held > limit {
 		return s.log.End(), &tidegate.Error{
 			Op: "quarantine tail", Subject: s.id.String(), Class: tidegate.Transient,
-			Hint: "look through the data directory's quarantine, copy it away and empty it",
+			Hint: "`tidegate quarantine list` says what it holds: copy it away, and remove it",
 			Err:  fmt.Errorf("quarantine holds %d bytes, at most %d: %w", held, limit, tidegate.ErrFull),
 		}
 	}

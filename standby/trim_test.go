@@ -10,6 +10,7 @@ import (
 
 	"github.com/tidegate/tidegate"
 	"github.com/tidegate/tidegate/gating/fence"
+	"github.com/tidegate/tidegate/internal/clock"
 	"github.com/tidegate/tidegate/internal/durable"
 	"github.com/tidegate/tidegate/internal/vfs"
 	"github.com/tidegate/tidegate/snapshot"
@@ -328,7 +329,7 @@ func TestTrimCutShortIsFinished(t *testing.T) {
 	if err := nd.stop(); err != nil {
 		t.Fatal(err)
 	}
-	aside, err := SetAside(nd.fs, nd.dir, theStream)
+	aside, err := SetAside(nd.fs, clock.System(), nd.dir, theStream)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -47,6 +47,7 @@ func commandTree() []*ucli.Command {
 		detectorCommand(),
 		gateCommand(),
 		standbyCommand(),
+		quarantineCommand(),
 		routeCommand(),
 		checkConfigCommand(),
 		devCommand(),

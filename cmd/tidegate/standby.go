@@ -94,7 +94,7 @@ func setAsideStandby(c *ucli.Context) error {
 	if err != nil {
 		return err
 	}
-	to, err := standby.SetAside(vfs.OS(), f.DataDir, id)
+	to, err := standby.SetAside(vfs.OS(), clock.System(), f.DataDir, id)
 	if err != nil {
 		return err
 	}

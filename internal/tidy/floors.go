@@ -35,6 +35,7 @@ func House() []Entry {
 		{"internal/vfs/vfstest", 2, "the conformance suite of file systems, for their tests"},
 		{"internal/wire", 1, "frames and field encoding, knows no message"},
 		{"internal/durable", 2, "atomic durable writes, on vfs"},
+		{"internal/quarantine", 3, "what was moved out of the way: one summary for every package, and the list of it"},
 		{"internal/pki", 3, "certificates and identities, written durably"},
 		{"internal/rates", 3, "the operator's files of rates, on config, clock and durable"},
 		{"internal/seglog", 3, "the one segment log, on vfs and durable"},

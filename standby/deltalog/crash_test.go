@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/tidegate/tidegate"
+	"github.com/tidegate/tidegate/internal/quarantine"
 	"github.com/tidegate/tidegate/internal/vfs"
 	"github.com/tidegate/tidegate/standby/deltalog"
 )
@@ -110,7 +111,7 @@ func checkCrashed(t *testing.T, h *history, mem *vfs.Mem) error {
 		}
 	}
 	for dir := range h.dirs {
-		if _, err := mem.Stat(dir + "/" + deltalog.SummaryName); err != nil {
+		if _, err := mem.Stat(dir + "/" + quarantine.SummaryName); err != nil {
 			return fmt.Errorf("quarantine has no summary: %w", err)
 		}
 	}

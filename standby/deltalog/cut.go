@@ -1,7 +1,6 @@
 package deltalog
 
 import (
-	"encoding/json"
 	"fmt"
 	"path/filepath"
 	"slices"
@@ -10,27 +9,40 @@ import (
 	"github.com/tidegate/tidegate"
 	"github.com/tidegate/tidegate/batch"
 	"github.com/tidegate/tidegate/internal/clock"
+	"github.com/tidegate/tidegate/internal/quarantine"
 	"github.com/tidegate/tidegate/internal/seglog"
 )
 
-// SummaryName is the file beside the batches in a quarantine directory.
-const SummaryName = "summary.json"
-
-// Summary says what was cut. It is [SummaryName] in the quarantine directory.
+// Summary says what was cut, as the bundle in quarantine does.
 type Summary struct {
-	Stream     tidegate.StreamID `json:"stream"`
-	Epoch      tidegate.Epoch    `json:"epoch"`       // under which the cut was ordered
-	Epochs     []tidegate.Epoch  `json:"epochs"`      // of the batches, ascending
-	FirstSeq   tidegate.Seq      `json:"first_seq"`   // inclusive
-	LastSeq    tidegate.Seq      `json:"last_seq"`    // inclusive
-	Batches    int64             `json:"batches"`     // of every kind
-	Records    int64             `json:"records"`     // of the source
-	RawBytes   int64             `json:"raw_bytes"`   // of payloads, opened
-	OldestTime time.Time         `json:"oldest_time"` // source wall time
-	NewestTime time.Time         `json:"newest_time"`
-	Reason     string            `json:"reason"`
-	Created    time.Time         `json:"created"`
-	Dir        string            `json:"-"` // where it lies; empty when there was nothing to cut
+	Stream     tidegate.StreamID
+	Epoch      tidegate.Epoch   // under which the cut was ordered
+	Epochs     []tidegate.Epoch // of the batches, ascending
+	FirstSeq   tidegate.Seq     // inclusive
+	LastSeq    tidegate.Seq     // inclusive
+	Batches    int64            // of every kind
+	Records    int64            // of the source
+	RawBytes   int64            // of payloads, opened
+	OldestTime time.Time        // source wall time
+	NewestTime time.Time
+	Reason     string
+	Created    time.Time
+	Dir        string // where it lies; empty when there was nothing to cut
+
+	// Generation and Positions are of the batches with records; zero and nil when
+	// there were none, or of more than one generation: their positions do not compare.
+	Generation tidegate.Generation
+	Positions  *quarantine.Positions
+}
+
+// bundle is the summary in the one form that all of quarantine has.
+func (s *Summary) bundle() quarantine.Summary {
+	return quarantine.Summary{
+		Kind: quarantine.KindLogTail, StreamID: s.Stream, Reason: s.Reason, Created: s.Created,
+		Generation: s.Generation, CutEpoch: s.Epoch, WrittenEpochs: s.Epochs,
+		Positions: s.Positions, Seqs: &quarantine.Seqs{First: s.FirstSeq, Last: s.LastSeq},
+		Batches: &s.Batches, Records: &s.Records, Bytes: &s.RawBytes, Oldest: s.OldestTime, Newest: s.NewestTime,
+	}
 }
 
 // CutTo makes seq the last batch. Everything beyond lies in
@@ -47,13 +59,14 @@ func (l *Log) CutTo(seq tidegate.Seq, quarantineRoot string, epoch tidegate.Epoc
 	if err != nil {
 		return Summary{}, fmt.Errorf("cut stream %s to %s: %w", l.stream, seq, err)
 	}
-	note, err := json.MarshalIndent(sum, "", "  ")
+	bundle := sum.bundle()
+	note, err := bundle.Encode()
 	if err != nil {
 		return Summary{}, err
 	}
 	name := fmt.Sprintf("%s-%s-%s-%s", epoch, sum.FirstSeq, sum.LastSeq, reason)
 	cut, err := l.log.CutTo(uint64(seq)+1, filepath.Join(quarantineRoot, l.stream.String(), name), reason,
-		seglog.Attachment{Name: SummaryName, Data: append(note, '\n')})
+		seglog.Attachment{Name: quarantine.SummaryName, Data: note})
 	if err != nil {
 		return Summary{}, err
 	}
@@ -80,12 +93,20 @@ func (l *Log) prepareCut(seq tidegate.Seq, last tidegate.LogPos, epoch tidegate.
 		Stream: l.stream, Epoch: epoch, FirstSeq: seq + 1, LastSeq: last.Seq,
 		Reason: reason, Created: clk.Wall().UTC(),
 	}
+	generations := 0
 	for s := sum.FirstSeq; s <= sum.LastSeq; s++ {
 		_, h, err := l.At(s)
 		if err != nil {
 			return Summary{}, end{}, err
 		}
+		if h.Next > h.First && h.Generation != sum.Generation {
+			sum.Generation, sum.Positions = h.Generation, &quarantine.Positions{First: h.First}
+			generations++
+		}
 		sum.add(&h)
+	}
+	if generations > 1 {
+		sum.Generation, sum.Positions = 0, nil
 	}
 	return sum, newEnd, nil
 }
@@ -94,6 +115,9 @@ func (s *Summary) add(h *batch.Header) {
 	s.Batches++
 	s.Records += int64(h.Records)
 	s.RawBytes += int64(h.RawLen)
+	if s.Positions != nil && h.Generation == s.Generation {
+		s.Positions.Next = max(s.Positions.Next, h.Next)
+	}
 	if !slices.Contains(s.Epochs, h.Epoch) {
 		s.Epochs = append(s.Epochs, h.Epoch)
 	}

@@ -3,7 +3,6 @@ package deltalog_test
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -17,6 +16,7 @@ import (
 	"github.com/tidegate/tidegate"
 	"github.com/tidegate/tidegate/batch"
 	"github.com/tidegate/tidegate/internal/clock"
+	"github.com/tidegate/tidegate/internal/quarantine"
 	"github.com/tidegate/tidegate/internal/seglog"
 	"github.com/tidegate/tidegate/internal/vfs"
 	"github.com/tidegate/tidegate/standby/deltalog"
@@ -293,16 +293,20 @@ func TestCutTo(t *testing.T) {
 		Records: 6 + 7 + 8 + 9 + 10 + 11 + 12, RawBytes: 7 * 400,
 		OldestTime: time.Unix(6, 0).UTC(), NewestTime: time.Unix(12, 500).UTC(),
 		Reason: "superseded", Created: clk.Wall(),
-		Dir: "/quarantine/" + stream.String() + "/3-0000000000000006-000000000000000c-superseded",
+		Dir:        "/quarantine/" + stream.String() + "/3-0000000000000006-000000000000000c-superseded",
+		Generation: 1, Positions: &quarantine.Positions{First: 5 * 400, Next: 12 * 400},
 	}
 	if diff := cmp.Diff(want, sum); diff != "" {
 		t.Errorf("summary: %s", diff)
 	}
 	clone := mem.CrashClone(vfs.CrashLoseAll)
-	var onDisk deltalog.Summary
-	check(t, json.Unmarshal(slurp(t, clone, filepath.Join(sum.Dir, deltalog.SummaryName)), &onDisk))
-	onDisk.Dir = sum.Dir
-	if diff := cmp.Diff(want, onDisk); diff != "" {
+	onDisk := quarantine.Summary{
+		Version: quarantine.Version, Kind: quarantine.KindLogTail, StreamID: stream, Reason: "superseded", Created: clk.Wall(),
+		Generation: 1, CutEpoch: 3, WrittenEpochs: []tidegate.Epoch{2},
+		Positions: want.Positions, Seqs: &quarantine.Seqs{First: 6, Last: 12},
+		Batches: quarantine.Count(7), Records: &want.Records, Bytes: &want.RawBytes, Oldest: want.OldestTime, Newest: want.NewestTime,
+	}
+	if diff := cmp.Diff(onDisk, must(quarantine.Read(clone, sum.Dir))); diff != "" {
 		t.Errorf("summary on disk: %s", diff)
 	}
 	r := must(seglog.OpenReader(clone, sum.Dir, deltalog.Format{}, 6))

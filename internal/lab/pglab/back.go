@@ -3,12 +3,11 @@ package pglab
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
 
 	"github.com/tidegate/tidegate/internal/lab"
+	"github.com/tidegate/tidegate/internal/quarantine"
+	"github.com/tidegate/tidegate/stores/postgres/server"
 	"github.com/tidegate/tidegate/stores/postgres/wal"
 )
 
@@ -36,18 +35,28 @@ func (l *Lab) Follows(ctx context.Context, who string, query func(context.Contex
 
 // Quarantined is what was kept of the old primary's log that the stream went on without.
 func (l *Lab) Quarantined() (wal.Summary, error) {
-	var kept struct {
-		Log wal.Summary `json:"log"`
-	}
-	found, err := filepath.Glob(filepath.Join(l.oldHome(), "quarantine", "*", "summary.json"))
-	if err != nil || len(found) != 1 {
-		return kept.Log, errors.Join(err, fmt.Errorf("quarantine of the old primary: %d summaries, want 1", len(found)))
-	}
-	b, err := os.ReadFile(found[0])
+	bundles, err := quarantine.Find(l.oldHome())
 	if err != nil {
-		return kept.Log, err
+		return wal.Summary{}, err
 	}
-	return kept.Log, json.Unmarshal(b, &kept)
+	var found []server.Detail
+	for _, b := range bundles {
+		if b.Kind != quarantine.KindServerTail {
+			continue
+		}
+		if b.State != quarantine.StateWhole {
+			return wal.Summary{}, fmt.Errorf("%s is %s: %s", b.Path, b.State, b.Damage)
+		}
+		var d server.Detail
+		if err := json.Unmarshal(b.Summary.Detail, &d); err != nil {
+			return wal.Summary{}, fmt.Errorf("%s: %w", b.Path, err)
+		}
+		found = append(found, d)
+	}
+	if len(found) != 1 {
+		return wal.Summary{}, fmt.Errorf("quarantine of the old primary: %d summaries, want 1", len(found))
+	}
+	return found[0].Log, nil
 }
 
 // Failback moves the service back to the old primary by plan, once the gate would,

@@ -23,9 +23,6 @@ import (
 // stateFile is the connector's own in its home.
 const stateFile = "apply.json"
 
-// asideDir is where data directories go that are not followed on with.
-const asideDir = "aside"
-
 // lookEvery is how often the facts are looked at when nobody says that they have
 // changed.
 const lookEvery = 500 * time.Millisecond

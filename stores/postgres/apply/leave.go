@@ -9,13 +9,27 @@ import (
 
 	"github.com/tidegate/tidegate"
 	"github.com/tidegate/tidegate/internal/local"
+	"github.com/tidegate/tidegate/internal/quarantine"
 	"github.com/tidegate/tidegate/internal/retry"
 	"github.com/tidegate/tidegate/stores/postgres/server"
 	"github.com/tidegate/tidegate/stores/postgres/wal"
 )
 
-// quarantineDir is where a server's log goes that nobody else has, in the home.
-const quarantineDir = "quarantine"
+// divergedDir is where a server's log goes that nobody else has, in the home.
+func (c *Connector) divergedDir(e tidegate.Epoch) string {
+	return filepath.Join(c.cfg.Server.Home, quarantine.DirName, e.String()+"-diverged")
+}
+
+// about is what a bundle's summary says of the stream, whatever the bundle is.
+func (c *Connector) about(was saved, cut tidegate.Epoch) quarantine.Summary {
+	about := quarantine.Summary{
+		Service: c.cfg.Service, Stream: c.cfg.Stream, StreamID: was.Stream, Generation: was.Generation, CutEpoch: cut,
+	}
+	if was.Epoch != 0 {
+		about.WrittenEpochs = []tidegate.Epoch{was.Epoch}
+	}
+	return about
+}
 
 // drain stops the source in order. Its walsender keeps it until the other site has
 // its last record, so nothing is lost by it. That it was for a switchover is
@@ -67,10 +81,13 @@ func (c *Connector) rejoin(ctx context.Context, role local.Role) error {
 	if err != nil {
 		return fmt.Errorf("rejoin: %w", err)
 	}
+	c.mu.Lock()
+	was := c.saved
+	c.mu.Unlock()
 	began := c.deps.Clock.Boot()
 	out, err := c.server.Rejoin(ctx, server.RejoinPlan{
 		Lineage: l, Source: c.cfg.RewindFrom,
-		Quarantine: filepath.Join(c.cfg.Server.Home, quarantineDir, role.Epoch.String()+"-diverged"),
+		Quarantine: c.divergedDir(role.Epoch), About: c.about(was, role.Epoch),
 	})
 	if d := out.Diverged; d != nil {
 		if err := c.keepTail(d, role.Epoch); err != nil {
@@ -118,7 +135,7 @@ func (c *Connector) rejoined(l wal.Lineage, g tidegate.Generation) error {
 func (c *Connector) keepTail(d *wal.Summary, epoch tidegate.Epoch) error {
 	t := &Tail{
 		First: d.From.Position(), Next: d.To.Position(), Commits: d.Commits,
-		Path: filepath.Join(c.cfg.Server.Home, quarantineDir, epoch.String()+"-diverged"),
+		Path: c.divergedDir(epoch),
 	}
 	if d.Oldest != nil {
 		t.Oldest, t.Newest = *d.Oldest, *d.Newest

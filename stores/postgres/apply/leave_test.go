@@ -3,12 +3,11 @@ package apply
 import (
 	"context"
 	"errors"
-	"os"
-	"path/filepath"
 	"testing"
 
 	"github.com/tidegate/tidegate/internal/local"
 	"github.com/tidegate/tidegate/internal/pgtest"
+	"github.com/tidegate/tidegate/internal/quarantine"
 )
 
 // A primary that somebody else runs is left alone until a switchover asks for its
@@ -93,9 +92,6 @@ func TestPromotedServerFollowsAgain(t *testing.T) {
 			if tail.Commits == 0 || tail.Next <= tail.First || tail.Newest.IsZero() {
 				t.Errorf("left behind: %+v, up to %s", tail, began)
 			}
-			if _, err := os.Stat(filepath.Join(tail.Path, "summary.json")); err != nil {
-				t.Error(err)
-			}
 			pgtest.Until(t, "it to follow", func(context.Context) error {
 				v, err := w.sql("SELECT pg_is_in_recovery() AND to_regclass('lost') IS NULL AND to_regclass('kept') IS NOT NULL")
 				if err == nil && v != "t" {
@@ -104,9 +100,24 @@ func TestPromotedServerFollowsAgain(t *testing.T) {
 				return err
 			})
 			w.sameAt(n)
-			aside, err := filepath.Glob(filepath.Join(w.cfg.Server.Home, asideDir, "*"))
-			if err != nil || len(aside) > 0 != (way == "restored") {
-				t.Errorf("moved aside: %v, %v", aside, err)
+			bundles, err := quarantine.Find(w.cfg.Server.Home)
+			if err != nil {
+				t.Fatal(err)
+			}
+			want := map[quarantine.Kind]string{quarantine.KindServerTail: "diverged"}
+			if way == "restored" {
+				want[quarantine.KindDataAside] = "replaced"
+			}
+			for _, b := range bundles {
+				if b.State != quarantine.StateWhole || b.Summary == nil || b.Summary.Reason != want[b.Kind] || b.Summary.Stream != w.cfg.Stream {
+					t.Errorf("in quarantine: %+v", b)
+				}
+				if b.Kind == quarantine.KindServerTail && (b.Path != tail.Path || *b.Summary.Records != int64(tail.Commits)) {
+					t.Errorf("%+v was reported, and in quarantine is %+v", tail, b)
+				}
+			}
+			if len(bundles) != len(want) {
+				t.Errorf("%d bundles, want %v", len(bundles), want)
 			}
 		})
 	}

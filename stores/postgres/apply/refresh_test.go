@@ -11,6 +11,7 @@ import (
 
 	"github.com/tidegate/tidegate"
 	"github.com/tidegate/tidegate/internal/pgtest"
+	"github.com/tidegate/tidegate/internal/quarantine"
 	"github.com/tidegate/tidegate/internal/vfs"
 	"github.com/tidegate/tidegate/snapshot"
 	"github.com/tidegate/tidegate/stores/postgres/wal"
@@ -118,7 +119,7 @@ func TestBaseIsRefreshedFromTheWarmServer(t *testing.T) {
 	})
 	pgtest.Until(t, "the first server to be made from the newer base", made(newer))
 	w.sameAt(n)
-	if aside, err := os.ReadDir(filepath.Join(w.cfg.Server.Home, asideDir)); err != nil || len(aside) != 2 {
+	if aside, err := os.ReadDir(filepath.Join(w.cfg.Server.Home, quarantine.AsideName)); err != nil || len(aside) != 2 {
 		t.Errorf("moved aside: %v, %v", aside, err)
 	}
 

@@ -11,6 +11,7 @@ import (
 	"github.com/tidegate/tidegate"
 	"github.com/tidegate/tidegate/internal/durable"
 	"github.com/tidegate/tidegate/internal/local"
+	"github.com/tidegate/tidegate/internal/quarantine"
 	"github.com/tidegate/tidegate/snapshot"
 	"github.com/tidegate/tidegate/stores/postgres/server"
 	"github.com/tidegate/tidegate/stores/postgres/wal"
@@ -238,7 +239,7 @@ func (c *Connector) restore(ctx context.Context, role local.Role) error {
 		return err
 	}
 	if there {
-		if err := c.moveAside(ctx, was); err != nil {
+		if err := c.moveAside(ctx, was, role.Epoch, l.Generation); err != nil {
 			return err
 		}
 	}
@@ -320,8 +321,10 @@ func copyOne(ctx context.Context, w snapshot.Writer, r *snapshot.Reader, i int, 
 	return errors.Join(r.Copy(ctx, i, to), to.Close())
 }
 
-// moveAside gets a data directory out of the way that cannot follow any more.
-func (c *Connector) moveAside(ctx context.Context, was saved) error {
+// moveAside gets a data directory out of the way that cannot follow any more, for
+// the base of a generation. What it was is written beside it when it has moved: a
+// process that ends in between leaves a data directory without a summary.
+func (c *Connector) moveAside(ctx context.Context, was saved, e tidegate.Epoch, g tidegate.Generation) error {
 	if was.Phase == phaseNone || c.cfg.adopts() {
 		return &tidegate.Error{
 			Op: "restore base", Subject: c.server.DataDir(), Class: tidegate.Permanent,
@@ -333,15 +336,22 @@ func (c *Connector) moveAside(ctx context.Context, was saved) error {
 		return err
 	}
 	from := filepath.Dir(c.server.DataDir()) // with its tablespaces
-	dir := filepath.Join(c.cfg.Server.Home, asideDir)
+	dir := filepath.Join(c.cfg.Server.Home, quarantine.AsideName)
 	if err := durable.MkdirAll(c.deps.FS, dir); err != nil {
 		return err
 	}
-	at := c.deps.Clock.Wall().UTC().Format("20060102T150405.000000")
-	to := filepath.Join(dir, fmt.Sprintf("generation-%d-%s", was.Generation, at))
+	now := c.deps.Clock.Wall().UTC()
+	to := filepath.Join(dir, fmt.Sprintf("generation-%d-%s", was.Generation, now.Format("20060102T150405.000000")))
 	if err := c.deps.FS.Rename(from, to); err != nil {
 		return fmt.Errorf("move %s aside: %w", from, err)
 	}
 	c.deps.Log.Warn("data directory moved aside", "from", from, "to", to)
-	return errors.Join(c.server.Forget(to), c.deps.FS.SyncDir(c.cfg.Server.Home), c.deps.FS.SyncDir(dir))
+	about := c.about(was, e)
+	about.Kind, about.Reason, about.Created = quarantine.KindDataAside, "replaced", now
+	about.Note = fmt.Sprintf("was %s; a base of generation %d is restored in its place", was.Phase, g)
+	if was.Why != "" {
+		about.Note += ": " + was.Why
+	}
+	about.Look = []string{"pg_controldata " + quarantine.Here + "/" + filepath.Base(c.server.DataDir())}
+	return errors.Join(c.server.Forget(to), c.deps.FS.SyncDir(c.cfg.Server.Home), c.deps.FS.SyncDir(dir), quarantine.Write(c.deps.FS, to, about))
 }

@@ -6,27 +6,48 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"path/filepath"
 	"slices"
 	"strings"
 
 	"github.com/tidegate/tidegate"
 	"github.com/tidegate/tidegate/internal/durable"
+	"github.com/tidegate/tidegate/internal/quarantine"
 	"github.com/tidegate/tidegate/internal/vfs"
 	"github.com/tidegate/tidegate/stores/postgres/wal"
 )
 
-// summaryFile is written last: a quarantine that has it is whole.
-const summaryFile = "summary.json"
+// walBelow is where log files are kept in a quarantine, beside controlKept.
+const (
+	walBelow    = "wal"
+	controlKept = "pg_control"
+)
 
-// quarantined is the summary of a quarantine, as its file says it.
-type quarantined struct {
-	Reason  string           `json:"reason"`
+// Detail is what the summary of a quarantine says beyond the form that all have.
+type Detail struct {
 	Lineage tidegate.Lineage `json:"lineage"` // of the data
 	Against tidegate.Lineage `json:"against"` // of the log that it left
 	Log     wal.Summary      `json:"log"`
-	Files   []string         `json:"files"` // in wal/
-	Control string           `json:"control"`
+}
+
+// bundle completes what the caller knows of the stream.
+func (d *divergent) bundle(about quarantine.Summary, files []quarantine.File) (quarantine.Summary, error) {
+	detail, err := json.Marshal(Detail{Lineage: d.own.Text(), Against: d.against.Text(), Log: d.summary})
+	if err != nil {
+		return about, err
+	}
+	from, to := d.summary.From, d.summary.To
+	about.Kind, about.Reason, about.Files, about.Detail = quarantine.KindServerTail, "diverged", files, detail
+	about.Positions = &quarantine.Positions{First: from.Position(), Next: to.Position()}
+	about.Records, about.Bytes = quarantine.Count(d.summary.Commits), quarantine.Count(d.summary.Bytes())
+	if d.summary.Oldest != nil {
+		about.Oldest, about.Newest = *d.summary.Oldest, *d.summary.Newest
+	}
+	about.Note = d.summary.String()
+	dump := fmt.Sprintf("pg_waldump --path=%s --timeline=%d --start=%s --end=%s", quarantine.Here+"/"+walBelow, d.own.Timeline(), from, to)
+	about.Look = []string{dump + " --rmgr=Transaction", dump}
+	return about, nil
 }
 
 // divergent is what the data has beyond its parting with the log.
@@ -171,11 +192,11 @@ func pushFile(fsys vfs.FS, path string, from, limit int64, push func([]byte) (do
 }
 
 // quarantine copies what has diverged, and what is needed to read it.
-func (s *Server) quarantine(ctx context.Context, d *divergent, to string) error {
+func (s *Server) quarantine(ctx context.Context, d *divergent, to string, about quarantine.Summary) error {
 	if !filepath.IsAbs(to) {
 		return fmt.Errorf("quarantine %q: want an absolute path", to)
 	}
-	whole, err := s.exists(filepath.Join(to, summaryFile))
+	whole, err := s.exists(filepath.Join(to, quarantine.SummaryName))
 	if err != nil || whole {
 		return err // an earlier attempt's
 	}
@@ -183,58 +204,60 @@ func (s *Server) quarantine(ctx context.Context, d *divergent, to string) error 
 	if err := sweep(s.fsys, to); err != nil {
 		return err
 	}
-	dir := filepath.Join(to, "wal")
+	dir := filepath.Join(to, walBelow)
 	if err := durable.MkdirAll(s.fsys, dir); err != nil {
 		return err
 	}
-	files := slices.Clone(d.files)
 	names, err := s.fsys.List(s.inData(walDir))
 	if err != nil {
 		return err
 	}
+	keep := map[string]string{} // in the data -> in quarantine
+	for _, name := range d.files {
+		keep[filepath.Join(walDir, name)] = walBelow + "/" + name
+	}
 	for _, name := range names {
 		if strings.HasSuffix(name, ".history") {
-			files = append(files, name)
+			keep[filepath.Join(walDir, name)] = walBelow + "/" + name
 		}
 	}
-	for _, name := range files {
+	keep[controlFile] = controlKept
+	var files []quarantine.File
+	for _, from := range slices.Sorted(maps.Keys(keep)) {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-		if err := copyFile(s.fsys, s.inData(filepath.Join(walDir, name)), filepath.Join(dir, name)); err != nil {
-			return fmt.Errorf("quarantine %s: %w", name, err)
+		n, err := copyFile(s.fsys, s.inData(from), filepath.Join(to, filepath.FromSlash(keep[from])))
+		if err != nil {
+			return fmt.Errorf("quarantine %s: %w", from, err)
 		}
-	}
-	if err := copyFile(s.fsys, s.inData(controlFile), filepath.Join(to, "pg_control")); err != nil {
-		return fmt.Errorf("quarantine %s: %w", controlFile, err)
+		files = append(files, quarantine.File{Name: keep[from], Bytes: n})
 	}
 	if err := errors.Join(s.fsys.SyncDir(dir), s.fsys.SyncDir(to)); err != nil {
 		return err
 	}
-	text, err := json.MarshalIndent(quarantined{
-		Reason: "diverged", Lineage: d.own.Text(), Against: d.against.Text(), Log: d.summary, Files: files, Control: "pg_control",
-	}, "", "  ")
-	if err != nil {
+	about.Created = s.clk.Wall().UTC()
+	if about, err = d.bundle(about, files); err != nil {
 		return err
 	}
 	s.log.Warn("log of this server that nobody else has is in quarantine", "dir", to, "log", d.summary.String())
-	return durable.WriteFile(s.fsys, filepath.Join(to, summaryFile), append(text, '\n'))
+	return quarantine.Write(s.fsys, to, about)
 }
 
 // copyFile copies a file's bytes durably; the name is the caller's to sync.
-func copyFile(fsys vfs.FS, from, to string) (err error) {
+func copyFile(fsys vfs.FS, from, to string) (n int64, err error) {
 	in, err := fsys.Open(from)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	defer func() { err = errors.Join(err, in.Close()) }()
 	out, err := fsys.Create(to)
 	if err != nil {
-		return err
+		return 0, err
 	}
-	_, err = io.Copy(out, in)
+	n, err = io.Copy(out, in)
 	if err == nil {
 		err = out.Sync()
 	}
-	return errors.Join(err, out.Close())
+	return n, errors.Join(err, out.Close())
 }

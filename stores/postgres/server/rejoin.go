@@ -11,6 +11,7 @@ import (
 
 	"github.com/tidegate/tidegate"
 	"github.com/tidegate/tidegate/internal/durable"
+	"github.com/tidegate/tidegate/internal/quarantine"
 	"github.com/tidegate/tidegate/stores/postgres/wal"
 )
 
@@ -30,6 +31,9 @@ type RejoinPlan struct {
 	// Quarantine is a directory, absolute, that the divergent log is copied to. It
 	// is made when there is any, and is this server's alone.
 	Quarantine string
+	// About is what is known of the stream, for the summary there; the rest of it is
+	// filled in.
+	About quarantine.Summary
 }
 
 // Rejoined is what came of it.
@@ -102,7 +106,7 @@ func (s *Server) rejoin(ctx context.Context, plan RejoinPlan) (Rejoined, error) 
 		return Rejoined{}, errors.Join(err, s.followFromNow(err))
 	}
 	out := Rejoined{Diverged: &tail.summary}
-	if err := s.quarantine(ctx, tail, plan.Quarantine); err != nil {
+	if err := s.quarantine(ctx, tail, plan.Quarantine, plan.About); err != nil {
 		return Rejoined{}, err
 	}
 	if err := s.rewind(ctx, plan); err != nil {

@@ -13,6 +13,8 @@ import (
 	"github.com/tidegate/tidegate"
 	"github.com/tidegate/tidegate/internal/durable"
 	"github.com/tidegate/tidegate/internal/pgtest"
+	"github.com/tidegate/tidegate/internal/quarantine"
+	"github.com/tidegate/tidegate/internal/vfs"
 	"github.com/tidegate/tidegate/stores/postgres/wal"
 )
 
@@ -81,7 +83,7 @@ func TestOldPrimaryIsRewound(t *testing.T) {
 				old.Stop(t, pgtest.Fast)
 			}
 			s := open(t, oldHome(t, old, next))
-			plan := RejoinPlan{Lineage: lineageOf(t, next), Source: next.Conn(), Quarantine: filepath.Join(t.TempDir(), "1-2-diverged")}
+			plan := RejoinPlan{Lineage: lineageOf(t, next), Source: next.Conn(), Quarantine: filepath.Join(t.TempDir(), "1-2-diverged"), About: quarantine.Summary{Service: "shop"}}
 			out, err := s.Rejoin(within(t), plan)
 			if err != nil {
 				t.Fatal(err)
@@ -114,32 +116,28 @@ func TestOldPrimaryIsRewound(t *testing.T) {
 // checkQuarantine reads what is kept: its log must say what its summary says.
 func checkQuarantine(t *testing.T, dir string, commits uint64) {
 	t.Helper()
-	text, err := os.ReadFile(filepath.Join(dir, summaryFile))
+	b, err := quarantine.Read(vfs.OS(), dir)
 	if err != nil {
 		t.Fatal(err)
 	}
-	var q quarantined
-	if err := json.Unmarshal(text, &q); err != nil {
+	var d Detail
+	if err := json.Unmarshal(b.Detail, &d); err != nil {
 		t.Fatal(err)
 	}
-	if q.Log.Commits != commits || q.Lineage == q.Against || len(q.Files) == 0 {
-		t.Errorf("summary is %s", text)
+	if d.Log.Commits != commits || d.Lineage == d.Against || len(b.Files) < 2 || *b.Records != int64(commits) || b.Created.IsZero() || b.Service != "shop" {
+		t.Errorf("summary is %+v, detail %s", b, b.Detail)
 	}
-	in := pgtest.Find(t)
-	first := ""
-	for _, name := range q.Files {
-		if !strings.HasSuffix(name, ".history") && first == "" {
-			first = name
-		}
-		if _, err := os.Stat(filepath.Join(dir, "wal", name)); err != nil {
-			t.Error(err)
+	for _, f := range b.Files {
+		if info, err := os.Stat(filepath.Join(dir, f.Name)); err != nil || info.Size() != f.Bytes {
+			t.Errorf("%s of %d bytes: %v", f.Name, f.Bytes, err)
 		}
 	}
-	// pg_waldump ends with an error at the end of the log.
 	readable(t, dir)
-	out, err := in.Try(t, nil, "pg_waldump", "-p", filepath.Join(dir, "wal"), "-s", q.Log.From.String(), "-r", "Transaction", first)
-	if n := strings.Count(out, "desc: COMMIT"); uint64(n) != commits {
-		t.Errorf("pg_waldump counts %d commits in quarantine, want %d: %v\n%s", n, commits, err, out)
+	// What the summary says to look with shows the transactions.
+	look := strings.Fields(strings.ReplaceAll(b.Look[0], quarantine.Here, dir))
+	out, err := pgtest.Find(t).Try(t, nil, look[0], look[1:]...)
+	if n := strings.Count(out, "desc: COMMIT"); uint64(n) != commits || err != nil {
+		t.Errorf("%q counts %d commits in quarantine, want %d: %v\n%s", look, n, commits, err, out)
 	}
 }
 
@@ -195,7 +193,7 @@ func TestOldPrimaryNeedsABase(t *testing.T) {
 	old.Stop(t, pgtest.Fast)
 	cfg := oldHome(t, old, next)
 	s := open(t, cfg)
-	plan := RejoinPlan{Lineage: lineageOf(t, next), Source: next.Conn(), Quarantine: filepath.Join(t.TempDir(), "q")}
+	plan := RejoinPlan{Lineage: lineageOf(t, next), Source: next.Conn(), Quarantine: filepath.Join(t.TempDir(), "q"), About: quarantine.Summary{Service: "shop"}}
 	before, err := s.Control()
 	if err != nil {
 		t.Fatal(err)
