@@ -5,7 +5,8 @@
 // Promise: what [Reader.Copy] delivers has the names that the manifest lists, or
 // it is an error; a base that [Store.Bases] lists was whole, synced and read back
 // before it was listed; a transfer that was cut off goes on where it was, because
-// what arrived is found by its name; nothing is deleted here.
+// what arrived is found by its name; nothing goes but what a [Sweep] finds that no
+// listed base needs, and nobody reads, gives or takes in.
 // Not promised: that the files are consistent with each other; the log that
 // follows a base makes them so, and where that log begins stands in the manifest.
 //
@@ -18,6 +19,7 @@
 //   - pack:     a file of records, each an extent with the pages that were new
 //   - manifest: the list of a base's files and their extents, named by its content
 //   - sink:     whoever takes extents: a [Store], or a session to one
+//   - sweep:    the removal of bases, and of what no base needs any more
 //
 // # Picture
 //

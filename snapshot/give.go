@@ -3,28 +3,41 @@ package snapshot
 import (
 	"context"
 	"fmt"
+	"sync"
 
 	"golang.org/x/sync/errgroup"
 )
 
 // Giver hands extents of a store to sinks; several may be on their way at a time.
+// While one is open no extent is swept: it may give what no base names yet.
 type Giver struct {
 	s     *Store
 	spare chan *stored
+	close func()
 }
 
 // Giver returns one that has inFlight extents on their way at most, which is the
-// memory it takes in [ExtentBytes]; 0 is [InFlightDefault].
+// memory it takes in [ExtentBytes]; 0 is [InFlightDefault]. The caller closes it.
 func (s *Store) Giver(inFlight int) *Giver {
 	if inFlight == 0 {
 		inFlight = InFlightDefault
 	}
-	g := &Giver{s: s, spare: make(chan *stored, inFlight)}
+	s.mu.Lock()
+	s.givers++
+	s.mu.Unlock()
+	g := &Giver{s: s, spare: make(chan *stored, inFlight), close: sync.OnceFunc(func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.givers--
+	})}
 	for range inFlight {
 		g.spare <- &stored{o: opener{s: s}}
 	}
 	return g
 }
+
+// Close lets extents be swept. It is idempotent.
+func (g *Giver) Close() { g.close() }
 
 // stored is an extent of a store that is on its way.
 type stored struct {

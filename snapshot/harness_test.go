@@ -117,6 +117,7 @@ func equal(s *Store, l Listed, content tree) error {
 	if err != nil {
 		return err
 	}
+	defer r.Close()
 	seen := 0
 	for i, f := range r.Files() {
 		if f.Kind != KindFile {

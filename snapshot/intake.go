@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -52,7 +54,7 @@ func (s *Store) Intake() (*Intake, error) {
 	if err != nil {
 		return nil, &tidegate.Error{
 			Op: "write bases in", Subject: s.dir, Class: tidegate.Transient, Err: err,
-			Hint: "a base is being taken in, or seeded; `tidegate status` shows how far it is",
+			Hint: "a base is being taken in, or seeded, or bases are being removed; `tidegate status` shows how far a base is; try again",
 		}
 	}
 	in := &Intake{s: s, lock: lock}
@@ -74,7 +76,7 @@ func (in *Intake) recover() error {
 	if err != nil {
 		return err
 	}
-	sealed, open := map[uint64]bool{}, []uint64{}
+	sealed, open := map[uint64]bool{}, map[uint64]bool{}
 	for _, file := range names {
 		stem, suffix, _ := strings.Cut(file, ".")
 		number, err := strconv.ParseUint(stem, 16, 64)
@@ -86,15 +88,23 @@ func (in *Intake) recover() error {
 		case idxSuffix:
 			sealed[number] = true
 		case packSuffix:
-			open = append(open, number)
+			open[number] = true
 		}
 	}
 	in.next++
-	for _, number := range open {
+	for _, number := range slices.Sorted(maps.Keys(open)) {
 		if sealed[number] {
 			continue
 		}
 		if err := in.sealFound(number); err != nil {
+			return err
+		}
+	}
+	for number := range sealed {
+		if open[number] {
+			continue
+		}
+		if err := in.s.finishRemoval(number); err != nil {
 			return err
 		}
 	}
@@ -172,6 +182,7 @@ type Offered struct {
 	x       Extent
 	refs    []ref
 	sources []Name
+	whole   *whole // not nil: pages that are here are stored once more
 }
 
 // Offer says which pages of an extent are missing; x is copied where it is kept.
@@ -190,7 +201,7 @@ func (in *Intake) Offer(place uint64, x *Extent) (*Offered, error) {
 	if o.Need != (Need{}) {
 		return o, nil
 	}
-	return o, in.append(o, Payload{})
+	return o, in.store(o, nil, Payload{})
 }
 
 // before returns the record that was last at the place; nil when there is none
@@ -231,8 +242,12 @@ func (o *Offered) find(old *record, has func(Name) bool) {
 	used := map[uint8]uint8{} // source in of -> in o.sources
 	own := map[Name]uint8{}
 	o.refs = make([]ref, len(o.x.Pages))
+	if old != nil && len(old.sources) >= sourcesMax {
+		o.whole = &whole{of: old.x}
+	}
 	for i, p := range o.x.Pages {
-		if f, ok := known[p]; ok {
+		f, ok := known[p]
+		if ok && o.whole == nil {
 			if used[f.source] == 0 {
 				o.sources = append(o.sources, of[f.source-1])
 				used[f.source] = uint8(len(o.sources))
@@ -240,11 +255,15 @@ func (o *Offered) find(old *record, has func(Name) bool) {
 			o.refs[i] = ref{used[f.source], f.ordinal}
 			continue
 		}
-		n, ok := own[p]
-		if !ok {
+		n, again := own[p]
+		if !again {
 			n = uint8(len(own))
 			own[p] = n
-			o.Need.Add(i)
+			if ok {
+				o.whole.here.Add(i)
+			} else {
+				o.Need.Add(i)
+			}
 		}
 		o.refs[i] = ref{0, n}
 	}
@@ -268,7 +287,7 @@ func (in *Intake) Take(o *Offered, p Payload) error {
 		}
 		rest = rest[n:]
 	}
-	return in.append(o, p)
+	return in.store(o, raw, p)
 }
 
 // Put implements [Sink].
@@ -298,25 +317,35 @@ func (in *Intake) append(o *Offered, p Payload) error {
 	if in.s.Has(o.x.Name) {
 		return nil // it was offered twice
 	}
-	if err := in.room(); err != nil {
+	r := record{place: o.place, x: o.x, refs: o.refs, sources: o.sources, own: o.own(), payload: p}
+	e, err := in.write(&r)
+	if err != nil {
 		return err
 	}
-	r := record{place: o.place, x: o.x, refs: o.refs, sources: o.sources, own: o.Need.Bytes(&o.x), payload: p}
-	in.buf = r.append(in.buf[:0])
-	if _, err := in.f.WriteAt(in.buf, in.at); err != nil {
-		if errors.Is(err, tidegate.ErrFull) {
-			return fmt.Errorf("write pack: %w", err) // the next record is written over the half one
-		}
-		return in.fail(fmt.Errorf("write pack: %w", err))
-	}
-	e := indexEntry{o.x.Name, o.place, in.at, uint32(len(in.buf))}
-	in.entries = append(in.entries, e)
-	in.at += int64(len(in.buf))
-	in.s.add(in.number, []indexEntry{e}, int64(len(in.buf)))
+	in.s.add(in.number, []indexEntry{e}, int64(e.length))
 	if in.at-in.synced >= in.s.cfg.SyncBytes {
 		return in.sync()
 	}
 	return nil
+}
+
+// write puts a record into the open pack, in.number then, and makes it known to
+// nobody; mu is held.
+func (in *Intake) write(r *record) (e indexEntry, err error) {
+	if err := in.room(); err != nil {
+		return e, err
+	}
+	in.buf = r.append(in.buf[:0])
+	if _, err := in.f.WriteAt(in.buf, in.at); err != nil {
+		if errors.Is(err, tidegate.ErrFull) {
+			return e, fmt.Errorf("write pack: %w", err) // the next record is written over the half one
+		}
+		return e, in.fail(fmt.Errorf("write pack: %w", err))
+	}
+	e = indexEntry{r.x.Name, r.place, in.at, uint32(len(in.buf))}
+	in.entries = append(in.entries, e)
+	in.at += int64(len(in.buf))
+	return e, nil
 }
 
 // room opens a pack if none is open, after sealing one that is full; mu is held.

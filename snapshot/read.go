@@ -2,6 +2,7 @@ package snapshot
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -43,8 +44,12 @@ func (o *opener) read(x Name) ([]byte, error) {
 	clear(o.sources)
 	for _, n := range r.sources {
 		if err := o.source(n); err != nil {
-			if tidegate.ClassOf(err) == tidegate.Corrupt {
+			switch {
+			case tidegate.ClassOf(err) == tidegate.Corrupt:
 				o.s.forget(n, err)
+			case errors.Is(err, tidegate.ErrNotFound):
+				// Without the source it is as good as damaged: it is to be brought again.
+				err = corruptExtent(x, fmt.Sprintf("some of its pages are in extent %.12s, which is not here", n))
 			}
 			return nil, fmt.Errorf("extent %.12s: %w", x, err)
 		}
@@ -159,20 +164,33 @@ func (s *Store) forget(x Name, why error) {
 }
 
 // Reader gives the files of a base back. All methods may be called concurrently.
+// While it is open the base is not removed.
 type Reader struct {
 	s       *Store
 	m       *Manifest
 	openers sync.Pool
+	close   func()
 }
 
-// Reader opens a listed base.
+// Reader opens a listed base; the caller closes it. tidegate.ErrNotFound when it
+// is not listed any more.
 func (s *Store) Reader(l Listed) (*Reader, error) {
+	if !s.pin(l.Name) {
+		return nil, &tidegate.Error{Op: "read base", Subject: l.Name.String(), Class: tidegate.Transient, Err: tidegate.ErrNotFound}
+	}
 	_, m, err := s.Manifest(l)
 	if err != nil {
+		s.unpin(l.Name)
 		return nil, fmt.Errorf("read base of generation %d: %w", l.Generation, err)
 	}
-	return &Reader{s: s, m: m, openers: sync.Pool{New: func() any { return &opener{s: s} }}}, nil
+	return &Reader{
+		s: s, m: m, openers: sync.Pool{New: func() any { return &opener{s: s} }},
+		close: sync.OnceFunc(func() { s.unpin(l.Name) }),
+	}, nil
 }
+
+// Close lets the base be removed. It is idempotent.
+func (r *Reader) Close() { r.close() }
 
 // Info returns what the base is of.
 func (r *Reader) Info() Info { return r.m.Info }

@@ -14,7 +14,8 @@ const (
 	refSize          = 32 + 2 // page name, source, ordinal
 	indexHeaderSize  = 32
 	indexEntrySize   = 52
-	recordBytesMax   = recordHeaderSize + ExtentPages*(refSize+32) + 4 + ExtentBytes
+	tableBytesMax    = recordHeaderSize + ExtentPages*(refSize+32) + 4
+	recordBytesMax   = tableBytesMax + ExtentBytes
 )
 
 const (
@@ -97,22 +98,14 @@ func (r *record) append(b []byte) []byte {
 // nothing else shares memory with b. Only checksums and form are looked at: whether
 // names and bytes belong together is the reader's to find out.
 func parseRecord(b []byte) (r record, err error) {
-	if len(b) < recordHeaderSize {
-		return r, badRecord("header is cut")
+	pages, sources, table, err := parseTable(b)
+	if err != nil {
+		return r, err
 	}
 	total := int(le.Uint32(b[4:]))
-	pages, sources := int(le.Uint16(b[52:])), int(le.Uint16(b[54:]))
-	stored := int(le.Uint32(b[64:]))
-	table := recordHeaderSize + pages*refSize + sources*32
 	switch {
-	case string(b[:4]) != recordMagic:
-		return r, badRecord(fmt.Sprintf("magic %q", b[:4]))
-	case pages < 1 || pages > ExtentPages || sources > ExtentPages || stored > ExtentBytes || total != table+4+stored:
-		return r, badRecord(fmt.Sprintf("%d bytes for %d pages, %d sources and a payload of %d", total, pages, sources, stored))
 	case len(b) < total:
 		return r, badRecord("record is cut")
-	case crc32.Checksum(b[:table], castagnoli) != le.Uint32(b[table:]):
-		return r, badRecord("checksum of header and table does not match")
 	case crc32.Checksum(b[table+4:total], castagnoli) != le.Uint32(b[68:]):
 		return r, badRecord("checksum of payload does not match")
 	case b[57]|b[58]|b[59] != 0 || le.Uint64(b[72:]) != 0:
@@ -128,11 +121,51 @@ func parseRecord(b []byte) (r record, err error) {
 		copy(r.x.Pages[i][:], e)
 		r.refs[i] = ref{e[32], e[33]}
 	}
-	r.sources = make([]Name, sources)
-	for i := range sources {
-		copy(r.sources[i][:], b[recordHeaderSize+pages*refSize+i*32:])
-	}
+	r.sources = sourcesIn(b, pages, sources)
 	return r, r.check()
+}
+
+// parseTable finds the header and the table at the start of b, which may end
+// behind them, and how many pages and sources they have. table is where the
+// checksum follows.
+func parseTable(b []byte) (pages, sources, table int, err error) {
+	if len(b) < recordHeaderSize {
+		return 0, 0, 0, badRecord("header is cut")
+	}
+	total := int(le.Uint32(b[4:]))
+	pages, sources = int(le.Uint16(b[52:])), int(le.Uint16(b[54:]))
+	stored := int(le.Uint32(b[64:]))
+	table = recordHeaderSize + pages*refSize + sources*32
+	switch {
+	case string(b[:4]) != recordMagic:
+		err = badRecord(fmt.Sprintf("magic %q", b[:4]))
+	case pages < 1 || pages > ExtentPages || sources > ExtentPages || stored > ExtentBytes || total != table+4+stored:
+		err = badRecord(fmt.Sprintf("%d bytes for %d pages, %d sources and a payload of %d", total, pages, sources, stored))
+	case len(b) < table+4:
+		err = badRecord("record is cut")
+	case crc32.Checksum(b[:table], castagnoli) != le.Uint32(b[table:]):
+		err = badRecord("checksum of header and table does not match")
+	}
+	return pages, sources, table, err
+}
+
+func sourcesIn(b []byte, pages, sources int) []Name {
+	list := make([]Name, sources)
+	for i := range list {
+		copy(list[i][:], b[recordHeaderSize+pages*refSize+i*32:])
+	}
+	return list
+}
+
+// parseSources reads an extent's name, and in which others' payloads pages of it
+// are, out of a record of which b holds the table at least.
+func parseSources(b []byte) (x Name, from []Name, err error) {
+	pages, sources, _, err := parseTable(b)
+	if err != nil {
+		return x, nil, err
+	}
+	copy(x[:], b[16:48])
+	return x, sourcesIn(b, pages, sources), nil
 }
 
 // check verifies that the table is one that could have been written.

@@ -62,12 +62,14 @@ type Store struct {
 	codec *codec
 
 	mu     sync.Mutex
-	packs  map[uint64]bool // sealed packs that were loaded
+	packs  map[uint64]int64 // sizes, of the sealed packs that were loaded
 	index  map[Name]loc
 	places map[uint64]Name // newest extent at a place
 	bases  []Listed        // by generation, then start
 	bytes  int64           // of the packs loaded
 	faults []error
+	open   map[Name]int // readers of a base, which keep it
+	givers int          // that may hand out extents which no base names; they keep everything
 }
 
 // loc is where a record is.
@@ -82,7 +84,7 @@ type loc struct {
 func Open(fsys vfs.FS, dir string, cfg StoreConfig) (*Store, error) {
 	s := &Store{
 		fsys: fsys, dir: dir, cfg: cfg.setDefaults(),
-		packs: map[uint64]bool{}, index: map[Name]loc{}, places: map[uint64]Name{},
+		packs: map[uint64]int64{}, index: map[Name]loc{}, places: map[uint64]Name{}, open: map[Name]int{},
 	}
 	for _, d := range []string{packsDir, basesDir} {
 		if err := durable.MkdirAll(fsys, filepath.Join(dir, d)); err != nil {
@@ -135,20 +137,24 @@ func (s *Store) Has(x Name) bool {
 	return ok
 }
 
-// refresh loads the packs that somebody has sealed since, in their order.
+// refresh loads the packs that somebody has sealed since, in their order, and
+// forgets those that somebody has taken away.
 func (s *Store) refresh() error {
 	names, err := s.fsys.List(filepath.Join(s.dir, packsDir))
 	if err != nil {
 		return err
 	}
+	var numbers []uint64
 	for _, file := range names { // sorted: the newest place wins
 		stem, ok := strings.CutSuffix(file, idxSuffix)
-		number, err := strconv.ParseUint(stem, 16, 64)
-		if !ok || err != nil {
-			continue
+		if number, err := strconv.ParseUint(stem, 16, 64); ok && err == nil {
+			numbers = append(numbers, number)
 		}
+	}
+	s.forgetPacksBut(numbers)
+	for _, number := range numbers {
 		s.mu.Lock()
-		known := s.packs[number]
+		_, known := s.packs[number]
 		s.mu.Unlock()
 		if known {
 			continue
@@ -184,6 +190,9 @@ func (s *Store) load(number uint64) error {
 		return inFile(err, path, -1)
 	}
 	info, err := s.fsys.Stat(s.packPath(number, packSuffix))
+	if errors.Is(err, tidegate.ErrNotFound) && len(entries) == 0 {
+		return nil // a sweep was cut short behind the removal of the pack
+	}
 	if err != nil {
 		return fmt.Errorf("pack of %s: %w", path, err)
 	}
@@ -195,7 +204,7 @@ func (s *Store) load(number uint64) error {
 func (s *Store) add(number uint64, entries []indexEntry, size int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.packs[number] = true
+	s.packs[number] += size
 	s.bytes += size
 	for _, e := range entries {
 		s.index[e.name] = loc{number, e.offset, e.length}
@@ -218,10 +227,8 @@ func (s *Store) list() error {
 		if !strings.HasSuffix(file, baseSuffix) {
 			continue
 		}
-		m, name, err := s.readManifest(filepath.Join(dir, file))
+		m, name, err := s.namedManifest(file)
 		switch {
-		case err == nil && file != baseFile(m.Generation, name):
-			s.fault(&tidegate.CorruptError{Path: filepath.Join(dir, file), Offset: -1, What: "content is not what its name says"})
 		case err == nil:
 			s.listed(m, name)
 		case tidegate.ClassOf(err) == tidegate.Corrupt || errors.Is(err, tidegate.ErrUnsupported):
@@ -247,24 +254,7 @@ func (s *Store) listed(m *Manifest, name Name) {
 		return
 	}
 	l := Listed{Info: m.Info, Name: name, Files: len(m.Files), Bytes: m.Bytes()}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if slices.ContainsFunc(s.bases, func(o Listed) bool { return o.Name == name }) {
-		return
-	}
-	s.bases = append(s.bases, l)
-	slices.SortStableFunc(s.bases, func(a, b Listed) int {
-		if a.Generation != b.Generation {
-			return int(a.Generation) - int(b.Generation)
-		}
-		switch {
-		case a.Start < b.Start:
-			return -1
-		case a.Start > b.Start:
-			return 1
-		}
-		return 0
-	})
+	s.insert(l)
 }
 
 // missing returns how many extents of m the store lacks, and one of them.
@@ -283,7 +273,10 @@ func (s *Store) missing(m *Manifest) (one Name, n int) {
 	return one, n
 }
 
-func (s *Store) readManifest(path string) (*Manifest, Name, error) {
+// namedManifest reads a manifest, and makes sure that it is the one that its file is
+// named for.
+func (s *Store) namedManifest(file string) (*Manifest, Name, error) {
+	path := filepath.Join(s.dir, basesDir, file)
 	b, err := readAll(s.fsys, path)
 	if err != nil {
 		return nil, Name{}, err
@@ -292,7 +285,11 @@ func (s *Store) readManifest(path string) (*Manifest, Name, error) {
 	if err != nil {
 		return nil, Name{}, fmt.Errorf("%s: %w", path, err)
 	}
-	return m, sha256.Sum256(b), nil
+	name := Name(sha256.Sum256(b))
+	if file != baseFile(m.Generation, name) {
+		return nil, Name{}, &tidegate.CorruptError{Path: path, Offset: -1, What: "content is not what its name says"}
+	}
+	return m, name, nil
 }
 
 // Manifest returns a listed base's bytes and what they say.
@@ -309,20 +306,39 @@ func (s *Store) Manifest(l Listed) ([]byte, *Manifest, error) {
 	return b, m, err
 }
 
+// find returns where the record of an extent is.
+func (s *Store) find(x Name) (at loc, ok bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	at, ok = s.index[x]
+	return at, ok
+}
+
+// openPack opens the pack that the record of an extent is in. Between the look and
+// the opening a sweep may have moved it: then it is looked for once more.
+func (s *Store) openPack(x Name) (f vfs.File, at loc, err error) {
+	at, ok := s.find(x)
+	for ok {
+		f, err = s.fsys.Open(s.packPath(at.pack, packSuffix))
+		if !errors.Is(err, tidegate.ErrNotFound) {
+			return f, at, err
+		}
+		was := at
+		if at, ok = s.find(x); at == was {
+			return nil, at, err
+		}
+	}
+	return nil, at, &tidegate.Error{Op: "read extent", Subject: x.String(), Class: tidegate.Permanent, Err: tidegate.ErrNotFound}
+}
+
 // record reads one record; buf is reused if it is large enough, and the payload
 // may lie in it.
 func (s *Store) record(x Name, buf []byte) (r record, back []byte, err error) {
-	s.mu.Lock()
-	at, ok := s.index[x]
-	s.mu.Unlock()
-	if !ok {
-		return r, buf, &tidegate.Error{Op: "read extent", Subject: x.String(), Class: tidegate.Permanent, Err: tidegate.ErrNotFound}
-	}
-	path := s.packPath(at.pack, packSuffix)
-	f, err := s.fsys.Open(path)
+	f, at, err := s.openPack(x)
 	if err != nil {
 		return r, buf, err
 	}
+	path := s.packPath(at.pack, packSuffix)
 	defer func() { err = errors.Join(err, f.Close()) }()
 	buf = slices.Grow(buf[:0], int(at.length))[:at.length]
 	if _, err := f.ReadAt(buf, at.offset); err != nil {

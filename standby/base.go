@@ -33,6 +33,7 @@ type bases struct {
 	held  []snapshot.Listed // read back whole, and written down; only these count
 	spans []span            // of the log's generations, as far as they were looked for
 	now   *taking           // nil: no base is on its way to this node
+	sweep *sweeping         // nil: nothing is being cleared out; never begins while now is set
 	// failed is how the last attempt to renew the base went.
 	failed error
 	// want is where the log of a node begins that this one would go on from, and has
@@ -168,7 +169,7 @@ func (b *bases) hold(l snapshot.Listed) error {
 	if !slices.ContainsFunc(held, func(h snapshot.Listed) bool { return h.Name == l.Name }) {
 		held = append(held, l)
 	}
-	s.mu.Unlock() // one base at a time is taken: nobody else changes held
+	s.mu.Unlock() // one base at a time is taken, and none removed meanwhile: nobody else changes held
 	if err := b.writeHeld(held); err != nil {
 		return err
 	}
@@ -409,12 +410,16 @@ func (s *stream) refuseBase() error {
 func (b *bases) begin(ctx context.Context, t *taking, why error) (*snapshot.Intake, error) {
 	for {
 		b.s.mu.Lock()
-		old := b.now
+		old, sweep := b.now, b.sweep
 		if old == nil {
 			b.now = t
 		}
 		b.s.mu.Unlock()
 		if old == nil {
+			if err := sweep.finish(ctx); err != nil {
+				b.finish(t, nil)
+				return nil, err
+			}
 			break
 		}
 		old.end(why)

@@ -134,6 +134,7 @@ func (c *cluster) restored(name tidegate.NodeName, content ...[]byte) {
 	if err != nil {
 		c.t.Fatalf("%s: %v", name, err)
 	}
+	defer r.Close()
 	for i, want := range content {
 		var b bytes.Buffer
 		if err := r.Copy(c.ctx(), i, &b); err != nil || !bytes.Equal(b.Bytes(), want) {

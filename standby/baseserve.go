@@ -227,6 +227,7 @@ var errGiven = fmt.Errorf("base was given: %w", net.ErrClosed)
 func (s *stream) give(ctx context.Context, to *shipper.BaseSender, g tidegate.Generation, src source) error {
 	var meter snapshot.Meter
 	giver := s.bases.store.Giver(0)
+	defer giver.Close()
 	for src.listed == nil {
 		next, err := s.giveTaking(ctx, to, giver, src.taking, &meter)
 		if err != nil {
@@ -252,6 +253,11 @@ func (s *stream) give(ctx context.Context, to *shipper.BaseSender, g tidegate.Ge
 		}
 		s.unfollow(b)
 	}
+	pin, err := s.bases.store.Reader(*src.listed)
+	if err != nil {
+		return err
+	}
+	defer pin.Close() // until then it stays
 	raw, m, err := s.bases.store.Manifest(*src.listed)
 	if err != nil {
 		return err

@@ -19,10 +19,12 @@ type metrics struct {
 	refused     *prometheus.CounterVec
 	quarantined prometheus.Counter
 	torn        prometheus.Counter
+	removed     prometheus.Counter
+	freed       prometheus.Counter
 
 	received, durable, commit, applied, appliedPosition,
 	beacon, blind, limbo, faulted, learner, lease, relayUp,
-	logBytes, logFirst, baseTaken,
+	logBytes, logFirst, baseTaken, baseBytes,
 	free, total, quarantine, full *prometheus.Desc
 }
 
@@ -46,6 +48,14 @@ func newMetrics(reg prometheus.Registerer, n *Standby) *metrics {
 			Namespace: namespace, Subsystem: subsystem, Name: "torn_bytes_total",
 			Help: "Bytes of torn log tails found at start and moved to quarantine.",
 		}),
+		removed: prometheus.NewCounter(prometheus.CounterOpts{
+			Namespace: namespace, Subsystem: subsystem, Name: "bases_removed_total",
+			Help: "Bases removed because newer ones stand for them.",
+		}),
+		freed: prometheus.NewCounter(prometheus.CounterOpts{
+			Namespace: namespace, Subsystem: subsystem, Name: "base_freed_bytes_total",
+			Help: "Bytes of packs that went because no base needs what was in them, less what was stored anew of them.",
+		}),
 	}
 	stream := []string{"service", "stream"}
 	m.received = prometheus.NewDesc("tidegate_standby_received_seq", "Newest batch in the log.", stream, nil)
@@ -63,11 +73,12 @@ func newMetrics(reg prometheus.Registerer, n *Standby) *metrics {
 	m.logBytes = prometheus.NewDesc("tidegate_standby_log_bytes", "Size of the batches that are kept.", stream, nil)
 	m.logFirst = prometheus.NewDesc("tidegate_standby_log_first_seq", "Oldest batch that is kept.", stream, nil)
 	m.baseTaken = prometheus.NewDesc("tidegate_standby_base_taken_timestamp_seconds", "When the newest base of the log's generation was taken; absent while none is held.", stream, nil)
+	m.baseBytes = prometheus.NewDesc("tidegate_standby_base_bytes", "Size of the packs that bases are kept in; absent where the stream has none.", stream, nil)
 	m.free = prometheus.NewDesc("tidegate_standby_disk_free_bytes", "Room left on the data directory's file system.", nil, nil)
 	m.total = prometheus.NewDesc("tidegate_standby_disk_total_bytes", "Size of the data directory's file system.", nil, nil)
 	m.quarantine = prometheus.NewDesc("tidegate_standby_quarantine_bytes", "Bytes that lie in quarantine.", nil, nil)
 	m.full = prometheus.NewDesc("tidegate_standby_full", "1 while batches are refused for want of room.", nil, nil)
-	reg.MustRegister(m.fsync, m.refused, m.quarantined, m.torn, m)
+	reg.MustRegister(m.fsync, m.refused, m.quarantined, m.torn, m.removed, m.freed, m)
 	return m
 }
 
@@ -78,7 +89,7 @@ func (m *metrics) refuse(c shipper.Code) { m.refused.WithLabelValues(c.String())
 func (m *metrics) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		m.received, m.durable, m.commit, m.applied, m.appliedPosition, m.beacon, m.blind,
-		m.limbo, m.faulted, m.learner, m.lease, m.relayUp, m.logBytes, m.logFirst, m.baseTaken, m.free, m.total, m.quarantine, m.full,
+		m.limbo, m.faulted, m.learner, m.lease, m.relayUp, m.logBytes, m.logFirst, m.baseTaken, m.baseBytes, m.free, m.total, m.quarantine, m.full,
 	} {
 		ch <- d
 	}
@@ -115,6 +126,9 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 		if s.LogFirst > 0 {
 			gauge(m.logBytes, float64(s.LogBytes), service, name)
 			gauge(m.logFirst, float64(s.LogFirst), service, name)
+		}
+		if s.BaseBytes > 0 {
+			gauge(m.baseBytes, float64(s.BaseBytes), service, name)
 		}
 		if !s.BaseTaken.IsZero() {
 			gauge(m.baseTaken, float64(s.BaseTaken.UnixNano())/1e9, service, name)

@@ -26,15 +26,16 @@ type BasePolicy struct {
 	RefreshLog int64
 	// RefreshOff leaves it to the operator's command.
 	RefreshOff bool
-	// Keep is how many bases of a generation stay of use: the log behind the oldest of
-	// them may go. Default 2.
+	// Keep is how many bases of a generation stay of use: the bases before them may go,
+	// and the log behind the oldest of them. Default 2.
 	Keep int
 	// TrimExtra is how much of the log is always kept, in bytes. Default 1 GiB.
 	TrimExtra int64
 	// TrimWait is for how long log is kept for a node that lacks it, before that has
 	// to begin anew at a base. It begins anew with the process. Default 72 h.
 	TrimWait time.Duration
-	TrimOff  bool
+	// TrimOff keeps everything: the log, and bases.
+	TrimOff bool
 	// LookEvery is how often is looked whether anything is due. Default 10 s.
 	LookEvery time.Duration
 }
@@ -132,13 +133,22 @@ func ListBases(fsys vfs.FS, dataDir string, stream tidegate.StreamID) ([]snapsho
 	if _, err := fsys.Stat(dir); err != nil {
 		return nil, noBases("list bases of", stream, err)
 	}
-	store, err := snapshot.Open(fsys, dir, snapshot.StoreConfig{})
-	if err != nil {
-		return nil, err
+	for try := 1; ; try++ {
+		store, err := snapshot.Open(fsys, dir, snapshot.StoreConfig{})
+		if err != nil {
+			return nil, err
+		}
+		list, faults := store.Bases(), store.Faults()
+		store.Close()
+		if len(faults) == 0 || try == listTries {
+			return list, nil
+		}
 	}
-	defer store.Close()
-	return store.Bases(), nil
 }
+
+// listTries is how often bases are looked for where something seems to be missing: the
+// node that runs may be moving it from one file to another.
+const listTries = 3
 
 func noBases(op string, stream tidegate.StreamID, err error) error {
 	return &tidegate.Error{

@@ -41,7 +41,8 @@ type StreamStatus struct {
 	// BaseTaken is when the newest base of the log's last generation was taken, by the
 	// clock of who took it; zero while none is held.
 	BaseTaken time.Time
-	Learner   bool // configured, and not counted by the active epoch
+	BaseBytes int64 // of the packs that bases are kept in; 0 where there are none
+	Learner   bool  // configured, and not counted by the active epoch
 	// Resting: a learner at the site where the stream is written. It is not fed.
 	Resting bool
 	Lease   *NodeLease // granted by this node, while it runs
@@ -107,6 +108,9 @@ func (s *stream) status() StreamStatus {
 		Err: s.joining.last, Lease: s.leases.own.running(s.n.deps.Clock.Boot()),
 	}
 	st.LogFirst, st.LogBytes, st.BaseTaken = s.log.First(), s.log.Bytes(), s.baseTaken()
+	if s.bases != nil {
+		st.BaseBytes = s.bases.store.Bytes()
+	}
 	if text := s.seeding(); text != "" && st.Err == "" {
 		st.Err = "seeding: " + text
 	}

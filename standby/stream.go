@@ -216,6 +216,7 @@ func (s *stream) run(ctx context.Context) error {
 	background.Go(func() { s.reportTails(ctx) })
 	background.Go(func() { s.seekBase(ctx) })
 	background.Go(func() { s.keepTrimmed(ctx) })
+	background.Go(func() { s.keepCleared(ctx) })
 	for {
 		s.mu.Lock()
 		var e fence.NodeEffect

@@ -22,7 +22,7 @@ func baseCommand() *ucli.Command {
 		Name: "base", Usage: "the bases that this node keeps of a stream",
 		Subcommands: []*ucli.Command{
 			{
-				Name: "list", Usage: "list them, oldest first", ArgsUsage: "<stream-id>",
+				Name: "list", Usage: "list them, oldest first, and which of them go, and why the others do not", ArgsUsage: "<stream-id>",
 				Flags: []ucli.Flag{roleFileFlag("standby"), cli.OutputFlag()}, Action: listBases,
 			},
 			{
@@ -49,10 +49,24 @@ type baseResult struct {
 	Bytes      int64               `json:"bytes"` // of all files
 	Files      int                 `json:"files"`
 	Name       string              `json:"name"`
+	// Fate is what the node last thought of it: whether it goes, and why or why not;
+	// absent when it has not looked.
+	Fate *standby.BaseFate `json:"fate,omitempty"`
+}
+
+// fate says it in a line.
+func (b baseResult) fate() string {
+	switch {
+	case b.Fate == nil:
+		return "the node has not looked yet"
+	case b.Fate.Goes:
+		return "goes: " + b.Fate.Why
+	}
+	return "stays: " + b.Fate.Why
 }
 
 func baseResultOf(l snapshot.Listed) baseResult {
-	return baseResult{l.Generation, l.Start, l.End, time.Unix(0, l.Taken).UTC(), l.Bytes, l.Files, l.Name.String()}
+	return baseResult{Generation: l.Generation, Start: l.Start, End: l.End, Taken: time.Unix(0, l.Taken).UTC(), Bytes: l.Bytes, Files: l.Files, Name: l.Name.String()}
 }
 
 // basesOf reads the arguments of a command about a stream's bases.
@@ -78,14 +92,22 @@ func listBases(c *ucli.Context) error {
 	if err != nil {
 		return err
 	}
+	fates, err := standby.BaseFates(vfs.OS(), f.DataDir, id)
+	if err != nil {
+		return err
+	}
 	out := make([]baseResult, 0, len(list))
 	for _, l := range list {
-		out = append(out, baseResultOf(l))
+		b := baseResultOf(l)
+		if fate, known := fates[b.Name]; known {
+			b.Fate = &fate
+		}
+		out = append(out, b)
 	}
 	return cli.Print(c, out, func(w io.Writer) error {
-		table := cli.NewTable("generation", "start", "end", "taken", "size", "files", "name")
+		table := cli.NewTable("generation", "start", "end", "taken", "size", "files", "name", "fate")
 		for _, b := range out {
-			table.Row(fmt.Sprint(b.Generation), b.Start.String(), b.End.String(), b.Taken.Format(time.RFC3339), cli.Size(b.Bytes), fmt.Sprint(b.Files), b.Name[:12])
+			table.Row(fmt.Sprint(b.Generation), b.Start.String(), b.End.String(), b.Taken.Format(time.RFC3339), cli.Size(b.Bytes), fmt.Sprint(b.Files), b.Name[:12], b.fate())
 		}
 		_, err := table.WriteTo(w)
 		return err

@@ -34,7 +34,7 @@ type baseFile struct {
 		Log   config.Bytes  `yaml:"log"`   // bytes of the source's log behind the newest, at which it is renewed
 		Off   bool          `yaml:"off"`   // only by `tidegate standby base refresh`
 	} `yaml:"refresh"`
-	Keep int `yaml:"keep"` // bases that stay of use: the log behind the oldest of them may go
+	Keep int `yaml:"keep"` // bases that stay of use: those before them may go, and the log behind the oldest of them
 	Trim struct {
 		Extra config.Bytes  `yaml:"extra"` // of the log, always kept
 		Wait  time.Duration `yaml:"wait"`  // for how long log is kept for a node that lacks it

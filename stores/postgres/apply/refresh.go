@@ -32,6 +32,7 @@ func (c *Connector) Base(ctx context.Context, w snapshot.Writer, total func(byte
 	if err != nil {
 		return snapshot.Base{}, refreshFailed(err)
 	}
+	defer r.Close()
 	conn, err := replication.Connect(ctx, replication.Config{
 		Conn: c.server.Conninfo(), ApplicationName: c.cfg.Server.Name + "_base", System: system,
 	})

@@ -232,6 +232,7 @@ func (c *Connector) restore(ctx context.Context, role local.Role) error {
 	if err != nil {
 		return err
 	}
+	defer r.Close()
 	if _, err := wal.ParseLineage(l.Lineage); err != nil {
 		return fmt.Errorf("base %s: %w", l.Name, err)
 	}
