@@ -60,8 +60,8 @@ type stream struct {
 	seen       observation
 	renewal    renewalState
 	opening    tidegate.Instant // since when the newest generation is being opened here; 0 when this process has seen none
-	forgotten  *forgotten // the gate's view is behind the epoch that this run writes under
-	acquire    string     // why the gate's answer is still due; for status
+	forgotten  *forgotten       // the gate's view is behind the epoch that this run writes under
+	acquire    string           // why the gate's answer is still due; for status
 	lastErr    string
 	reporting  bool                                // a tail is being kept and reported: not to be cut short
 	told       toldRole                            // what the library was told last
