@@ -52,7 +52,7 @@ func All() []Limit {
 		{Capture, BytesPerSecond, DaemonAgent, "bytes read from the sources and sealed, all streams together"},
 		{Admit, RecordsPerSecond, DaemonAgent, "new records that each stream's service may take on"},
 		{Receive, BytesPerSecond, DaemonStandby, "sealed bytes taken in from writers and relays"},
-		{Copy, BytesPerSecond, DaemonStandby, "bytes copied from another node's log, and of bases, whoever sends them, or read for one that is renewed here"},
+		{Copy, BytesPerSecond, DaemonStandby, "bytes copied from another node's log, and of bases, whoever sends them, or read for one that is renewed here, and what is read and written to free room in their store"},
 		{Apply, BytesPerSecond, DaemonStandby, "bytes given to the services that follow"},
 	}
 }
