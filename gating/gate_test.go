@@ -198,7 +198,7 @@ func TestForcedFailoverClaimsNothing(t *testing.T) {
 	s.write(recs[0], 5, "w1", "w2")
 	s.nodes["w2"].down, s.nodes["w3"].down = true, true
 	s.gate.stop()
-	s.startGate("gate-b", nil, func(c *Config) { c.Timing.Fence, c.Timing.Adopt = 300*time.Millisecond, 300*time.Millisecond })
+	s.startGate("gate-b", nil, func(c *Config) { c.Timing.Fence, c.Timing.Adopt = time.Second, time.Second })
 	s.report()
 	var plan *pb.Plan
 	s.eventually("failover", func() (err error) {
