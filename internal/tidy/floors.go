@@ -63,6 +63,7 @@ func House() []Entry {
 		{"stores/postgres/walsender", 21, "the sending end of streaming replication, over a log that others keep"},
 		{"journal", 20, "the public library"},
 		{"shipper", 20, "the crossing"},
+		{"archive", 21, "what lies in a bucket: streams, segments of sealed batches, mirrors of bases"},
 		{"standby/deltalog", 20, "sealed batches over seglog"},
 		{"stores/postgres/wal", 20, "PostgreSQL's log, pure: positions, timelines, the parser"},
 		{"stores/postgres/server", 21, "the real server on a node: restored, followed, promoted"},
