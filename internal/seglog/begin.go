@@ -80,7 +80,7 @@ func (l *Log) begin(index uint64, state State) error {
 	l.tail, l.segments, l.end, l.durable, l.state = f, []*segment{{first: index}}, at, at, state
 	l.signal()
 	l.mu.Unlock()
-	l.reserved = 0
+	l.reserved, l.flushed = 0, 0
 	if _, err := f.WriteAt(h.encode(), 0); err != nil {
 		return err
 	}

@@ -128,7 +128,7 @@ func (l *Log) shorten(at synced, state State) error {
 			return err
 		}
 	}
-	l.reserved = 0 // truncating gives it back
+	l.reserved, l.flushed = 0, 0 // truncating gives it back
 	if err := l.tail.Truncate(HeaderSize + at.offset - last.offset); err != nil {
 		return err
 	}

@@ -16,6 +16,9 @@ import (
 // idle log holds of the disk beyond its records.
 const reserveStep = 8 << 20
 
+// flushStep is how much of the tail gathers before the disk is given it, in bytes.
+const flushStep = 1 << 20
+
 // Log is an open log.
 type Log struct {
 	fsys    vfs.FS
@@ -29,6 +32,8 @@ type Log struct {
 	// reserved is how far the tail file has room set aside, as an offset in the
 	// file; only the appender uses it, and 0 is always right.
 	reserved int64
+	// flushed is how far the disk has been given the tail file, as an offset in it.
+	flushed int64
 
 	// syncMu is held by whoever syncs, rolls, cuts or trims: the tail file and
 	// the mark change hands only under it. It is taken before mu.
@@ -159,10 +164,21 @@ func (l *Log) write(b []byte, p piece) error {
 		l.reserved = 0
 		return l.fullOrStop("append to", err, l.tail.Truncate(at))
 	}
+	l.flush(at + int64(len(b)))
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.advance(b, p)
 	return nil
+}
+
+// flush has the tail's bytes written to the disk as they come, up to the offset to,
+// a step at a time, so that no sync has a whole segment before it.
+func (l *Log) flush(to int64) {
+	if to-l.flushed < flushStep {
+		return
+	}
+	vfs.Flush(l.tail, l.flushed, to)
+	l.flushed = to
 }
 
 // reserve sets room aside up to the offset to and some more, but not past what
@@ -194,7 +210,7 @@ func (l *Log) roll(b []byte, p piece, state State) error {
 	if err != nil {
 		return l.fullOrStop("roll", err, nil)
 	}
-	l.reserved = 0
+	l.reserved, l.flushed = 0, 0
 	l.reserve(f, HeaderSize+int64(len(b)))
 	if _, err = f.WriteAt(header.encode(), 0); err == nil {
 		_, err = f.WriteAt(b, HeaderSize)

@@ -10,7 +10,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/tidegate/tidegate"
@@ -149,7 +148,7 @@ func pathError(op, name string, err error) error {
 
 var (
 	errIsDir    = errors.New("is a directory")
-	errNotDir   = error(syscall.ENOTDIR)
+	errNotDir   = errors.New("not a directory")
 	errNotEmpty = errors.New("directory not empty")
 	errReadOnly = errors.New("opened for reading only")
 )

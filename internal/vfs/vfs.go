@@ -41,6 +41,15 @@ func Reserve(f File, from, to int64) {
 	}
 }
 
+// Flush asks the file system to begin to write the bytes [from, to) of f to the
+// disk, so that a later Sync finds less to do. Nothing is durable by it, and what
+// fails shows in that Sync. A file system that cannot is no error.
+func Flush(f File, from, to int64) {
+	if w, ok := f.(interface{ flush(from, to int64) }); ok {
+		w.flush(from, to)
+	}
+}
+
 // Info describes a directory entry.
 type Info struct {
 	Size    int64 // bytes; 0 for a directory
