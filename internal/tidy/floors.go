@@ -53,6 +53,11 @@ func House() []Entry {
 		{"gating/release", 12, "pure: ceiling and machine of one stream under an agent's grants, for every store"},
 		{"internal/local", 11, "frames between library and node; they carry the machine's states"},
 
+		{"archive/bucket", 12, "objects: the interface of buckets and what goes around every driver"},
+		{"archive/bucket/buckettest", 13, "the conformance suite of buckets, for their tests"},
+		{"archive/bucket/dir", 13, "the driver whose bucket is a directory"},
+		{"archive/bucket/open", 14, "a bucket out of its configuration; links every driver"},
+
 		{"gating/probe", 13, "synthetic clients: the interface of their kinds, and the kind http"},
 
 		{"snapshot", 19, "bases: files by the content of their pages; stores hand them over, shipper carries them"},
@@ -63,6 +68,7 @@ func House() []Entry {
 		{"stores/postgres/walsender", 21, "the sending end of streaming replication, over a log that others keep"},
 		{"journal", 20, "the public library"},
 		{"shipper", 20, "the crossing"},
+		{"archive", 21, "what lies in a bucket: streams, segments of sealed batches, mirrors of bases"},
 		{"standby/deltalog", 20, "sealed batches over seglog"},
 		{"stores/postgres/wal", 20, "PostgreSQL's log, pure: positions, timelines, the parser"},
 		{"stores/postgres/server", 21, "the real server on a node: restored, followed, promoted"},

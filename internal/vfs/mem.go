@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/tidegate/tidegate"
@@ -148,7 +149,7 @@ func pathError(op, name string, err error) error {
 
 var (
 	errIsDir    = errors.New("is a directory")
-	errNotDir   = errors.New("not a directory")
+	errNotDir   = error(syscall.ENOTDIR)
 	errNotEmpty = errors.New("directory not empty")
 	errReadOnly = errors.New("opened for reading only")
 )
