@@ -184,12 +184,12 @@ func TestResumeAtEveryExtent(t *testing.T) {
 // TestCrashAtEveryOp stops the machine before each operation: what was committed
 // is there and whole, what was not is not listed or whole, and going on completes it.
 func TestCrashAtEveryOp(t *testing.T) {
-	content := tree{"a": noise(1, 3*PageBytes), "dir/b": noise(2, ExtentBytes+5), "c": []byte("c")}
+	content := tree{"a": noise(1, 3*PageBytes), "dir/b": noise(2, 5*PageBytes+5), "c": []byte("c")}
 	for n := int64(0); ; n++ {
 		mem := vfs.NewMem()
 		fault := vfs.CrashAt(n)
 		committed := func() bool {
-			s, err := Open(vfs.Inject(mem, fault.Inject), "/base", StoreConfig{SyncBytes: 1 << 20, PackBytes: 1 << 20})
+			s, err := Open(vfs.Inject(mem, fault.Inject), "/base", smallPacks)
 			if err != nil {
 				return false
 			}
@@ -223,15 +223,18 @@ func TestCrashAtEveryOp(t *testing.T) {
 	}
 }
 
+// smallPacks has a store sync after each extent and begin another pack.
+var smallPacks = StoreConfig{SyncBytes: 16 << 10, PackBytes: 16 << 10}
+
 // TestFaultAtEveryOp fails one operation: the error surfaces, and a store that is
 // opened anew goes on.
 func TestFaultAtEveryOp(t *testing.T) {
-	content := tree{"a": noise(1, 3*PageBytes), "dir/b": noise(2, ExtentBytes+5)}
+	content := tree{"a": noise(1, 3*PageBytes), "dir/b": noise(2, 5*PageBytes+5)}
 	for _, cause := range []error{vfs.ErrIO, vfs.Partial(vfs.ErrNoSpace)} {
 		for n := int64(0); ; n++ {
 			mem := vfs.NewMem()
 			fault := vfs.OnIndex(n, cause)
-			s, err := Open(vfs.Inject(mem, fault.Inject), "/base", StoreConfig{SyncBytes: 1 << 20, PackBytes: 1 << 20})
+			s, err := Open(vfs.Inject(mem, fault.Inject), "/base", smallPacks)
 			if err == nil {
 				_, err = put(s, content, 1, nil, nil)
 				s.Close()
@@ -257,7 +260,7 @@ func TestFaultAtEveryOp(t *testing.T) {
 // TestDamageIsFoundAndBroughtAgain flips bits all over a pack: a base that rests on
 // them is not committed, nothing wrong is ever read, and one more transfer heals it.
 func TestDamageIsFoundAndBroughtAgain(t *testing.T) {
-	content := tree{"a": noise(1, ExtentBytes), "b": noise(2, 3*PageBytes)}
+	content := tree{"a": noise(1, 40*PageBytes), "b": noise(2, 3*PageBytes)}
 	changed := clone(content)
 	changed["a"][70_000]++
 	mem := vfs.NewMem()
