@@ -19,7 +19,12 @@
 // # Picture
 //
 //	delta log, up to commit -> segments --\
-//	base store -> packs, then manifests ---+-> bucket -> reader -> restore
+//	base store -> packs, then manifests ---+-> bucket -> [Reader] -> [Stream] -> restore
+//
+// A [Stream] is a stream's newest branch: [Stream.Batches] in order and verified,
+// places by seq, position or time, [Stream.Bases] out of the mirrors, and the
+// [Window] of what can be restored. Nothing of a bucket is believed before it was
+// verified.
 //
 // The names of the objects and what is in them is docs/formats/archive.md.
 package archive

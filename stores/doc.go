@@ -19,6 +19,9 @@
 //	store's log -> Source.Follow -> Cursor.Read -> agent (seals, ships)
 //	                     \-> Source.Reread -> digest (log-matching proof)
 //
+// Where nothing else of Tidegate is left, a [Restorer] rebuilds the store out of an
+// archive's base and batches.
+//
 // A Source may be used concurrently, a Cursor by one goroutine. Nothing here
 // writes. The standby side is driven over internal/local, by the journal's library or
 // a store's connector.

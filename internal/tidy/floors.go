@@ -69,9 +69,13 @@ func House() []Entry {
 		{"journal", 20, "the public library"},
 		{"shipper", 20, "the crossing"},
 		{"archive", 21, "what lies in a bucket: streams, segments of sealed batches, mirrors of bases"},
+		{"archive/archivetest", 22, "archives for tests"},
+		{"archive/restore", 22, "the cold restore: a base and the log behind it, out of an archive, into a directory"},
 		{"standby/deltalog", 20, "sealed batches over seglog"},
 		{"stores/postgres/wal", 20, "PostgreSQL's log, pure: positions, timelines, the parser"},
 		{"stores/postgres/server", 21, "the real server on a node: restored, followed, promoted"},
+		{"stores/postgres/restore", 22, "rebuilds a PostgreSQL server from a base and its log alone"},
+		{"stores/journal/restore", 21, "rebuilds a journal from its log alone"},
 		{"stores/postgres/apply", 30, "the standby's side of the PostgreSQL store: plays the library to it, with a warm server behind"},
 
 		{"stores/postgres/probe", 22, "the synthetic client of PostgreSQL services"},

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 
 	"golang.org/x/sync/errgroup"
 
@@ -28,13 +29,14 @@ const syncsMax = 16
 type Restore struct {
 	server  *Server
 	primary map[string]string
-	root    string // home/restoring
-	spaces  map[uint32]bool
+	root    string         // home/restoring
 	syncs   errgroup.Group // owned by the restore; ended by Finish and Abort
+	ended   bool
 
-	dirs  []string // all made, in order; parents first
-	known map[string]bool
-	ended bool
+	mu     sync.Mutex // a [Recovery] takes several files at a time
+	spaces map[uint32]bool
+	dirs   []string // all made, in order; parents first
+	known  map[string]bool
 }
 
 var _ snapshot.Writer = (*Restore)(nil)
@@ -49,6 +51,11 @@ var _ snapshot.Writer = (*Restore)(nil)
 // tablespace_map is made anew. Log, slots, signals and whatever else belongs to
 // the process that the base is of are left out.
 func (s *Server) Restore(ctx context.Context, primary map[string]string) (*Restore, error) {
+	return s.beginRestore(ctx, primary, false)
+}
+
+// beginRestore is Restore; with keep what an earlier one left is not swept.
+func (s *Server) beginRestore(ctx context.Context, primary map[string]string, keep bool) (*Restore, error) {
 	fail := func(err error) (*Restore, error) {
 		return nil, &tidegate.Error{Op: "restore into", Subject: s.cfg.Home, Class: tidegate.ClassOf(err), Err: err}
 	}
@@ -70,7 +77,7 @@ func (s *Server) Restore(ctx context.Context, primary map[string]string) (*Resto
 	if err == nil {
 		err = s.makeHome()
 	}
-	if err == nil {
+	if err == nil && !keep {
 		err = sweep(s.fsys, r.root)
 	}
 	if err == nil {
@@ -114,11 +121,17 @@ func sweep(fsys vfs.FS, path string) error {
 
 // makeDir makes a directory and its parents up to the root, for the account.
 func (r *Restore) makeDir(dir string) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.makeDirLocked(dir)
+}
+
+func (r *Restore) makeDirLocked(dir string) error {
 	if r.known[dir] {
 		return nil
 	}
 	if dir != r.root {
-		if err := r.makeDir(filepath.Dir(dir)); err != nil {
+		if err := r.makeDirLocked(filepath.Dir(dir)); err != nil {
 			return err
 		}
 	}
@@ -175,7 +188,9 @@ func (r *Restore) place(name string) (string, error) {
 	if err != nil || oid == 0 {
 		return "", fmt.Errorf("path %q: want the number of a tablespace", name)
 	}
+	r.mu.Lock()
 	r.spaces[uint32(oid)] = true
+	r.mu.Unlock()
 	return filepath.Join(r.root, tablespaceDir, rest), nil
 }
 
@@ -267,7 +282,7 @@ func (r *Restore) Finish(ctx context.Context) error {
 	}
 	err := r.syncs.Wait()
 	if err == nil {
-		err = r.complete()
+		err = r.complete(standbySignal)
 	}
 	if err == nil {
 		err = context.Cause(ctx)
@@ -283,8 +298,9 @@ func (r *Restore) Finish(ctx context.Context) error {
 	return nil
 }
 
-// complete checks for what every base has and adds what a follower needs.
-func (r *Restore) complete() error {
+// complete checks for what every base has and adds what a follower needs, with more
+// settings that win over its own, and the signal that says how it starts.
+func (r *Restore) complete(signal string, more ...setting) error {
 	s, data := r.server, filepath.Join(r.root, dataDir)
 	for _, name := range []string{versionFile, backupLabel, controlFile} {
 		switch have, err := s.exists(filepath.Join(data, name)); {
@@ -304,6 +320,15 @@ func (r *Restore) complete() error {
 	if err := s.configure(data, Follow, r.primary); err != nil {
 		return err
 	}
+	if len(more) > 0 {
+		auto, err := readFile(s.fsys, filepath.Join(data, autoConfigFile))
+		if err != nil {
+			return err
+		}
+		if err := s.replace(filepath.Join(data, autoConfigFile), overlay(auto, more)); err != nil {
+			return err
+		}
+	}
 	if len(r.spaces) > 0 {
 		// The server makes the links itself when it first starts from the base.
 		var text bytes.Buffer
@@ -315,7 +340,7 @@ func (r *Restore) complete() error {
 			return err
 		}
 	}
-	return s.replace(filepath.Join(data, standbySignal), nil)
+	return s.replace(filepath.Join(data, signal), nil)
 }
 
 // name makes the directories durable and the base the server's.

@@ -1,0 +1,205 @@
+package restore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/tidegate/tidegate"
+	"github.com/tidegate/tidegate/archive"
+	"github.com/tidegate/tidegate/internal/clock"
+	"github.com/tidegate/tidegate/stores"
+)
+
+// To is where to restore to. The zero value is the end of what is archived; at most
+// one of the others is set.
+type To struct {
+	Time       time.Time
+	Position   tidegate.Position
+	Generation tidegate.Generation // of Position; 0: the newest
+	Seq        tidegate.Seq
+}
+
+// String is as an operator says it.
+func (t To) String() string {
+	switch {
+	case !t.Time.IsZero():
+		return t.Time.UTC().Format(time.RFC3339Nano)
+	case t.Position != 0:
+		return t.Position.String()
+	case t.Seq != 0:
+		return fmt.Sprintf("seq:%d", uint64(t.Seq))
+	}
+	return "latest"
+}
+
+// Place finds the last batch that a target has anything of.
+func (t To) Place(ctx context.Context, s *archive.Stream) (archive.Place, error) {
+	switch {
+	case !t.Time.IsZero():
+		return s.AtTime(ctx, t.Time)
+	case t.Position != 0:
+		return s.AtPosition(ctx, t.Generation, t.Position)
+	case t.Seq != 0:
+		return s.AtSeq(ctx, t.Seq)
+	}
+	return s.Tip(ctx)
+}
+
+// Choice is what an operator may choose.
+type Choice struct {
+	To To
+	// Base is the beginning of the name of a base's manifest; empty: the newest that
+	// will do.
+	Base string
+	// NeedsBase says that the store cannot be rebuilt from the beginning of its log.
+	NeedsBase bool
+}
+
+// Plan is what a restore fetches.
+type Plan struct {
+	Stream *archive.Stream
+	Base   *archive.Base // nil: none is needed
+	Begin  archive.Place // the first batch
+	End    archive.Place // the last one that has anything of the target
+	To     To
+	Target stores.Target
+
+	BaseBytes  int64 // of the base's files
+	LogBytes   int64 // of the segments, as they are stored
+	RawBytes   int64 // of the log that they hold
+	Bytes      int64 // room that the directory needs
+	Predicted  time.Duration
+	IsSampled  bool // Predicted is known
+	bytesTotal int64
+}
+
+func refuse(hint string, err error) error {
+	return &tidegate.Error{Op: "plan restore", Class: tidegate.Permanent, Hint: hint, Err: err}
+}
+
+const windowHint = "`tidegate window` lists what can be restored"
+
+// Make chooses what a restore fetches. A target outside of what can be restored is
+// tidegate.ErrNotFound; one behind a hole, tidegate.ErrGap.
+func Make(ctx context.Context, clk clock.Clock, s *archive.Stream, bases *archive.Bases, c Choice) (*Plan, error) {
+	p := &Plan{Stream: s, To: c.To}
+	var err error
+	if p.End, err = c.To.Place(ctx, s); err != nil {
+		return nil, err
+	}
+	switch {
+	case !c.To.Time.IsZero():
+		p.Target.Time = c.To.Time.UnixNano()
+	case c.To.Position != 0:
+		p.Target.Position = c.To.Position
+	}
+	if c.NeedsBase || c.Base != "" {
+		err = p.choose(ctx, bases, c.Base)
+	} else if p.Begin, err = s.AtSeq(ctx, 1); errors.Is(err, tidegate.ErrNotFound) {
+		err = refuse(windowHint, fmt.Errorf("the archived log does not begin at its beginning: %w", tidegate.ErrNotFound))
+	}
+	if err != nil {
+		return nil, err
+	}
+	if err := p.measure(ctx, clk); err != nil {
+		return nil, err
+	}
+	return p, nil
+}
+
+// choose takes the newest base that is consistent before the target.
+func (p *Plan) choose(ctx context.Context, bases *archive.Bases, name string) error {
+	var why error
+	for i := len(bases.All) - 1; i >= 0; i-- {
+		b := &bases.All[i]
+		if name != "" && !strings.HasPrefix(b.Name.String(), name) {
+			continue
+		}
+		begin, err := p.fits(ctx, b)
+		if err == nil {
+			p.Base, p.Begin = b, begin
+			return nil
+		}
+		if !errors.Is(err, tidegate.ErrNotFound) && !errors.Is(err, tidegate.ErrGap) && !errors.Is(err, tidegate.ErrDiverged) {
+			return err
+		}
+		if why == nil {
+			why = fmt.Errorf("base %.12s of generation %d: %w", b.Name, uint32(b.Generation), err)
+		}
+	}
+	if why == nil {
+		why = errors.Join(append([]error{fmt.Errorf("there is no such base in the archive: %w", tidegate.ErrNotFound)}, bases.Faults...)...)
+	}
+	return refuse(windowHint, why)
+}
+
+// fits reports why a base will not do for the target.
+func (p *Plan) fits(ctx context.Context, b *archive.Base) (archive.Place, error) {
+	if b.Generation != p.End.Generation {
+		return archive.Place{}, fmt.Errorf("the target is of generation %d: %w", uint32(p.End.Generation), tidegate.ErrNotFound)
+	}
+	begin, whole, err := p.Stream.From(ctx, b.Info)
+	if err != nil {
+		return begin, err
+	}
+	late := fmt.Errorf("is consistent at position %s only, behind the target: %w", b.End, tidegate.ErrNotFound)
+	switch {
+	case p.Target.Position != 0 && b.End > p.Target.Position, p.Target.Time != 0 && whole.Newest.UnixNano() > p.Target.Time:
+		return begin, late
+	case p.To.Seq != 0 && b.End > p.End.Next, whole.Seq > p.End.Seq:
+		return begin, late
+	}
+	for _, h := range p.Stream.Branch.Holes {
+		if begin.Seq <= h.Last && h.First <= p.End.Seq {
+			return begin, fmt.Errorf("batches %d to %d behind it were never archived: %w", uint64(h.First), uint64(h.Last), tidegate.ErrGap)
+		}
+	}
+	return begin, nil
+}
+
+// slackBytes is what a store writes beside the files and the log: a segment that is not
+// full, and configuration.
+const slackBytes = 64 << 20
+
+// measure adds up what is fetched and written, and tries how fast that goes.
+func (p *Plan) measure(ctx context.Context, clk clock.Clock) error {
+	if p.Base != nil {
+		p.BaseBytes = p.Base.Bytes
+	}
+	for _, h := range p.Stream.Branch.Holes {
+		if p.Begin.Seq <= h.Last && h.First <= p.End.Seq {
+			return refuse(windowHint, fmt.Errorf("batches %d to %d were never archived: %w", uint64(h.First), uint64(h.Last), tidegate.ErrGap))
+		}
+	}
+	for _, g := range p.Stream.Branch.Segments {
+		if g.Last >= p.Begin.Seq && g.First <= p.End.Seq {
+			p.LogBytes += p.Stream.Size(g)
+		}
+	}
+	p.RawBytes = int64(p.End.Next - p.Begin.First)
+	p.Bytes = p.BaseBytes + p.RawBytes + slackBytes
+	p.bytesTotal = p.BaseBytes + p.RawBytes
+	rate, known, err := p.Stream.Sample(ctx, clk)
+	if err != nil {
+		return err
+	}
+	if p.IsSampled = known; known {
+		// Stored bytes are fewer than what they become; how many fewer the base's
+		// are shows only when they come.
+		p.Predicted = time.Duration(float64(p.BaseBytes+p.LogBytes) / rate * float64(time.Second))
+	}
+	return nil
+}
+
+// restoration is the plan in the store's words.
+func (p *Plan) restoration() stores.Restoration {
+	info := p.Stream.Info
+	r := stores.Restoration{Service: info.Service, Stream: info.Name, ID: info.Stream, Target: p.Target}
+	if p.Base != nil {
+		r.Base, r.From = &p.Base.Info, p.Base.Start
+	}
+	return r
+}

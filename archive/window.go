@@ -1,0 +1,72 @@
+package archive
+
+import (
+	"context"
+	"errors"
+
+	"github.com/tidegate/tidegate"
+)
+
+// Span is a part of the branch without a hole.
+type Span struct {
+	From Place `json:"from"` // first batch
+	To   Place `json:"to"`   // last batch
+	// Restorable: what can be restored begins at Since, which is a batch of the span;
+	// false when no base, and not the log's own beginning, is in it.
+	Restorable bool  `json:"restorable"`
+	Since      Place `json:"since,omitzero"`
+}
+
+// BaseState is a base and what can be done with it.
+type BaseState struct {
+	Base  Base
+	Begin Place // the batch that its log begins with
+	Whole Place // the batch with which it is consistent
+	Unfit error // nil: it can be restored
+}
+
+// Window is what of a stream can be restored.
+type Window struct {
+	Spans  []Span // oldest first
+	Holes  []Hole
+	Bases  []BaseState
+	Aside  []Segment
+	Faults []error // of the mirrors
+}
+
+// Window finds what can be restored. needsBase says that the store cannot be rebuilt
+// from the beginning of its log.
+func (s *Stream) Window(ctx context.Context, bases *Bases, needsBase bool) (w Window, err error) {
+	w = Window{Holes: s.Branch.Holes, Aside: s.Aside(), Faults: bases.Faults}
+	for _, b := range bases.All {
+		st := BaseState{Base: b}
+		st.Begin, st.Whole, st.Unfit = s.From(ctx, b.Info)
+		if st.Unfit != nil && !errors.Is(st.Unfit, tidegate.ErrNotFound) && !errors.Is(st.Unfit, tidegate.ErrGap) && !errors.Is(st.Unfit, tidegate.ErrDiverged) {
+			return w, st.Unfit
+		}
+		w.Bases = append(w.Bases, st)
+	}
+	for _, run := range s.Branch.Runs() {
+		var span Span
+		segments := s.Branch.Segments[run[0]:run[1]]
+		first, err := s.head(ctx, segments[0])
+		if err != nil {
+			return w, err
+		}
+		span.From = PlaceOf(&first)
+		if span.To, err = s.AtSeq(ctx, s.Branch.until(run[1]-1)); err != nil {
+			return w, err
+		}
+		if !needsBase && first.Seq == 1 {
+			span.Restorable, span.Since = true, span.From
+		}
+		for _, b := range w.Bases {
+			in := b.Unfit == nil && span.From.Seq <= b.Begin.Seq && b.Whole.Seq <= span.To.Seq
+			if in && (!span.Restorable || b.Whole.Seq < span.Since.Seq) {
+				span.Restorable, span.Since = true, b.Whole
+			}
+		}
+		w.Spans = append(w.Spans, span)
+	}
+	return w, nil
+}

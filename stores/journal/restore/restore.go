@@ -1,0 +1,254 @@
+package restore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"path/filepath"
+
+	"github.com/tidegate/tidegate"
+	"github.com/tidegate/tidegate/batch"
+	"github.com/tidegate/tidegate/internal/durable"
+	"github.com/tidegate/tidegate/internal/vfs"
+	"github.com/tidegate/tidegate/journal"
+	"github.com/tidegate/tidegate/snapshot"
+	"github.com/tidegate/tidegate/stores"
+)
+
+// Names in the directory that is restored into.
+const (
+	restoringDir = "restoring"
+	journalDir   = "journal"
+)
+
+// Config is where a journal is restored to.
+type Config struct {
+	Dir string // absolute
+	// SegmentBytes must be what the service gives to the library; 0 is its default.
+	SegmentBytes int64
+}
+
+// Restorer implements [stores.Restorer].
+type Restorer struct {
+	fsys vfs.FS
+	cfg  Config
+	what stores.Restoration
+
+	j     *journal.Journal
+	next  tidegate.Position // where the next record belongs
+	ended bool
+
+	records uint64
+	newest  int64
+}
+
+var _ stores.Restorer = (*Restorer)(nil)
+
+// New makes a restorer. It does no I/O.
+func New(fsys vfs.FS, cfg Config) *Restorer { return &Restorer{fsys: fsys, cfg: cfg} }
+
+// errNoBase says that a base of a journal is a service's snapshot, which this version
+// does not restore.
+var errNoBase = fmt.Errorf("a base of a journal: %w", tidegate.ErrUnsupported)
+
+// Begin implements [stores.Restorer].
+func (r *Restorer) Begin(_ context.Context, what stores.Restoration) error {
+	if what.Base != nil {
+		return r.failed(errNoBase)
+	}
+	if what.From != 0 {
+		return r.failed(fmt.Errorf("the log begins at %s: %w", what.From, tidegate.ErrGap))
+	}
+	switch _, err := r.fsys.Stat(filepath.Join(r.cfg.Dir, journalDir)); {
+	case err == nil:
+		return r.failed(fmt.Errorf("there is a journal already: %w", tidegate.ErrConflict))
+	case !errors.Is(err, tidegate.ErrNotFound):
+		return r.failed(err)
+	}
+	r.what = what
+	if err := durable.MkdirAll(r.fsys, r.cfg.Dir); err != nil {
+		return r.failed(err)
+	}
+	return nil
+}
+
+func (r *Restorer) failed(err error) error {
+	return &tidegate.Error{Op: "restore journal into", Subject: r.cfg.Dir, Class: tidegate.ClassOf(err), Err: err}
+}
+
+// Have implements [stores.Restorer].
+func (r *Restorer) Have(snapshot.File) (vfs.File, error) { return nil, r.failed(errNoBase) }
+
+// Keep implements [stores.Restorer].
+func (r *Restorer) Keep(snapshot.File) error { return r.failed(errNoBase) }
+
+// Create implements [stores.Restorer].
+func (r *Restorer) Create(context.Context, snapshot.File) (io.WriteCloser, error) {
+	return nil, r.failed(errNoBase)
+}
+
+// Add implements [stores.Restorer].
+func (r *Restorer) Add(snapshot.File) error { return r.failed(errNoBase) }
+
+// Log implements [stores.Restorer].
+func (r *Restorer) Log(context.Context) (tidegate.Position, error) {
+	dir := filepath.Join(r.cfg.Dir, restoringDir)
+	switch _, err := journal.ReadLineage(r.fsys, dir); {
+	case errors.Is(err, tidegate.ErrNotFound):
+		return 0, nil // the log's first batch says which journal it is
+	case err != nil:
+		return 0, r.failed(err)
+	}
+	if err := r.open(tidegate.ID{}); err != nil {
+		return 0, r.failed(err)
+	}
+	return r.next, nil
+}
+
+// open opens the journal that is being restored, or makes it.
+func (r *Restorer) open(id tidegate.ID) error {
+	j, err := journal.OpenFS(r.fsys, filepath.Join(r.cfg.Dir, restoringDir), r.config(id))
+	if err != nil {
+		return err
+	}
+	r.j, r.next = j, j.End()
+	r.records = j.Records()
+	return nil
+}
+
+func (r *Restorer) config(id tidegate.ID) journal.Config {
+	c := journal.Config{Service: r.what.Service, Stream: r.what.Stream, ID: id, SegmentBytes: r.cfg.SegmentBytes}.SetDefaults()
+	// The limit is of what is appended here, which is nothing: only what was written is.
+	c.RecordBytesMax = int(min(int64(c.RecordBytesMax), c.SegmentBytes-journal.HeaderSize))
+	return c
+}
+
+// Batch implements [stores.Restorer].
+func (r *Restorer) Batch(ctx context.Context, h *batch.Header, payload []byte) (done bool, err error) {
+	switch h.Kind {
+	case batch.KindData:
+		return r.data(ctx, h, payload)
+	case batch.KindLineage:
+		err = r.lineage(payload)
+	case batch.KindGap:
+		err = fmt.Errorf("log from %s to %s is lost: %w", h.First, h.Next, tidegate.ErrGap)
+	case batch.KindHeartbeat, batch.KindBarrier, batch.KindHandover:
+	}
+	if err != nil {
+		return false, r.failed(err)
+	}
+	return r.ends(h.First), nil
+}
+
+// ends reports whether nothing at or beyond p is wanted.
+func (r *Restorer) ends(p tidegate.Position) bool {
+	return r.what.Target.Position != 0 && p >= r.what.Target.Position
+}
+
+func (r *Restorer) lineage(payload []byte) error {
+	l, err := batch.ParseLineage(payload)
+	if err != nil {
+		return err
+	}
+	id, err := journal.LineageID(l.Lineage)
+	if err != nil {
+		return err
+	}
+	if r.j == nil {
+		return r.open(id)
+	}
+	if have, err := journal.LineageID(r.j.Lineage()); err != nil || have != id {
+		return errors.Join(err, fmt.Errorf("the log goes on as journal %s, and was %s: %w", id, have, tidegate.ErrDiverged))
+	}
+	return nil
+}
+
+// errEnough ends a scan at the first record that is not wanted.
+var errEnough = errors.New("enough")
+
+func (r *Restorer) data(ctx context.Context, h *batch.Header, payload []byte) (bool, error) {
+	if r.j == nil {
+		return false, r.failed(errors.New("the log does not say which journal it is of"))
+	}
+	end, enough := h.First, false
+	err := journal.Scan(payload, h.First, func(rec journal.Record) error {
+		at := rec.Time.UnixNano()
+		t := r.what.Target
+		if t.Position != 0 && rec.Next > t.Position || t.Time != 0 && at > t.Time {
+			enough = true
+			return errEnough
+		}
+		end, r.newest = rec.Next, max(r.newest, at)
+		return nil
+	})
+	if err != nil && !enough {
+		return false, r.failed(err)
+	}
+	if end > h.First {
+		made, err := r.j.AppendRaw(ctx, h.First, payload[:end-h.First])
+		if err != nil {
+			return false, r.failed(err)
+		}
+		r.next, r.records = made.Next, r.j.Records()
+	}
+	return enough || r.ends(h.Next), nil
+}
+
+// Finish implements [stores.Restorer].
+func (r *Restorer) Finish(ctx context.Context) (stores.Restored, error) {
+	if r.j == nil {
+		return stores.Restored{}, r.failed(fmt.Errorf("nothing of the log lies before the target: %w", tidegate.ErrNotFound))
+	}
+	out, err := r.finish(ctx)
+	if err != nil {
+		return out, r.failed(err)
+	}
+	r.ended = true
+	return out, nil
+}
+
+func (r *Restorer) finish(ctx context.Context) (stores.Restored, error) {
+	from, to := filepath.Join(r.cfg.Dir, restoringDir), filepath.Join(r.cfg.Dir, journalDir)
+	err := r.j.Sync(ctx)
+	lineage := r.j.Lineage()
+	if err = errors.Join(err, r.close()); err != nil {
+		return stores.Restored{}, err
+	}
+	// It is opened as the service will: a journal that cannot be has no name.
+	j, err := journal.OpenFS(r.fsys, from, r.config(tidegate.ID{}))
+	if err != nil {
+		return stores.Restored{}, err
+	}
+	if j.End() != r.next || j.Lineage() != lineage || j.Recovery() != (journal.Recovery{}) {
+		err = &tidegate.CorruptError{Path: from, Offset: -1, What: fmt.Sprintf("opens as %s, ending at %s; wrote %s to %s", j.Lineage(), j.End(), lineage, r.next)}
+	}
+	records := j.Records()
+	if err = errors.Join(err, j.Close()); err != nil {
+		return stores.Restored{}, err
+	}
+	if err := r.fsys.Rename(from, to); err != nil {
+		return stores.Restored{}, err
+	}
+	return stores.Restored{
+		Position: r.next, Records: records, Newest: r.newest, Path: to,
+		Next: "move " + to + " to where the service keeps its journal, as its user, and start the service",
+	}, r.fsys.SyncDir(r.cfg.Dir)
+}
+
+func (r *Restorer) close() error {
+	if r.j == nil {
+		return nil
+	}
+	j := r.j
+	r.j = nil
+	return j.Close()
+}
+
+// Abort implements [stores.Restorer].
+func (r *Restorer) Abort() error {
+	if r.ended {
+		return nil
+	}
+	return r.close()
+}

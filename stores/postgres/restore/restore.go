@@ -1,0 +1,271 @@
+package restore
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"path/filepath"
+	"strings"
+
+	"github.com/tidegate/tidegate"
+	"github.com/tidegate/tidegate/batch"
+	"github.com/tidegate/tidegate/internal/clock"
+	"github.com/tidegate/tidegate/internal/vfs"
+	"github.com/tidegate/tidegate/snapshot"
+	"github.com/tidegate/tidegate/stores"
+	"github.com/tidegate/tidegate/stores/postgres/server"
+	"github.com/tidegate/tidegate/stores/postgres/wal"
+)
+
+// Config is where the server is restored to, and how it runs there.
+type Config struct {
+	Home    string          // absolute; what is in it is as in package server
+	BinDir  string          // of PostgreSQL; needed by Start alone
+	Account *server.Account // nil: the user of this process
+	Port    uint16          // 0: 5432
+	// Settings are for this machine, by name; they win over the base's.
+	Settings map[string]string
+}
+
+// Restorer implements [stores.Restorer].
+type Restorer struct {
+	server *server.Server
+	what   stores.Restoration
+	rec    *server.Recovery
+
+	parser *wal.Parser
+	line   wal.Lineage // of the log, where it ends now
+	based  wal.Lineage // of the base
+	system uint64
+	next   wal.LSN // where the next byte of the log belongs
+	stop   wal.LSN // where the log ends by its time; 0: it has not come to that
+	commit uint64
+	newest int64
+}
+
+var _ stores.Restorer = (*Restorer)(nil)
+
+// settingPrefix begins the attributes of a base that are its server's settings.
+const settingPrefix = "setting."
+
+// New makes a restorer into a home. It does no I/O.
+func New(fsys vfs.FS, clk clock.Clock, log *slog.Logger, cfg Config) (*Restorer, error) {
+	bin := cfg.BinDir
+	if bin == "" {
+		bin = "/usr/lib/postgresql/bin" // it is not looked into
+	}
+	s, err := server.New(fsys, clk, log, server.Config{
+		Home: cfg.Home, BinDir: bin, Account: cfg.Account, Port: cfg.Port, Settings: cfg.Settings,
+		// It follows nobody; the directory is its own.
+		Upstream: server.Upstream{SocketDir: filepath.Join(cfg.Home, "run")},
+	})
+	if err != nil {
+		return nil, err
+	}
+	return &Restorer{server: s}, nil
+}
+
+// Begin implements [stores.Restorer].
+func (r *Restorer) Begin(ctx context.Context, what stores.Restoration) (err error) {
+	if what.Base == nil {
+		return fail(tidegate.Refused, "PostgreSQL needs a base: its log begins in the middle of its life", tidegate.ErrNotFound)
+	}
+	if p := what.Target.Position; p != 0 && p < what.Base.End {
+		return fail(tidegate.Refused, "choose a later target, or an older base", fmt.Errorf("target %s lies before %s, where the base is consistent", wal.LSN(p), wal.LSN(what.Base.End)))
+	}
+	r.what = what
+	if r.line, err = wal.ParseLineage(what.Base.Lineage); err != nil {
+		return fmt.Errorf("base: %w", err)
+	}
+	r.based = r.line
+	settings := map[string]string{}
+	for name, value := range what.Base.Attrs {
+		if name, is := strings.CutPrefix(name, settingPrefix); is {
+			settings[name] = value
+		}
+	}
+	r.rec, err = r.server.Recover(ctx, settings)
+	return err
+}
+
+func fail(class tidegate.Class, hint string, err error) error {
+	return &tidegate.Error{Op: "restore postgresql", Class: class, Hint: hint, Err: err}
+}
+
+// Have implements [stores.Restorer].
+func (r *Restorer) Have(f snapshot.File) (vfs.File, error) { return r.rec.Have(f) }
+
+// Keep implements [stores.Restorer].
+func (r *Restorer) Keep(f snapshot.File) error { return r.rec.Keep(f) }
+
+// Create implements [stores.Restorer].
+func (r *Restorer) Create(ctx context.Context, f snapshot.File) (io.WriteCloser, error) {
+	return r.rec.Create(ctx, f)
+}
+
+// Add implements [stores.Restorer].
+func (r *Restorer) Add(f snapshot.File) error { return r.rec.Add(f) }
+
+// Log implements [stores.Restorer]. What an earlier attempt laid is parsed again.
+func (r *Restorer) Log(context.Context) (tidegate.Position, error) {
+	control, err := r.rec.Control()
+	if err != nil {
+		return 0, err
+	}
+	r.system = control.System
+	r.parser, err = wal.NewParser(wal.Config{SegmentSize: control.SegmentSize, System: control.System, Event: r.event})
+	if err != nil {
+		return 0, err
+	}
+	from := wal.LSN(r.what.From)
+	r.parser.Begin(from)
+	end, line, err := r.rec.Log(control.SegmentSize, from, r.line, func(at wal.LSN, b []byte) (wal.LSN, bool) {
+		bad := r.parser.Push(at, b)
+		return r.parser.End(), bad == nil
+	})
+	if err != nil {
+		return 0, err
+	}
+	r.line, r.next = line, end
+	// The parser goes on at its last record end, whatever it met behind that.
+	if end == from {
+		r.parser.Begin(from)
+		r.commit, r.newest = 0, 0
+		return from.Position(), nil
+	}
+	return end.Position(), r.parser.Resume(r.parser.Mark())
+}
+
+// event counts transactions, and finds the first that is too late.
+func (r *Restorer) event(e wal.Event) {
+	if e.Kind != wal.Commit && e.Kind != wal.Abort {
+		return
+	}
+	if t := r.what.Target.Time; t != 0 && e.Time > t && r.stop == 0 {
+		r.stop = e.Start
+	}
+	if r.stop == 0 && e.Kind == wal.Commit {
+		r.commit++
+		r.newest = max(r.newest, e.Time)
+	}
+}
+
+// Batch implements [stores.Restorer].
+func (r *Restorer) Batch(_ context.Context, h *batch.Header, payload []byte) (done bool, err error) {
+	switch h.Kind {
+	case batch.KindData:
+		return r.data(h, payload)
+	case batch.KindLineage:
+		l, err := batch.ParseLineage(payload)
+		if err != nil {
+			return false, err
+		}
+		return r.ends(h.First), r.history(l.Lineage)
+	case batch.KindGap:
+		return false, fail(tidegate.Corrupt, "restore to a position before the gap", fmt.Errorf("log from %s to %s is lost: %w", wal.LSN(h.First), wal.LSN(h.Next), tidegate.ErrGap))
+	case batch.KindHeartbeat, batch.KindBarrier, batch.KindHandover:
+	}
+	return r.ends(h.First), nil
+}
+
+// ends reports whether nothing at or beyond p is wanted.
+func (r *Restorer) ends(p tidegate.Position) bool {
+	return r.stop != 0 || r.what.Target.Position != 0 && p >= r.what.Target.Position
+}
+
+func (r *Restorer) history(text tidegate.Lineage) error {
+	line, err := wal.ParseLineage(text)
+	if err != nil {
+		return err
+	}
+	if line.System != r.system || !line.Extends(r.line, r.next) {
+		return fail(tidegate.Corrupt, "", fmt.Errorf("the log goes on as %s, and was %s up to %s: %w", line, r.line, r.next, tidegate.ErrDiverged))
+	}
+	// A base that reaches beyond where its history was left is never consistent.
+	if end := wal.LSN(r.what.Base.End); !line.Extends(r.based, end) {
+		return fail(tidegate.Permanent, "restore an older base: `--base`, of those that `tidegate window` lists",
+			fmt.Errorf("the base is of %s up to %s, and the log went on as %s: %w", r.based, end, line, tidegate.ErrDiverged))
+	}
+	r.line = line
+	return r.rec.History(line)
+}
+
+func (r *Restorer) data(h *batch.Header, payload []byte) (bool, error) {
+	first := wal.LSN(h.First)
+	if first > r.next {
+		return false, fail(tidegate.Corrupt, "", fmt.Errorf("log from %s to %s is not there: %w", r.next, first, tidegate.ErrGap))
+	}
+	if skip := r.next - first; skip > 0 { // an earlier attempt laid it
+		if skip >= wal.LSN(len(payload)) {
+			return r.ends(h.Next), nil
+		}
+		payload = payload[skip:]
+	}
+	if to := wal.LSN(r.what.Target.Position); to != 0 {
+		payload = payload[:min(uint64(len(payload)), uint64(max(to, r.next)-r.next))]
+	}
+	if err := r.parser.Push(r.next, payload); err != nil {
+		return false, err
+	}
+	end := r.parser.End()
+	if r.stop != 0 {
+		end = r.stop
+	}
+	keep := len(payload) // the first batch of a generation may begin, and end, before the first record
+	if r.parser.First() != 0 {
+		keep = min(keep, int(max(end, r.next)-r.next))
+	}
+	n, err := r.rec.Write(payload[:keep])
+	r.next += wal.LSN(n)
+	return r.ends(h.Next), err
+}
+
+// Finish implements [stores.Restorer].
+func (r *Restorer) Finish(ctx context.Context) (stores.Restored, error) {
+	if need := wal.LSN(r.what.Base.End); r.next < need {
+		return stores.Restored{}, fail(tidegate.Refused, "choose a later target, or an older base",
+			fmt.Errorf("the log ends at %s, before %s, where the base is consistent", r.next, need))
+	}
+	if err := r.rec.Finish(ctx); err != nil {
+		return stores.Restored{}, err
+	}
+	return stores.Restored{
+		Position: r.next.Position(), Records: r.commit, Newest: r.newest, Path: r.server.DataDir(),
+		Next: "pg_ctl -D " + r.server.DataDir() + " start, as the owner of that directory",
+	}, nil
+}
+
+// Abort implements [stores.Restorer].
+func (r *Restorer) Abort() error {
+	if r.rec == nil {
+		return nil
+	}
+	return r.rec.Abort()
+}
+
+// Start starts the restored server, and waits until it has replayed its log and takes
+// writes. It makes sure that the server's own history forks where the log ended.
+func (r *Restorer) Start(ctx context.Context) (server.Promotion, error) {
+	p, err := r.server.Complete(ctx)
+	if err != nil {
+		return p, err
+	}
+	if r.next != 0 && p.Fork < r.next {
+		return p, &tidegate.Error{
+			Op: "recover server in", Subject: r.server.DataDir(), Class: tidegate.Corrupt,
+			Err:  fmt.Errorf("recovery ended at %s, and the log at %s: %w", p.Fork, r.next, tidegate.ErrDiverged),
+			Hint: "see " + r.server.LogPath(),
+		}
+	}
+	return p, nil
+}
+
+// Conninfo is how this process reaches the started server, as libpq takes it.
+func (r *Restorer) Conninfo() string { return r.server.Conninfo() }
+
+// Stop ends the started server.
+func (r *Restorer) Stop(ctx context.Context) error {
+	return errors.Join(r.server.Stop(ctx, server.StopFast))
+}
