@@ -67,9 +67,13 @@ type Object struct {
 	// Tag stands for the object's bytes: equal tags, equal bytes. It may be empty in
 	// what [Bucket.List] gives, and where a driver says that it has none.
 	Tag         string
-	Modified    time.Time // by the clock of the place that keeps it
+	Modified    time.Time // by the clock of the place that keeps it; Put may leave it zero
 	RetainUntil time.Time // zero: not locked; List does not ask and leaves it zero
 }
+
+// Tagged is what a reader that [Bucket.Get] gave may be: it knows the tag of the
+// object that it reads. With that, reading can go on by another Get, see [Retry].
+type Tagged interface{ Tag() string }
 
 // Limits of names, in bytes: what every place keeps, with room for the prefix under
 // which an operator puts an archive.

@@ -56,7 +56,12 @@ func House() []Entry {
 		{"archive/bucket", 12, "objects: the interface of buckets and what goes around every driver"},
 		{"archive/bucket/buckettest", 13, "the conformance suite of buckets, for their tests"},
 		{"archive/bucket/dir", 13, "the driver whose bucket is a directory"},
-		{"archive/bucket/open", 14, "a bucket out of its configuration; links every driver"},
+		{"archive/bucket/encrypt", 13, "what lies in a bucket, unreadable to whoever keeps it"},
+		{"archive/bucket/s3api", 13, "what drivers of S3 servers have in common"},
+		{"archive/bucket/s3api/s3test", 14, "those drivers against real servers, for their tests"},
+		{"archive/bucket/s3", 14, "the driver by aws-sdk-go-v2"},
+		{"archive/bucket/minio", 14, "the driver by minio-go"},
+		{"archive/bucket/open", 15, "a bucket out of its configuration; links every driver"},
 
 		{"gating/probe", 13, "synthetic clients: the interface of their kinds, and the kind http"},
 
@@ -171,11 +176,12 @@ func (t *Tree) imports(p *Package) map[string]string {
 }
 
 // AgentDeps reports what the agent binary must not carry, given the import
-// paths of everything it links: etcd and grpc belong to the gate.
+// paths of everything it links: etcd and grpc belong to the gate, and libraries of
+// object stores to those who archive.
 func AgentDeps(deps []string) []string {
 	var found []string
 	for _, d := range deps {
-		for _, banned := range []string{"go.etcd.io/", "google.golang.org/grpc"} {
+		for _, banned := range []string{"go.etcd.io/", "google.golang.org/grpc", "github.com/aws/", "github.com/minio/"} {
 			if strings.HasPrefix(d, banned) {
 				found = append(found, "cmd/tidegate-agent: links "+d+": the agent is small and talks to gates only")
 			}

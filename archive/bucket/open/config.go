@@ -20,7 +20,7 @@ const (
 // Config is the block `archive` that every file and command that uses an archive
 // has. The zero value is an absent one: no archive. Credentials are in no file of
 // ours: they come from where the driver's other users have them, see
-// docs/operating/archive.md.
+// docs/operating/archive-buckets.md.
 type Config struct {
 	URL      string `yaml:"url"`      // file:///srv/archive, s3://bucket/prefix
 	Driver   string `yaml:"driver"`   // of s3://; DriverS3 unless said otherwise
@@ -35,7 +35,7 @@ type Config struct {
 
 // Encryption says with which keys.
 type Encryption struct {
-	KeyFile string `yaml:"key_file"` // see `tidegate archive key`; empty: plain
+	KeyFile string `yaml:"key_file"` // see package encrypt; empty: plain
 }
 
 // IsZero reports whether there is no such block.

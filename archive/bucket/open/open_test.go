@@ -2,13 +2,19 @@ package open_test
 
 import (
 	"errors"
+	"log/slog"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/tidegate/tidegate"
 	"github.com/tidegate/tidegate/archive/bucket"
 	"github.com/tidegate/tidegate/archive/bucket/open"
+	"github.com/tidegate/tidegate/internal/clock"
 	"github.com/tidegate/tidegate/internal/config"
+	"github.com/tidegate/tidegate/internal/rates"
 )
 
 func TestConfig(t *testing.T) {
@@ -68,5 +74,67 @@ func TestOpenDirectory(t *testing.T) {
 	}
 	if _, err := open.Open(t.Context(), open.Config{}); tidegate.ClassOf(err) != tidegate.Misuse {
 		t.Errorf("none: %v", err)
+	}
+}
+
+func TestSample(t *testing.T) {
+	text, err := os.ReadFile("../../../packaging/samples/archive.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	// The whole file is the block, two columns in.
+	block, ok := strings.CutPrefix(string(text[strings.Index(string(text), "archive:\n"):]), "archive:\n")
+	if !ok {
+		t.Fatal("no block")
+	}
+	if cfg, err := config.Parse[open.Config]("archive.yaml", []byte(block)); err != nil || cfg.Lock == 0 {
+		t.Errorf("%+v, %v", cfg, err)
+	}
+}
+
+func TestOpenServersBucketsWithoutAServer(t *testing.T) {
+	keyFile := filepath.Join(t.TempDir(), "archive.key")
+	if err := os.WriteFile(keyFile, []byte("one "+strings.Repeat("0a", 32)+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("AWS_CONFIG_FILE", os.DevNull)
+	t.Setenv("AWS_SHARED_CREDENTIALS_FILE", os.DevNull)
+	for _, driver := range []string{open.DriverS3, open.DriverMinIO} {
+		cfg := open.Config{URL: "s3://archive/some/prefix", Driver: driver, Endpoint: "https://127.0.0.1:1", Lock: time.Hour, Encryption: open.Encryption{KeyFile: keyFile}}
+		b, err := open.Open(t.Context(), cfg)
+		if err != nil || b.String() != "s3://archive/some/prefix/ at https://127.0.0.1:1 (encrypted)" {
+			t.Errorf("%s: %v, %v", driver, b, err)
+		}
+		cfg.CA = filepath.Join(t.TempDir(), "none.pem")
+		if _, err := open.Open(t.Context(), cfg); tidegate.ClassOf(err) != tidegate.Misuse || !strings.Contains(err.Error(), "none.pem") {
+			t.Errorf("%s, without its authorities: %v", driver, err)
+		}
+		cfg.CA, cfg.Encryption.KeyFile = "", keyFile+".none"
+		if _, err := open.Open(t.Context(), cfg); tidegate.ClassOf(err) != tidegate.Misuse {
+			t.Errorf("%s, without its keys: %v", driver, err)
+		}
+	}
+}
+
+func TestOpenEncryptedDirectoryUnderARate(t *testing.T) {
+	root := t.TempDir()
+	keyFile := filepath.Join(t.TempDir(), "archive.key")
+	if err := os.WriteFile(keyFile, []byte("one "+strings.Repeat("0a", 32)+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	files := rates.New(t.TempDir(), clock.System(), slog.New(slog.DiscardHandler), []rates.Limit{{Name: "archive", Unit: rates.BytesPerSecond}})
+	b, err := open.OpenWith(t.Context(), open.Config{URL: "file://" + root, Encryption: open.Encryption{KeyFile: keyFile}}, open.Around{Rate: files.Limiter("archive")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := b.Put(t.Context(), "a/b", strings.NewReader("secret"), bucket.PutOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	if got, _, err := bucket.ReadAll(t.Context(), b, "a/b", 100); err != nil || string(got) != "secret" {
+		t.Errorf("%q, %v", got, err)
+	}
+	raw, err := os.ReadFile(filepath.Join(root, "a", "b"))
+	if err != nil || strings.Contains(string(raw), "secret") {
+		t.Errorf("%q, %v", raw, err)
 	}
 }

@@ -1,0 +1,15 @@
+//go:build s3
+
+package minio_test
+
+import (
+	"flag"
+	"testing"
+
+	"github.com/tidegate/tidegate/archive/bucket/minio"
+	"github.com/tidegate/tidegate/archive/bucket/s3api/s3test"
+)
+
+var servers = flag.String("s3-servers", "", "folder of the programs minio and versitygw")
+
+func TestServers(t *testing.T) { s3test.Run(t, *servers, minio.Open) }
