@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"math/rand/v2"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -115,6 +116,39 @@ func TestRelaySwitchIsSeamless(t *testing.T) {
 	if st := n.state(StateWriting); st.Epoch != 1 {
 		t.Errorf("epoch %s after a relay switch, want 1", st.Epoch)
 	}
+}
+
+// TestSeedingOutgrowsTheRing has a generation whose log is longer than the ring before
+// any of it counts: the standby nodes store it, and lack the base.
+func TestSeedingOutgrowsTheRing(t *testing.T) {
+	w := newWorld(t, "s1", "s2", "s3")
+	w.log.is(&w.log.seeding, true)
+	n := w.host("east", "n1")
+	n.limits = Limits{BatchBytesMax: 64 << 10, RingBytesMax: 256 << 10}
+	n.openJournal().startAgent()
+	if err := n.j.Activate(); err != nil {
+		t.Fatal(err)
+	}
+	noise := rand.NewChaCha8([32]byte{7})
+	var end tidegate.Position
+	for range 64 {
+		payload := make([]byte, 16<<10)
+		_, _ = noise.Read(payload) // never fails
+		r, err := n.j.Append(t.Context(), payload, time.Unix(1000, 0))
+		if err != nil {
+			t.Fatal(err)
+		}
+		end = r.Next
+	}
+	n.shipped(end)
+	if st := n.state(StateWriting); st.Writer.DurableSeq != 0 || st.Writer.Relay == "" {
+		t.Errorf("status %+v, want a relay, and nothing durable", st.Writer)
+	}
+	n.held(end)
+	w.kill(n.state(StateWriting).Writer.Relay) // another one goes on from where W nodes are
+	w.log.is(&w.log.seeding, false)
+	n.await(end)
+	n.await(n.append(10))
 }
 
 func TestRestartAcquiresANewEpochAndProvesItsTail(t *testing.T) {

@@ -64,7 +64,7 @@ type Limits struct {
 	// BatchBytesMax is the most raw payload in one batch; a single larger
 	// record still goes, alone.
 	BatchBytesMax config.Bytes `yaml:"batch_bytes_max"`
-	// RingBytesMax is the memory for sealed batches that are not durable yet,
+	// RingBytesMax is the memory for sealed batches that W nodes have not stored yet,
 	// per stream. When it is full capture stops and the source retains.
 	RingBytesMax config.Bytes `yaml:"ring_bytes_max"`
 	// MemoryMax is the soft limit given to the Go runtime; 0 for none.

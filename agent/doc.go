@@ -15,7 +15,7 @@
 //   - writer:   the one agent that may seal batches of a stream, in one epoch
 //   - observer: every other agent with a running service: compares digests, stands ready
 //   - proof:    equal content digests of the ranges at the end of the shipped log
-//   - ring:     the sealed batches that are not durable yet, kept for resending
+//   - ring:     the sealed batches that fewer than W nodes have stored, kept for resending
 //   - grant:    what the library is told it may do; numbered, and the library says which it obeys
 //   - warm copy: what a standby node feeds the log to; how far it is, and what it asks
 //     of the source, are told to a library that wants to hear it

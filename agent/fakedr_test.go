@@ -28,6 +28,7 @@ type dr struct {
 	stamp   uint64
 	deaf    bool // takes nothing in and acknowledges nothing
 	mute    bool // takes everything in and acknowledges nothing
+	seeding bool // has no base yet: what is stored counts for nothing
 	lends   bool // grants node leases
 	lent    int
 	applied tidegate.Seq
@@ -121,9 +122,13 @@ func (d *dr) acks() (list []fence.Ack) {
 	end := d.end()
 	for _, n := range d.nodes {
 		d.stamp++
+		counted := end
+		if d.seeding {
+			counted = tidegate.LogPos{}
+		}
 		list = append(list, fence.Ack{
 			Node: n.member.Node, Incarnation: n.member.Incarnation, Epoch: d.promise.Epoch,
-			Received: end.Seq, Durable: end.Seq, Chain: end.Chain, Stamp: d.stamp, Applied: d.appliedSeq(), AppliedAt: d.warm,
+			Received: end.Seq, Durable: counted.Seq, Stored: end.Seq, Chain: counted.Chain, Stamp: d.stamp, Applied: d.appliedSeq(), AppliedAt: d.warm,
 		})
 	}
 	return list

@@ -105,7 +105,7 @@ func (w *writer) nextGrant(now tidegate.Instant) (local.DaemonProgress, bool) {
 	}
 	b, isRecord := w.effective()
 	p := local.DaemonProgress{
-		D: w.ring.floor.next, DKnown: !w.opening(), Epoch: w.epoch, Mode: modeOf(b), Bounds: b, Recorded: isRecord,
+		D: w.ring.durable.next, DKnown: !w.opening(), Epoch: w.epoch, Mode: modeOf(b), Bounds: b, Recorded: isRecord,
 		Record: recordOf(w.terms), Policy: w.policy, Brake: w.brake.on,
 		Drain: w.phase != fence.StateActive, HandedOver: w.phase == fence.StateDemoted,
 	}
@@ -124,7 +124,7 @@ func (w *writer) nextGrant(now tidegate.Instant) (local.DaemonProgress, bool) {
 // opening reports whether D has yet to reach the generation that this term has opened:
 // what the source let go before it began is in its base, which W standby nodes do not
 // have, so that no position in it is durable. mu is held.
-func (w *writer) opening() bool { return w.entry > 0 && w.ring.floor.seq < w.entry }
+func (w *writer) opening() bool { return w.entry > 0 && w.ring.durable.seq < w.entry }
 
 // grantNumbers are the grants with which each part of what the library is told
 // was new: a library that reports one of them, or a later one, obeys that part.

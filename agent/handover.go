@@ -74,7 +74,7 @@ func (w *writer) isDrained(now tidegate.Instant) bool {
 // mayHandOver reports whether the last batch is durable, and the node that is to
 // go on, if it keeps the stream, has applied it. mu is held.
 func (w *writer) mayHandOver() bool {
-	if w.phase != fence.StateSwitching || !w.hand.sealed || w.ring.floor.seq < w.hand.to.Head.Seq {
+	if w.phase != fence.StateSwitching || !w.hand.sealed || w.ring.durable.seq < w.hand.to.Head.Seq {
 		return false
 	}
 	return w.core.Record().Config.Index(w.target.Node) < 0 || w.applied[w.target.Node] >= w.hand.to.Head.Seq

@@ -88,6 +88,7 @@ func (w *world) credentials(site tidegate.SiteName, role tidegate.Role, name str
 // host is a machine that may be active: its journal and its agent.
 type host struct {
 	proofWait time.Duration // 0: short
+	limits    Limits        // what is 0 is the default
 
 	w    *world
 	site tidegate.SiteName
@@ -157,6 +158,7 @@ func (s *service0) Promote(context.Context, tidegate.Epoch, tidegate.Position) e
 }
 
 func (h *host) config() Config {
+	h.limits.ProofWait = cmp.Or(h.proofWait, 300*time.Millisecond)
 	return Config{
 		Node:    config.Node{Cluster: cluster, Site: h.site, Name: h.name},
 		TLS:     config.TLS{CA: "/pki/ca", Cert: "/pki/cert", Key: "/pki/key"},
@@ -165,7 +167,7 @@ func (h *host) config() Config {
 		DataDir: filepath.Join(h.dir, "agent-data"),
 		RunDir:  h.dir, RatesDir: filepath.Join(h.dir, "rates"),
 		Streams: []StreamConfig{{Service: "ledger", Stream: "main", JournalDir: filepath.Join(h.dir, "journal")}},
-		Limits:  Limits{ProofWait: cmp.Or(h.proofWait, 300*time.Millisecond)},
+		Limits:  h.limits,
 	}.SetDefaults()
 }
 

@@ -97,7 +97,7 @@ var (
 	descUnknownTime   = desc("tidegate_agent_exposure_unknown_seconds_total", "Time in which exposure was not known.")
 	descMode          = desc("tidegate_agent_gate_mode_info", "1 for the mode in force.", "mode")
 	descRecorded      = desc("tidegate_agent_gate_recorded", "1 while mode and bounds in force are those of the gate's record.")
-	descRing          = desc("tidegate_agent_ring_bytes", "Sealed batches kept because they are not durable yet.")
+	descRing          = desc("tidegate_agent_ring_bytes", "Sealed batches kept because W nodes have not stored them yet.")
 	descRingMax       = desc("tidegate_agent_ring_limit_bytes", "Room for sealed batches.")
 	descProven        = desc("tidegate_agent_proven_seq", "Newest shipped batch found equal in this node's own log.")
 	descOpening       = desc("tidegate_agent_generation_opening_seconds", "For how long a new generation is being opened, from its declaration until W standby nodes hold it, as far as this process has seen; 0 while none is.")

@@ -203,7 +203,7 @@ func TestNextGate(t *testing.T) {
 			in := tc.in
 			w := unproven(t, streamView{})
 			w.ring = newRing(1<<20, facts{seq: 7})
-			w.meter.begin(1, w.ring.floor)
+			w.meter.begin(1, w.ring.durable)
 			w.terms, w.wantMode, w.wantLease = in.have, in.mode, in.lease
 			w.want, _ = in.mode.Bounds(tidegate.Bounds{})
 			w.policy.Reaction, w.brake.on = in.policy, in.brake

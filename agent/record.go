@@ -96,7 +96,7 @@ func (w *writer) nextGate(now tidegate.Instant) (next fence.GateRecord, why stri
 		if !w.policy.Degrades() {
 			return next, "", false
 		}
-		have.State, have.SinceSeq = fence.GateDegraded, w.ring.floor.seq+1
+		have.State, have.SinceSeq = fence.GateDegraded, w.ring.durable.seq+1
 		return have, "closed for longer than its grace", true
 	case have.State == fence.GateDegraded:
 		if w.asks(machine.WantArmed) && w.mayArm(now, next) {

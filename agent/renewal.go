@@ -79,7 +79,7 @@ func (s *stream) settled() bool {
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return w.ring == nil || w.ring.floor.seq == w.ring.last().seq
+	return w.ring == nil || w.ring.durable.seq == w.ring.last().seq
 }
 
 // renewalState is how far this process is with the newest declaration; guarded by the

@@ -86,13 +86,13 @@ func TestOpeningIsTimed(t *testing.T) {
 	term(5, 10, true)
 	clk.Advance(time.Minute)
 	want("and the next", 3*time.Minute)
-	w.ring.floor.seq = 10
+	w.ring.durable.seq = 10
 	want("it counts", 0)
 	declare(5)
 	clk.Advance(time.Second)
 	want("another is declared", time.Second)
 	term(6, 11, true)
-	w.ring.floor.seq = 11
+	w.ring.durable.seq = 11
 	term(7, 12, false)
 	term(8, 12, true) // declared by whom this process never saw
 	clk.Advance(time.Second)

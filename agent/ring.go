@@ -4,15 +4,20 @@ import (
 	"github.com/tidegate/tidegate"
 )
 
-// ring keeps the sealed batches beyond D, contiguous in seq, so that another
-// relay gets the same bytes under the same seq. All bytes lie in one arena of
-// fixed size: memory is bounded whatever the mix of batch sizes, and nothing
-// is allocated per batch.
+// ring keeps the sealed batches that fewer than W nodes have stored, contiguous in
+// seq, so that another relay gets the same bytes under the same seq. All bytes lie
+// in one arena of fixed size: memory is bounded whatever the mix of batch sizes,
+// and nothing is allocated per batch.
+//
+// What W nodes have stored is not D yet while a generation's base is on its way: D
+// is then known by the facts that were taken down when a node stated it.
 //
 // Invariants:
 //  1. items are contiguous in seq; last().seq is floor.seq plus their number
 //  2. items lie in the arena in order, at most one wrap among them
 //  3. floor describes the newest batch that was trimmed, or where the ring began
+//  4. durable describes D, or where the ring began; it is floor or a batch before it,
+//     or one that is kept until it is trimmed
 //
 // Bytes of the arena are written by the goroutine that seals, which is also
 // the one that sends: a trim by another goroutine frees space but changes no
@@ -26,7 +31,15 @@ type ring struct {
 	first int
 	n     int
 
-	floor facts
+	floor   facts
+	durable facts
+	stated  []statement
+}
+
+// statement is what a node last said that it has durable.
+type statement struct {
+	node tidegate.NodeName
+	facts
 }
 
 // facts is what remains of interest of a batch once its bytes are gone.
@@ -47,7 +60,7 @@ type item struct {
 }
 
 func newRing(size int, floor facts) *ring {
-	return &ring{arena: make([]byte, size), items: make([]item, 64), floor: floor}
+	return &ring{arena: make([]byte, size), items: make([]item, 64), floor: floor, durable: floor}
 }
 
 func (r *ring) at(i int) *item { return &r.items[(r.first+i)&(len(r.items)-1)] }
@@ -125,6 +138,37 @@ func (r *ring) factsAt(seq tidegate.Seq) (facts, bool) {
 		return facts{}, false
 	}
 	return it.facts, true
+}
+
+// state takes down what a node has durable while its facts are known.
+func (r *ring) state(node tidegate.NodeName, seq tidegate.Seq) {
+	f, known := r.factsAt(seq)
+	if !known {
+		return
+	}
+	for i := range r.stated {
+		if r.stated[i].node == node {
+			r.stated[i].facts = f
+			return
+		}
+	}
+	r.stated = append(r.stated, statement{node, f}) // as many as there are nodes
+}
+
+// settle makes seq D, and reports whether that is new. D is what some node has
+// stated; a word that came when its facts were gone already is waited for again.
+func (r *ring) settle(seq tidegate.Seq) (moved bool) {
+	if seq <= r.durable.seq {
+		return false
+	}
+	f, known := r.factsAt(seq)
+	for i := 0; !known && i < len(r.stated); i++ {
+		f, known = r.stated[i].facts, r.stated[i].seq == seq
+	}
+	if known {
+		r.durable = f
+	}
+	return known
 }
 
 // trim forgets every batch up to seq, which becomes the floor. It returns how

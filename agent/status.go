@@ -266,9 +266,9 @@ func (w *writer) status() *WriterStatus {
 	}
 	last := w.ring.last()
 	st.Captured, st.CapturedSeq = last.next, last.seq
-	st.DurableSeq, st.Generation, st.Opening = w.ring.floor.seq, w.gen, w.opening()
+	st.DurableSeq, st.Generation, st.Opening = w.ring.durable.seq, w.gen, w.opening()
 	if !st.Opening {
-		st.Durable = w.ring.floor.next
+		st.Durable = w.ring.durable.next
 		st.Applied = min(w.furthest(), st.Durable)
 	}
 	st.Shipped = st.DurableSeq

@@ -238,7 +238,7 @@ func (w *writer) durable() facts {
 		head := w.core.Record().Head
 		return facts{seq: head.Seq, chain: head.Chain}
 	}
-	return w.ring.floor
+	return w.ring.durable
 }
 
 // onAck counts a node's statement. When D moves the library hears of it at
@@ -247,11 +247,14 @@ func (w *writer) onAck(l *link, a fence.Ack) {
 	now := w.s.agent.clk.Boot()
 	w.mu.Lock()
 	t := w.effects(w.core.OnAck(a))
+	if w.ring != nil {
+		w.ring.state(a.Node, a.Durable)
+	}
 	w.noteApplied(a)
 	applied := w.noteWarm(a)
-	d, moved := w.advance(now)
-	room := moved && w.starved
-	w.starved = w.starved && !moved
+	d, moved, room := w.advance(now)
+	room = room && w.starved
+	w.starved = w.starved && !room
 	draining := w.phase == fence.StateSwitching
 	w.mu.Unlock()
 	if moved {
@@ -269,18 +272,24 @@ func (w *writer) onAck(l *link, a fence.Ack) {
 	}
 }
 
-// advance brings ring and meter to the core's D; mu is held.
-func (w *writer) advance(now tidegate.Instant) (d tidegate.Seq, moved bool) {
+// advance brings ring and meter to the core's D, and lets go of what W nodes have
+// stored; mu is held. room: something went from the ring.
+func (w *writer) advance(now tidegate.Instant) (d tidegate.Seq, moved, room bool) {
 	d = w.core.Durable()
-	if w.ring == nil || d <= w.ring.floor.seq {
-		return d, false
+	if w.ring == nil {
+		return d, false, false
 	}
-	if it, ok := w.ring.get(d); ok {
-		w.s.meters.roundTrip.Observe(time.Duration(now - it.at).Seconds())
+	if w.ring.settle(d) {
+		moved = true
+		if it, ok := w.ring.get(d); ok {
+			w.s.meters.roundTrip.Observe(time.Duration(now - it.at).Seconds())
+		}
 	}
-	w.ring.trim(d)
-	w.meter.durable(now, w.ring.floor)
-	return d, true
+	room = w.ring.trim(w.core.Floor()-1) > 0
+	if moved {
+		w.meter.durable(now, w.ring.durable)
+	}
+	return d, moved, room
 }
 
 // libraryMoved takes the library's progress: more to capture, more released.

@@ -88,7 +88,7 @@ func messages(t testing.TB) []message {
 		{"header", typeHeader, sealed[:batch.HeaderSize], again(batch.ParseHeader, func(h batch.Header, b []byte) []byte { return h.Append(b) })},
 		{
 			"ack", typeAck,
-			appendAck(nil, fence.Ack{Node: "dr2", Incarnation: id(7), Epoch: 3, Received: 12, Durable: 11, Chain: id(8), Applied: 10, AppliedAt: 99, Stamp: 1<<32 | 9}),
+			appendAck(nil, fence.Ack{Node: "dr2", Incarnation: id(7), Epoch: 3, Received: 12, Durable: 11, Stored: 12, Chain: id(8), Applied: 10, AppliedAt: 99, Stamp: 1<<32 | 9}),
 			again(parseAttachAck, func(a fence.Ack, b []byte) []byte { return appendAck(b, a) }),
 		},
 		{"commit", typeCommit, wire.AppendU64(nil, 11), nil},

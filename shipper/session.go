@@ -371,6 +371,7 @@ func appendAck(b []byte, a fence.Ack) []byte {
 	b = wire.AppendU64(b, uint64(a.Received))
 	b = wire.AppendU64(b, uint64(a.Durable))
 	b = wire.Append16(b, a.Chain)
+	b = wire.AppendU64(b, uint64(a.Stored))
 	b = wire.AppendU64(b, uint64(a.Applied))
 	b = wire.AppendU64(b, uint64(a.AppliedAt))
 	return wire.AppendU64(b, a.Stamp)
@@ -385,11 +386,12 @@ func parseAck(body []byte, names *interner) (a fence.Ack, err error) {
 	a.Received = tidegate.Seq(d.U64())
 	a.Durable = tidegate.Seq(d.U64())
 	a.Chain = d.Array16()
+	a.Stored = tidegate.Seq(d.U64())
 	a.Applied = tidegate.Seq(d.U64())
 	a.AppliedAt = tidegate.Position(d.U64())
 	a.Stamp = d.U64()
-	if a.Durable > a.Received {
-		d.Fail("durable %s beyond received %s", a.Durable, a.Received)
+	if a.Durable > a.Stored || a.Stored > a.Received {
+		d.Fail("durable %s, stored %s, received %s: want none beyond the next", a.Durable, a.Stored, a.Received)
 	}
 	if err := finish(&d, "ack"); err != nil {
 		return fence.Ack{}, err

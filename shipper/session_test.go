@@ -285,7 +285,7 @@ func TestBatchLargerThanTheLimitIsMisuse(t *testing.T) {
 
 func TestEventsCrossUnchanged(t *testing.T) {
 	ca := newCerts(t, "alpha", time.Now)
-	ack := fence.Ack{Node: "dr3", Incarnation: tidegate.ID{9}, Epoch: 3, Received: 12, Durable: 11, Chain: tidegate.Chain{4}, Applied: 10, AppliedAt: 99, Stamp: 1<<32 | 5}
+	ack := fence.Ack{Node: "dr3", Incarnation: tidegate.ID{9}, Epoch: 3, Received: 12, Durable: 11, Stored: 12, Chain: tidegate.Chain{4}, Applied: 10, AppliedAt: 99, Stamp: 1<<32 | 5}
 	beacon := Beacon{Epoch: 3, Generation: 1, AKnown: true, A: 1, L: 3, D: 2, Boot: 44, Wall: time.Unix(5, 6), Exposed: 9, OffsetKnown: true, Offset: -7, OffsetErr: 8, Lease: LeaseAsk{TTL: 5 * time.Second, Seqno: 13}}
 	grant := LeaseGrant{Node: "dr3", Incarnation: tidegate.ID{9}, Epoch: 3, TTL: 5 * time.Second, Seqno: 13}
 	feedback := Feedback{Node: "dr3", Incarnation: tidegate.ID{9}, Epoch: 3, Opaque: "\x00asked"}
@@ -609,7 +609,7 @@ func TestShippingAllocatesNothingPerBatch(t *testing.T) {
 			if ev, err = conn.Recv(); err == nil {
 				if b, ok := ev.(*BatchEvent); ok {
 					if err = conn.Grant(len(b.Sealed)); err == nil {
-						err = errors.Join(conn.SendAck(fence.Ack{Node: "dr1", Received: b.Header.Seq, Durable: b.Header.Seq}), conn.Flush())
+						err = errors.Join(conn.SendAck(fence.Ack{Node: "dr1", Received: b.Header.Seq, Stored: b.Header.Seq, Durable: b.Header.Seq}), conn.Flush())
 					}
 				}
 			}

@@ -184,7 +184,7 @@ func (n *Node) Ack() (ack Ack, ok bool) {
 	}
 	return Ack{
 		Node: n.disk.Node, Incarnation: n.disk.Incarnation, Epoch: t.Epoch,
-		Received: n.end.Seq, Durable: d.Seq, Chain: d.Chain,
+		Received: n.end.Seq, Durable: d.Seq, Chain: d.Chain, Stored: d.Seq,
 		Stamp: uint64(n.disk.Starts)<<40 | n.acks,
 	}, true
 }

@@ -236,6 +236,8 @@ type LeaseReply struct {
 
 // Ack is a node's own statement of what it has; a relay passes it on unchanged.
 // Only a [Node] makes one. Durable is fsynced, Chain is the chain at Durable.
+//
+// Invariant: Durable <= Stored <= Received.
 type Ack struct {
 	Node        tidegate.NodeName    `json:"node"`
 	Incarnation tidegate.Incarnation `json:"incarnation"`
@@ -243,7 +245,10 @@ type Ack struct {
 	Received    tidegate.Seq         `json:"received"`
 	Durable     tidegate.Seq         `json:"durable"`
 	Chain       tidegate.Chain       `json:"chain"`
-	Applied     tidegate.Seq         `json:"applied"` // filled in by the shell; information only
+	// Stored is fsynced too, and counts for nothing beyond Durable: the node could not
+	// rebuild a state from it yet, because it lacks a base, or log that goes with it.
+	Stored  tidegate.Seq `json:"stored,omitempty"`
+	Applied tidegate.Seq `json:"applied"` // filled in by the shell; information only
 	// AppliedAt is the end of what the warm copy beside the node has applied, in the
 	// source's own log; 0 unless it is proven to follow the log of this epoch. Like
 	// Applied, it is not the core's.

@@ -284,6 +284,48 @@ func TestDurableAgainstSorting(t *testing.T) {
 	})
 }
 
+// TestStoredFreesTheRing has a generation whose base is not whole yet: what W members
+// have stored need not be kept for anybody, and counts for nothing until they state it.
+func TestStoredFreesTheRing(t *testing.T) {
+	w, cfg := oneWriter(t, 3, 2)
+	for s := tidegate.Seq(1); s <= 10; s++ {
+		if err := w.Sealed(tidegate.LogPos{Epoch: 3, Seq: s, Chain: chainAt(s)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var stamp uint64
+	says := func(i int, durable, stored, wantD, wantFloor tidegate.Seq) {
+		t.Helper()
+		stamp++
+		a := fence.Ack{
+			Node: cfg.Members[i].Node, Incarnation: cfg.Members[i].Incarnation, Epoch: 3,
+			Received: 10, Stored: stored, Durable: durable, Stamp: stamp,
+		}
+		if durable > 0 {
+			a.Chain = chainAt(durable)
+		}
+		if eff := w.OnAck(a); len(eff) > 0 {
+			t.Fatalf("%+v gave %+v", a, eff)
+		}
+		if w.Durable() != wantD || w.Floor() != wantFloor {
+			t.Fatalf("node %d, durable %s, stored %s: D %s, floor %s; want %s, %s", i, durable, stored, w.Durable(), w.Floor(), wantD, wantFloor)
+		}
+	}
+	says(0, 0, 6, 0, 1)
+	says(1, 0, 5, 0, 6) // two have stored up to 5
+	says(0, 6, 6, 0, 6) // one of them counts
+	says(1, 0, 8, 0, 7)
+	says(2, 0, 9, 0, 9)
+	says(1, 7, 8, 0, 9)  // where it begins to count is gone: no word of it yet, and no reason to distrust it
+	says(1, 8, 8, 6, 9)  // and the next word counts
+	says(0, 9, 9, 8, 10) // D is what one of them has stated
+	says(2, 10, 10, 9, 10)
+	m := cfg.Members[2]
+	if eff := w.OnAck(fence.Ack{Node: m.Node, Incarnation: m.Incarnation, Epoch: 3, Received: 11, Stored: 11, Durable: 10, Chain: chainAt(10), Stamp: 99}); len(eff) == 0 {
+		t.Error("a node stored what was never sealed, and is trusted")
+	}
+}
+
 type noLog struct{}
 
 func (noLog) At(tidegate.Seq) (tidegate.LogPos, error) {

@@ -7,8 +7,8 @@ import (
 	"github.com/tidegate/tidegate/internal/mutate"
 )
 
-// WriterInFlightMax bounds the batches sealed beyond D: their chains are kept
-// to check acks against.
+// WriterInFlightMax bounds the batches sealed beyond what W members have stored:
+// their chains are kept to check acks against.
 const WriterInFlightMax = 1 << 20
 
 // Writer is the holder's part of one stream in one epoch: it counts acks, says
@@ -34,9 +34,10 @@ type Writer struct {
 	lastAsk uint64
 	gaveUp  bool // the record says DEMOTED
 	end     tidegate.LogPos
-	chains  []tidegate.Chain // ring; chain of seq s at s % len; covers [d, end]
+	chains  []tidegate.Chain // ring; chain of seq s at s % len; covers [kept, end]
 	d       tidegate.Seq
-	oldest  tidegate.Seq // lowest seq in the shell's ring; 0: nothing below d+1
+	kept    tidegate.Seq // stored by W members, D or beyond: nobody has to be fed it from here
+	oldest  tidegate.Seq // lowest seq in the shell's ring; 0: nothing below kept+1
 	fenced  bool
 	by      Promise
 	relay   tidegate.NodeName // dialled or attached; "" when none
@@ -51,6 +52,7 @@ type peer struct {
 	stamp      uint64
 	received   tidegate.Seq
 	durable    tidegate.Seq
+	stored     tidegate.Seq
 	distrusted bool
 	failed     uint64       // order of its last failure as relay; 0 never
 	target     tidegate.Seq // limbo: what it must reach
@@ -83,7 +85,7 @@ func NewWriter(self Holder, rec EpochRecord) (*Writer, error) {
 		return nil, err
 	}
 	w := &Writer{
-		self: self, epoch: rec.Epoch, rec: rec.Clone(), end: rec.Head, d: rec.Head.Seq,
+		self: self, epoch: rec.Epoch, rec: rec.Clone(), end: rec.Head, d: rec.Head.Seq, kept: rec.Head.Seq,
 		chains: make([]tidegate.Chain, 64),
 	}
 	w.chains[w.slot(w.end.Seq)] = w.end.Chain
@@ -109,10 +111,10 @@ func (w *Writer) Sealed(pos tidegate.LogPos) error {
 		return fail(tidegate.Fenced, fmt.Errorf("the epoch was handed over: %w", tidegate.ErrFenced))
 	case pos.Epoch != w.epoch || pos.Seq != w.end.Seq+1:
 		return fail(tidegate.Misuse, fmt.Errorf("after %s under epoch %s: %w", w.end, w.epoch, tidegate.ErrGap))
-	case pos.Seq-w.d >= WriterInFlightMax:
+	case pos.Seq-w.kept >= WriterInFlightMax:
 		return fail(tidegate.Transient, tidegate.ErrFull)
 	}
-	if int(pos.Seq-w.d) >= len(w.chains) {
+	if int(pos.Seq-w.kept) >= len(w.chains) {
 		w.grow()
 	}
 	w.end = pos
@@ -123,7 +125,7 @@ func (w *Writer) Sealed(pos tidegate.LogPos) error {
 func (w *Writer) grow() {
 	old := w.chains
 	w.chains = make([]tidegate.Chain, 2*len(old))
-	for s := w.d; s <= w.end.Seq; s++ {
+	for s := w.kept; s <= w.end.Seq; s++ {
 		w.chains[w.slot(s)] = old[s%tidegate.Seq(len(old))]
 	}
 }
@@ -166,8 +168,10 @@ func (w *Writer) take(p *peer, a Ack) bool {
 		why = fmt.Sprintf("durable %s is before the epoch's head %s", a.Durable, w.rec.Head.Seq)
 	case a.Durable > w.end.Seq:
 		why = fmt.Sprintf("durable %s is beyond the last sealed batch %s", a.Durable, w.end.Seq)
-	case a.Durable >= w.d && w.chains[w.slot(a.Durable)] != a.Chain && !mutate.Broken(mutate.ChainCheck):
+	case a.Durable >= w.kept && w.chains[w.slot(a.Durable)] != a.Chain && !mutate.Broken(mutate.ChainCheck):
 		why = fmt.Sprintf("chain at %s is %.8s, sealed was %.8s", a.Durable, a.Chain, w.chains[w.slot(a.Durable)])
+	case a.Stored > w.end.Seq:
+		why = fmt.Sprintf("stored %s is beyond the last sealed batch %s", a.Stored, w.end.Seq)
 	}
 	p.stamp = a.Stamp
 	if why != "" && !mutate.Broken(mutate.Limbo) && !mutate.Broken(mutate.AckAfterSync) && !mutate.Broken(mutate.EpochCheck) {
@@ -179,7 +183,11 @@ func (w *Writer) take(p *peer, a Ack) bool {
 		}
 		return false
 	}
-	p.received, p.durable = a.Received, a.Durable
+	p.received, p.stored = a.Received, max(a.Stored, a.Durable)
+	if a.Durable < w.kept && a.Durable > w.d {
+		return true // what it was sealed as is not known here any more; its next word reaches beyond
+	}
+	p.durable = a.Durable
 	return true
 }
 
@@ -215,25 +223,35 @@ func (w *Writer) onLimboAck(a Ack) {
 	}
 }
 
-// advance recomputes D: the W-th largest durable of the trusted members.
+// advance recomputes D and kept: the W-th largest durable of the trusted members,
+// and the W-th largest that they have stored.
 func (w *Writer) advance() {
-	var top [MembersMax]tidegate.Seq // sorted, largest first
-	n := 0
+	var durable, stored quorum
 	for i := range w.members {
-		p := &w.members[i]
-		if p.distrusted {
-			continue
+		if p := &w.members[i]; !p.distrusted {
+			durable.add(p.durable)
+			stored.add(p.stored)
 		}
-		j := n
-		for ; j > 0 && top[j-1] < p.durable; j-- {
-			top[j] = top[j-1]
-		}
-		top[j] = p.durable
-		n++
 	}
-	if wq := w.rec.Config.W; n >= wq {
-		w.d = max(w.d, min(top[wq-1], w.end.Seq))
+	if wq := w.rec.Config.W; durable.n >= wq {
+		w.d = max(w.d, min(durable.top[wq-1], w.end.Seq))
+		w.kept = max(w.kept, w.d, min(stored.top[wq-1], w.end.Seq))
 	}
+}
+
+// quorum sorts what members have, largest first.
+type quorum struct {
+	top [MembersMax]tidegate.Seq
+	n   int
+}
+
+func (q *quorum) add(seq tidegate.Seq) {
+	j := q.n
+	for ; j > 0 && q.top[j-1] < seq; j-- {
+		q.top[j] = q.top[j-1]
+	}
+	q.top[j] = seq
+	q.n++
 }
 
 // Counts reports whether acks of m count towards D: the record names this very
@@ -340,12 +358,12 @@ func (w *Writer) RelayUp(m Member, received, durable tidegate.LogPos) []WriterEf
 	if w.fenced || m.Node != w.relay {
 		return nil
 	}
-	oldest := w.d + 1
+	oldest := w.kept + 1
 	if w.oldest > 0 {
 		oldest = min(oldest, w.oldest)
 	}
 	fit := received.Seq+1 >= oldest && received.Seq <= w.end.Seq && durable.Seq <= received.Seq &&
-		(received.Seq < w.d || w.chains[w.slot(received.Seq)] == received.Chain)
+		(received.Seq < w.kept || w.chains[w.slot(received.Seq)] == received.Chain)
 	if !fit {
 		w.down()
 		return w.out
@@ -384,8 +402,10 @@ func (w *Writer) Durable() tidegate.Seq { return w.d }
 func (w *Writer) End() tidegate.LogPos { return w.end }
 
 // Floor returns the lowest seq that must stay in the ring: another relay may
-// have to be fed from there.
-func (w *Writer) Floor() tidegate.Seq { return w.d + 1 }
+// have to be fed from there. W members have stored all before it, which is D or
+// more: while a generation's base is on its way its log counts for nothing, however
+// much of it there is, and may be longer than any ring.
+func (w *Writer) Floor() tidegate.Seq { return w.kept + 1 }
 
 // Retained tells the lowest seq that the shell can still ship, when it keeps
 // more than [Writer.Floor] demands: a member that lags behind D may then be the
