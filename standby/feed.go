@@ -373,8 +373,11 @@ func (s *stream) acksFor(f *feed, sent map[tidegate.NodeName]fence.Ack, due []fe
 		if a.Epoch != f.promise.Epoch || !own && f.as != shipper.AsWriter {
 			continue
 		}
-		if last, ok := sent[node]; ok && last.Incarnation == a.Incarnation && last.Durable == a.Durable && last.Chain == a.Chain && last.Applied == a.Applied && last.AppliedAt == a.AppliedAt {
-			continue
+		if last, ok := sent[node]; ok {
+			last.Received, last.Stamp = a.Received, a.Stamp // which are no news by themselves
+			if last == a {
+				continue
+			}
 		}
 		due = append(due, a)
 	}

@@ -502,6 +502,19 @@ func (w *writer) acked(n tidegate.NodeName) tidegate.Seq {
 	return seq
 }
 
+// stored is what a node says that it has synced, whether it counts or not.
+func (w *writer) stored(n tidegate.NodeName) tidegate.Seq {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	var seq tidegate.Seq
+	for m, a := range w.acks {
+		if m.Node == n {
+			seq = max(seq, a.Stored)
+		}
+	}
+	return seq
+}
+
 func (w *writer) lost() error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
