@@ -26,5 +26,6 @@
 // [Window] of what can be restored. Nothing of a bucket is believed before it was
 // verified.
 //
-// The names of the objects and what is in them is docs/formats/archive.md.
+// A [Writer] belongs to a standby node; it decides by [History], [Coverage] and
+// [Policy], which know no clock and no bucket. The names of the objects and what is in them is docs/formats/archive.md.
 package archive

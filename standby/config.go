@@ -1,6 +1,7 @@
 package standby
 
 import (
+	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -10,6 +11,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/tidegate/tidegate"
+	"github.com/tidegate/tidegate/archive"
+	"github.com/tidegate/tidegate/archive/bucket"
 	"github.com/tidegate/tidegate/internal/clock"
 	"github.com/tidegate/tidegate/internal/rates"
 	"github.com/tidegate/tidegate/internal/vfs"
@@ -38,6 +41,8 @@ type Config struct {
 	FreeBytesMin uint64
 	// Bases says when bases are renewed, for streams whose store has them.
 	Bases BasePolicy
+	// Archive says how streams are archived, where Deps has an archive.
+	Archive archive.Policy
 	// RejoinEvery is how often a node that missed an adopt asks for it. Default 1 s.
 	RejoinEvery time.Duration
 }
@@ -71,7 +76,7 @@ func (c Config) SetDefaults() Config {
 	if c.RejoinEvery == 0 {
 		c.RejoinEvery = RejoinEveryDefault
 	}
-	c.Bases, c.Limits = c.Bases.SetDefaults(), c.Limits.SetDefaults()
+	c.Bases, c.Limits, c.Archive = c.Bases.SetDefaults(), c.Limits.SetDefaults(), c.Archive.SetDefaults()
 	return c
 }
 
@@ -99,13 +104,16 @@ func (c Config) Validate() error {
 	if err := c.Bases.Validate(); err != nil {
 		errs = append(errs, fmt.Errorf("base: %w", err))
 	}
+	if err := c.Archive.Validate(); err != nil {
+		errs = append(errs, fmt.Errorf("archive: %w", err))
+	}
 	if err := c.Limits.Validate(); err != nil {
 		errs = append(errs, fmt.Errorf("limits: %w", err))
 	}
 	return errors.Join(errs...)
 }
 
-// Deps is what a node is given by the process it runs in. None is nil.
+// Deps is what a node is given by the process it runs in. None but Archive is nil.
 type Deps struct {
 	FS        vfs.FS
 	Clock     clock.Clock
@@ -115,6 +123,9 @@ type Deps struct {
 	ShipServe *tls.Config // for 7411: any role of the cluster; the session checks it
 	ShipDial  *tls.Config // for sessions to other nodes: role standby
 	APIServe  *tls.Config // for 7414: any role of the cluster; each call checks it
+	// Archive opens the bucket of the archive, whose bytes go at a rate; nil: there is
+	// none. It does not wait for a server: what that does must not keep a node from its work.
+	Archive func(ctx context.Context, rate *rates.Limiter) (bucket.Bucket, error)
 }
 
 // Keys of log attributes.

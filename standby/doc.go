@@ -26,6 +26,7 @@
 //	   ^                          | group sync            |
 //	   +--- acks, feedback -------+-----------------------+ the same, unchanged
 //	                              +-> cursor, up to commit -> library (internal/local)
+//	                              +-> up to commit -> [archive.Writer] -> bucket; nothing waits for it
 //	gate -- fence, adopt, promote --> fence.Node, one lock per stream
 //
 // # Order of locks and effects

@@ -16,10 +16,13 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/tidegate/tidegate"
+	"github.com/tidegate/tidegate/archive"
+	"github.com/tidegate/tidegate/archive/bucket"
 	"github.com/tidegate/tidegate/batch"
 	"github.com/tidegate/tidegate/gating/fence"
 	"github.com/tidegate/tidegate/internal/clock"
 	"github.com/tidegate/tidegate/internal/pki"
+	"github.com/tidegate/tidegate/internal/rates"
 	"github.com/tidegate/tidegate/internal/vfs"
 	"github.com/tidegate/tidegate/shipper"
 )
@@ -133,6 +136,9 @@ type cluster struct {
 	sealer       *batch.Sealer
 
 	policy BasePolicy // of every node; set before it starts
+	// bucket is a node's archive, and archive how it uploads; nil: it has none.
+	bucket  func(tidegate.NodeName) bucket.Bucket
+	archive archive.Policy
 
 	outside map[tidegate.NodeName]tidegate.SiteName // nodes that no configuration names, and where they are
 }
@@ -237,13 +243,18 @@ func (nd *node) start() {
 	cred := nd.c.creds(tidegate.RoleStandby, string(nd.name))
 	nd.reg = prometheus.NewRegistry()
 	var err error
+	var archives func(context.Context, *rates.Limiter) (bucket.Bucket, error)
+	if nd.c.bucket != nil {
+		archives = func(context.Context, *rates.Limiter) (bucket.Bucket, error) { return nd.c.bucket(nd.name), nil }
+	}
 	nd.n, err = New(Config{
 		Node: nd.name, Site: nd.c.site(nd.name), DataDir: nd.dir, RunDir: nd.c.run, RatesDir: nd.c.rates, ShipListen: "127.0.0.1:0", APIListen: "127.0.0.1:0",
 		Limits: testLimits, SegmentBytes: 1 << 20, FreeBytesMin: 1, RejoinEvery: 50 * time.Millisecond,
-		Bases: nd.c.policy,
+		Bases: nd.c.policy, Archive: nd.c.archive,
 	}, Deps{
 		FS: nd.fs, Clock: clock.System(), Log: slog.New(slog.DiscardHandler), Registry: nd.reg, Directory: gateOf{nd.c.gate, nd.name},
 		ShipServe: cred.ServerTLS(), ShipDial: cred.ClientTLS(pki.Expect{Role: tidegate.RoleStandby}), APIServe: cred.ServerTLS(),
+		Archive: archives,
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -3,6 +3,7 @@ package standby
 import (
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/tidegate/tidegate"
 	"github.com/tidegate/tidegate/shipper"
 )
 
@@ -22,9 +23,14 @@ type metrics struct {
 	removed     prometheus.Counter
 	freed       prometheus.Counter
 
+	archiveObjects prometheus.Counter
+	archiveBytes   prometheus.Counter
+	archiveErrors  *prometheus.CounterVec
+
 	received, durable, commit, applied, appliedPosition,
 	beacon, blind, limbo, faulted, learner, lease, relayUp,
 	logBytes, logFirst, baseTaken, baseBytes,
+	archivist, archived, archiveBehind, archiveHoles, archiveSuccess,
 	free, total, quarantine, full *prometheus.Desc
 }
 
@@ -56,6 +62,18 @@ func newMetrics(reg prometheus.Registerer, n *Standby) *metrics {
 			Namespace: namespace, Subsystem: subsystem, Name: "base_freed_bytes_total",
 			Help: "Bytes of packs that went because no base needs what was in them, less what was stored anew of them.",
 		}),
+		archiveObjects: prometheus.NewCounter(prometheus.CounterOpts{
+			Namespace: namespace, Subsystem: subsystem, Name: "archive_objects_total",
+			Help: "Objects that this node has put into the archive.",
+		}),
+		archiveBytes: prometheus.NewCounter(prometheus.CounterOpts{
+			Namespace: namespace, Subsystem: subsystem, Name: "archive_bytes_total",
+			Help: "Bytes of those objects.",
+		}),
+		archiveErrors: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Namespace: namespace, Subsystem: subsystem, Name: "archive_errors_total",
+			Help: "Attempts to archive something that failed, by class of error.",
+		}, []string{"class"}),
 	}
 	stream := []string{"service", "stream"}
 	m.received = prometheus.NewDesc("tidegate_standby_received_seq", "Newest batch in the log.", stream, nil)
@@ -74,11 +92,16 @@ func newMetrics(reg prometheus.Registerer, n *Standby) *metrics {
 	m.logFirst = prometheus.NewDesc("tidegate_standby_log_first_seq", "Oldest batch that is kept.", stream, nil)
 	m.baseTaken = prometheus.NewDesc("tidegate_standby_base_taken_timestamp_seconds", "When the newest base of the log's generation was taken; absent while none is held.", stream, nil)
 	m.baseBytes = prometheus.NewDesc("tidegate_standby_base_bytes", "Size of the packs that bases are kept in; absent where the stream has none.", stream, nil)
+	m.archivist = prometheus.NewDesc("tidegate_standby_archivist", "1 while this node uploads the stream to the archive; absent where it has none.", stream, nil)
+	m.archived = prometheus.NewDesc("tidegate_standby_archived_seq", "Newest batch up to which the archive has all that this log has; absent while that is not known.", stream, nil)
+	m.archiveBehind = prometheus.NewDesc("tidegate_standby_archive_behind_seconds", "Age of the oldest committed batch that is not archived; 0 when there is none, absent while that is not known.", stream, nil)
+	m.archiveHoles = prometheus.NewDesc("tidegate_standby_archive_holes", "Ranges of batches that the archive lacks and this log cannot fill; absent while that is not known.", stream, nil)
+	m.archiveSuccess = prometheus.NewDesc("tidegate_standby_archive_last_success_timestamp_seconds", "When the archive did last what this node asked; absent until it has.", stream, nil)
 	m.free = prometheus.NewDesc("tidegate_standby_disk_free_bytes", "Room left on the data directory's file system.", nil, nil)
 	m.total = prometheus.NewDesc("tidegate_standby_disk_total_bytes", "Size of the data directory's file system.", nil, nil)
 	m.quarantine = prometheus.NewDesc("tidegate_standby_quarantine_bytes", "Bytes that lie in quarantine.", nil, nil)
 	m.full = prometheus.NewDesc("tidegate_standby_full", "1 while batches are refused for want of room.", nil, nil)
-	reg.MustRegister(m.fsync, m.refused, m.quarantined, m.torn, m.removed, m.freed, m)
+	reg.MustRegister(m.fsync, m.refused, m.quarantined, m.torn, m.removed, m.freed, m.archiveObjects, m.archiveBytes, m.archiveErrors, m)
 	return m
 }
 
@@ -89,7 +112,8 @@ func (m *metrics) refuse(c shipper.Code) { m.refused.WithLabelValues(c.String())
 func (m *metrics) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		m.received, m.durable, m.commit, m.applied, m.appliedPosition, m.beacon, m.blind,
-		m.limbo, m.faulted, m.learner, m.lease, m.relayUp, m.logBytes, m.logFirst, m.baseTaken, m.baseBytes, m.free, m.total, m.quarantine, m.full,
+		m.limbo, m.faulted, m.learner, m.lease, m.relayUp, m.logBytes, m.logFirst, m.baseTaken, m.baseBytes,
+		m.archivist, m.archived, m.archiveBehind, m.archiveHoles, m.archiveSuccess, m.free, m.total, m.quarantine, m.full,
 	} {
 		ch <- d
 	}
@@ -133,6 +157,7 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 		if !s.BaseTaken.IsZero() {
 			gauge(m.baseTaken, float64(s.BaseTaken.UnixNano())/1e9, service, name)
 		}
+		m.collectArchive(gauge, &s)
 		if s.Commit > 0 {
 			gauge(m.commit, float64(s.Commit), service, name)
 		}
@@ -152,6 +177,37 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 			gauge(m.relayUp, truth(problem == ""), service, name, string(node))
 		}
 	}
+}
+
+// collectArchive shows what is known of a stream's archive.
+func (m *metrics) collectArchive(gauge func(d *prometheus.Desc, v float64, labels ...string), s *StreamStatus) {
+	a := s.Archive
+	if a == nil || s.View.Name == "" {
+		return
+	}
+	service, name := string(s.View.Service), string(s.View.Name)
+	gauge(m.archivist, truth(a.Archivist), service, name)
+	if a.Archived != nil {
+		gauge(m.archived, float64(*a.Archived), service, name)
+		gauge(m.archiveHoles, float64(len(a.Holes)), service, name)
+	}
+	if a.Behind != nil {
+		gauge(m.archiveBehind, a.Behind.Seconds(), service, name)
+	}
+	if !a.LastSuccess.IsZero() {
+		gauge(m.archiveSuccess, float64(a.LastSuccess.UnixNano())/1e9, service, name)
+	}
+}
+
+// Stored implements archive.Meter.
+func (m *metrics) Stored(bytes int64) {
+	m.archiveObjects.Inc()
+	m.archiveBytes.Add(float64(bytes))
+}
+
+// Failed implements archive.Meter.
+func (m *metrics) Failed(class tidegate.Class) {
+	m.archiveErrors.WithLabelValues(string(class)).Inc()
 }
 
 func truth(b bool) float64 {

@@ -14,6 +14,7 @@ type limits struct {
 	receive *rates.Limiter // the credit that writers and relays are given back
 	copying *rates.Limiter // batches read from other nodes' logs
 	apply   *rates.Limiter // batches handed to the libraries
+	archive *rates.Limiter // what is asked of the archive's bucket
 }
 
 func newLimits(cfg Config, deps Deps) limits {
@@ -21,6 +22,7 @@ func newLimits(cfg Config, deps Deps) limits {
 	deps.Registry.MustRegister(files)
 	return limits{
 		files: files, receive: files.Limiter(rates.Receive), copying: files.Limiter(rates.Copy), apply: files.Limiter(rates.Apply),
+		archive: files.Limiter(rates.Archive),
 	}
 }
 

@@ -69,7 +69,7 @@ func TestReceivingObeysItsRate(t *testing.T) {
 		}
 	}
 	m := ReportMessage(c.nodes["dr1"].n.Status(), time.Unix(1, 0))
-	if len(m.GetRates()) != 3 || m.GetRates()[0].GetName() != rates.Receive || m.GetRates()[0].Limit == nil || m.GetRates()[1].Limit != nil {
+	if len(m.GetRates()) != 4 || m.GetRates()[0].GetName() != rates.Receive || m.GetRates()[0].Limit == nil || m.GetRates()[1].Limit != nil {
 		t.Errorf("reported %v", m.GetRates())
 	}
 	c.lift(t, rates.Receive)

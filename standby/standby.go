@@ -13,6 +13,8 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/tidegate/tidegate"
+	"github.com/tidegate/tidegate/archive"
+	"github.com/tidegate/tidegate/archive/bucket"
 	"github.com/tidegate/tidegate/internal/durable"
 	"github.com/tidegate/tidegate/shipper"
 )
@@ -27,7 +29,9 @@ type Standby struct {
 	ready    chan struct{} // closed when the node serves
 	stopped  chan struct{} // closed when Run begins to end
 	stopping sync.Once
-	changed  bell        // the view has changed
+	changed  bell          // the view has changed
+	bucket   bucket.Bucket // of the archive; nil: there is none. Set before any stream is opened
+	buffers  archive.Buffers
 	urgent   bell        // the gate waits for what the next report says
 	full     atomic.Bool // too little room on the disk for batches
 	disk     atomic.Pointer[diskState]
@@ -63,6 +67,7 @@ func New(cfg Config, deps Deps) (*Standby, error) {
 		streams: map[tidegate.StreamID]*stream{},
 		heard:   map[tidegate.NodeName]string{},
 	}
+	n.buffers = archive.NewBuffers(archiveBuffers)
 	n.metrics, n.limits = newMetrics(deps.Registry, n), newLimits(cfg, deps)
 	return n, nil
 }
@@ -92,6 +97,11 @@ func (n *Standby) Run(ctx context.Context) (err error) {
 	}
 	defer func() { err = errors.Join(err, lock.Close()) }()
 	defer n.closeStreams()
+	if n.deps.Archive != nil {
+		if n.bucket, err = n.deps.Archive(ctx, n.limits.archive); err != nil {
+			return fmt.Errorf("open archive: %w", err)
+		}
+	}
 	shipLn, apiLn, err := n.listen(ctx)
 	if err != nil {
 		return err

@@ -54,6 +54,8 @@ type StreamStatus struct {
 	// store, the gravest first.
 	Findings []local.Finding
 
+	Archive *ArchiveStatus // nil: the node has none
+
 	Applied         *tidegate.Seq
 	AppliedPosition *tidegate.Position
 	ApplyLag        *int64   // records in the log that are not applied; an upper bound
@@ -96,6 +98,7 @@ func (n *Standby) Status() Status {
 }
 
 func (s *stream) status() StreamStatus {
+	archived, found := s.archiveStatus()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.fault != nil {
@@ -148,6 +151,7 @@ func (s *stream) status() StreamStatus {
 	s.beaconStatus(&st)
 	st.Evidence = s.evidence()
 	st.Findings = append(st.Findings, append(s.refreshFinding(), s.trimFinding()...)...)
+	st.Archive, st.Findings = archived, append(st.Findings, found...)
 	st.Relays = make(map[tidegate.NodeName]string, len(s.relays))
 	for node, err := range s.relays {
 		st.Relays[node] = ""

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/tidegate/tidegate"
+	"github.com/tidegate/tidegate/archive"
 	"github.com/tidegate/tidegate/gating/fence"
 	"github.com/tidegate/tidegate/internal/durable"
 	"github.com/tidegate/tidegate/shipper"
@@ -50,8 +51,9 @@ type stream struct {
 	apply   applyState
 	replay  replay
 	witness witness
-	bases   *bases   // nil: the stream's log says everything
-	trimmed trimRule // as of the last look
+	bases   *bases          // nil: the stream's log says everything
+	trimmed trimRule        // as of the last look
+	archive *archive.Writer // nil: the node has no archive
 	bells   map[bell]struct{}
 	joining joinState
 	leases  leaseState
@@ -147,6 +149,7 @@ func (n *Standby) openStream(v StreamView) (*stream, error) {
 	s.perform(effects)
 	// A lease that the process before this one granted runs from here.
 	s.perform(s.core.Step(fence.Started{Now: n.deps.Clock.Boot()}))
+	s.openArchive()
 	return s, nil
 }
 
@@ -217,6 +220,7 @@ func (s *stream) run(ctx context.Context) error {
 	background.Go(func() { s.seekBase(ctx) })
 	background.Go(func() { s.keepTrimmed(ctx) })
 	background.Go(func() { s.keepCleared(ctx) })
+	background.Go(func() { s.keepArchived(ctx) })
 	for {
 		s.mu.Lock()
 		var e fence.NodeEffect

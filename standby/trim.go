@@ -24,6 +24,15 @@ type trimming struct {
 	held map[tidegate.NodeName]tidegate.Instant // since when the log is kept for a node
 }
 
+// heldFor is for how long the log has been kept for a node.
+func (t *trimming) heldFor(node tidegate.NodeName, now tidegate.Instant) time.Duration {
+	since, held := t.held[node]
+	if !held {
+		return 0
+	}
+	return time.Duration(now - since)
+}
+
 // keepTrimmed removes what nobody needs any more of the log of a stream that has
 // bases, until ctx ends. A log that says everything by itself is never touched.
 func (s *stream) keepTrimmed(ctx context.Context) {
@@ -57,7 +66,7 @@ func (s *stream) trim(ctx context.Context, t *trimming) error {
 	}
 	r := f.rule()
 	if r.To > f.First && s.log.TrimPoint(r.To, trimStep) > f.First {
-		f.Peers = s.trimPeers(ctx, t, f.term) // they are asked only if it matters
+		f.Peers = append(s.trimPeers(ctx, t, f.term), s.archivePeer(t, f.term)...) // they are asked only if it matters
 		r = f.rule()
 	}
 	now := s.n.deps.Clock.Boot()
@@ -145,10 +154,7 @@ func (s *stream) trimPeers(ctx context.Context, t *trimming, term fence.Term) []
 		if node == s.n.cfg.Node {
 			continue
 		}
-		p := trimPeer{Node: node}
-		if since, held := t.held[node]; held {
-			p.Held = time.Duration(s.n.deps.Clock.Boot() - since)
-		}
+		p := trimPeer{Node: node, Held: t.heldFor(node, s.n.deps.Clock.Boot())}
 		next, err := s.askNext(ctx, node, term)
 		if err != nil {
 			s.lg.Debug("ask where the log ends", "node", string(node), keyErr, err)
@@ -236,6 +242,9 @@ const findingTrim = "log-kept"
 func (s *stream) trimFinding() []local.Finding {
 	var list []local.Finding
 	for _, node := range s.trimmed.Lost {
+		if node == archivePeer {
+			continue // said as a hole
+		}
 		list = append(list, local.Finding{
 			Name: findingTrim, Severity: local.SeverityWarning, Text: fmt.Sprintf("log is kept no longer for node %s, which needs a base", node),
 			Hint: "bring the node back, or take it out of the stream's members; on it: `tidegate standby set-aside`, then start it",

@@ -49,6 +49,11 @@ func TestTrimRule(t *testing.T) {
 		{"a node is behind", func(f *trimFacts) { f.Peers[0].Next = 40 }, 40, 1, 0},
 		{"and was waited for for long enough", func(f *trimFacts) { f.Peers[0].Next, f.Peers[0].Held = 40, time.Hour }, 500, 0, 1},
 		{"a node is behind what is kept already", func(f *trimFacts) { f.First, f.Peers[0].Next = 60, 40 }, 500, 0, 0},
+		{"the archive has nothing", func(f *trimFacts) { f.Peers[1] = trimPeer{Node: archivePeer, Archive: true, Known: true, Next: 1} }, 1, 1, 0},
+		{"the archive is behind", func(f *trimFacts) { f.Peers[1] = trimPeer{Node: archivePeer, Archive: true, Known: true, Next: 40} }, 40, 1, 0},
+		{"the archive is not heard of", func(f *trimFacts) { f.Peers[1] = trimPeer{Node: archivePeer, Archive: true} }, 0, 1, 0},
+		{"and was waited for", func(f *trimFacts) { f.Peers[1] = trimPeer{Node: archivePeer, Archive: true, Held: time.Hour} }, 500, 0, 1},
+		{"the archive has what would go", func(f *trimFacts) { f.Peers[1] = trimPeer{Node: archivePeer, Archive: true, Known: true, Next: 500} }, 500, 0, 0},
 		{"a node lacks the newest only", func(f *trimFacts) { f.Peers[0].Next = 500 }, 500, 0, 0},
 	} {
 		f := goodTrim()
@@ -74,7 +79,7 @@ func TestTrimRuleKeepsWhatIsNeeded(t *testing.T) {
 		}
 		slices.Sort(f.Bases)
 		for range r.IntN(4) {
-			f.Peers = append(f.Peers, trimPeer{Known: r.IntN(4) > 0, Next: seq(), Held: time.Duration(r.IntN(20))})
+			f.Peers = append(f.Peers, trimPeer{Archive: r.IntN(3) == 0, Known: r.IntN(4) > 0, Next: seq(), Held: time.Duration(r.IntN(20))})
 		}
 		got := f.rule().To
 		needs := func(what string, from tidegate.Seq) {
@@ -99,7 +104,7 @@ func TestTrimRuleKeepsWhatIsNeeded(t *testing.T) {
 			case p.Held >= f.Wait:
 			case !p.Known:
 				needs("a node that is not heard of", 0)
-			case p.Next > 1 && p.Next >= f.First:
+			case (p.Next > 1 || p.Archive) && p.Next >= f.First:
 				needs("a node", p.Next)
 			}
 			less := f

@@ -36,13 +36,22 @@ type trimFacts struct {
 	term fence.Term      // that all of it is of: what a node has said is worth nothing in another
 }
 
-// trimPeer is another node of the stream.
+// trimPeer is another node of the stream, or the archive.
 type trimPeer struct {
-	Node  tidegate.NodeName
-	Known bool         // it has said, just now, where its log ends
-	Next  tidegate.Seq // the batch that it needs next; 1: it has nothing, and begins at a base
-	Held  time.Duration
+	Node tidegate.NodeName
+	// Archive: it takes every batch. It cannot begin at a base.
+	Archive bool
+	Known   bool         // it has said, just now, where its log ends
+	Next    tidegate.Seq // the batch that it needs next; 1: it has nothing, and begins at a base
+	Held    time.Duration
 	// Held is for how long this log has been kept for it.
+}
+
+func (p *trimPeer) who() string {
+	if p.Archive {
+		return string(p.Node)
+	}
+	return "node " + string(p.Node)
 }
 
 // trimRule is what the facts allow.
@@ -64,7 +73,8 @@ type trimRule struct {
 //  4. nothing goes that the warm service has not applied, and nothing while it may
 //     have a part in the stream and has not said
 //  5. nothing goes that a node needs next, or may need for all that is known, before
-//     it was waited for for Wait; a node that has nothing needs a base, which 3 keeps
+//     it was waited for for Wait; a node that has nothing needs a base, which 3 keeps;
+//     the archive needs everything that it lacks
 //  6. what goes was the oldest
 func (f trimFacts) rule() trimRule {
 	r := trimRule{}
@@ -99,16 +109,16 @@ func (f trimFacts) rule() trimRule {
 	all := r.To
 	for _, p := range f.Peers {
 		switch {
-		case p.Known && (p.Next <= 1 || p.Next < f.First || p.Next >= all):
+		case p.Known && (p.Next <= 1 && !p.Archive || p.Next < f.First || p.Next >= all):
 			// It begins at a base, it needs one already, or has what would go.
 		case p.Held >= f.Wait:
 			r.Lost = append(r.Lost, p.Node)
 		case !p.Known:
 			r.For = append(r.For, p.Node)
-			most(0, fmt.Sprintf("node %s has not said what it has", p.Node))
+			most(0, fmt.Sprintf("%s has not said what it has", p.who()))
 		default:
 			r.For = append(r.For, p.Node)
-			most(p.Next, fmt.Sprintf("node %s lacks batch %s", p.Node, p.Next))
+			most(p.Next, fmt.Sprintf("%s lacks batch %s", p.who(), p.Next))
 		}
 	}
 	return r

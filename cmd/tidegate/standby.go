@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"log/slog"
@@ -8,11 +9,14 @@ import (
 	ucli "github.com/urfave/cli/v2"
 
 	"github.com/tidegate/tidegate"
+	"github.com/tidegate/tidegate/archive/bucket"
+	"github.com/tidegate/tidegate/archive/bucket/open"
 	"github.com/tidegate/tidegate/internal/cli"
 	"github.com/tidegate/tidegate/internal/clock"
 	"github.com/tidegate/tidegate/internal/config"
 	"github.com/tidegate/tidegate/internal/daemon"
 	"github.com/tidegate/tidegate/internal/pki"
+	"github.com/tidegate/tidegate/internal/rates"
 	"github.com/tidegate/tidegate/internal/vfs"
 	"github.com/tidegate/tidegate/standby"
 )
@@ -124,12 +128,18 @@ func standbyParts(f standbyFile, log *slog.Logger) ([]daemon.Part, error) {
 	if err != nil {
 		return nil, err
 	}
-	node, err := standby.New(f.config(), standby.Deps{
+	deps := standby.Deps{
 		FS: vfs.OS(), Clock: clk, Log: log, Registry: daemon.Registry(), Directory: directory,
 		ShipServe: creds.ServerTLS(),
 		ShipDial:  creds.ClientTLS(pki.Expect{Role: tidegate.RoleStandby}),
 		APIServe:  creds.ServerTLS(),
-	})
+	}
+	if !f.Archive.IsZero() {
+		deps.Archive = func(ctx context.Context, rate *rates.Limiter) (bucket.Bucket, error) {
+			return open.OpenWith(ctx, f.Archive.Config, open.Around{Rate: rate})
+		}
+	}
+	node, err := standby.New(f.config(), deps)
 	if err != nil {
 		return nil, err
 	}

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"time"
 
+	"github.com/tidegate/tidegate/archive"
+	"github.com/tidegate/tidegate/archive/bucket/open"
 	"github.com/tidegate/tidegate/internal/config"
 	"github.com/tidegate/tidegate/standby"
 )
@@ -23,8 +25,9 @@ type standbyFile struct {
 		QuarantineBytesMax config.Bytes `yaml:"quarantine_bytes_max"` // beyond it a node refuses to cut
 		FreeBytesMin       config.Bytes `yaml:"free_bytes_min"`       // below it a node refuses to append
 	} `yaml:"limits"`
-	Base baseFile   `yaml:"base"` // of the streams whose stores have bases
-	Warm []warmFile `yaml:"warm"` // services that the node keeps warm itself
+	Base    baseFile    `yaml:"base"`    // of the streams whose stores have bases
+	Archive archiveFile `yaml:"archive"` // a third copy, in a bucket
+	Warm    []warmFile  `yaml:"warm"`    // services that the node keeps warm itself
 }
 
 // baseFile says when bases are renewed.
@@ -64,6 +67,36 @@ func (b baseFile) policy() standby.BasePolicy {
 	}
 }
 
+// archiveFile is the block of every file that uses an archive, and how it is written.
+type archiveFile struct {
+	open.Config `yaml:",inline"`
+
+	Segment config.Bytes  `yaml:"segment"` // bytes of batches that go up together
+	Every   time.Duration `yaml:"every"`   // for how long a committed batch waits for others
+}
+
+func (a archiveFile) validate() error {
+	if a == (archiveFile{}) {
+		return nil
+	}
+	err := a.Config.Validate()
+	if a.IsZero() {
+		err = config.Broken("url", "want file:///directory or s3://bucket/prefix", "")
+	}
+	err = errors.Join(err, config.AtLeast("segment", a.Segment, archive.SegmentMin))
+	if a.Segment > archive.SegmentMax {
+		err = errors.Join(err, config.Broken("segment", "want at most "+config.Bytes(archive.SegmentMax).String(), a.Segment))
+	}
+	if a.Every <= 0 {
+		err = errors.Join(err, config.Broken("every", "want more than 0", a.Every))
+	}
+	return err
+}
+
+func (a archiveFile) policy() archive.Policy {
+	return archive.Policy{Segment: int64(a.Segment), Every: a.Every}
+}
+
 // listenFile is one listener.
 type listenFile struct {
 	Listen string `yaml:"listen"` // host:port; an empty host is every address
@@ -91,6 +124,10 @@ func (f standbyFile) SetDefaults() standbyFile {
 	f.Limits.QuarantineBytesMax = config.Bytes(d.QuarantineBytesMax)
 	f.Base.Refresh.Log = config.Bytes(d.Bases.RefreshLog)
 	f.Base.Keep, f.Base.Trim.Extra, f.Base.Trim.Wait = d.Bases.Keep, config.Bytes(d.Bases.TrimExtra), d.Bases.TrimWait
+	if f.Archive != (archiveFile{}) {
+		f.Archive.Config = f.Archive.SetDefaults()
+		f.Archive.Segment, f.Archive.Every = config.Bytes(d.Archive.Segment), d.Archive.Every
+	}
 	f.Limits.FreeBytesMin = config.Bytes(d.FreeBytesMin) //nolint:gosec // came from a Bytes
 	return f
 }
@@ -109,7 +146,7 @@ func (f standbyFile) Validate() error {
 		config.AtLeast("limits.quarantine_bytes_max", f.Limits.QuarantineBytesMax, 1<<20),
 		config.AtLeast("limits.free_bytes_min", f.Limits.FreeBytesMin, 1<<20),
 	}
-	all = append(all, config.Under("base", f.Base.validate()), validateWarm(f.Warm, f.RunDir))
+	all = append(all, config.Under("base", f.Base.validate()), config.Under("archive", f.Archive.validate()), validateWarm(f.Warm, f.RunDir))
 	if f.RunDir != noRunDir {
 		all = append(all, config.AbsPath("run_dir", f.RunDir))
 	}
@@ -132,6 +169,7 @@ func (f standbyFile) config() standby.Config {
 		Node: f.Node.Name, Site: f.Node.Site, DataDir: f.DataDir, RunDir: run, RatesDir: f.Rates,
 		ShipListen: f.Ship.Listen, ShipPublic: f.Ship.Public, APIListen: f.API.Listen, APIPublic: f.API.Public,
 		Bases:        f.Base.policy(),
+		Archive:      f.Archive.policy(),
 		SegmentBytes: int64(f.Limits.SegmentBytes), QuarantineBytesMax: int64(f.Limits.QuarantineBytesMax),
 		FreeBytesMin: uint64(max(f.Limits.FreeBytesMin, 0)),
 	}

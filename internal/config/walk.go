@@ -73,7 +73,7 @@ func (w *walker) structure(n *yaml.Node, v reflect.Value, path string) {
 			w.add(at, key.Line, "unknown key%s", nearest(key.Value, fields))
 			return
 		}
-		w.value(val, v.Field(index), at)
+		w.value(val, v.FieldByIndex(index), at)
 	})
 }
 
@@ -171,20 +171,27 @@ func kindName(n *yaml.Node) string {
 
 func isNull(n *yaml.Node) bool { return n.Kind == yaml.ScalarNode && n.Tag == "!!null" }
 
-// fieldsOf maps keys to field numbers. Every exported field needs a yaml tag:
-// a file's keys are a promise and never follow from a Go name.
-func fieldsOf(t reflect.Type) map[string]int {
-	fields := map[string]int{}
+// fieldsOf maps keys to fields, those of an inlined struct's own among them. Every
+// exported field needs a yaml tag: a file's keys are a promise and never follow from a
+// Go name.
+func fieldsOf(t reflect.Type) map[string][]int {
+	fields := map[string][]int{}
 	for i := range t.NumField() {
-		if name, _, _ := strings.Cut(t.Field(i).Tag.Get("yaml"), ","); name != "" && name != "-" {
-			fields[name] = i
+		name, option, _ := strings.Cut(t.Field(i).Tag.Get("yaml"), ",")
+		switch {
+		case name == "" && option == "inline":
+			for key, index := range fieldsOf(t.Field(i).Type) {
+				fields[key] = append([]int{i}, index...)
+			}
+		case name != "" && name != "-":
+			fields[name] = []int{i}
 		}
 	}
 	return fields
 }
 
 // nearest offers the known key that a typing mistake most likely meant.
-func nearest(key string, fields map[string]int) string {
+func nearest(key string, fields map[string][]int) string {
 	best, bestAway := "", 3
 	for known := range fields {
 		if away := distance(key, known); away < bestAway || away == bestAway && known < best {

@@ -33,6 +33,7 @@ const (
 	Receive = "receive"
 	Copy    = "copy"
 	Apply   = "apply"
+	Archive = "archive"
 )
 
 // DefaultDir is where the files are unless a daemon's rates_dir says otherwise.
@@ -54,6 +55,7 @@ func All() []Limit {
 		{Receive, BytesPerSecond, DaemonStandby, "sealed bytes taken in from writers and relays"},
 		{Copy, BytesPerSecond, DaemonStandby, "bytes copied from another node's log, and of bases, whoever sends them, or read for one that is renewed here, and what is read and written to free room in their store"},
 		{Apply, BytesPerSecond, DaemonStandby, "bytes given to the services that follow"},
+		{Archive, BytesPerSecond, DaemonStandby, "bytes put into the archive and read from it"},
 	}
 }
 

@@ -1,0 +1,164 @@
+package archive
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/tidegate/tidegate"
+	"github.com/tidegate/tidegate/snapshot"
+)
+
+// mirrored is what is known of a stream's bases in the bucket.
+type mirrored struct {
+	bases map[snapshot.Name]bool // in whatever mirror
+	packs map[uint64]bool        // of this node's mirror, with their indexes
+}
+
+// mirrorStep brings the bases that the archive lacks into this node's mirror.
+func (w *Writer) mirrorStep(ctx context.Context) (time.Duration, error) {
+	if !w.holding() {
+		w.mirrored = nil // another node may mirror meanwhile
+		return w.tick(), nil
+	}
+	store, bases := w.Source.Bases(ctx)
+	if store == nil || len(bases) == 0 {
+		return w.policy.Look, nil
+	}
+	if w.mirrored == nil {
+		m, err := w.listMirrors(ctx)
+		if err != nil {
+			return 0, w.inBucket("list bases", err)
+		}
+		w.mirrored = m
+	}
+	for _, b := range bases {
+		if w.mirrored.bases[b.Name] {
+			continue
+		}
+		if err := w.mirror(ctx, store, b); err != nil {
+			w.mirrored = nil
+			return 0, fmt.Errorf("mirror base %.12s: %w", b.Name, err)
+		}
+		w.mirrored.bases[b.Name] = true
+		w.Logger.Info("base archived", "base", fmt.Sprintf("%.12s", b.Name), "generation", uint32(b.Generation), "bytes", b.Bytes)
+	}
+	return w.policy.Look, nil
+}
+
+// listMirrors looks what is there.
+func (w *Writer) listMirrors(ctx context.Context) (*mirrored, error) {
+	m := &mirrored{bases: map[snapshot.Name]bool{}, packs: map[uint64]bool{}}
+	prefix := BasesPrefix(w.id)
+	for o, err := range w.Bucket.List(ctx, prefix, prefix) {
+		if err != nil {
+			return nil, err
+		}
+		e, err := Parse(o.Name)
+		switch {
+		case err != nil: // not ours: it is left alone
+		case e.Kind == KindBase:
+			m.bases[e.Base.Name] = true
+		case e.Kind == KindIndex && e.Mirror == w.self: // its pack was there before
+			m.packs[e.Pack] = true
+		}
+	}
+	w.succeeded()
+	return m, nil
+}
+
+// mirror puts every sealed pack of the store that is not there, and then the base's
+// manifest. While packs go up a sweep may move what the base needs to others; so it
+// ends only when nothing sealed is left. An index may come to name less, never more,
+// than when it was put: what the base needs now, all that was put names.
+func (w *Writer) mirror(ctx context.Context, store *snapshot.Store, b snapshot.Listed) error {
+	r, err := store.Reader(b) // it is not removed while it is read
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	for {
+		more, err := w.mirrorPacks(ctx, store)
+		if err != nil {
+			return err
+		}
+		if !more {
+			break
+		}
+	}
+	manifest, _, err := store.Manifest(b)
+	if err != nil {
+		return err
+	}
+	return w.putNew(ctx, w.self.ManifestName(w.id, BaseName{b.Generation, b.Name}), bytes.NewReader(manifest))
+}
+
+// mirrorPacks puts the sealed packs that are not there; more: there were some.
+func (w *Writer) mirrorPacks(ctx context.Context, store *snapshot.Store) (more bool, err error) {
+	numbers, err := store.Sealed()
+	if err != nil {
+		return false, err
+	}
+	for _, number := range numbers {
+		if w.mirrored.packs[number] {
+			continue
+		}
+		more = true
+		err := w.mirrorPack(ctx, store, number)
+		if errors.Is(err, errGone) {
+			continue // swept meanwhile: what stays of it is in a newer one
+		}
+		if err != nil {
+			return more, err
+		}
+		w.mirrored.packs[number] = true
+	}
+	return more, nil
+}
+
+// errGone says that a pack is not in the store any more.
+var errGone = errors.New("pack is gone")
+
+func (w *Writer) mirrorPack(ctx context.Context, store *snapshot.Store, number uint64) (err error) {
+	// The index first: should it come to name less, the pack has it all the same.
+	index, err := store.Index(number)
+	if err != nil {
+		return gone(err)
+	}
+	f, err := store.OpenPack(number)
+	if err != nil {
+		return gone(err)
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	size, err := f.Size()
+	if err != nil {
+		return err
+	}
+	if err := w.putNew(ctx, w.self.PackName(w.id, number), io.NewSectionReader(f, 0, size)); err != nil {
+		return w.inBucket("upload pack", err)
+	}
+	if err := w.putIndex(ctx, number, index); err != nil {
+		return w.inBucket("upload index", err)
+	}
+	return nil
+}
+
+// putIndex puts the index of a pack. One that is there already, from before the pack's
+// index came to name less, is as good.
+func (w *Writer) putIndex(ctx context.Context, number uint64, index []byte) error {
+	err := w.putNew(ctx, w.self.IndexName(w.id, number), bytes.NewReader(index))
+	if errors.Is(err, tidegate.ErrDiverged) {
+		return nil
+	}
+	return err
+}
+
+func gone(err error) error {
+	if errors.Is(err, tidegate.ErrNotFound) {
+		return errGone
+	}
+	return err
+}

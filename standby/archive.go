@@ -1,0 +1,174 @@
+package standby
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/tidegate/tidegate"
+	"github.com/tidegate/tidegate/archive"
+	"github.com/tidegate/tidegate/gating/fence"
+	"github.com/tidegate/tidegate/internal/local"
+	"github.com/tidegate/tidegate/snapshot"
+)
+
+// archiveBuffers is how many segments of a node are uploaded at a time, which is the
+// memory it takes in segments, however many streams there are.
+const archiveBuffers = 2
+
+// ArchiveStatus is what a node knows of a stream's archive.
+type ArchiveStatus struct {
+	Archivist bool           // this node uploads
+	Archived  *tidegate.Seq  // everything up to it that this log has is archived
+	Behind    *time.Duration // age of the oldest committed batch that is not archived; 0: there is none
+	Holes     []archive.Range
+	// LastSuccess is when the bucket did last what this node asked; zero: never in this run.
+	LastSuccess time.Time
+	Err         string // why it does not, or why nothing is uploaded; empty if all is well
+}
+
+// archiveSource is a stream as its archive's writer sees it.
+type archiveSource struct{ s *stream }
+
+// openArchive makes the stream's writer, where the node has an archive.
+func (s *stream) openArchive() {
+	if s.n.bucket == nil {
+		return
+	}
+	s.archive = archive.NewWriter(s.id, archive.Mirror{Node: s.meta.Node, Incarnation: s.meta.Incarnation}, s.n.cfg.Archive, archive.Deps{
+		Bucket: s.n.bucket, Source: archiveSource{s}, Log: s.log, Buffers: s.n.buffers,
+		Clock: s.n.deps.Clock, Logger: s.lg, Meter: s.n.metrics,
+	})
+}
+
+// keepArchived uploads until ctx ends.
+func (s *stream) keepArchived(ctx context.Context) {
+	if s.archive != nil {
+		s.archive.Run(ctx)
+	}
+}
+
+// Standing implements [archive.Source].
+func (a archiveSource) Standing() archive.Standing {
+	s := a.s
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	term := s.core.Adopted()
+	return archive.Standing{
+		Follows: s.settled() && s.view.Name != "", Epoch: term.Epoch, Start: term.StartSeq, Commit: s.core.ApplyTo(),
+		Info: archive.StreamInfo{Service: s.view.Service, Name: s.view.Name, Store: s.view.store()},
+	}
+}
+
+// Bases implements [archive.Source].
+func (a archiveSource) Bases(ctx context.Context) (*snapshot.Store, []snapshot.Listed) {
+	s := a.s
+	if s.bases == nil {
+		return nil, nil
+	}
+	return s.bases.store, slices.DeleteFunc((Bases{s}).Bases(), func(l snapshot.Listed) bool {
+		_, err := s.keptFrom(ctx, l.Info)
+		return err != nil // not of the log, or its end is not committed yet
+	})
+}
+
+// archivePeer stands for the archive among those that a log is kept for. No node can
+// have that name.
+const archivePeer tidegate.NodeName = "the archive"
+
+// archivePeer is the archive as one that the log is kept for.
+func (s *stream) archivePeer(t *trimming, term fence.Term) []trimPeer {
+	if s.archive == nil {
+		return nil
+	}
+	st := s.archive.Status()
+	return []trimPeer{{
+		Node: archivePeer, Archive: true, Known: st.Known && st.Epoch == term.Epoch && st.Against == nil, Next: st.Next,
+		Held: t.heldFor(archivePeer, s.n.deps.Clock.Boot()),
+	}}
+}
+
+// archiveStatus returns what is known of the archive; nil where there is none. mu is
+// not held: it may read the log.
+func (s *stream) archiveStatus() (*ArchiveStatus, []local.Finding) {
+	if s.archive == nil {
+		return nil, nil
+	}
+	st := s.archive.Status()
+	s.mu.Lock()
+	commit, term := s.core.ApplyTo(), s.core.Adopted()
+	given := slices.Contains(s.trimmed.Lost, archivePeer)
+	s.mu.Unlock()
+	a := &ArchiveStatus{Archivist: st.Archivist, Holes: st.Holes, LastSuccess: st.LastSuccess}
+	for _, err := range []error{st.Against, st.Failing} {
+		if err != nil {
+			a.Err = err.Error()
+			break
+		}
+	}
+	if st.Known && st.Epoch == term.Epoch && st.Against == nil {
+		seq := st.Next - 1
+		a.Archived = &seq
+		if age, known := s.ageOf(st.Next, commit); known {
+			a.Behind = &age
+		}
+	}
+	return a, s.archiveFindings(&st, a, given)
+}
+
+// ageOf returns how old a batch is by the source's clock and this node's; 0 where it
+// is not committed yet.
+func (s *stream) ageOf(seq, commit tidegate.Seq) (age time.Duration, known bool) {
+	if seq > commit {
+		return 0, true
+	}
+	_, h, err := s.log.At(seq)
+	if err != nil {
+		return 0, false
+	}
+	return max(0, s.n.deps.Clock.Wall().Sub(time.Unix(0, h.NewestTime))), true
+}
+
+// Names of what a node says of its archive.
+const (
+	findingArchiveBehind      = "archive-behind"
+	findingArchiveUnreachable = "archive-unreachable"
+	findingArchiveDiverged    = "archive-diverged"
+	findingArchiveHole        = "archive-hole"
+)
+
+// archiveFindings is what there is to say; given: log is not kept for it any longer.
+func (s *stream) archiveFindings(st *archive.Status, a *ArchiveStatus, given bool) (list []local.Finding) {
+	say := func(name string, severity local.Severity, hint, format string, args ...any) {
+		list = append(list, local.Finding{Name: name, Severity: severity, Hint: hint, Text: fmt.Sprintf(format, args...)})
+	}
+	policy := s.n.cfg.Archive
+	failing := time.Duration(s.n.deps.Clock.Boot() - st.Since)
+	switch {
+	case st.Against != nil:
+		say(findingArchiveDiverged, local.SeverityCritical, tidegate.HintOf(st.Against), "nothing is archived: %v", st.Against)
+	case errors.Is(st.Failing, tidegate.ErrDiverged):
+		say(findingArchiveDiverged, local.SeverityCritical, tidegate.HintOf(st.Failing), "not everything is archived: %v", st.Failing)
+	case st.Failing != nil && (failing >= policy.Lease || tidegate.ClassOf(st.Failing) == tidegate.Misuse):
+		hint := tidegate.HintOf(st.Failing)
+		if hint == "" {
+			hint = "is it there, and does it let this node read and write? Nothing else waits for it, but for the trimming of logs"
+		}
+		say(findingArchiveUnreachable, local.SeverityWarning, hint, "for %s nothing could be archived: %v", failing.Round(time.Second), st.Failing)
+	}
+	if a.Behind != nil && *a.Behind > policy.Late {
+		say(findingArchiveBehind, local.SeverityWarning, "compare how much the stream writes with what the bucket takes; `tidegate rates show` says whether it is held back",
+			"the oldest committed batch that is not archived is %s old", a.Behind.Round(time.Second))
+	}
+	if given {
+		say(findingArchiveHole, local.SeverityWarning, "bring the archive back: what has been trimmed already will be missing in it for ever, other nodes may still have it",
+			"log is kept no longer for the archive, which lacks batches from %d on", st.Next)
+	}
+	for _, h := range st.Holes {
+		say(findingArchiveHole, local.SeverityWarning, "only a node whose log still has them can fill it; bases behind it are not touched by it",
+			"batches %d to %d are not in the archive, and not in this log", h.First, h.Last)
+	}
+	return list
+}
