@@ -36,7 +36,7 @@ func TestConformanceOfWhatGoesAround(t *testing.T) {
 			Open: func(*testing.T) bucket.Bucket {
 				return bucket.Lock(bucket.Retry(bucket.Stall(unlocking{inner}, time.Hour), bucket.RetryConfig{}), time.Hour, time.Now)
 			},
-			Large: 3 << 20,
+			Large: 200 << 10,
 			Page:  10,
 		}
 	})

@@ -128,15 +128,6 @@ func entry(info minio.ObjectInfo) s3api.Entry {
 	return s3api.Entry{Key: info.Key, Tag: info.ETag, Size: info.Size, Modified: info.LastModified}
 }
 
-// HeadBucket implements [s3api.API].
-func (a *api) HeadBucket(ctx context.Context) error {
-	there, err := a.core.BucketExists(ctx, a.bucket)
-	if err == nil && !there {
-		return minio.ErrorResponse{Code: "NoSuchBucket", Message: "the bucket does not exist", StatusCode: 404}
-	}
-	return err
-}
-
 // Delete implements [s3api.API].
 func (a *api) Delete(ctx context.Context, key, version string) error {
 	return a.core.RemoveObject(ctx, a.bucket, key, minio.RemoveObjectOptions{VersionID: version})

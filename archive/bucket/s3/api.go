@@ -160,12 +160,6 @@ func (a *api) Head(ctx context.Context, key string) (s3api.Head, error) {
 	}, nil
 }
 
-// HeadBucket implements [s3api.API].
-func (a *api) HeadBucket(ctx context.Context) error {
-	_, err := a.s3.HeadBucket(ctx, &s3.HeadBucketInput{Bucket: &a.bucket})
-	return err
-}
-
 // Delete implements [s3api.API].
 func (a *api) Delete(ctx context.Context, key, version string) error {
 	_, err := a.s3.DeleteObject(ctx, &s3.DeleteObjectInput{Bucket: &a.bucket, Key: &key, VersionId: optional(version)})

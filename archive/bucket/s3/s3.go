@@ -9,6 +9,7 @@ import (
 	awsconfig "github.com/aws/aws-sdk-go-v2/config"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/aws/smithy-go"
+	"github.com/aws/smithy-go/logging"
 
 	"github.com/tidegate/tidegate"
 	"github.com/tidegate/tidegate/archive/bucket/s3api"
@@ -28,8 +29,7 @@ func Open(ctx context.Context, cfg s3api.Config, around func(http.RoundTripper) 
 		client.Transport = around(transport)
 	}
 	options := []func(*awsconfig.LoadOptions) error{
-		// The chain's own requests, to the machine's role, do not go through a proxy for
-		// the endpoint or its authorities: only those of the service below do.
+		awsconfig.WithLogger(logging.Nop{}), // it is told by errors, and not beside the daemon's log
 		awsconfig.WithRetryer(func() aws.Retryer { return aws.NopRetryer{} }),
 		// We send a checksum with every part ourselves; more than that is what other
 		// servers stumble over.

@@ -16,7 +16,6 @@ type API interface {
 	Delete(ctx context.Context, key, version string) error
 	// List asks for page keys at a time; whoever has got so many goes on by a new List.
 	List(ctx context.Context, prefix, after string, page int) iter.Seq2[Entry, error]
-	HeadBucket(ctx context.Context) error
 
 	CreateUpload(ctx context.Context, key string, c Conditions) (upload string, err error)
 	PutPart(ctx context.Context, key, upload string, number int, body *io.SectionReader) (Part, error)

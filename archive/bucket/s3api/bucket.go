@@ -94,20 +94,22 @@ func (b *Bucket) Stat(ctx context.Context, name string) (bucket.Object, error) {
 }
 
 // head asks for an object. The answer to a HEAD has no body, so it does not tell a
-// missing object from a missing bucket; the latter must not look like the former.
+// missing object from a missing bucket or worse, which must not look like the former:
+// a list, whose answer has one, does.
 func (b *Bucket) head(ctx context.Context, op, name string) (Head, error) {
 	h, err := b.api.Head(ctx, b.key(name))
 	if err == nil {
 		return h, nil
 	}
 	err = b.fail(ctx, op, name, err)
-	if errors.Is(err, tidegate.ErrNotFound) {
-		if missing := b.api.HeadBucket(ctx); missing != nil {
-			if f, ok := b.fault(missing); ok && f.Status == 404 {
-				return Head{}, b.noBucket(op, name, missing)
-			}
+	if !errors.Is(err, tidegate.ErrNotFound) {
+		return Head{}, err
+	}
+	for _, missing := range b.api.List(ctx, b.key(name), "", 1) {
+		if missing != nil {
 			return Head{}, b.fail(ctx, op, name, missing)
 		}
+		break
 	}
 	return Head{}, err
 }

@@ -21,7 +21,7 @@ type Config struct {
 	Region   string // empty: what the library finds, RegionDefault at an endpoint
 	CA       string // PEM file; empty: the machine's authorities
 
-	PartBytes int64 // larger objects go in parts of this; at least PartBytesMin
+	PartBytes int64 // larger objects go in parts of this; real servers want at least PartBytesMin
 	Page      int   // objects that are listed by one request
 }
 

@@ -47,13 +47,16 @@ func verdicts() map[string]verdict {
 	full := verdict{class: tidegate.Transient, is: tidegate.ErrFull, hint: hintRoom}
 	region := verdict{class: tidegate.Misuse, hint: hintRegion}
 	again := verdict{class: tidegate.Transient}
+	missing := verdict{class: tidegate.Permanent, is: tidegate.ErrNotFound}
 	return map[string]verdict{
-		"NoSuchKey":                            {class: tidegate.Permanent, is: tidegate.ErrNotFound},
-		"NoSuchVersion":                        {class: tidegate.Permanent, is: tidegate.ErrNotFound},
+		"NoSuchKey":                            missing,
+		"NotFound":                             missing, // to a HEAD, where a library puts a name to it
+		"NoSuchVersion":                        missing,
 		"AccessDenied":                         {class: tidegate.Misuse, hint: hintDenied},
 		"InvalidAccessKeyId":                   refusedKeys,
 		"SignatureDoesNotMatch":                refusedKeys,
 		"InvalidToken":                         refusedKeys,
+		"XAdminUserNotFound":                   refusedKeys, // versitygw, with status 404
 		"ExpiredToken":                         expired,
 		"TokenRefreshRequired":                 expired,
 		"RequestTimeTooSkewed":                 {class: tidegate.Misuse, hint: hintClock},
@@ -88,11 +91,12 @@ func verdicts() map[string]verdict {
 	}
 }
 
-// byStatus judges an answer whose code says nothing.
+// byStatus judges an answer whose code says nothing. A 404 with a code that is not
+// known is no object that is missing: something else is.
 func byStatus(status int) verdict {
 	switch {
-	case status == http.StatusNotFound:
-		return verdict{class: tidegate.Permanent, is: tidegate.ErrNotFound}
+	case status < http.StatusMultipleChoices:
+		return verdict{class: tidegate.Transient} // a success whose answer broke off
 	case status == http.StatusForbidden:
 		return verdict{class: tidegate.Misuse, hint: hintDenied}
 	case status == http.StatusUnauthorized:
@@ -129,7 +133,11 @@ func (b *Bucket) fail(ctx context.Context, op, name string, err error) error {
 		return b.noBucket(op, name, err)
 	}
 	v, known := verdicts()[f.Code]
-	if !known {
+	switch {
+	case known:
+	case f.Code == "" && f.Status == http.StatusNotFound:
+		v = verdicts()["NoSuchKey"]
+	default:
 		v = byStatus(f.Status)
 	}
 	if v.is != nil {

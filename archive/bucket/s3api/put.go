@@ -100,7 +100,7 @@ type span struct{ off, n int64 }
 // cut divides size bytes into at most PartsMax parts of at least part bytes, the
 // last one excepted.
 func cut(size, part int64) []span {
-	part = max(part, PartBytesMin, (size+PartsMax-1)/PartsMax)
+	part = max(part, (size+PartsMax-1)/PartsMax)
 	var all []span
 	for off := int64(0); off < size; off += part {
 		all = append(all, span{off, min(part, size-off)})

@@ -69,8 +69,11 @@ func Start(t *testing.T, bin string, kind Kind) *Server {
 	}
 	s := &Server{Kind: kind, Endpoint: "http://" + addr, bin: path, addr: addr, dir: t.TempDir()}
 	Credentials(t, User, Secret)
-	s.Run(t)
+	s.run(t)
 	t.Cleanup(s.Kill)
+	if t.Failed() {
+		t.FailNow()
+	}
 	return s
 }
 
@@ -87,13 +90,20 @@ func Credentials(t *testing.T, user, secret string) {
 	}
 }
 
-// Run starts the server, also once more after Kill, and waits until it answers.
-func (s *Server) Run(t *testing.T) {
+// run starts the server, also once more after Kill, and waits until it answers. It
+// may be called on another goroutine than the test's.
+func (s *Server) run(t *testing.T) {
 	t.Helper()
+	if err := s.start(t.Context()); err != nil {
+		t.Errorf("%s: %v", s.Kind, err)
+	}
+}
+
+func (s *Server) start(ctx context.Context) error {
 	data, versions := filepath.Join(s.dir, "data"), filepath.Join(s.dir, "versions")
 	for _, dir := range []string{data, versions} {
 		if err := os.MkdirAll(dir, 0o750); err != nil {
-			t.Fatal(err)
+			return err
 		}
 	}
 	if s.Kind == MinIO {
@@ -108,7 +118,7 @@ func (s *Server) Run(t *testing.T) {
 	s.cmd.Stdout, s.cmd.Stderr = &out, &out
 	s.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := s.cmd.Start(); err != nil {
-		t.Fatal(err)
+		return err
 	}
 	cmd, exited := s.cmd, make(chan struct{})
 	s.exited = exited
@@ -122,13 +132,13 @@ func (s *Server) Run(t *testing.T) {
 	for {
 		select {
 		case <-exited:
-			t.Fatalf("%s has ended: %s", s.Kind, out.String())
-		case <-t.Context().Done():
-			t.Fatalf("%s does not answer: %s", s.Kind, out.String())
+			return fmt.Errorf("it has ended: %s", out.String())
+		case <-ctx.Done():
+			return fmt.Errorf("it does not answer: %w", ctx.Err())
 		case <-tick.C:
 		}
 		if s.ready() {
-			return
+			return nil
 		}
 	}
 }

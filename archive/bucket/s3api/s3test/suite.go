@@ -22,6 +22,11 @@ func Run(t *testing.T, bin string, open Open) {
 			s := Start(t, bin, kind)
 			cfg := s.Bucket(t, "archive", false)
 			t.Run("bucket", func(t *testing.T) { conforms(t, cfg, open) })
+			t.Run("damaged", func(t *testing.T) { damaged(t, s, cfg, open) })
+			t.Run("killed", func(t *testing.T) { killed(t, s, cfg, open) })
+			t.Run("strangers", func(t *testing.T) { strangers(t, cfg, open) })
+			t.Run("locked", func(t *testing.T) { locked(t, s, cfg, open) })
+			t.Run("gone", func(t *testing.T) { gone(t, s, cfg, open) }) // the last one
 		})
 	}
 }
