@@ -200,6 +200,37 @@ func (a *archived) same(w *writer, since tidegate.Epoch, upTo tidegate.Seq) {
 	if runs := cover.Runs(); !slices.Equal(runs, []archive.Range{{First: 1, Last: upTo}}) {
 		a.t.Errorf("archived are %v, want 1 to %d", runs, upTo)
 	}
+	next := tidegate.Seq(1)
+	for b, err := range a.open().Batches(a.t.Context(), 1) {
+		if err != nil {
+			a.t.Fatalf("read from the archive: %v", err)
+		}
+		if b.Seq != next || !bytes.Equal(b.Sealed, w.log[b.Seq-1]) {
+			a.t.Fatalf("read as batch %d: %d bytes of batch %d", next, len(b.Sealed), b.Seq)
+		}
+		next++
+	}
+	if next != upTo+1 {
+		a.t.Errorf("read to %d, want %d", next-1, upTo)
+	}
+}
+
+// open reads the stream as who has the bucket alone does.
+func (a *archived) open() *archive.Stream {
+	a.t.Helper()
+	r, err := archive.OpenReader(a.t.Context(), dir.New(a.fs, "/archive"))
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	list, err := r.Streams(a.t.Context())
+	if err != nil || len(list) != 1 || list[0].Stream != theStream {
+		a.t.Fatalf("streams %v, %v", list, err)
+	}
+	s, err := r.Open(a.t.Context(), list[0])
+	if err != nil {
+		a.t.Fatal(err)
+	}
+	return s
 }
 
 // archivedTo waits until a node knows that the archive has everything up to seq.
@@ -585,16 +616,16 @@ func TestBasesAreMirrored(t *testing.T) {
 			t.Errorf("%s: %d bytes, want %d, and those of the store; %v", name, len(got), len(want), err)
 		}
 	}
-	store, err := snapshot.Open(a.fs, filepath.Join("/archive", prefix), snapshot.StoreConfig{})
+	c.archivedTo(2, "dr1")
+	bases, err := a.open().Bases(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer store.Close()
-	list := store.Bases()
-	if len(list) != 1 || len(store.Faults()) != 0 {
-		t.Fatalf("bases %v, faults %v", list, store.Faults())
+	defer bases.Close()
+	if len(bases.All) != 1 || len(bases.Faults) != 0 {
+		t.Fatalf("bases %v, faults %v", bases.All, bases.Faults)
 	}
-	r, err := store.Reader(list[0])
+	r, err := bases.All[0].Store.Reader(bases.All[0].Listed)
 	if err != nil {
 		t.Fatal(err)
 	}
