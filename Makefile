@@ -94,6 +94,10 @@ demo-postgres: build ## lose a primary site with a PostgreSQL server twice, and 
 	$(GOBUILD) -o bin/demo ./examples/demo
 	bin/demo --postgres --bin bin
 
+.PHONY: test-restore
+test-restore: ## restores from an archive, to POINTS random positions
+	TIDEGATE_RESTORE_POINTS=$${POINTS:-500} go test -count=1 -v -run TestRestoreFromArchive ./stores/postgres/restore ./stores/journal/restore
+
 .PHONY: test-postgres
 test-postgres: ## what talks to PostgreSQL, against release PG (17 or 18; fetched once by npm) or the one in PGBIN
 	tools/needs

@@ -159,7 +159,7 @@ func (s *stream) archiveFindings(st *archive.Status, a *ArchiveStatus, given boo
 		say(findingArchiveUnreachable, local.SeverityWarning, hint, "for %s nothing could be archived: %v", failing.Round(time.Second), st.Failing)
 	}
 	if a.Behind != nil && *a.Behind > policy.Late {
-		say(findingArchiveBehind, local.SeverityWarning, "compare how much the stream writes with what the bucket takes; `tidegate rates show` says whether it is held back",
+		say(findingArchiveBehind, local.SeverityWarning, "compare how much the stream writes with what the bucket takes; `tidegate rates list` says whether it is held back",
 			"the oldest committed batch that is not archived is %s old", a.Behind.Round(time.Second))
 	}
 	if given {

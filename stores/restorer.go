@@ -28,11 +28,11 @@ type Restoration struct {
 
 // Restored is what came of a restoration.
 type Restored struct {
-	Position tidegate.Position // the state's: no record of the log lies beyond it
-	Records  uint64            // of the log that were restored, as the stream counts them; 0 is not known
-	Newest   int64             // source time of the newest of them, unix ns; 0: none
-	Path     string            // of what a service is to be started on
-	Next     string            // the next step, for people
+	Position tidegate.Position `json:"position"`  // the state's: no record of the log lies beyond it
+	Records  uint64            `json:"records"`   // of the log that were restored, as the store counts them
+	Newest   int64             `json:"newest_ns"` // source time of the newest of them, unix ns; 0: none
+	Path     string            `json:"path"`      // of what a service is to be started on
+	Next     string            `json:"next"`      // the next step, for people
 }
 
 // Restorer rebuilds a store in an empty directory out of a base and the log behind
@@ -63,8 +63,9 @@ type Restorer interface {
 	Batch(ctx context.Context, h *batch.Header, payload []byte) (done bool, err error)
 
 	// Finish makes it all durable, checks that it is a store that can be opened, and
-	// gives it its name.
-	Finish(ctx context.Context) (Restored, error)
+	// gives it its name. known is told what it will be just before that: Begin then
+	// refuses the directory with tidegate.ErrConflict.
+	Finish(ctx context.Context, known func(Restored) error) (Restored, error)
 	// Abort lets go; what was written stays for the next attempt. After Finish
 	// succeeded it does nothing.
 	Abort() error

@@ -7,11 +7,13 @@ import (
 	"io"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/tidegate/tidegate"
 	"github.com/tidegate/tidegate/internal/durable"
 	"github.com/tidegate/tidegate/internal/vfs"
+	"github.com/tidegate/tidegate/stores"
 )
 
 // Names in the directory.
@@ -34,10 +36,13 @@ type attempt struct {
 	End      tidegate.LogPos   `json:"end"`
 	Started  time.Time         `json:"started"`
 	Attempts int               `json:"attempts"`
+	// Ending is written just before the store gets its name; then nothing is left to
+	// do but to say so.
+	Ending *stores.Restored `json:"ending,omitempty"`
 }
 
 func (a attempt) same(b attempt) bool {
-	b.Archive, b.Started, b.Attempts = a.Archive, a.Started, a.Attempts // wherever the archive is reached
+	b.Archive, b.Started, b.Attempts, b.Ending = a.Archive, a.Started, a.Attempts, a.Ending // wherever the archive is reached
 	return a == b
 }
 
@@ -103,6 +108,9 @@ func checkDir(fsys vfs.FS, dir string, want attempt) (resumed *attempt, err erro
 		}
 		if !there {
 			return nil, no(fresh, fmt.Errorf("it is not empty: it has %s", name))
+		}
+		if had.Ending != nil && strings.HasPrefix(had.Ending.Path, filepath.Join(dir, name)) {
+			continue
 		}
 		if !slices.Contains(ours, name) && filepath.Ext(name) != ".tmp" {
 			return nil, no(fresh, fmt.Errorf("it has %s, which no restore has left", name))

@@ -118,14 +118,22 @@ func (p *Plan) Run(ctx context.Context, t Target, store stores.Restorer, m *Mete
 		return out, err
 	}
 	m.total.Store(p.bytesTotal)
-	if err := p.restore(ctx, store, m, &out); err != nil {
+	known := func(r stores.Restored) error {
+		a.Ending = &r
+		return a.write(t.FS, t.Dir)
+	}
+	err = p.restore(ctx, store, m, known, &out)
+	if had != nil && had.Ending != nil && errors.Is(err, tidegate.ErrConflict) {
+		out.Restored, out.Place, err = *had.Ending, p.End, nil // its name is all that was done since
+	}
+	if err != nil {
 		return out, errors.Join(err, store.Abort())
 	}
 	out.Took, out.Bytes = time.Duration(t.Clock.Boot()-began), m.Progress()
 	return out, p.leave(t, a, out)
 }
 
-func (p *Plan) restore(ctx context.Context, store stores.Restorer, m *Meter, out *Result) (err error) {
+func (p *Plan) restore(ctx context.Context, store stores.Restorer, m *Meter, known func(stores.Restored) error, out *Result) (err error) {
 	if err := store.Begin(ctx, p.restoration()); err != nil {
 		return err
 	}
@@ -141,7 +149,7 @@ func (p *Plan) restore(ctx context.Context, store stores.Restorer, m *Meter, out
 	if out.Place, err = p.log(ctx, from, store, m); err != nil {
 		return fmt.Errorf("restore log: %w", err)
 	}
-	out.Restored, err = store.Finish(ctx)
+	out.Restored, err = store.Finish(ctx, known)
 	return err
 }
 

@@ -196,11 +196,11 @@ func (r *Restorer) data(ctx context.Context, h *batch.Header, payload []byte) (b
 }
 
 // Finish implements [stores.Restorer].
-func (r *Restorer) Finish(ctx context.Context) (stores.Restored, error) {
+func (r *Restorer) Finish(ctx context.Context, known func(stores.Restored) error) (stores.Restored, error) {
 	if r.j == nil {
 		return stores.Restored{}, r.failed(fmt.Errorf("nothing of the log lies before the target: %w", tidegate.ErrNotFound))
 	}
-	out, err := r.finish(ctx)
+	out, err := r.finish(ctx, known)
 	if err != nil {
 		return out, r.failed(err)
 	}
@@ -208,7 +208,7 @@ func (r *Restorer) Finish(ctx context.Context) (stores.Restored, error) {
 	return out, nil
 }
 
-func (r *Restorer) finish(ctx context.Context) (stores.Restored, error) {
+func (r *Restorer) finish(ctx context.Context, known func(stores.Restored) error) (stores.Restored, error) {
 	from, to := filepath.Join(r.cfg.Dir, restoringDir), filepath.Join(r.cfg.Dir, journalDir)
 	err := r.j.Sync(ctx)
 	lineage := r.j.Lineage()
@@ -227,13 +227,17 @@ func (r *Restorer) finish(ctx context.Context) (stores.Restored, error) {
 	if err = errors.Join(err, j.Close()); err != nil {
 		return stores.Restored{}, err
 	}
-	if err := r.fsys.Rename(from, to); err != nil {
-		return stores.Restored{}, err
-	}
-	return stores.Restored{
+	out := stores.Restored{
 		Position: r.next, Records: records, Newest: r.newest, Path: to,
 		Next: "move " + to + " to where the service keeps its journal, as its user, and start the service",
-	}, r.fsys.SyncDir(r.cfg.Dir)
+	}
+	if err := known(out); err != nil {
+		return out, err
+	}
+	if err := r.fsys.Rename(from, to); err != nil {
+		return out, err
+	}
+	return out, r.fsys.SyncDir(r.cfg.Dir)
 }
 
 func (r *Restorer) close() error {

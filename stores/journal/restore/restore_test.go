@@ -210,6 +210,24 @@ func TestRestoreIsResumed(t *testing.T) {
 	}
 }
 
+// TestCutOffAtTheName ends a restore right behind the last step: the next one says that
+// it is done.
+func TestCutOffAtTheName(t *testing.T) {
+	s := newSource(t)
+	s.write(t, 100)
+	into := filepath.Join(t.TempDir(), "into")
+	fault := vfs.OnIndex(0, vfs.ErrIO)
+	_, err := run(t.Context(), s.plan(t, cold.To{}), vfs.Inject(vfs.OS(), vfs.KindIs(vfs.OpSyncDir, vfs.PathMatch("into", fault.Inject))), into)
+	if !errors.Is(err, vfs.ErrIO) {
+		t.Fatal(err)
+	}
+	res, err := run(t.Context(), s.plan(t, cold.To{}), vfs.OS(), into)
+	if err != nil || res.Position != s.j.End() {
+		t.Fatalf("%+v, %v", res, err)
+	}
+	s.equal(t, res.Path, s.j.End())
+}
+
 // TestDamageIsNamed: what is not as it was sealed is never restored, and the object is
 // named.
 func TestDamageIsNamed(t *testing.T) {

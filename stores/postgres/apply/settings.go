@@ -2,9 +2,6 @@ package apply
 
 import (
 	"errors"
-	"fmt"
-	"os/user"
-	"strconv"
 	"time"
 
 	"github.com/tidegate/tidegate"
@@ -91,29 +88,10 @@ func (s Settings) Config(service tidegate.ServiceName, stream tidegate.StreamNam
 	if s.Account == "" {
 		return c, nil
 	}
-	a, err := lookup(s.Account)
+	a, err := server.LookupAccount(s.Account)
 	if err != nil {
-		return c, &tidegate.Error{
-			Op: "find account", Subject: s.Account, Class: tidegate.Misuse, Err: err,
-			Hint: "PostgreSQL's packages make the user postgres",
-		}
+		return c, err
 	}
 	c.Server.Account = &a
 	return c, nil
-}
-
-func lookup(name string) (server.Account, error) {
-	u, err := user.Lookup(name)
-	if err != nil {
-		return server.Account{}, err
-	}
-	uid, err := strconv.ParseUint(u.Uid, 10, 32)
-	if err != nil {
-		return server.Account{}, fmt.Errorf("uid %q: %w", u.Uid, err)
-	}
-	gid, err := strconv.ParseUint(u.Gid, 10, 32)
-	if err != nil {
-		return server.Account{}, fmt.Errorf("gid %q: %w", u.Gid, err)
-	}
-	return server.Account{UID: uint32(uid), GID: uint32(gid)}, nil
 }

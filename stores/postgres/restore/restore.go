@@ -223,18 +223,16 @@ func (r *Restorer) data(h *batch.Header, payload []byte) (bool, error) {
 }
 
 // Finish implements [stores.Restorer].
-func (r *Restorer) Finish(ctx context.Context) (stores.Restored, error) {
+func (r *Restorer) Finish(ctx context.Context, known func(stores.Restored) error) (stores.Restored, error) {
 	if need := wal.LSN(r.what.Base.End); r.next < need {
 		return stores.Restored{}, fail(tidegate.Refused, "choose a later target, or an older base",
 			fmt.Errorf("the log ends at %s, before %s, where the base is consistent", r.next, need))
 	}
-	if err := r.rec.Finish(ctx); err != nil {
-		return stores.Restored{}, err
-	}
-	return stores.Restored{
+	out := stores.Restored{
 		Position: r.next.Position(), Records: r.commit, Newest: r.newest, Path: r.server.DataDir(),
 		Next: "pg_ctl -D " + r.server.DataDir() + " start, as the owner of that directory",
-	}, nil
+	}
+	return out, r.rec.Finish(ctx, func() error { return known(out) })
 }
 
 // Abort implements [stores.Restorer].
@@ -261,6 +259,38 @@ func (r *Restorer) Start(ctx context.Context) (server.Promotion, error) {
 	}
 	return p, nil
 }
+
+// Kind is the store's kind in streams and archives.
+const Kind = "postgres"
+
+// AttrRelease is the attribute of a base that names its server's release.
+const AttrRelease = "server_version"
+
+// FindBin finds the programs of a base's major release where Debian's packages put
+// them.
+func FindBin(base snapshot.Info) (string, error) {
+	major, _, _ := strings.Cut(base.Attrs[AttrRelease], ".")
+	dir := filepath.Join("/usr/lib/postgresql", major, "bin")
+	if info, err := vfs.OS().Stat(filepath.Join(dir, "postgres")); major == "" || err != nil || info.Dir {
+		return "", &tidegate.Error{
+			Op: "find postgres", Subject: "of release " + base.Attrs[AttrRelease], Class: tidegate.Misuse, Err: fmt.Errorf("not in %s: %w", dir, tidegate.ErrNotFound),
+			Hint: "install it, or name its directory: `--bin-dir`",
+		}
+	}
+	return dir, nil
+}
+
+// ParsePosition reads a position as people write it, 16/B374D848 or 16 hexadecimal
+// digits.
+func ParsePosition(s string) (tidegate.Position, error) {
+	if lsn, err := wal.ParseLSN(s); err == nil {
+		return lsn.Position(), nil
+	}
+	return tidegate.ParsePosition(s)
+}
+
+// ShowPosition is ParsePosition's other way.
+func ShowPosition(p tidegate.Position) string { return wal.LSN(p).String() }
 
 // Conninfo is how this process reaches the started server, as libpq takes it.
 func (r *Restorer) Conninfo() string { return r.server.Conninfo() }

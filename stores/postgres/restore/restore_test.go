@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -356,7 +357,14 @@ func (s *source) points(t *testing.T) {
 	if got := tg.ask(t, digestSQL); got != known[1].digest {
 		t.Errorf("time %s: %s, want %s", known[1].at, got, known[1].digest)
 	}
-	s.random(t, 17)
+	points := 17
+	if text := os.Getenv("TIDEGATE_RESTORE_POINTS"); text != "" { // make test-restore
+		var err error
+		if points, err = strconv.Atoi(text); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.random(t, points)
 }
 
 // random restores to random positions and looks at the log that was laid: it holds

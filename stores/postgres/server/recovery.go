@@ -291,13 +291,13 @@ func (r *Recovery) shutCurrent() error {
 	return r.shut(f, r.start)
 }
 
-// Finish makes it all durable and gives it its name. The log ends where the last
-// Write did. After an error, Abort is still due.
-func (r *Recovery) Finish(ctx context.Context) error {
+// Finish makes it all durable and gives it its name; known is called just before that.
+// The log ends where the last Write did. After an error, Abort is still due.
+func (r *Recovery) Finish(ctx context.Context, known func() error) error {
 	if r.r.ended {
 		return r.r.failed(tidegate.ErrStopped)
 	}
-	err := r.finish(ctx)
+	err := r.finish(ctx, known)
 	if err != nil {
 		return r.r.failed(err)
 	}
@@ -306,7 +306,7 @@ func (r *Recovery) Finish(ctx context.Context) error {
 	return nil
 }
 
-func (r *Recovery) finish(ctx context.Context) error {
+func (r *Recovery) finish(ctx context.Context, known func() error) error {
 	if r.segment != nil {
 		if err := r.shutCurrent(); err != nil {
 			return err
@@ -331,6 +331,9 @@ func (r *Recovery) finish(ctx context.Context) error {
 	)
 	if err == nil {
 		err = context.Cause(ctx)
+	}
+	if err == nil {
+		err = known()
 	}
 	if err == nil {
 		err = r.r.name()

@@ -1,0 +1,200 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	ucli "github.com/urfave/cli/v2"
+	yaml "go.yaml.in/yaml/v3"
+
+	"github.com/tidegate/tidegate"
+	"github.com/tidegate/tidegate/archive"
+	"github.com/tidegate/tidegate/archive/bucket/open"
+	cold "github.com/tidegate/tidegate/archive/restore"
+	"github.com/tidegate/tidegate/internal/cli"
+	"github.com/tidegate/tidegate/internal/config"
+	pgrestore "github.com/tidegate/tidegate/stores/postgres/restore"
+)
+
+// archiveFlags are those of every command that reads an archive.
+func archiveFlags(more ...ucli.Flag) []ucli.Flag {
+	return append([]ucli.Flag{
+		cli.OutputFlag(),
+		&ucli.StringFlag{Name: "archive", Usage: "`FILE` with the archive's address: a block of its own, or the block archive of any role's file"},
+		&ucli.StringFlag{Name: "url", Usage: "`URL` of the archive, as in file:///srv/archive or s3://bucket/prefix, where nothing more need be said"},
+		&ucli.StringFlag{Name: "service", Usage: "`SERVICE`, or SERVICE/STREAM where it has several streams"},
+	}, more...)
+}
+
+// openArchive opens the archive that the flags name.
+func openArchive(c *ucli.Context) (*archive.Reader, error) {
+	cfg, err := archiveConfig(c)
+	if err != nil {
+		return nil, err
+	}
+	b, err := open.Open(c.Context, cfg)
+	if err != nil {
+		return nil, err
+	}
+	return archive.OpenReader(c.Context, b)
+}
+
+func archiveConfig(c *ucli.Context) (cfg open.Config, err error) {
+	file, url := c.String("archive"), c.String("url")
+	switch {
+	case file != "" && url != "":
+		return cfg, cli.Usagef("an archive has one address: --archive or --url")
+	case url != "":
+		cfg = open.Config{URL: url}.SetDefaults()
+		if err := cfg.Validate(); err != nil {
+			return cfg, cli.Usagef("--url: %w", err)
+		}
+		return cfg, nil
+	case file == "":
+		return cfg, cli.Usagef("which archive? --archive FILE or --url URL")
+	}
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return cfg, &tidegate.Error{Op: "read", Subject: file, Class: tidegate.Misuse, Err: err}
+	}
+	// A role's file has much that this command does not know, and a block that it does.
+	var role struct {
+		Archive yaml.Node `yaml:"archive"`
+	}
+	if err := yaml.Unmarshal(text, &role); err == nil && !role.Archive.IsZero() {
+		if text, err = yaml.Marshal(&role.Archive); err != nil {
+			return cfg, err
+		}
+	}
+	block, err := config.Parse[readBlock](file, text)
+	if err == nil && block.IsZero() {
+		err = cli.Usagef("%s names no archive", file)
+	}
+	return block.Config, err
+}
+
+// readBlock is the block where it is only read: how it is written is not looked at.
+type readBlock archiveFile
+
+// SetDefaults implements config.Defaulter.
+func (b readBlock) SetDefaults() readBlock {
+	b.Config = b.Config.SetDefaults()
+	return b
+}
+
+// Validate reports every broken rule.
+func (b readBlock) Validate() error { return b.Config.Validate() }
+
+// archivedStreams are the streams of the archive that --service names; all without it.
+func archivedStreams(c *ucli.Context, r *archive.Reader) ([]archive.StreamInfo, error) {
+	all, err := r.Streams(c.Context)
+	if err != nil {
+		return nil, err
+	}
+	want := c.String("service")
+	service, stream, one := strings.Cut(want, "/")
+	var fit []archive.StreamInfo
+	for _, s := range all {
+		if want == "" || string(s.Service) == service && (!one || string(s.Name) == stream) {
+			fit = append(fit, s)
+		}
+	}
+	if len(fit) == 0 {
+		what := want
+		if what == "" {
+			what = "a stream"
+		}
+		return nil, &tidegate.Error{
+			Op: "find", Subject: what, Class: tidegate.Permanent, Err: fmt.Errorf("not in %s: %w", r, tidegate.ErrNotFound),
+			Hint: "`tidegate window` without --service lists what is archived",
+		}
+	}
+	return fit, nil
+}
+
+// archivedStream is the one stream that --service names.
+func archivedStream(c *ucli.Context, r *archive.Reader) (*archive.Stream, storeKind, error) {
+	fit, err := archivedStreams(c, r)
+	if err != nil {
+		return nil, storeKind{}, err
+	}
+	if len(fit) > 1 {
+		names := make([]string, 0, len(fit))
+		for _, s := range fit {
+			names = append(names, streamLabel(s))
+		}
+		return nil, storeKind{}, cli.Usagef("which stream? --service is one of %s", strings.Join(names, ", "))
+	}
+	kind, err := kindOf(fit[0])
+	if err != nil {
+		return nil, kind, err
+	}
+	s, err := r.Open(c.Context, fit[0])
+	return s, kind, err
+}
+
+func streamLabel(s archive.StreamInfo) string { return fmt.Sprintf("%s/%s", s.Service, s.Name) }
+
+// storeKind is what the commands must know of a kind of store.
+type storeKind struct {
+	needsBase bool
+	parse     func(string) (tidegate.Position, error)
+	show      func(tidegate.Position) string
+}
+
+func kindOf(s archive.StreamInfo) (storeKind, error) {
+	switch s.Store {
+	case pgrestore.Kind:
+		return storeKind{true, pgrestore.ParsePosition, pgrestore.ShowPosition}, nil
+	case journalKind:
+		return storeKind{false, tidegate.ParsePosition, tidegate.Position.String}, nil
+	}
+	return storeKind{}, &tidegate.Error{
+		Op: "read archive of", Subject: streamLabel(s), Class: tidegate.Permanent,
+		Err: fmt.Errorf("store of kind %q: %w", s.Store, tidegate.ErrUnsupported),
+	}
+}
+
+// journalKind is the store's kind of an event-sourced service's journal.
+const journalKind = "journal"
+
+// parseTo reads a target: latest, a time, seq:N, or a position as the store writes it.
+func (k storeKind) parseTo(s string, g uint) (to cold.To, err error) {
+	if s == "" || s == "latest" {
+		return to, nil
+	}
+	if n, is := strings.CutPrefix(s, "seq:"); is {
+		seq, err := strconv.ParseUint(n, 10, 64)
+		if err != nil || seq == 0 {
+			return to, cli.Usagef("%q: want seq:N, with N from 1", s)
+		}
+		to.Seq = tidegate.Seq(seq)
+		return to, nil
+	}
+	if p, err := k.parse(s); err == nil && p != 0 {
+		to.Position, to.Generation = p, tidegate.Generation(g)
+		return to, nil
+	}
+	for _, layout := range []string{time.RFC3339Nano, "2006-01-02 15:04:05.999999999Z07:00", "2006-01-02 15:04:05.999999999-07"} {
+		if at, err := time.Parse(layout, s); err == nil {
+			to.Time = at
+			return to, nil
+		}
+	}
+	return to, cli.Usagef("target %q: want latest, a time with its zone (2026-11-22T06:30:00Z), a position (%s) or seq:N", s, k.show(0x3000158))
+}
+
+// worst is the error that a list of what is bad ends with.
+func worst(bad []error) error {
+	if len(bad) == 0 {
+		return nil
+	}
+	return &tidegate.Error{
+		Op: "verify archive", Class: tidegate.Corrupt, Err: fmt.Errorf("%d of its objects are not as they must be; the first: %w", len(bad), errors.Join(bad[0])),
+		Hint: "another standby node's bases and log, or another copy of the bucket, may still be good",
+	}
+}

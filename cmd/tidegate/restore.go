@@ -1,0 +1,285 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	ucli "github.com/urfave/cli/v2"
+
+	"github.com/tidegate/tidegate"
+	"github.com/tidegate/tidegate/archive"
+	cold "github.com/tidegate/tidegate/archive/restore"
+	"github.com/tidegate/tidegate/internal/cli"
+	"github.com/tidegate/tidegate/internal/clock"
+	"github.com/tidegate/tidegate/internal/config"
+	"github.com/tidegate/tidegate/internal/vfs"
+	"github.com/tidegate/tidegate/stores"
+	journalrestore "github.com/tidegate/tidegate/stores/journal/restore"
+	pgrestore "github.com/tidegate/tidegate/stores/postgres/restore"
+	"github.com/tidegate/tidegate/stores/postgres/server"
+)
+
+func restoreCommand() *ucli.Command {
+	return &ucli.Command{
+		Name: "restore", Usage: "rebuild a service's store out of an archive alone", ArgsUsage: " ",
+		Flags: archiveFlags(
+			&ucli.StringFlag{Name: "to", Value: "latest", Usage: "`TARGET`: latest, a time (2026-11-22T06:30:00Z), a position, seq:N"},
+			&ucli.UintFlag{Name: "generation", Usage: "`NUMBER` of the generation that a position is of", DefaultText: "the newest"},
+			&ucli.StringFlag{Name: "into", Usage: "`DIR`, empty or not there yet; or that of a restore that was cut off, which goes on"},
+			&ucli.StringFlag{Name: "base", Usage: "begin with the base whose `NAME` begins so, as `tidegate window` lists them", DefaultText: "the newest that will do"},
+			&ucli.BoolFlag{Name: "dry-run", Usage: "say what would be fetched, and whether the directory will do; write nothing"},
+			&ucli.BoolFlag{Name: "start", Usage: "postgres: start the server, and wait until it has recovered and takes writes"},
+			&ucli.StringFlag{Name: "account", Usage: "postgres: `USER` that the server runs as", DefaultText: "this one, postgres for root"},
+			&ucli.StringFlag{Name: "bin-dir", Usage: "postgres: `DIR` of its programs, for --start", DefaultText: "/usr/lib/postgresql/<release>/bin"},
+			&ucli.UintFlag{Name: "port", Value: 5432, Usage: "postgres: `PORT`, a part of the name of the socket in DIR/run"},
+			&ucli.StringFlag{Name: "segment-bytes", Usage: "journal: `SIZE` of its segments, as the service has it", DefaultText: "64MiB"},
+		),
+		Action: restoreArchive,
+		Description: "Needs this program and what reaches the archive: no gate, no standby node. Refuses before anything is written when the\n" +
+			"directory is not empty, or its file system too small (4), and when the target is not in the archive (6). Cut off anywhere,\n" +
+			"the same command goes on where it was. A PostgreSQL server is restored without the primary's archiving, replication\n" +
+			"and addresses, and listens on the socket in DIR/run alone.\n\n" +
+			"Examples:\n" +
+			"   tidegate restore --url file:///srv/archive --service bank --into /srv/restored\n" +
+			"   tidegate restore --archive /etc/tidegate/archive.yaml --service shop --to 2026-11-22T06:30:00Z --into /srv/pg --start\n" +
+			"   tidegate restore --url s3://backups/dr --service shop --to 16/B374D848 --into /srv/pg --dry-run",
+	}
+}
+
+// restorer is a store's, and what starts it.
+type restorer struct {
+	stores.Restorer
+	start func(context.Context) (string, error) // nil: not by this command
+}
+
+// restoreResult is what the command prints.
+type restoreResult struct {
+	Service   tidegate.ServiceName `json:"service"`
+	Stream    tidegate.StreamName  `json:"stream"`
+	Into      string               `json:"into"`
+	To        string               `json:"to"`
+	DryRun    bool                 `json:"dry_run"`
+	Resumes   bool                 `json:"resumes"`
+	Base      string               `json:"base,omitempty"`
+	Begin     archive.Place        `json:"begin"`
+	End       archive.Place        `json:"end"`
+	BaseBytes int64                `json:"base_bytes"`
+	LogBytes  int64                `json:"log_bytes"` // as stored
+	Room      int64                `json:"room_bytes"`
+	Predicted *float64             `json:"predicted_s"` // null: not known
+
+	Position *tidegate.Position `json:"position,omitempty"`
+	Records  *uint64            `json:"records,omitempty"`
+	Newest   *time.Time         `json:"newest,omitempty"`
+	Kept     int64              `json:"kept_bytes"`
+	Took     *float64           `json:"took_s,omitempty"`
+	Path     string             `json:"path,omitempty"`
+	Started  string             `json:"started,omitempty"`
+	Next     string             `json:"next,omitempty"`
+
+	show func(tidegate.Position) string
+}
+
+func restoreArchive(c *ucli.Context) error {
+	if _, err := cli.Args(c); err != nil {
+		return err
+	}
+	if c.String("into") == "" {
+		return cli.Usagef("restore into which directory? --into DIR")
+	}
+	if c.String("service") == "" {
+		return cli.Usagef("restore which service? --service SERVICE")
+	}
+	dir, err := filepath.Abs(c.String("into"))
+	if err != nil {
+		return err
+	}
+	r, err := openArchive(c)
+	if err != nil {
+		return err
+	}
+	s, kind, err := archivedStream(c, r)
+	if err != nil {
+		return err
+	}
+	to, err := kind.parseTo(c.String("to"), c.Uint("generation"))
+	if err != nil {
+		return err
+	}
+	bases, err := s.Bases(c.Context)
+	if err != nil {
+		return err
+	}
+	defer bases.Close()
+	clk := clock.System()
+	plan, err := cold.Make(c.Context, clk, s, bases, cold.Choice{To: to, Base: c.String("base"), NeedsBase: kind.needsBase})
+	if err != nil {
+		return err
+	}
+	target := cold.Target{FS: vfs.OS(), Clock: clk, Dir: dir}
+	resumes, err := plan.Check(c.Context, target)
+	if err != nil {
+		return err
+	}
+	store, err := restorerOf(c, plan, dir, clk)
+	if err != nil {
+		return err
+	}
+	out := restorePlanned(plan, dir, resumes, kind)
+	if out.DryRun = c.Bool("dry-run"); out.DryRun {
+		return cli.Print(c, out, out.writePlan)
+	}
+	if !cli.WantsJSON(c) {
+		if err := out.writePlan(c.App.ErrWriter); err != nil {
+			return err
+		}
+	}
+	if err := out.run(c, plan, target, store); err != nil {
+		return err
+	}
+	return cli.Print(c, out, out.writeDone)
+}
+
+// restorerOf picks the store's restorer, and makes sure before anything is fetched
+// that --start can be done.
+func restorerOf(c *ucli.Context, plan *cold.Plan, dir string, clk clock.Clock) (restorer, error) {
+	if plan.Stream.Info.Store == journalKind {
+		if c.Bool("start") {
+			return restorer{}, cli.Usagef("--start is for postgres: a journal is its service's")
+		}
+		var size config.Bytes
+		if text := c.String("segment-bytes"); text != "" {
+			if err := size.UnmarshalText([]byte(text)); err != nil {
+				return restorer{}, cli.Usagef("--segment-bytes: %w", err)
+			}
+		}
+		return restorer{Restorer: journalrestore.New(vfs.OS(), journalrestore.Config{Dir: dir, SegmentBytes: int64(size)})}, nil
+	}
+	cfg := pgrestore.Config{Home: dir, BinDir: c.String("bin-dir"), Port: uint16(c.Uint("port"))}
+	name := c.String("account")
+	if name == "" && os.Getuid() == 0 {
+		name = "postgres" // its server refuses to run as root
+	}
+	if name != "" {
+		a, err := server.LookupAccount(name)
+		if err != nil {
+			return restorer{}, err
+		}
+		cfg.Account = &a
+	}
+	if c.Bool("start") && cfg.BinDir == "" {
+		var err error
+		if cfg.BinDir, err = pgrestore.FindBin(plan.Base.Info); err != nil {
+			return restorer{}, err
+		}
+	}
+	pg, err := pgrestore.New(vfs.OS(), clk, slog.New(slog.DiscardHandler), cfg)
+	if err != nil {
+		return restorer{}, err
+	}
+	return restorer{Restorer: pg, start: func(ctx context.Context) (string, error) {
+		p, err := pg.Start(ctx)
+		return fmt.Sprintf("timeline %s, from %s on", p.Timeline, p.Fork), err
+	}}, nil
+}
+
+func restorePlanned(plan *cold.Plan, dir string, resumes bool, kind storeKind) *restoreResult {
+	info := plan.Stream.Info
+	out := &restoreResult{
+		Service: info.Service, Stream: info.Name, Into: dir, To: plan.To.String(), Resumes: resumes, Begin: plan.Begin, End: plan.End,
+		BaseBytes: plan.BaseBytes, LogBytes: plan.LogBytes, Room: plan.Bytes, show: kind.show,
+	}
+	if plan.Base != nil {
+		out.Base = plan.Base.Name.String()
+	}
+	if plan.IsSampled {
+		out.Predicted = new(plan.Predicted.Seconds())
+	}
+	return out
+}
+
+// run restores, and starts what was restored if that was asked for.
+func (o *restoreResult) run(c *ucli.Context, plan *cold.Plan, target cold.Target, store restorer) error {
+	var m cold.Meter
+	var res cold.Result
+	progress := func() (done, total int64) { p := m.Progress(); return p.Done, p.Total }
+	err := withProgress(c, "restore "+streamLabel(plan.Stream.Info), progress, func(ctx context.Context) (err error) {
+		res, err = plan.Run(ctx, target, store, &m)
+		return err
+	})
+	if err != nil {
+		if c.Context.Err() != nil {
+			err = errors.Join(err, c.Context.Err())
+		}
+		if tidegate.HintOf(err) == "" {
+			err = &tidegate.Error{Op: "restore", Subject: streamLabel(plan.Stream.Info), Err: err, Hint: "the same command goes on where it was"}
+		}
+		return err
+	}
+	o.Position, o.Kept, o.Path, o.Next, o.End = new(res.Position), res.Bytes.Kept, res.Path, res.Next, res.Place
+	o.Records = new(res.Records)
+	if res.Newest != 0 {
+		o.Newest = new(time.Unix(0, res.Newest).UTC())
+	}
+	o.Took = new(res.Took.Seconds())
+	if !c.Bool("start") {
+		return nil
+	}
+	began := time.Now()
+	o.Started, err = store.start(c.Context)
+	o.Next = ""
+	*o.Took += time.Since(began).Seconds()
+	return err
+}
+
+func seconds(s *float64) string {
+	if s == nil {
+		return cli.Unknown
+	}
+	return cli.Span(time.Duration(*s * float64(time.Second)))
+}
+
+// writePlan says what will be done.
+func (o *restoreResult) writePlan(w io.Writer) error {
+	var b strings.Builder
+	verb := "restore"
+	if o.Resumes {
+		verb = "go on restoring"
+	}
+	fmt.Fprintf(&b, "%s %s/%s to %s into %s\n", verb, o.Service, o.Stream, o.To, o.Into)
+	if o.Base != "" {
+		fmt.Fprintf(&b, "base: %.12s, %s of files\n", o.Base, cli.Size(o.BaseBytes))
+	}
+	fmt.Fprintf(&b, "log: batches %d to %d, %s as stored, up to %s\n", uint64(o.Begin.Seq), uint64(o.End.Seq), cli.Size(o.LogBytes), o.show(o.End.Next))
+	fmt.Fprintf(&b, "room: %s\npredicted: %s\n", cli.Size(o.Room), seconds(o.Predicted))
+	_, err := io.WriteString(w, b.String())
+	return err
+}
+
+// writeDone says what was done.
+func (o *restoreResult) writeDone(w io.Writer) error {
+	var b strings.Builder
+	fmt.Fprintf(&b, "restored %s/%s to position %s in %s, predicted %s\n", o.Service, o.Stream, o.show(*o.Position), seconds(o.Took), seconds(o.Predicted))
+	if o.Newest != nil {
+		fmt.Fprintf(&b, "newest record: %s\n", o.Newest.Format(time.RFC3339Nano))
+	}
+	if o.Kept > 0 {
+		fmt.Fprintf(&b, "found from before: %s\n", cli.Size(o.Kept))
+	}
+	fmt.Fprintf(&b, "in: %s\n", o.Path)
+	if o.Started != "" {
+		fmt.Fprintf(&b, "started: %s\n", o.Started)
+	}
+	if o.Next != "" {
+		fmt.Fprintf(&b, "next: %s\n", o.Next)
+	}
+	_, err := io.WriteString(w, b.String())
+	return err
+}

@@ -1,0 +1,200 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"time"
+
+	ucli "github.com/urfave/cli/v2"
+
+	"github.com/tidegate/tidegate"
+	"github.com/tidegate/tidegate/archive"
+	"github.com/tidegate/tidegate/internal/cli"
+)
+
+func windowCommand() *ucli.Command {
+	return &ucli.Command{
+		Name: "window", Usage: "what can be restored out of an archive, with its holes", ArgsUsage: " ",
+		Flags: archiveFlags(), Action: showWindow,
+		Description: "Reads the archive alone. A stream can be restored to any moment from `since` to `to`; holes stay listed for ever.\n\n" +
+			"Examples:\n" +
+			"   tidegate window --url file:///srv/archive\n" +
+			"   tidegate window --archive /etc/tidegate/standby.yaml --service bank -o json",
+	}
+}
+
+// windowResult is one stream's window; times are the source's.
+type windowResult struct {
+	Stream   tidegate.StreamID    `json:"stream_id"`
+	Service  tidegate.ServiceName `json:"service"`
+	Name     tidegate.StreamName  `json:"stream"`
+	Store    string               `json:"store"`
+	Spans    []archive.Span       `json:"spans"`
+	Holes    []archive.Hole       `json:"holes"`
+	Bases    []windowBase         `json:"bases"`
+	Aside    []string             `json:"aside"` // segments of other branches
+	LogBytes int64                `json:"log_bytes"`
+	Faults   []string             `json:"faults"`
+}
+
+type windowBase struct {
+	Name       string              `json:"name"`
+	Generation tidegate.Generation `json:"generation"`
+	Start      tidegate.Position   `json:"start"`
+	End        tidegate.Position   `json:"end"`
+	Taken      time.Time           `json:"taken"`
+	Bytes      int64               `json:"bytes"`
+	Node       tidegate.NodeName   `json:"node"`
+	Unfit      string              `json:"unfit,omitempty"`
+}
+
+func showWindow(c *ucli.Context) error {
+	if _, err := cli.Args(c); err != nil {
+		return err
+	}
+	r, err := openArchive(c)
+	if err != nil {
+		return err
+	}
+	streams, err := archivedStreams(c, r)
+	if err != nil {
+		return err
+	}
+	var out []windowResult
+	for _, info := range streams {
+		w, err := windowOf(c, r, info)
+		if err != nil {
+			return err
+		}
+		out = append(out, w)
+	}
+	return cli.Print(c, out, func(w io.Writer) error {
+		for i, one := range out {
+			if i > 0 {
+				fmt.Fprintln(w)
+			}
+			if err := one.write(w); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+func windowOf(c *ucli.Context, r *archive.Reader, info archive.StreamInfo) (windowResult, error) {
+	out := windowResult{
+		Stream: info.Stream, Service: info.Service, Name: info.Name, Store: info.Store,
+		Spans: []archive.Span{}, Holes: []archive.Hole{}, Bases: []windowBase{}, Aside: []string{}, Faults: []string{},
+	}
+	kind, err := kindOf(info)
+	if err != nil {
+		return out, err
+	}
+	s, err := r.Open(c.Context, info)
+	if err != nil {
+		return out, err
+	}
+	bases, err := s.Bases(c.Context)
+	if err != nil {
+		return out, err
+	}
+	defer bases.Close()
+	w, err := s.Window(c.Context, bases, kind.needsBase)
+	if err != nil {
+		return out, err
+	}
+	out.Spans, out.Holes, out.LogBytes = append(out.Spans, w.Spans...), append(out.Holes, w.Holes...), s.Bytes
+	for _, b := range w.Bases {
+		one := windowBase{
+			Name: b.Base.Name.String(), Generation: b.Base.Generation, Start: b.Base.Start, End: b.Base.End,
+			Taken: time.Unix(0, b.Base.Taken).UTC(), Bytes: b.Base.Bytes, Node: b.Base.Mirror.Node,
+		}
+		if b.Unfit != nil {
+			one.Unfit = b.Unfit.Error()
+		}
+		out.Bases = append(out.Bases, one)
+	}
+	for _, g := range w.Aside {
+		out.Aside = append(out.Aside, g.Name(info.Stream))
+	}
+	for _, err := range w.Faults {
+		out.Faults = append(out.Faults, err.Error())
+	}
+	return out, nil
+}
+
+func (o windowResult) write(w io.Writer) error {
+	fmt.Fprintf(w, "%s/%s  %s, %s of log\n", o.Service, o.Name, o.Store, cli.Size(o.LogBytes))
+	table := cli.NewTable("  restorable", "since", "to", "seqs", "positions", "generation")
+	for _, s := range o.Spans {
+		can, since := "  no", "-"
+		if s.Restorable {
+			can, since = "  yes", s.Since.Newest.Format(time.RFC3339)
+		}
+		table.Row(can, since, s.To.Newest.Format(time.RFC3339), fmt.Sprintf("%d-%d", uint64(s.From.Seq), uint64(s.To.Seq)),
+			fmt.Sprintf("%s-%s", s.From.First, s.To.Next), fmt.Sprint(uint32(s.To.Generation)))
+	}
+	if _, err := table.WriteTo(w); err != nil {
+		return err
+	}
+	if len(o.Spans) == 0 {
+		fmt.Fprintln(w, "  nothing of its log is archived")
+	}
+	for _, h := range o.Holes {
+		fmt.Fprintf(w, "  hole: batches %d to %d were never archived\n", uint64(h.First), uint64(h.Last))
+	}
+	for _, b := range o.Bases {
+		fmt.Fprintf(w, "  base %.12s of generation %d, %s to %s, taken %s, %s, from %s", b.Name, uint32(b.Generation), b.Start, b.End, b.Taken.Format(time.RFC3339), cli.Size(b.Bytes), b.Node)
+		if b.Unfit != "" {
+			fmt.Fprintf(w, ": of no use: %s", b.Unfit)
+		}
+		fmt.Fprintln(w)
+	}
+	for _, name := range o.Aside {
+		fmt.Fprintf(w, "  aside: %s\n", name)
+	}
+	for _, f := range o.Faults {
+		fmt.Fprintf(w, "  damaged: %s\n", f)
+	}
+	return nil
+}
+
+func whereCommand() *ucli.Command {
+	return &ucli.Command{
+		Name: "where", Usage: "find a moment, a position or a batch in an archive", ArgsUsage: "TIME|POSITION|seq:N|latest",
+		Flags: archiveFlags(&ucli.UintFlag{Name: "generation", Usage: "`NUMBER` of the generation that a position is of", DefaultText: "the newest"}), Action: showWhere,
+		Description: "Prints the batch that has it. A time is the source's; a batch that has anything of it is found, and a restore cuts within it.\n\n" +
+			"Examples:\n" +
+			"   tidegate where --url file:///srv/archive --service bank 2026-11-22T06:30:00Z\n" +
+			"   tidegate where --archive /etc/tidegate/archive.yaml --service shop 16/B374D848",
+	}
+}
+
+func showWhere(c *ucli.Context) error {
+	args, err := cli.Args(c, "TIME|POSITION|seq:N")
+	if err != nil {
+		return err
+	}
+	r, err := openArchive(c)
+	if err != nil {
+		return err
+	}
+	s, kind, err := archivedStream(c, r)
+	if err != nil {
+		return err
+	}
+	to, err := kind.parseTo(args[0], c.Uint("generation"))
+	if err != nil {
+		return err
+	}
+	p, err := to.Place(c.Context, s)
+	if err != nil {
+		return err
+	}
+	return cli.Print(c, p, func(w io.Writer) error {
+		_, err := fmt.Fprintf(w, "seq %d of epoch %s, generation %d\nposition %s to %s\ntime %s to %s\nchain %s\n",
+			uint64(p.Seq), p.Epoch, uint32(p.Generation), kind.show(p.First), kind.show(p.Next),
+			p.Oldest.Format(time.RFC3339Nano), p.Newest.Format(time.RFC3339Nano), p.Chain)
+		return err
+	})
+}
