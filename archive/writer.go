@@ -266,6 +266,10 @@ func (w *Writer) format(ctx context.Context) error {
 	if w.formatted {
 		return nil
 	}
+	// A server that ignores conditions would let two nodes write over each other.
+	if err := bucket.Require(ctx, w.Bucket, bucket.Features{IfAbsent: true, IfMatch: true}); err != nil {
+		return w.inBucket("look at archive", err)
+	}
 	b, err := w.getDocument(ctx, FormatName)
 	if errors.Is(err, tidegate.ErrNotFound) {
 		b = FormatDocument()

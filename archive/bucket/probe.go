@@ -3,6 +3,7 @@ package bucket
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 
 	"github.com/tidegate/tidegate"
@@ -43,4 +44,20 @@ func Probe(ctx context.Context, b Bucket) (Features, error) {
 		return f, err
 	}
 	return f, nil
+}
+
+// Require asks a bucket and refuses one that lacks what is wanted.
+func Require(ctx context.Context, b Bucket, want Features) error {
+	has, err := Probe(ctx, b)
+	if err != nil {
+		return err
+	}
+	if want.IfAbsent && !has.IfAbsent || want.IfMatch && !has.IfMatch {
+		return &tidegate.Error{
+			Op: "probe bucket", Subject: b.String(), Class: tidegate.Misuse,
+			Err:  fmt.Errorf("it ignores the conditions of a write (If-None-Match kept: %v, If-Match kept: %v): %w", has.IfAbsent, has.IfMatch, tidegate.ErrUnsupported),
+			Hint: "two writers could write over each other there: archive to a server that keeps conditions",
+		}
+	}
+	return nil
 }

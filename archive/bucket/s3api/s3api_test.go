@@ -147,8 +147,18 @@ func (f forgetful) Put(ctx context.Context, key string, body *io.SectionReader, 
 }
 
 func TestProbeFindsOutWhoForgetsConditions(t *testing.T) {
-	f, err := bucket.Probe(t.Context(), s3api.New(forgetful{newServer()}, s3api.Config{Bucket: "b"}))
+	b := s3api.New(forgetful{newServer()}, s3api.Config{Bucket: "b"})
+	f, err := bucket.Probe(t.Context(), b)
 	if err != nil || f != (bucket.Features{}) {
 		t.Errorf("%+v, %v", f, err)
+	}
+	for _, want := range []bucket.Features{{IfAbsent: true}, {IfMatch: true}} {
+		err := bucket.Require(t.Context(), b, want)
+		if tidegate.ClassOf(err) != tidegate.Misuse || !errors.Is(err, tidegate.ErrUnsupported) || tidegate.HintOf(err) == "" {
+			t.Errorf("%+v: %v", want, err)
+		}
+	}
+	if err := bucket.Require(t.Context(), b, bucket.Features{}); err != nil {
+		t.Error(err)
 	}
 }
