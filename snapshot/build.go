@@ -84,7 +84,7 @@ func Build(ctx context.Context, sink Sink, cfg BuildConfig, info Info, fill func
 	if err := g.Wait(); err != nil {
 		return nil, err
 	}
-	b.m.Extents = make([][]Name, len(b.names))
+	b.m.Extents, b.m.Cuts = make([][]Name, len(b.names)), b.cuts
 	for i, names := range b.names {
 		for _, n := range names {
 			b.m.Extents[i] = append(b.m.Extents[i], *n)
@@ -98,6 +98,7 @@ type builder struct {
 	meter *Meter
 	m     *Manifest
 	names [][]*Name     // per file; each is set before the build ends
+	cuts  [][]int       // per file; of a stream the lengths of its extents
 	work  chan *cutting // closed when fill has returned
 	free  chan *cutting
 	over  <-chan struct{} // closed when a sink's error, or the end of everything, ends the build
@@ -149,7 +150,7 @@ func (b *builder) hand(ctx context.Context, sink Sink) error {
 
 // Add implements [Writer].
 func (b *builder) Add(f File) error {
-	if f.Kind == KindFile {
+	if f.filled() {
 		return &tidegate.Error{Op: "add to base", Subject: f.Path, Class: tidegate.Misuse, Err: errors.New("is a file")}
 	}
 	return b.add(f)
@@ -159,7 +160,7 @@ func (b *builder) add(f File) error {
 	if err := f.check(); err != nil {
 		return &tidegate.Error{Op: "add to base", Class: tidegate.Misuse, Err: err}
 	}
-	b.m.Files, b.names = append(b.m.Files, f), append(b.names, nil)
+	b.m.Files, b.names, b.cuts = append(b.m.Files, f), append(b.names, nil), append(b.cuts, nil)
 	return nil
 }
 
@@ -168,7 +169,7 @@ func (b *builder) Create(ctx context.Context, f File) (io.WriteCloser, error) {
 	switch {
 	case b.open:
 		return nil, &tidegate.Error{Op: "create in base", Subject: f.Path, Class: tidegate.Misuse, Err: errors.New("the file before it is open")}
-	case f.Kind != KindFile:
+	case !f.filled():
 		return nil, &tidegate.Error{Op: "create in base", Subject: f.Path, Class: tidegate.Misuse, Err: errors.New("is not a file")}
 	}
 	if err := b.add(f); err != nil {
@@ -186,6 +187,7 @@ type fileWriter struct {
 	f      File
 	index  int
 	at     int64
+	cut    cutter // of a stream
 	c      *cutting
 	closed bool
 }
@@ -206,11 +208,14 @@ func (w *fileWriter) Write(p []byte) (n int, err error) {
 				return n, w.cause()
 			}
 		}
-		k := min(len(p)-n, ExtentBytes-len(w.c.raw))
+		k, cut := min(len(p)-n, ExtentBytes-len(w.c.raw)), false
+		if w.f.Kind == KindStream {
+			k, cut = w.cut.next(p[n : n+k])
+		}
 		w.c.raw = append(w.c.raw, p[n:n+k]...)
 		n += k
 		w.at += int64(k)
-		if len(w.c.raw) == ExtentBytes || w.at == w.f.Size {
+		if cut || len(w.c.raw) == ExtentBytes || w.at == w.f.Size {
 			w.flush()
 		}
 	}
@@ -223,6 +228,10 @@ func (w *fileWriter) flush() {
 	c.place = Place(w.f.Path, w.at-int64(len(c.raw)))
 	c.name = new(Name)
 	w.b.names[w.index] = append(w.b.names[w.index], c.name)
+	if w.f.Kind == KindStream {
+		w.b.cuts[w.index] = append(w.b.cuts[w.index], len(c.raw))
+		w.cut = cutter{}
+	}
 	w.b.work <- c // never full: as many as there are
 }
 

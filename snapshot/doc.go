@@ -14,6 +14,7 @@
 //
 //   - base:     the files from which, with the log that follows, a state is rebuilt
 //   - page:     [PageBytes] of a file at a multiple of that; the unit that is shared
+//   - stream:   a file that is cut into extents where its content says
 //   - extent:   up to [ExtentPages] pages in a row; the unit that is offered and found
 //   - place:    where in which file an extent was, as a number; a hint and no more
 //   - pack:     a file of records, each an extent with the pages that were new

@@ -90,8 +90,10 @@ func (g *Giver) GiveAll(ctx context.Context, sink Sink, m *Manifest, meter *Mete
 	all, ctx := errgroup.WithContext(ctx)
 	all.SetLimit(cap(g.spare))
 	for i := range m.Files {
+		offset := int64(0)
 		for j, x := range m.Extents[i] {
-			place := Place(m.Files[i].Path, int64(j)*ExtentBytes)
+			place := Place(m.Files[i].Path, offset)
+			offset += int64(m.extentLen(i, j))
 			if ctx.Err() != nil {
 				break
 			}
@@ -104,7 +106,7 @@ func (g *Giver) GiveAll(ctx context.Context, sink Sink, m *Manifest, meter *Mete
 				return nil
 			})
 		}
-		if m.Files[i].Kind == KindFile {
+		if m.Files[i].filled() {
 			meter.files.Add(1)
 		}
 	}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"testing"
 
 	"go.uber.org/goleak"
@@ -45,7 +46,11 @@ func (t tree) fill(ctx context.Context, w Writer) (Base, error) {
 		return Base{}, err
 	}
 	for _, p := range t.paths() {
-		f, err := w.Create(ctx, File{Path: p, Kind: KindFile, Mode: 0o600, Size: int64(len(t[p]))})
+		kind := KindFile
+		if strings.HasSuffix(p, ".stream") {
+			kind = KindStream
+		}
+		f, err := w.Create(ctx, File{Path: p, Kind: kind, Mode: 0o600, Size: int64(len(t[p]))})
 		if err != nil {
 			return Base{}, err
 		}
@@ -120,7 +125,7 @@ func equal(s *Store, l Listed, content tree) error {
 	defer r.Close()
 	seen := 0
 	for i, f := range r.Files() {
-		if f.Kind != KindFile {
+		if !f.filled() {
 			continue
 		}
 		var b bytes.Buffer
@@ -142,6 +147,7 @@ func equal(s *Store, l Listed, content tree) error {
 func small() tree {
 	return tree{
 		"empty": nil, "one": []byte("x"), "dir/page": noise(1, PageBytes), "dir/page+1": noise(2, PageBytes+1),
+		"empty.stream": nil, "state.stream": noise(6, 700_000),
 		"base/5/1259": append(noise(3, 2*ExtentBytes), make([]byte, ExtentBytes+3*PageBytes+17)...),
 		"twice":       append(noise(4, PageBytes), noise(4, PageBytes)...),
 	}

@@ -21,7 +21,10 @@ const (
 	lineageBytesMax  = 4096
 )
 
-const manifestMagic = "TGBM"
+const (
+	manifestMagic   = "TGBM"
+	manifestVersion = 2 // of one that has streams; of any other [version]
+)
 
 // Info says what a base is of, and when.
 type Info struct {
@@ -38,11 +41,18 @@ type Info struct {
 // Manifest is the list of a base's files. Its name is that of its bytes.
 //
 // Invariants: paths are clean, relative and unique, and none leads through a
-// link; a file has one extent per ExtentBytes, rounded up, anything else none.
+// link; a file has one extent per ExtentBytes, rounded up, a stream as many as Cuts
+// says, which add up to its size, anything else none.
 type Manifest struct {
 	Info
 	Files   []File
 	Extents [][]Name // per file
+	Cuts    [][]int  // per file, of a stream the lengths of its extents; may be nil where there is none
+}
+
+// streams reports whether a file is cut by its content, which version 1 does not know.
+func (m *Manifest) streams() bool {
+	return slices.ContainsFunc(m.Files, func(f File) bool { return f.Kind == KindStream })
 }
 
 // Bytes adds up the files.
@@ -59,7 +69,11 @@ func (m *Manifest) Encode() ([]byte, Name, error) {
 		return nil, Name{}, &tidegate.Error{Op: "encode manifest", Class: tidegate.Misuse, Err: err}
 	}
 	b := append([]byte(nil), manifestMagic...)
-	b = le.AppendUint16(b, version)
+	v := uint16(version) // whoever knows no streams reads what has none
+	if m.streams() {
+		v = manifestVersion
+	}
+	b = le.AppendUint16(b, v)
 	b = le.AppendUint16(b, 0)
 	b = append(b, m.Stream[:]...)
 	b = le.AppendUint32(b, uint32(m.Generation))
@@ -81,8 +95,14 @@ func (m *Manifest) Encode() ([]byte, Name, error) {
 		b = le.AppendUint64(b, uint64(f.Size))
 		b = le.AppendUint64(b, uint64(f.ModTime))
 		b = appendText(b, f.Link)
+		if f.Kind == KindStream {
+			b = le.AppendUint32(b, uint32(len(m.Extents[i])))
+		}
 		for j := range m.Extents[i] {
 			b = append(b, m.Extents[i][j][:]...)
+			if f.Kind == KindStream {
+				b = le.AppendUint32(b, uint32(m.Cuts[i][j]))
+			}
 		}
 	}
 	return b, sha256.Sum256(b), nil
@@ -101,7 +121,8 @@ func ParseManifest(b []byte) (*Manifest, error) {
 	if magic := p.take(4); string(magic) != manifestMagic {
 		p.fail("magic %q", magic)
 	}
-	if v := p.u16(); p.err == nil && v != version {
+	v := p.u16()
+	if p.err == nil && v != version && v != manifestVersion {
 		return nil, fmt.Errorf("parse manifest: version %d: %w", v, tidegate.ErrUnsupported)
 	}
 	if f := p.u16(); f != 0 {
@@ -129,6 +150,10 @@ func ParseManifest(b []byte) (*Manifest, error) {
 		}
 		f := File{Path: p.text(pathBytesMax), Kind: Kind(p.u8()), Mode: p.u32(), Size: int64(p.u64()), ModTime: int64(p.u64()), Link: p.text(pathBytesMax)}
 		var names []Name
+		var cuts []int
+		if f.Kind == KindStream && p.err == nil {
+			names, cuts = p.stream()
+		}
 		if f.Kind == KindFile && f.Size > 0 && p.err == nil {
 			if f.Size > int64(len(p.rest))/32*ExtentBytes {
 				p.fail("%s: %d bytes and no room for their names", f.Path, f.Size)
@@ -139,7 +164,7 @@ func ParseManifest(b []byte) (*Manifest, error) {
 				copy(names[i][:], p.take(32))
 			}
 		}
-		m.Files, m.Extents = append(m.Files, f), append(m.Extents, names)
+		m.Files, m.Extents, m.Cuts = append(m.Files, f), append(m.Extents, names), append(m.Cuts, cuts)
 	}
 	if p.err == nil && len(p.rest) > 0 {
 		p.fail("%d bytes behind its end", len(p.rest))
@@ -147,6 +172,9 @@ func ParseManifest(b []byte) (*Manifest, error) {
 	if p.err == nil {
 		if err := m.check(); err != nil {
 			p.fail("%v", err)
+		}
+		if m.streams() != (v == manifestVersion) {
+			p.fail("is of version %d", v) // one state has one manifest
 		}
 	}
 	if p.err != nil {
@@ -183,7 +211,11 @@ func (m *Manifest) check() error {
 		if kinds[f.Path] != 0 {
 			return fmt.Errorf("%s is there twice", f.Path)
 		}
-		if want := extentsOf(f.Size); len(m.Extents[i]) != want {
+		if f.Kind == KindStream {
+			if err := m.checkCuts(i); err != nil {
+				return err
+			}
+		} else if want := extentsOf(f.Size); len(m.Extents[i]) != want {
 			return fmt.Errorf("%s has %d bytes and %d extents", f.Path, f.Size, len(m.Extents[i]))
 		}
 		kinds[f.Path] = f.Kind
@@ -199,16 +231,38 @@ func (m *Manifest) check() error {
 	return nil
 }
 
+// checkCuts verifies the lengths of a stream's extents.
+func (m *Manifest) checkCuts(i int) error {
+	f := &m.Files[i]
+	if len(m.Cuts) != len(m.Files) || len(m.Cuts[i]) != len(m.Extents[i]) {
+		return fmt.Errorf("%s has %d extents, and not as many lengths", f.Path, len(m.Extents[i]))
+	}
+	sum := int64(0)
+	for _, n := range m.Cuts[i] {
+		if n < 1 || n > ExtentBytes {
+			return fmt.Errorf("%s has an extent of %d bytes: want 1 to %d", f.Path, n, ExtentBytes)
+		}
+		sum += int64(n)
+	}
+	if sum != f.Size {
+		return fmt.Errorf("%s has %d bytes, and its extents %d", f.Path, f.Size, sum)
+	}
+	return nil
+}
+
+// filled reports whether the entry has content.
+func (f *File) filled() bool { return f.Kind == KindFile || f.Kind == KindStream }
+
 func (f *File) check() error {
 	switch {
 	case f.Path == "" || f.Path == "." || len(f.Path) > pathBytesMax || path.Clean(f.Path) != f.Path || path.IsAbs(f.Path) ||
 		f.Path == ".." || strings.HasPrefix(f.Path, "../") || strings.ContainsRune(f.Path, 0):
 		return fmt.Errorf("path %.64q: want a clean one inside the base", f.Path)
-	case f.Kind < KindFile || f.Kind > KindLink:
+	case f.Kind < KindFile || f.Kind > KindStream:
 		return fmt.Errorf("%s is of kind %d", f.Path, f.Kind)
 	case f.Mode > 0o7777:
 		return fmt.Errorf("%s has mode %o", f.Path, f.Mode)
-	case f.Size < 0 || f.Kind != KindFile && f.Size != 0:
+	case f.Size < 0 || !f.filled() && f.Size != 0:
 		return fmt.Errorf("%s has %d bytes", f.Path, f.Size)
 	case (f.Kind == KindLink) != (f.Link != "") || len(f.Link) > pathBytesMax || strings.ContainsRune(f.Link, 0):
 		return fmt.Errorf("%s links to %.64q", f.Path, f.Link)
@@ -256,6 +310,20 @@ func (p *scanner) u8() uint8   { return p.take(1)[0] }
 func (p *scanner) u16() uint16 { return le.Uint16(p.take(2)) }
 func (p *scanner) u32() uint32 { return le.Uint32(p.take(4)) }
 func (p *scanner) u64() uint64 { return le.Uint64(p.take(8)) }
+
+// stream takes the names and the lengths of a stream's extents.
+func (p *scanner) stream() (names []Name, cuts []int) {
+	n := p.count(len(p.rest) / (len(Name{}) + 4))
+	if n == 0 {
+		return nil, nil
+	}
+	names, cuts = make([]Name, n), make([]int, n)
+	for i := range names {
+		copy(names[i][:], p.take(len(Name{})))
+		cuts[i] = int(p.u32())
+	}
+	return names, cuts
+}
 
 func (p *scanner) count(limit int) int {
 	n := int(p.u32())

@@ -94,7 +94,7 @@ func (m *Manifest) wanted() (map[Name]int, error) {
 	want := map[Name]int{}
 	for i := range m.Files {
 		for j, x := range m.Extents[i] {
-			n := m.Files[i].extentLen(j)
+			n := m.extentLen(i, j)
 			if was, ok := want[x]; ok && was != n {
 				return nil, corruptExtent(x, fmt.Sprintf("of %d bytes in one place and of %d in another", was, n))
 			}
@@ -104,8 +104,13 @@ func (m *Manifest) wanted() (map[Name]int, error) {
 	return want, nil
 }
 
-// extentLen returns the length of the file's extent i.
-func (f *File) extentLen(i int) int { return int(min(ExtentBytes, f.Size-int64(i)*ExtentBytes)) }
+// extentLen returns the length of extent j of file i.
+func (m *Manifest) extentLen(i, j int) int {
+	if m.Files[i].Kind == KindStream {
+		return m.Cuts[i][j]
+	}
+	return int(min(ExtentBytes, m.Files[i].Size-int64(j)*ExtentBytes))
+}
 
 // Verify reads every extent of m, in parallel, and compares it with its name.
 // What is damaged does not count as held any more, so that it is asked for again;
@@ -210,7 +215,7 @@ func (r *Reader) Copy(ctx context.Context, i int, w io.Writer) error {
 			return err
 		}
 		raw, err := o.read(x)
-		if want := r.m.Files[i].extentLen(j); err == nil && len(raw) != want {
+		if want := r.m.extentLen(i, j); err == nil && len(raw) != want {
 			err = corruptExtent(x, fmt.Sprintf("%d bytes, want %d", len(raw), want))
 		}
 		if err == nil {

@@ -15,7 +15,7 @@ func (r *Reader) Same(ctx context.Context, i int, have io.Reader) (bool, error) 
 		if err := ctx.Err(); err != nil {
 			return false, err
 		}
-		raw := buf[:r.m.Files[i].extentLen(j)]
+		raw := buf[:r.m.extentLen(i, j)]
 		if _, err := io.ReadFull(have, raw); err != nil {
 			if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
 				return false, nil

@@ -30,7 +30,8 @@ type Kind uint8
 const (
 	KindFile Kind = iota + 1
 	KindDir
-	KindLink // symbolic
+	KindLink   // symbolic
+	KindStream // a file that is cut by its content, see cutter
 )
 
 // File is one entry of a base.
@@ -38,7 +39,7 @@ type File struct {
 	Path    string // relative, slashes, clean, never leaving the base: "base/5/1259"
 	Kind    Kind
 	Mode    uint32 // permission bits
-	Size    int64  // bytes; of a file only
+	Size    int64  // bytes; of a file or a stream only
 	ModTime int64  // unix ns; 0 is not known
 	Link    string // target of a link
 }
