@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/tidegate/tidegate"
@@ -233,7 +234,7 @@ func (w *writer) match(ctx context.Context, tail []batch.Header) error {
 		found = found || tail[i].Kind == batch.KindData
 		i++
 	}
-	if gone != nil && !found {
+	if gone != nil && !found && !w.s.forkedAt(tail[len(tail)-1]) {
 		return &tidegate.Error{
 			Op: "prove log", Subject: string(w.s.cfg.Stream), Class: tidegate.Transient,
 			Hint: "the source must keep some of what is durable at the other site, wal_keep_size for PostgreSQL: without it nobody can tell that its log is still the same",
@@ -241,6 +242,20 @@ func (w *writer) match(ctx context.Context, tail []batch.Header) error {
 		}
 	}
 	return nil
+}
+
+// forkedAt reports whether the service's own journal forked off right behind a batch,
+// by a promotion under a later epoch. Then it had all that led there, and was told by a
+// node that held it: of a journal that began at a snapshot nothing else may be left to compare.
+func (s *stream) forkedAt(h batch.Header) bool {
+	if s.cfg.Source != SourceJournal {
+		return false // its lineages do not name epochs
+	}
+	l := string(s.lineageNow())
+	epoch, at, ok := strings.Cut(l[strings.LastIndexByte(l, '+')+1:], "@")
+	e, eerr := tidegate.ParseEpoch(epoch)
+	p, perr := tidegate.ParsePosition(at)
+	return ok && eerr == nil && perr == nil && e > h.Epoch && p == h.Next
 }
 
 // newestOf returns the generation in which the newest of batches was sealed; 0 of none.

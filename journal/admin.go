@@ -179,6 +179,10 @@ func (j *Journal) cut(at tidegate.Position, quarantineDir, reason string) (Cut, 
 	if err := j.compare.close(); err != nil {
 		return Cut{}, err
 	}
+	// A state of what goes must not be taken for one of what comes there.
+	if err := j.states().forget(at); err != nil {
+		return Cut{}, err
+	}
 	moved, err := j.log.CutTo(uint64(at), filepath.Join(quarantineDir, fmt.Sprintf("%s-%s", c.First, c.Next)), reason,
 		seglog.Attachment{Name: quarantine.SummaryName, Data: summary})
 	if err != nil {

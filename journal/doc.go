@@ -19,6 +19,7 @@
 //   - branch: a record by which a promoted follower forks the history off
 //   - fenced: another site holds the stream; nothing may be appended or released
 //   - draining: a planned handover; no new work, what is in flight is finished
+//   - state: what the service has come to; written down as of a position, see [Snapshotter]
 //   - rewind: cut a journal that went another way than the stream, into quarantine
 //
 // # Picture
@@ -34,7 +35,9 @@
 // appends each event, executes it, and answers its client once Await has
 // returned for the event's position. A service that replicates its events before
 // it journals them asks [Journal.Admit] first. The same program on a standby node
-// only implements [Service], and [Rewinder] to come back after it was primary.
+// only implements [Service], [Rewinder] to come back after it was primary, and
+// [Snapshotter] so that a restart begins at the state it wrote down last, a new node at
+// that of another, and the other site's log need not be kept for ever.
 //
 // All methods of a Journal may be called concurrently. One process at a time
 // has a journal open; others read it with [OpenReader]. Bytes are fsynced, and

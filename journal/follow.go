@@ -24,8 +24,22 @@ type follower struct {
 
 // standbyLink is the receiving half of a session with the standby node's daemon.
 type standbyLink struct {
-	f    *follower
-	conn *local.Conn
+	f      *follower
+	conn   *local.Conn
+	giving giving
+}
+
+// run talks until either end stops.
+func (l *standbyLink) run(ctx context.Context, w local.Welcome, r *reporter) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer l.giving.end()
+	defer cancel()
+	if _, can := l.f.svc.(Snapshotter); can && w.Version >= versionSnapshots {
+		if err := l.conn.Send(&local.Snapshots{Empty: l.f.j.First() == l.f.j.End()}); err != nil {
+			return err
+		}
+	}
+	return l.conn.Pair(ctx, l.recv, r.run)
 }
 
 func (l *standbyLink) recv(ctx context.Context) error {
@@ -41,6 +55,12 @@ func (l *standbyLink) recv(ctx context.Context) error {
 			err = l.f.batch(ctx, m)
 		case *local.Rewind:
 			err = l.f.rewind(ctx, m)
+		case *local.SnapshotAsk:
+			err = l.askState(ctx)
+		case *local.SnapshotRead:
+			err = l.readState(m)
+		case *local.Snapshot:
+			err = l.f.beginAt(ctx, l.conn, m)
 		case *local.DaemonProgress: // for display only: the grant is the agent's
 		default:
 			err = fmt.Errorf("standby node sent %T", m)
@@ -83,7 +103,7 @@ func (f *follower) follow(ctx context.Context, m *local.Role) error {
 		f.j.cfg.Log.Warn("told to follow while active", "epoch", uint64(m.Epoch))
 		return nil
 	}
-	if err := f.start(m); err != nil {
+	if err := f.start(ctx, m, true); err != nil {
 		return err
 	}
 	f.applyTo = max(f.applyTo, m.ApplyTo)
@@ -91,8 +111,9 @@ func (f *follower) follow(ctx context.Context, m *local.Role) error {
 }
 
 // start learns once, and after every time the service was active, where its
-// state stands.
-func (f *follower) start(m *local.Role) error {
+// state stands. One that follows, or that is older than its journal, is given the
+// newest state that lies beside the journal.
+func (f *follower) start(ctx context.Context, m *local.Role, follows bool) error {
 	if err := f.j.adopt(m.Lineage); err != nil {
 		return err
 	}
@@ -100,6 +121,12 @@ func (f *follower) start(m *local.Role) error {
 		return nil
 	}
 	applied, _ := f.svc.State()
+	if _, can := f.svc.(Snapshotter); can && (follows || applied < f.j.First()) {
+		if _, err := f.j.Restore(ctx, f.svc); err != nil {
+			return err
+		}
+		applied, _ = f.svc.State()
+	}
 	if first, end := f.j.First(), f.j.End(); applied < first || applied > end {
 		return &tidegate.Error{
 			Op: "follow", Subject: f.j.dir, Class: tidegate.Permanent,
@@ -164,19 +191,27 @@ func (f *follower) batch(ctx context.Context, m *local.Batch) error {
 	if !f.started || f.j.gate.active() {
 		return fmt.Errorf("batch %s came while not following", m.Seq)
 	}
-	if _, err := f.j.AppendRaw(ctx, m.First, m.Payload); err != nil {
+	at, raw := m.First, m.Payload
+	if begin := f.j.First(); at < begin {
+		// What lies before the journal's beginning, it has in a state, or had once.
+		n := min(begin-at, tidegate.Position(len(raw)))
+		at, raw = at+n, raw[n:]
+		if len(raw) == 0 {
+			return nil
+		}
+	}
+	if _, err := f.j.AppendRaw(ctx, at, raw); err != nil {
 		return fatal(ctx, fmt.Errorf("follow batch %s: %w", m.Seq, err))
 	}
-	if f.applied < m.First {
-		f.applyTo = max(f.applyTo, m.First)
+	if f.applied < at {
+		f.applyTo = max(f.applyTo, at)
 		if err := f.catchUp(ctx); err != nil {
 			return fatal(ctx, err)
 		}
 	}
 	f.applyTo = max(f.applyTo, m.Next)
 	// Straight from the batch: its bytes were verified and are the journal's.
-	at := m.First
-	for raw := m.Payload; len(raw) > 0; {
+	for len(raw) > 0 {
 		rec, err := parseRecord(raw, at)
 		if err != nil {
 			return fatal(ctx, err)
@@ -202,7 +237,7 @@ func (f *follower) promote(ctx context.Context, m *local.Role) error {
 		f.j.cfg.Log.Warn("promotion under an old epoch ignored", "epoch", uint64(m.Epoch))
 		return nil
 	}
-	if err := f.start(m); err != nil {
+	if err := f.start(ctx, m, false); err != nil {
 		return err
 	}
 	f.applyTo = max(f.applyTo, m.ApplyTo)

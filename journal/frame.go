@@ -196,4 +196,6 @@ func (format) Follows(prev seglog.State, rec []byte) error {
 	return nil
 }
 
+func putRecordNumber(s *seglog.State, n uint64) { binary.LittleEndian.PutUint64(s[:8], n) }
+
 func recordNumber(s seglog.State) uint64 { return binary.LittleEndian.Uint64(s[:8]) }

@@ -126,7 +126,7 @@ func OpenFS(fsys vfs.FS, dir string, cfg Config) (*Journal, error) {
 
 // load reads what is there, or makes it.
 func (j *Journal) load() error {
-	if err := durable.SweepTemp(j.fs, j.dir); err != nil {
+	if err := errors.Join(durable.SweepTemp(j.fs, j.dir), j.states().sweep()); err != nil {
 		return err
 	}
 	var err error

@@ -124,6 +124,28 @@ func ReadLineage(fsys vfs.FS, dir string) (tidegate.Lineage, error) {
 	return m.lineage(), nil
 }
 
+// metaOf takes a lineage apart: id and branches alone are filled in.
+func metaOf(l tidegate.Lineage) (m meta, err error) {
+	if m.ID, err = LineageID(l); err != nil {
+		return m, err
+	}
+	_, rest, more := strings.Cut(string(l), "+")
+	for more {
+		var one string
+		one, rest, more = strings.Cut(rest, "+")
+		epoch, at, _ := strings.Cut(one, "@")
+		var b Branch
+		if b.Epoch, err = tidegate.ParseEpoch(epoch); err != nil {
+			return m, fmt.Errorf("parse lineage %q: %w", l, err)
+		}
+		if b.Position, err = tidegate.ParsePosition(at); err != nil {
+			return m, fmt.Errorf("parse lineage %q: %w", l, err)
+		}
+		m.Branches = append(m.Branches, b)
+	}
+	return m, nil
+}
+
 // LineageID returns the journal id a lineage begins with.
 func LineageID(l tidegate.Lineage) (tidegate.ID, error) {
 	rest, ok := strings.CutPrefix(string(l), "journal:")

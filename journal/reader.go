@@ -83,6 +83,10 @@ type RawReader struct {
 	buf []byte
 }
 
+// ErrTrimmed says that a journal begins behind what was asked for: it was trimmed, or
+// began at a snapshot. It is a kind of tidegate.ErrNotFound.
+var ErrTrimmed = seglog.ErrTrimmed
+
 // OpenReader reads the journal in dir from a record's first position on. It
 // takes no lock and writes nothing.
 func OpenReader(dir string, from tidegate.Position) (*RawReader, error) {

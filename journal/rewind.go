@@ -85,10 +85,15 @@ func (f *follower) rewind(ctx context.Context, m *local.Rewind) error {
 			return fatal(ctx, fmt.Errorf("rewind the service to %s: %w", m.To, err))
 		}
 	}
+	f.startOver()
+	return errRewound
+}
+
+// startOver forgets what is known of a journal that is another one now.
+func (f *follower) startOver() {
 	if c := f.j.agentConn.Load(); c != nil {
 		_ = c.Close() // its receiver reports it: the agent, too, must see the journal anew
 	}
-	f.applied, f.applyTo = 0, 0
+	f.started, f.applied, f.applyTo = false, 0, 0
 	f.reached.Store(0)
-	return errRewound
 }

@@ -45,7 +45,7 @@ func (j *Journal) Run(ctx context.Context, svc Service) error {
 	g.Go(func() error { return j.tend(ctx) })
 	if j.cfg.AgentSocket != "" {
 		g.Go(func() error {
-			return j.connect(ctx, j.cfg.AgentSocket, func(ctx context.Context, c *local.Conn) error {
+			return j.connect(ctx, j.cfg.AgentSocket, func(ctx context.Context, c *local.Conn, _ local.Welcome) error {
 				j.agentConn.Store(c)
 				r := &reporter{j: j, svc: svc, conn: c, kick: j.agentKick, applied: &f.reached}
 				return (&agentLink{j: j, svc: svc, conn: c}).run(ctx, r)
@@ -55,9 +55,9 @@ func (j *Journal) Run(ctx context.Context, svc Service) error {
 	if j.cfg.StandbySocket != "" {
 		g.Go(func() error { return f.syncLazily(ctx) })
 		g.Go(func() error {
-			return j.connect(ctx, j.cfg.StandbySocket, func(ctx context.Context, c *local.Conn) error {
+			return j.connect(ctx, j.cfg.StandbySocket, func(ctx context.Context, c *local.Conn, w local.Welcome) error {
 				r := &reporter{j: j, svc: svc, conn: c, kick: j.standbyKick, applied: &f.reached}
-				return c.Pair(ctx, (&standbyLink{f: f, conn: c}).recv, r.run)
+				return (&standbyLink{f: f, conn: c}).run(ctx, w, r)
 			})
 		})
 	}
@@ -77,7 +77,7 @@ func (j *Journal) watch(ctx context.Context) error {
 }
 
 // connect keeps a session with the daemon at path going until ctx ends.
-func (j *Journal) connect(ctx context.Context, path string, session func(context.Context, *local.Conn) error) error {
+func (j *Journal) connect(ctx context.Context, path string, session func(context.Context, *local.Conn, local.Welcome) error) error {
 	log := j.cfg.Log.With("socket", path, "stream", string(j.cfg.Stream))
 	backoff := redial.Backoff()
 	for last := ""; ctx.Err() == nil; {
@@ -106,7 +106,7 @@ func (j *Journal) connect(ctx context.Context, path string, session func(context
 }
 
 // session dials once and talks until either end stops.
-func (j *Journal) session(ctx context.Context, path string, talk func(context.Context, *local.Conn) error, log *slog.Logger) error {
+func (j *Journal) session(ctx context.Context, path string, talk func(context.Context, *local.Conn, local.Welcome) error, log *slog.Logger) error {
 	conn, welcome, err := local.Dial(ctx, path, local.Hello{
 		Service: j.cfg.Service, Stream: j.cfg.Stream, Kind: local.KindJournal,
 		Dir: j.dir, Lineage: j.Lineage(), End: j.End(), Endpoint: j.cfg.Endpoint,
@@ -117,7 +117,7 @@ func (j *Journal) session(ctx context.Context, path string, talk func(context.Co
 	log.Info("session with the daemon", "daemon", welcome.Daemon.String(), "node", string(welcome.Node))
 	stop := context.AfterFunc(ctx, func() { _ = conn.Close() }) // unblocks Recv
 	defer stop()
-	err = talk(ctx, conn)
+	err = talk(ctx, conn, welcome)
 	_ = conn.Close() // a session's end is known from what ended it
 	return err
 }

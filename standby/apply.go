@@ -38,8 +38,10 @@ type library struct {
 	conn  *local.Conn
 	hello local.Hello
 	target
+	over chan struct{} // closed when its last message has been taken
 
 	// Guarded by the stream's mu.
+	states    snapshots
 	findings  local.Findings // what it says of itself and of its store
 	heard     bool           // its first message came: whether it is active is known
 	active    bool
@@ -125,7 +127,7 @@ func (s *stream) serveLibrary(ctx context.Context, conn *local.Conn, check func(
 	if err != nil {
 		return err
 	}
-	l := &library{s: s, conn: conn, hello: hello, target: targetOf(hello.Kind), lineage: hello.Lineage, own: hello.Lineage}
+	l := &library{s: s, conn: conn, hello: hello, target: targetOf(hello.Kind), over: make(chan struct{}), lineage: hello.Lineage, own: hello.Lineage}
 	s.mu.Lock()
 	if old := s.apply.library; old != nil {
 		_ = old.conn.Close() // its session reports it
@@ -138,7 +140,10 @@ func (s *stream) serveLibrary(ctx context.Context, conn *local.Conn, check func(
 	g, gctx := errgroup.WithContext(ctx)
 	stop := context.AfterFunc(gctx, func() { _ = conn.Close() }) // Recv reports it
 	defer stop()
-	g.Go(l.receive)
+	g.Go(func() error {
+		defer close(l.over)
+		return l.receive(gctx)
+	})
 	g.Go(func() error { return l.feed(gctx) })
 	err = g.Wait()
 	s.mu.Lock()
@@ -173,7 +178,7 @@ func (s *stream) setApplyFault(err error) {
 }
 
 // receive takes the library's messages until the session ends.
-func (l *library) receive() error {
+func (l *library) receive(ctx context.Context) error {
 	for {
 		m, err := l.conn.Recv()
 		if err != nil {
@@ -208,6 +213,13 @@ func (l *library) receive() error {
 			}
 		case *local.Feedback:
 			l.takeFeedback(m)
+		case *local.Snapshots:
+			empty := m.Empty
+			l.note(func() { l.states.can, l.states.empty = true, empty })
+		case *local.Snapshot, *local.SnapshotRead, *local.SnapshotPart:
+			if err := l.hand(ctx, m); err != nil {
+				return err
+			}
 		default:
 			return fmt.Errorf("library sent %T", m)
 		}
@@ -226,7 +238,7 @@ func (l *library) note(change func()) {
 // own end, or where a newer generation follows. of is 0 where there is but one.
 func (s *stream) endOf(of tidegate.Generation) (tidegate.Seq, batch.Header, error) {
 	end := s.log.End().Seq
-	if end == 0 {
+	if end == 0 || s.log.Empty() {
 		return 0, batch.Header{}, nil
 	}
 	_, h, err := s.log.At(end)
@@ -250,7 +262,8 @@ func (l *library) appliedSeq(p tidegate.Position) (tidegate.Seq, bool, error) {
 	case err != nil:
 		return 0, false, err
 	case end == 0:
-		return 0, p == 0, nil
+		b, _ := l.s.begin()
+		return b.Before.Seq, p == b.Position, nil
 	case of != 0 && h.Generation != of:
 		return 0, false, nil
 	case p >= h.Next:
@@ -262,6 +275,9 @@ func (l *library) appliedSeq(p tidegate.Position) (tidegate.Seq, bool, error) {
 		return 0, false, nil
 	case err != nil:
 		return 0, false, err
+	}
+	if b, _ := l.s.begin(); b.Before.Seq > 0 && b.Generation == h.Generation && p < b.Position {
+		return 0, false, nil // the log begins behind what it has
 	}
 	l.near = next - 1
 	return l.near, true, nil
@@ -358,8 +374,11 @@ func (l *library) feedTo(ctx context.Context, f *followCursor, o order) error {
 		return nil
 	}
 	if f.c == nil {
-		from, ok, err := l.start()
+		from, ok, err := l.start(ctx)
 		if err != nil || !ok {
+			return err
+		}
+		if err := l.tellLineage(ctx, from); err != nil {
 			return err
 		}
 		if f.c, err = l.s.log.ReadFrom(from); err != nil {
@@ -399,7 +418,7 @@ func (l *library) hasRoom() bool {
 // start finds the batch with the first byte that the library lacks. ok is false
 // while the log does not reach to the library's end: a node that lost its disk
 // copies the log again first.
-func (l *library) start() (from tidegate.Seq, ok bool, err error) {
+func (l *library) start(ctx context.Context) (from tidegate.Seq, ok bool, err error) {
 	s := l.s
 	l.s.mu.Lock()
 	have := l.progress.End
@@ -409,7 +428,14 @@ func (l *library) start() (from tidegate.Seq, ok bool, err error) {
 	if err != nil {
 		return 0, false, err
 	}
-	if end == 0 {
+	base, why := l.beginning(ctx, have)
+	l.lacking(why)
+	switch {
+	case why != "":
+		return 0, false, nil // what it lacks may come
+	case base != nil:
+		return 0, false, l.seed(ctx, *base)
+	case end == 0:
 		return 1, have == 0, nil
 	}
 	if have >= h.Next {
@@ -420,6 +446,25 @@ func (l *library) start() (from tidegate.Seq, ok bool, err error) {
 		return 0, false, fmt.Errorf("find position %s for the library: %w", have, err)
 	}
 	return from, true, nil
+}
+
+// tellLineage tells a library that is fed from a batch on of what lineage the log is
+// there: the batch that said so may lie before it. One whose journal's id was drawn takes
+// it from this, before it has anything of the log.
+func (l *library) tellLineage(ctx context.Context, from tidegate.Seq) error {
+	if from <= 1 || !l.target.epochs {
+		return nil
+	}
+	line, err := l.s.lineageThrough(ctx, from-1)
+	if err != nil || line == "" || line == l.lineage {
+		return err
+	}
+	l.lineage = line
+	l.s.mu.Lock()
+	role := l.told
+	l.s.mu.Unlock()
+	role.Lineage = line
+	return l.tell(role)
 }
 
 // send hands one committed batch over. What this version does not understand

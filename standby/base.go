@@ -24,16 +24,18 @@ const (
 	heldVersion  = 1
 )
 
-// bases is what a stream knows of its bases; nil in a stream whose log says
-// everything. Its fields are guarded by the stream's mu, the store guards itself.
+// bases is what a stream knows of its bases; nil while its store is not known. Its fields are guarded by the stream's mu, the store guards itself.
 type bases struct {
 	s     *stream
 	dir   string
 	store *snapshot.Store
-	held  []snapshot.Listed // read back whole, and written down; only these count
-	spans []span            // of the log's generations, as far as they were looked for
-	now   *taking           // nil: no base is on its way to this node
-	sweep *sweeping         // nil: nothing is being cleared out; never begins while now is set
+	// rooted: the stream begins at position 0 with nothing before it, as a journal's does.
+	// As long as its log does, that says everything, and no base is lacking.
+	rooted bool
+	held   []snapshot.Listed // read back whole, and written down; only these count
+	spans  []span            // of the log's generations, as far as they were looked for
+	now    *taking           // nil: no base is on its way to this node
+	sweep  *sweeping         // nil: nothing is being cleared out; never begins while now is set
 	// failed is how the last attempt to renew the base went.
 	failed error
 	// want is where the log of a node begins that this one would go on from, and has
@@ -84,15 +86,17 @@ type arrival struct {
 	name  snapshot.Name
 }
 
-// openBases opens the bases of a stream whose store needs them. The directory is
+// openBases opens the bases of a stream. The directory is
 // the sign: it is made, durably, before the first batch of such a stream is taken,
 // so that a node without a view cannot take one for a stream that needs none.
 func (s *stream) openBases() error {
 	dir := filepath.Join(s.dir, baseDirName)
-	if s.view.Store == "" || s.view.Store == storeJournal {
-		if _, err := s.n.deps.FS.Stat(dir); errors.Is(err, tidegate.ErrNotFound) {
-			return nil
-		} else if err != nil {
+	rooted, err := s.rooted()
+	if err != nil {
+		return err
+	}
+	if s.view.Store == "" {
+		if known, err := exists(s.n.deps.FS, dir); err != nil || !known {
 			return err
 		}
 	}
@@ -106,7 +110,7 @@ func (s *stream) openBases() error {
 	if err != nil {
 		return err
 	}
-	b := &bases{s: s, dir: dir, store: store}
+	b := &bases{s: s, dir: dir, store: store, rooted: rooted}
 	for _, fault := range store.Faults() {
 		s.lg.Error("part of a base is not readable and does not count", keyErr, fault)
 	}
@@ -116,6 +120,21 @@ func (s *stream) openBases() error {
 	}
 	s.bases = b
 	return nil
+}
+
+// rootedFile is the sign of a stream that needs no base as long as its log is whole.
+const rootedFile = "rooted"
+
+// rooted reports whether the stream is of a store whose log says everything. That is
+// written down before there is a directory for bases, which is the sign that it needs
+// some: a node without a view must not take one for the other.
+func (s *stream) rooted() (bool, error) {
+	path := filepath.Join(s.dir, rootedFile)
+	known, err := exists(s.n.deps.FS, path)
+	if err != nil || known || s.view.Store != storeJournal {
+		return known, err
+	}
+	return true, durable.WriteFile(s.n.deps.FS, path, []byte("The log of this stream says everything, unless begin.json says that it was trimmed.\n"))
 }
 
 // readHeld reads what was counted on, and finds that all of it is there.
@@ -194,8 +213,12 @@ func (b *bases) holds(g tidegate.Generation, opened tidegate.Epoch) bool {
 // goes on from. based is false when there is none. mu is held.
 func (b *bases) whole(sp span) (to tidegate.Position, based bool) {
 	var begin shipper.Begin
-	if at := b.s.begun.Load(); at != nil {
+	at := b.s.begun.Load()
+	switch {
+	case at != nil:
 		begin = *at // while the log is being trimmed, where it will begin
+	case b.rooted:
+		return 0, true // the log begins with the stream
 	}
 	return wholeAt(b.held, sp, begin)
 }
@@ -368,7 +391,7 @@ func (s *stream) shortOfBase() string {
 func (s *stream) lacks() (g tidegate.Generation, opened tidegate.Epoch, lacks bool) {
 	end := s.log.End().Seq
 	if end < s.log.First() || end == 0 {
-		return 0, 0, len(s.bases.held) == 0 || s.bases.wanting()
+		return 0, 0, len(s.bases.held) == 0 && !s.bases.rooted || s.bases.wanting()
 	}
 	_, h, err := s.log.At(end)
 	if err != nil {
@@ -395,13 +418,14 @@ func (t *taking) text(now tidegate.Instant) string {
 	return text
 }
 
-// refuseBase is the answer where a stream has no bases.
+// refuseBase is the answer where a stream takes no base of the writer: the service
+// beside a node gives those of a journal.
 func (s *stream) refuseBase() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return &tidegate.Error{
 		Op: "take base of", Subject: s.id.String(), Class: tidegate.Permanent,
-		Err: fmt.Errorf("a stream of store %q has none: %w", s.view.Store, tidegate.ErrUnsupported),
+		Err: fmt.Errorf("a stream of store %q takes none from there: %w", s.view.Store, tidegate.ErrUnsupported),
 	}
 }
 

@@ -410,17 +410,17 @@ func TestBasesSurviveARestart(t *testing.T) {
 	c.until("dr1 begins anew, in limbo", func() bool { s := nd.n.stream(theStream); return s != nil && s.fault == nil && nd.status().Limbo })
 }
 
-// A stream whose log says everything has no bases, and says so.
-func TestJournalsHaveNoBases(t *testing.T) {
+// A stream whose log says everything needs no base, and takes none from its writer.
+func TestJournalsBeginWithoutBase(t *testing.T) {
 	c := newCluster(t, 1, nil, "dr1")
 	w := c.start1()
 	if _, err := w.push("dr1", 1, nil, noise(100)); !errors.Is(err, tidegate.ErrUnsupported) {
 		t.Errorf("a base of a journal: %v", err)
 	}
-	nd := c.nodes["dr1"]
-	if _, err := nd.fs.Stat(filepath.Join(streamDir(nd.dir, theStream), baseDirName)); !errors.Is(err, tidegate.ErrNotFound) {
-		t.Errorf("a journal's directory has a store of bases: %v", err)
-	}
+	w.attach("dr1")
+	w.seal(3, 100)
+	w.mustShip()
+	c.until("it counts", func() bool { st := c.nodes["dr1"].status(); return st.Err == "" && st.Durable.Seq == 3 })
 }
 
 // A node that is seeded from a directory lacks only what differs.

@@ -25,7 +25,7 @@ func (n *Standby) AttachBase(ctx context.Context, peer tidegate.Identity, a ship
 		return r
 	case s.fault != nil:
 		return limboRefusal(s.fault)
-	case s.bases == nil:
+	case s.bases == nil, s.bases.rooted && a.Way == shipper.BasePush:
 		return s.refuseBase()
 	case a.Way == shipper.BasePush:
 		return s.pushed(ctx, peer, a, conn)

@@ -42,7 +42,8 @@
 //	view.json            the gate's last word, used while no gate can be reached
 //	streams/<id>/meta.json   promise, history, limbo (fence.NodeMeta)
 //	streams/<id>/log/        delta log
-//	streams/<id>/base/       bases, where the store has them (package snapshot); held.json names those that count
+//	streams/<id>/base/       bases (package snapshot); held.json names those that count
+//	streams/<id>/rooted      the log says everything, unless begin.json says that it was trimmed
 //	streams/<id>/suspect.json   after a failed sync: what of the log is certain; also in the run directory
 //	streams/<id>/follower    the service beside the node was told to follow another site
 //	streams/<id>/tail-<id>.json account of what the library beside the node left behind

@@ -1,6 +1,7 @@
 package standby
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -164,6 +165,7 @@ type node struct {
 	name   tidegate.NodeName
 	fs     vfs.FS
 	dir    string
+	run    string // of its sockets; empty: the cluster's
 	n      *Standby
 	cancel context.CancelFunc
 	done   chan error
@@ -248,7 +250,7 @@ func (nd *node) start() {
 		archives = func(context.Context, *rates.Limiter) (bucket.Bucket, error) { return nd.c.bucket(nd.name), nil }
 	}
 	nd.n, err = New(Config{
-		Node: nd.name, Site: nd.c.site(nd.name), DataDir: nd.dir, RunDir: nd.c.run, RatesDir: nd.c.rates, ShipListen: "127.0.0.1:0", APIListen: "127.0.0.1:0",
+		Node: nd.name, Site: nd.c.site(nd.name), DataDir: nd.dir, RunDir: cmp.Or(nd.run, nd.c.run), RatesDir: nd.c.rates, ShipListen: "127.0.0.1:0", APIListen: "127.0.0.1:0",
 		Limits: testLimits, SegmentBytes: 1 << 20, FreeBytesMin: 1, RejoinEvery: 50 * time.Millisecond,
 		Bases: nd.c.policy, Archive: nd.c.archive,
 	}, Deps{

@@ -199,17 +199,29 @@ func (n *Standby) RefreshBases(ctx context.Context, service tidegate.ServiceName
 		if err != nil {
 			continue // not told of the stream yet
 		}
-		tried, err := b.s.refreshIfDue(ctx, src)
-		switch {
-		case ctx.Err() != nil:
-			return nil
-		case !tried:
-		case err == nil:
-			backoff.Reset()
-		case backoff.Wait(ctx) != nil:
+		if b.s.renew(ctx, src, backoff) != nil {
 			return nil
 		}
 	}
+}
+
+// renew takes a base of src if one is due, and waits after one that could not be
+// taken. A src of nil can not be asked now. Its error is that ctx has ended.
+func (s *stream) renew(ctx context.Context, src BaseSource, backoff *retry.Backoff) error {
+	if src == nil {
+		return ctx.Err()
+	}
+	tried, err := s.refreshIfDue(ctx, src)
+	switch {
+	case ctx.Err() != nil:
+		return ctx.Err()
+	case !tried:
+	case err == nil:
+		backoff.Reset()
+	default:
+		return backoff.Wait(ctx)
+	}
+	return nil
 }
 
 // refreshIfDue takes a base if one is due. What was asked for is tried once.
@@ -219,6 +231,9 @@ func (s *stream) refreshIfDue(ctx context.Context, src BaseSource) (tried bool, 
 		return false, err
 	}
 	why, due := s.n.cfg.Bases.refreshDue(f)
+	if _, keeps := src.(cannot); keeps && !f.asked {
+		return false, nil // its log is kept: nobody need be told at every look
+	}
 	if !due {
 		return false, nil
 	}
@@ -251,18 +266,22 @@ func (s *stream) refreshFacts() (f refreshFacts, err error) {
 		return f, err
 	}
 	f.now = s.n.deps.Clock.Wall()
-	list := Bases{s}.Bases()
-	if len(list) == 0 {
+	var start tidegate.Position
+	switch list := (Bases{s}).Bases(); {
+	case len(list) > 0:
+		newest := list[len(list)-1]
+		f.held, f.taken, start = true, time.Unix(0, newest.Taken), newest.Start
+	case s.bases.rooted:
+		f.held = true // the stream's beginning, which is as old as it can be
+	default:
 		return f, nil
 	}
-	newest := list[len(list)-1]
-	f.held, f.taken = true, time.Unix(0, newest.Taken)
 	s.mu.Lock()
 	upTo := s.core.ApplyTo()
 	s.mu.Unlock()
 	at, err := s.positionAt(upTo)
-	if err == nil && at > newest.Start {
-		f.log = int64(at - newest.Start)
+	if err == nil && at > start {
+		f.log = int64(at - start)
 	}
 	return f, err
 }
@@ -318,6 +337,9 @@ func (s *stream) refreshBase(ctx context.Context, src BaseSource) (l snapshot.Li
 // refreshable says what a base taken now would be of.
 func (s *stream) refreshable() (snapshot.Info, error) {
 	list := Bases{s}.Bases()
+	if len(list) == 0 && s.bases.rooted {
+		return s.firstBase()
+	}
 	if len(list) == 0 {
 		return snapshot.Info{}, &tidegate.Error{
 			Op: "renew base of", Subject: s.id.String(), Class: tidegate.Transient, Err: fmt.Errorf("no base is held: %w", tidegate.ErrNotFound),
@@ -326,6 +348,22 @@ func (s *stream) refreshable() (snapshot.Info, error) {
 	}
 	newest := list[len(list)-1]
 	return snapshot.Info{Stream: s.id, Generation: newest.Generation, Opened: newest.Opened}, nil
+}
+
+// firstBase says what the first base of a stream that began without one is of.
+func (s *stream) firstBase() (snapshot.Info, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if upTo := s.core.ApplyTo(); upTo >= s.log.First() && upTo > 0 {
+		_, h, err := s.log.At(upTo)
+		if err != nil {
+			return snapshot.Info{}, err
+		}
+		if _, opened, known := s.openedOf(h.Generation); known {
+			return snapshot.Info{Stream: s.id, Generation: h.Generation, Opened: opened}, nil
+		}
+	}
+	return snapshot.Info{}, &tidegate.Error{Op: "take base of", Subject: s.id.String(), Class: tidegate.Transient, Err: fmt.Errorf("nothing is committed: %w", tidegate.ErrNotFound)}
 }
 
 // beginIdle is begin where a base that is on its way is waited for by whoever asks,
@@ -362,9 +400,7 @@ func (p paced) Put(ctx context.Context, place uint64, x *snapshot.Extent, pages 
 // committed here, or when the base is of another history than the log, as one is
 // that was taken of what an unclean failover then left behind.
 func (s *stream) keptFrom(ctx context.Context, info snapshot.Info) (tidegate.Seq, error) {
-	fail := func(err error) (tidegate.Seq, error) {
-		return 0, &tidegate.Error{Op: "find base in log of", Subject: s.id.String(), Class: tidegate.Transient, Err: err}
-	}
+	fail := func(err error) (tidegate.Seq, error) { return 0, s.notOfLog(err) }
 	s.mu.Lock()
 	upTo := s.core.ApplyTo()
 	_, opened, known := s.openedOf(info.Generation)
@@ -374,6 +410,9 @@ func (s *stream) keptFrom(ctx context.Context, info snapshot.Info) (tidegate.Seq
 		return fail(fmt.Errorf("the log has nothing of generation %d: %w", info.Generation, tidegate.ErrNotFound))
 	case opened != info.Opened:
 		return fail(fmt.Errorf("generation %d of the log was opened by epoch %s, the base's by %s: %w", info.Generation, opened, info.Opened, tidegate.ErrDiverged))
+	}
+	if info.Start == info.End {
+		return s.keptBehind(ctx, info, upTo)
 	}
 	first, h, err := s.batchOf(info.Generation, info.Start)
 	if err != nil {
@@ -401,6 +440,51 @@ func (s *stream) keptFrom(ctx context.Context, info snapshot.Info) (tidegate.Seq
 		}
 	}
 	return first, nil
+}
+
+func (s *stream) notOfLog(err error) error {
+	return &tidegate.Error{Op: "find base in log of", Subject: s.id.String(), Class: tidegate.Transient, Err: err}
+}
+
+// keptBehind is keptFrom of a base that is a whole state where it begins: of the log
+// it needs what lies behind that, of which nothing need have come yet, and it is of
+// the log if that led there.
+func (s *stream) keptBehind(ctx context.Context, info snapshot.Info, upTo tidegate.Seq) (tidegate.Seq, error) {
+	fail := func(err error) (tidegate.Seq, error) { return 0, s.notOfLog(err) }
+	b, known := s.begin()
+	if !known {
+		return fail(fmt.Errorf("the log is being trimmed: %w", tidegate.ErrConflict))
+	}
+	if b.Before.Seq > 0 && b.Generation == info.Generation && info.Start <= b.Position {
+		switch {
+		case info.Start < b.Position:
+			return fail(fmt.Errorf("the log begins at %s, the base at %s: %w", b.Position, info.Start, tidegate.ErrGap))
+		case info.Lineage != b.Lineage:
+			return fail(fmt.Errorf("where the log begins it is %s, the base is of %s: %w", b.Lineage, info.Lineage, tidegate.ErrDiverged))
+		}
+		return b.Before.Seq + 1, nil
+	}
+	if info.Start == 0 {
+		return fail(fmt.Errorf("a base of nothing: %w", tidegate.ErrUnsupported))
+	}
+	last, h, err := s.batchOf(info.Generation, info.Start-1)
+	switch {
+	case err != nil:
+		return fail(fmt.Errorf("what led to the base: %w", err))
+	case last > upTo:
+		return fail(fmt.Errorf("the base has what is in batch %s, committed is %s: %w", last, upTo, tidegate.ErrGap))
+	}
+	l, err := s.lineageThrough(ctx, last)
+	if err != nil {
+		return fail(err)
+	}
+	if l != info.Lineage {
+		return fail(fmt.Errorf("at batch %s the log is %s, the base is of %s: %w", last, l, info.Lineage, tidegate.ErrDiverged))
+	}
+	if h.Next > info.Start {
+		return last, nil // it begins inside of a batch
+	}
+	return last + 1, nil
 }
 
 // refreshFinding is what there is to say of the last attempt; mu is held.

@@ -124,7 +124,7 @@ func (s *stream) status() StreamStatus {
 	}
 	if l := s.apply.library; l != nil {
 		st.Endpoint = l.hello.Endpoint
-		st.Findings = l.findings.List()
+		st.Findings = append(l.findings.List(), l.needsFinding()...)
 		if err := l.findings.Work(); err != nil && st.Err == "" {
 			st.Err = err.Error()
 		}

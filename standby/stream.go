@@ -51,7 +51,7 @@ type stream struct {
 	apply   applyState
 	replay  replay
 	witness witness
-	bases   *bases          // nil: the stream's log says everything
+	bases   *bases          // nil: its store is not known, and none were taken
 	trimmed trimRule        // as of the last look
 	archive *archive.Writer // nil: the node has no archive
 	bells   map[bell]struct{}
@@ -221,6 +221,7 @@ func (s *stream) run(ctx context.Context) error {
 	background.Go(func() { s.keepTrimmed(ctx) })
 	background.Go(func() { s.keepCleared(ctx) })
 	background.Go(func() { s.keepArchived(ctx) })
+	background.Go(func() { s.keepRenewed(ctx) })
 	for {
 		s.mu.Lock()
 		var e fence.NodeEffect

@@ -12,7 +12,8 @@ import (
 	"github.com/tidegate/tidegate/stores/journal/capture"
 )
 
-// storeJournal is the store whose log says everything: its streams have no bases.
+// storeJournal is the store whose log begins with its stream, and says everything as
+// long as it was not trimmed behind a base.
 const storeJournal = "journal"
 
 // target is what the node must know of a store to settle a library with the log.
@@ -64,6 +65,10 @@ func (l *library) fit(o order) (order, error) {
 		return o, nil
 	}
 	if b, _ := l.s.begin(); b.Before.Seq == o.upTo {
+		if l.hello.Generation == 0 {
+			o.role.Generation = b.Generation
+			return o, nil
+		}
 		return o, fmt.Errorf("the log begins behind batch %s, and nothing came yet: %w", o.upTo, tidegate.ErrGap)
 	}
 	_, h, err := l.s.log.At(o.upTo)

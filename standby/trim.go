@@ -34,7 +34,7 @@ func (t *trimming) heldFor(node tidegate.NodeName, now tidegate.Instant) time.Du
 }
 
 // keepTrimmed removes what nobody needs any more of the log of a stream that has
-// bases, until ctx ends. A log that says everything by itself is never touched.
+// bases, until ctx ends. A log that nobody holds a base of is never touched.
 func (s *stream) keepTrimmed(ctx context.Context) {
 	if s.bases == nil || s.n.cfg.Bases.TrimOff {
 		return
@@ -119,6 +119,9 @@ func (s *stream) trimFacts(ctx context.Context) (f trimFacts, err error) {
 			continue
 		}
 		f.Bases = append(f.Bases, first)
+	}
+	if len(f.Bases) > 0 && s.bases.rooted && f.First == 1 {
+		f.Bases = append(f.Bases, f.First) // the stream's beginning is a base as any other
 	}
 	slices.Sort(f.Bases)
 	return f, ctx.Err()

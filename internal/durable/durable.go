@@ -22,23 +22,51 @@ func WriteFile(fsys vfs.FS, path string, data []byte) error {
 }
 
 func writeFile(fsys vfs.FS, path string, data []byte) error {
-	temp := fmt.Sprintf("%s.%.8s%s", path, tidegate.NewID(), tempSuffix)
-	f, err := fsys.Create(temp)
+	t, err := Create(fsys, path)
 	if err != nil {
 		return err
 	}
-	if err := fill(f, data); err != nil {
-		// A full disk is the common cause: do not leave the half file on it. When
-		// even that fails, SweepTemp takes it at the next start.
-		return errors.Join(err, f.Close(), fsys.Remove(temp))
+	if err := fill(t, data); err != nil {
+		return errors.Join(err, t.Discard())
 	}
-	if err := f.Close(); err != nil {
-		return errors.Join(err, fsys.Remove(temp))
+	return t.Commit()
+}
+
+// Temp is a file that is being filled and takes its name when it is whole. One of
+// Commit and Discard must be called.
+type Temp struct {
+	vfs.File
+	fsys vfs.FS
+	path string
+}
+
+// Create makes a file that is to be path, or to replace it. The directory must exist.
+func Create(fsys vfs.FS, path string) (*Temp, error) {
+	f, err := fsys.Create(fmt.Sprintf("%s.%.8s%s", path, tidegate.NewID(), tempSuffix))
+	if err != nil {
+		return nil, err
 	}
-	if err := fsys.Rename(temp, path); err != nil {
-		return errors.Join(err, fsys.Remove(temp))
+	return &Temp{f, fsys, path}, nil
+}
+
+// Commit makes the file's bytes durable, and then its name.
+func (t *Temp) Commit() error {
+	if err := t.Sync(); err != nil {
+		return errors.Join(err, t.Discard())
 	}
-	return fsys.SyncDir(filepath.Dir(path))
+	if err := t.Close(); err != nil {
+		return errors.Join(err, t.fsys.Remove(t.Name()))
+	}
+	if err := t.fsys.Rename(t.Name(), t.path); err != nil {
+		return errors.Join(err, t.fsys.Remove(t.Name()))
+	}
+	return t.fsys.SyncDir(filepath.Dir(t.path))
+}
+
+// Discard removes the file: a full disk is the common cause, and the half file is not
+// to be left on it. When even that fails, SweepTemp takes it at the next start.
+func (t *Temp) Discard() error {
+	return errors.Join(t.Close(), t.fsys.Remove(t.Name()))
 }
 
 func fill(f vfs.File, data []byte) error {
@@ -52,7 +80,7 @@ func fill(f vfs.File, data []byte) error {
 	if size != int64(len(data)) {
 		return fmt.Errorf("size is %d after writing %d bytes", size, len(data))
 	}
-	return f.Sync()
+	return nil
 }
 
 // MkdirAll makes dir and its missing parents, each durable in its own parent.
@@ -87,7 +115,7 @@ func mkdirAll(fsys vfs.FS, dir string) error {
 	return fsys.SyncDir(parent)
 }
 
-// SweepTemp removes what an interrupted [WriteFile] left in dir. Such a file
+// SweepTemp removes what an interrupted [WriteFile] or [Temp] left in dir. Such a file
 // was never acknowledged to anybody. Call it at start, before anything writes.
 func SweepTemp(fsys vfs.FS, dir string) error {
 	names, err := fsys.List(dir)

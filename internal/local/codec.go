@@ -55,6 +55,16 @@ func newMessage(t wire.Type) Message {
 		return new(Finding)
 	case typeFeedback:
 		return new(Feedback)
+	case typeSnapshots:
+		return new(Snapshots)
+	case typeSnapshotAsk:
+		return new(SnapshotAsk)
+	case typeSnapshot:
+		return new(Snapshot)
+	case typeSnapshotRead:
+		return new(SnapshotRead)
+	case typeSnapshotPart:
+		return new(SnapshotPart)
 	}
 	return nil
 }

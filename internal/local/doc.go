@@ -21,6 +21,7 @@
 //	   | <------------------------- Role   |
 //	   | <--------------- DaemonProgress   |  from the agent
 //	   | <------------------------ Batch   |  from the standby node
+//	   | <------ Snapshot and its parts -> |  with the standby node, whoever has one
 //
 // A [Conn] may be used by any number of senders and one receiver. Trust is the
 // socket's mode 0660: whoever may open it may speak for the service. The bytes

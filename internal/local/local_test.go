@@ -59,6 +59,12 @@ func samples() []Message {
 		&Finding{Name: "slot-holds"},
 		&Feedback{Node: "dr-1", Opaque: "\x00opaque"},
 		&Feedback{},
+		&Snapshots{Empty: true},
+		&SnapshotAsk{},
+		&Snapshot{Position: 100, Records: 3, Digest: tidegate.Digest{4}, Size: 5, Lineage: "journal:01+7@0000000000000010"},
+		&Snapshot{Class: tidegate.Transient, Text: "the service is active", Hint: "wait"},
+		&SnapshotRead{Position: 100, Offset: 4, Bytes: PartMax},
+		&SnapshotPart{Position: 100, Offset: 4, Payload: []byte("x")},
 	}
 }
 
@@ -126,6 +132,9 @@ func TestDecodeIsStrict(t *testing.T) {
 		"negative slack":              &LibraryProgress{Slack: -1},
 		"service name":                &Hello{VersionMin: 1, VersionMax: 1, Service: "../x", Stream: "s"},
 		"versions":                    &Hello{VersionMin: 2, VersionMax: 1, Service: "s", Stream: "s"},
+		"part of nothing":             &SnapshotPart{Position: 1},
+		"read of nothing":             &SnapshotRead{Position: 1},
+		"read of too much":            &SnapshotRead{Bytes: PartMax + 1},
 		"batch range":                 &Batch{First: 1, Next: 9, Payload: []byte("x")},
 	} {
 		if _, err := Decode(m.wireType(), m.appendTo(nil)); !errors.Is(err, wire.ErrMessage) {

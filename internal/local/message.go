@@ -1,6 +1,7 @@
 package local
 
 import (
+	"errors"
 	"fmt"
 	"time"
 
@@ -12,7 +13,7 @@ import (
 // VersionMin and VersionMax bound the protocol versions this code speaks.
 const (
 	VersionMin = 1
-	VersionMax = 1
+	VersionMax = 2 // snapshots of the service's state
 )
 
 // KindJournal is the kind of the journal library. The other kinds are named by
@@ -27,6 +28,8 @@ const (
 	// PayloadMax bounds a batch's raw journal bytes.
 	PayloadMax = 64 << 20
 	bodyMax    = PayloadMax + 1024
+	// PartMax bounds what one [SnapshotRead] asks for.
+	PartMax = 1 << 20
 )
 
 // The message types on the wire. A number is never used again for another message.
@@ -43,6 +46,13 @@ const (
 	typeRewind          wire.Type = 10
 	typeFinding         wire.Type = 11
 	typeFeedback        wire.Type = 12
+
+	// From version 2 on.
+	typeSnapshots    wire.Type = 13
+	typeSnapshotAsk  wire.Type = 14
+	typeSnapshot     wire.Type = 15
+	typeSnapshotRead wire.Type = 16
+	typeSnapshotPart wire.Type = 17
 )
 
 // Message is one of the structs of this package, by pointer.
@@ -286,6 +296,53 @@ type Finding struct {
 type Feedback struct {
 	Node   tidegate.NodeName // whose warm copy it is; empty from a library, which speaks for its own
 	Opaque string            // at most [tidegate.FeedbackMax] bytes; empty takes back what was asked
+}
+
+// Snapshots, from a library, says that the service's state can be written down, and
+// that the service can begin at one. Sent to the standby node once, first of all.
+type Snapshots struct {
+	// Empty says that the journal holds no record, so that it can begin at a snapshot.
+	Empty bool
+}
+
+// SnapshotAsk, from the standby node, asks a library that follows for its state.
+type SnapshotAsk struct{}
+
+// Snapshot says what can be read of a state: from a library the answer to a
+// [SnapshotAsk], from the standby node where the library's empty journal is to begin.
+// With a Text there is none, and the text says why.
+type Snapshot struct {
+	Position tidegate.Position // everything before it is in the state
+	Records  uint64            // of the journal before Position
+	Digest   tidegate.Digest   // of the state; zero if the service gives none
+	Size     uint64            // bytes
+	Lineage  tidegate.Lineage  // of the journal before Position
+	Class    tidegate.Class
+	Text     string
+	Hint     string
+}
+
+// SnapshotRead asks whoever sent the [Snapshot] of that position for bytes of it, in
+// order: there is never more under way than was asked for.
+type SnapshotRead struct {
+	Position tidegate.Position
+	Offset   uint64
+	Bytes    uint32 // 1 to [PartMax], not beyond the end
+}
+
+// SnapshotPart answers a [SnapshotRead].
+type SnapshotPart struct {
+	Position tidegate.Position
+	Offset   uint64
+	Payload  []byte // as many bytes as were asked for; valid until the next Recv
+}
+
+// Err returns why there is no snapshot; nil when there is one.
+func (m *Snapshot) Err() error {
+	if m.Text == "" {
+		return nil
+	}
+	return &tidegate.Error{Op: "write state down", Class: m.Class, Hint: m.Hint, Err: errors.New(m.Text)}
 }
 
 // FindingsMax bounds how many findings of different names a daemon keeps of one

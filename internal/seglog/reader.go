@@ -45,10 +45,14 @@ func (l *Log) NewReader(from uint64) (*Reader, error) {
 	return r, nil
 }
 
+// ErrTrimmed says that a log, which is there, begins behind what was asked for. It is a
+// kind of tidegate.ErrNotFound.
+var ErrTrimmed = fmt.Errorf("trimmed: %w", tidegate.ErrNotFound)
+
 // OpenReader returns a reader for a process that does not have the log open.
 // It knows nothing of the log's end: read with ReadUpTo, up to a limit that the
 // process with the log has vouched for. A from before the oldest record is
-// tidegate.ErrNotFound.
+// [ErrTrimmed].
 func OpenReader(fsys vfs.FS, dir string, format Format, from uint64) (*Reader, error) {
 	r := &Reader{fsys: fsys, dir: dir, format: format}
 	if err := r.seek(from); err != nil {
@@ -75,8 +79,11 @@ func (r *Reader) seek(index uint64) error {
 	if !exact {
 		i--
 	}
-	if i < 0 {
-		return fmt.Errorf("index %d is before the oldest record: %w", index, tidegate.ErrNotFound)
+	switch {
+	case i < 0 && len(firsts) > 0:
+		return fmt.Errorf("index %d is before the oldest record, %d: %w", index, firsts[0], ErrTrimmed)
+	case i < 0:
+		return fmt.Errorf("index %d is in no segment: %w", index, tidegate.ErrNotFound)
 	}
 	f, err := r.open(firsts[i])
 	if err != nil {

@@ -90,11 +90,39 @@ func (b *Book) GiveBack() {
 
 // Rebuild makes the state anew from the journal, which has been cut: records
 // that were applied are no longer in it.
-func (b *Book) Rebuild() error {
+func (b *Book) Rebuild(ctx context.Context) error {
 	b.mu.Lock()
 	b.state = ledger.New(b.currency)
 	b.mu.Unlock()
+	return b.Recover(ctx)
+}
+
+// Recover brings the state to the journal's end: from the newest state that lies beside
+// the journal, if there is one, by what the journal holds behind it.
+func (b *Book) Recover(ctx context.Context) error {
+	if _, err := b.journal.Restore(ctx, &service{book: b}); err != nil {
+		return fmt.Errorf("recover %s: %w", b.currency, err)
+	}
 	return b.Replay()
+}
+
+// Restore replaces the state by s, wherever the journal begins or ends. Not while raft
+// feeds it.
+func (b *Book) Restore(s *ledger.State) error {
+	fail := func(class tidegate.Class, err error) error {
+		return &tidegate.Error{Op: "restore state", Subject: b.currency.String(), Class: class, Err: err}
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	switch {
+	case s.Currency() != b.currency:
+		return fail(tidegate.Misuse, fmt.Errorf("it is of %s", s.Currency()))
+	case b.taken.Load():
+		return fail(tidegate.Transient, fmt.Errorf("it is fed by raft: %w", tidegate.ErrConflict))
+	}
+	b.state = s
+	b.reached()
+	return nil
 }
 
 // Position returns where the state's next record begins.
@@ -116,6 +144,13 @@ func (b *Book) Snapshot() []byte {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.state.AppendSnapshot(nil)
+}
+
+// Hold returns a copy of the state as it is now.
+func (b *Book) Hold() *ledger.State {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.state.Clone()
 }
 
 // Append journals commands at the positions that follow the state's, in the

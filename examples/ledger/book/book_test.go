@@ -1,6 +1,7 @@
 package book
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -112,7 +113,7 @@ func TestReplayGivesTheState(t *testing.T) {
 		t.Fatal(err)
 	}
 	again := open(t, dir)
-	if err := again.Replay(); err != nil {
+	if err := again.Recover(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	if got := again.Book(ledger.EUR).Digest(); got != want {
@@ -224,4 +225,36 @@ func BenchmarkReplayJournal(b *testing.B) {
 		applied += cold.state.Records()
 	}
 	b.ReportMetric(float64(applied)/b.Elapsed().Seconds(), "records/s")
+}
+
+// A state that is held does not move with the book, and another book goes on from it;
+// one that raft feeds does not take it.
+func TestStateIsHeldAndRestored(t *testing.T) {
+	b := open(t, t.TempDir()).Book(ledger.EUR)
+	appendAll(t, b, opens(t, 0, 10))
+	want := b.Digest()
+	state, err := (&service{book: b}).Snapshot()
+	if err != nil {
+		t.Fatal(err)
+	}
+	appendAll(t, b, opens(t, 10, 10))
+	var raw bytes.Buffer
+	if _, err := state.WriteTo(&raw); err != nil {
+		t.Fatal(err)
+	}
+	other := open(t, t.TempDir()).Book(ledger.EUR)
+	svc := &service{book: other}
+	if err := svc.Restore(t.Context(), want.Position, bytes.NewReader(raw.Bytes()[1:])); err == nil {
+		t.Error("a damaged state is taken")
+	}
+	if err := svc.Restore(t.Context(), want.Position, bytes.NewReader(raw.Bytes())); err != nil {
+		t.Fatal(err)
+	}
+	if got := other.Digest(); got != want {
+		t.Errorf("got %+v, want %+v", got, want)
+	}
+	other.TakeOver()
+	if err := svc.Restore(t.Context(), want.Position, bytes.NewReader(raw.Bytes())); !errors.Is(err, tidegate.ErrConflict) {
+		t.Errorf("beside raft: %v", err)
+	}
 }

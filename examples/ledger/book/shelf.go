@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"path/filepath"
 
@@ -91,10 +92,10 @@ func (s *Shelf) Book(c ledger.Currency) *Book {
 	return nil
 }
 
-// Replay rebuilds every state from its journal.
-func (s *Shelf) Replay() error {
+// Recover rebuilds every state from what lies on this node's disk.
+func (s *Shelf) Recover(ctx context.Context) error {
 	for _, b := range s.books {
-		if err := b.Replay(); err != nil {
+		if err := b.Recover(ctx); err != nil {
 			return err
 		}
 	}
@@ -155,15 +156,41 @@ func (s *service) Following(ctx context.Context, epoch tidegate.Epoch) error {
 	return s.desk.Following(ctx, s.book, epoch)
 }
 
-// Rewound builds the state anew: the journal keeps its whole history.
-func (s *service) Rewound(_ context.Context, to tidegate.Position) error {
+// Rewound builds the state anew, from a snapshot of before to or from nothing.
+func (s *service) Rewound(ctx context.Context, to tidegate.Position) error {
 	if s.book.Position() <= to {
 		return nil
 	}
-	return s.book.Rebuild()
+	return s.book.Rebuild(ctx)
+}
+
+// Snapshot holds the book up for a copy; what takes longer, putting it in order, is
+// done when it is written.
+func (s *service) Snapshot() (io.WriterTo, error) { return held{s.book.Hold()}, nil }
+
+// held is a state that is to be written down.
+type held struct{ state *ledger.State }
+
+// WriteTo implements io.WriterTo.
+func (h held) WriteTo(w io.Writer) (int64, error) {
+	n, err := w.Write(h.state.AppendSnapshot(nil))
+	return int64(n), err
+}
+
+func (s *service) Restore(_ context.Context, _ tidegate.Position, r io.Reader) error {
+	raw, err := io.ReadAll(r)
+	if err != nil {
+		return err
+	}
+	state, err := ledger.ParseSnapshot(raw)
+	if err != nil {
+		return err
+	}
+	return s.book.Restore(state)
 }
 
 var (
-	_ journal.Follower = (*service)(nil)
-	_ journal.Rewinder = (*service)(nil)
+	_ journal.Follower    = (*service)(nil)
+	_ journal.Rewinder    = (*service)(nil)
+	_ journal.Snapshotter = (*service)(nil)
 )

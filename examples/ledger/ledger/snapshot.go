@@ -55,6 +55,29 @@ func (c *client) appendCanonical(b []byte) []byte {
 	return b
 }
 
+// Clone returns a copy that does not change with s. It costs a copy of what there is,
+// and none of the sorting that a snapshot takes.
+func (s *State) Clone() *State {
+	s.Digest() // what is dirty is settled: the copy has no part in it
+	c := *s
+	c.hashes = hashes{accountSum: s.accountSum, clientSum: s.clientSum}
+	c.checkpoints = slices.Clone(s.checkpoints)
+	accounts := make([]account, 0, len(s.accounts))
+	c.accounts = make(map[string]*account, len(s.accounts))
+	for id, a := range s.accounts {
+		accounts = append(accounts, *a)
+		c.accounts[id] = &accounts[len(accounts)-1]
+	}
+	clients := make([]client, 0, len(s.clients))
+	c.clients = make(map[ClientID]*client, len(s.clients))
+	for id, k := range s.clients {
+		clients = append(clients, *k)
+		clients[len(clients)-1].slots = slices.Clone(k.slots)
+		c.clients[id] = &clients[len(clients)-1]
+	}
+	return &c
+}
+
 // AppendSnapshot appends the whole state to dst: the same bytes for equal states.
 func (s *State) AppendSnapshot(dst []byte) []byte {
 	start := len(dst)

@@ -49,7 +49,7 @@ func (n *Node) cluster() *cluster.Cluster { return n.term.Load().cluster }
 // terms lives one term after the other until ctx ends.
 func (n *Node) terms(ctx context.Context) error {
 	if n.follows() {
-		if err := n.replay(); err != nil {
+		if err := n.recover(ctx); err != nil {
 			return err
 		}
 		n.begin()
@@ -75,13 +75,13 @@ func (n *Node) terms(ctx context.Context) error {
 	return nil
 }
 
-func (n *Node) replay() error {
+func (n *Node) recover(ctx context.Context) error {
 	began := time.Now()
-	if err := n.shelf.Replay(); err != nil {
+	if err := n.shelf.Recover(ctx); err != nil {
 		return err
 	}
 	for _, b := range n.shelf.Books() {
-		n.log.Info("replayed", "stream", b.Currency().String(), "position", b.Position(), "took", time.Since(began))
+		n.log.Info("recovered", "stream", b.Currency().String(), "position", b.Position(), "took", time.Since(began))
 	}
 	return nil
 }

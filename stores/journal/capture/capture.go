@@ -58,6 +58,9 @@ func (s *Source) Follow(_ context.Context, from tidegate.Position) (stores.Curso
 
 func (s *Source) open(from tidegate.Position) (*cursor, error) {
 	r, err := journal.OpenReaderFS(s.fs, s.dir, from)
+	if errors.Is(err, journal.ErrTrimmed) {
+		err = fmt.Errorf("%w: %w", stores.ErrTrimmed, err)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("capture journal %s from %s: %w", s.dir, from, err)
 	}

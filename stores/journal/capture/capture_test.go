@@ -10,6 +10,7 @@ import (
 	"github.com/tidegate/tidegate"
 	"github.com/tidegate/tidegate/internal/vfs"
 	"github.com/tidegate/tidegate/journal"
+	"github.com/tidegate/tidegate/stores"
 	"github.com/tidegate/tidegate/stores/journal/capture"
 	"github.com/tidegate/tidegate/stores/storestest"
 )
@@ -162,5 +163,39 @@ func BenchmarkRead(b *testing.B) {
 	}
 	if err := j.Close(); err != nil {
 		b.Fatal(err)
+	}
+}
+
+// What the journal has left behind is told from what it never had.
+func TestTrimmedIsTold(t *testing.T) {
+	dir := t.TempDir() + "/journal"
+	j, err := journal.Open(dir, journal.Config{Service: "ledger", Stream: "main", SegmentBytes: 4 << 10, RecordBytesMax: 1 << 10})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var ends []tidegate.Position
+	for range 20 {
+		r, err := j.Append(t.Context(), bytes.Repeat([]byte("x"), 900), time.Unix(1, 0))
+		if err != nil {
+			t.Fatal(err)
+		}
+		ends = append(ends, r.Next)
+	}
+	if err := errors.Join(j.TrimBefore(t.Context(), ends[9]), j.Close()); err != nil {
+		t.Fatal(err)
+	}
+	src := capture.New(vfs.OS(), dir)
+	defer src.Close()
+	if _, err := src.Reread(t.Context(), 0, ends[0]); !errors.Is(err, stores.ErrTrimmed) {
+		t.Errorf("reread of what was trimmed: %v", err)
+	}
+	if _, err := src.Reread(t.Context(), ends[15], ends[16]); err != nil {
+		t.Error(err)
+	}
+	if _, err := src.Reread(t.Context(), ends[15], ends[16]-1); !errors.Is(err, tidegate.ErrNotFound) || errors.Is(err, stores.ErrTrimmed) {
+		t.Errorf("reread to inside of a record: %v", err)
+	}
+	if _, err := capture.New(vfs.OS(), dir+"-none").Follow(t.Context(), 0); errors.Is(err, stores.ErrTrimmed) {
+		t.Errorf("of a journal that is not there: %v", err)
 	}
 }

@@ -1,0 +1,306 @@
+package journal
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/tidegate/tidegate"
+	"github.com/tidegate/tidegate/internal/local"
+	"github.com/tidegate/tidegate/internal/seglog"
+)
+
+// Snapshotter is a [Service] whose state can be written down and read back. Recovery
+// is then the newest state and the records behind it: of this service after a
+// restart, and of one that begins with nothing, at a base that its standby node has.
+// The standby node's log behind such bases need not be kept for ever.
+type Snapshotter interface {
+	// Snapshot holds the state as it is now, where State says, and returns what writes
+	// it. It is called while following, between two calls of Apply, which waits for
+	// it: it should take no longer than a copy of what may change. WriteTo is called
+	// once at most, beside everything else. States that have much in common should be
+	// written so that their bytes do: that is stored, and sent, once.
+	Snapshot() (io.WriterTo, error)
+
+	// Restore replaces the state by one that was written at a position; State answers
+	// that position, and its digest, from the return on. It is called by
+	// [Journal.Restore], and before the journal begins at a position that is not its
+	// service's; not concurrent with Apply, Promote and Snapshot. When r or it fails
+	// the state is as before, or the zero state.
+	Restore(ctx context.Context, at tidegate.Position, r io.Reader) error
+}
+
+// Restored says what [Journal.Restore] did.
+type Restored struct {
+	At    tidegate.Position // of the state that was read; meaningful only if Done
+	Bytes int64             // of it
+	Took  time.Duration
+	Done  bool // false: the service's own state is no older than any here
+	// Left is how many records of the journal lie behind the service's state now.
+	Left uint64
+}
+
+// Restore gives the service the newest state that lies beside the journal, if that
+// is newer than its own: what is then left to apply is what lies behind State's
+// position. A damaged one is passed over for the one before it. Before [Journal.Run]
+// it is the service's to call, when it replays its journal itself; a follower is
+// restored by Run.
+func (j *Journal) Restore(ctx context.Context, svc Service) (Restored, error) {
+	s, can := svc.(Snapshotter)
+	if !can {
+		return Restored{}, &tidegate.Error{Op: "restore state", Subject: j.dir, Class: tidegate.Misuse, Err: fmt.Errorf("the service is no Snapshotter: %w", tidegate.ErrUnsupported)}
+	}
+	list, err := j.states().list()
+	if err != nil {
+		return Restored{}, fmt.Errorf("restore state: %w", err)
+	}
+	var damaged error
+	for _, at := range slices.Backward(list) {
+		if own, _ := svc.State(); at <= own {
+			break
+		}
+		if at > j.End() {
+			continue // a crash took what it was made of: that comes again
+		}
+		began := j.cfg.Clock.Boot()
+		f, err := j.restoreFrom(ctx, svc, s, at)
+		switch {
+		case err == nil:
+			r := Restored{At: at, Bytes: f.size, Took: time.Duration(j.cfg.Clock.Boot() - began), Done: true, Left: j.Records() - f.records}
+			j.cfg.Log.Info("state restored", "stream", string(j.cfg.Stream), "position", at.String(), "bytes", r.Bytes, "took", r.Took, "left", r.Left)
+			return r, nil
+		case tidegate.ClassOf(err) != tidegate.Corrupt:
+			return Restored{}, err
+		}
+		j.cfg.Log.Warn("state is damaged", "stream", string(j.cfg.Stream), "err", err)
+		damaged = err
+	}
+	if own, _ := svc.State(); own < j.First() && damaged != nil {
+		return Restored{}, damaged // nothing older will do: the journal begins behind it
+	}
+	return Restored{}, nil
+}
+
+// restoreFrom gives the service the state at a position, and asks it what it made of it.
+func (j *Journal) restoreFrom(ctx context.Context, svc Service, s Snapshotter, at tidegate.Position) (h stateHead, err error) {
+	f, err := j.states().open(at)
+	if err != nil {
+		return h, err
+	}
+	defer func() { err = errors.Join(err, f.close()) }()
+	if l := j.lineageBefore(at); l != f.lineage {
+		return h, &tidegate.CorruptError{Path: f.f.Name(), Offset: 0, What: fmt.Sprintf("is of %s, the journal there is %s", f.lineage, l)}
+	}
+	return f.stateHead, restore(ctx, svc, s, f)
+}
+
+func restore(ctx context.Context, svc Service, s Snapshotter, f *stateFile) error {
+	r := f.reader()
+	if err := s.Restore(ctx, f.position, r); err != nil {
+		return fmt.Errorf("restore state at %s: %w", f.position, err)
+	}
+	if n, err := r.Read(make([]byte, 1)); n > 0 || err != io.EOF {
+		return fmt.Errorf("restore state at %s: the service has not read all of it: %w", f.position, errors.Join(err, tidegate.ErrConflict))
+	}
+	if at, digest := svc.State(); at != f.position || f.digest != (tidegate.Digest{}) && digest != f.digest {
+		return &tidegate.CorruptError{Path: f.f.Name(), Offset: -1, What: fmt.Sprintf("the service is at %s with digest %s, written was %s with %s", at, digest, f.position, f.digest)}
+	}
+	return nil
+}
+
+func (j *Journal) states() states { return states{j.fs, filepath.Join(j.dir, statesName)} }
+
+// lineageBefore returns the journal's lineage without the forks that lie at p or behind it.
+func (j *Journal) lineageBefore(p tidegate.Position) tidegate.Lineage {
+	j.mu.Lock()
+	m := j.meta
+	j.mu.Unlock()
+	m.Branches = slices.DeleteFunc(slices.Clone(m.Branches), func(b Branch) bool { return b.Position >= p })
+	return m.lineage()
+}
+
+// recordsBefore returns how many records lie before p, a record's beginning or the end.
+func (j *Journal) recordsBefore(p tidegate.Position) (uint64, error) {
+	if end := j.endMark(); p == end.Position {
+		return uint64(end.Records), nil //nolint:gosec // counted up from 0
+	}
+	r, err := j.NewReader(p)
+	if err != nil {
+		return 0, err
+	}
+	defer func() { _ = r.Close() }() // only read
+	rec, ok, err := r.TryNext()
+	if err != nil || !ok {
+		return 0, errors.Join(err, fmt.Errorf("no record at %s", p))
+	}
+	return rec.Number - 1, nil
+}
+
+// frozen is a state that is about to be written down.
+type frozen struct {
+	head  stateHead
+	state io.WriterTo // nil: it lies on the disk already
+}
+
+// freeze holds the service's state; Apply stands still meanwhile.
+func (f *follower) freeze(ctx context.Context) (z frozen, err error) {
+	s, can := f.svc.(Snapshotter)
+	switch {
+	case !can:
+		return z, fmt.Errorf("the service cannot write its state down: %w", tidegate.ErrUnsupported)
+	case !f.started || f.j.gate.active():
+		return z, &tidegate.Error{Op: "hold state", Class: tidegate.Transient, Err: errors.New("the service does not follow now")}
+	}
+	// The journal must reach the state whatever happens, also when the daemons' copies
+	// of it are gone: what is durable here is what is written down.
+	if err := f.j.Sync(ctx); err != nil {
+		return z, err
+	}
+	z.head.position, z.head.digest = f.svc.State()
+	if z.head.records, err = f.j.recordsBefore(z.head.position); err != nil {
+		return z, err
+	}
+	z.head.lineage = f.j.lineageBefore(z.head.position)
+	if have, err := f.j.states().open(z.head.position); err == nil {
+		known := have.stateHead
+		if err := have.close(); err != nil {
+			return z, err
+		}
+		if known.digest == z.head.digest && known.lineage == z.head.lineage && known.records == z.head.records {
+			return frozen{head: known}, nil
+		}
+	}
+	z.state, err = s.Snapshot()
+	return z, err
+}
+
+// writeDown makes a held state durable. Called beside Apply.
+func (j *Journal) writeDown(ctx context.Context, z frozen) (stateHead, error) {
+	if z.state == nil {
+		return z.head, nil
+	}
+	began := j.cfg.Clock.Boot()
+	h, err := j.states().write(z.head, func(w io.Writer) error {
+		_, err := z.state.WriteTo(contextWriter{w, ctx.Err})
+		return err
+	})
+	if err != nil {
+		return h, err
+	}
+	j.cfg.Log.Info("state written down", "stream", string(j.cfg.Stream), "position", h.position.String(), "bytes", h.size,
+		"took", time.Duration(j.cfg.Clock.Boot()-began))
+	return h, j.states().prune()
+}
+
+// contextWriter ends a long write with its context.
+type contextWriter struct {
+	w   io.Writer
+	err func() error
+}
+
+func (w contextWriter) Write(p []byte) (int, error) {
+	if err := w.err(); err != nil {
+		return 0, err
+	}
+	return w.w.Write(p)
+}
+
+// begin makes this journal, which holds nothing, one that begins at a state that lies
+// beside it. A crash in between leaves an empty journal, which begins anew.
+func (j *Journal) begin(ctx context.Context, h stateHead) error {
+	m, err := metaOf(h.lineage)
+	if err != nil {
+		return err
+	}
+	err = j.alone(ctx, func() error {
+		if first, end := j.First(), j.End(); first != end || end > h.position || j.gate.active() {
+			return fmt.Errorf("journal holds [%s, %s): %w", first, end, tidegate.ErrConflict)
+		}
+		if err := j.adopt(h.lineage); err != nil {
+			return err
+		}
+		for _, b := range m.Branches {
+			if err := j.addBranch(b); err != nil {
+				return err
+			}
+		}
+		if err := j.compare.close(); err != nil {
+			return err
+		}
+		var state seglog.State
+		putRecordNumber(&state, h.records)
+		if err := j.log.Begin(uint64(h.position), state); err != nil {
+			return err
+		}
+		j.mu.Lock()
+		defer j.mu.Unlock()
+		j.setEnd()
+		j.gate.rewind(j.end)
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("begin journal at %s: %w", h.position, err)
+	}
+	return nil
+}
+
+// errBegun ends a session after the journal has begun at a state: the next one says so.
+var errBegun = &tidegate.Error{Op: "begin at snapshot", Class: tidegate.Transient, Err: errors.New("journal begins at a snapshot, connecting anew")}
+
+// beginAt takes a state from the standby node, durably, and has service and journal
+// begin there.
+func (f *follower) beginAt(ctx context.Context, conn *local.Conn, m *local.Snapshot) error {
+	s, can := f.svc.(Snapshotter)
+	if !can || !f.started || f.j.gate.active() || f.j.First() != f.j.End() || f.j.End() > m.Position {
+		return fmt.Errorf("told to begin at %s: %w", m.Position, tidegate.ErrConflict)
+	}
+	began := f.j.cfg.Clock.Boot()
+	h := stateHead{position: m.Position, records: m.Records, digest: m.Digest, lineage: m.Lineage}
+	if _, err := f.j.states().write(h, func(w io.Writer) error { return receiveState(conn, m, w) }); err != nil {
+		return err
+	}
+	file, err := f.j.states().open(m.Position)
+	if err != nil {
+		return err
+	}
+	err = restore(ctx, f.svc, s, file)
+	if err := errors.Join(err, file.close()); err != nil {
+		return fatal(ctx, err)
+	}
+	if err := f.j.begin(ctx, file.stateHead); err != nil {
+		return fatal(ctx, err)
+	}
+	f.j.cfg.Log.Info("journal begins at a snapshot", "stream", string(f.j.cfg.Stream), "position", m.Position.String(), "bytes", file.size,
+		"took", time.Duration(f.j.cfg.Clock.Boot()-began))
+	f.startOver()
+	return errBegun
+}
+
+// receiveState reads a state off the session; nothing else comes meanwhile.
+func receiveState(conn *local.Conn, m *local.Snapshot, w io.Writer) error {
+	for offset := uint64(0); ; {
+		r, done := m.NextRead(offset)
+		if done {
+			return nil
+		}
+		if err := conn.Send(&r); err != nil {
+			return err
+		}
+		got, err := conn.Recv()
+		if err != nil {
+			return err
+		}
+		part, is := got.(*local.SnapshotPart)
+		if !is || !part.Is(r) {
+			return fmt.Errorf("standby node sent %T where bytes %d to %d of the state at %s were due", got, offset, offset+uint64(r.Bytes), m.Position)
+		}
+		if _, err := w.Write(part.Payload); err != nil {
+			return err
+		}
+		offset += uint64(r.Bytes)
+	}
+}
