@@ -205,7 +205,7 @@ func TestFlappingLink(t *testing.T) {
 				ctx, cancel := context.WithTimeout(s.t.Context(), 2*time.Minute)
 				defer cancel()
 				s.ship(ctx, 5*time.Millisecond)
-				last, changed, changes := s.j.Status().Gate, time.Time{}, 0
+				last, looked, changed, changes := s.j.Status().Gate, time.Now(), time.Time{}, 0
 				for i := 0; ctx.Err() == nil; i++ {
 					s.setCut(i/4%2 == 0)
 					if r, err := s.j.Append(ctx, payload(i), testTime); err == nil {
@@ -217,8 +217,10 @@ func TestFlappingLink(t *testing.T) {
 						if !changed.IsZero() && time.Since(changed) < machine.FlowHold {
 							s.t.Fatalf("%s after %s: %s to %s", time.Since(changed), time.Since(s.began), last, got)
 						}
-						last, changed, changes = got, time.Now(), changes+1
+						// It changed after the look before this one.
+						last, changed, changes = got, looked, changes+1
 					}
+					looked = time.Now()
 					wait(ctx, 25*time.Millisecond)
 				}
 				if mode == tidegate.ModeBounded && changes == 0 {
