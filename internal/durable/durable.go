@@ -140,3 +140,28 @@ func SweepTemp(fsys vfs.FS, dir string) error {
 	}
 	return nil
 }
+
+// RemoveTree removes path and what is below it, for what is left of work that was cut
+// short and was never counted on. What is missing is no error; nothing is synced, so
+// that a power cut may bring some of it back.
+func RemoveTree(fsys vfs.FS, path string) error {
+	info, err := fsys.Stat(path)
+	if errors.Is(err, tidegate.ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if info.Dir {
+		names, err := fsys.List(path)
+		if err != nil {
+			return err
+		}
+		for _, name := range names {
+			if err := RemoveTree(fsys, filepath.Join(path, name)); err != nil {
+				return err
+			}
+		}
+	}
+	return fsys.Remove(path)
+}

@@ -119,3 +119,13 @@ func TestMkdirAllSyncsWhatAKilledProcessMade(t *testing.T) {
 		t.Errorf("after a power cut: %v", err)
 	}
 }
+
+func TestRemoveTree(t *testing.T) {
+	fsys := vfs.NewMem()
+	if err := errors.Join(durable.RemoveTree(fsys, "/a"), durable.MkdirAll(fsys, "/a/b/c"), durable.WriteFile(fsys, "/a/b/x", []byte("x")), durable.WriteFile(fsys, "/a/y", nil), durable.RemoveTree(fsys, "/a/b")); err != nil {
+		t.Fatal(err)
+	}
+	if names, err := fsys.List("/a"); err != nil || len(names) != 1 || names[0] != "y" {
+		t.Errorf("left %q, %v", names, err)
+	}
+}

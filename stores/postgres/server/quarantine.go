@@ -201,7 +201,7 @@ func (s *Server) quarantine(ctx context.Context, d *divergent, to string, about 
 		return err // an earlier attempt's
 	}
 	// What a copy that was cut off left is in the data still.
-	if err := sweep(s.fsys, to); err != nil {
+	if err := durable.RemoveTree(s.fsys, to); err != nil {
 		return err
 	}
 	dir := filepath.Join(to, walBelow)

@@ -339,7 +339,7 @@ func (r *Recovery) finish(ctx context.Context, known func() error) error {
 		err = r.r.name()
 	}
 	if err == nil {
-		err = sweep(r.r.server.fsys, filepath.Join(r.r.server.cfg.Home, clusterDir, filepath.Base(r.historyPath())))
+		err = durable.RemoveTree(r.r.server.fsys, filepath.Join(r.r.server.cfg.Home, clusterDir, filepath.Base(r.historyPath())))
 	}
 	return err
 }

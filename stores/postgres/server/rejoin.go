@@ -88,7 +88,7 @@ func (s *Server) rejoin(ctx context.Context, plan RejoinPlan) (Rejoined, error) 
 		return Rejoined{}, fmt.Errorf("no data: %w", ErrNeedsBase)
 	case is == Follow:
 		// Its signal is written when a rewind has gone through, not before.
-		return Rejoined{}, sweep(s.fsys, s.rewinding(""))
+		return Rejoined{}, durable.RemoveTree(s.fsys, s.rewinding(""))
 	}
 	switch half, done, err := s.cutOff(); {
 	case err != nil:
@@ -230,7 +230,7 @@ func (s *Server) rewound() error {
 	if err := s.followFromNow(nil); err != nil {
 		return err
 	}
-	if err := sweep(s.fsys, s.rewinding("")); err != nil {
+	if err := durable.RemoveTree(s.fsys, s.rewinding("")); err != nil {
 		return err
 	}
 	return s.fsys.SyncDir(s.cfg.Home)

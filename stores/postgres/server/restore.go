@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/tidegate/tidegate"
+	"github.com/tidegate/tidegate/internal/durable"
 	"github.com/tidegate/tidegate/internal/vfs"
 	"github.com/tidegate/tidegate/snapshot"
 )
@@ -78,10 +79,10 @@ func (s *Server) beginRestore(ctx context.Context, primary map[string]string, ke
 		err = s.makeHome()
 	}
 	if err == nil && !keep {
-		err = sweep(s.fsys, r.root)
+		err = durable.RemoveTree(s.fsys, r.root)
 	}
 	if err == nil {
-		err = sweep(s.fsys, s.rewinding("")) // of data that is no longer here
+		err = durable.RemoveTree(s.fsys, s.rewinding("")) // of data that is no longer here
 	}
 	if err == nil {
 		err = r.makeDir(filepath.Join(r.root, dataDir))
@@ -94,29 +95,6 @@ func (s *Server) beginRestore(ctx context.Context, primary map[string]string, ke
 		return fail(err)
 	}
 	return r, nil
-}
-
-// sweep removes what an interrupted restore left. It was never a server's.
-func sweep(fsys vfs.FS, path string) error {
-	info, err := fsys.Stat(path)
-	if errors.Is(err, tidegate.ErrNotFound) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	if info.Dir {
-		names, err := fsys.List(path)
-		if err != nil {
-			return err
-		}
-		for _, name := range names {
-			if err := sweep(fsys, filepath.Join(path, name)); err != nil {
-				return err
-			}
-		}
-	}
-	return fsys.Remove(path)
 }
 
 // makeDir makes a directory and its parents up to the root, for the account.
@@ -405,7 +383,7 @@ func (s *Server) Aside(ctx context.Context, to string) (bool, error) {
 	err := errors.Join(s.fsys.SyncDir(filepath.Dir(to)), s.fsys.SyncDir(s.cfg.Home))
 	if err == nil {
 		// What a rewind left half done is aside now.
-		err = sweep(s.fsys, s.rewinding(""))
+		err = durable.RemoveTree(s.fsys, s.rewinding(""))
 	}
 	return true, err
 }
