@@ -13,7 +13,7 @@ import (
 // Names and parts of names in a bucket; docs/formats/archive.md.
 const (
 	FormatName    = "tidegate.json" // object that says that, and how, the bucket is an archive
-	StreamsPrefix = "streams/"      // all names but FormatName begin with it
+	StreamsPrefix = "streams/"      // all names begin with it, but FormatName and those of backups
 
 	streamFile    = "stream.json"
 	archivistFile = "archivist.json"
@@ -132,6 +132,7 @@ const (
 	KindPack           // Stream, Mirror, Pack
 	KindIndex          // Stream, Mirror, Pack
 	KindBase           // Stream, Mirror, Base
+	KindBackup         // Backup
 )
 
 // Entry is what an object's name says. Fields that its kind does not have are zero.
@@ -142,6 +143,7 @@ type Entry struct {
 	Mirror  Mirror
 	Pack    uint64 // number
 	Base    BaseName
+	Backup  Backup
 }
 
 // Name is the object that Parse takes the entry from.
@@ -161,6 +163,8 @@ func (e Entry) Name() string {
 		return e.Mirror.IndexName(e.Stream, e.Pack)
 	case KindBase:
 		return e.Mirror.ManifestName(e.Stream, e.Base)
+	case KindBackup:
+		return e.Backup.Name()
 	}
 	return ""
 }
@@ -190,6 +194,11 @@ func ParseSegment(id tidegate.StreamID, name string) (Segment, error) {
 func parse(name string) (e Entry, err error) {
 	if name == FormatName {
 		return Entry{Kind: KindFormat}, nil
+	}
+	if rest, ok := strings.CutPrefix(name, RegistryPrefix); ok {
+		e.Kind = KindBackup
+		e.Backup, err = parseBackup(rest)
+		return e, err
 	}
 	rest, ok := strings.CutPrefix(name, StreamsPrefix)
 	id, rest, cut := strings.Cut(rest, "/")

@@ -37,6 +37,7 @@ func entries() []archive.Entry {
 		{Kind: archive.KindPack, Stream: streamID, Mirror: mirror, Pack: 0x1a},
 		{Kind: archive.KindIndex, Stream: streamID, Mirror: mirror, Pack: 0x1a},
 		{Kind: archive.KindBase, Stream: streamID, Mirror: mirror, Base: base},
+		{Kind: archive.KindBackup, Backup: archive.Backup{Cluster: "prod", Taken: time.Date(2026, 5, 11, 3, 0, 59, 0, time.UTC), Revision: 0x1234}},
 	}
 }
 

@@ -270,17 +270,10 @@ func (w *Writer) format(ctx context.Context) error {
 	if err := bucket.Require(ctx, w.Bucket, bucket.Features{IfAbsent: true, IfMatch: true}); err != nil {
 		return w.inBucket("look at archive", err)
 	}
-	b, err := w.getDocument(ctx, FormatName)
-	if errors.Is(err, tidegate.ErrNotFound) {
-		b = FormatDocument()
-		err = w.putOnce(ctx, FormatName, b)
-	}
-	if err == nil {
-		err = CheckFormat(b)
-	}
-	if err != nil {
+	if err := Begin(ctx, w.Bucket); err != nil {
 		return w.inBucket("look at archive", err)
 	}
+	w.succeeded()
 	w.formatted = true
 	return nil
 }

@@ -22,6 +22,7 @@ type Config struct {
 	Probes   []ProbeConfig      `yaml:"probes"`
 	Notify   []notify.Config    `yaml:"notify"`
 	Timing   Timing             `yaml:"timing"`
+	Backup   BackupConfig       `yaml:"backup"` // of the registry, to the archive that the file names
 }
 
 // Timing is the gate's patience.
@@ -62,6 +63,7 @@ func (c Config) SetDefaults() Config {
 	c.Registry = c.Registry.SetDefaults()
 	c.Route = c.Route.SetDefaults()
 	c.Timing = c.Timing.SetDefaults()
+	c.Backup = c.Backup.SetDefaults()
 	c.Probes = append([]ProbeConfig(nil), c.Probes...)
 	for i := range c.Probes {
 		c.Probes[i] = c.Probes[i].SetDefaults()
@@ -124,6 +126,7 @@ func (c Config) Validate() error {
 		config.Under("registry", c.Registry.Validate()),
 		config.Under("route", c.Route.Validate()),
 		config.Under("timing", c.Timing.Validate()),
+		config.Under("backup", c.Backup.Validate()),
 	}
 	seen := map[string]bool{}
 	for i, p := range c.Probes {

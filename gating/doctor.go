@@ -44,11 +44,36 @@ func (s *operatorService) Doctor(ctx context.Context, _ *connect.Request[pb.Doct
 	for name, why := range s.control.notifier.failing() {
 		f.add(pb.Severity_SEVERITY_WARNING, "receiver "+name, "repair it; everything it asked for waits for it, in order", "does not take notifications: %s", why)
 	}
+	s.doctorBackups(f)
 	s.doctorStandbys(f, v)
 	s.doctorStreams(ctx, f, v)
 	s.doctorStores(f, v)
 	s.doctorProbes(f, v)
 	return connect.NewResponse(&pb.DoctorResponse{Findings: f.all}), nil
+}
+
+// doctorBackups tells when the registry is not being backed up where it should be;
+// only the gate that leads knows.
+func (s *operatorService) doctorBackups(f *findings) {
+	b := s.backups
+	if b.open == nil || !s.control.leads() {
+		return
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	const next = "see the gate's log; until then a registry that is lost is rebuilt from the standby nodes (`tidegate gate rebuild`), without any zero-loss claim"
+	why := "not tried yet"
+	if b.failed != nil {
+		why = b.failed.Error()
+	}
+	switch {
+	case b.newest.Revision > 0:
+		if age := s.now().Sub(b.newest.Taken); age > b.late() {
+			f.add(pb.Severity_SEVERITY_WARNING, "registry-backup", next, "the newest backup of the registry is %s old: %s", age.Round(time.Minute), why)
+		}
+	case b.failed != nil:
+		f.add(pb.Severity_SEVERITY_WARNING, "registry-backup", next, "no backup of the registry is known: %s", why)
+	}
 }
 
 func severityOf(critical bool) pb.Severity {

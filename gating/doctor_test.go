@@ -15,13 +15,18 @@ import (
 // findingsOf returns the doctor's findings about streams, as "finding; next step".
 func (s *site) findingsOf(stream string) []string {
 	s.t.Helper()
+	return s.findingsAbout("stream " + stream)
+}
+
+func (s *site) findingsAbout(subject string) []string {
+	s.t.Helper()
 	r, err := s.operator(tidegate.RoleViewer).Doctor(s.t.Context(), connect.NewRequest(&pb.DoctorRequest{}))
 	if err != nil {
 		s.t.Fatal(err)
 	}
 	var out []string
 	for _, f := range r.Msg.GetFindings() {
-		if f.GetSubject() == "stream "+stream {
+		if f.GetSubject() == subject {
 			out = append(out, f.GetFinding()+"; "+f.GetNextStep())
 		}
 	}

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/tidegate/tidegate"
+	"github.com/tidegate/tidegate/archive/bucket"
 	"github.com/tidegate/tidegate/gating/fence"
 	"github.com/tidegate/tidegate/gating/probe"
 	"github.com/tidegate/tidegate/gating/registry"
@@ -31,6 +32,8 @@ type Deps struct {
 	Metrics *prometheus.Registry // the process's own; also what /metrics serves
 	Creds   *pki.Credentials     // cluster, site and name of the gate
 	Probes  probe.Kinds          // kinds of synthetic client that the file may name
+	// Archive opens the archive that the registry is backed up to; nil for none.
+	Archive func(context.Context) (bucket.Bucket, error)
 }
 
 // Gate is the controller's process. Run may be called once.
@@ -146,6 +149,7 @@ func (g *Gate) build(store *registry.Store) (parts, *controller, error) {
 		return parts{}, nil, err
 	}
 	p := parts{
+		cluster: g.cluster(), backups: &backups{cfg: g.cfg.Backup, open: g.deps.Archive},
 		name: g.deps.Creds.Identity().Name, log: g.deps.Log, fs: g.deps.FS, timing: t, dir: g.cfg.Dir, store: store, world: w,
 		standbys: newStandbys(g.deps.Creds, t.Call),
 		routes:   &routes{log: g.deps.Log, store: store, world: w, drivers: g.cfg.Route.Drivers(g.deps.FS), timeout: t.Route, now: now},

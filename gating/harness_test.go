@@ -24,6 +24,7 @@ import (
 	"github.com/tidegate/tidegate/api"
 	pb "github.com/tidegate/tidegate/api/tidegatev1"
 	"github.com/tidegate/tidegate/api/tidegatev1/tidegatev1connect"
+	"github.com/tidegate/tidegate/archive/bucket"
 	"github.com/tidegate/tidegate/gating/fence"
 	"github.com/tidegate/tidegate/gating/fencewire"
 	"github.com/tidegate/tidegate/gating/probe"
@@ -47,6 +48,7 @@ type site struct {
 	gate     *runningGate
 	log      *slog.Logger
 	kinds    probe.Kinds
+	archive  func(context.Context) (bucket.Bucket, error)
 
 	mu      *sync.Mutex
 	clients map[string]*http.Client // by identity
@@ -133,7 +135,7 @@ func (s *site) startGateAt(where tidegate.SiteName, name string, afterSave func(
 	}
 	g := New(Deps{
 		FS: vfs.OS(), Clock: clock.System(), Log: s.log.With("gate", name), Metrics: prometheus.NewRegistry(),
-		Creds: s.creds(tidegate.RoleGate, where, name), Probes: s.kinds,
+		Creds: s.creds(tidegate.RoleGate, where, name), Probes: s.kinds, Archive: s.archive,
 	}, cfg)
 	g.afterSave = afterSave
 	ctx, cancel := context.WithCancel(context.Background())

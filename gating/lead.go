@@ -36,6 +36,8 @@ type parts struct {
 	probes    *probes
 	metrics   *metrics
 	forecasts *forecasts
+	backups   *backups
+	cluster   string
 	look      *lookout
 	ids       *entryIDs
 	survives  bool             // the registry outlives the loss of any one site
@@ -107,6 +109,7 @@ func (c *controller) turn(ctx context.Context, lead *registry.Leadership) error 
 	t.spawn(func(ctx context.Context) error { return c.notifier.run(ctx, lead) })
 	t.spawn(func(ctx context.Context) error { return c.keepAudit(ctx, lead) })
 	t.spawn(func(ctx context.Context) error { return c.callOff(ctx, lead) })
+	t.spawn(c.backUp)
 	select {
 	case <-ctx.Done():
 	case <-lead.Done():

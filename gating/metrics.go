@@ -64,6 +64,9 @@ var (
 	descMembers   = prometheus.NewDesc("tidegate_gate_stream_members_alive", "Members that reported lately and know what they had.", []string{"service", "stream"}, nil)
 	descRecords   = prometheus.NewDesc("tidegate_gate_stream_exposure_records", "Exposed records as the writer reports them; absent when not known.", []string{"service", "stream"}, nil)
 	descBytes     = prometheus.NewDesc("tidegate_gate_stream_exposure_bytes", "Exposed bytes as the writer reports them; absent when not known.", []string{"service", "stream"}, nil)
+	descBackup    = prometheus.NewDesc("tidegate_gate_registry_backup_timestamp_seconds", "Wall time of the newest backup of the registry in the archive, as this gate has found or made it; absent when not known, or there is none.", nil, nil)
+	descBackupOf  = prometheus.NewDesc("tidegate_gate_registry_backup_bytes", "Its size.", nil, nil)
+	descBackups   = prometheus.NewDesc("tidegate_gate_registry_backups_total", "Attempts of this gate to back the registry up, by outcome: taken or failed.", []string{"outcome"}, nil)
 	descReport    = prometheus.NewDesc("tidegate_gate_node_report_timestamp_seconds", "Wall time of the node's last report to this gate.", []string{"node", "kind"}, nil)
 )
 
@@ -71,7 +74,7 @@ var (
 func (c *collector) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		descLeading, descReachable, descVerdict, descRPO, descRTO, descPredicted, descRoute, descProbe, descProbeAt, descProbeTook, descArmed, descBrake,
-		descEpoch, descMembers, descRecords, descBytes, descReport,
+		descEpoch, descMembers, descRecords, descBytes, descReport, descBackup, descBackupOf, descBackups,
 	} {
 		ch <- d
 	}
@@ -118,6 +121,23 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 		c.streams(gauge, svc, s)
 	}
 	c.reports(gauge)
+	c.backups(ch)
+}
+
+// backups exports what is known of the registry's backups, where there is an archive.
+func (c *collector) backups(ch chan<- prometheus.Metric) {
+	b := c.p.backups
+	if b.open == nil {
+		return
+	}
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.newest.Revision > 0 {
+		ch <- prometheus.MustNewConstMetric(descBackup, prometheus.GaugeValue, seconds(b.newest.Taken))
+		ch <- prometheus.MustNewConstMetric(descBackupOf, prometheus.GaugeValue, float64(b.newest.Bytes))
+	}
+	ch <- prometheus.MustNewConstMetric(descBackups, prometheus.CounterValue, float64(b.taken), "taken")
+	ch <- prometheus.MustNewConstMetric(descBackups, prometheus.CounterValue, float64(b.tries), "failed")
 }
 
 func (c *collector) streams(gauge func(*prometheus.Desc, float64, ...string), svc string, s *pb.ServiceStatus) {

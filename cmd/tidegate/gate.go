@@ -18,7 +18,7 @@ import (
 func gateCommand() *ucli.Command {
 	return &ucli.Command{
 		Name:      "gate",
-		Usage:     "run a gate; show, set, open, arm and freeze the gates of services; rebuild the registry",
+		Usage:     "run a gate; show, set, open, arm and freeze the gates of services; back up, restore and rebuild the registry",
 		ArgsUsage: " ",
 		Flags:     []ucli.Flag{roleFileFlag("gate")},
 		Action:    gateRun,
@@ -48,6 +48,7 @@ func gateCommand() *ucli.Command {
 				Name: "thaw", Usage: "allow role changes of a service again", ArgsUsage: "SERVICE",
 				Flags: operatorFlags(reasonFlag()), Action: func(c *ucli.Context) error { return gateFreeze(c, false) },
 			},
+			gateBackupCommand(),
 			gateRebuildCommand(),
 		},
 	}

@@ -1,12 +1,15 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"log/slog"
 
 	ucli "github.com/urfave/cli/v2"
 
 	"github.com/tidegate/tidegate"
+	"github.com/tidegate/tidegate/archive/bucket"
+	"github.com/tidegate/tidegate/archive/bucket/open"
 	"github.com/tidegate/tidegate/gating"
 	"github.com/tidegate/tidegate/gating/probe"
 	"github.com/tidegate/tidegate/internal/cli"
@@ -22,6 +25,8 @@ type gateFile struct {
 	Node config.Node   `yaml:"node"`
 	TLS  config.TLS    `yaml:"tls"`
 	Gate gating.Config `yaml:"gate"`
+	// Archive is where the registry is backed up to; absent: nowhere.
+	Archive open.Config `yaml:"archive"`
 }
 
 // SetDefaults returns f with every unset key at its default.
@@ -30,6 +35,7 @@ func (f gateFile) SetDefaults() gateFile {
 		f.Gate.Dir = "/var/lib/tidegate/gate"
 	}
 	f.Gate = f.Gate.SetDefaults()
+	f.Archive = f.Archive.SetDefaults()
 	return f
 }
 
@@ -37,6 +43,7 @@ func (f gateFile) SetDefaults() gateFile {
 func (f gateFile) Validate() error {
 	return errors.Join(
 		config.Under("node", f.Node.Validate()), config.Under("tls", f.TLS.Validate()), config.Under("gate", f.Gate.Validate()),
+		config.Under("archive", f.Archive.Validate()),
 		f.Gate.CheckProbes("gate", probeKinds()),
 	)
 }
@@ -73,6 +80,10 @@ func gateParts(f gateFile, log *slog.Logger) ([]daemon.Part, error) {
 	if err != nil {
 		return nil, err
 	}
-	gate := gating.New(gating.Deps{FS: vfs.OS(), Clock: clock.System(), Log: log, Metrics: daemon.Registry(), Creds: creds, Probes: probeKinds()}, f.Gate)
+	deps := gating.Deps{FS: vfs.OS(), Clock: clock.System(), Log: log, Metrics: daemon.Registry(), Creds: creds, Probes: probeKinds()}
+	if !f.Archive.IsZero() {
+		deps.Archive = func(ctx context.Context) (bucket.Bucket, error) { return open.Open(ctx, f.Archive) }
+	}
+	gate := gating.New(deps, f.Gate)
 	return []daemon.Part{{Name: "gate", Run: gate.Run, Ready: gate.Ready()}}, nil
 }

@@ -52,7 +52,7 @@ func (s *Server) Run(ctx context.Context) error {
 	fail := func(err error) error {
 		return &tidegate.Error{Op: "run embedded registry", Subject: s.cfg.Dir, Class: tidegate.Permanent, Err: err}
 	}
-	data := filepath.Join(s.cfg.Dir, "etcd")
+	data := filepath.Join(s.cfg.Dir, dataName)
 	if err := durable.MkdirAll(s.fs, data); err != nil {
 		return fail(err)
 	}
@@ -92,6 +92,9 @@ func (s *Server) Run(ctx context.Context) error {
 	}
 }
 
+// clusterToken goes into the identity of the etcd cluster.
+func clusterToken(cluster string) string { return "tidegate-" + cluster }
+
 func (s *Server) embedConfig(data, peerSocket string) (*embed.Config, error) {
 	peer, err := url.Parse(peerURL)
 	if err != nil {
@@ -105,7 +108,7 @@ func (s *Server) embedConfig(data, peerSocket string) (*embed.Config, error) {
 	cfg.ListenPeerUrls = []url.URL{{Scheme: "unix", Path: peerSocket}}
 	cfg.AdvertisePeerUrls = []url.URL{*peer}
 	cfg.InitialCluster = memberName + "=" + peerURL
-	cfg.InitialClusterToken = "tidegate-" + s.cluster
+	cfg.InitialClusterToken = clusterToken(s.cluster)
 	cfg.AutoCompactionMode = embed.CompactorModePeriodic
 	cfg.AutoCompactionRetention = "1h"
 	cfg.ZapLoggerBuilder = embed.NewZapLoggerBuilder(zap.New(&slogCore{log: s.log}))

@@ -19,6 +19,8 @@ import (
 type Mark struct {
 	ClusterID uint64 `json:"cluster_id,string"`
 	Revision  int64  `json:"revision,string"`
+	// Restored says of which backup the registry was made since; empty for none.
+	Restored string `json:"restored,omitempty"`
 }
 
 // markFile lies beside the embedded member's data, so that a restore of the
@@ -47,6 +49,8 @@ func (s *Store) Suspect(ctx context.Context, fsys vfs.FS, dir string) (string, e
 		return "", fmt.Errorf("read registry mark %s: %w", path, err)
 	}
 	switch {
+	case old.Restored != "":
+		return "the registry was restored: " + old.Restored, nil
 	case old.ClusterID != now.ClusterID:
 		return fmt.Sprintf("the registry is another etcd cluster (%x) than this gate last saw (%x)", now.ClusterID, old.ClusterID), nil
 	case now.Revision < old.Revision:

@@ -88,8 +88,9 @@ func House() []Entry {
 		{"stores/postgres/capture", 30, "the agent's side of the PostgreSQL store"},
 		{"stores/journal/capture", 30, "the agent's side of the journal store"},
 
-		{"gating/fencewire", 38, "conversion between fence and the API's messages"},
-		{"gating/registry", 39, "etcd behind the controller's own interface; the only one that knows etcd"},
+		{"gating/fencewire", 37, "conversion between fence and the API's messages"},
+		{"gating/registry", 38, "etcd behind the controller's own interface; the only one that knows etcd"},
+		{"gating/backup", 39, "copies of the registry in an archive"},
 		{"gating/notify", 39, "webhooks and programs that are told of audit entries"},
 		{"gating/route", 39, "route drivers and the TCP proxy, which runs without a gate"},
 		{"agent", 40, "every node that may be active"},
