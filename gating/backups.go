@@ -56,12 +56,16 @@ type backups struct {
 	failed error         // of the newest try; nil: it was good, or there was none yet
 	taken  int           // by this process
 	tries  int           // that failed
+	stuck  error         // why old ones are not removed; nil: they are
 }
 
 // backUp backs the registry up while l leads, until ctx ends.
 func (c *controller) backUp(ctx context.Context) error {
 	if c.backups.open == nil {
 		return nil
+	}
+	if err := backup.Sweep(c.fs, c.dir, c.now()); err != nil {
+		c.log.Warn("what killed gates left of backups is not removed", "err", err)
 	}
 	b := retry.Policy{First: time.Second, Max: time.Minute}.Backoff()
 	for {
@@ -92,10 +96,9 @@ func (c *controller) backUpWhenDue(ctx context.Context) (wait time.Duration, err
 	if err != nil {
 		return 0, err
 	}
-	newest, err := backup.Newest(list, time.Time{})
+	newest, err := backup.Newest(list, c.now().Add(backup.ClockSlack))
 	c.backups.found(newest)
-	// One that is of the future was taken by a clock that was wrong: it puts nothing off.
-	if age := c.now().Sub(newest.Taken); err == nil && age >= 0 && age < c.backups.cfg.Every {
+	if age := c.now().Sub(newest.Taken); err == nil && age < c.backups.cfg.Every {
 		return c.backups.cfg.Every - age, nil
 	}
 	newest, err = backup.Take(ctx, c.store, c.cluster, c.fs, c.dir, to, c.now())
@@ -108,7 +111,11 @@ func (c *controller) backUpWhenDue(ctx context.Context) (wait time.Duration, err
 	if len(gone) > 0 {
 		c.log.Info("old backups of the registry removed", "backups", len(gone), "newest", gone[len(gone)-1].Name())
 	}
-	return c.backups.cfg.Every, err
+	if err != nil {
+		c.log.Warn("old backups of the registry not removed", "err", err)
+	}
+	c.backups.thinned(err)
+	return c.backups.cfg.Every, nil
 }
 
 func (b *backups) note(err error) {
@@ -118,6 +125,12 @@ func (b *backups) note(err error) {
 	if err != nil {
 		b.tries++
 	}
+}
+
+func (b *backups) thinned(err error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.stuck = err
 }
 
 func (b *backups) found(newest backup.Backup) {

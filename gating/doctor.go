@@ -62,6 +62,9 @@ func (s *operatorService) doctorBackups(f *findings) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	const next = "see the gate's log; until then a registry that is lost is rebuilt from the standby nodes (`tidegate gate rebuild`), without any zero-loss claim"
+	if b.stuck != nil {
+		f.add(pb.Severity_SEVERITY_WARNING, "registry-backup", "let the gates remove objects below registry/, or have the bucket's own rules do it", "old backups of the registry are not removed: %s", b.stuck)
+	}
 	why := "not tried yet"
 	if b.failed != nil {
 		why = b.failed.Error()

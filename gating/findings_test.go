@@ -44,7 +44,7 @@ func newClinic() *clinic {
 		Routes: map[tidegate.ServiceName]registry.Entry[registry.Route]{"ledger": {Value: registry.Route{Service: "ledger", Epoch: 3}}},
 	}
 	w := newWorld(c.clk)
-	shared := parts{name: "gate-a", world: w, now: c.clk.Wall, timing: Timing{}.SetDefaults(), probes: &probes{all: map[tidegate.ServiceName]*trier{
+	shared := parts{backups: &backups{}, name: "gate-a", world: w, now: c.clk.Wall, timing: Timing{}.SetDefaults(), probes: &probes{all: map[tidegate.ServiceName]*trier{
 		"ledger": {cfg: ProbeConfig{Service: "ledger"}.SetDefaults(), good: true},
 	}}}
 	c.op = &operatorService{

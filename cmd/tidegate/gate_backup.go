@@ -91,7 +91,7 @@ func gateArchive(c *ucli.Context) (gateFile, bucket.Bucket, error) {
 
 // chosenBackup is the one that --at means.
 func chosenBackup(c *ucli.Context, f gateFile, b bucket.Bucket) (backup.Backup, error) {
-	var at time.Time
+	at := time.Now().Add(backup.ClockSlack)
 	if text := c.String("at"); text != "" {
 		var err error
 		if at, err = time.Parse(time.RFC3339, text); err != nil {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/tidegate/tidegate"
@@ -21,10 +22,40 @@ type Backup struct {
 	Bytes int64
 }
 
-// scratchName is where a backup is before it is in the archive, in the gate's own
-// directory. It is on this machine's disk because etcd gives it once, and a bucket
-// may want it again.
-const scratchName = "registry-backup.tmp"
+// A backup is a scratch file in the gate's own directory before it is in the archive,
+// because etcd gives it once, and a bucket may want it again. Each has a name of its
+// own: an operator may take one while the gate is at it.
+const (
+	scratchPrefix = "registry-backup-"
+	scratchSuffix = ".tmp"
+	scratchAge    = time.Hour // after which nobody is at it any more
+)
+
+// ClockSlack is how far the clocks of two gates may differ: a backup may be of so
+// much later than now, and no more.
+const ClockSlack = 5 * time.Minute
+
+// Sweep removes what killed gates have left in dir.
+func Sweep(fsys vfs.FS, dir string, now time.Time) error {
+	names, err := fsys.List(dir)
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		if !strings.HasPrefix(name, scratchPrefix) || !strings.HasSuffix(name, scratchSuffix) {
+			continue
+		}
+		path := filepath.Join(dir, name)
+		info, err := fsys.Stat(path)
+		if err == nil && now.Sub(info.ModTime) > scratchAge {
+			err = remove(fsys, path)
+		}
+		if err != nil && !errors.Is(err, tidegate.ErrNotFound) {
+			return err
+		}
+	}
+	return nil
+}
 
 // Take puts a copy of the registry of cluster into b. dir is the gate's own
 // directory, which has room for it. One of the same revision, as of the same second,
@@ -33,16 +64,17 @@ func Take(ctx context.Context, store *registry.Store, cluster string, fsys vfs.F
 	fail := func(err error) (Backup, error) {
 		return Backup{}, &tidegate.Error{Op: "back up registry to", Subject: b.String(), Class: tidegate.ClassOf(err), Hint: tidegate.HintOf(err), Err: err}
 	}
-	path := filepath.Join(dir, scratchName)
-	if err := remove(fsys, path); err != nil { // of a gate that was killed
-		return fail(err)
-	}
+	path := filepath.Join(dir, scratchPrefix+tidegate.NewID().String()+scratchSuffix)
 	defer func() { err = errors.Join(err, remove(fsys, path)) }()
 	saved, err := store.SaveTo(ctx, fsys, path)
 	if err != nil {
 		return fail(err)
 	}
-	if err := archive.Begin(ctx, b); err != nil {
+	err = bucket.Require(ctx, b, bucket.Features{IfAbsent: true})
+	if err == nil {
+		err = archive.Begin(ctx, b)
+	}
+	if err != nil {
 		return fail(err)
 	}
 	f, err := fsys.Open(path)
@@ -78,11 +110,11 @@ func List(ctx context.Context, b bucket.Bucket, cluster string) ([]Backup, error
 	return out, nil
 }
 
-// Newest returns the newest backup of list that is not younger than at; all of them
-// count where at is zero. tidegate.ErrNotFound when there is none.
+// Newest returns the newest backup of list that is not of later than at: one that is
+// of the future was taken by a clock that was wrong. tidegate.ErrNotFound when there is none.
 func Newest(list []Backup, at time.Time) (Backup, error) {
 	for i := len(list) - 1; i >= 0; i-- {
-		if at.IsZero() || !list[i].Taken.After(at) {
+		if !list[i].Taken.After(at) {
 			return list[i], nil
 		}
 	}

@@ -79,7 +79,7 @@ func TestThereAndBack(t *testing.T) {
 	gate := filepath.Join(root, "gate")
 	cfg := registry.Config{Dir: filepath.Join(gate, "r")}.SetDefaults()
 	b := directory(t, root)
-	if _, err := backup.Newest(nil, time.Time{}); !errors.Is(err, tidegate.ErrNotFound) {
+	if _, err := backup.Newest(nil, time.Now()); !errors.Is(err, tidegate.ErrNotFound) {
 		t.Errorf("newest of none: %v", err)
 	}
 	store, stop := member(t, cfg)

@@ -8,6 +8,6 @@
 //
 //	registry -> [Take] -> bucket -> [List], [Fetch] -> registry.RestoreMember
 //
-// The functions keep no state and may be called concurrently; one Take at a time
-// uses a directory. Names of objects are in docs/formats/archive.md.
+// The functions keep no state and may be called concurrently, by several processes
+// too. Names of objects are in docs/formats/archive.md.
 package backup
