@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"syscall"
 	"time"
 
 	"github.com/tidegate/tidegate"
@@ -22,10 +23,33 @@ func Level(m tidegate.Mode) string {
 	return "on"
 }
 
-// Promote kills the primary, and has its replica take its place, as a cluster manager
-// does.
+// Promote kills the primary under load, and has its replica take its place, as a
+// cluster manager does. Commits must wait for the standby site: its agent is frozen
+// first, so that they stand still and the replica comes to have all that the other site
+// has. One that lacks some of that is refused, and ought to be.
 func (l *Lab) Promote(ctx context.Context) error {
+	agent := l.Proc("agent-p1")
+	if err := agent.Signal(syscall.SIGSTOP); err != nil {
+		return err
+	}
+	err := l.Until(ctx, "the replica to have all of the primary's log", func(ctx context.Context) error {
+		end, err := l.Primary.Text(ctx, "SELECT pg_current_wal_insert_lsn()")
+		if err != nil {
+			return err
+		}
+		got, err := l.Replica.Text(ctx, "SELECT pg_last_wal_receive_lsn()")
+		if err == nil && got != end {
+			err = fmt.Errorf("the log ends at %s, the replica has it to %s", end, got)
+		}
+		return err
+	})
+	if err != nil {
+		return err
+	}
 	if err := l.Primary.Kill(); err != nil {
+		return err
+	}
+	if err := agent.Signal(syscall.SIGCONT); err != nil {
 		return err
 	}
 	// pg_promote(true) may cancel itself: its own snapshot conflicts with replay.
