@@ -133,6 +133,8 @@ func (s *site) name() {
 	s.pg.SQL(s.t, "ALTER SYSTEM SET synchronous_standby_names = 'tidegate'")
 	s.pg.SQL(s.t, "SELECT pg_reload_conf()")
 	s.pg.UntilSQL(s.t, "SHOW synchronous_standby_names", "tidegate")
+	// Commits wait from when the checkpointer has read it, which it does before it answers.
+	s.pg.SQL(s.t, "CHECKPOINT")
 }
 
 // commit runs a statement in the background; the channel has its end.
