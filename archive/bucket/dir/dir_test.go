@@ -10,6 +10,8 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -125,6 +127,45 @@ func afterCut(t *testing.T, when string, fsys vfs.FS, acked, trying map[string]s
 	}
 	if left, err := fsys.List("/archive/.tidegate/tmp"); err != nil || len(left) != 0 {
 		t.Errorf("%s: left over: %q, %v", when, left, err)
+	}
+}
+
+// Who is told that an object is there already can rely on it, even if the directory could
+// not be synced when it got its name.
+func TestConflictIsToldOfWhatIsDurable(t *testing.T) {
+	mem := vfs.NewMem()
+	if err := errors.Join(mem.MkdirAll("/archive/a"), mem.SyncDir("/"), mem.SyncDir("/archive")); err != nil {
+		t.Fatal(err)
+	}
+	var fails atomic.Bool
+	b := dir.New(vfs.Inject(mem, vfs.PathMatch("a", vfs.KindIs(vfs.OpSyncDir, func(vfs.Op) error {
+		if fails.Load() {
+			return syscall.EIO
+		}
+		return nil
+	}))), "/archive")
+	put := func(name string) error {
+		_, err := b.Put(t.Context(), name, strings.NewReader("text"), bucket.PutOptions{IfAbsent: true})
+		return err
+	}
+	if err := put("a/before"); err != nil {
+		t.Fatal(err)
+	}
+	fails.Store(true)
+	for range 2 { // and again, when it has its name
+		if err := put("a/one"); !errors.Is(err, syscall.EIO) {
+			t.Errorf("put, and the directory was not synced: %v", err)
+		}
+	}
+	fails.Store(false)
+	if err := put("a/one"); !errors.Is(err, tidegate.ErrConflict) {
+		t.Fatalf("put again: %v", err)
+	}
+	for seed := range int64(16) {
+		after := dir.New(mem.CrashClone(seed), "/archive")
+		if got, _, err := bucket.ReadAll(t.Context(), after, "a/one", 100); err != nil || string(got) != "text" {
+			t.Fatalf("after a power cut, seed %d: %q, %v", seed, got, err)
+		}
 	}
 }
 

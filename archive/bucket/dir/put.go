@@ -86,6 +86,11 @@ func (b *Bucket) holds(ctx context.Context, name string, o bucket.PutOptions) er
 	case err != nil && !absent:
 		return err
 	case o.IfAbsent && !absent:
+		// Whoever put it may have died, or failed, between the rename and the sync of the
+		// directory; who is told that it is there goes by that.
+		if err := b.fs.SyncDir(filepath.Dir(b.path(name))); err != nil {
+			return err
+		}
 		return bucket.Conflict(name, "there is one already")
 	case o.IfMatch != "" && absent:
 		return bucket.Conflict(name, "it is not there any more")
