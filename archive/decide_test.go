@@ -123,7 +123,7 @@ func TestSegmentsAreDue(t *testing.T) {
 		{"a lineage is something", []batch.Header{{Kind: batch.KindLineage}}, p.Every, true},
 	} {
 		var b backlog
-		b.begin(7)
+		b.begin(7, &Standing{})
 		for i := range c.add {
 			c.add[i].Seq = tidegate.Seq(7 + i)
 			b.add(&c.add[i], at(0)+tidegate.Instant(i)) // the first one counts

@@ -15,11 +15,20 @@ type backlog struct {
 	Says      bool  // something else than heartbeats
 	Since     tidegate.Instant
 	committed bool // there was a batch: Since counts
+	// Of the log: under another epoch its batches are others.
+	epoch tidegate.Epoch
+	start tidegate.Seq
 }
 
-// begin makes b the backlog from a batch on.
-func (b *backlog) begin(next tidegate.Seq) {
-	*b = backlog{Range: Range{next, next - 1}}
+// begin makes b the backlog from a batch on, of the log as s says.
+func (b *backlog) begin(next tidegate.Seq, s *Standing) {
+	*b = backlog{Range: Range{next, next - 1}, epoch: s.Epoch, start: s.Start}
+}
+
+// goesOn reports whether b is of the log as s says, from next on, and nothing in it is
+// beyond upTo.
+func (b *backlog) goesOn(next, upTo tidegate.Seq, s *Standing) bool {
+	return b.First == next && b.epoch == s.Epoch && b.start == s.Start && (!b.committed || b.Last <= upTo)
 }
 
 // add takes the next batch, which is committed.

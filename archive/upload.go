@@ -13,19 +13,19 @@ import (
 )
 
 // uploadDue puts the next segment when it is due.
-func (w *Writer) uploadDue(ctx context.Context, commit tidegate.Seq) (time.Duration, error) {
+func (w *Writer) uploadDue(ctx context.Context, s *Standing) (time.Duration, error) {
 	next, upTo := w.survey.Next(w.Log.First())
-	if upTo == 0 || commit < upTo {
-		upTo = commit
+	if upTo == 0 || s.Commit < upTo {
+		upTo = s.Commit
 	}
 	b := &w.backlog
-	if b.First != next {
-		b.begin(next)
+	if !b.goesOn(next, upTo, s) {
+		b.begin(next, s)
 	}
 	for b.Last < upTo && b.Bytes < w.policy.Segment {
 		_, h, err := w.Log.At(b.Last + 1)
 		if err != nil {
-			b.begin(0) // it was trimmed, or cut
+			b.begin(0, s) // it was trimmed, or cut
 			return 0, fmt.Errorf("read log: %w", err)
 		}
 		b.add(&h, w.Clock.Boot())
@@ -33,14 +33,15 @@ func (w *Writer) uploadDue(ctx context.Context, commit tidegate.Seq) (time.Durat
 	if !w.policy.due(b, w.Clock.Boot()) {
 		return w.tick(), nil
 	}
-	if err := w.upload(ctx, b.Range); err != nil {
+	if err := w.upload(ctx, b.Range, s); err != nil {
 		return 0, err
 	}
 	return 0, nil
 }
 
-// upload puts batches as one segment.
-func (w *Writer) upload(ctx context.Context, r Range) error {
+// upload puts batches as one segment, if they still are committed when they have been
+// read: s is from before the bucket was asked this and that, which takes its time.
+func (w *Writer) upload(ctx context.Context, r Range, s *Standing) error {
 	var buf []byte
 	select {
 	case buf = <-w.Buffers:
@@ -50,8 +51,13 @@ func (w *Writer) upload(ctx context.Context, r Range) error {
 	defer func() { w.Buffers <- buf }() // never full: as many as there are
 	buf, seg, err := w.read(ctx, buf[:0], r)
 	if err != nil {
-		w.backlog.begin(0) // the log has changed under it
+		w.backlog.begin(0, s) // the log has changed under it
 		return fmt.Errorf("read log: %w", err)
+	}
+	still, err := w.stillCommitted(seg, s)
+	if err != nil || !still {
+		w.backlog.begin(0, s)
+		return err
 	}
 	name := seg.Name(w.id)
 	if err := w.putNew(ctx, name, bytes.NewReader(buf)); err != nil {
@@ -73,6 +79,9 @@ func (w *Writer) read(ctx context.Context, buf []byte, r Range) (_ []byte, s Seg
 	defer func() { err = errors.Join(err, cursor.Close()) }()
 	s.First = r.First
 	for cursor.Seq() <= r.Last {
+		if w.Log.Durable().Seq < cursor.Seq() { // the cursor would wait for whatever comes, with the buffer in hand
+			return buf, s, fmt.Errorf("batch %d is not there any more: %w", cursor.Seq(), tidegate.ErrConflict)
+		}
 		h, sealed, err := cursor.Next(ctx)
 		if err != nil {
 			return buf, s, err
@@ -84,6 +93,24 @@ func (w *Writer) read(ctx context.Context, buf []byte, r Range) (_ []byte, s Seg
 		s.Last, s.Epoch, s.Chain = h.Seq, h.Epoch, h.Chain
 	}
 	return buf, s, nil
+}
+
+// stillCommitted reports whether what was read of the log as s says is committed in it,
+// and durable, as of now. A failover may have cut the log meanwhile, and put other
+// batches in the place of those that were to be read.
+func (w *Writer) stillCommitted(seg Segment, s *Standing) (bool, error) {
+	now := w.Source.Standing()
+	if !now.Follows || now.Epoch != s.Epoch || now.Start != s.Start || now.Commit < seg.Last {
+		return false, nil
+	}
+	pos, _, err := w.Log.At(seg.Last)
+	if errors.Is(err, tidegate.ErrNotFound) {
+		return false, nil
+	}
+	if err != nil {
+		return false, fmt.Errorf("read log: %w", err)
+	}
+	return pos.Chain == seg.Chain, nil
 }
 
 // putNew puts an object whose name says what is in it, or finds that it is there.

@@ -223,6 +223,11 @@ func (w *Writer) logStep(ctx context.Context) (time.Duration, error) {
 	if w.survey.against != nil {
 		return w.tick(), nil
 	}
+	// Before the claim, and so before either lane puts anything: what lies in a bucket
+	// says what it is of.
+	if err := w.describe(ctx, s.Info); err != nil {
+		return 0, err
+	}
 	was := w.claim.held(w.Clock.Boot())
 	held, err := w.claimNow(ctx)
 	switch {
@@ -236,10 +241,7 @@ func (w *Writer) logStep(ctx context.Context) (time.Duration, error) {
 		return 0, nil
 	}
 	w.publish()
-	if err := w.describe(ctx, s.Info); err != nil {
-		return 0, err
-	}
-	return w.uploadDue(ctx, s.Commit)
+	return w.uploadDue(ctx, &s)
 }
 
 // publish makes what the writer knows visible.
