@@ -90,6 +90,18 @@ func (s *stream) archivePeer(t *trimming, term fence.Term) []trimPeer {
 	}}
 }
 
+// whyGivenUp says why a rule lets log go that the archive lacks; empty: it does not.
+func (s *stream) whyGivenUp(r *trimRule) string {
+	least := s.n.cfg.FreeBytesMin
+	switch {
+	case !slices.Contains(r.Lost, archivePeer):
+		return ""
+	case r.Tight:
+		return fmt.Sprintf("less than %d bytes were left on the disk, and with less than %d batches would be refused", tightTimes*least, least)
+	}
+	return fmt.Sprintf("it was kept for %s", s.n.cfg.Bases.TrimWait)
+}
+
 // archiveStatus returns what is known of the archive; nil where there is none. mu is
 // not held: it may read the log.
 func (s *stream) archiveStatus() (*ArchiveStatus, []local.Finding) {
@@ -99,7 +111,10 @@ func (s *stream) archiveStatus() (*ArchiveStatus, []local.Finding) {
 	st := s.archive.Status()
 	s.mu.Lock()
 	commit, term := s.core.ApplyTo(), s.core.Adopted()
-	given := slices.Contains(s.trimmed.Lost, archivePeer)
+	given := s.givenUp
+	if !slices.Contains(s.trimmed.Lost, archivePeer) && len(st.Holes) == 0 && st.Next >= s.log.First() {
+		given = "" // somebody else has filled it
+	}
 	s.mu.Unlock()
 	a := &ArchiveStatus{Archivist: st.Archivist, Holes: st.Holes, LastSuccess: st.LastSuccess}
 	for _, err := range []error{st.Against, st.Failing} {
@@ -139,8 +154,9 @@ const (
 	findingArchiveHole        = "archive-hole"
 )
 
-// archiveFindings is what there is to say; given: log is not kept for it any longer.
-func (s *stream) archiveFindings(st *archive.Status, a *ArchiveStatus, given bool) (list []local.Finding) {
+// archiveFindings is what there is to say; given: why log was given up for it,
+// empty if none was.
+func (s *stream) archiveFindings(st *archive.Status, a *ArchiveStatus, given string) (list []local.Finding) {
 	say := func(name string, severity local.Severity, hint, format string, args ...any) {
 		list = append(list, local.Finding{Name: name, Severity: severity, Hint: hint, Text: fmt.Sprintf(format, args...)})
 	}
@@ -162,9 +178,9 @@ func (s *stream) archiveFindings(st *archive.Status, a *ArchiveStatus, given boo
 		say(findingArchiveBehind, local.SeverityWarning, "compare how much the stream writes with what the bucket takes; `tidegate rates list` says whether it is held back",
 			"the oldest committed batch that is not archived is %s old", a.Behind.Round(time.Second))
 	}
-	if given {
+	if given != "" {
 		say(findingArchiveHole, local.SeverityWarning, "bring the archive back: what has been trimmed already will be missing in it for ever, other nodes may still have it",
-			"log is kept no longer for the archive, which lacks batches from %d on", st.Next)
+			"log is given up for the archive, which lacks batches from %d on: %s", st.Next, given)
 	}
 	for _, h := range st.Holes {
 		say(findingArchiveHole, local.SeverityWarning, "only a node whose log still has them can fill it; bases behind it are not touched by it",

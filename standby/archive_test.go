@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -490,6 +491,20 @@ func TestArchiveSurvivesPowerCuts(t *testing.T) {
 	}
 }
 
+// roomyFS is a file system whose room the test says.
+type roomyFS struct {
+	vfs.FS
+
+	left atomic.Uint64 // bytes; 0: there is plenty
+}
+
+func (r *roomyFS) Free(string) (free, total uint64, err error) {
+	if left := r.left.Load(); left > 0 {
+		return left, 1 << 40, nil
+	}
+	return 1 << 39, 1 << 40, nil
+}
+
 // newArchivedBaseCluster has one node of a stream whose store needs bases, which trims
 // as soon as it may.
 func newArchivedBaseCluster(t *testing.T, wait time.Duration) (*cluster, *archived, *node) {
@@ -500,7 +515,7 @@ func newArchivedBaseCluster(t *testing.T, wait time.Duration) (*cluster, *archiv
 	c.policy = BasePolicy{LookEvery: 20 * time.Millisecond, Keep: 1, TrimExtra: 1, TrimWait: wait, RefreshOff: true}
 	v := &c.gate.view.Streams[0]
 	v.Store, v.Members = "postgres", []tidegate.NodeName{"dr1"}
-	nd := &node{c: c, name: "dr1", fs: vfs.OS(), dir: t.TempDir() + "/data"}
+	nd := &node{c: c, name: "dr1", fs: &roomyFS{FS: vfs.OS()}, dir: t.TempDir() + "/data"}
 	c.nodes["dr1"] = nd
 	if _, err := Format(nd.fs, nd.dir, "dr1"); err != nil {
 		t.Fatal(err)
@@ -585,6 +600,33 @@ func TestLogThatWentBeforeItWasArchivedIsAHole(t *testing.T) {
 		st := nd.status().Archive
 		return slices.Equal(st.Holes, want) && nd.finds(findingArchiveHole)
 	})
+}
+
+// A disk that fills up while the archive is away: log is given up for it before batches
+// are refused, and not before that.
+func TestLogIsNotKeptForTheArchiveOnAFullDisk(t *testing.T) {
+	c, a, nd := newArchivedBaseCluster(t, 100*time.Hour)
+	w, s := c.fillBehindBase(a, nd)
+	c.until("log is kept for the archive", func() bool {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return slices.Contains(s.trimmed.For, archivePeer)
+	})
+	nd.fs.(*roomyFS).left.Store(3) // of which one is the least
+	c.until("dr1 is trimmed", func() bool { return s.log.First() > 60 })
+	c.until("it is told, and why", func() bool {
+		return slices.ContainsFunc(nd.status().Findings, func(f local.Finding) bool {
+			return f.Name == findingArchiveHole && strings.Contains(f.Text, "less than 4 bytes were left on the disk")
+		})
+	})
+	w.sealIn(1, noise(100))
+	c.committed(w, 203, "dr1") // it goes on taking batches
+	a.moods["dr1"].set(nil, false)
+	nd.fs.(*roomyFS).left.Store(0)
+	c.archivedTo(203, "dr1")
+	if holes := nd.status().Archive.Holes; len(holes) != 1 || holes[0].First != 3 || holes[0].Last < 60 || holes[0].Last >= s.log.First() || !nd.finds(findingArchiveHole) {
+		t.Errorf("holes %v, the log begins with %s", holes, s.log.First())
+	}
 }
 
 // A base is in the archive as it is in the node's store, and is read from there alone.

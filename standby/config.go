@@ -37,7 +37,8 @@ type Config struct {
 	// holds more than this. Default 16 GiB: an operator looks before a disk fills.
 	QuarantineBytesMax int64
 	// FreeBytesMin refuses appends while the disk has less room. Default 64 MiB:
-	// promises and quarantine must still fit when the logs do not.
+	// promises and quarantine must still fit when the logs do not. Log is kept for the
+	// archive while there is room for tightTimes as much.
 	FreeBytesMin uint64
 	// Bases says when bases are renewed, for streams whose store has them.
 	Bases BasePolicy

@@ -446,6 +446,17 @@ func (n *Standby) room(d diskState) {
 	}
 }
 
+// tightTimes is how often [Config.FreeBytesMin] must fit on the disk for log to be
+// kept for the archive. Not a share of the disk: of a large one a tenth is days of
+// log, of which the archive would be robbed long before anybody has to wait.
+const tightTimes = 4
+
+// tight reports whether the disk is nearly full: a little more, and batches are refused.
+func (n *Standby) tight() bool {
+	d := n.disk.Load()
+	return d != nil && d.total > 0 && d.free/tightTimes < n.cfg.FreeBytesMin // total is 0: it is not known
+}
+
 // quarantined adds up what lies in quarantine.
 func (n *Standby) quarantined() (int64, error) {
 	return treeBytes(n.deps.FS, quarantineRoot(n.cfg.DataDir))

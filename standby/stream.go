@@ -53,6 +53,7 @@ type stream struct {
 	witness witness
 	bases   *bases          // nil: its store is not known, and none were taken
 	trimmed trimRule        // as of the last look
+	givenUp string          // why log went that the archive lacked; empty: none did in this run
 	archive *archive.Writer // nil: the node has no archive
 	bells   map[bell]struct{}
 	joining joinState

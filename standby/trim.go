@@ -82,6 +82,9 @@ func (s *stream) trim(ctx context.Context, t *trimming) error {
 	}
 	s.mu.Lock()
 	s.trimmed = r
+	if why := s.whyGivenUp(&r); why != "" {
+		s.givenUp = why
+	}
 	s.mu.Unlock()
 	for ctx.Err() == nil {
 		to := s.log.TrimPoint(r.To, trimStep)
@@ -97,7 +100,7 @@ func (s *stream) trim(ctx context.Context, t *trimming) error {
 
 // trimFacts gathers what is known on this node.
 func (s *stream) trimFacts(ctx context.Context) (f trimFacts, err error) {
-	f.Keep, f.Wait = s.n.cfg.Bases.Keep, s.n.cfg.Bases.TrimWait
+	f.Keep, f.Wait, f.Tight = s.n.cfg.Bases.Keep, s.n.cfg.Bases.TrimWait, s.n.tight()
 	s.mu.Lock()
 	f.Follows, f.Commit, f.term = s.settled(), s.core.ApplyTo(), s.core.Adopted()
 	f.Applied, f.Known = s.apply.seq()

@@ -53,6 +53,11 @@ func TestTrimRule(t *testing.T) {
 		{"the archive is behind", func(f *trimFacts) { f.Peers[1] = trimPeer{Node: archivePeer, Archive: true, Known: true, Next: 40} }, 40, 1, 0},
 		{"the archive is not heard of", func(f *trimFacts) { f.Peers[1] = trimPeer{Node: archivePeer, Archive: true} }, 0, 1, 0},
 		{"and was waited for", func(f *trimFacts) { f.Peers[1] = trimPeer{Node: archivePeer, Archive: true, Held: time.Hour} }, 500, 0, 1},
+		{"the disk is nearly full", func(f *trimFacts) {
+			f.Tight, f.Peers[1] = true, trimPeer{Node: archivePeer, Archive: true, Known: true, Next: 40}
+		}, 500, 0, 1},
+		{"and the archive is not heard of", func(f *trimFacts) { f.Tight, f.Peers[1] = true, trimPeer{Node: archivePeer, Archive: true} }, 500, 0, 1},
+		{"nodes are waited for all the same", func(f *trimFacts) { f.Tight, f.Peers[0].Next = true, 40 }, 40, 1, 0},
 		{"the archive has what would go", func(f *trimFacts) { f.Peers[1] = trimPeer{Node: archivePeer, Archive: true, Known: true, Next: 500} }, 500, 0, 0},
 		{"a node lacks the newest only", func(f *trimFacts) { f.Peers[0].Next = 500 }, 500, 0, 0},
 	} {
@@ -72,7 +77,7 @@ func TestTrimRuleKeepsWhatIsNeeded(t *testing.T) {
 	for range 100_000 {
 		f := trimFacts{
 			Follows: r.IntN(8) > 0, First: 1 + seq(), Commit: seq(), Spare: seq(), Keep: r.IntN(4),
-			Warm: r.IntN(2) > 0, Known: r.IntN(2) > 0, Applied: seq(), Wait: 10,
+			Warm: r.IntN(2) > 0, Known: r.IntN(2) > 0, Applied: seq(), Wait: 10, Tight: r.IntN(4) == 0,
 		}
 		for range r.IntN(4) {
 			f.Bases = append(f.Bases, seq())
@@ -101,7 +106,7 @@ func TestTrimRuleKeepsWhatIsNeeded(t *testing.T) {
 		}
 		for i, p := range f.Peers {
 			switch {
-			case p.Held >= f.Wait:
+			case p.Held >= f.Wait, f.Tight && p.Archive:
 			case !p.Known:
 				needs("a node that is not heard of", 0)
 			case (p.Next > 1 || p.Archive) && p.Next >= f.First:

@@ -31,6 +31,9 @@ type trimFacts struct {
 	Applied tidegate.Seq
 	Peers   []trimPeer
 	Wait    time.Duration
+	// Tight: the disk is nearly full, and known to be. Nothing is kept for the archive
+	// then: a node that refuses batches holds up clients, and the archive must not.
+	Tight bool
 
 	at   tidegate.LogPos // of Commit: that the log has not been cut since is seen by it
 	term fence.Term      // that all of it is of: what a node has said is worth nothing in another
@@ -61,7 +64,10 @@ type trimRule struct {
 	// Lost those that will need a base because it is not kept for them any longer.
 	For  []tidegate.NodeName
 	Lost []tidegate.NodeName
-	Why  string // what keeps the rest, for people
+	// Tight: the archive is in Lost because the disk is nearly full, and not because it
+	// was waited for.
+	Tight bool
+	Why   string // what keeps the rest, for people
 }
 
 // rule says how much of a log may go.
@@ -74,7 +80,8 @@ type trimRule struct {
 //     have a part in the stream and has not said
 //  5. nothing goes that a node needs next, or may need for all that is known, before
 //     it was waited for for Wait; a node that has nothing needs a base, which 3 keeps;
-//     the archive needs everything that it lacks
+//     the archive needs everything that it lacks, and is waited for only while the
+//     disk is not nearly full
 //  6. what goes was the oldest
 func (f trimFacts) rule() trimRule {
 	r := trimRule{}
@@ -113,6 +120,8 @@ func (f trimFacts) rule() trimRule {
 			// It begins at a base, it needs one already, or has what would go.
 		case p.Held >= f.Wait:
 			r.Lost = append(r.Lost, p.Node)
+		case f.Tight && p.Archive:
+			r.Lost, r.Tight = append(r.Lost, p.Node), true
 		case !p.Known:
 			r.For = append(r.For, p.Node)
 			most(0, fmt.Sprintf("%s has not said what it has", p.who()))
