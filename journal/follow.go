@@ -20,6 +20,10 @@ type follower struct {
 	started bool
 	applied tidegate.Position // everything before it is applied
 	applyTo tidegate.Position // committed so far
+
+	// A written state that was found damaged; the receiving goroutine's own.
+	bad   tidegate.Position
+	isBad bool
 }
 
 // standbyLink is the receiving half of a session with the standby node's daemon.

@@ -3,6 +3,7 @@ package journal
 import (
 	"context"
 	"fmt"
+	"hash/crc32"
 	"sync"
 
 	"github.com/tidegate/tidegate"
@@ -20,6 +21,31 @@ type giving struct {
 	mu   sync.Mutex
 	busy bool
 	file *stateFile // to be read from; nil: none
+	read summed     // so far
+}
+
+// summed is how far a state has been read, from its beginning on. What comes last is
+// given only if all of it has the checksum with which it was written down: whoever
+// reads names the bytes anew, and would never find out.
+type summed struct {
+	at  int64
+	sum uint32
+}
+
+// next takes the bytes at offset, which follow those before them or are the first.
+func (s *summed) next(f *stateFile, offset int64, part []byte) error {
+	if offset == 0 {
+		*s = summed{}
+	}
+	if offset != s.at {
+		return fmt.Errorf("asked for bytes %d and on of a state of which %d were read: %w", offset, s.at, tidegate.ErrConflict)
+	}
+	s.at += int64(len(part))
+	s.sum = crc32.Update(s.sum, castagnoli, part)
+	if s.at == f.size && s.sum != f.sum {
+		return &tidegate.CorruptError{Path: f.f.Name(), Offset: -1, What: "state does not match its checksum"}
+	}
+	return nil
 }
 
 // end closes what is open, once nothing is written down any more.
@@ -71,7 +97,7 @@ func (l *standbyLink) askState(ctx context.Context) error {
 // giveState tells what can be read, or why nothing can.
 func (l *standbyLink) giveState(file *stateFile, err error) error {
 	l.giving.mu.Lock()
-	l.giving.busy, l.giving.file = false, file
+	l.giving.busy, l.giving.file, l.giving.read = false, file, summed{}
 	l.giving.mu.Unlock()
 	if err != nil {
 		l.f.j.cfg.Log.Warn("no snapshot", "stream", string(l.f.j.cfg.Stream), "err", err)
@@ -95,6 +121,12 @@ func (l *standbyLink) readState(m *local.SnapshotRead) error {
 	}
 	part := g.buf[:m.Bytes]
 	if err := g.file.readAt(part, int64(m.Offset)); err != nil { //nolint:gosec // below the size
+		return err
+	}
+	if err := g.read.next(g.file, int64(m.Offset), part); err != nil { //nolint:gosec // below the size
+		if tidegate.ClassOf(err) == tidegate.Corrupt {
+			l.f.bad, l.f.isBad = g.file.position, true // the next wish has it written anew
+		}
 		return err
 	}
 	return l.conn.Send(&local.SnapshotPart{Position: m.Position, Offset: m.Offset, Payload: part})

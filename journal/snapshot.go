@@ -170,7 +170,8 @@ func (f *follower) freeze(ctx context.Context) (z frozen, err error) {
 		if err := have.close(); err != nil {
 			return z, err
 		}
-		if known.digest == z.head.digest && known.lineage == z.head.lineage && known.records == z.head.records {
+		isBad := f.isBad && f.bad == known.position
+		if !isBad && known.digest == z.head.digest && known.lineage == z.head.lineage && known.records == z.head.records {
 			return frozen{head: known}, nil
 		}
 	}

@@ -251,3 +251,53 @@ func TestStatesBehindACutAreForgotten(t *testing.T) {
 		t.Errorf("%v %s", err, d)
 	}
 }
+
+// TestDamagedStateIsNotGiven reads a state in parts, as a standby node does: of one that
+// is damaged the last part is not given, so nothing comes to rest on it.
+func TestDamagedStateIsNotGiven(t *testing.T) {
+	fsys := vfs.NewMem()
+	all := states{fsys, "/j/snapshots"}
+	state := bytes.Repeat([]byte("state"), 1000)
+	h, err := all.write(goldenState(), func(w io.Writer) error {
+		_, err := w.Write(state)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	read := func(offsets ...int64) (got []byte, err error) {
+		t.Helper()
+		f, err := all.open(h.position)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = f.close() }() // read only
+		var s summed
+		for _, at := range offsets {
+			part := make([]byte, min(2000, f.size-at))
+			if err := f.readAt(part, at); err != nil {
+				t.Fatal(err)
+			}
+			if err := s.next(f, at, part); err != nil {
+				return got, err
+			}
+			got = append(got, part...)
+		}
+		return got, nil
+	}
+	if got, err := read(0, 2000, 4000); err != nil || !bytes.Equal(got, state) {
+		t.Errorf("read %d bytes, %v", len(got), err)
+	}
+	if _, err := read(0, 2000, 0, 2000, 4000); err != nil {
+		t.Errorf("from the beginning once more: %v", err)
+	}
+	if _, err := read(0, 4000); !errors.Is(err, tidegate.ErrConflict) {
+		t.Errorf("with a hole: %v", err)
+	}
+	if err := fsys.FlipBit(all.path(h.position), (h.len()+2500)*8); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := read(0, 2000, 4000); tidegate.ClassOf(err) != tidegate.Corrupt || len(got) != 4000 {
+		t.Errorf("damaged, %d bytes were given: %v", len(got), err)
+	}
+}

@@ -196,6 +196,8 @@ func (s *stream) warm() BaseSource {
 	switch {
 	case l == nil || !l.heard || l.active || l.told.State != local.StateFollow || !l.appliedOK:
 		return nil
+	case l.states.asks != nil:
+		return nil // it is being given a state itself
 	case !l.states.can:
 		return cannot{}
 	}
