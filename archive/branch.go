@@ -61,9 +61,11 @@ func (b Branch) until(i int) tidegate.Seq {
 }
 
 // newest finds the newest branch of a stream: from the segment of the highest epoch,
-// and then the highest last seq, backwards. Where more than one segment could be the
-// one before, meets says whether next goes on from what prev has before it; where
-// there is one alone, its bytes will tell when they are read.
+// and then the highest last seq, backwards. meets says whether next goes on from what
+// prev has before it: it is asked where more than one segment could be the one before,
+// where the epoch changes, and where the two overlap. What does not meet, or cannot be
+// read so far, is on the other side of a hole. Of two segments in a row of one epoch,
+// which had one writer, the bytes will tell when they are read.
 func newest(segments []Segment, meets func(prev, next Segment) (bool, error)) (Branch, error) {
 	if len(segments) == 0 {
 		return Branch{}, nil
@@ -90,6 +92,9 @@ func newest(segments []Segment, meets func(prev, next Segment) (bool, error)) (B
 		}
 		if before == nil {
 			if before = s.beyond(cur); before == nil {
+				if oldest := s.byFirst[0].First; oldest < cur.First { // there is something, of no branch that is known
+					out.Holes = append(out.Holes, Hole{oldest, cur.First - 1})
+				}
 				break
 			}
 			out.Holes = append(out.Holes, Hole{before.Last + 1, cur.First - 1})
@@ -126,11 +131,14 @@ func (s *searcher) before(cur Segment, meets func(prev, next Segment) (bool, err
 		exact := func(g Segment) int { return min(1, int(g.Last-need)) }
 		return cmp.Or(cmp.Compare(exact(a), exact(b)), cmp.Compare(a.First, b.First), cmp.Compare(b.Epoch, a.Epoch))
 	})
-	if len(fit) == 1 {
+	if len(fit) == 1 && fit[0].Epoch == cur.Epoch && fit[0].Last == need {
 		return &fit[0], nil
 	}
 	for i := range fit {
 		ok, err := meets(fit[i], cur)
+		if tidegate.ClassOf(err) == tidegate.Corrupt {
+			continue // verifying names it
+		}
 		if err != nil {
 			return nil, err
 		}

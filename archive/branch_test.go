@@ -34,19 +34,22 @@ func TestNewestBranch(t *testing.T) {
 		want string
 		runs int
 	}{
-		"nothing":              {nil, nil, "", 0},
-		"in a row":             {[]Segment{seg('a', 1, 5, 1), seg('a', 6, 9, 1)}, nil, "a1-5 a6-9", 1},
-		"does not begin at 1":  {[]Segment{seg('a', 6, 9, 1), seg('a', 10, 12, 1)}, nil, "a6-9 a10-12", 1},
-		"a hole":               {[]Segment{seg('a', 1, 5, 1), seg('a', 8, 9, 1), seg('a', 10, 10, 1)}, nil, "a1-5 a8-9 a10-10 hole 6-7", 2},
-		"overlapping":          {[]Segment{seg('a', 1, 5, 1), seg('a', 3, 8, 1), seg('a', 6, 9, 1)}, nil, "a1-5 a6-9", 1},
-		"overlapping only":     {[]Segment{seg('a', 1, 5, 1), seg('a', 3, 8, 1)}, nil, "a1-2 a3-8", 1},
-		"one within another":   {[]Segment{seg('a', 1, 9, 1), seg('a', 3, 5, 1), seg('a', 10, 12, 1)}, nil, "a1-9 a10-12", 1},
-		"twice":                {[]Segment{seg('a', 1, 5, 1), seg('a', 1, 5, 1), seg('a', 6, 7, 1)}, nil, "a1-5 a6-7", 1},
-		"highest epoch":        {[]Segment{seg('a', 1, 5, 1), seg('a', 6, 20, 1), seg('b', 6, 7, 2)}, map[string]bool{"a20>b6": true}, "a1-5 b6-7", 1},
-		"left within":          {[]Segment{seg('a', 1, 5, 1), seg('a', 6, 20, 1), seg('b', 9, 10, 2)}, nil, "a1-5 a6-8 b9-10", 1},
-		"two ends, one meets":  {[]Segment{seg('a', 1, 5, 1), seg('b', 1, 5, 1), seg('a', 6, 7, 2)}, map[string]bool{"b5>a6": true}, "a1-5 a6-7", 1},
-		"nobody meets":         {[]Segment{seg('c', 1, 2, 1), seg('a', 3, 5, 1), seg('b', 3, 5, 1), seg('d', 6, 7, 2)}, map[string]bool{"a5>d6": true, "b5>d6": true}, "c1-2 d6-7 hole 3-5", 2},
-		"an old one of no use": {[]Segment{seg('a', 1, 5, 3), seg('b', 2, 9, 2)}, nil, "a1-5", 1},
+		"nothing":                      {nil, nil, "", 0},
+		"in a row":                     {[]Segment{seg('a', 1, 5, 1), seg('a', 6, 9, 1)}, nil, "a1-5 a6-9", 1},
+		"does not begin at 1":          {[]Segment{seg('a', 6, 9, 1), seg('a', 10, 12, 1)}, nil, "a6-9 a10-12", 1},
+		"a hole":                       {[]Segment{seg('a', 1, 5, 1), seg('a', 8, 9, 1), seg('a', 10, 10, 1)}, nil, "a1-5 a8-9 a10-10 hole 6-7", 2},
+		"overlapping":                  {[]Segment{seg('a', 1, 5, 1), seg('a', 3, 8, 1), seg('a', 6, 9, 1)}, nil, "a1-5 a6-9", 1},
+		"overlapping only":             {[]Segment{seg('a', 1, 5, 1), seg('a', 3, 8, 1)}, nil, "a1-2 a3-8", 1},
+		"one within another":           {[]Segment{seg('a', 1, 9, 1), seg('a', 3, 5, 1), seg('a', 10, 12, 1)}, nil, "a1-9 a10-12", 1},
+		"twice":                        {[]Segment{seg('a', 1, 5, 1), seg('a', 1, 5, 1), seg('a', 6, 7, 1)}, nil, "a1-5 a6-7", 1},
+		"highest epoch":                {[]Segment{seg('a', 1, 5, 1), seg('a', 6, 20, 1), seg('b', 6, 7, 2)}, map[string]bool{"a20>b6": true}, "a1-5 b6-7", 1},
+		"left within":                  {[]Segment{seg('a', 1, 5, 1), seg('a', 6, 20, 1), seg('b', 9, 10, 2)}, nil, "a1-5 a6-8 b9-10", 1},
+		"two ends, one meets":          {[]Segment{seg('a', 1, 5, 1), seg('b', 1, 5, 1), seg('a', 6, 7, 2)}, map[string]bool{"b5>a6": true}, "a1-5 a6-7", 1},
+		"nobody meets":                 {[]Segment{seg('c', 1, 2, 1), seg('a', 3, 5, 1), seg('b', 3, 5, 1), seg('d', 6, 7, 2)}, map[string]bool{"a5>d6": true, "b5>d6": true}, "c1-2 d6-7 hole 3-5", 2},
+		"one alone, of another branch": {[]Segment{seg('a', 1, 5, 1), seg('b', 6, 9, 2)}, map[string]bool{"a5>b6": true}, "b6-9 hole 1-5", 1},
+		"the same behind others":       {[]Segment{seg('c', 1, 2, 1), seg('a', 3, 5, 1), seg('b', 6, 9, 2)}, map[string]bool{"a5>b6": true}, "c1-2 b6-9 hole 3-5", 2},
+		"one alone, overlapping":       {[]Segment{seg('c', 1, 2, 1), seg('a', 3, 7, 1), seg('b', 6, 9, 1)}, map[string]bool{"a7>b6": true}, "c1-2 b6-9 hole 3-5", 2},
+		"an old one of no use":         {[]Segment{seg('a', 1, 5, 3), seg('b', 2, 9, 2)}, nil, "a1-5", 1},
 	} {
 		asked := 0
 		got, err := newest(c.all, func(prev, next Segment) (bool, error) {
@@ -56,7 +59,7 @@ func TestNewestBranch(t *testing.T) {
 		if d := cmp.Diff(c.want, words(got)); err != nil || d != "" || len(got.Runs()) != c.runs {
 			t.Errorf("%s: %v, %d runs (-want +got):\n%s", name, err, len(got.Runs()), d)
 		}
-		if c.part == nil && len(c.all) < 3 && asked > 0 {
+		if (name == "in a row" || name == "does not begin at 1") && asked > 0 {
 			t.Errorf("%s: asked %d times", name, asked)
 		}
 		for i, s := range got.Segments {

@@ -139,6 +139,11 @@ func notThere(op, name string) error {
 	return &fs.PathError{Op: op, Path: name, Err: missing{}}
 }
 
+// unlike is of an object whose size is none that was put.
+func unlike(name string) error {
+	return &tidegate.CorruptError{Path: strings.TrimPrefix(name, "/"), Offset: -1, What: "has a size that no object has which was put: it is cut, or a stranger's"}
+}
+
 // missing is both the library's and the product's word for it.
 type missing struct{}
 
@@ -153,6 +158,9 @@ func (m *mirrorFS) Open(name string) (vfs.File, error) {
 	if !ok {
 		return nil, notThere("open", name)
 	}
+	if size < 0 {
+		return nil, unlike(name)
+	}
 	return &mirrorFile{m: m, path: name, size: size}, nil
 }
 
@@ -163,7 +171,9 @@ func (m *mirrorFS) List(dir string) ([]string, error) {
 
 // Stat implements [vfs.FS].
 func (m *mirrorFS) Stat(name string) (vfs.Info, error) {
-	if size, ok := m.sizes[name]; ok {
+	if size, ok := m.sizes[name]; ok && size < 0 {
+		return vfs.Info{}, unlike(name)
+	} else if ok {
 		return vfs.Info{Size: size}, nil
 	}
 	if m.dirs[path.Clean(name)] != nil {

@@ -38,16 +38,24 @@ func (p Place) Pos() tidegate.LogPos {
 // AtSeq finds a batch by its seq. Errors: tidegate.ErrGap in a hole,
 // tidegate.ErrNotFound outside of the branch.
 func (s *Stream) AtSeq(ctx context.Context, seq tidegate.Seq) (Place, error) {
+	h, err := s.header(ctx, seq)
+	if err != nil {
+		return Place{}, err
+	}
+	return PlaceOf(h), nil
+}
+
+func (s *Stream) header(ctx context.Context, seq tidegate.Seq) (*batch.Header, error) {
 	i, ok := s.Branch.At(seq)
 	if !ok {
-		return Place{}, s.notHere(seq)
+		return nil, s.notHere(seq)
 	}
 	g := s.Branch.Segments[i]
 	heads, err := s.headers(ctx, g)
 	if err != nil {
-		return Place{}, err
+		return nil, err
 	}
-	return PlaceOf(&heads[seq-g.First]), nil
+	return &heads[seq-g.First], nil
 }
 
 // AtPosition finds the last batch that begins at or before a position of a generation;
@@ -83,15 +91,25 @@ func (s *Stream) AtPosition(ctx context.Context, g tidegate.Generation, p tidega
 }
 
 // AtTime finds the last batch that has anything of a moment, or of before it, by the
-// source's clock. A moment before the branch's first batch, or behind what its last one
-// knows of, is outside: nobody can say what happened then.
+// source's clock. A moment before the branch's first batch, or behind its newest record,
+// is outside: nobody can say what happened then.
 func (s *Stream) AtTime(ctx context.Context, t time.Time) (Place, error) {
 	tip, err := s.Tip(ctx)
 	if err != nil {
 		return Place{}, err
 	}
-	if t.After(tip.Newest) {
+	newest, found, err := s.newestRecord(ctx, s.Branch.Segments[0].First, tip.Seq)
+	switch {
+	case err != nil:
+		return Place{}, err
+	case !found:
 		return Place{}, s.outside("time " + t.UTC().Format(time.RFC3339Nano))
+	case t.After(newest):
+		return Place{}, &tidegate.Error{
+			Op: "find", Subject: "time " + t.UTC().Format(time.RFC3339Nano), Class: tidegate.Permanent,
+			Err:  fmt.Errorf("%s/%s is not archived there, its newest record is of %s: %w", s.Info.Service, s.Info.Name, newest.Format(time.RFC3339Nano), tidegate.ErrNotFound),
+			Hint: "`tidegate window` lists what is; latest is everything that is archived",
+		}
 	}
 	at, err := s.lastThat(ctx, func(h *batch.Header) bool { return h.OldestTime <= t.UnixNano() })
 	if err != nil {
@@ -103,11 +121,41 @@ func (s *Stream) AtTime(ctx context.Context, t time.Time) (Place, error) {
 	return PlaceOf(at), nil
 }
 
+// newestRecord is the source time of the newest record of the last batch with records
+// between two, both inclusive. Batches without any say nothing of what the source had
+// committed: their time is the agent's, who may have read nothing for long.
+func (s *Stream) newestRecord(ctx context.Context, first, last tidegate.Seq) (t time.Time, found bool, err error) {
+	h, err := s.header(ctx, last)
+	if err != nil {
+		return t, false, err
+	}
+	for h != nil && h.Seq >= first {
+		if h.Records > 0 {
+			return PlaceOf(h).Newest, true, nil
+		}
+		behind := *h // what stands at one position is passed over at once
+		h, err = s.lastThat(ctx, func(h *batch.Header) bool {
+			return h.Generation < behind.Generation || h.Generation == behind.Generation && h.First < behind.First
+		})
+		if err != nil {
+			return t, false, err
+		}
+		if h != nil && h.Seq >= behind.Seq {
+			return t, false, s.outside(fmt.Sprintf("a record before batch %d", uint64(behind.Seq))) // positions went back
+		}
+	}
+	return t, false, nil
+}
+
 // Tip is the branch's last batch; tidegate.ErrNotFound when there is none.
 func (s *Stream) Tip(ctx context.Context) (Place, error) {
 	n := len(s.Branch.Segments)
 	if n == 0 {
-		return Place{}, s.outside("the log's end")
+		return Place{}, &tidegate.Error{
+			Op: "find", Subject: "the log's end", Class: tidegate.Permanent,
+			Err:  fmt.Errorf("of %s/%s nothing of its log is archived: %w", s.Info.Service, s.Info.Name, tidegate.ErrNotFound),
+			Hint: "the bases in the archive are of no use without the log behind them; the standby cluster has it",
+		}
 	}
 	heads, err := s.headers(ctx, s.Branch.Segments[n-1])
 	if err != nil {
@@ -147,6 +195,9 @@ func (s *Stream) lastThat(ctx context.Context, before func(*batch.Header) bool) 
 // opened is the place of a generation's first batch; found is false when that is not
 // in the branch.
 func (s *Stream) opened(ctx context.Context, g tidegate.Generation) (p Place, found bool, err error) {
+	if len(s.Branch.Segments) == 0 {
+		return Place{}, false, nil
+	}
 	at, err := s.lastThat(ctx, func(h *batch.Header) bool { return h.Generation < g })
 	if err != nil {
 		return Place{}, false, err

@@ -38,32 +38,52 @@ func OpenReader(ctx context.Context, b bucket.Bucket) (*Reader, error) {
 // String names the archive for people.
 func (r *Reader) String() string { return r.b.String() }
 
-// Streams lists what is archived, by service and name.
-func (r *Reader) Streams(ctx context.Context) ([]StreamInfo, error) {
-	var all []StreamInfo
+// StreamFault says why nobody knows what a stream is of.
+type StreamFault struct {
+	Stream tidegate.StreamID
+	Err    error
+}
+
+// Streams lists what is archived, by service and name. A stream whose document is
+// missing or bad is among the faults, and hides no other.
+func (r *Reader) Streams(ctx context.Context) (all []StreamInfo, faults []StreamFault, err error) {
 	for after := ""; ; {
 		id, found, err := r.nextStream(ctx, after)
 		if err != nil {
-			return nil, fmt.Errorf("list streams of %s: %w", r.b, err)
+			return nil, nil, fmt.Errorf("list streams of %s: %w", r.b, err)
 		}
 		if !found {
 			break
 		}
-		text, _, err := bucket.ReadAll(ctx, r.b, StreamName(id), DocumentBytesMax)
-		if err != nil {
-			return nil, err
+		info, err := r.info(ctx, id)
+		switch {
+		case err == nil:
+			all = append(all, info)
+		case OfObject(err):
+			faults = append(faults, StreamFault{id, fmt.Errorf("stream %s: %w", id, err)})
+		default:
+			return nil, nil, err
 		}
-		info, err := ParseStream(id, text)
-		if err != nil {
-			return nil, err
-		}
-		all = append(all, info)
 		after = StreamsPrefix + id.String() + "0" // '0' sorts right behind '/'
 	}
 	slices.SortFunc(all, func(a, b StreamInfo) int {
 		return slices.Compare([]string{string(a.Service), string(a.Name)}, []string{string(b.Service), string(b.Name)})
 	})
-	return all, nil
+	return all, faults, nil
+}
+
+// OfObject reports whether an error is about what is, or is not, in the archive: the
+// rest of it may be good. Any other is of the reading itself.
+func OfObject(err error) bool {
+	return tidegate.ClassOf(err) == tidegate.Corrupt || errors.Is(err, tidegate.ErrNotFound) || errors.Is(err, tidegate.ErrUnsupported)
+}
+
+func (r *Reader) info(ctx context.Context, id tidegate.StreamID) (StreamInfo, error) {
+	text, _, err := bucket.ReadAll(ctx, r.b, StreamName(id), DocumentBytesMax)
+	if err != nil {
+		return StreamInfo{}, fmt.Errorf("%s: %w", StreamName(id), err)
+	}
+	return ParseStream(id, text)
 }
 
 // nextStream finds the first stream whose objects sort behind after.
@@ -106,7 +126,7 @@ func (r *Reader) Open(ctx context.Context, info StreamInfo) (*Stream, error) {
 		switch e.Kind {
 		case KindSegment:
 			s.sizes[e.Segment] = o.Size
-			s.Bytes += o.Size
+			s.Bytes += max(0, o.Size)
 		case KindBase:
 			if !slices.Contains(s.Mirrors, e.Mirror) {
 				s.Mirrors = append(s.Mirrors, e.Mirror)
@@ -143,8 +163,8 @@ func (s *Stream) Aside() []Segment {
 	return out
 }
 
-// Size is the size of a segment's object in bytes.
-func (s *Stream) Size(g Segment) int64 { return s.sizes[g] }
+// Size is the size of a segment's object in bytes; 0 where it is none that was put.
+func (s *Stream) Size(g Segment) int64 { return max(0, s.sizes[g]) }
 
 func (s *Stream) name(g Segment) string { return g.Name(s.Info.Stream) }
 
@@ -191,6 +211,9 @@ func (s *Stream) fetch(ctx context.Context, g Segment) (data []byte, heads []bat
 		return nil, nil, err
 	}
 	defer func() { err = errors.Join(err, r.Close()) }()
+	if s.sizes[g] < 0 {
+		return nil, nil, unlike(name)
+	}
 	data = make([]byte, s.sizes[g])
 	n, err := io.ReadFull(r, data)
 	if err == nil {

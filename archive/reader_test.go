@@ -12,7 +12,9 @@ import (
 	"github.com/tidegate/tidegate"
 	"github.com/tidegate/tidegate/archive"
 	"github.com/tidegate/tidegate/archive/archivetest"
+	"github.com/tidegate/tidegate/archive/bucket"
 	"github.com/tidegate/tidegate/archive/bucket/dir"
+	"github.com/tidegate/tidegate/archive/bucket/encrypt"
 	"github.com/tidegate/tidegate/internal/vfs"
 	"github.com/tidegate/tidegate/snapshot"
 )
@@ -41,7 +43,7 @@ func openStream(t *testing.T, m *archivetest.Maker) *archive.Stream {
 	if err != nil {
 		t.Fatal(err)
 	}
-	infos, err := r.Streams(t.Context())
+	infos, _, err := r.Streams(t.Context())
 	if err != nil || len(infos) != 1 || infos[0].Stream != archivetest.Stream {
 		t.Fatalf("streams: %+v, %v", infos, err)
 	}
@@ -178,6 +180,122 @@ func TestStranger(t *testing.T) {
 	}
 	if tidegate.ClassOf(got) != tidegate.Corrupt || !strings.Contains(got.Error(), "batch 7 does not follow") {
 		t.Errorf("got %v", got)
+	}
+}
+
+// TestBasesWithoutLog: bases alone are of no use, and said to be.
+func TestBasesWithoutLog(t *testing.T) {
+	m := newMaker(t)
+	root, from := t.TempDir(), t.TempDir()
+	writeFile(t, from+"/small", "x")
+	archivetest.Base(t, root, snapshot.Info{Stream: archivetest.Stream, Generation: 1, Opened: 1, Taken: 1}, from)
+	m.Mirror(t, root)
+	s := openStream(t, m)
+	bases, err := s.Bases(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer bases.Close()
+	w, err := s.Window(t.Context(), bases, true)
+	if err != nil || len(w.Spans) != 0 || len(w.Bases) != 1 || w.Bases[0].Unfit == nil || !strings.Contains(w.Bases[0].Unfit.Error(), "nothing of its log is archived") {
+		t.Errorf("%+v, %v", w, err)
+	}
+	if err := second(s.AtTime(t.Context(), time.Now())); !errors.Is(err, tidegate.ErrNotFound) {
+		t.Errorf("a time: %v", err)
+	}
+}
+
+// TestTimeIsOfRecords: what has no record carries the agent's time, and does not say
+// that the source had committed nothing up to then.
+func TestTimeIsOfRecords(t *testing.T) {
+	m := newMaker(t)
+	fill(t, m, 6, 3)
+	newest := time.Unix(0, m.Time).UTC()
+	later := newest.Add(30 * time.Minute)
+	for range 5 {
+		m.Heartbeat(t, later.UnixNano())
+		m.Data(t, []byte("no commit"), 0, 0, 0)
+		m.Heartbeat(t, later.UnixNano())
+		m.Segment(t)
+	}
+	s := openStream(t, m)
+	if at, err := s.AtTime(t.Context(), newest); err != nil || at.Seq != 6 {
+		t.Errorf("its newest record: %v, %v", at, err)
+	}
+	for _, at := range []time.Time{newest.Add(1), later.Add(-time.Minute), later} {
+		if err := second(s.AtTime(t.Context(), at)); !errors.Is(err, tidegate.ErrNotFound) || !strings.Contains(err.Error(), newest.Format(time.RFC3339Nano)) {
+			t.Errorf("%s: %v", at, err)
+		}
+	}
+	w, err := s.Window(t.Context(), &archive.Bases{}, false)
+	if err != nil || len(w.Spans) != 1 || !w.Spans[0].Until.Equal(newest) || !w.Spans[0].To.Newest.Equal(later) {
+		t.Errorf("window: %+v, %v", w, err)
+	}
+}
+
+// TestOneBadStream hides no other.
+func TestOneBadStream(t *testing.T) {
+	m := newMaker(t)
+	fill(t, m, 3, 3)
+	for i, text := range []string{"{", `{"version":9}`, ""} {
+		id := tidegate.StreamID{0xa0, 15: byte(i)}
+		name := archive.StreamName(id)
+		if text == "" { // only a segment is there
+			name = archive.Segment{First: 1, Last: 2, Epoch: 1}.Name(id)
+		}
+		if _, err := m.B.Put(t.Context(), name, strings.NewReader(text), bucket.PutOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r, err := archive.OpenReader(t.Context(), m.B)
+	if err != nil {
+		t.Fatal(err)
+	}
+	infos, faults, err := r.Streams(t.Context())
+	if err != nil || len(infos) != 1 || infos[0].Stream != archivetest.Stream || len(faults) != 3 {
+		t.Errorf("%v, %v, %v", infos, faults, err)
+	}
+}
+
+// TestStrangersAmongEncrypted: an object of a size that none has hides no other, and is
+// named when it is read.
+func TestStrangersAmongEncrypted(t *testing.T) {
+	keys, err := encrypt.ParseKeys("one 000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f\n")
+	if err != nil {
+		t.Fatal(err)
+	}
+	inner := dir.New(vfs.OS(), t.TempDir())
+	m := archivetest.New(t, encrypt.New(inner, keys), "journal")
+	names := fill(t, m, 9, 3)
+	mirror := archive.Mirror{Node: "dr-1", Incarnation: tidegate.Incarnation{1}}
+	for _, name := range []string{names[1], mirror.IndexName(archivetest.Stream, 1)} {
+		if _, err := inner.Put(t.Context(), name, strings.NewReader("cut"), bucket.PutOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s := openStream(t, m)
+	bases, err := s.Bases(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer bases.Close()
+	v, err := s.Verify(t.Context(), bases, &archive.VerifyMeter{})
+	if err != nil || len(v.Bad) != 1 || !strings.Contains(v.Bad[0].Error(), names[1]) {
+		t.Errorf("%v, %v", v.Bad, err)
+	}
+	if _, err := s.AtSeq(t.Context(), 8); err != nil {
+		t.Errorf("beside it: %v", err)
+	}
+	fsys, err := archive.FS(t.Context(), m.B, mirror.Prefix(archivetest.Stream))
+	if err != nil {
+		t.Fatal(err)
+	}
+	index := "/" + mirror.IndexName(archivetest.Stream, 1)
+	if err := second(fsys.Open(index)); tidegate.ClassOf(err) != tidegate.Corrupt {
+		t.Errorf("open: %v", err)
+	}
+	if err := second(fsys.Stat(index)); tidegate.ClassOf(err) != tidegate.Corrupt {
+		t.Errorf("stat: %v", err)
 	}
 }
 

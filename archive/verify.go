@@ -2,7 +2,6 @@ package archive
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"sync"
 	"sync/atomic"
@@ -70,7 +69,7 @@ func (v *Verified) note(err error) error {
 	if err == nil {
 		return nil
 	}
-	if tidegate.ClassOf(err) == tidegate.Corrupt || errors.Is(err, tidegate.ErrNotFound) || errors.Is(err, tidegate.ErrUnsupported) {
+	if OfObject(err) {
 		v.Bad = append(v.Bad, err)
 		return nil
 	}
@@ -85,11 +84,11 @@ func (s *Stream) verifySegments(ctx context.Context, m *VerifyMeter, v *Verified
 	for seg, size := range s.sizes {
 		g.Go(func() error {
 			heads, err := s.verifyOne(gctx, seg)
-			m.done.Add(size)
+			m.done.Add(max(0, size))
 			mu.Lock()
 			defer mu.Unlock()
 			v.Segments++
-			v.Bytes += size
+			v.Bytes += max(0, size)
 			for i := range heads {
 				v.Batches++
 				v.Records += int64(heads[i].Records)
@@ -109,7 +108,7 @@ func (s *Stream) verifySegments(ctx context.Context, m *VerifyMeter, v *Verified
 	for i, seg := range s.Branch.Segments {
 		h, read := firsts[seg]
 		if i == 0 || !read || s.Branch.Segments[i-1].Last != seg.First-1 {
-			continue // the segments that overlap were compared when the branch was found
+			continue // those that overlap were compared when the branch was found, or there is a hole
 		}
 		if prev := s.Branch.Segments[i-1]; !batch.Follows(h.Append(nil), prev.Chain) {
 			v.Bad = append(v.Bad, &tidegate.CorruptError{Path: s.name(seg), Offset: 0, What: fmt.Sprintf("batch %d does not follow %s", uint64(h.Seq), prev.End())})

@@ -3,6 +3,7 @@ package archive
 import (
 	"context"
 	"errors"
+	"time"
 
 	"github.com/tidegate/tidegate"
 )
@@ -11,6 +12,9 @@ import (
 type Span struct {
 	From Place `json:"from"` // first batch
 	To   Place `json:"to"`   // last batch
+	// Until is the source time of its newest record: the last moment that a restore can
+	// be of. Zero when it has no record. To may know of a later one, by the agent's clock.
+	Until time.Time `json:"until,omitzero"`
 	// Restorable: what can be restored begins at Since, which is a batch of the span;
 	// false when no base, and not the log's own beginning, is in it.
 	Restorable bool  `json:"restorable"`
@@ -55,6 +59,9 @@ func (s *Stream) Window(ctx context.Context, bases *Bases, needsBase bool) (w Wi
 		}
 		span.From = PlaceOf(&first)
 		if span.To, err = s.AtSeq(ctx, s.Branch.until(run[1]-1)); err != nil {
+			return w, err
+		}
+		if span.Until, _, err = s.newestRecord(ctx, span.From.Seq, span.To.Seq); err != nil {
 			return w, err
 		}
 		if !needsBase && first.Seq == 1 {

@@ -223,7 +223,7 @@ func (a *archived) open() *archive.Stream {
 	if err != nil {
 		a.t.Fatal(err)
 	}
-	list, err := r.Streams(a.t.Context())
+	list, _, err := r.Streams(a.t.Context())
 	if err != nil || len(list) != 1 || list[0].Stream != theStream {
 		a.t.Fatalf("streams %v, %v", list, err)
 	}

@@ -63,7 +63,7 @@ type PutOptions struct {
 // Object describes an object.
 type Object struct {
 	Name string
-	Size int64 // bytes
+	Size int64 // bytes; -1 of [Bucket.List] where it is not what the driver puts: reading it fails
 	// Tag stands for the object's bytes: equal tags, equal bytes. It may be empty in
 	// what [Bucket.List] gives, and where a driver says that it has none.
 	Tag         string

@@ -36,13 +36,14 @@ type attempt struct {
 	End      tidegate.LogPos   `json:"end"`
 	Started  time.Time         `json:"started"`
 	Attempts int               `json:"attempts"`
+	Unproven bool              `json:"unproven,omitempty"` // see Result; known with Ending
 	// Ending is written just before the store gets its name; then nothing is left to
 	// do but to say so.
 	Ending *stores.Restored `json:"ending,omitempty"`
 }
 
 func (a attempt) same(b attempt) bool {
-	b.Archive, b.Started, b.Attempts, b.Ending = a.Archive, a.Started, a.Attempts, a.Ending // wherever the archive is reached
+	b.Archive, b.Started, b.Attempts, b.Ending, b.Unproven = a.Archive, a.Started, a.Attempts, a.Ending, a.Unproven // wherever the archive is reached
 	return a == b
 }
 
@@ -127,6 +128,16 @@ func checkDir(fsys vfs.FS, dir string, want attempt) (resumed *attempt, err erro
 			fmt.Errorf("it holds an unfinished restore of stream %s to %s, base %.12s", had.Stream, had.To, had.Base))
 	}
 	return &had, nil
+}
+
+// GoingOn is the choice of an unfinished restore in t's directory, if there is one to the
+// same target and no base was chosen: that one's base, whatever was archived since. Any
+// other directory is for Check to refuse.
+func (c Choice) GoingOn(t Target) Choice {
+	if had, there, err := readAttempt(t.FS, t.Dir); err == nil && there && c.Base == "" && had.To == c.To.String() {
+		c.Base = had.Base
+	}
+	return c
 }
 
 // checkRoom refuses a file system that has not the room.

@@ -100,6 +100,8 @@ func Make(ctx context.Context, clk clock.Clock, s *archive.Stream, bases *archiv
 		err = p.choose(ctx, bases, c.Base)
 	} else if p.Begin, err = s.AtSeq(ctx, 1); errors.Is(err, tidegate.ErrNotFound) {
 		err = refuse(windowHint, fmt.Errorf("the archived log does not begin at its beginning: %w", tidegate.ErrNotFound))
+	} else if err == nil && p.Begin.Generation != p.End.Generation {
+		err = refuse(windowHint, fmt.Errorf("the target is of generation %d, and the log begins with generation %d: %w", uint32(p.End.Generation), uint32(p.Begin.Generation), tidegate.ErrNotFound))
 	}
 	if err != nil {
 		return nil, err

@@ -89,6 +89,9 @@ type Result struct {
 	Place   archive.Place // the last batch that was looked into
 	Took    time.Duration
 	Bytes   Progress
+	// Unproven, of a restore to a time: the log ended without a record later than that,
+	// so what was committed between Newest and the target may be missing.
+	Unproven bool
 }
 
 // Run restores. Check has been asked. After an error the directory holds what was
@@ -119,12 +122,15 @@ func (p *Plan) Run(ctx context.Context, t Target, store stores.Restorer, m *Mete
 	}
 	m.total.Store(p.bytesTotal)
 	known := func(r stores.Restored) error {
-		a.Ending = &r
+		a.Ending, a.Unproven = &r, out.Unproven
 		return a.write(t.FS, t.Dir)
 	}
 	err = p.restore(ctx, store, m, known, &out)
 	if had != nil && had.Ending != nil && errors.Is(err, tidegate.ErrConflict) {
-		out.Restored, out.Place, err = *had.Ending, p.End, nil // its name is all that was done since
+		_, gone := t.FS.Stat(had.Ending.Path)
+		if err = errors.Join(err, gone); gone == nil {
+			out.Restored, out.Place, out.Unproven, err = *had.Ending, p.End, had.Unproven, nil // its name is all that was done since
+		}
 	}
 	if err != nil {
 		return out, errors.Join(err, store.Abort())
@@ -146,9 +152,11 @@ func (p *Plan) restore(ctx context.Context, store stores.Restorer, m *Meter, kno
 	if err != nil {
 		return err
 	}
-	if out.Place, err = p.log(ctx, from, store, m); err != nil {
+	var reached bool
+	if out.Place, reached, err = p.log(ctx, from, store, m); err != nil {
 		return fmt.Errorf("restore log: %w", err)
 	}
+	out.Unproven = p.Target.Time != 0 && !reached
 	out.Restored, err = store.Finish(ctx, known)
 	return err
 }
@@ -223,36 +231,37 @@ func (c counted) Write(b []byte) (int, error) {
 	return n, err
 }
 
-// log hands the batches over, from where the store wants them.
-func (p *Plan) log(ctx context.Context, from tidegate.Position, store stores.Restorer, m *Meter) (archive.Place, error) {
+// log hands the batches over, from where the store wants them. reached says that the
+// store has seen what lies behind the target.
+func (p *Plan) log(ctx context.Context, from tidegate.Position, store stores.Restorer, m *Meter) (last archive.Place, reached bool, err error) {
 	begin := p.Begin
 	if from > begin.First {
 		m.done.Add(int64(from - begin.First))
 		m.kept.Add(int64(from - begin.First))
 		at, err := p.Stream.AtPosition(ctx, begin.Generation, from)
 		if err != nil {
-			return at, err
+			return at, false, err
 		}
 		// Nothing tells the store of what stands at the same position before it, as
 		// a new history does, but the batches from the one that ends there on.
 		begin, err = p.Stream.AtSeq(ctx, p.earliest(ctx, at, from))
 		if err != nil {
-			return at, err
+			return at, false, err
 		}
 	}
 	var opener batch.Opener
 	var buf []byte
-	last := begin
+	last = begin
 	for b, err := range p.Stream.Batches(ctx, begin.Seq) {
 		if err != nil {
-			return last, err
+			return last, false, err
 		}
 		if b.Generation != p.Begin.Generation || p.Target.Time == 0 && b.Seq > p.End.Seq {
 			break
 		}
 		h, payload, err := opener.Open(buf, b.Sealed)
 		if err != nil {
-			return last, p.Stream.InSegment(b.Seq, err)
+			return last, false, p.Stream.InSegment(b.Seq, err)
 		}
 		if h.Codec != batch.CodecNone {
 			buf = payload[:0]
@@ -260,16 +269,16 @@ func (p *Plan) log(ctx context.Context, from tidegate.Position, store stores.Res
 		last = archive.PlaceOf(&h)
 		done, err := store.Batch(ctx, &h, payload)
 		if err != nil {
-			return last, fmt.Errorf("batch %d: %w", uint64(h.Seq), err)
+			return last, false, fmt.Errorf("batch %d: %w", uint64(h.Seq), err)
 		}
 		if h.Next > from {
 			m.done.Add(int64(h.Next - max(from, h.First)))
 		}
-		if done {
+		if reached = done; done {
 			break
 		}
 	}
-	return last, ctx.Err()
+	return last, reached, ctx.Err()
 }
 
 // earliest is the first batch that has anything at or behind a position, at being the

@@ -90,17 +90,26 @@ func (b readBlock) SetDefaults() readBlock {
 func (b readBlock) Validate() error { return b.Config.Validate() }
 
 // archivedStreams are the streams of the archive that --service names; all without it.
-func archivedStreams(c *ucli.Context, r *archive.Reader) ([]archive.StreamInfo, error) {
-	all, err := r.Streams(c.Context)
+// faults are of streams of which nobody knows whose they are: they are said on stderr
+// where others are named, because one may be of the same service.
+func archivedStreams(c *ucli.Context, r *archive.Reader) (fit []archive.StreamInfo, faults []archive.StreamFault, err error) {
+	all, faults, err := r.Streams(c.Context)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	want := c.String("service")
 	service, stream, one := strings.Cut(want, "/")
-	var fit []archive.StreamInfo
 	for _, s := range all {
 		if want == "" || string(s.Service) == service && (!one || string(s.Name) == stream) {
 			fit = append(fit, s)
+		}
+	}
+	if want == "" && len(fit)+len(faults) > 0 {
+		return fit, faults, nil
+	}
+	for _, f := range faults {
+		if _, err := fmt.Fprintf(c.App.ErrWriter, "damaged: %v\n", f.Err); err != nil {
+			return nil, nil, err
 		}
 	}
 	if len(fit) == 0 {
@@ -108,21 +117,24 @@ func archivedStreams(c *ucli.Context, r *archive.Reader) ([]archive.StreamInfo, 
 		if what == "" {
 			what = "a stream"
 		}
-		return nil, &tidegate.Error{
+		return nil, nil, &tidegate.Error{
 			Op: "find", Subject: what, Class: tidegate.Permanent, Err: fmt.Errorf("not in %s: %w", r, tidegate.ErrNotFound),
 			Hint: "`tidegate window` without --service lists what is archived",
 		}
 	}
-	return fit, nil
+	return fit, nil, nil
 }
 
 // archivedStream is the one stream that --service names.
 func archivedStream(c *ucli.Context, r *archive.Reader) (*archive.Stream, storeKind, error) {
-	fit, err := archivedStreams(c, r)
+	fit, faults, err := archivedStreams(c, r)
 	if err != nil {
 		return nil, storeKind{}, err
 	}
-	if len(fit) > 1 {
+	if len(fit) == 0 {
+		return nil, storeKind{}, faults[0].Err // there is no service that could be named
+	}
+	if len(fit)+len(faults) > 1 {
 		names := make([]string, 0, len(fit))
 		for _, s := range fit {
 			names = append(names, streamLabel(s))
@@ -188,13 +200,13 @@ func (k storeKind) parseTo(s string, g uint) (to cold.To, err error) {
 	return to, cli.Usagef("target %q: want latest, a time with its zone (2026-11-22T06:30:00Z), a position (%s) or seq:N", s, k.show(0x3000158))
 }
 
-// worst is the error that a list of what is bad ends with.
+// worst is the error that a list of what is bad in an archive ends with.
 func worst(bad []error) error {
 	if len(bad) == 0 {
 		return nil
 	}
 	return &tidegate.Error{
-		Op: "verify archive", Class: tidegate.Corrupt, Err: fmt.Errorf("%d of its objects are not as they must be; the first: %w", len(bad), errors.Join(bad[0])),
+		Op: "read archive", Class: tidegate.Corrupt, Err: fmt.Errorf("%d of its objects are not as they must be; the first: %w", len(bad), errors.Join(bad[0])),
 		Hint: "another standby node's bases and log, or another copy of the bucket, may still be good",
 	}
 }

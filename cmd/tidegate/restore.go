@@ -83,6 +83,7 @@ type restoreResult struct {
 	Path     string             `json:"path,omitempty"`
 	Started  string             `json:"started,omitempty"`
 	Next     string             `json:"next,omitempty"`
+	Unproven string             `json:"unproven,omitempty"` // what may be missing, of a restore to a time
 
 	show func(tidegate.Position) string
 }
@@ -119,11 +120,12 @@ func restoreArchive(c *ucli.Context) error {
 	}
 	defer bases.Close()
 	clk := clock.System()
-	plan, err := cold.Make(c.Context, clk, s, bases, cold.Choice{To: to, Base: c.String("base"), NeedsBase: kind.needsBase})
+	target := cold.Target{FS: vfs.OS(), Clock: clk, Dir: dir}
+	choice := cold.Choice{To: to, Base: c.String("base"), NeedsBase: kind.needsBase}
+	plan, err := cold.Make(c.Context, clk, s, bases, choice.GoingOn(target))
 	if err != nil {
 		return err
 	}
-	target := cold.Target{FS: vfs.OS(), Clock: clk, Dir: dir}
 	resumes, err := plan.Check(c.Context, target)
 	if err != nil {
 		return err
@@ -229,6 +231,13 @@ func (o *restoreResult) run(c *ucli.Context, plan *cold.Plan, target cold.Target
 		o.Newest = new(time.Unix(0, res.Newest).UTC())
 	}
 	o.Took = new(res.Took.Seconds())
+	if res.Unproven {
+		from := "the base"
+		if o.Newest != nil {
+			from = o.Newest.Format(time.RFC3339Nano)
+		}
+		o.Unproven = fmt.Sprintf("no record later than the target is archived: what was committed between %s and %s may be missing", from, o.To)
+	}
 	if !c.Bool("start") {
 		return nil
 	}
@@ -269,6 +278,9 @@ func (o *restoreResult) writeDone(w io.Writer) error {
 	fmt.Fprintf(&b, "restored %s/%s to position %s in %s, predicted %s\n", o.Service, o.Stream, o.show(*o.Position), seconds(o.Took), seconds(o.Predicted))
 	if o.Newest != nil {
 		fmt.Fprintf(&b, "newest record: %s\n", o.Newest.Format(time.RFC3339Nano))
+	}
+	if o.Unproven != "" {
+		fmt.Fprintf(&b, "WARNING: %s\n", o.Unproven)
 	}
 	if o.Kept > 0 {
 		fmt.Fprintf(&b, "found from before: %s\n", cli.Size(o.Kept))

@@ -13,7 +13,9 @@ import (
 	"time"
 
 	"github.com/tidegate/tidegate"
+	"github.com/tidegate/tidegate/archive"
 	"github.com/tidegate/tidegate/archive/archivetest"
+	"github.com/tidegate/tidegate/archive/bucket"
 	"github.com/tidegate/tidegate/archive/bucket/dir"
 	"github.com/tidegate/tidegate/internal/cli"
 	"github.com/tidegate/tidegate/internal/vfs"
@@ -137,6 +139,17 @@ func TestRestoreCommand(t *testing.T) {
 	if res.Records == nil || *res.Records != 601 || res.Newest == nil || !res.Newest.Equal(time.Date(2026, 3, 1, 0, 10, 0, 0, time.UTC)) {
 		t.Errorf("to a time: %s", out)
 	}
+	if res.Unproven != "" {
+		t.Errorf("a later record is archived: %s", res.Unproven)
+	}
+
+	// Nothing later than the newest record says that nothing else was committed then.
+	out, _ = a.run(t, cli.OK, "restore", "--service", "bank", "--into", filepath.Join(t.TempDir(), "last"), "--to", a.newest.Format(time.RFC3339))
+	says(t, out, "WARNING: no record later than the target is archived", "may be missing")
+	a.m.Heartbeat(t, a.newest.Add(30*time.Minute).UnixNano())
+	a.m.Segment(t)
+	_, errs = a.run(t, cli.NotFound, "restore", "--service", "bank", "--into", filepath.Join(t.TempDir(), "stalled"), "--to", a.newest.Add(25*time.Minute).Format(time.RFC3339))
+	says(t, errs, "its newest record is of", "latest is everything")
 }
 
 func TestWindowAndWhereCommands(t *testing.T) {
@@ -148,6 +161,22 @@ func TestWindowAndWhereCommands(t *testing.T) {
 	out, _ = a.run(t, cli.OK, "where", "--service", "bank", "2026-03-01T00:10:00Z", "-o", "json")
 	says(t, out, `"seq": "00000000000000`)
 	a.run(t, cli.NotFound, "where", "--service", "bank", "seq:100000")
+
+	bad := archive.StreamName(tidegate.StreamID{0xa0})
+	if _, err := a.m.B.Put(t.Context(), bad, strings.NewReader("{"), bucket.PutOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	for _, command := range []string{"window", "verify"} {
+		out, errs := a.run(t, cli.Unverified, command)
+		says(t, out, "bank/main", bad)
+		says(t, errs, "1 of its objects")
+		_, errs = a.run(t, cli.OK, command, "--service", "bank")
+		says(t, errs, "damaged: ", bad)
+	}
+	a.run(t, cli.OK, "restore", "--service", "bank", "--into", filepath.Join(t.TempDir(), "into"), "--dry-run")
+	if err := a.m.B.Remove(t.Context(), bad); err != nil {
+		t.Fatal(err)
+	}
 
 	a.run(t, cli.OK, "verify")
 	a.m.Change(t, a.segments[1], func(b []byte) []byte { b[len(b)/2] ^= 4; return b })

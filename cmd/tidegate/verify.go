@@ -44,7 +44,7 @@ func verifyArchive(c *ucli.Context) error {
 	if err != nil {
 		return err
 	}
-	streams, err := archivedStreams(c, r)
+	streams, faults, err := archivedStreams(c, r)
 	if err != nil {
 		return err
 	}
@@ -52,14 +52,20 @@ func verifyArchive(c *ucli.Context) error {
 	var bad []error
 	for _, info := range streams {
 		v, err := verifyStream(c, r, info)
-		if err != nil {
+		if err != nil && !archive.OfObject(err) {
 			return err
+		}
+		if err != nil {
+			v.Bad = append(v.Bad, err)
 		}
 		one := verifyResult{streamLabel(info), v.Segments, v.Batches, v.Records, v.Bytes, v.Gaps, v.Bases, []string{}}
 		for _, err := range v.Bad {
 			one.Bad = append(one.Bad, err.Error())
 		}
 		out, bad = append(out, one), append(bad, v.Bad...)
+	}
+	for _, f := range faults {
+		out, bad = append(out, verifyResult{Stream: f.Stream.String(), Bad: []string{f.Err.Error()}}), append(bad, f.Err)
 	}
 	err = cli.Print(c, out, func(w io.Writer) error {
 		table := cli.NewTable("stream", "segments", "batches", "records", "size", "bases", "bad")

@@ -16,7 +16,8 @@ func windowCommand() *ucli.Command {
 	return &ucli.Command{
 		Name: "window", Usage: "what can be restored out of an archive, with its holes", ArgsUsage: " ",
 		Flags: archiveFlags(), Action: showWindow,
-		Description: "Reads the archive alone. A stream can be restored to any moment from `since` to `to`; holes stay listed for ever.\n\n" +
+		Description: "Reads the archive alone. A stream can be restored to any moment from `since` to `to`, which is the time of its\n" +
+			"newest record; holes stay listed for ever. Ends with 9 when a stream cannot be read; the others are listed.\n\n" +
 			"Examples:\n" +
 			"   tidegate window --url file:///srv/archive\n" +
 			"   tidegate window --archive /etc/tidegate/standby.yaml --service bank -o json",
@@ -56,19 +57,29 @@ func showWindow(c *ucli.Context) error {
 	if err != nil {
 		return err
 	}
-	streams, err := archivedStreams(c, r)
+	streams, faults, err := archivedStreams(c, r)
 	if err != nil {
 		return err
 	}
 	var out []windowResult
+	var bad []error
 	for _, info := range streams {
 		w, err := windowOf(c, r, info)
-		if err != nil {
+		if err != nil && !archive.OfObject(err) {
 			return err
+		}
+		if err != nil {
+			w.Faults = append(w.Faults, err.Error())
+			bad = append(bad, fmt.Errorf("%s: %w", streamLabel(info), err))
 		}
 		out = append(out, w)
 	}
-	return cli.Print(c, out, func(w io.Writer) error {
+	for _, f := range faults {
+		w := newWindow(archive.StreamInfo{Stream: f.Stream})
+		w.Faults = append(w.Faults, f.Err.Error())
+		out, bad = append(out, w), append(bad, f.Err)
+	}
+	err = cli.Print(c, out, func(w io.Writer) error {
 		for i, one := range out {
 			if i > 0 {
 				fmt.Fprintln(w)
@@ -79,13 +90,22 @@ func showWindow(c *ucli.Context) error {
 		}
 		return nil
 	})
+	if err != nil {
+		return err
+	}
+	return worst(bad)
 }
 
-func windowOf(c *ucli.Context, r *archive.Reader, info archive.StreamInfo) (windowResult, error) {
-	out := windowResult{
+func newWindow(info archive.StreamInfo) windowResult {
+	return windowResult{
 		Stream: info.Stream, Service: info.Service, Name: info.Name, Store: info.Store,
 		Spans: []archive.Span{}, Holes: []archive.Hole{}, Bases: []windowBase{}, Aside: []string{}, Faults: []string{},
 	}
+}
+
+// windowOf looks at a stream; what it has found comes with an error, too.
+func windowOf(c *ucli.Context, r *archive.Reader, info archive.StreamInfo) (windowResult, error) {
+	out := newWindow(info)
 	kind, err := kindOf(info)
 	if err != nil {
 		return out, err
@@ -124,14 +144,21 @@ func windowOf(c *ucli.Context, r *archive.Reader, info archive.StreamInfo) (wind
 }
 
 func (o windowResult) write(w io.Writer) error {
+	if o.Service == "" {
+		_, err := fmt.Fprintf(w, "stream %s\n  damaged: %s\n", o.Stream, o.Faults[0])
+		return err
+	}
 	fmt.Fprintf(w, "%s/%s  %s, %s of log\n", o.Service, o.Name, o.Store, cli.Size(o.LogBytes))
 	table := cli.NewTable("  restorable", "since", "to", "seqs", "positions", "generation")
 	for _, s := range o.Spans {
-		can, since := "  no", "-"
+		can, since, until := "  no", "-", "-"
+		if !s.Until.IsZero() {
+			until = s.Until.Format(time.RFC3339)
+		}
 		if s.Restorable {
 			can, since = "  yes", s.Since.Newest.Format(time.RFC3339)
 		}
-		table.Row(can, since, s.To.Newest.Format(time.RFC3339), fmt.Sprintf("%d-%d", uint64(s.From.Seq), uint64(s.To.Seq)),
+		table.Row(can, since, until, fmt.Sprintf("%d-%d", uint64(s.From.Seq), uint64(s.To.Seq)),
 			fmt.Sprintf("%s-%s", s.From.First, s.To.Next), fmt.Sprint(uint32(s.To.Generation)))
 	}
 	if _, err := table.WriteTo(w); err != nil {

@@ -227,7 +227,11 @@ func (b *Bucket) List(ctx context.Context, prefix, after string) iter.Seq2[bucke
 	return func(yield func(bucket.Object, error) bool) {
 		for o, err := range b.Bucket.List(ctx, prefix, after) {
 			if err == nil {
-				o, err = plainObject("list objects", o)
+				if size, bad := plainSize(o.Size); bad == nil {
+					o.Size = size
+				} else {
+					o.Size = -1 // one stray object does not hide the others
+				}
 			}
 			if !yield(o, err) || err != nil {
 				return

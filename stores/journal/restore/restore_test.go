@@ -18,6 +18,7 @@ import (
 	"github.com/tidegate/tidegate/internal/clock"
 	"github.com/tidegate/tidegate/internal/vfs"
 	"github.com/tidegate/tidegate/journal"
+	"github.com/tidegate/tidegate/stores"
 	"github.com/tidegate/tidegate/stores/journal/capture"
 	"github.com/tidegate/tidegate/stores/journal/restore"
 )
@@ -216,9 +217,26 @@ func TestCutOffAtTheName(t *testing.T) {
 	s := newSource(t)
 	s.write(t, 100)
 	into := filepath.Join(t.TempDir(), "into")
-	fault := vfs.OnIndex(0, vfs.ErrIO)
-	_, err := run(t.Context(), s.plan(t, cold.To{}), vfs.Inject(vfs.OS(), vfs.KindIs(vfs.OpSyncDir, vfs.PathMatch("into", fault.Inject))), into)
+	named := func(vfs.Op) error {
+		if _, err := os.Stat(filepath.Join(into, "journal")); err == nil {
+			return vfs.ErrIO
+		}
+		return nil
+	}
+	_, err := run(t.Context(), s.plan(t, cold.To{}), vfs.Inject(vfs.OS(), vfs.KindIs(vfs.OpSyncDir, vfs.PathMatch("into", named))), into)
 	if !errors.Is(err, vfs.ErrIO) {
+		t.Fatal(err)
+	}
+	// A conflict alone does not say that it is done: what was to be there is not.
+	plan := s.plan(t, cold.To{})
+	where := cold.Target{FS: vfs.OS(), Clock: clock.System(), Dir: into}
+	if err := os.Rename(filepath.Join(into, "journal"), into+".away"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := plan.Run(t.Context(), where, inTheWay{restore.New(vfs.OS(), restore.Config{Dir: into})}, &cold.Meter{}); !errors.Is(err, tidegate.ErrConflict) {
+		t.Errorf("without what was restored: %v", err)
+	}
+	if err := os.Rename(into+".away", filepath.Join(into, "journal")); err != nil {
 		t.Fatal(err)
 	}
 	res, err := run(t.Context(), s.plan(t, cold.To{}), vfs.OS(), into)
@@ -227,6 +245,11 @@ func TestCutOffAtTheName(t *testing.T) {
 	}
 	s.equal(t, res.Path, s.j.End())
 }
+
+// inTheWay finds something else at work in the directory.
+type inTheWay struct{ stores.Restorer }
+
+func (inTheWay) Begin(context.Context, stores.Restoration) error { return tidegate.ErrConflict }
 
 // TestDamageIsNamed: what is not as it was sealed is never restored, and the object is
 // named.

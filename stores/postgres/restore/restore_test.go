@@ -239,7 +239,7 @@ func (s *source) open(t *testing.T) (*archive.Stream, *archive.Bases) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	infos, err := r.Streams(t.Context())
+	infos, _, err := r.Streams(t.Context())
 	if err != nil || len(infos) != 1 {
 		t.Fatalf("%v, %v", infos, err)
 	}
