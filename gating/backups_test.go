@@ -17,16 +17,22 @@ import (
 	"github.com/tidegate/tidegate/internal/vfs"
 )
 
+// bucket makes one in the site's directory.
+func (s *site) bucket() bucket.Bucket {
+	s.t.Helper()
+	at := filepath.Join(s.dir, "archive")
+	if err := vfs.OS().MkdirAll(at); err != nil {
+		s.t.Fatal(err)
+	}
+	return dir.New(vfs.OS(), at)
+}
+
 // The gate that leads backs the registry up when it is due, one after the other, lets
 // go of old ones, and says so when it cannot.
 func TestRegistryIsBackedUp(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
-	at := filepath.Join(s.dir, "archive")
-	if err := vfs.OS().MkdirAll(at); err != nil {
-		t.Fatal(err)
-	}
-	b := dir.New(vfs.OS(), at)
+	b := s.bucket()
 	var away atomic.Bool
 	away.Store(true)
 	s.archive = func(context.Context) (bucket.Bucket, error) {

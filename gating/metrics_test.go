@@ -1,6 +1,7 @@
 package gating
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"net/http"
@@ -17,6 +18,7 @@ import (
 
 	"github.com/tidegate/tidegate"
 	pb "github.com/tidegate/tidegate/api/tidegatev1"
+	"github.com/tidegate/tidegate/archive/bucket"
 )
 
 // scrape reads the gate's /metrics as text lines.
@@ -45,6 +47,8 @@ func TestMetrics(t *testing.T) {
 	service := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
 	defer service.Close()
 	s := newSite(t, "w1", "w2", "w3")
+	b := s.bucket()
+	s.archive = func(context.Context) (bucket.Bucket, error) { return b, nil }
 	s.startGate("gate-a", nil, func(c *Config) {
 		c.Probes = []ProbeConfig{{Service: "ledger", Every: 20 * time.Millisecond, Settings: section(t, "url: "+service.URL)}}
 	})
