@@ -326,14 +326,14 @@ func TestFailedSyncStopsTheLog(t *testing.T) {
 // segment and in the tail: opening or reading reports it, and touches nothing.
 func TestEveryByteIsGuarded(t *testing.T) {
 	mem := vfs.NewMem()
-	cfg := seglog.Config{SegmentBytes: 64 << 10}
+	cfg := seglog.Config{SegmentBytes: 13 << 10}
 	l := open(t, mem, cfg)
-	want := add(t, l, 100, 1000) // a full segment and a half
+	want := add(t, l, 100, 200) // a full segment and a half
 	check(t, l.Sync())
 	check(t, l.Close())
-	const rec = frameHeader + 1000
+	const rec = frameHeader + 200
 	for i, path := range []string{"/log/0000000000000000.seg", tailPath(t, mem)} {
-		first := uint64(i) * (64 << 10 / rec * rec)
+		first := uint64(i) * (13 << 10 / rec * rec)
 		size := int64(len(slurp(t, mem, path)))
 		for at := range size {
 			check(t, mem.FlipBit(path, at*8+at%8))
