@@ -38,7 +38,7 @@ func TestArchiveBlock(t *testing.T) {
 		t.Errorf("an empty block: %+v, %v", f.Archive, err)
 	}
 	for block, want := range map[string]string{
-		"{every: 10s}":                                 "archive.url",
+		"{every: 10s}": "archive.url",
 		"{url: file:///srv/archive, segment: 1GiB}":    "archive.segment",
 		"{url: file:///srv/archive, urls: x}":          "urls",
 		"{url: s3://bucket, driver: gopher}":           "archive.driver",
