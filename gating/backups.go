@@ -17,8 +17,7 @@ import (
 // names an archive.
 type BackupConfig struct {
 	Every time.Duration `yaml:"every"` // default 1h
-	// Keep says which backups stay; all of them go on for ever where it names none.
-	// Default: 48 hours, 31 days, 12 months.
+	// Keep says which backups stay. Default: 48 hours, 31 days, 12 months.
 	Keep archive.Keep `yaml:"keep"`
 }
 

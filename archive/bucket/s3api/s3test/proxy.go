@@ -115,7 +115,7 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if err != nil || fault == CutAnswer || fault == CutRequest {
 		if err == nil {
 			_, _ = io.Copy(io.Discard, answer.Body) // what it has done is done
-			_ = answer.Body.Close()
+			_ = answer.Body.Close()                 // read to its end, or broken
 		}
 		panic(http.ErrAbortHandler) // the client sees its connection end
 	}
@@ -128,8 +128,8 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		_, _ = io.Copy(w, answer.Body) // to a client that may be gone
 		return
 	}
-	_, _ = io.CopyN(w, answer.Body, answer.ContentLength/2)
-	_ = http.NewResponseController(w).Flush()
+	_, _ = io.CopyN(w, answer.Body, answer.ContentLength/2) // to a client that may be gone
+	_ = http.NewResponseController(w).Flush()               // so too
 	if fault == StallBody {
 		p.hang(r)
 	}
@@ -139,7 +139,7 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // hang waits until the client is gone. While it still sends its body, that shows only
 // by reading it.
 func (p *Proxy) hang(r *http.Request) {
-	_, _ = io.Copy(io.Discard, r.Body)
+	_, _ = io.Copy(io.Discard, r.Body) // its end is what is waited for, however it comes
 	select {
 	case <-r.Context().Done():
 	case <-p.end:
