@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/tidegate/tidegate"
@@ -154,4 +155,20 @@ func LineageID(l tidegate.Lineage) (tidegate.ID, error) {
 	}
 	id, _, _ := strings.Cut(rest, "+")
 	return tidegate.ParseID(id)
+}
+
+// LineageBefore returns a journal's lineage without the forks that lie at p or behind it:
+// what the journal was before p.
+func LineageBefore(l tidegate.Lineage, p tidegate.Position) (tidegate.Lineage, error) {
+	m, err := metaOf(l)
+	if err != nil {
+		return "", err
+	}
+	return m.before(p), nil
+}
+
+// before returns the lineage without the forks that lie at p or behind it.
+func (m meta) before(p tidegate.Position) tidegate.Lineage {
+	m.Branches = slices.DeleteFunc(slices.Clone(m.Branches), func(b Branch) bool { return b.Position >= p })
+	return m.lineage()
 }

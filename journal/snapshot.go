@@ -119,8 +119,7 @@ func (j *Journal) lineageBefore(p tidegate.Position) tidegate.Lineage {
 	j.mu.Lock()
 	m := j.meta
 	j.mu.Unlock()
-	m.Branches = slices.DeleteFunc(slices.Clone(m.Branches), func(b Branch) bool { return b.Position >= p })
-	return m.lineage()
+	return m.before(p)
 }
 
 // recordsBefore returns how many records lie before p, a record's beginning or the end.

@@ -52,6 +52,7 @@ func commandTree() []*ucli.Command {
 		whereCommand(),
 		verifyCommand(),
 		restoreCommand(),
+		replayCommand(),
 		routeCommand(),
 		checkConfigCommand(),
 		devCommand(),

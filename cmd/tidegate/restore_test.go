@@ -36,9 +36,7 @@ type archived struct {
 // archiveJournal archives n records of some hundred bytes, a second apart.
 func archiveJournal(t *testing.T, n int) *archived {
 	t.Helper()
-	a := &archived{root: t.TempDir()}
-	a.url = "file://" + a.root
-	a.m = archivetest.New(t, dir.New(vfs.OS(), a.root), "journal")
+	a := newArchived(t)
 	from := filepath.Join(t.TempDir(), "journal")
 	j, err := journal.Open(from, journal.Config{Service: "bank", Stream: "main"})
 	if err != nil {
@@ -57,6 +55,21 @@ func archiveJournal(t *testing.T, n int) *archived {
 	if err := j.Sync(t.Context()); err != nil {
 		t.Fatal(err)
 	}
+	a.ship(t, from, j)
+	return a
+}
+
+func newArchived(t *testing.T) *archived {
+	t.Helper()
+	a := &archived{root: t.TempDir()}
+	a.url = "file://" + a.root
+	a.m = archivetest.New(t, dir.New(vfs.OS(), a.root), "journal")
+	return a
+}
+
+// ship archives all that the journal in a folder holds.
+func (a *archived) ship(t *testing.T, from string, j *journal.Journal) {
+	t.Helper()
 	c, err := capture.New(vfs.OS(), from).Follow(t.Context(), 0)
 	if err != nil {
 		t.Fatal(err)
@@ -73,7 +86,6 @@ func archiveJournal(t *testing.T, n int) *archived {
 		}
 	}
 	a.end = j.End()
-	return a
 }
 
 // tidegateCommand runs the program within the test.

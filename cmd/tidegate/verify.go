@@ -112,6 +112,14 @@ const archiveProgressEvery = 2 * time.Second
 // withProgress does work, and says meanwhile on stderr how far it has come, how fast,
 // and how long the rest will take at that rate.
 func withProgress(c *ucli.Context, what string, progress func() (done, total int64), work func(context.Context) error) error {
+	return withLines(c, what, func(elapsed time.Duration) string {
+		done, total := progress()
+		return progressLine(done, total, elapsed)
+	}, work)
+}
+
+// withLines does work, and says meanwhile on stderr what line says of it.
+func withLines(c *ucli.Context, what string, line func(elapsed time.Duration) string, work func(context.Context) error) error {
 	ctx, cancel := context.WithCancel(c.Context)
 	defer cancel()
 	var g errgroup.Group
@@ -124,8 +132,7 @@ func withProgress(c *ucli.Context, what string, progress func() (done, total int
 			case <-ctx.Done():
 				return nil
 			case <-tick.C:
-				done, total := progress()
-				_, err := fmt.Fprintf(c.App.ErrWriter, "%s: %s\n", what, progressLine(done, total, time.Since(began)))
+				_, err := fmt.Fprintf(c.App.ErrWriter, "%s: %s\n", what, line(time.Since(began)))
 				if err != nil {
 					return nil //nolint:nilerr // nobody reads it: the work goes on
 				}

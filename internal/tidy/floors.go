@@ -81,6 +81,7 @@ func House() []Entry {
 		{"stores/postgres/server", 21, "the real server on a node: restored, followed, promoted"},
 		{"stores/postgres/restore", 22, "rebuilds a PostgreSQL server from a base and its log alone"},
 		{"stores/journal/restore", 21, "rebuilds a journal from its log alone"},
+		{"stores/journal/replay", 23, "feeds a range of an archive to a service in a sandbox, and compares digests"},
 		{"stores/postgres/apply", 30, "the standby's side of the PostgreSQL store: plays the library to it, with a warm server behind"},
 
 		{"stores/postgres/probe", 22, "the synthetic client of PostgreSQL services"},
