@@ -2,9 +2,11 @@ package vfs
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"syscall"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 
@@ -104,18 +106,62 @@ func (osFS) Lock(name string) (io.Closer, error) {
 type osFile struct {
 	f    *os.File
 	conn syscall.RawConn
+	// around is the same file for writes past the page cache, nil until there was one;
+	// cached says that the file system has refused.
+	around *os.File
+	cached bool
 }
 
 func (f *osFile) Read(p []byte) (int, error)              { return f.f.Read(p) }
 func (f *osFile) ReadAt(p []byte, off int64) (int, error) { return f.f.ReadAt(p, off) }
 func (f *osFile) Truncate(size int64) error               { return mapError(f.f.Truncate(size)) }
-func (f *osFile) Close() error                            { return mapError(f.f.Close()) }
 func (f *osFile) Name() string                            { return f.f.Name() }
 func (f *osFile) Write(p []byte) (n int, err error)       { n, err = f.f.Write(p); return n, mapError(err) }
 
 func (f *osFile) WriteAt(p []byte, o int64) (n int, err error) {
 	n, err = f.f.WriteAt(p, o)
 	return n, mapError(err)
+}
+
+func (f *osFile) Close() error {
+	err := f.f.Close()
+	if f.around != nil {
+		err = errors.Join(err, f.around.Close())
+	}
+	return mapError(err)
+}
+
+// What open(2) asks of O_DIRECT: multiples of the disk's logical blocks, of which no
+// common disk has larger ones; shorter writes gain nothing.
+const (
+	aroundAlign = 4096
+	aroundMin   = 256 << 10
+)
+
+func (f *osFile) writeAround(p []byte, off int64) (int, error) {
+	if f.cached || len(p) < aroundMin || len(p)%aroundAlign != 0 || off%aroundAlign != 0 || uintptr(unsafe.Pointer(unsafe.SliceData(p)))%aroundAlign != 0 {
+		return f.WriteAt(p, off)
+	}
+	if f.around == nil && !f.openAround() {
+		f.cached = true
+		return f.WriteAt(p, off)
+	}
+	n, err := f.around.WriteAt(p, off)
+	if errors.Is(err, unix.EINVAL) { // its blocks are larger than we know of
+		f.cached = true
+		m, err := f.WriteAt(p[n:], off+int64(n))
+		return n + m, err
+	}
+	return n, mapError(err)
+}
+
+// openAround opens the file once more, by its descriptor: its name may be another by now.
+func (f *osFile) openAround() bool {
+	var err error
+	cerr := f.conn.Control(func(fd uintptr) {
+		f.around, err = os.OpenFile(fmt.Sprintf("/proc/self/fd/%d", fd), os.O_WRONLY|unix.O_DIRECT, 0)
+	})
+	return cerr == nil && err == nil
 }
 
 func (f *osFile) Size() (int64, error) {

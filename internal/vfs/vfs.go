@@ -50,6 +50,20 @@ func Flush(f File, from, to int64) {
 	}
 }
 
+// WriteAround is f.WriteAt for bytes that nobody will read again soon: where the file
+// system can, and where p is long and begins, is long and lies at multiples of 4096
+// bytes, they go to the disk past the page cache, which takes less of a processor and
+// drives nothing out of it. What is durable is what the next Sync says, as ever. One
+// goroutine at a time calls it for a file.
+func WriteAround(f File, p []byte, off int64) (int, error) {
+	if w, ok := f.(interface {
+		writeAround(p []byte, off int64) (int, error)
+	}); ok {
+		return w.writeAround(p, off)
+	}
+	return f.WriteAt(p, off)
+}
+
 // Info describes a directory entry.
 type Info struct {
 	Size    int64 // bytes; 0 for a directory

@@ -200,17 +200,26 @@ type discard struct{}
 func (discard) Write(b []byte) (int, error) { return len(b), nil }
 func (discard) Close() error                { return nil }
 
+// flushBytes is after how much of a file the disk is told to begin: what is left for
+// the sync at its end would otherwise be all of it, while nobody decompresses.
+const flushBytes = 8 << 20
+
 // restoring is a file on its way in.
 type restoring struct {
 	restore *Restore
 	file    vfs.File
 	want    int64
 	written int64
+	flushed int64
 }
 
 func (f *restoring) Write(b []byte) (int, error) {
-	n, err := f.file.Write(b)
+	n, err := vfs.WriteAround(f.file, b, f.written)
 	f.written += int64(n)
+	if f.written-f.flushed >= flushBytes {
+		vfs.Flush(f.file, f.flushed, f.written)
+		f.flushed = f.written
+	}
 	return n, err
 }
 
