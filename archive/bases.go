@@ -35,11 +35,14 @@ func (b *Bases) Close() {
 
 // Bases opens the mirrors of a stream; the caller closes them. What is read of them
 // later is read under ctx.
-func (s *Stream) Bases(ctx context.Context) (*Bases, error) {
+func (s *Stream) Bases(ctx context.Context) (*Bases, error) { return s.bases(ctx, blockBytes) }
+
+// bases is Bases, for what is read in parts of so many bytes.
+func (s *Stream) bases(ctx context.Context, block int64) (*Bases, error) {
 	out := &Bases{}
 	for _, m := range s.Mirrors {
 		prefix := m.Prefix(s.Info.Stream)
-		fsys, err := FS(ctx, s.b, prefix)
+		fsys, err := blocksOf(ctx, s.b, prefix, block)
 		if err != nil {
 			out.Close()
 			return nil, err

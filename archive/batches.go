@@ -122,7 +122,7 @@ func (s *Stream) consume(ctx context.Context, from tidegate.Seq, at int, queue <
 func (s *Stream) hole(first, last tidegate.Seq) error {
 	return &tidegate.Error{
 		Op: "read archive of", Subject: fmt.Sprintf("%s/%s", s.Info.Service, s.Info.Name), Class: tidegate.Corrupt,
-		Err:  fmt.Errorf("batches %d to %d were never archived: %w", uint64(first), uint64(last), tidegate.ErrGap),
+		Err:  fmt.Errorf("batches %d to %d %s: %w", uint64(first), uint64(last), s.Missing(first, last), tidegate.ErrGap),
 		Hint: "`tidegate window` lists what can be restored around it",
 	}
 }

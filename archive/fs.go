@@ -29,7 +29,12 @@ const (
 // Requests are made under ctx, for as long as the file system is used. It fetches
 // blocks of 4 MiB and keeps the newest 48.
 func FS(ctx context.Context, b bucket.Bucket, prefix string) (vfs.FS, error) {
-	m := &mirrorFS{sizes: map[string]int64{}, dirs: map[string]map[string]bool{}, blocks: map[blockKey]*block{}}
+	return blocksOf(ctx, b, prefix, blockBytes)
+}
+
+// blocksOf is FS with blocks of another size.
+func blocksOf(ctx context.Context, b bucket.Bucket, prefix string, size int64) (vfs.FS, error) {
+	m := &mirrorFS{block: size, sizes: map[string]int64{}, dirs: map[string]map[string]bool{}, blocks: map[blockKey]*block{}}
 	m.fetch = func(name string, off, n int64) ([]byte, error) { return getRange(ctx, b, name, off, n) }
 	for o, err := range b.List(ctx, prefix, "") {
 		if err != nil {
@@ -68,6 +73,7 @@ func getRange(ctx context.Context, b bucket.Bucket, name string, off, n int64) (
 
 // mirrorFS implements [vfs.FS].
 type mirrorFS struct {
+	block int64                      // bytes that are fetched at a time
 	sizes map[string]int64           // by path; not changed after FS
 	dirs  map[string]map[string]bool // names in a directory; the same
 	fetch func(name string, off, n int64) ([]byte, error)
@@ -106,8 +112,8 @@ func (m *mirrorFS) read(p string, index int64) ([]byte, error) {
 	m.blocks[key] = b
 	m.evict()
 	m.mu.Unlock()
-	off := index * blockBytes
-	b.data, b.err = m.fetch(strings.TrimPrefix(p, "/"), off, min(blockBytes, m.sizes[p]-off))
+	off := index * m.block
+	b.data, b.err = m.fetch(strings.TrimPrefix(p, "/"), off, min(m.block, m.sizes[p]-off))
 	close(b.done)
 	if b.err != nil {
 		m.mu.Lock()
@@ -213,11 +219,11 @@ func (f *mirrorFile) ReadAt(b []byte, off int64) (n int, err error) {
 		if off >= f.size {
 			return n, io.EOF
 		}
-		data, err := f.m.read(f.path, off/blockBytes)
+		data, err := f.m.read(f.path, off/f.m.block)
 		if err != nil {
 			return n, err
 		}
-		got := copy(b[n:], data[off%blockBytes:])
+		got := copy(b[n:], data[off%f.m.block:])
 		n, off = n+got, off+int64(got)
 	}
 	return n, nil

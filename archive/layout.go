@@ -17,6 +17,7 @@ const (
 
 	streamFile    = "stream.json"
 	archivistFile = "archivist.json"
+	removedFile   = "removed.json"
 	logDir        = "log/"
 	basesDir      = "bases/"
 	packsPart     = "packs/"
@@ -41,6 +42,9 @@ func StreamName(id tidegate.StreamID) string { return StreamPrefix(id) + streamF
 
 // ArchivistName is the object that says which node uploads a stream; see [Archivist].
 func ArchivistName(id tidegate.StreamID) string { return StreamPrefix(id) + archivistFile }
+
+// RemovedName is the object that says what a rule has let go; see [Removed].
+func RemovedName(id tidegate.StreamID) string { return StreamPrefix(id) + removedFile }
 
 // LogPrefix begins the names of a stream's segments. They sort by their first seq.
 func LogPrefix(id tidegate.StreamID) string { return StreamPrefix(id) + logDir }
@@ -133,6 +137,7 @@ const (
 	KindIndex          // Stream, Mirror, Pack
 	KindBase           // Stream, Mirror, Base
 	KindBackup         // Backup
+	KindRemoved        // Stream
 )
 
 // Entry is what an object's name says. Fields that its kind does not have are zero.
@@ -165,6 +170,8 @@ func (e Entry) Name() string {
 		return e.Mirror.ManifestName(e.Stream, e.Base)
 	case KindBackup:
 		return e.Backup.Name()
+	case KindRemoved:
+		return RemovedName(e.Stream)
 	}
 	return ""
 }
@@ -213,6 +220,8 @@ func parse(name string) (e Entry, err error) {
 		e.Kind = KindStream
 	case rest == archivistFile:
 		e.Kind = KindArchivist
+	case rest == removedFile:
+		e.Kind = KindRemoved
 	case strings.HasPrefix(rest, logDir):
 		e.Kind = KindSegment
 		e.Segment, err = parseSegment(rest[len(logDir):])

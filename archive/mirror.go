@@ -14,7 +14,7 @@ import (
 
 // mirrored is what is known of a stream's bases in the bucket.
 type mirrored struct {
-	bases map[snapshot.Name]bool // in whatever mirror
+	bases map[snapshot.Name]bool // in whatever mirror, or removed
 	packs map[uint64]bool        // of this node's mirror, with their indexes
 }
 
@@ -66,6 +66,16 @@ func (w *Writer) listMirrors(ctx context.Context) (*mirrored, error) {
 			m.packs[e.Pack] = true
 		}
 	}
+	// Behind the listing: what has gone before that is written there.
+	removed, _, err := readRemoved(ctx, w.Bucket, w.id)
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range removed.Bases {
+		if n, err := snapshot.ParseName(name); err == nil { // of another one nobody can have a base
+			m.bases[n] = true
+		}
+	}
 	w.succeeded()
 	return m, nil
 }
@@ -93,7 +103,22 @@ func (w *Writer) mirror(ctx context.Context, store *snapshot.Store, b snapshot.L
 	if err != nil {
 		return err
 	}
-	return w.putNew(ctx, w.self.ManifestName(w.id, BaseName{b.Generation, b.Name}), bytes.NewReader(manifest))
+	if err := w.putNew(ctx, w.self.ManifestName(w.id, BaseName{b.Generation, b.Name}), bytes.NewReader(manifest)); err != nil {
+		return err
+	}
+	return w.completed(ctx, store)
+}
+
+// completed looks, once the base is listed, whether all packs are there still: a node
+// that uploaded before this one may have removed some as being of no use just then.
+func (w *Writer) completed(ctx context.Context, store *snapshot.Store) error {
+	now, err := w.listMirrors(ctx)
+	if err != nil {
+		return err
+	}
+	w.mirrored.packs = now.packs
+	_, err = w.mirrorPacks(ctx, store)
+	return err
 }
 
 // mirrorPacks puts the sealed packs that are not there; more: there were some.

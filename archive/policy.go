@@ -23,6 +23,12 @@ type Policy struct {
 	// Late is the age of the oldest committed batch that is not archived at which the
 	// archive counts as being behind. Default 5 min.
 	Late time.Duration
+	// Keep says what stays; the zero value: everything.
+	Keep Retention
+	// KeepEvery is how often what does not stay is looked for. Default 1 h.
+	KeepEvery time.Duration
+	// RemoveEvery is how much time passes before each object that is removed. Default 20 ms.
+	RemoveEvery time.Duration
 }
 
 // Defaults of a [Policy].
@@ -33,6 +39,9 @@ const (
 	LookDefault    = 20 * time.Second
 	LeaseDefault   = time.Minute
 	LateDefault    = 5 * time.Minute
+
+	KeepEveryDefault   = time.Hour
+	RemoveEveryDefault = 20 * time.Millisecond
 )
 
 // Limits of a [Policy]: a segment is read into memory whole.
@@ -49,7 +58,7 @@ func (p Policy) SetDefaults() Policy {
 	for _, f := range []struct {
 		of       *time.Duration
 		default_ time.Duration
-	}{{&p.Every, EveryDefault}, {&p.Look, LookDefault}, {&p.Lease, LeaseDefault}} {
+	}{{&p.Every, EveryDefault}, {&p.Look, LookDefault}, {&p.Lease, LeaseDefault}, {&p.KeepEvery, KeepEveryDefault}, {&p.RemoveEvery, RemoveEveryDefault}} {
 		if *f.of == 0 {
 			*f.of = f.default_
 		}
@@ -77,6 +86,12 @@ func (p Policy) Validate() error {
 	}
 	if p.Late <= 0 {
 		errs = append(errs, fmt.Errorf("late: want more than 0 (got %s)", p.Late))
+	}
+	if p.KeepEvery <= 0 || p.RemoveEvery <= 0 {
+		errs = append(errs, fmt.Errorf("keep: want looks and removals more than 0 apart (got %s and %s)", p.KeepEvery, p.RemoveEvery))
+	}
+	if err := p.Keep.Validate(); err != nil {
+		errs = append(errs, fmt.Errorf("keep: %w", err))
 	}
 	return errors.Join(errs...)
 }

@@ -105,6 +105,8 @@ type Stream struct {
 	Branch  Branch   // the newest
 	Mirrors []Mirror // with at least one base
 	Bytes   int64    // of all segments, those of other branches included
+	Removed Removed  // what a rule has let go
+	Fault   error    // nil: what was removed is known
 
 	b     bucket.Bucket
 	sizes map[Segment]int64
@@ -115,6 +117,7 @@ type Stream struct {
 // segment has an empty one.
 func (r *Reader) Open(ctx context.Context, info StreamInfo) (*Stream, error) {
 	s := &Stream{Info: info, b: r.b, sizes: map[Segment]int64{}}
+	removed := false
 	for o, err := range r.b.List(ctx, StreamPrefix(info.Stream), "") {
 		if err != nil {
 			return nil, fmt.Errorf("list stream %s/%s: %w", info.Service, info.Name, err)
@@ -131,8 +134,17 @@ func (r *Reader) Open(ctx context.Context, info StreamInfo) (*Stream, error) {
 			if !slices.Contains(s.Mirrors, e.Mirror) {
 				s.Mirrors = append(s.Mirrors, e.Mirror)
 			}
+		case KindRemoved:
+			removed = true
 		default:
 		}
+	}
+	if removed {
+		var err error
+		if s.Removed, _, err = readRemoved(ctx, r.b, info.Stream); err != nil && !OfObject(err) {
+			return nil, err
+		}
+		s.Fault = err
 	}
 	all := make([]Segment, 0, len(s.sizes))
 	for seg := range s.sizes {

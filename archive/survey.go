@@ -58,6 +58,20 @@ func (v *survey) take(s Segment) error {
 	return nil
 }
 
+// letGo takes what is not there any more and is not missing, as far as it was of this log.
+func (v *survey) letGo(log []Gone) error {
+	for _, g := range log {
+		r, err := v.history.Relate(g.segment())
+		if err != nil {
+			return err
+		}
+		if r == Same || r == Below {
+			v.Add(Range{g.First, g.Last})
+		}
+	}
+	return nil
+}
+
 // settle looks again at what was beyond the log's end.
 func (v *survey) settle() error {
 	was := v.ahead
@@ -137,6 +151,14 @@ func (w *Writer) look(ctx context.Context, s *Standing) error {
 			return err
 		}
 	}
+	if full {
+		if err := w.readGone(ctx); err != nil {
+			return err
+		}
+	}
+	if err := next.letGo(w.letGoNow()); err != nil {
+		return err
+	}
 	w.succeeded()
 	if next.against != nil && v.against == nil {
 		w.Logger.Error("archive contradicts the log", "err", next.against)
@@ -144,4 +166,26 @@ func (w *Writer) look(ctx context.Context, s *Standing) error {
 	next.known = true
 	*v = next
 	return nil
+}
+
+// readGone reads what the archive says that a rule has let go. Where that cannot be
+// read the batches count as missing: whoever still has them uploads them once more.
+func (w *Writer) readGone(ctx context.Context) error {
+	removed, _, err := readRemoved(ctx, w.Bucket, w.id)
+	if OfObject(err) {
+		w.Logger.Warn("what was removed from the archive is not known", "err", err)
+		return nil
+	}
+	if err != nil {
+		return w.inBucket("read what was removed", err)
+	}
+	w.gone(removed.Log)
+	return nil
+}
+
+// letGoNow is what gone was told last.
+func (w *Writer) letGoNow() []Gone {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.letGo
 }

@@ -41,7 +41,10 @@ func (s *Stream) Verify(ctx context.Context, bases *Bases, m *VerifyMeter) (Veri
 	}
 	m.total.Store(total)
 	v.Bad = append(v.Bad, bases.Faults...)
-	for _, h := range s.Branch.Holes {
+	if s.Fault != nil {
+		v.Bad = append(v.Bad, s.Fault)
+	}
+	for _, h := range s.Holes() {
 		v.Bad = append(v.Bad, s.hole(h.First, h.Last))
 	}
 	if err := s.verifySegments(ctx, m, &v); err != nil {

@@ -32,7 +32,8 @@ type BaseState struct {
 // Window is what of a stream can be restored.
 type Window struct {
 	Spans  []Span // oldest first
-	Holes  []Hole
+	Holes  []Hole // of what was never archived
+	Gone   []Gone // what a rule has let go
 	Bases  []BaseState
 	Aside  []Segment
 	Faults []error // of the mirrors
@@ -41,7 +42,10 @@ type Window struct {
 // Window finds what can be restored. needsBase says that the store cannot be rebuilt
 // from the beginning of its log.
 func (s *Stream) Window(ctx context.Context, bases *Bases, needsBase bool) (w Window, err error) {
-	w = Window{Holes: s.Branch.Holes, Aside: s.Aside(), Faults: bases.Faults}
+	w = Window{Holes: s.Holes(), Gone: s.Removed.Log, Aside: s.Aside(), Faults: bases.Faults}
+	if s.Fault != nil {
+		w.Faults = append(w.Faults, s.Fault)
+	}
 	for _, b := range bases.All {
 		st := BaseState{Base: b}
 		st.Begin, st.Whole, st.Unfit = s.From(ctx, b.Info)

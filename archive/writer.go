@@ -41,6 +41,7 @@ type Standing struct {
 // Meter counts what a writer does. Its methods may be called concurrently.
 type Meter interface {
 	Stored(bytes int64)          // an object was put
+	Removed(bytes int64)         // an object was removed
 	Failed(class tidegate.Class) // a request, or what it was made from
 }
 
@@ -83,11 +84,15 @@ type Writer struct {
 	backlog   backlog
 	claim     claim
 
-	// Its own that mirrors bases.
+	// Its own that mirrors bases, and removes what is old.
 	mirrored *mirrored // nil: not looked at
+	keeping  keeping
 
 	mu sync.Mutex
 	st Status
+	// until: for how long others leave the stream to this node.
+	until tidegate.Instant
+	letGo []Gone // log that the rule has let go, as far as this node has done it or read of it
 	// failing, since: of each lane, why nothing succeeds, and from when on.
 	failing [lanes]error
 	since   [lanes]tidegate.Instant
@@ -117,6 +122,9 @@ type Status struct {
 	// Failing is why it does not, and Since from when on; nil while it does.
 	Failing error
 	Since   tidegate.Instant
+	// Kept is why nothing is removed from the archive although a rule would; empty: it is,
+	// or there is no reason for concern.
+	Kept string
 	// Against is not nil while the archive contradicts the log: nothing is uploaded then.
 	Against error
 }
@@ -143,7 +151,7 @@ func (w *Writer) Status() Status {
 // Run uploads until ctx ends. It may be called once.
 func (w *Writer) Run(ctx context.Context) {
 	var bases sync.WaitGroup
-	bases.Go(func() { w.drive(ctx, laneBases, w.mirrorStep) })
+	bases.Go(func() { w.drive(ctx, laneBases, w.basesStep) })
 	w.drive(ctx, laneLog, w.logStep)
 	bases.Wait()
 	w.release(ctx)
@@ -251,6 +259,7 @@ func (w *Writer) publish() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.st.Archivist = w.claim.held(now)
+	w.until = w.claim.renewed + tidegate.Instant(w.policy.Lease)
 	w.st.Known, w.st.Epoch, w.st.Against = w.survey.known, w.survey.history.Epoch, w.survey.against
 	w.st.Next, _ = w.survey.Next(first)
 	w.st.Holes = w.survey.Holes(first)
@@ -260,7 +269,7 @@ func (w *Writer) publish() {
 func (w *Writer) holding() bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return w.st.Archivist && w.st.Against == nil
+	return w.st.Archivist && w.st.Against == nil && w.Clock.Boot() < w.until
 }
 
 // format makes sure, once, that the bucket is an archive or becomes one.

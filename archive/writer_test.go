@@ -57,6 +57,7 @@ type bench struct {
 func (b *bench) Standing() Standing                                         { return b.now }
 func (b *bench) Bases(context.Context) (*snapshot.Store, []snapshot.Listed) { return nil, nil }
 func (b *bench) Stored(int64)                                               {}
+func (b *bench) Removed(int64)                                              {}
 func (b *bench) Failed(tidegate.Class)                                      {}
 
 func newBench(t *testing.T) *bench {

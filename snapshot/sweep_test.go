@@ -526,3 +526,40 @@ func TestSweepEndsWhenAsked(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestNeeds: a base needs the packs with its extents, and those that they take pages from.
+func TestNeeds(t *testing.T) {
+	s := openStore(t, vfs.NewMem(), "/base", StoreConfig{PackBytes: 50 << 10})
+	one := tree{"a": noise(1, 10*PageBytes), "b": noise(2, 10*PageBytes), "c": noise(3, 10*PageBytes)}
+	first := mustPut(t, s, one, 1)
+	two := tree{"a": touched(tree{"a": one["a"]}, rand.New(rand.NewPCG(1, 2)), 1)["a"], "b": noise(4, 10*PageBytes)} //nolint:gosec // the same changes each time
+	second := mustPut(t, s, two, 2)
+	sealed, err := s.Sealed()
+	if err != nil {
+		t.Fatal(err)
+	}
+	all, err := s.Needs(t.Context(), []Listed{first, second})
+	if err != nil || len(all) != len(sealed) {
+		t.Fatalf("both need %v of %v, %v", all, sealed, err)
+	}
+	needs, err := s.Needs(t.Context(), []Listed{second})
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, _ := s.find(nameOf(t, one["a"]))
+	c, _ := s.find(nameOf(t, one["c"]))
+	if !needs[a.pack] || needs[c.pack] || len(needs) >= len(sealed) {
+		t.Errorf("the second needs %v of %v; it takes pages from pack %d, and nothing from pack %d", needs, sealed, a.pack, c.pack)
+	}
+	if needs, err = s.Needs(t.Context(), nil); err != nil || len(needs) > 0 {
+		t.Errorf("none needs %v, %v", needs, err)
+	}
+}
+
+// nameOf is the name of content that is one extent.
+func nameOf(t *testing.T, content []byte) Name {
+	t.Helper()
+	var x Extent
+	x.Cut(content)
+	return x.Name
+}

@@ -152,6 +152,7 @@ const (
 	findingArchiveUnreachable = "archive-unreachable"
 	findingArchiveDiverged    = "archive-diverged"
 	findingArchiveHole        = "archive-hole"
+	findingArchiveKept        = "archive-kept"
 )
 
 // archiveFindings is what there is to say; given: why log was given up for it,
@@ -181,6 +182,10 @@ func (s *stream) archiveFindings(st *archive.Status, a *ArchiveStatus, given str
 	if given != "" {
 		say(findingArchiveHole, local.SeverityWarning, "bring the archive back: what has been trimmed already will be missing in it for ever, other nodes may still have it",
 			"log is given up for the archive, which lacks batches from %d on: %s", st.Next, given)
+	}
+	if st.Kept != "" {
+		say(findingArchiveKept, local.SeverityWarning, "`tidegate window` shows what can be restored; a new base, `tidegate standby base refresh`, stands for those before it",
+			"archive.keep lets nothing go: %s", st.Kept)
 	}
 	for _, h := range st.Holes {
 		say(findingArchiveHole, local.SeverityWarning, "only a node whose log still has them can fill it; bases behind it are not touched by it",

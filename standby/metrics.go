@@ -26,6 +26,8 @@ type metrics struct {
 	archiveObjects prometheus.Counter
 	archiveBytes   prometheus.Counter
 	archiveErrors  *prometheus.CounterVec
+	archiveRemoved prometheus.Counter
+	archiveFreed   prometheus.Counter
 
 	received, durable, commit, applied, appliedPosition,
 	beacon, blind, limbo, faulted, learner, lease, relayUp,
@@ -74,6 +76,14 @@ func newMetrics(reg prometheus.Registerer, n *Standby) *metrics {
 			Namespace: namespace, Subsystem: subsystem, Name: "archive_errors_total",
 			Help: "Attempts to archive something that failed, by class of error.",
 		}, []string{"class"}),
+		archiveRemoved: prometheus.NewCounter(prometheus.CounterOpts{
+			Namespace: namespace, Subsystem: subsystem, Name: "archive_removed_objects_total",
+			Help: "Objects that this node has removed from the archive, as archive.keep says.",
+		}),
+		archiveFreed: prometheus.NewCounter(prometheus.CounterOpts{
+			Namespace: namespace, Subsystem: subsystem, Name: "archive_removed_bytes_total",
+			Help: "Bytes of the objects that this node has removed from the archive.",
+		}),
 	}
 	stream := []string{"service", "stream"}
 	m.received = prometheus.NewDesc("tidegate_standby_received_seq", "Newest batch in the log.", stream, nil)
@@ -101,7 +111,7 @@ func newMetrics(reg prometheus.Registerer, n *Standby) *metrics {
 	m.total = prometheus.NewDesc("tidegate_standby_disk_total_bytes", "Size of the data directory's file system.", nil, nil)
 	m.quarantine = prometheus.NewDesc("tidegate_standby_quarantine_bytes", "Bytes that lie in quarantine.", nil, nil)
 	m.full = prometheus.NewDesc("tidegate_standby_full", "1 while batches are refused for want of room.", nil, nil)
-	reg.MustRegister(m.fsync, m.refused, m.quarantined, m.torn, m.removed, m.freed, m.archiveObjects, m.archiveBytes, m.archiveErrors, m)
+	reg.MustRegister(m.fsync, m.refused, m.quarantined, m.torn, m.removed, m.freed, m.archiveObjects, m.archiveBytes, m.archiveErrors, m.archiveRemoved, m.archiveFreed, m)
 	return m
 }
 
@@ -203,6 +213,12 @@ func (m *metrics) collectArchive(gauge func(d *prometheus.Desc, v float64, label
 func (m *metrics) Stored(bytes int64) {
 	m.archiveObjects.Inc()
 	m.archiveBytes.Add(float64(bytes))
+}
+
+// Removed implements archive.Meter.
+func (m *metrics) Removed(bytes int64) {
+	m.archiveRemoved.Inc()
+	m.archiveFreed.Add(float64(bytes))
 }
 
 // Failed implements archive.Meter.

@@ -156,7 +156,7 @@ func (p *Plan) fits(ctx context.Context, b *archive.Base) (archive.Place, error)
 	}
 	for _, h := range p.Stream.Branch.Holes {
 		if begin.Seq <= h.Last && h.First <= p.End.Seq {
-			return begin, fmt.Errorf("batches %d to %d behind it were never archived: %w", uint64(h.First), uint64(h.Last), tidegate.ErrGap)
+			return begin, fmt.Errorf("batches %d to %d behind it %s: %w", uint64(h.First), uint64(h.Last), p.Stream.Missing(h.First, h.Last), tidegate.ErrGap)
 		}
 	}
 	return begin, nil
@@ -173,7 +173,7 @@ func (p *Plan) measure(ctx context.Context, clk clock.Clock) error {
 	}
 	for _, h := range p.Stream.Branch.Holes {
 		if p.Begin.Seq <= h.Last && h.First <= p.End.Seq {
-			return refuse(windowHint, fmt.Errorf("batches %d to %d were never archived: %w", uint64(h.First), uint64(h.Last), tidegate.ErrGap))
+			return refuse(windowHint, fmt.Errorf("batches %d to %d %s: %w", uint64(h.First), uint64(h.Last), p.Stream.Missing(h.First, h.Last), tidegate.ErrGap))
 		}
 	}
 	for _, g := range p.Stream.Branch.Segments {

@@ -32,34 +32,42 @@ func archiveFlags(more ...ucli.Flag) []ucli.Flag {
 
 // openArchive opens the archive that the flags name.
 func openArchive(c *ucli.Context) (*archive.Reader, error) {
-	cfg, err := archiveConfig(c)
-	if err != nil {
-		return nil, err
-	}
-	b, err := open.Open(c.Context, cfg)
-	if err != nil {
-		return nil, err
-	}
-	return archive.OpenReader(c.Context, b)
+	r, _, err := openBlock(c)
+	return r, err
 }
 
-func archiveConfig(c *ucli.Context) (cfg open.Config, err error) {
+// openBlock is openArchive with what else the flags say of it.
+func openBlock(c *ucli.Context) (*archive.Reader, readBlock, error) {
+	block, err := archiveBlock(c)
+	if err != nil {
+		return nil, block, err
+	}
+	b, err := open.Open(c.Context, block.Config)
+	if err != nil {
+		return nil, block, err
+	}
+	r, err := archive.OpenReader(c.Context, b)
+	return r, block, err
+}
+
+// archiveBlock is what the flags say of the archive.
+func archiveBlock(c *ucli.Context) (block readBlock, err error) {
 	file, url := c.String("archive"), c.String("url")
 	switch {
 	case file != "" && url != "":
-		return cfg, cli.Usagef("an archive has one address: --archive or --url")
+		return block, cli.Usagef("an archive has one address: --archive or --url")
 	case url != "":
-		cfg = open.Config{URL: url}.SetDefaults()
-		if err := cfg.Validate(); err != nil {
-			return cfg, cli.Usagef("--url: %w", err)
+		block.Config = open.Config{URL: url}.SetDefaults()
+		if err := block.Validate(); err != nil {
+			return block, cli.Usagef("--url: %w", err)
 		}
-		return cfg, nil
+		return block, nil
 	case file == "":
-		return cfg, cli.Usagef("which archive? --archive FILE or --url URL")
+		return block, cli.Usagef("which archive? --archive FILE or --url URL")
 	}
 	text, err := os.ReadFile(file)
 	if err != nil {
-		return cfg, &tidegate.Error{Op: "read", Subject: file, Class: tidegate.Misuse, Err: err}
+		return block, &tidegate.Error{Op: "read", Subject: file, Class: tidegate.Misuse, Err: err}
 	}
 	// A role's file has much that this command does not know, and a block that it does.
 	var role struct {
@@ -67,17 +75,18 @@ func archiveConfig(c *ucli.Context) (cfg open.Config, err error) {
 	}
 	if err := yaml.Unmarshal(text, &role); err == nil && !role.Archive.IsZero() {
 		if text, err = yaml.Marshal(&role.Archive); err != nil {
-			return cfg, err
+			return block, err
 		}
 	}
-	block, err := config.Parse[readBlock](file, text)
+	block, err = config.Parse[readBlock](file, text)
 	if err == nil && block.IsZero() {
 		err = cli.Usagef("%s names no archive", file)
 	}
-	return block.Config, err
+	return block, err
 }
 
-// readBlock is the block where it is only read: how it is written is not looked at.
+// readBlock is the block where it is only read: how it is written is not looked at, but
+// what it keeps.
 type readBlock archiveFile
 
 // SetDefaults implements config.Defaulter.
@@ -87,7 +96,9 @@ func (b readBlock) SetDefaults() readBlock {
 }
 
 // Validate reports every broken rule.
-func (b readBlock) Validate() error { return b.Config.Validate() }
+func (b readBlock) Validate() error {
+	return errors.Join(b.Config.Validate(), config.Under("keep", b.Keep.Validate()))
+}
 
 // archivedStreams are the streams of the archive that --service names; all without it.
 // faults are of streams of which nobody knows whose they are: they are said on stderr

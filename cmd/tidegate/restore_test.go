@@ -168,6 +168,15 @@ func TestWindowAndWhereCommands(t *testing.T) {
 	a := archiveJournal(t, 2000)
 	out, _ := a.run(t, cli.OK, "window")
 	says(t, out, "bank/main  journal", "yes ", a.newest.Format(time.RFC3339))
+	file := filepath.Join(t.TempDir(), "archive.yaml")
+	if err := os.WriteFile(file, []byte("archive: {url: '"+a.url+"', keep: {window: 1h, daily: 3}}\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var stdout, stderr bytes.Buffer
+	if code := run(t.Context(), []string{"tidegate", "window", "--archive", file}, nil, &stdout, &stderr); code != 0 {
+		t.Errorf("exit code %d: %s", code, stderr.String())
+	}
+	says(t, stdout.String(), "window of 1h0m0s: nothing goes: there is no base")
 	out, _ = a.run(t, cli.OK, "where", "--service", "bank", "seq:3")
 	says(t, out, "seq 3 of epoch 1, generation 1", "chain ")
 	out, _ = a.run(t, cli.OK, "where", "--service", "bank", "2026-03-01T00:10:00Z", "-o", "json")

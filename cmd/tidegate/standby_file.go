@@ -73,6 +73,8 @@ type archiveFile struct {
 
 	Segment config.Bytes  `yaml:"segment"` // bytes of batches that go up together
 	Every   time.Duration `yaml:"every"`   // for how long a committed batch waits for others
+
+	Keep archive.Retention `yaml:"keep"` // what stays; unset: everything
 }
 
 func (a archiveFile) validate() error {
@@ -90,11 +92,11 @@ func (a archiveFile) validate() error {
 	if a.Every <= 0 {
 		err = errors.Join(err, config.Broken("every", "want more than 0", a.Every))
 	}
-	return err
+	return errors.Join(err, config.Under("keep", a.Keep.Validate()))
 }
 
 func (a archiveFile) policy() archive.Policy {
-	return archive.Policy{Segment: int64(a.Segment), Every: a.Every}
+	return archive.Policy{Segment: int64(a.Segment), Every: a.Every, Keep: a.Keep}
 }
 
 // listenFile is one listener.

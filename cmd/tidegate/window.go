@@ -17,7 +17,8 @@ func windowCommand() *ucli.Command {
 		Name: "window", Usage: "what can be restored out of an archive, with its holes", ArgsUsage: " ",
 		Flags: archiveFlags(), Action: showWindow,
 		Description: "Reads the archive alone. A stream can be restored to any moment from `since` to `to`, which is the time of its\n" +
-			"newest record; holes stay listed for ever. Ends with 9 when a stream cannot be read; the others are listed.\n\n" +
+			"newest record; holes stay listed for ever. With --archive FILE that says what is kept (archive.keep) it lists what\n" +
+			"that would let go now; nothing is removed by it. Ends with 9 when a stream cannot be read; the others are listed.\n\n" +
 			"Examples:\n" +
 			"   tidegate window --url file:///srv/archive\n" +
 			"   tidegate window --archive /etc/tidegate/standby.yaml --service bank -o json",
@@ -32,6 +33,8 @@ type windowResult struct {
 	Store    string               `json:"store"`
 	Spans    []archive.Span       `json:"spans"`
 	Holes    []archive.Hole       `json:"holes"`
+	Removed  []archive.Gone       `json:"removed"` // as archive.keep says
+	Keeps    *windowKeeps         `json:"keeps,omitempty"`
 	Bases    []windowBase         `json:"bases"`
 	Aside    []string             `json:"aside"` // segments of other branches
 	LogBytes int64                `json:"log_bytes"`
@@ -47,13 +50,25 @@ type windowBase struct {
 	Bytes      int64               `json:"bytes"`
 	Node       tidegate.NodeName   `json:"node"`
 	Unfit      string              `json:"unfit,omitempty"`
+	Stays      string              `json:"stays,omitempty"` // why, as archive.keep says
+	Goes       bool                `json:"goes,omitempty"`
+}
+
+// windowKeeps is what archive.keep would let go now.
+type windowKeeps struct {
+	Window   string       `json:"window"`
+	Held     string       `json:"held,omitempty"` // why nothing goes
+	From     tidegate.Seq `json:"from"`           // the log stays from here on
+	Bases    int          `json:"bases_to_go"`
+	Segments int          `json:"segments_to_go"`
+	Bytes    int64        `json:"segment_bytes_to_go"`
 }
 
 func showWindow(c *ucli.Context) error {
 	if _, err := cli.Args(c); err != nil {
 		return err
 	}
-	r, err := openArchive(c)
+	r, block, err := openBlock(c)
 	if err != nil {
 		return err
 	}
@@ -64,7 +79,7 @@ func showWindow(c *ucli.Context) error {
 	var out []windowResult
 	var bad []error
 	for _, info := range streams {
-		w, err := windowOf(c, r, info)
+		w, err := windowOf(c, r, info, block.Keep)
 		if err != nil && !archive.OfObject(err) {
 			return err
 		}
@@ -99,12 +114,12 @@ func showWindow(c *ucli.Context) error {
 func newWindow(info archive.StreamInfo) windowResult {
 	return windowResult{
 		Stream: info.Stream, Service: info.Service, Name: info.Name, Store: info.Store,
-		Spans: []archive.Span{}, Holes: []archive.Hole{}, Bases: []windowBase{}, Aside: []string{}, Faults: []string{},
+		Spans: []archive.Span{}, Holes: []archive.Hole{}, Removed: []archive.Gone{}, Bases: []windowBase{}, Aside: []string{}, Faults: []string{},
 	}
 }
 
 // windowOf looks at a stream; what it has found comes with an error, too.
-func windowOf(c *ucli.Context, r *archive.Reader, info archive.StreamInfo) (windowResult, error) {
+func windowOf(c *ucli.Context, r *archive.Reader, info archive.StreamInfo, keep archive.Retention) (windowResult, error) {
 	out := newWindow(info)
 	kind, err := kindOf(info)
 	if err != nil {
@@ -124,13 +139,27 @@ func windowOf(c *ucli.Context, r *archive.Reader, info archive.StreamInfo) (wind
 		return out, err
 	}
 	out.Spans, out.Holes, out.LogBytes = append(out.Spans, w.Spans...), append(out.Holes, w.Holes...), s.Bytes
-	for _, b := range w.Bases {
+	out.Removed = append(out.Removed, w.Gone...)
+	kept, err := s.Retain(c.Context, &w, keep, nil, time.Now())
+	if err != nil {
+		return out, err
+	}
+	if keep.Window > 0 {
+		branch, aside, bytes := s.Goes(kept)
+		out.Keeps = &windowKeeps{Window: keep.Window.String(), Held: kept.Held, From: kept.From, Segments: len(branch) + len(aside), Bytes: bytes}
+	}
+	for i, b := range w.Bases {
 		one := windowBase{
 			Name: b.Base.Name.String(), Generation: b.Base.Generation, Start: b.Base.Start, End: b.Base.End,
 			Taken: time.Unix(0, b.Base.Taken).UTC(), Bytes: b.Base.Bytes, Node: b.Base.Mirror.Node,
 		}
 		if b.Unfit != nil {
 			one.Unfit = b.Unfit.Error()
+		}
+		if out.Keeps != nil {
+			if one.Stays, one.Goes = kept.Stays[i], kept.Stays[i] == ""; one.Goes {
+				out.Keeps.Bases++
+			}
 		}
 		out.Bases = append(out.Bases, one)
 	}
@@ -167,6 +196,9 @@ func (o windowResult) write(w io.Writer) error {
 	if len(o.Spans) == 0 {
 		fmt.Fprintln(w, "  nothing of its log is archived")
 	}
+	for _, g := range o.Removed {
+		fmt.Fprintf(w, "  removed: batches %d to %d, as archive.keep says\n", uint64(g.First), uint64(g.Last))
+	}
 	for _, h := range o.Holes {
 		fmt.Fprintf(w, "  hole: batches %d to %d were never archived\n", uint64(h.First), uint64(h.Last))
 	}
@@ -175,7 +207,15 @@ func (o windowResult) write(w io.Writer) error {
 		if b.Unfit != "" {
 			fmt.Fprintf(w, ": of no use: %s", b.Unfit)
 		}
+		if b.Goes {
+			fmt.Fprint(w, ": is to go")
+		}
 		fmt.Fprintln(w)
+	}
+	if k := o.Keeps; k != nil && k.Held != "" {
+		fmt.Fprintf(w, "  window of %s: nothing goes: %s\n", k.Window, k.Held)
+	} else if k != nil {
+		fmt.Fprintf(w, "  window of %s: log stays from batch %d on; %d bases and %d segments, %s, are to go, and the packs of no other base\n", k.Window, uint64(k.From), k.Bases, k.Segments, cli.Size(k.Bytes))
 	}
 	for _, name := range o.Aside {
 		fmt.Fprintf(w, "  aside: %s\n", name)
