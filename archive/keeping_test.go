@@ -206,10 +206,18 @@ func (c *cutOff) whole(t *testing.T, when string, days ...int) *archive.Stream {
 // half keeps what 15 days need, and the newest base of January.
 var half = archive.Retention{Window: 15 * oneDay, Keep: archive.Keep{Monthly: 2}}
 
-// TestKeepCutAnywhere: whatever a pass was cut off at, what is listed is whole, and the
-// next one comes to the same end.
-func TestKeepCutAnywhere(t *testing.T) {
+// TestKeep lets a rule loose on one archive, in copies.
+func TestKeep(t *testing.T) {
 	y := newYears(t)
+	t.Run("cut anywhere", y.cutAnywhere)
+	t.Run("locked", y.whileLocked)
+	t.Run("not mirrored again", y.notMirroredAgain)
+	t.Run("not held", y.notHeld)
+}
+
+// cutAnywhere: whatever a pass was cut off at, what is listed is whole, and the
+// next one comes to the same end.
+func (y *years) cutAnywhere(t *testing.T) {
 	c := y.copy(t)
 	if err := c.keeper(half, source{}).KeepPass(t.Context()); err != nil {
 		t.Fatal(err)
@@ -250,9 +258,8 @@ func TestKeepCutAnywhere(t *testing.T) {
 	}
 }
 
-// TestKeepLocked: what a bucket does not let go stays of use, and goes later.
-func TestKeepLocked(t *testing.T) {
-	y := newYears(t)
+// whileLocked: what a bucket does not let go stays of use, and goes later.
+func (y *years) whileLocked(t *testing.T) {
 	for part, days := range map[string][]int{".base": {10, 20, 30, 40, 50}, ".seg": {30, 40, 50}, ".pack": {30, 40, 50}, ".idx": {30, 40, 50}} {
 		c := y.copy(t)
 		c.locked = part
@@ -274,10 +281,9 @@ func TestKeepLocked(t *testing.T) {
 	}
 }
 
-// TestRemovedBaseIsNotMirrored: a node that still holds a base which a rule has let
+// notMirroredAgain: a node that still holds a base which a rule has let
 // go does not bring it back, and the packs of its own mirror stay that it has itself.
-func TestRemovedBaseIsNotMirrored(t *testing.T) {
-	y := newYears(t)
+func (y *years) notMirroredAgain(t *testing.T) {
 	c := y.copy(t)
 	root, from := t.TempDir(), t.TempDir()
 	writeFile(t, from+"/small", "x")
@@ -318,9 +324,8 @@ func TestRemovedBaseIsNotMirrored(t *testing.T) {
 	}
 }
 
-// TestNothingGoesUnlessHeld: a node that may not be the only one removes nothing.
-func TestNothingGoesUnlessHeld(t *testing.T) {
-	y := newYears(t)
+// notHeld: a node that may not be the only one removes nothing.
+func (y *years) notHeld(t *testing.T) {
 	c := y.copy(t)
 	policy := archive.Policy{Keep: half}.SetDefaults()
 	s := source{info: c.maker.Info}

@@ -31,7 +31,7 @@ type BaseWay uint8
 // The ways.
 const (
 	BasePush  BaseWay = iota + 1 // the dialer sends one: the stream's agent, role agent
-	BaseFetch                    // the dialer wants one: another node of the stream, role standby
+	BaseFetch                    // the dialer wants one: another node of the stream, role standby, or who restores from it, role operator
 )
 
 func (w BaseWay) String() string {
@@ -46,7 +46,7 @@ func (w BaseWay) String() string {
 
 // permits reports whether a certificate's role may go this way.
 func (w BaseWay) permits(r tidegate.Role) bool {
-	return w == BasePush && r == tidegate.RoleAgent || w == BaseFetch && r == tidegate.RoleStandby
+	return w == BasePush && r == tidegate.RoleAgent || w == BaseFetch && (r == tidegate.RoleStandby || r == tidegate.RoleOperator)
 }
 
 // BaseAttach binds a session to the base of one generation of a stream.

@@ -46,8 +46,8 @@ type As uint8
 const (
 	AsWriter   As = iota + 1 // the stream's agent: ships batches, gets acks; role agent
 	AsRelay                  // a node that forwards the writer's batches; role standby
-	AsObserver               // gets headers, commit and beacons; role agent or standby
-	AsReader                 // gets whole batches up to the end of what is durable; role agent or standby
+	AsObserver               // gets headers, commit and beacons; role agent, standby or operator
+	AsReader                 // gets whole batches up to the end of what is durable; the same roles
 )
 
 func (a As) String() string {
@@ -81,7 +81,7 @@ func (a As) permits(r tidegate.Role) bool {
 	case AsRelay:
 		return r == tidegate.RoleStandby
 	case AsObserver, AsReader:
-		return r == tidegate.RoleAgent || r == tidegate.RoleStandby
+		return r == tidegate.RoleAgent || r == tidegate.RoleStandby || r == tidegate.RoleOperator
 	}
 	return false
 }

@@ -99,7 +99,8 @@ func TestHandshakeRefusals(t *testing.T) {
 		"standby as writer":    {ca.dialer(tidegate.RoleStandby, "dr2"), addr, attach(AsWriter), "role standby may not attach as writer"},
 		"agent as relay":       {ca.dialer(tidegate.RoleAgent, "app1"), addr, attach(AsRelay), "role agent may not attach as relay"},
 		"gate as observer":     {ca.dialer(tidegate.RoleGate, "g1"), addr, attach(AsObserver), "role gate may not"},
-		"operator as reader":   {ca.dialer(tidegate.RoleOperator, "o1"), addr, attach(AsReader), "role operator may not"},
+		"viewer as reader":     {ca.dialer(tidegate.RoleViewer, "v1"), addr, attach(AsReader), "role viewer may not"},
+		"operator as writer":   {ca.dialer(tidegate.RoleOperator, "o1"), addr, attach(AsWriter), "role operator may not"},
 		"attach as nothing":    {ca.dialer(tidegate.RoleAgent, "app1"), addr, attach(0), "as(0)"},
 		"not a standby server": {Dialer{TLS: ca.of(tidegate.RoleAgent, "app1").ClientTLS(expectGate()), Clock: fastClock()}, addr, attach(AsWriter), "role standby"},
 	} {

@@ -130,6 +130,16 @@ func checkDir(fsys vfs.FS, dir string, want attempt) (resumed *attempt, err erro
 	return &had, nil
 }
 
+// Begun refuses a directory that is neither empty nor that of an unfinished restore: what
+// [Plan.Check] asks, as far as that can be asked without a plan.
+func (t Target) Begun() error {
+	if _, there, err := readAttempt(t.FS, t.Dir); err == nil && there {
+		return nil
+	}
+	_, err := checkDir(t.FS, t.Dir, attempt{})
+	return err
+}
+
 // GoingOn is the choice of an unfinished restore in t's directory, if there is one to the
 // same target and no base was chosen: that one's base, whatever was archived since. Any
 // other directory is for Check to refuse.

@@ -243,9 +243,11 @@ func TestDev(t *testing.T) {
 	if diff := cmp.Diff(v, again, cmpopts.IgnoreUnexported(devNodeView{})); diff != "" {
 		t.Error(diff)
 	}
-	if got := transact(t, again, 5); got <= end {
+	got := transact(t, again, 5)
+	if got <= end {
 		t.Errorf("journal ends at %s, ended at %s before", got, end)
 	}
+	restoresFrom(t, again, got, 25)
 	if second := streamOf(t, again); second.ID != first.ID || second.Epoch.Epoch != "2" {
 		t.Errorf("stream was %+v, is %+v", first, second)
 	}
@@ -254,6 +256,61 @@ func TestDev(t *testing.T) {
 	}
 	if diff := cmp.Diff(made, identities(t, v)); diff != "" {
 		t.Errorf("made anew: %s", diff)
+	}
+}
+
+// restoresFrom restores the stream out of a standby node's log, up to its end, with an
+// operator's certificate; a viewer's does not do.
+func restoresFrom(t *testing.T, v devView, end tidegate.Position, records uint64) {
+	t.Helper()
+	node := v.Nodes[1]
+	into := filepath.Join(t.TempDir(), "into")
+	args := []string{"restore", "--from", node.API, "--service", v.Service, "--into", into, "--to", end.String()}
+	for until := time.Now().Add(30 * time.Second); ; { // what is committed comes to the node a moment later
+		var stdout, stderr bytes.Buffer
+		code := cli.Code(run(t.Context(), append(append([]string{"tidegate"}, args...), "--config", v.Operator), nil, &stdout, &stderr))
+		if code == cli.OK {
+			break
+		}
+		if code != cli.NotFound || time.Now().After(until) {
+			t.Fatalf("restore from %s: exit code %d: %s", node.Node, code, stderr.String())
+		}
+	}
+	j, err := journal.Open(filepath.Join(into, "journal"), journal.Config{Service: tidegate.ServiceName(v.Service), Stream: tidegate.StreamName(node.Streams[0].Stream)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if j.End() != end || j.Records() != records {
+		t.Errorf("restored are %d records up to %s, want %d up to %s", j.Records(), j.End(), records, end)
+	}
+	if err := j.Close(); err != nil {
+		t.Error(err)
+	}
+	if left, err := filepath.Glob(into + ".*"); err != nil || len(left) > 0 {
+		t.Errorf("left behind are %q, %v", left, err)
+	}
+	viewer := filepath.Join(t.TempDir(), "viewer.yaml")
+	pki := t.TempDir() // the site's own stays as it is
+	for _, name := range []string{"ca.crt", "ca.key"} {
+		text, err := os.ReadFile(filepath.Join(v.Dir, "pki", name))
+		if err == nil {
+			err = os.WriteFile(filepath.Join(pki, name), text, 0o600)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if code := run(t.Context(), []string{"tidegate", "dev", "pki", "--dir", pki, "--cluster", devCluster, "--identity", "west/viewer/vic"}, nil, io.Discard, io.Discard); code != 0 {
+		t.Fatalf("make a viewer: exit code %d", code)
+	}
+	text := fmt.Sprintf("gates: [%s]\ntls: {ca: %s/ca.crt, cert: %s/west-viewer-vic.crt, key: %s/west-viewer-vic.key}\n", v.Gate, pki, pki, pki)
+	if err := os.WriteFile(viewer, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var stdout, stderr bytes.Buffer
+	code := cli.Code(run(t.Context(), []string{"tidegate", "restore", "--from", node.API, "--service", v.Service, "--into", into + "2", "--config", viewer}, nil, &stdout, &stderr))
+	if code != cli.Auth || !strings.Contains(stderr.String(), "role viewer may not attach") {
+		t.Errorf("a viewer: exit code %d: %s", code, stderr.String())
 	}
 }
 

@@ -28,8 +28,8 @@ import (
 
 func restoreCommand() *ucli.Command {
 	return &ucli.Command{
-		Name: "restore", Usage: "rebuild a service's store out of an archive alone", ArgsUsage: " ",
-		Flags: archiveFlags(
+		Name: "restore", Usage: "rebuild a service's store out of an archive alone, or of a standby node", ArgsUsage: " ",
+		Flags: fromFlags(
 			&ucli.StringFlag{Name: "to", Value: "latest", Usage: "`TARGET`: latest, a time (2026-11-22T06:30:00Z), a position, seq:N"},
 			&ucli.UintFlag{Name: "generation", Usage: "`NUMBER` of the generation that a position is of", DefaultText: "the newest"},
 			&ucli.StringFlag{Name: "into", Usage: "`DIR`, empty or not there yet; or that of a restore that was cut off, which goes on"},
@@ -42,14 +42,17 @@ func restoreCommand() *ucli.Command {
 			&ucli.StringFlag{Name: "segment-bytes", Usage: "journal: `SIZE` of its segments, as the service has it", DefaultText: "64MiB"},
 		),
 		Action: restoreArchive,
-		Description: "Needs this program and what reaches the archive: no gate, no standby node. Refuses before anything is written when the\n" +
+		Description: "Needs this program and what reaches the archive: no gate, no standby node. With --from it reads a node of the standby\n" +
+			"cluster instead, up to what that knows to be committed, and begins with the node's newest base, which lies in DIR.base\n" +
+			"meanwhile. Refuses before anything is written when the\n" +
 			"directory is not empty, or its file system too small (4), and when the target is not in the archive (6). Cut off anywhere,\n" +
 			"the same command goes on where it was. A PostgreSQL server is restored without the primary's archiving, replication\n" +
 			"and addresses, and listens on the socket in DIR/run alone.\n\n" +
 			"Examples:\n" +
 			"   tidegate restore --url file:///srv/archive --service bank --into /srv/restored\n" +
 			"   tidegate restore --archive /etc/tidegate/archive.yaml --service shop --to 2026-11-22T06:30:00Z --into /srv/pg --start\n" +
-			"   tidegate restore --url s3://backups/dr --service shop --to 16/B374D848 --into /srv/pg --dry-run",
+			"   tidegate restore --url s3://backups/dr --service shop --to 16/B374D848 --into /srv/pg --dry-run\n" +
+			"   tidegate restore --from west1.west.example:7414 --service shop --into /srv/pg --start",
 	}
 }
 
@@ -102,13 +105,18 @@ func restoreArchive(c *ucli.Context) error {
 	if err != nil {
 		return err
 	}
-	r, err := openArchive(c)
+	clk := clock.System()
+	target := cold.Target{FS: vfs.OS(), Clock: clk, Dir: dir}
+	stage, err := stageOf(c, target)
 	if err != nil {
 		return err
 	}
-	s, kind, err := archivedStream(c, r)
+	s, kind, err := openStream(c, stage)
 	if err != nil {
 		return err
+	}
+	if kind.needsBase && c.String("from") != "" && c.Bool("dry-run") {
+		return cli.Usagef("--dry-run with --from: what a node's base is shows when it has been fetched")
 	}
 	to, err := kind.parseTo(c.String("to"), c.Uint("generation"))
 	if err != nil {
@@ -119,8 +127,6 @@ func restoreArchive(c *ucli.Context) error {
 		return err
 	}
 	defer bases.Close()
-	clk := clock.System()
-	target := cold.Target{FS: vfs.OS(), Clock: clk, Dir: dir}
 	choice := cold.Choice{To: to, Base: c.String("base"), NeedsBase: kind.needsBase}
 	plan, err := cold.Make(c.Context, clk, s, bases, choice.GoingOn(target))
 	if err != nil {
@@ -144,6 +150,9 @@ func restoreArchive(c *ucli.Context) error {
 		}
 	}
 	if err := out.run(c, plan, target, store); err != nil {
+		return err
+	}
+	if err := unstage(stage); err != nil {
 		return err
 	}
 	return cli.Print(c, out, out.writeDone)

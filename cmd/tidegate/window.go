@@ -228,8 +228,8 @@ func (o windowResult) write(w io.Writer) error {
 
 func whereCommand() *ucli.Command {
 	return &ucli.Command{
-		Name: "where", Usage: "find a moment, a position or a batch in an archive", ArgsUsage: "TIME|POSITION|seq:N|latest",
-		Flags: archiveFlags(&ucli.UintFlag{Name: "generation", Usage: "`NUMBER` of the generation that a position is of", DefaultText: "the newest"}), Action: showWhere,
+		Name: "where", Usage: "find a moment, a position or a batch in an archive, or on a standby node", ArgsUsage: "TIME|POSITION|seq:N|latest",
+		Flags: fromFlags(&ucli.UintFlag{Name: "generation", Usage: "`NUMBER` of the generation that a position is of", DefaultText: "the newest"}), Action: showWhere,
 		Description: "Prints the batch that has it. A time is the source's; a batch that has anything of it is found, and a restore cuts within it.\n\n" +
 			"Examples:\n" +
 			"   tidegate where --url file:///srv/archive --service bank 2026-11-22T06:30:00Z\n" +
@@ -242,11 +242,7 @@ func showWhere(c *ucli.Context) error {
 	if err != nil {
 		return err
 	}
-	r, err := openArchive(c)
-	if err != nil {
-		return err
-	}
-	s, kind, err := archivedStream(c, r)
+	s, kind, err := openStream(c, "")
 	if err != nil {
 		return err
 	}

@@ -3,8 +3,11 @@ package lab_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -12,6 +15,7 @@ import (
 	"github.com/tidegate/tidegate"
 	"github.com/tidegate/tidegate/internal/lab"
 	"github.com/tidegate/tidegate/internal/lab/pglab"
+	"github.com/tidegate/tidegate/internal/pgrun"
 )
 
 // newPgLab makes a lab around a PostgreSQL server and starts its primary. When the
@@ -157,5 +161,48 @@ func TestPostgresWaitsForTheOtherSite(t *testing.T) {
 	s.more(t, 50)
 	if loss := s.compare(t); loss.Lost > 0 {
 		t.Errorf("%d commits are lost that clients were told of", loss.Lost)
+	}
+	s.restores(t)
+}
+
+// restores rebuilds the server out of a standby node alone, which knows by now that all
+// is committed that clients were told of.
+func (s *pgStage) restores(t *testing.T) {
+	const rows = "SELECT count(*) || ' rows ' || coalesce(max(n), 0) FROM told"
+	into := s.pg.WarmHome() + "-restored"
+	t.Cleanup(func() { endServer(t, into) })
+	says(t, s.operate(t, 0, "restore", "--from", s.APIAddr("d1"), "--service", lab.Service, "--into", into, "--start", "--port", "5499"), "started: timeline")
+	want, err := s.pg.Primary.Text(t.Context(), rows)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := pgrun.Query(t.Context(), fmt.Sprintf("host=%s port=5499 user=postgres dbname=postgres sslmode=disable", filepath.Join(into, "run")), rows)
+	if err != nil || pgrun.Text(got) != want {
+		t.Errorf("the restored server has %v, the primary %s: %v", got, want, err)
+	}
+	if left, err := filepath.Glob(into + ".*"); err != nil || len(left) > 0 {
+		t.Errorf("left behind are %q, %v", left, err)
+	}
+}
+
+// endServer ends the server below a directory.
+func endServer(t *testing.T, below string) {
+	files, err := filepath.Glob(filepath.Join(below, "*", "*", "postmaster.pid"))
+	if err != nil || len(files) != 1 {
+		t.Errorf("servers below %s: %q, %v", below, files, err)
+		return
+	}
+	text, err := os.ReadFile(files[0])
+	if err != nil {
+		t.Error(err)
+		return
+	}
+	line, _, _ := strings.Cut(string(text), "\n")
+	pid, err := strconv.Atoi(line)
+	if err == nil {
+		err = syscall.Kill(pid, syscall.SIGQUIT)
+	}
+	if err != nil {
+		t.Errorf("end the server of %s: %v", files[0], err)
 	}
 }

@@ -75,6 +75,7 @@ func House() []Entry {
 		{"shipper", 20, "the crossing"},
 		{"archive", 21, "what lies in a bucket: streams, segments of sealed batches, mirrors of bases"},
 		{"archive/archivetest", 22, "archives for tests"},
+		{"archive/live", 22, "a standby node's log and base, read as if they were an archive"},
 		{"archive/restore", 22, "the cold restore: a base and the log behind it, out of an archive, into a directory"},
 		{"standby/deltalog", 20, "sealed batches over seglog"},
 		{"stores/postgres/wal", 20, "PostgreSQL's log, pure: positions, timelines, the parser"},
