@@ -39,12 +39,14 @@ func (w *Writer) mirrorStep(ctx context.Context) (time.Duration, error) {
 		if w.mirrored.bases[b.Name] {
 			continue
 		}
+		began := w.Clock.Boot()
 		if err := w.mirror(ctx, store, b); err != nil {
 			w.mirrored = nil
 			return 0, fmt.Errorf("mirror base %.12s: %w", b.Name, err)
 		}
 		w.mirrored.bases[b.Name] = true
-		w.Logger.Info("base archived", "base", fmt.Sprintf("%.12s", b.Name), "generation", uint32(b.Generation), "bytes", b.Bytes)
+		w.Logger.Info("base archived", "base", fmt.Sprintf("%.12s", b.Name), "generation", uint32(b.Generation), "bytes", b.Bytes,
+			"took", time.Duration(w.Clock.Boot()-began).String())
 	}
 	return w.policy.Look, nil
 }

@@ -238,6 +238,7 @@ func (s *stream) refreshIfDue(ctx context.Context, src BaseSource) (tried bool, 
 		return false, nil
 	}
 	s.lg.Info("taking a base of the warm service", "because", why)
+	began := s.n.deps.Clock.Boot()
 	l, err := s.refreshBase(ctx, src)
 	if ctx.Err() != nil {
 		return true, ctx.Err()
@@ -248,7 +249,8 @@ func (s *stream) refreshIfDue(ctx context.Context, src BaseSource) (tried bool, 
 	if err != nil {
 		s.lg.Warn("no new base", keyErr, err, "hint", tidegate.HintOf(err))
 	} else {
-		s.lg.Info("base renewed", "generation", uint32(l.Generation), "start", l.Start.String(), "end", l.End.String(), "bytes", l.Bytes)
+		s.lg.Info("base renewed", "generation", uint32(l.Generation), "start", l.Start.String(), "end", l.End.String(), "bytes", l.Bytes,
+			"took", time.Duration(s.n.deps.Clock.Boot()-began).String())
 	}
 	if f.asked {
 		path := filepath.Join(s.bases.dir, refreshFileName)

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"runtime/pprof"
 	"strings"
 	"time"
 
@@ -39,6 +40,7 @@ func restoreCommand() *ucli.Command {
 			&ucli.StringFlag{Name: "account", Usage: "postgres: `USER` that the server runs as", DefaultText: "this one, postgres for root"},
 			&ucli.StringFlag{Name: "bin-dir", Usage: "postgres: `DIR` of its programs, for --start", DefaultText: "/usr/lib/postgresql/<release>/bin"},
 			&ucli.UintFlag{Name: "port", Value: 5432, Usage: "postgres: `PORT`, a part of the name of the socket in DIR/run"},
+			&ucli.StringFlag{Name: "cpuprofile", Hidden: true, Usage: "write a processor profile of the restore to `FILE`, for `go tool pprof`"},
 			&ucli.StringFlag{Name: "segment-bytes", Usage: "journal: `SIZE` of its segments, as the service has it", DefaultText: "64MiB"},
 		),
 		Action: restoreArchive,
@@ -149,7 +151,8 @@ func restoreArchive(c *ucli.Context) error {
 			return err
 		}
 	}
-	if err := out.run(c, plan, target, store); err != nil {
+	err = profiled(c.String("cpuprofile"), func() error { return out.run(c, plan, target, store) })
+	if err != nil {
 		return err
 	}
 	if err := unstage(stage); err != nil {
@@ -214,6 +217,23 @@ func restorePlanned(plan *cold.Plan, dir string, resumes bool, kind storeKind) *
 		out.Predicted = new(plan.Predicted.Seconds())
 	}
 	return out
+}
+
+// profiled does work, and writes a processor profile of it to path unless that is empty.
+func profiled(path string, work func() error) (err error) {
+	if path == "" {
+		return work()
+	}
+	f, err := os.Create(path)
+	if err != nil {
+		return err
+	}
+	if err := pprof.StartCPUProfile(f); err != nil {
+		return errors.Join(err, f.Close())
+	}
+	err = work()
+	pprof.StopCPUProfile()
+	return errors.Join(err, f.Close())
 }
 
 // run restores, and starts what was restored if that was asked for.
