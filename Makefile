@@ -24,6 +24,8 @@ PG        ?= 18
 PGBIN     ?=
 # Of rto-postgres, whose rounds are long; ROUNDS counts for it where it was given.
 RTOROUNDS := $(if $(filter file,$(origin ROUNDS)),1,$(ROUNDS))
+RESTOREROUNDS := $(if $(filter file,$(origin ROUNDS)),5,$(ROUNDS))
+PROFILE   ?=
 SEED      ?= 1
 FIRST     ?= 1
 
@@ -108,8 +110,7 @@ test-postgres: ## what talks to PostgreSQL, against release PG (17 or 18; fetche
 
 .PHONY: test-pgbackrest
 test-pgbackrest: ## a node seeded from a real pgBackRest backup, and how much of the base crosses then
-	tools/needs postgresql
-	@command -v pgbackrest >/dev/null || { echo "test-pgbackrest: want pgbackrest; run: sudo apt-get install pgbackrest" >&2; exit 1; }
+	tools/needs postgresql pgbackrest
 	$(GO) test -tags pgbackrest ./internal/lab -run 'TestPgBackRest' -count=1 -timeout 10m -v | grep -v '^{'
 
 .PHONY: test-s3
@@ -133,6 +134,21 @@ bench: build ## B1 round trip, B2 throughput, B3 replay, B4 sync at a distance, 
 	@echo "bench: real processes on this disk, some minutes; a quiet machine gives steadier ratios"
 	$(GOBUILD) -o bin/bench ./bench
 	bin/bench --bin bin
+
+.PHONY: bench-snapshot
+bench-snapshot: build ## B5: what the primary's clients notice of a snapshot at the standby, in turns with none, and recovery from it
+	@echo "bench-snapshot: real processes on this disk, some minutes; a quiet machine gives steadier ratios"
+	$(GOBUILD) -o bin/bench ./bench
+	bin/bench --bin bin --only b5
+
+.PHONY: bench-restore
+bench-restore: build ## bases and restores of SIZE (2G) beside pgBackRest and the disk, in ROUNDS (5) turns, then the recovery of a journal
+	tools/needs postgresql pgbackrest
+	@echo "bench-restore: real processes in /tmp, a quarter of an hour; SIZE=200M ROUNDS=1 is a look at it in some minutes"
+	$(GOBUILD) -o bin/bench-restore ./bench/restore
+	bin/bench-restore --bin bin --size $(or $(SIZE),2G) --rounds $(RESTOREROUNDS) $(if $(PROFILE),--profile $(PROFILE))
+	$(GOBUILD) -o bin/bench ./bench
+	bin/bench --bin bin --only b5 --rounds $(RESTOREROUNDS)
 
 .PHONY: bench-postgres
 bench-postgres: build ## PostgreSQL natively and through us, in turns: backlogs of WALSIZE MiB (2048), catch-up, latency

@@ -49,7 +49,7 @@ func TestQuick(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
 	defer cancel()
 	results := filepath.Join(dir, "results.json")
-	args := []string{"bench", "--quick", "--bin", bin, "--dir", filepath.Join(dir, "run"), "--sizes", "125", "--rtt", "20ms", "--json", results}
+	args := []string{"bench", "--quick", "--only", "b1,b2,b3,b4", "--bin", bin, "--dir", filepath.Join(dir, "run"), "--sizes", "125", "--rtt", "20ms", "--json", results}
 	var out, errs bytes.Buffer
 	if code := run(ctx, args, &out, &errs); code != 0 {
 		t.Fatalf("exit code %d\n%s%s", code, out.String(), errs.String())
@@ -101,28 +101,6 @@ func TestPlanReportsEveryMistake(t *testing.T) {
 		if !strings.Contains(errs.String(), want) {
 			t.Errorf("%q lacks %s", errs.String(), want)
 		}
-	}
-}
-
-func TestStats(t *testing.T) {
-	var ops []time.Duration
-	for i := 1000; i >= 1; i-- {
-		ops = append(ops, time.Duration(i)*time.Microsecond)
-	}
-	if got, want := tailOf(ops), (tail{P50: 500, P99: 990, P999: 999}); got != want {
-		t.Errorf("tail of 1 to 1000 µs = %+v, want %+v", got, want)
-	}
-	if got, want := tailOf([]time.Duration{7 * time.Microsecond}), (tail{7, 7, 7}); got != want {
-		t.Errorf("tail of one = %+v, want %+v", got, want)
-	}
-	if got, want := spreadOf([]float64{3, 1, 2}), (spread{Median: 2, Min: 1, Max: 3}); got != want {
-		t.Errorf("spread = %+v, want %+v", got, want)
-	}
-	if got, want := verdict(1.5, 1), "reached"; got != want {
-		t.Errorf("verdict = %q, want %q", got, want)
-	}
-	if got, want := verdict(0.6, 1), "not reached: 0.60x of it"; got != want {
-		t.Errorf("verdict = %q, want %q", got, want)
 	}
 }
 

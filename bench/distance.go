@@ -12,6 +12,7 @@ import (
 
 	"github.com/tidegate/tidegate"
 	"github.com/tidegate/tidegate/api"
+	"github.com/tidegate/tidegate/bench/figure"
 	"github.com/tidegate/tidegate/internal/lab"
 	"github.com/tidegate/tidegate/journal"
 )
@@ -33,11 +34,11 @@ const (
 // modes, in turns.
 type distanceRow struct {
 	RTT   time.Duration `json:"rtt_ns"`
-	Open  spread        `json:"open_records_per_second"`
-	Sync  spread        `json:"sync_records_per_second"`
-	Ratio spread        `json:"ratio"`
-	Wait  tail          `json:"sync_release"` // append to release in sync
-	Free  tail          `json:"open_release"`
+	Open  figure.Spread `json:"open_records_per_second"`
+	Sync  figure.Spread `json:"sync_records_per_second"`
+	Ratio figure.Spread `json:"ratio"`
+	Wait  figure.Tail   `json:"sync_release"` // append to release in sync
+	Free  figure.Tail   `json:"open_release"`
 }
 
 // measureDistance puts rtt between the agent and its standby node and offers the
@@ -63,7 +64,7 @@ func measureDistance(ctx context.Context, p plan, dir string, rtt time.Duration,
 		case "p1/agent.yaml":
 			file["limits"] = map[string]any{"ring_bytes_max": distanceWindow}
 		}
-	}}, func(string) {})
+	}}, benched, func(string) {})
 	if err != nil {
 		return row, err
 	}
@@ -89,8 +90,8 @@ func measureDistance(ctx context.Context, p plan, dir string, rtt time.Duration,
 		}
 		open, held, ratios = append(open, rates[0]), append(held, rates[1]), append(ratios, rates[1]/rates[0])
 	}
-	row.Open, row.Sync, row.Ratio = spreadOf(open), spreadOf(held), spreadOf(ratios)
-	row.Wait, row.Free = tailOf(waits), tailOf(frees)
+	row.Open, row.Sync, row.Ratio = figure.SpreadOf(open), figure.SpreadOf(held), figure.SpreadOf(ratios)
+	row.Wait, row.Free = figure.TailOf(waits), figure.TailOf(frees)
 	return row, nil
 }
 
@@ -167,9 +168,9 @@ func (r *report) printDistances(out io.Writer) {
 	for _, d := range r.Distances {
 		target, said := "", ""
 		if d.RTT == distanceTarget {
-			target, said = fmt.Sprintf(">= %.2f", distanceRatioMin), verdict(d.Ratio.Median, distanceRatioMin)
+			target, said = fmt.Sprintf(">= %.2f", distanceRatioMin), figure.Verdict(d.Ratio.Median, distanceRatioMin)
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%.0f\t%.0f\t%.0f\t%.0f\t%s\t%s\t\n", d.RTT, d.Open.whole(), d.Sync.whole(), d.Ratio,
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%.0f\t%.0f\t%.0f\t%.0f\t%s\t%s\t\n", d.RTT, d.Open.Whole(), d.Sync.Whole(), d.Ratio,
 			d.Free.P50, d.Free.P99, d.Wait.P50, d.Wait.P99, target, said)
 	}
 	_ = w.Flush() // to a terminal

@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"github.com/urfave/cli/v2"
+
+	"github.com/tidegate/tidegate/bench/figure"
 )
 
 func main() {
@@ -33,7 +35,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 			&cli.StringFlag{Name: "bin", Required: true, Usage: "`FOLDER` of the binaries"},
 			&cli.StringFlag{Name: "dir", Usage: "`FOLDER` to work in, empty, on the file system to be measured (default: a new one, removed at the end)"},
 			&cli.StringFlag{Name: "json", Usage: "write the results to this `FILE`, too"},
-			&cli.StringFlag{Name: "only", Value: "b1,b2,b3,b4", Usage: "which benches"},
+			&cli.StringFlag{Name: "only", Value: "b1,b2,b3,b4,b5", Usage: "which benches"},
 			&cli.StringFlag{Name: "sizes", Value: "125,250,500,1000,2000", Usage: "record sizes in bytes"},
 			&cli.StringFlag{Name: "nodes", Value: "1,3", Usage: "numbers of standby nodes; W is their majority"},
 			&cli.StringFlag{Name: "rtt", Value: "10ms,50ms,100ms", Usage: "round trips between the sites of B4"},
@@ -72,16 +74,18 @@ type plan struct {
 	replayCount int             // B3: records
 	distances   []time.Duration // B4: round trips between the sites
 	distantTime time.Duration   // B4: of a round
+	accounts    int             // B5: of the ledger that is written down
 }
 
 func parsePlan(c *cli.Context) (p plan, err error) {
 	p = plan{
 		rounds: c.Int("rounds"), only: strings.Split(c.String("only"), ","),
 		trips: 400, turn: 50, pumpBytes: 128 << 20, pumpTime: time.Second, replayCount: 2_000_000, distantTime: 2 * time.Second,
+		accounts: 1_000_000,
 	}
 	if c.Bool("quick") {
 		p.rounds, p.trips, p.turn, p.pumpBytes, p.pumpTime, p.replayCount = 1, 20, 10, 4<<20, 200*time.Millisecond, 20_000
-		p.distantTime = 300 * time.Millisecond
+		p.distantTime, p.accounts = 300*time.Millisecond, 2000
 	}
 	if p.bin, err = filepath.Abs(c.String("bin")); err != nil {
 		return p, err
@@ -106,8 +110,8 @@ func parsePlan(c *cli.Context) (p plan, err error) {
 		p.distances = append(p.distances, d)
 	}
 	for _, name := range p.only {
-		if !slices.Contains([]string{"b1", "b2", "b3", "b4"}, name) {
-			errs = append(errs, fmt.Errorf("--only: want b1, b2, b3, b4 with commas between (got %q)", name))
+		if !slices.Contains([]string{"b1", "b2", "b3", "b4", "b5"}, name) {
+			errs = append(errs, fmt.Errorf("--only: want b1, b2, b3, b4, b5 with commas between (got %q)", name))
 		}
 	}
 	if p.rounds < 1 {
@@ -139,7 +143,7 @@ func bench(ctx context.Context, out io.Writer, c *cli.Context) (err error) {
 			err = os.RemoveAll(p.dir)
 		}()
 	}
-	r := &report{Machine: describeMachine(p.dir), Rounds: p.rounds}
+	r := &report{Machine: figure.Machine(p.dir), Rounds: p.rounds}
 	fmt.Fprintln(out, r.Machine)
 	say := func(format string, args ...any) {
 		fmt.Fprintf(out, "%s  %s\n", time.Now().Format("15:04:05"), fmt.Sprintf(format, args...))
@@ -177,17 +181,20 @@ func measure(ctx context.Context, p plan, r *report, say func(string, ...any)) e
 			return err
 		}
 	}
-	if !p.does("b4") {
-		return nil
-	}
 	for i, rtt := range p.distances {
+		if !p.does("b4") {
+			break
+		}
 		row, err := measureDistance(ctx, p, filepath.Join(p.dir, fmt.Sprintf("rtt%d", i)), rtt, say)
 		if err != nil {
 			return err
 		}
 		r.Distances = append(r.Distances, row)
 	}
-	return nil
+	if p.does("b5") {
+		r.Snapshots, err = measureSnapshots(ctx, filepath.Join(p.dir, "snapshots"), p, say)
+	}
+	return err
 }
 
 func measureStack(ctx context.Context, p plan, n int, r *report, say func(string, ...any)) (err error) {

@@ -8,6 +8,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/tidegate/tidegate"
+	"github.com/tidegate/tidegate/bench/figure"
 )
 
 // What is in flight: enough that a group is being synced at either end while
@@ -19,17 +20,17 @@ const (
 
 // pumpRow is B2 for one size and number of standby nodes.
 type pumpRow struct {
-	N       int    `json:"n"`
-	W       int    `json:"w"`
-	Size    int    `json:"size_bytes"`
-	Records spread `json:"records_per_second"`
-	MB      spread `json:"mb_per_second"`
-	Group   int    `json:"group_bytes"` // what the journal wrote and synced at once, on average
-	Limit   spread `json:"limit_mb_per_second"`
-	Ratio   spread `json:"ratio"`
-	Reached spread `json:"of_target"` // a round's rate over its own target
-	Agent   int64  `json:"agent_rss_bytes_max"`
-	Standby int64  `json:"standby_rss_bytes_max"`
+	N       int           `json:"n"`
+	W       int           `json:"w"`
+	Size    int           `json:"size_bytes"`
+	Records figure.Spread `json:"records_per_second"`
+	MB      figure.Spread `json:"mb_per_second"`
+	Group   int           `json:"group_bytes"` // what the journal wrote and synced at once, on average
+	Limit   figure.Spread `json:"limit_mb_per_second"`
+	Ratio   figure.Spread `json:"ratio"`
+	Reached figure.Spread `json:"of_target"` // a round's rate over its own target
+	Agent   int64         `json:"agent_rss_bytes_max"`
+	Standby int64         `json:"standby_rss_bytes_max"`
 }
 
 func (s *stack) measurePump(ctx context.Context, l *limit, p plan, size int) (row pumpRow, err error) {
@@ -54,8 +55,8 @@ func (s *stack) measurePump(ctx context.Context, l *limit, p plan, size int) (ro
 		mb, limits, ratios = append(mb, rate), append(limits, raw), append(ratios, rate/raw)
 		reached = append(reached, rate/min(pumpRatioMin*raw, pumpMBMin))
 	}
-	row.Records, row.MB, row.Limit = spreadOf(records), spreadOf(mb), spreadOf(limits)
-	row.Ratio, row.Reached = spreadOf(ratios), spreadOf(reached)
+	row.Records, row.MB, row.Limit = figure.SpreadOf(records), figure.SpreadOf(mb), figure.SpreadOf(limits)
+	row.Ratio, row.Reached = figure.SpreadOf(ratios), figure.SpreadOf(reached)
 	row.Group = bytes / max(1, groups)
 	row.Agent, row.Standby, err = watch()
 	return row, err

@@ -6,14 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"os"
 	"path/filepath"
 	"runtime"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/tidegate/tidegate"
+	"github.com/tidegate/tidegate/bench/figure"
 	"github.com/tidegate/tidegate/examples/ledger/book"
 	"github.com/tidegate/tidegate/examples/ledger/ledger"
 	"github.com/tidegate/tidegate/journal"
@@ -21,13 +19,13 @@ import (
 
 // replayRow is B3: the example's ledger on one core.
 type replayRow struct {
-	Records   int    `json:"records"`
-	Bytes     int    `json:"bytes"`
-	Warm      spread `json:"warm_records_per_second"` // from memory, as a follower applies batches
-	Cold      spread `json:"cold_records_per_second"` // from files that are not in the page cache, as a start does
-	Memory    spread `json:"memory_mb_per_second"`    // the same bytes added up
-	WarmRatio spread `json:"warm_ratio"`
-	ColdRatio spread `json:"cold_ratio"`
+	Records   int           `json:"records"`
+	Bytes     int           `json:"bytes"`
+	Warm      figure.Spread `json:"warm_records_per_second"` // from memory, as a follower applies batches
+	Cold      figure.Spread `json:"cold_records_per_second"` // from files that are not in the page cache, as a start does
+	Memory    figure.Spread `json:"memory_mb_per_second"`    // the same bytes added up
+	WarmRatio figure.Spread `json:"warm_ratio"`
+	ColdRatio figure.Spread `json:"cold_ratio"`
 }
 
 const (
@@ -65,8 +63,8 @@ func measureReplay(ctx context.Context, dir string, p plan) (*replayRow, error) 
 		warm, cold, memory = append(warm, n/w), append(cold, n/c), append(memory, float64(len(raw))/m/1e6)
 		warmRatio, coldRatio = append(warmRatio, m/w), append(coldRatio, m/c)
 	}
-	row.Warm, row.Cold, row.Memory = spreadOf(warm), spreadOf(cold), spreadOf(memory)
-	row.WarmRatio, row.ColdRatio = spreadOf(warmRatio), spreadOf(coldRatio)
+	row.Warm, row.Cold, row.Memory = figure.SpreadOf(warm), figure.SpreadOf(cold), figure.SpreadOf(memory)
+	row.WarmRatio, row.ColdRatio = figure.SpreadOf(warmRatio), figure.SpreadOf(coldRatio)
 	return row, nil
 }
 
@@ -124,12 +122,17 @@ func writeBook(ctx context.Context, dir string, n int) (raw []byte, err error) {
 
 // command is the i-th of a history of transfers that are carried out.
 func command(i int) ledger.Command {
-	name := func(i int) ledger.AccountID { return ledger.AccountID(fmt.Sprintf("a%d", i%replayAccounts)) }
+	return commandOf(i, replayAccounts, func(i int) ledger.AccountID { return ledger.AccountID(fmt.Sprintf("a%d", i)) })
+}
+
+// commandOf is the same with accounts of any number and name.
+func commandOf(i, accounts int, account func(int) ledger.AccountID) ledger.Command {
+	name := func(i int) ledger.AccountID { return account(i % accounts) }
 	c := ledger.Command{
 		Currency: ledger.EUR, TimeUnix: int64(i), Client: tidegate.ID{1, byte(i % replayClients)}, Request: ledger.Request(1 + i/replayClients),
 		To: name(i),
 	}
-	switch i / replayAccounts {
+	switch i / accounts {
 	case 0:
 		c.Kind = ledger.KindOpen
 	case 1:
@@ -159,7 +162,7 @@ func replayCold(dir string, n int) (seconds float64, err error) {
 	}
 	defer func() { err = errors.Join(err, shelf.Close()) }()
 	b := shelf.Book(ledger.EUR)
-	if err := dropCache(filepath.Join(b.Journal().Dir(), "log")); err != nil {
+	if _, err := figure.Uncache(filepath.Join(b.Journal().Dir(), "log")); err != nil {
 		return 0, err
 	}
 	began := time.Now()
@@ -173,26 +176,4 @@ func replayCold(dir string, n int) (seconds float64, err error) {
 		}
 	})
 	return seconds, err
-}
-
-// dropCache takes a folder's files out of the page cache.
-func dropCache(dir string) error {
-	names, err := filepath.Glob(filepath.Join(dir, "*.seg"))
-	if err == nil && len(names) == 0 {
-		err = fmt.Errorf("drop %s from the page cache: no segment in it", dir)
-	}
-	if err != nil {
-		return err
-	}
-	for _, name := range names {
-		f, err := os.Open(name)
-		if err != nil {
-			return err
-		}
-		err = unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED)
-		if err := errors.Join(err, f.Close()); err != nil {
-			return err
-		}
-	}
-	return nil
 }

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"io"
 	"text/tabwriter"
+
+	"github.com/tidegate/tidegate/bench/figure"
 )
 
 // The targets.
@@ -29,21 +31,8 @@ type report struct {
 	Replay  *replayRow `json:"b3,omitempty"`
 
 	Distances []distanceRow `json:"b4,omitempty"`
+	Snapshots *snapshotRow  `json:"b5,omitempty"`
 }
-
-// verdict says whether got, the more the better, reaches target. Where less is
-// better, target and got change places.
-func verdict(got, target float64) string {
-	if got >= target {
-		return "reached"
-	}
-	return fmt.Sprintf("not reached: %.2fx of it", got/target)
-}
-
-func (s spread) String() string { return fmt.Sprintf("%.2f (%.2f-%.2f)", s.Median, s.Min, s.Max) }
-
-// whole prints a spread of large numbers.
-func (s spread) whole() string { return fmt.Sprintf("%.0f (%.0f-%.0f)", s.Median, s.Min, s.Max) }
 
 func (r *report) print(out io.Writer) {
 	fmt.Fprintf(out, "\n%s\n%d rounds, product and limit in turns; median (min-max) of the rounds\n", r.Machine, r.Rounds)
@@ -59,11 +48,14 @@ func (r *report) print(out io.Writer) {
 	if len(r.Distances) > 0 {
 		r.printDistances(out)
 	}
+	if r.Snapshots != nil {
+		r.Snapshots.print(out)
+	}
 	stripped := ""
 	if !r.Agent.Stripped {
 		stripped = ", NOT STRIPPED"
 	}
-	fmt.Fprintf(out, "\nAgent binary %.1f MB%s: target at most %.0f MB: %s\n", float64(r.Agent.Bytes)/1e6, stripped, agentBytesMax/1e6, verdict(agentBytesMax, float64(r.Agent.Bytes)))
+	fmt.Fprintf(out, "\nAgent binary %.1f MB%s: target at most %.0f MB: %s\n", float64(r.Agent.Bytes)/1e6, stripped, agentBytesMax/1e6, figure.Verdict(agentBytesMax, float64(r.Agent.Bytes)))
 }
 
 func (r *report) printTrips(out io.Writer) {
@@ -73,7 +65,7 @@ func (r *report) printTrips(out io.Writer) {
 	for _, t := range r.Trips {
 		target, said := "", ""
 		if t.N == 1 {
-			target, said = fmt.Sprintf("<= %.1f", tripRatioMax), verdict(tripRatioMax, t.Ratio.Median)
+			target, said = fmt.Sprintf("<= %.1f", tripRatioMax), figure.Verdict(tripRatioMax, t.Ratio.Median)
 		}
 		fmt.Fprintf(w, "%d\t%d\t%d\t%.0f\t%.0f\t%.0f\t%.0f\t%.0f\t%.0f\t%.0f\t%.0f\t%s\t%s\t%s\t\n", t.N, t.W, t.Size,
 			t.Product.P50, t.Product.P99, t.Product.P999, t.Limit.P50, t.Limit.P99, t.Limit.P999, t.TLS.P50, t.Fsync.P50, t.Ratio, target, said)
@@ -88,10 +80,10 @@ func (r *report) printPumps(out io.Writer) {
 	for _, t := range r.Pumps {
 		target, said := "", ""
 		if t.N == 1 && t.Size == pumpSize {
-			target, said = fmt.Sprintf(">= %.1f or %d MB/s", pumpRatioMin, pumpMBMin), verdict(t.Reached.Median, 1)
+			target, said = fmt.Sprintf(">= %.1f or %d MB/s", pumpRatioMin, pumpMBMin), figure.Verdict(t.Reached.Median, 1)
 		}
 		fmt.Fprintf(w, "%d\t%d\t%d\t%s\t%s\t%d\t%s\t%s\t%s\t%s\t\n", t.N, t.W, t.Size,
-			t.Records.whole(), t.MB.whole(), t.Group>>10, t.Limit.whole(), t.Ratio, target, said)
+			t.Records.Whole(), t.MB.Whole(), t.Group>>10, t.Limit.Whole(), t.Ratio, target, said)
 	}
 	_ = w.Flush() // to a terminal
 	var agent, standby int64
@@ -99,20 +91,20 @@ func (r *report) printPumps(out io.Writer) {
 		agent, standby = max(agent, t.Agent), max(standby, t.Standby)
 	}
 	fmt.Fprintf(out, "Resident memory, largest: agent %.0f MB, target at most %.0f: %s; standby node %.0f MB, target at most %.0f: %s\n",
-		float64(agent)/1e6, agentMemoryMax/1e6, verdict(agentMemoryMax, float64(agent)),
-		float64(standby)/1e6, standbyMemoryMax/1e6, verdict(standbyMemoryMax, float64(standby)))
+		float64(agent)/1e6, agentMemoryMax/1e6, figure.Verdict(agentMemoryMax, float64(agent)),
+		float64(standby)/1e6, standbyMemoryMax/1e6, figure.Verdict(standbyMemoryMax, float64(standby)))
 }
 
 func (t *replayRow) print(out io.Writer) {
 	fmt.Fprintf(out, "\nB3: replay of %d transfers, %d bytes each, into the ledger's state, one core; limit: the same bytes added up in memory, %s MB/s\n",
-		t.Records, t.Bytes/max(1, t.Records), t.Memory.whole())
+		t.Records, t.Bytes/max(1, t.Records), t.Memory.Whole())
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', tabwriter.AlignRight)
 	fmt.Fprintln(w, "\trecords/s\t/ limit\ttarget\t\t")
 	for _, x := range []struct {
 		name        string
-		rate, ratio spread
+		rate, ratio figure.Spread
 	}{{"from memory", t.Warm, t.WarmRatio}, {"from cold files", t.Cold, t.ColdRatio}} {
-		fmt.Fprintf(w, "%s\t%s\t%.3f\t>= %d\t%s\t\n", x.name, x.rate.whole(), x.ratio.Median, replayMin, verdict(x.rate.Median, replayMin))
+		fmt.Fprintf(w, "%s\t%s\t%.3f\t>= %d\t%s\t\n", x.name, x.rate.Whole(), x.ratio.Median, replayMin, figure.Verdict(x.rate.Median, replayMin))
 	}
 	_ = w.Flush() // to a terminal
 }

@@ -4,18 +4,20 @@ import (
 	"context"
 	"fmt"
 	"time"
+
+	"github.com/tidegate/tidegate/bench/figure"
 )
 
 // tripRow is B1 for one size and number of standby nodes.
 type tripRow struct {
-	N       int    `json:"n"`
-	W       int    `json:"w"`
-	Size    int    `json:"size_bytes"`
-	Product tail   `json:"product"` // of all rounds together
-	Limit   tail   `json:"limit"`
-	TLS     tail   `json:"tls"`   // the limit's round trip without the syncs
-	Fsync   tail   `json:"fsync"` // one append and fdatasync
-	Ratio   spread `json:"ratio"` // of a round's medians
+	N       int           `json:"n"`
+	W       int           `json:"w"`
+	Size    int           `json:"size_bytes"`
+	Product figure.Tail   `json:"product"` // of all rounds together
+	Limit   figure.Tail   `json:"limit"`
+	TLS     figure.Tail   `json:"tls"`   // the limit's round trip without the syncs
+	Fsync   figure.Tail   `json:"fsync"` // one append and fdatasync
+	Ratio   figure.Spread `json:"ratio"` // of a round's medians
 }
 
 // measureTrips lets one record at a time cross, product and limit in turns of a
@@ -49,11 +51,11 @@ func (s *stack) measureTrips(ctx context.Context, l *limit, p plan, size int) (t
 				}
 			}
 		}
-		a, b := tailOf(append([]time.Duration(nil), product[fromProduct:]...)), tailOf(append([]time.Duration(nil), limit[fromLimit:]...))
+		a, b := figure.TailOf(append([]time.Duration(nil), product[fromProduct:]...)), figure.TailOf(append([]time.Duration(nil), limit[fromLimit:]...))
 		ratios = append(ratios, a.P50/b.P50)
 	}
-	row.Product, row.Limit, row.TLS, row.Fsync = tailOf(product), tailOf(limit), tailOf(crossing), tailOf(sync)
-	row.Ratio = spreadOf(ratios)
+	row.Product, row.Limit, row.TLS, row.Fsync = figure.TailOf(product), figure.TailOf(limit), figure.TailOf(crossing), figure.TailOf(sync)
+	row.Ratio = figure.SpreadOf(ratios)
 	return row, nil
 }
 

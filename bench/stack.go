@@ -30,7 +30,18 @@ type stack struct {
 	service *service
 	stop    func() error
 	noise   []byte
+	stream  stream
 }
+
+// stream is what the bench writes.
+type stream struct {
+	name  string
+	id    tidegate.ID // of its journal; zero: a new one
+	first func() ([]byte, error)
+}
+
+// benched is a stream of bytes that mean nothing.
+var benched = stream{name: streamName, first: func() ([]byte, error) { return make([]byte, 100), nil }}
 
 // service is this process as far as the library asks for it.
 type service struct{ applied atomic.Uint64 }
@@ -47,25 +58,29 @@ func (s *service) Fenced(tidegate.Epoch) {}
 // startStack brings n standby nodes up and returns once a first record is
 // durable on a majority of them.
 func startStack(ctx context.Context, dir, bin string, n int, say func(string)) (*stack, error) {
-	return startPlant(ctx, lab.Plant{Dir: dir, Bin: bin, Standbys: n}, say)
+	return startPlant(ctx, lab.Plant{Dir: dir, Bin: bin, Standbys: n}, benched, say)
 }
 
-// startPlant is startStack with a plant's own Tune.
-func startPlant(ctx context.Context, plant lab.Plant, say func(string)) (*stack, error) {
-	plant.Primaries, plant.Mode, plant.NoService, plant.Streams = 1, tidegate.ModeSync, true, []string{streamName}
+// startPlant is startStack with a plant's own Tune, and a stream.
+func startPlant(ctx context.Context, plant lab.Plant, of stream, say func(string)) (*stack, error) {
+	plant.Primaries, plant.Mode, plant.NoService, plant.Streams = 1, tidegate.ModeSync, true, []string{of.name}
 	n := plant.Standbys
 	l, err := lab.New(plant)
 	if err != nil {
 		return nil, err
 	}
-	s := &stack{lab: l, n: n, w: n/2 + 1, service: new(service), noise: noise()}
+	s := &stack{lab: l, n: n, w: n/2 + 1, service: new(service), noise: noise(), stream: of}
 	s.stop = func() error { return nil }
 	up, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	if err := errors.Join(l.Up(up, say), s.open(ctx)); err != nil {
 		return nil, errors.Join(err, s.close())
 	}
-	if err := s.trip(up, make([]byte, 100)); err != nil {
+	first, err := of.first()
+	if err == nil {
+		err = s.trip(up, first)
+	}
+	if err != nil {
 		return nil, errors.Join(fmt.Errorf("first record: %w", err), s.close())
 	}
 	return s, nil
@@ -87,9 +102,9 @@ func (s *stack) record(i, size int) []byte {
 }
 
 func (s *stack) open(ctx context.Context) error {
-	j, err := journal.Open(s.lab.Journal(primary, streamName), journal.Config{
-		Service: lab.Service, Stream: streamName,
-		AgentSocket: local.SocketPath(s.lab.RunDir(primary), local.DaemonAgent, lab.Service, streamName),
+	j, err := journal.Open(s.lab.Journal(primary, s.stream.name), journal.Config{
+		Service: lab.Service, Stream: tidegate.StreamName(s.stream.name), ID: s.stream.id,
+		AgentSocket: local.SocketPath(s.lab.RunDir(primary), local.DaemonAgent, lab.Service, tidegate.StreamName(s.stream.name)),
 		Endpoint:    strings.TrimPrefix(s.lab.HTTP(primary), "http://"),
 	})
 	if err != nil {

@@ -14,7 +14,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
-	"github.com/tidegate/tidegate/internal/config"
+	"github.com/tidegate/tidegate/bench/figure"
 	"github.com/tidegate/tidegate/internal/lab/pglab"
 )
 
@@ -50,11 +50,11 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 const scaleBytes = 15 << 20
 
 func measure(ctx context.Context, out io.Writer, c *cli.Context) error {
-	size, err := bytesOf(c.String("size"))
+	size, err := figure.ParseBytes(c.String("size"))
 	if err != nil {
 		return err
 	}
-	lag, err := bytesOf(c.String("lag"))
+	lag, err := figure.ParseBytes(c.String("lag"))
 	if err != nil {
 		return err
 	}
@@ -83,16 +83,6 @@ func measure(ctx context.Context, out io.Writer, c *cli.Context) error {
 		broken = append(broken, t.broken...)
 	}
 	return errors.Join(broken...)
-}
-
-// bytesOf reads 200M, 5G or 5GiB.
-func bytesOf(text string) (int64, error) {
-	if n := len(text); n > 0 && strings.ContainsRune("KMGT", rune(text[n-1])) {
-		text += "iB"
-	}
-	var b config.Bytes
-	err := b.UnmarshalText([]byte(text))
-	return int64(b), err
 }
 
 // room refuses a disk that would not do: the primary and the warm server hold the

@@ -6,17 +6,14 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/tidegate/tidegate/internal/lab"
 	"github.com/tidegate/tidegate/internal/lab/pglab"
-	"github.com/tidegate/tidegate/internal/pgrun"
 )
 
 // A node's store is filled from a pgBackRest backup, full and incremental, compressed
@@ -48,9 +45,6 @@ func TestPgBackRestSeedsABase(t *testing.T) {
 	b := newBackRest(t, l)
 	b.sql(t, "CREATE TABLESPACE fast LOCATION '"+b.dir(t, "fast")+"'")
 	b.sql(t, "CREATE TABLE wide TABLESPACE fast AS SELECT g AS id, repeat(md5(g::text), 8) AS filler FROM generate_series(1, 200000) g")
-	b.run(t, "stanza-create")
-	b.sql(t, "ALTER SYSTEM SET archive_command = '"+b.program+" --config="+b.conf+" --stanza=main archive-push %p'")
-	b.sql(t, "SELECT pg_reload_conf()")
 	b.run(t, "backup", "--type=full")
 	b.bench(t, "2000")
 	b.run(t, "backup", "--type=incr")
@@ -109,44 +103,26 @@ type seedResult struct {
 	Bytes, New, Stored int64
 }
 
-// backRest is pgBackRest, as the server's account runs it.
+// backRest is pgBackRest in a test.
 type backRest struct {
-	lab           *pglab.Lab
-	program, conf string
+	*pglab.BackRest
+	lab *pglab.Lab
 }
 
 func newBackRest(t *testing.T, l *pglab.Lab) *backRest {
 	t.Helper()
-	program, err := exec.LookPath("pgbackrest")
+	b, err := l.NewBackRest(t.Context(), 1, "compress-type=zst")
 	if err != nil {
-		t.Fatal("pgbackrest is not installed; run: sudo apt-get install pgbackrest")
-	}
-	b := &backRest{lab: l, program: program, conf: filepath.Join(l.Primary.Dir, "pgbackrest.conf")}
-	conf := fmt.Sprintf(`[global]
-repo1-path=%s
-repo1-bundle=y
-compress-type=zst
-start-fast=y
-log-level-file=off
-log-level-console=warn
-lock-path=%s
-[main]
-pg1-path=%s
-pg1-socket-path=%s
-pg1-port=%d
-pg1-user=postgres
-`, b.dir(t, "repo"), b.dir(t, "lock"), l.Primary.DataDir, l.Primary.SocketDir, pgrun.Port)
-	if err := l.Primary.Install.WriteFile(b.conf, conf, 0o644); err != nil {
 		t.Fatal(err)
 	}
-	return b
+	return &backRest{b, l}
 }
 
 // dir makes a directory of the account's; it goes with the server.
 func (b *backRest) dir(t *testing.T, name string) string {
 	t.Helper()
-	dir := filepath.Join(b.lab.Primary.Dir, name)
-	if err := errors.Join(os.Mkdir(dir, 0o700), b.lab.Primary.Install.Give(dir, 0o700)); err != nil {
+	dir, err := b.lab.AccountDir(name)
+	if err != nil {
 		t.Fatal(err)
 	}
 	return dir
@@ -167,15 +143,13 @@ func (b *backRest) bench(t *testing.T, n string) {
 	}
 }
 
-func (b *backRest) run(t *testing.T, args ...string) {
+func (b *backRest) run(t *testing.T, command string, args ...string) {
 	t.Helper()
-	cmd := exec.CommandContext(t.Context(), b.program, append([]string{"--config=" + b.conf, "--stanza=main"}, args...)...)
-	cmd.Dir, cmd.SysProcAttr = "/", b.lab.Primary.Install.SysProcAttr()
-	out, err := cmd.CombinedOutput()
+	out, err := b.Run(t.Context(), command, args...)
 	if err != nil {
-		t.Fatalf("pgbackrest %s: %v\n%s", strings.Join(args, " "), err, out)
+		t.Fatal(err)
 	}
-	t.Logf("pgbackrest %s: %s", strings.Join(args, " "), out)
+	t.Logf("pgbackrest %s: %s", command, out)
 }
 
 // seed fills the store of the first node as soon as it knows of the stream: the

@@ -117,6 +117,8 @@ func House() []Entry {
 		{"internal/lab", 67, "a whole Tidegate on one machine, of real processes; speaks with the ledger"},
 		{"internal/lab/pglab", 68, "the same around a PostgreSQL server"},
 		{"bench/postgres", 70, "the same for PostgreSQL, beside its own means"},
+		{"bench/figure", 69, "what the measurements have in common"},
+		{"bench/restore", 70, "bases and restores of PostgreSQL, beside pgBackRest and the disk"},
 		{"bench/rto", 70, "how long a failover of a large PostgreSQL server takes, phase by phase"},
 		{"bench", 70, "the measurements, beside the machine's own limits"},
 		{"examples/demo", 70, "the demonstration"},

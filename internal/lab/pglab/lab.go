@@ -36,6 +36,9 @@ type Config struct {
 	Returns  bool              // a standby daemon beside the primary, which takes it over once the stream has left it
 	Feedback bool              // reads on the warm server hold back cleaning up on the primary (hot_standby_feedback)
 	Settings map[string]string // more of the primary's postgresql.conf
+	Standbys int               // nodes of the other site; default 3
+	// Tune, unless nil, may change a configuration file after the lab has; see [lab.Plant].
+	Tune func(name string, file map[string]any)
 }
 
 // Lab is a whole Tidegate around a PostgreSQL server on this machine.
@@ -110,7 +113,7 @@ func (l *Lab) build(ctx context.Context) (err error) {
 	}
 	l.Lab, err = lab.New(lab.Plant{
 		Dir: l.cfg.Dir, Bin: l.cfg.Bin,
-		Primaries: l.machines(), Agents: 1, NoService: true, Streams: []string{Stream}, Store: "postgres", Mode: tidegate.ModeOpen,
+		Primaries: l.machines(), Standbys: l.cfg.Standbys, Agents: 1, NoService: true, Streams: []string{Stream}, Store: "postgres", Mode: tidegate.ModeOpen,
 		Returns: l.cfg.Returns, Tune: l.tune, Probe: l.probeSection,
 	})
 	if err != nil {
@@ -138,6 +141,11 @@ func (l *Lab) machines() int {
 
 // tune writes the store's part of the configuration files.
 func (l *Lab) tune(name string, file map[string]any) {
+	defer func() {
+		if l.cfg.Tune != nil {
+			l.cfg.Tune(name, file)
+		}
+	}()
 	stream := func(endpoint, conn, slot string) []map[string]any {
 		return []map[string]any{{
 			"service": lab.Service, "stream": Stream, "source": "postgres", "endpoint": endpoint,

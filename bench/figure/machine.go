@@ -1,9 +1,9 @@
-package main
+package figure
 
 import (
-	"debug/elf"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -18,8 +18,8 @@ var fileSystems = map[int64]string{
 	unix.TMPFS_MAGIC: "tmpfs (no disk)", unix.OVERLAYFS_SUPER_MAGIC: "overlayfs",
 }
 
-// describeMachine says in one line what the figures were measured on.
-func describeMachine(dir string) string {
+// Machine says in one line what the figures were measured on.
+func Machine(dir string) string {
 	kernel, model := "unknown", "unknown"
 	var u unix.Utsname
 	if unix.Uname(&u) == nil {
@@ -49,22 +49,35 @@ func describeMachine(dir string) string {
 		runtime.NumCPU(), model, kernel, kind, filepath.Clean(dir), runtime.Version(), runtime.GOOS, runtime.GOARCH, load)
 }
 
-// program is the agent's file.
-type program struct {
-	Bytes    int64 `json:"bytes"`
-	Stripped bool  `json:"stripped"`
+// Uncache takes the files below a folder out of the page cache, and returns their
+// bytes. What is not on the disk yet stays: sync before.
+func Uncache(dir string) (bytes int64, err error) {
+	err = filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || !d.Type().IsRegular() {
+			return err
+		}
+		n, err := uncache(path)
+		bytes += n
+		return err
+	})
+	if err == nil && bytes == 0 {
+		err = errors.New("there is nothing in it")
+	}
+	if err != nil {
+		return bytes, fmt.Errorf("take %s out of the page cache: %w", dir, err)
+	}
+	return bytes, nil
 }
 
-func agentSize(bin string) (b program, err error) {
-	name := filepath.Join(bin, "tidegate-agent")
-	info, err := os.Stat(name)
+func uncache(path string) (bytes int64, err error) {
+	f, err := os.Open(path)
 	if err != nil {
-		return b, err
-	}
-	f, err := elf.Open(name)
-	if err != nil {
-		return b, err
+		return 0, err
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
-	return program{Bytes: info.Size(), Stripped: f.Section(".symtab") == nil}, nil
+	info, err := f.Stat()
+	if err != nil {
+		return 0, err
+	}
+	return info.Size(), unix.Fadvise(int(f.Fd()), 0, 0, unix.FADV_DONTNEED)
 }
