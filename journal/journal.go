@@ -45,13 +45,14 @@ type Journal struct {
 	end      rpo.Mark          // end of what was appended
 	written  tidegate.Position // handed to the operating system
 	durable  tidegate.Position
-	syncTo   tidegate.Position // somebody waits for this much to be durable
-	syncers  waitlist          // for durable
-	writers  waitlist          // for written
-	room     waitlist          // for pending to be taken
-	groups   uint64            // written so far
-	busy     bool              // the committer is writing
-	frozen   bool              // CutTo or TrimBefore is at work: nothing may be appended
+	syncTo   tidegate.Position   // somebody waits for this much to be durable
+	syncers  waitlist            // for durable
+	writers  waitlist            // for written
+	room     waitlist            // for pending to be taken
+	groups   uint64              // written so far
+	busy     bool                // the committer is writing
+	passed   []tidegate.Position // states beside the journal that could not be restored
+	frozen   bool                // CutTo or TrimBefore is at work: nothing may be appended
 	closing  bool
 	err      error // sticky: a write or sync failed, or Close was called
 	meta     meta

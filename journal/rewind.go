@@ -94,6 +94,11 @@ func (f *follower) startOver() {
 	if c := f.j.agentConn.Load(); c != nil {
 		_ = c.Close() // its receiver reports it: the agent, too, must see the journal anew
 	}
+	f.forget()
+}
+
+// forget forgets where the service stands: it is asked anew.
+func (f *follower) forget() {
 	f.started, f.applied, f.applyTo = false, 0, 0
 	f.reached.Store(0)
 }

@@ -30,7 +30,11 @@ type Snapshotter interface {
 	// that position, and its digest, from the return on. It is called by
 	// [Journal.Restore], and before the journal begins at a position that is not its
 	// service's; not concurrent with Apply, Promote and Snapshot. When r or it fails
-	// the state is as before, or the zero state.
+	// the state is as before, or the zero state: an older one is then given to it, or
+	// the log, and nothing ends by it. It may find what an earlier call left. A state
+	// that it took without an error, and for which State answers otherwise than it was
+	// written, has to be given up: a [Rewinder] is told that the journal ends before it,
+	// and Run ends of a service that is none.
 	Restore(ctx context.Context, at tidegate.Position, r io.Reader) error
 }
 
@@ -46,7 +50,8 @@ type Restored struct {
 
 // Restore gives the service the newest state that lies beside the journal, if that
 // is newer than its own: what is then left to apply is what lies behind State's
-// position. A damaged one is passed over for the one before it. Before [Journal.Run]
+// position. One that is damaged, or that the service does not take, is passed over for
+// the one before it, and not looked at again by this process. Before [Journal.Run]
 // it is the service's to call, when it replays its journal itself; a follower is
 // restored by Run.
 func (j *Journal) Restore(ctx context.Context, svc Service) (Restored, error) {
@@ -60,10 +65,11 @@ func (j *Journal) Restore(ctx context.Context, svc Service) (Restored, error) {
 	}
 	var damaged error
 	for _, at := range slices.Backward(list) {
-		if own, _ := svc.State(); at <= own {
+		own, _ := svc.State()
+		if at <= own {
 			break
 		}
-		if at > j.End() {
+		if at > j.End() || j.passedOver(at) {
 			continue // a crash took what it was made of: that comes again
 		}
 		began := j.cfg.Clock.Boot()
@@ -73,10 +79,14 @@ func (j *Journal) Restore(ctx context.Context, svc Service) (Restored, error) {
 			r := Restored{At: at, Bytes: f.size, Took: time.Duration(j.cfg.Clock.Boot() - began), Done: true, Left: j.Records() - f.records}
 			j.cfg.Log.Info("state restored", "stream", string(j.cfg.Stream), "position", at.String(), "bytes", r.Bytes, "took", r.Took, "left", r.Left)
 			return r, nil
-		case tidegate.ClassOf(err) != tidegate.Corrupt:
+		case ctx.Err() != nil:
 			return Restored{}, err
 		}
-		j.cfg.Log.Warn("state is damaged", "stream", string(j.cfg.Stream), "err", err)
+		j.cfg.Log.Warn("state is passed over", "stream", string(j.cfg.Stream), "position", at.String(), "err", err)
+		j.passOver(at)
+		if err := takeBack(ctx, svc, own, err); err != nil {
+			return Restored{}, err
+		}
 		damaged = err
 	}
 	if own, _ := svc.State(); own < j.First() && damaged != nil {
@@ -108,6 +118,43 @@ func restore(ctx context.Context, svc Service, s Snapshotter, f *stateFile) erro
 	}
 	if at, digest := svc.State(); at != f.position || f.digest != (tidegate.Digest{}) && digest != f.digest {
 		return &tidegate.CorruptError{Path: f.f.Name(), Offset: -1, What: fmt.Sprintf("the service is at %s with digest %s, written was %s with %s", at, digest, f.position, f.digest)}
+	}
+	return nil
+}
+
+// passOver remembers a state that could not be restored.
+func (j *Journal) passOver(at tidegate.Position) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.passed = append(j.passed, at)
+}
+
+func (j *Journal) passedOver(at tidegate.Position) bool {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return slices.Contains(j.passed, at)
+}
+
+// takeBack makes sure that a service is as it was at a position, or holds nothing, after
+// a restore that failed because of cause. One that says it is somewhere else has taken
+// the state, and gives it up if it can. Its error, which is fatal, is that it cannot.
+func takeBack(ctx context.Context, svc Service, to tidegate.Position, cause error) error {
+	at, _ := svc.State()
+	if at == to || at == 0 {
+		return nil
+	}
+	fail := func(err error) error {
+		return &tidegate.Error{
+			Op: "give up a state", Subject: at.String(), Class: tidegate.Permanent, Err: errors.Join(err, cause),
+			Hint: "the service holds a state that is not what was written: start it anew, with its own state set aside",
+		}
+	}
+	rewinder, can := svc.(Rewinder)
+	if !can {
+		return fail(fmt.Errorf("the service is no Rewinder: %w", tidegate.ErrUnsupported))
+	}
+	if err := rewinder.Rewound(ctx, to); err != nil {
+		return fail(err)
 	}
 	return nil
 }
@@ -169,7 +216,7 @@ func (f *follower) freeze(ctx context.Context) (z frozen, err error) {
 		if err := have.close(); err != nil {
 			return z, err
 		}
-		isBad := f.isBad && f.bad == known.position
+		isBad := f.isBad && f.bad == known.position || f.j.passedOver(known.position)
 		if !isBad && known.digest == z.head.digest && known.lineage == z.head.lineage && known.records == z.head.records {
 			return frozen{head: known}, nil
 		}
@@ -191,6 +238,9 @@ func (j *Journal) writeDown(ctx context.Context, z frozen) (stateHead, error) {
 	if err != nil {
 		return h, err
 	}
+	j.mu.Lock()
+	j.passed = slices.DeleteFunc(j.passed, func(at tidegate.Position) bool { return at == h.position }) // it is another one now
+	j.mu.Unlock()
 	j.cfg.Log.Info("state written down", "stream", string(j.cfg.Stream), "position", h.position.String(), "bytes", h.size,
 		"took", time.Duration(j.cfg.Clock.Boot()-began))
 	return h, j.states().prune()
@@ -267,9 +317,10 @@ func (f *follower) beginAt(ctx context.Context, conn *local.Conn, m *local.Snaps
 	if err != nil {
 		return err
 	}
+	own, _ := f.svc.State()
 	err = restore(ctx, f.svc, s, file)
 	if err := errors.Join(err, file.close()); err != nil {
-		return fatal(ctx, err)
+		return f.decline(ctx, conn, m.Position, own, err)
 	}
 	if err := f.j.begin(ctx, file.stateHead); err != nil {
 		return fatal(ctx, err)
@@ -278,6 +329,26 @@ func (f *follower) beginAt(ctx context.Context, conn *local.Conn, m *local.Snaps
 		"took", time.Duration(f.j.cfg.Clock.Boot()-began))
 	f.startOver()
 	return errBegun
+}
+
+// decline tells the standby node that the service does not take a state at which its
+// journal was to begin, and leaves journal and service as they were, at own: the next
+// session brings something else.
+func (f *follower) decline(ctx context.Context, conn *local.Conn, at, own tidegate.Position, why error) error {
+	if ctx.Err() != nil {
+		return why
+	}
+	f.j.cfg.Log.Warn("state that the journal was to begin at is not taken", "stream", string(f.j.cfg.Stream), "position", at.String(), "err", why)
+	// When the service comes to that position by itself, it writes down its own.
+	if err := f.j.states().remove([]tidegate.Position{at}); err != nil {
+		return errors.Join(why, err)
+	}
+	if err := takeBack(ctx, f.svc, own, why); err != nil {
+		return fatal(ctx, err)
+	}
+	f.forget()
+	err := conn.Send(&local.Snapshot{Position: at, Class: tidegate.ClassOf(why), Text: why.Error(), Hint: tidegate.HintOf(why)})
+	return errors.Join(why, err)
 }
 
 // receiveState reads a state off the session; nothing else comes meanwhile.

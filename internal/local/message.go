@@ -310,7 +310,8 @@ type SnapshotAsk struct{}
 
 // Snapshot says what can be read of a state: from a library the answer to a
 // [SnapshotAsk], from the standby node where the library's empty journal is to begin.
-// With a Text there is none, and the text says why.
+// With a Text there is none, and the text says why: from a library that was told where
+// to begin, why its service does not take that.
 type Snapshot struct {
 	Position tidegate.Position // everything before it is in the state
 	Records  uint64            // of the journal before Position
