@@ -240,8 +240,14 @@ func (s *Store) list() error {
 	return nil
 }
 
+// ManifestPath returns where a store in dir keeps the manifest of a base, by the text
+// of its name, whether it is there, and readable, or not.
+func ManifestPath(dir string, g tidegate.Generation, name string) string {
+	return filepath.Join(dir, basesDir, fmt.Sprintf("%08x-%s%s", uint32(g), name, baseSuffix))
+}
+
 func baseFile(g tidegate.Generation, n Name) string {
-	return fmt.Sprintf("%08x-%s%s", uint32(g), n, baseSuffix)
+	return filepath.Base(ManifestPath("", g, n.String()))
 }
 
 // listed counts a base as held, unless one of its extents is not there.

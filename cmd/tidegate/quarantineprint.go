@@ -94,6 +94,8 @@ func nextSteps(b quarantine.Bundle) (steps []nextStep) {
 		add("see that the node has its log again", "tidegate status")
 	case b.Kind == quarantine.KindDataAside:
 		add("see that the server made in its place follows", "tidegate status")
+	case b.Kind == quarantine.KindBaseAside:
+		add("see what the node says of it, and which bases it has", "tidegate doctor")
 	case b.Kind == quarantine.KindTorn:
 		add("look into it", "od -A d -c "+path+" | head")
 	case lostTail(b.Summary):

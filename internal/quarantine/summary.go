@@ -34,11 +34,13 @@ const (
 	KindServerTail  Kind = "server-tail"  // log files of a database server, from where it parted
 	KindLogAside    Kind = "log-aside"    // a stream's log, whole, that an operator set aside
 	KindDataAside   Kind = "data-aside"   // a database server's data, whole, that could not follow
+	KindBaseAside   Kind = "base-aside"   // the manifest of a base that a node found damaged, and did not need
 	KindTorn        Kind = "torn"         // the unreadable end of a log, found at a start; has no summary
 )
 
 var kinds = map[Kind]bool{
 	KindLogTail: true, KindJournalTail: true, KindSourceTail: true, KindServerTail: true, KindLogAside: true, KindDataAside: true,
+	KindBaseAside: true,
 }
 
 // Summary says what a bundle is. A pointer that is nil, a zero time and an empty
