@@ -127,6 +127,9 @@ func (s *stream) serveLibrary(ctx context.Context, conn *local.Conn, check func(
 	if err != nil {
 		return err
 	}
+	if err := s.attend(); err != nil {
+		return errors.Join(err, conn.Close())
+	}
 	l := &library{s: s, conn: conn, hello: hello, target: targetOf(hello.Kind), over: make(chan struct{}), lineage: hello.Lineage, own: hello.Lineage}
 	s.mu.Lock()
 	if old := s.apply.library; old != nil {

@@ -131,7 +131,7 @@ func (s *stream) keepFacts(ctx context.Context) (f keepFacts, err error) {
 	f.Follows = s.settled()
 	commit := s.core.ApplyTo()
 	_, f.Known = s.apply.seq()
-	f.Warm = s.followed.Load() || s.apply.library != nil
+	f.Warm = s.hasWarm()
 	if l := s.apply.library; l != nil {
 		f.Serves = l.hello.Generation
 	}

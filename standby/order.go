@@ -1,9 +1,9 @@
 package standby
 
 import (
-	"errors"
 	"fmt"
 	"path/filepath"
+	"sync/atomic"
 
 	"github.com/tidegate/tidegate"
 	"github.com/tidegate/tidegate/gating/fence"
@@ -119,12 +119,46 @@ func (s *stream) noteFollower() error {
 	return nil
 }
 
-// readFollower looks at the start whether the service has followed before.
-func (s *stream) readFollower() error {
-	_, err := s.n.deps.FS.Stat(filepath.Join(s.dir, followerFile))
-	s.followed.Store(err == nil)
-	if errors.Is(err, tidegate.ErrNotFound) {
+// attendedFile says that there is a service beside this node that may need the log: one
+// that has been connected, or that has written the stream. It may come back any time,
+// and with less than the log has.
+const attendedFile = "attended"
+
+// attend writes down that there is a service beside this node.
+func (s *stream) attend() error {
+	s.attending.Lock()
+	defer s.attending.Unlock()
+	if s.attended.Load() {
 		return nil
 	}
-	return err
+	text := []byte("A service beside this node has been connected, or has written the stream. No log goes that it has not applied.\n")
+	if err := durable.WriteFile(s.n.deps.FS, filepath.Join(s.dir, attendedFile), text); err != nil {
+		return fmt.Errorf("note that there is a service: %w", err)
+	}
+	s.attended.Store(true)
+	return nil
 }
+
+// attendSource is attend where a view says that the stream is written from this node.
+func (s *stream) attendSource(v StreamView) error {
+	rec := v.Record
+	if s.fault != nil || rec == nil || rec.ActiveEpoch == 0 || home(rec).Node != s.n.cfg.Node {
+		return nil
+	}
+	return s.attend()
+}
+
+// readService looks at the start what is known of a service from before.
+func (s *stream) readService() error {
+	for name, known := range map[string]*atomic.Bool{followerFile: &s.followed, attendedFile: &s.attended} {
+		there, err := exists(s.n.deps.FS, filepath.Join(s.dir, name))
+		if err != nil {
+			return err
+		}
+		known.Store(there)
+	}
+	return nil
+}
+
+// hasWarm reports whether a service beside this node may need the log.
+func (s *stream) hasWarm() bool { return s.attended.Load() || s.followed.Load() }

@@ -284,6 +284,9 @@ func (n *Standby) keepStream(ctx context.Context, g *errgroup.Group, v StreamVie
 		}
 		s = n.stream(v.ID)
 	}
+	if err := s.attendSource(v); err != nil {
+		return err
+	}
 	s.update(v, sites)
 	if !s.serving && s.fault == nil && n.cfg.RunDir != "" {
 		s.serving = true

@@ -70,7 +70,9 @@ type stream struct {
 	// was never trimmed. While it is being trimmed it is ahead of the log.
 	begun atomic.Pointer[shipper.Begin]
 
-	followed atomic.Bool // the service beside this node has been told to follow another site
+	attending sync.Mutex  // one at a time writes attended down
+	attended  atomic.Bool // there is a service beside this node, connected or not
+	followed  atomic.Bool // the service beside this node has been told to follow another site
 
 	serving bool // libraries are listened for; belongs to the goroutine that keeps streams
 }
@@ -139,7 +141,7 @@ func (n *Standby) openStream(v StreamView) (*stream, error) {
 		return s.faulted(errors.Join(err, log.Close()))
 	}
 	s.log, s.replay = log, startReplay(log.End().Seq)
-	if err := s.readFollower(); err != nil {
+	if err := s.readService(); err != nil {
 		return s.faulted(errors.Join(err, log.Close()))
 	}
 	if s.tails, err = s.readTails(); err != nil {

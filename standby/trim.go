@@ -104,7 +104,7 @@ func (s *stream) trimFacts(ctx context.Context) (f trimFacts, err error) {
 	s.mu.Lock()
 	f.Follows, f.Commit, f.term = s.settled(), s.core.ApplyTo(), s.core.Adopted()
 	f.Applied, f.Known = s.apply.seq()
-	f.Warm = s.followed.Load() || s.apply.library != nil
+	f.Warm = s.hasWarm()
 	s.mu.Unlock()
 	f.First = s.log.First()
 	end := s.log.End().Seq

@@ -24,8 +24,8 @@ type trimFacts struct {
 	Bases   []tidegate.Seq
 	Useless string // why a base that is held is not in Bases, for people
 	Keep    int    // bases that are to stay of use
-	// Warm: a service beside this node is fed from the log. Applied is the newest
-	// batch that it has applied, if Known.
+	// Warm: there is a service beside this node, connected or not, which may need the
+	// log. Applied is the newest batch that it has applied, if Known.
 	Warm    bool
 	Known   bool
 	Applied tidegate.Seq
