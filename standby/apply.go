@@ -298,7 +298,7 @@ func (l *library) feed(ctx context.Context) error {
 			o, err = l.fit(o)
 		}
 		if ok && err == nil && l.hello.Rest && o.role.State == local.StateFollow {
-			o.role.Lineage, err = l.s.termLineage(ctx, o.upTo)
+			o.role.Lineage, err = l.s.termLineage(o.upTo)
 		}
 		if ok && err == nil && o.prove {
 			ok, err = l.settle(ctx)
@@ -381,7 +381,7 @@ func (l *library) feedTo(ctx context.Context, f *followCursor, o order) error {
 		if err != nil || !ok {
 			return err
 		}
-		if err := l.tellLineage(ctx, from); err != nil {
+		if err := l.tellLineage(from); err != nil {
 			return err
 		}
 		if f.c, err = l.s.log.ReadFrom(from); err != nil {
@@ -454,11 +454,11 @@ func (l *library) start(ctx context.Context) (from tidegate.Seq, ok bool, err er
 // tellLineage tells a library that is fed from a batch on of what lineage the log is
 // there: the batch that said so may lie before it. One whose journal's id was drawn takes
 // it from this, before it has anything of the log.
-func (l *library) tellLineage(ctx context.Context, from tidegate.Seq) error {
+func (l *library) tellLineage(from tidegate.Seq) error {
 	if from <= 1 || !l.target.epochs {
 		return nil
 	}
-	line, err := l.s.lineageThrough(ctx, from-1)
+	line, err := l.s.lineageThrough(from - 1)
 	if err != nil || line == "" || line == l.lineage {
 		return err
 	}

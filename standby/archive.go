@@ -63,13 +63,13 @@ func (a archiveSource) Standing() archive.Standing {
 }
 
 // Bases implements [archive.Source].
-func (a archiveSource) Bases(ctx context.Context) (*snapshot.Store, []snapshot.Listed) {
+func (a archiveSource) Bases(context.Context) (*snapshot.Store, []snapshot.Listed) {
 	s := a.s
 	if s.bases == nil {
 		return nil, nil
 	}
 	return s.bases.store, slices.DeleteFunc((Bases{s}).Bases(), func(l snapshot.Listed) bool {
-		_, err := s.keptFrom(ctx, l.Info)
+		_, err := s.keptFrom(l.Info)
 		return err != nil // not of the log, or its end is not committed yet
 	})
 }

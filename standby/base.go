@@ -2,11 +2,8 @@ package standby
 
 import (
 	"context"
-	"encoding/json"
-	"errors"
 	"fmt"
 	"path/filepath"
-	"slices"
 	"time"
 
 	"github.com/tidegate/tidegate"
@@ -17,12 +14,8 @@ import (
 	"github.com/tidegate/tidegate/standby/deltalog"
 )
 
-// Names in a stream's directory.
-const (
-	baseDirName  = "base"
-	heldFileName = "held.json"
-	heldVersion  = 1
-)
+// baseDirName is where bases are, in a stream's directory.
+const baseDirName = "base"
 
 // bases is what a stream knows of its bases; nil while its store is not known. Its fields are guarded by the stream's mu, the store guards itself.
 type bases struct {
@@ -32,28 +25,17 @@ type bases struct {
 	// rooted: the stream begins at position 0 with nothing before it, as a journal's does.
 	// As long as its log does, that says everything, and no base is lacking.
 	rooted bool
-	held   []snapshot.Listed // read back whole, and written down; only these count
-	spans  []span            // of the log's generations, as far as they were looked for
-	now    *taking           // nil: no base is on its way to this node
-	sweep  *sweeping         // nil: nothing is being cleared out; never begins while now is set
+	held   []snapshot.Listed         // read back whole, and written down; only these count
+	judged map[snapshot.Name]verdict // of those for which it is known until the log is cut
+	lost   []lostBase                // that were counted on, and found damaged at this start
+	spans  []span                    // of the log's generations, as far as they were looked for
+	now    *taking                   // nil: no base is on its way to this node
+	sweep  *sweeping                 // nil: nothing is being cleared out; never begins while now is set
 	// failed is how the last attempt to renew the base went.
 	failed error
 	// want is where the log of a node begins that this one would go on from, and has
 	// no base for.
 	want shipper.Begin
-}
-
-// heldBase is a base that this node has counted on. It must be found again at
-// every start: what was acknowledged rests on it.
-type heldBase struct {
-	Generation tidegate.Generation `json:"generation"`
-	Opened     tidegate.Epoch      `json:"opened"`
-	Name       string              `json:"name"` // of the manifest
-}
-
-type heldFile struct {
-	Version int        `json:"version"` // heldVersion
-	Held    []heldBase `json:"held"`
 }
 
 // span is where a generation begins in the log.
@@ -137,90 +119,26 @@ func (s *stream) rooted() (bool, error) {
 	return true, durable.WriteFile(s.n.deps.FS, path, []byte("The log of this stream says everything, unless begin.json says that it was trimmed.\n"))
 }
 
-// readHeld reads what was counted on, and finds that all of it is there.
-func (b *bases) readHeld() error {
-	path := filepath.Join(b.dir, heldFileName)
-	f := heldFile{Version: heldVersion}
-	raw, err := readFile(b.s.n.deps.FS, path)
-	switch {
-	case errors.Is(err, tidegate.ErrNotFound):
-	case err != nil:
-		return fmt.Errorf("read %s: %w", path, err)
-	default:
-		if err := json.Unmarshal(raw, &f); err != nil {
-			return &tidegate.CorruptError{Path: path, Offset: -1, What: err.Error()}
-		}
-	}
-	if f.Version != heldVersion {
-		return fmt.Errorf("read %s: version %d: %w", path, f.Version, tidegate.ErrUnsupported)
-	}
-	have := b.store.Bases()
-	for _, h := range f.Held {
-		if !slices.ContainsFunc(have, func(l snapshot.Listed) bool { return l.Name.String() == h.Name }) {
-			return &tidegate.CorruptError{Path: b.dir, Offset: -1, What: fmt.Sprintf("base %.12s of generation %d, which was counted on, is damaged or gone", h.Name, h.Generation)}
-		}
-	}
-	// What was listed and not yet written down is whole all the same.
-	b.held = have
-	if len(f.Held) == len(have) {
-		return nil
-	}
-	return b.writeHeld(have)
-}
-
-func (b *bases) writeHeld(held []snapshot.Listed) error {
-	f := heldFile{Version: heldVersion}
-	for _, l := range held {
-		f.Held = append(f.Held, heldBase{l.Generation, l.Opened, l.Name.String()})
-	}
-	raw, err := json.MarshalIndent(f, "", "  ")
-	if err != nil {
-		return err
-	}
-	return durable.WriteFile(b.s.n.deps.FS, filepath.Join(b.dir, heldFileName), raw)
-}
-
-// hold writes down that a listed base is counted on, and lets it count.
-func (b *bases) hold(l snapshot.Listed) error {
-	s := b.s
-	s.mu.Lock()
-	held := slices.Clone(b.held)
-	if !slices.ContainsFunc(held, func(h snapshot.Listed) bool { return h.Name == l.Name }) {
-		held = append(held, l)
-	}
-	s.mu.Unlock() // one base at a time is taken, and none removed meanwhile: nobody else changes held
-	if err := b.writeHeld(held); err != nil {
-		return err
-	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	b.held = held
-	if ack, ok := s.ownAck(s.core.Ack()); ok {
-		s.acks[s.n.cfg.Node] = ack
-	}
-	s.ring()
-	s.lg.Info("base held", "generation", uint32(l.Generation), "opened", uint64(l.Opened), "start", l.Start.String(), "bytes", l.Bytes)
-	return nil
-}
-
-// holds reports whether a base of the generation counts; mu is held.
-func (b *bases) holds(g tidegate.Generation, opened tidegate.Epoch) bool {
-	return slices.ContainsFunc(b.held, func(h snapshot.Listed) bool { return h.Generation == g && h.Opened == opened })
-}
-
 // whole returns the position up to which the log must reach before a generation of
 // it and a base are a state: the earliest of the bases that are held and that the log
-// goes on from. based is false when there is none. mu is held.
-func (b *bases) whole(sp span) (to tidegate.Position, based bool) {
+// goes on from. Of those that are of the log's history v is verdictOf; verdictOpen when
+// there are only some of which that is to be seen; verdictNot when there is none. mu is
+// held.
+func (b *bases) whole(sp span) (to tidegate.Position, v verdict) {
 	var begin shipper.Begin
 	at := b.s.begun.Load()
 	switch {
 	case at != nil:
 		begin = *at // while the log is being trimmed, where it will begin
 	case b.rooted:
-		return 0, true // the log begins with the stream
+		return 0, verdictOf // the log begins with the stream
 	}
-	return wholeAt(b.held, sp, begin)
+	for _, want := range []verdict{verdictOf, verdictOpen} {
+		if to, based := wholeAt(b.held, sp, begin, func(l *snapshot.Listed) bool { return b.verdict(l) == want }); based {
+			return to, want
+		}
+	}
+	return 0, verdictNot
 }
 
 // span finds where the generation of the batch at seq begins; mu is held.
@@ -262,10 +180,11 @@ func (b *bases) span(log *deltalog.Log, g tidegate.Generation, seq tidegate.Seq)
 	return sp, nil
 }
 
-// cut forgets where generations begin: the log's end has moved back; mu is held.
+// cut forgets where generations begin, and what bases are of: the log's end has moved
+// back, and may go on elsewhere; mu is held.
 func (b *bases) cut() {
 	if b != nil {
-		b.spans = nil
+		b.spans, b.judged = nil, nil
 	}
 }
 
@@ -290,7 +209,7 @@ func (s *stream) counted(end tidegate.LogPos) tidegate.LogPos {
 		if err != nil {
 			return tidegate.LogPos{}
 		}
-		if to, based := s.bases.whole(sp); based && h.Next >= to {
+		if to, v := s.bases.whole(sp); v == verdictOf && h.Next >= to {
 			return end
 		}
 		if sp.first == s.log.First() {
@@ -380,7 +299,7 @@ func (s *stream) shortOfBase() string {
 	if err != nil {
 		return ""
 	}
-	if to, based := s.bases.whole(sp); based && h.Next < to {
+	if to, v := s.bases.whole(sp); v != verdictNot && h.Next < to {
 		return fmt.Sprintf("the base of generation %d is whole at %s, the log is durable to %s", sp.generation, to, h.Next)
 	}
 	return ""
@@ -401,8 +320,8 @@ func (s *stream) lacks() (g tidegate.Generation, opened tidegate.Epoch, lacks bo
 	if err != nil {
 		return h.Generation, 0, true
 	}
-	_, based := s.bases.whole(sp)
-	return sp.generation, sp.opened, !based
+	_, v := s.bases.whole(sp)
+	return sp.generation, sp.opened, v == verdictNot
 }
 
 // text says how far the base has come; the caller holds the stream's mu.

@@ -109,7 +109,11 @@ func (s *stream) fetchBase(ctx context.Context, node tidegate.NodeName, g tidega
 		if _, opened, known := s.openedOf(info.Generation); known && opened != info.Opened {
 			return fmt.Errorf("base of generation %d that epoch %s opened, the log's was opened by %s: %w", info.Generation, info.Opened, opened, tidegate.ErrDiverged)
 		}
-		return nil
+		v, err := s.judgeBase(info)
+		if err == nil && v == verdictNot {
+			err = fmt.Errorf("base at %s of %s, which the log went on without: %w", info.Start, info.Lineage, tidegate.ErrDiverged)
+		}
+		return err
 	})
 }
 
@@ -123,7 +127,17 @@ func (s *stream) noNews(at shipper.BaseAttached) bool {
 	defer s.mu.Unlock()
 	_, _, lacks := s.lacks()
 	return slices.ContainsFunc(s.bases.held, func(l snapshot.Listed) bool {
-		return l.Generation == at.Generation && l.Opened == at.Opened && (l.Start == at.Start || !lacks && l.Start > at.Start)
+		if l.Generation != at.Generation || l.Opened != at.Opened {
+			return false
+		}
+		switch s.bases.verdict(&l) {
+		case verdictOf:
+			return l.Start == at.Start || !lacks && l.Start > at.Start
+		case verdictOpen:
+			return l.Start == at.Start
+		case verdictNot:
+		}
+		return false // it is as good as none
 	})
 }
 

@@ -39,10 +39,10 @@ func (s *stream) pushed(ctx context.Context, peer tidegate.Identity, a shipper.B
 	s.mu.Lock()
 	err := s.mayPush(a, 0)
 	sp, opened, _ := s.openedOf(a.Generation)
-	_, based := b.whole(sp)
+	_, v := b.whole(sp)
 	yes := shipper.BaseAttached{
 		Node: s.n.cfg.Node, Incarnation: s.core.Meta().Incarnation, Generation: a.Generation, Opened: opened,
-		Held: opened != 0 && based,
+		Held: opened != 0 && v != verdictNot,
 	}
 	s.mu.Unlock()
 	if err != nil {
@@ -165,18 +165,35 @@ type source struct {
 	taking *taking
 }
 
-// findBase looks for a base of the generation, the newest if it is 0. mu is held.
+// findBase looks for a base of the generation, the newest if it is 0: for one of which
+// it is certain that the log goes on from it, before one that lies ahead of the log.
+// None of a history that the log went on without is given to anybody. mu is held.
 func (s *stream) findBase(g tidegate.Generation) (src source, opened tidegate.Epoch, found bool) {
 	b := s.bases
 	if t := b.now; t != nil && t.promise != (fence.Promise{}) && (g == 0 || t.generation == g) {
 		return source{taking: t}, t.opened, true
 	}
 	for _, l := range slices.Backward(b.store.Bases()) {
-		if (g == 0 || l.Generation == g) && b.holds(l.Generation, l.Opened) {
+		if g != 0 && l.Generation != g || !b.holds(l.Generation, l.Opened) {
+			continue
+		}
+		if src.listed != nil && l.Generation != src.listed.Generation {
+			break
+		}
+		switch b.verdict(&l) {
+		case verdictOf:
 			return source{listed: &l}, l.Opened, true
+		case verdictOpen:
+			if src.listed == nil {
+				src.listed = &l
+			}
+		case verdictNot:
 		}
 	}
-	return src, 0, false
+	if src.listed == nil {
+		return src, 0, false
+	}
+	return src, src.listed.Opened, true
 }
 
 // giveBase gives another node a base: one that is held, or, while it is on its way

@@ -147,13 +147,14 @@ func goesOn(base snapshot.Info, at shipper.Begin) bool {
 		extends(base.Lineage, at.Lineage, at.Position)
 }
 
-// wholeAt is bases.whole as a function of what is held, and of where the log begins;
-// the zero value: with its stream.
-func wholeAt(held []snapshot.Listed, sp span, begin shipper.Begin) (to tidegate.Position, based bool) {
+// wholeAt is bases.whole as a function of what is held, of those of it that count, and of
+// where the log begins; the zero value: with its stream.
+func wholeAt(held []snapshot.Listed, sp span, begin shipper.Begin, is func(*snapshot.Listed) bool) (to tidegate.Position, based bool) {
 	for i := range held {
 		switch l := &held[i]; {
 		case l.Generation != sp.generation || l.Opened != sp.opened:
 		case begin.Before.Seq > 0 && sp.generation <= begin.Generation && !goesOn(l.Info, begin):
+		case !is(l):
 		case !based || l.End < to:
 			to, based = l.End, true
 		}

@@ -15,6 +15,7 @@ func TestCoverIsOfTheLogsHistory(t *testing.T) {
 	const at = "pg:1:1+2@0000000000001000"
 	begin := shipper.Begin{Before: tidegate.LogPos{Seq: 70}, Position: 0x4000, Generation: 2, Opened: 5, Lineage: at}
 	base := snapshot.Info{Generation: 2, Opened: 5, Base: snapshot.Base{Start: 0x4000, End: 0x5000, Lineage: at}}
+	all := func(*snapshot.Listed) bool { return true }
 	for _, c := range []struct {
 		name   string
 		change func(*snapshot.Info)
@@ -46,19 +47,19 @@ func TestCoverIsOfTheLogsHistory(t *testing.T) {
 		if got := b.wanting(); got == (c.want || c.later) {
 			t.Errorf("%s: wanting: %v", c.name, got)
 		}
-		if to, got := wholeAt(held, span{generation: 2, opened: 5}, begin); got != c.want || got && to != 0x5000 {
+		if to, got := wholeAt(held, span{generation: 2, opened: 5}, begin, all); got != c.want || got && to != 0x5000 {
 			t.Errorf("%s: whole at %s, %v", c.name, to, got)
 		}
 	}
 	// The log begins in generation 2: of the next it has everything.
 	next := snapshot.Listed{Info: snapshot.Info{Generation: 3, Opened: 6, Base: snapshot.Base{Start: 10, End: 20, Lineage: "pg:9:1"}}}
-	if to, ok := wholeAt([]snapshot.Listed{next}, span{generation: 3, opened: 6}, begin); !ok || to != 20 {
+	if to, ok := wholeAt([]snapshot.Listed{next}, span{generation: 3, opened: 6}, begin, all); !ok || to != 20 {
 		t.Errorf("a generation that is here from its first batch: %s, %v", to, ok)
 	}
 	// Of two the one that is whole sooner.
 	late := snapshot.Listed{Info: base}
 	late.Start, late.End = 0x6000, 0x7000
-	if to, ok := wholeAt([]snapshot.Listed{late, {Info: base}}, span{generation: 2, opened: 5}, begin); !ok || to != 0x5000 {
+	if to, ok := wholeAt([]snapshot.Listed{late, {Info: base}}, span{generation: 2, opened: 5}, begin, all); !ok || to != 0x5000 {
 		t.Errorf("two bases: %s, %v", to, ok)
 	}
 }

@@ -153,7 +153,7 @@ func (s *stream) keepFacts(ctx context.Context) (f keepFacts, err error) {
 		if !b.of(f.Generation, f.Opened) {
 			continue
 		}
-		if _, err := s.keptFrom(ctx, b.Listed.Info); err != nil {
+		if _, err := s.keptFrom(b.Listed.Info); err != nil {
 			b.Useless = err.Error()
 		}
 	}
@@ -263,6 +263,9 @@ func (b *bases) unhold(f keepFacts, gone []snapshot.Listed) (same bool, err erro
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	b.held = left
+	for _, l := range gone {
+		delete(b.judged, l.Name)
+	}
 	return true, nil
 }
 

@@ -275,6 +275,9 @@ func (n *Standby) refuseFull() *shipper.Refusal {
 // append puts a verified batch behind the log's end, or finds that another
 // session of the same epoch has brought it already.
 func (s *stream) append(p fence.Promise, h *batch.Header, sealed []byte) (appended bool, err error) {
+	if err := s.noteLine(h, sealed); err != nil {
+		return false, err
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if err := s.core.CheckAppend(p.Epoch, p.Holder, h.Epoch); err != nil {

@@ -1,8 +1,6 @@
 package standby
 
 import (
-	"context"
-	"errors"
 	"fmt"
 	"math"
 	"slices"
@@ -10,6 +8,7 @@ import (
 
 	"github.com/tidegate/tidegate"
 	"github.com/tidegate/tidegate/batch"
+	"github.com/tidegate/tidegate/snapshot"
 )
 
 // history is a journal's lineage taken apart: whose log it is, and where it
@@ -54,17 +53,57 @@ const beyondAll = tidegate.Position(math.MaxUint64)
 // parts returns the position at which two histories of one root part: where the
 // first fork lies that only one of them has taken.
 func (h history) parts(o history) tidegate.Position {
+	at, _ := h.parting(o)
+	return at
+}
+
+// parting is parts, and whether it was o that took another way there; both may have.
+func (h history) parting(o history) (at tidegate.Position, other bool) {
 	for i := range max(len(h.forks), len(o.forks)) {
 		switch {
 		case i >= len(h.forks):
-			return o.forks[i].at
+			return o.forks[i].at, true
 		case i >= len(o.forks):
-			return h.forks[i].at
+			return h.forks[i].at, false
 		case h.forks[i] != o.forks[i]:
-			return min(h.forks[i].at, o.forks[i].at)
+			return min(h.forks[i].at, o.forks[i].at), o.forks[i].at <= h.forks[i].at
 		}
 	}
-	return beyondAll
+	return beyondAll, false
+}
+
+// verdict is whether a base is of the history that a log has.
+type verdict uint8
+
+const (
+	verdictOpen verdict = iota // the log has not come to where that shows
+	verdictOf                  // it is, as far as the base reaches: they are a state
+	verdictNot                 // it never will be, unless the log is cut
+)
+
+// judge compares the history that a base was taken of with the log's: the log is of
+// lineage l at its end. A log that never said of which it is, is compared by nothing
+// but how far it reaches.
+func judge(base snapshot.Base, l tidegate.Lineage, end tidegate.Position) verdict {
+	reached := verdictOpen
+	if end >= base.End {
+		reached = verdictOf
+	}
+	if l == "" {
+		return reached
+	}
+	own, err := parseHistory(base.Lineage)
+	log, lerr := parseHistory(l)
+	if err != nil || lerr != nil || own.root != log.root {
+		return verdictNot
+	}
+	switch at, forked := own.parting(log); {
+	case at >= base.End:
+		return reached
+	case forked || end > at:
+		return verdictNot
+	}
+	return verdictOpen // the base's fork lies ahead
 }
 
 // extends reports whether a history may be that of a log which at a position is of
@@ -76,86 +115,6 @@ func extends(of, l tidegate.Lineage, at tidegate.Position) bool {
 	}
 	h, err := parseHistory(tidegate.Lineage(rest))
 	return err == nil && h.root == "" && h.forks[0].at >= at
-}
-
-// logLineage returns the lineage that holds at the end of what is committed: that
-// of the newest lineage batch. A writer seals one as the first batch of its term
-// where the source's history begins or has forked; empty when the log has none.
-func (s *stream) logLineage(ctx context.Context) (tidegate.Lineage, error) {
-	s.mu.Lock()
-	upTo := s.core.ApplyTo()
-	s.mu.Unlock()
-	return s.lineageThrough(ctx, upTo)
-}
-
-// lineageThrough returns the lineage that holds at the end of a batch.
-func (s *stream) lineageThrough(ctx context.Context, upTo tidegate.Seq) (tidegate.Lineage, error) {
-	s.mu.Lock()
-	terms := s.core.Meta().History.Clone()
-	s.mu.Unlock()
-	first := s.log.First()
-	for i := len(terms) - 1; i >= 0; i-- {
-		if seq := terms[i].StartSeq; seq >= first && seq <= upTo {
-			if l, ok, err := s.lineageAt(ctx, seq); ok || err != nil {
-				return l, err
-			}
-		}
-	}
-	older := upTo
-	if len(terms) > 0 {
-		older = min(upTo, terms[0].StartSeq-1)
-	}
-	// A history forgets its oldest terms; only the log knows those.
-	for seq := older; seq >= first && seq > 0; seq-- {
-		if l, ok, err := s.lineageAt(ctx, seq); ok || err != nil || ctx.Err() != nil {
-			return l, errors.Join(err, ctx.Err())
-		}
-	}
-	if b := s.begun.Load(); b != nil && upTo >= b.Before.Seq {
-		return b.Lineage, nil // the batch that said it has been trimmed
-	}
-	if first > 1 {
-		return "", fmt.Errorf("lineage at batch %s: the log begins with %s: %w", upTo, first, tidegate.ErrNotFound)
-	}
-	return "", nil
-}
-
-// termLineage returns logLineage once a batch of the adopted epoch is committed,
-// and nothing before: where the source's history forked, the first one says so.
-func (s *stream) termLineage(ctx context.Context, upTo tidegate.Seq) (tidegate.Lineage, error) {
-	s.mu.Lock()
-	term := s.core.Adopted()
-	s.mu.Unlock()
-	if term.Epoch == 0 || upTo < term.StartSeq {
-		return "", nil
-	}
-	return s.logLineage(ctx)
-}
-
-func (s *stream) lineageAt(ctx context.Context, seq tidegate.Seq) (l tidegate.Lineage, ok bool, err error) {
-	_, h, err := s.log.At(seq)
-	if err != nil || h.Kind != batch.KindLineage {
-		return "", false, err
-	}
-	cursor, err := s.log.ReadFrom(seq)
-	if err != nil {
-		return "", false, err
-	}
-	defer func() { err = errors.Join(err, cursor.Close()) }()
-	_, sealed, err := cursor.Next(ctx)
-	if err != nil {
-		return "", false, err
-	}
-	var opener batch.Opener
-	_, payload, err := opener.Open(nil, sealed)
-	if err != nil {
-		return "", false, fmt.Errorf("open batch %s: %w", seq, err)
-	}
-	line, err := batch.ParseLineage(payload)
-	if err != nil {
-		return "", false, fmt.Errorf("batch %s: %w", seq, err)
-	}
-	return line.Lineage, true, nil
 }
 
 // batchOf returns the batch of a generation that a position lies in.

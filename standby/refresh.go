@@ -161,7 +161,7 @@ func noBases(op string, stream tidegate.StreamID, err error) error {
 // machine; what is not known is no reason.
 type refreshFacts struct {
 	asked bool
-	held  bool      // there is a base to be renewed
+	held  bool      // there is a base to be renewed, that the log goes on from
 	taken time.Time // the newest was
 	now   time.Time
 	log   int64 // bytes of the source's log that are committed behind its start
@@ -269,7 +269,7 @@ func (s *stream) refreshFacts() (f refreshFacts, err error) {
 	}
 	f.now = s.n.deps.Clock.Wall()
 	var start tidegate.Position
-	switch list := (Bases{s}).Bases(); {
+	switch list := (Bases{s}).useful(); {
 	case len(list) > 0:
 		newest := list[len(list)-1]
 		f.held, f.taken, start = true, time.Unix(0, newest.Taken), newest.Start
@@ -324,7 +324,7 @@ func (s *stream) refreshBase(ctx context.Context, src BaseSource) (l snapshot.Li
 		return l, err
 	}
 	l, err = in.Commit(ctx, raw, func(info snapshot.Info) error {
-		_, err := s.keptFrom(ctx, info)
+		_, err := s.keptFrom(info)
 		return err
 	})
 	if errors.Is(err, tidegate.ErrStopped) {
@@ -401,7 +401,7 @@ func (p paced) Put(ctx context.Context, place uint64, x *snapshot.Extent, pages 
 // does not have all of that: when it begins later, when what the base holds is not
 // committed here, or when the base is of another history than the log, as one is
 // that was taken of what an unclean failover then left behind.
-func (s *stream) keptFrom(ctx context.Context, info snapshot.Info) (tidegate.Seq, error) {
+func (s *stream) keptFrom(info snapshot.Info) (tidegate.Seq, error) {
 	fail := func(err error) (tidegate.Seq, error) { return 0, s.notOfLog(err) }
 	s.mu.Lock()
 	upTo := s.core.ApplyTo()
@@ -414,7 +414,7 @@ func (s *stream) keptFrom(ctx context.Context, info snapshot.Info) (tidegate.Seq
 		return fail(fmt.Errorf("generation %d of the log was opened by epoch %s, the base's by %s: %w", info.Generation, opened, info.Opened, tidegate.ErrDiverged))
 	}
 	if info.Start == info.End {
-		return s.keptBehind(ctx, info, upTo)
+		return s.keptBehind(info, upTo)
 	}
 	first, h, err := s.batchOf(info.Generation, info.Start)
 	if err != nil {
@@ -433,7 +433,7 @@ func (s *stream) keptFrom(ctx context.Context, info snapshot.Info) (tidegate.Seq
 		return fail(fmt.Errorf("the base reaches to batch %s, committed is %s: %w", last, upTo, tidegate.ErrGap))
 	}
 	for _, seq := range []tidegate.Seq{first, last} {
-		l, err := s.lineageThrough(ctx, seq)
+		l, err := s.lineageThrough(seq)
 		if err != nil {
 			return fail(err)
 		}
@@ -451,7 +451,7 @@ func (s *stream) notOfLog(err error) error {
 // keptBehind is keptFrom of a base that is a whole state where it begins: of the log
 // it needs what lies behind that, of which nothing need have come yet, and it is of
 // the log if that led there.
-func (s *stream) keptBehind(ctx context.Context, info snapshot.Info, upTo tidegate.Seq) (tidegate.Seq, error) {
+func (s *stream) keptBehind(info snapshot.Info, upTo tidegate.Seq) (tidegate.Seq, error) {
 	fail := func(err error) (tidegate.Seq, error) { return 0, s.notOfLog(err) }
 	b, known := s.begin()
 	if !known {
@@ -476,7 +476,7 @@ func (s *stream) keptBehind(ctx context.Context, info snapshot.Info, upTo tidega
 	case last > upTo:
 		return fail(fmt.Errorf("the base has what is in batch %s, committed is %s: %w", last, upTo, tidegate.ErrGap))
 	}
-	l, err := s.lineageThrough(ctx, last)
+	l, err := s.lineageThrough(last)
 	if err != nil {
 		return fail(err)
 	}
@@ -510,7 +510,7 @@ func (s *stream) baseTaken() (at time.Time) {
 		return at
 	}
 	for _, l := range s.bases.store.Bases() { // by start
-		if l.Generation == g && l.Opened == opened {
+		if l.Generation == g && l.Opened == opened && s.bases.verdict(&l) != verdictNot {
 			at = time.Unix(0, l.Taken)
 		}
 	}

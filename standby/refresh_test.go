@@ -171,11 +171,11 @@ func TestBaseThatIsNotOfTheLogIsRefused(t *testing.T) {
 	for _, nd := range c.nodes {
 		s := nd.n.stream(theStream)
 		info := snapshot.Info{Generation: 1, Opened: 1, Base: snapshot.Base{Start: 1000, End: 20_000, Lineage: "pg:1:1"}}
-		if seq, err := s.keptFrom(t.Context(), info); err != nil || seq != 3 {
+		if seq, err := s.keptFrom(info); err != nil || seq != 3 {
 			t.Errorf("kept from %s, %v", seq, err)
 		}
 		info.Opened = 9
-		if _, err := s.keptFrom(t.Context(), info); !errors.Is(err, tidegate.ErrDiverged) {
+		if _, err := s.keptFrom(info); !errors.Is(err, tidegate.ErrDiverged) {
 			t.Errorf("opened by another epoch: %v", err)
 		}
 	}

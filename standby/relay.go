@@ -378,6 +378,9 @@ func (s *stream) fetched(ctx context.Context, next tidegate.Seq, b *shipper.Batc
 	if _, err := batch.VerifyBytes(b.Sealed); err != nil {
 		return err
 	}
+	if err := s.noteLine(&b.Header, b.Sealed); err != nil {
+		return err
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if err := ctx.Err(); err != nil {

@@ -84,7 +84,7 @@ func (l *library) parting(ctx context.Context, j journalState) (p *parting, know
 	if err != nil {
 		return nil, false, err
 	}
-	lineage, err := l.s.logLineage(ctx)
+	lineage, err := l.s.logLineage()
 	if err != nil {
 		return nil, false, err
 	}

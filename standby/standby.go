@@ -296,7 +296,7 @@ func (n *Standby) keepStream(ctx context.Context, g *errgroup.Group, v StreamVie
 }
 
 func (n *Standby) startStream(ctx context.Context, g *errgroup.Group, v StreamView) error {
-	s, err := n.openStream(v)
+	s, err := n.openStream(ctx, v)
 	if err != nil {
 		return err
 	}

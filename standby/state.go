@@ -136,7 +136,7 @@ func (l *library) ask(answers chan local.Message) bool {
 
 // worth refuses a state that says no more than a base that is held.
 func (l *library) worth(at *local.Snapshot) error {
-	list := Bases{l.s}.Bases()
+	list := Bases{l.s}.useful()
 	if at.Position > 0 && (len(list) == 0 || list[len(list)-1].Start < at.Position) {
 		return nil
 	}
@@ -237,7 +237,7 @@ func (l *library) beginning(ctx context.Context, have tidegate.Position) (from *
 		return nil, ""
 	}
 	for _, base := range (Bases{s}).Bases() { // by start: the newest is the last
-		if _, err := s.keptFrom(ctx, base.Info); err == nil && base.Start > have {
+		if _, err := s.keptFrom(base.Info); err == nil && base.Start > have {
 			from = &base
 		}
 	}

@@ -50,6 +50,7 @@ type stream struct {
 	beacon  beaconState
 	apply   applyState
 	replay  replay
+	lines   lines
 	witness witness
 	bases   *bases          // nil: its store is not known, and none were taken
 	trimmed trimRule        // as of the last look
@@ -91,7 +92,7 @@ func (b bell) ring() {
 
 // openStream opens the stream's directory, made if the stream is new here. An
 // error is the node's; what is wrong with the stream alone is its fault.
-func (n *Standby) openStream(v StreamView) (*stream, error) {
+func (n *Standby) openStream(ctx context.Context, v StreamView) (*stream, error) {
 	s := &stream{
 		n: n, id: v.ID, dir: streamDir(n.cfg.DataDir, v.ID), view: v,
 		lg:      n.deps.Log.With(keyStream, fmt.Sprintf("%s/%s", v.Service, v.Name)),
@@ -140,7 +141,14 @@ func (n *Standby) openStream(v StreamView) (*stream, error) {
 	if err := s.clearDoubt(log); err != nil {
 		return s.faulted(errors.Join(err, log.Close()))
 	}
+	if err := s.readLines(ctx, log); err != nil {
+		return s.faulted(errors.Join(err, log.Close()))
+	}
 	s.log, s.replay = log, startReplay(log.End().Seq)
+	if err := s.bases.settleLost(log); err != nil {
+		s.log = nil
+		return s.faulted(errors.Join(err, log.Close()))
+	}
 	if err := s.readService(); err != nil {
 		return s.faulted(errors.Join(err, log.Close()))
 	}

@@ -110,8 +110,19 @@ func (n *Standby) Bases(service tidegate.ServiceName, name tidegate.StreamName) 
 	}
 }
 
-// Bases lists those that are held and of the generation that is committed, by start.
+// Bases lists those that are held and of the generation that is committed, by start,
+// but for those of a history that the log went on without.
 func (b Bases) Bases() []snapshot.Listed {
+	return b.that(func(v verdict) bool { return v != verdictNot })
+}
+
+// useful lists those of Bases that the log has come through: base and log are a state.
+func (b Bases) useful() []snapshot.Listed {
+	return b.that(func(v verdict) bool { return v == verdictOf })
+}
+
+// that lists what is held of the generation that is committed, by what it is of.
+func (b Bases) that(is func(verdict) bool) []snapshot.Listed {
 	s := b.s
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -129,7 +140,7 @@ func (b Bases) Bases() []snapshot.Listed {
 	}
 	list := s.bases.store.Bases()
 	return slices.DeleteFunc(list, func(l snapshot.Listed) bool {
-		return l.Generation != sp.generation || l.Opened != sp.opened || !s.bases.holds(l.Generation, l.Opened)
+		return l.Generation != sp.generation || l.Opened != sp.opened || !s.bases.holds(l.Generation, l.Opened) || !is(s.bases.verdict(&l))
 	})
 }
 

@@ -115,8 +115,8 @@ func (s *stream) trimFacts(ctx context.Context) (f trimFacts, err error) {
 		return f, err
 	}
 	f.Spare = min(s.log.Behind(s.n.cfg.Bases.TrimExtra), end-min(end, shipper.TailMax))
-	for _, l := range (Bases{s}).Bases() {
-		first, err := s.keptFrom(ctx, l.Info)
+	for _, l := range (Bases{s}).that(func(verdict) bool { return true }) { // one that is of no use says why
+		first, err := s.keptFrom(l.Info)
 		if err != nil {
 			f.Useless = err.Error()
 			continue
@@ -192,7 +192,7 @@ func (s *stream) askNext(ctx context.Context, node tidegate.NodeName, term fence
 // another term: so it is made sure, with cuts held off, that log and term are those
 // that were looked at. That it begins later is written down first.
 func (s *stream) trimTo(ctx context.Context, to tidegate.Seq, f trimFacts) error {
-	lineage, err := s.lineageThrough(ctx, to-1)
+	lineage, err := s.lineageThrough(to - 1)
 	if err != nil {
 		return err
 	}

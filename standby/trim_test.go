@@ -181,7 +181,7 @@ func TestTrimmedLogFeedsANodeThatHasNothing(t *testing.T) {
 	if first := s3.log.First(); first < 60 {
 		t.Errorf("dr3 begins with %s", first)
 	}
-	if l, err := s3.logLineage(t.Context()); err != nil || l != "pg:1:1" {
+	if l, err := s3.logLineage(); err != nil || l != "pg:1:1" {
 		t.Errorf("lineage %q, %v: the batch that said it is gone", l, err)
 	}
 	w.seal(3, 1000)
