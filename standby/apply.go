@@ -14,6 +14,7 @@ import (
 	"github.com/tidegate/tidegate/gating/fence"
 	"github.com/tidegate/tidegate/internal/local"
 	"github.com/tidegate/tidegate/internal/retry"
+	"github.com/tidegate/tidegate/snapshot"
 )
 
 // applyState is what is known of the warm service beside this node; guarded by
@@ -22,6 +23,7 @@ type applyState struct {
 	fault     error    // why nothing is applied; stays until the library connects again
 	library   *library // nil while none is connected
 	promotion *promotion
+	unfit     map[snapshot.Name]unfit
 	handover  *fence.Handover // newest one that the warm service stands at or has passed
 }
 
@@ -431,7 +433,7 @@ func (l *library) start(ctx context.Context) (from tidegate.Seq, ok bool, err er
 	if err != nil {
 		return 0, false, err
 	}
-	base, why := l.beginning(ctx, have)
+	base, why := l.beginning(have)
 	l.lacking(why)
 	switch {
 	case why != "":

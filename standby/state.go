@@ -35,6 +35,7 @@ type snapshots struct {
 	// needs says why it cannot be fed; empty while it can.
 	needs   string
 	asks    chan local.SnapshotRead // of the state that it is being given; nil: none is
+	given   *snapshot.Listed        // that state
 	answers chan local.Message      // to what it was asked for; nil: it was not
 }
 
@@ -42,9 +43,13 @@ type snapshots struct {
 // receiving goroutine's, and ends the session when nobody does.
 func (l *library) hand(ctx context.Context, m local.Message) error {
 	l.s.mu.Lock()
-	asks, answers := l.states.asks, l.states.answers
+	asks, given, answers := l.states.asks, l.states.given, l.states.answers
 	l.s.mu.Unlock()
 	switch m := m.(type) {
+	case *local.Snapshot:
+		if given != nil && m.Text != "" {
+			return l.unfit(given, &tidegate.Error{Op: "the service did not take it", Class: m.Class, Hint: m.Hint, Err: errors.New(m.Text)})
+		}
 	case *local.SnapshotRead:
 		if asks == nil {
 			break
@@ -216,9 +221,9 @@ func (cannot) Base(context.Context, snapshot.Writer, func(int64)) (snapshot.Base
 }
 
 // beginning is where a library with an empty journal is to begin: the newest base that
-// the log goes on from. why says what is missing where it cannot be fed from the log's
+// the log goes on from, and that was not found unfit; nil where that is the log itself. why says what is missing where it cannot be fed from the log's
 // beginning, and there is no such base; mu is not held.
-func (l *library) beginning(ctx context.Context, have tidegate.Position) (from *snapshot.Listed, why string) {
+func (l *library) beginning(have tidegate.Position) (from *snapshot.Listed, why string) {
 	s := l.s
 	if s.bases == nil || !s.bases.rooted {
 		return nil, ""
@@ -236,15 +241,22 @@ func (l *library) beginning(ctx context.Context, have tidegate.Position) (from *
 	case !can || !empty:
 		return nil, ""
 	}
-	for _, base := range (Bases{s}).Bases() { // by start: the newest is the last
+	var list []snapshot.Listed
+	for _, base := range (Bases{s}).Bases() { // by start
 		if _, err := s.keptFrom(base.Info); err == nil && base.Start > have {
-			from = &base
+			list = append(list, base)
 		}
 	}
-	if from == nil && lacks {
-		return nil, "no base is held that the log goes on from"
+	s.mu.Lock()
+	from, err := s.apply.choose(list, lacks, s.n.deps.Clock.Boot())
+	s.mu.Unlock()
+	switch {
+	case from != nil || !lacks:
+		return from, ""
+	case err != nil:
+		return nil, fmt.Sprintf("none of the %d bases that are held can be given to it, and the log begins behind them: %v", len(list), err)
 	}
-	return from, ""
+	return nil, "no base is held that the log goes on from"
 }
 
 // lacking notes what the library lacks to be fed; of nothing, that it does not.
@@ -273,20 +285,21 @@ func (l *library) needsFinding() []local.Finding {
 var errSeeded = &tidegate.Error{Op: "give base to the warm service", Class: tidegate.Transient, Err: errors.New("it has it: it connects anew")}
 
 // seed gives a library the base at which its journal is to begin. It ends with the session:
-// the library connects anew, with a journal that ends there.
+// the library connects anew, with a journal that ends there, or that is as empty as
+// before; then it has said why, or the base could not be read here.
 func (l *library) seed(ctx context.Context, base snapshot.Listed) error {
 	r, err := l.s.bases.store.Reader(base)
 	if err != nil {
-		return err
+		return l.unfit(&base, err)
 	}
 	defer r.Close()
 	m, at, err := offer(r)
 	if err != nil {
-		return err
+		return l.unfit(&base, err)
 	}
 	asks := make(chan local.SnapshotRead)
 	l.s.mu.Lock()
-	l.states.asks = asks
+	l.states.asks, l.states.given = asks, &base
 	l.s.mu.Unlock()
 	l.s.lg.Info("giving the warm service a base", "position", m.Position.String(), "bytes", m.Size)
 	if err := l.conn.Send(m); err != nil {
@@ -313,8 +326,10 @@ func (l *library) seed(ctx context.Context, base snapshot.Listed) error {
 			if err := l.s.n.limits.copying.Wait(ctx, len(part)); err != nil {
 				return err
 			}
-			if _, err := io.ReadFull(pr, part); err != nil {
-				return fmt.Errorf("read base: %w", err)
+			if _, err := io.ReadFull(pr, part); ctx.Err() != nil {
+				return ctx.Err() // the session's end shows as anything
+			} else if err != nil {
+				return l.unfit(&base, fmt.Errorf("read base: %w", err))
 			}
 			if err := l.conn.Send(&local.SnapshotPart{Position: ask.Position, Offset: ask.Offset, Payload: part}); err != nil {
 				return &tidegate.Error{Op: "give base to the warm service", Class: tidegate.Transient, Err: err}

@@ -150,7 +150,7 @@ func (s *stream) status() StreamStatus {
 	}
 	s.beaconStatus(&st)
 	st.Evidence = s.evidence()
-	st.Findings = append(st.Findings, slices.Concat(s.refreshFinding(), s.trimFinding(), s.bases.lostFindings())...)
+	st.Findings = append(st.Findings, slices.Concat(s.refreshFinding(), s.trimFinding(), s.bases.lostFindings(), s.unfitFindings())...)
 	st.Archive, st.Findings = archived, append(st.Findings, found...)
 	st.Relays = make(map[tidegate.NodeName]string, len(s.relays))
 	for node, err := range s.relays {
