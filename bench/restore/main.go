@@ -73,9 +73,10 @@ func measure(ctx context.Context, out io.Writer, c *cli.Context) (err error) {
 	defer func() {
 		if err == nil {
 			err = os.RemoveAll(dir)
-		} else {
-			fmt.Fprintf(out, "logs are left in %s\n", dir)
+			return
 		}
+		err = errors.Join(err, keepLogs(dir))
+		fmt.Fprintf(out, "logs are left in %s\n", dir)
 	}()
 	machine := figure.Machine(dir)
 	fmt.Fprintln(out, machine)
@@ -92,6 +93,14 @@ func measure(ctx context.Context, out io.Writer, c *cli.Context) (err error) {
 	}
 	report.machine = machine
 	return report.print(out)
+}
+
+// keepLogs removes what a run that failed has left, but for what its daemons have said.
+func keepLogs(dir string) (err error) {
+	for _, name := range []string{archiveDir, chunksDir, limitDir, labDir + "/d1", labDir + "/p1"} {
+		err = errors.Join(err, os.RemoveAll(filepath.Join(dir, name)))
+	}
+	return err
 }
 
 // room refuses a disk that would not do: there are the primary, its log, the warm server,

@@ -155,7 +155,7 @@ func (t *turns) ours(ctx context.Context, first bool) (float64, error) {
 		if t.pages, err = pagesOf(got.data); err != nil {
 			return 0, err
 		}
-		if t.limit, err = newLimit(got.home, filepath.Join(t.dir, "chunks")); err != nil {
+		if t.limit, err = newLimit(got.home, filepath.Join(t.dir, chunksDir)); err != nil {
 			return 0, err
 		}
 	}
@@ -191,7 +191,7 @@ func (r *rig) restoreLimit(ctx context.Context, l *limit) (t trial, err error) {
 	if err := r.cold(l.dir); err != nil {
 		return t, err
 	}
-	if t, err = l.restore(ctx, filepath.Join(r.dir, "limit")); err != nil {
+	if t, err = l.restore(ctx, filepath.Join(r.dir, limitDir)); err != nil {
 		return t, err
 	}
 	return t, os.RemoveAll(t.home)

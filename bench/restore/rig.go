@@ -42,7 +42,15 @@ const wide = `CREATE TABLE wide (id int PRIMARY KEY, n int NOT NULL, filler text
 	ALTER TABLE wide ALTER COLUMN filler SET STORAGE PLAIN;
 	INSERT INTO wide SELECT g, 0, (SELECT string_agg(md5(g || ':' || i), '') FROM generate_series(1, 94) i) FROM generate_series(1, %d) g`
 
-func (r *rig) archive() string { return filepath.Join(r.dir, "archive") }
+// Names in the working directory.
+const (
+	labDir     = "lab"
+	archiveDir = "archive"
+	chunksDir  = "chunks"
+	limitDir   = "limit"
+)
+
+func (r *rig) archive() string { return filepath.Join(r.dir, archiveDir) }
 
 // build fills the database; nothing of Tidegate runs yet.
 func (r *rig) build(ctx context.Context) (err error) {
@@ -53,7 +61,7 @@ func (r *rig) build(ctx context.Context) (err error) {
 	r.rows = r.size / 2 / pageBytes
 	r.say("filling %d MiB of tables, half pgbench's, half of a row a page", r.size>>20)
 	r.lab, err = pglab.New(ctx, pglab.Config{
-		Dir: filepath.Join(r.dir, "lab"), Bin: r.bin, Scale: scale, NoTwin: true, Standbys: 1, Tune: r.tune,
+		Dir: filepath.Join(r.dir, labDir), Bin: r.bin, Scale: scale, NoTwin: true, Standbys: 1, Tune: r.tune,
 		// What changes by itself would be measured, too.
 		Settings: map[string]string{"archive_mode": "on", "autovacuum": "off", "max_wal_size": "4GB"},
 	})
