@@ -22,8 +22,7 @@ import (
 	"github.com/tidegate/tidegate/snapshot"
 )
 
-// segmentBytes is how long the segments become that a log is shown as. Each that is
-// read is a session, and some of what is behind it crosses in vain.
+// segmentBytes is the default of [Config.SegmentBytes].
 const segmentBytes = 32 << 20
 
 // Config is what a [Bucket] is opened with.
@@ -35,6 +34,9 @@ type Config struct {
 	FS      vfs.FS
 	// Stage is a directory for the base that is fetched; empty: none is.
 	Stage string
+	// SegmentBytes is how long the segments become that a log is shown as. Each that is
+	// read is a session, and some of what is behind it crosses in vain. Default 32 MiB.
+	SegmentBytes int64
 }
 
 // Bucket is a node as an archive. Nothing can be put into it.
@@ -55,6 +57,9 @@ type loaded struct {
 
 // New returns a bucket; it does no I/O.
 func New(cfg Config) *Bucket {
+	if cfg.SegmentBytes == 0 {
+		cfg.SegmentBytes = segmentBytes
+	}
 	b := &Bucket{cfg: cfg, streams: slices.Clone(cfg.Streams), logs: map[tidegate.StreamID]*loaded{}}
 	slices.SortFunc(b.streams, func(x, y archive.StreamInfo) int { return slices.Compare(x.Stream[:], y.Stream[:]) })
 	return b

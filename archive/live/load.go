@@ -78,7 +78,7 @@ func (b *Bucket) heads(ctx context.Context, id tidegate.StreamID, first, last ti
 		}
 		seg.Last, seg.Epoch, seg.Chain = next, h.Header.Epoch, h.Header.Chain
 		size += int64(h.Header.SealedLen())
-		if size >= segmentBytes || next == last {
+		if size >= b.cfg.SegmentBytes || next == last {
 			all = append(all, bucket.Object{Name: seg.Name(id), Size: size})
 			seg, size = archive.Segment{First: next + 1}, 0
 		}
