@@ -170,7 +170,7 @@ func (w *world) base(t *testing.T, n int, d tidegate.Digest, l tidegate.Lineage)
 	t.Helper()
 	info := snapshot.Info{Stream: archivetest.Stream, Generation: 1, Opened: 1, Taken: 1, Base: snapshot.Base{
 		Start: w.ends[n], End: w.ends[n], Lineage: l,
-		Attrs: map[string]string{snapshot.AttrRecords: fmt.Sprint(n), snapshot.AttrDigest: hex.EncodeToString(d[:])},
+		Attrs: map[string]string{snapshot.AttrRecords: fmt.Sprint(n), snapshot.AttrDigest: hex.EncodeToString(d[:]), "epoch": "1"},
 	}}
 	state := w.digests[n]
 	archivetest.BaseOf(t, w.bases, info, func(ctx context.Context, to snapshot.Writer) (snapshot.Base, error) {
