@@ -21,12 +21,14 @@ import (
 	"github.com/tidegate/tidegate/api"
 	pb "github.com/tidegate/tidegate/api/tidegatev1"
 	"github.com/tidegate/tidegate/api/tidegatev1/tidegatev1connect"
+	"github.com/tidegate/tidegate/archive/bucket"
 	"github.com/tidegate/tidegate/internal/clock"
 	"github.com/tidegate/tidegate/internal/durable"
 	"github.com/tidegate/tidegate/internal/pki"
 	"github.com/tidegate/tidegate/internal/rates"
 	"github.com/tidegate/tidegate/internal/vfs"
 	"github.com/tidegate/tidegate/shipper"
+	"github.com/tidegate/tidegate/shipper/drop"
 	"github.com/tidegate/tidegate/stores"
 )
 
@@ -43,6 +45,8 @@ type Deps struct {
 	Version string
 	// Connect opens the byte stream of a ship session; nil means TCP.
 	Connect func(ctx context.Context, addr string) (net.Conn, error)
+	// Drop is the bucket to cross by when nothing crosses live; nil: there is none.
+	Drop bucket.Bucket
 }
 
 // Agent is one run of the agent. Its holder id is drawn by New: a start is a
@@ -55,6 +59,7 @@ type Agent struct {
 	log      *slog.Logger
 	reg      *prometheus.Registry
 	connect  func(ctx context.Context, addr string) (net.Conn, error)
+	drop     *drop.Drop // nil: nothing crosses by an archive
 	bootID   string
 	version  string
 	holder   tidegate.HolderID
@@ -91,12 +96,18 @@ func New(cfg Config, d Deps) (*Agent, error) {
 	a.metrics = newMetrics(d.Registry)
 	a.rates = rates.New(cfg.RatesDir, d.Clock, a.log, rates.For(rates.DaemonAgent))
 	d.Registry.MustRegister(a.rates)
+	if d.Drop != nil && !cfg.Drop.Off {
+		a.drop = drop.New(d.Drop, drop.Config{Every: cfg.Drop.Every})
+	}
 	for _, sc := range cfg.Streams {
 		src, err := d.Source(sc)
 		if err != nil {
 			return nil, fmt.Errorf("stream %s/%s: %w", sc.Service, sc.Stream, err)
 		}
 		s := newStream(a, sc, src)
+		if a.drop != nil {
+			s.crossing.use(a.drop, cfg.Drop)
+		}
 		a.streams = append(a.streams, s)
 		v := a.services[sc.Service]
 		if v == nil {
@@ -139,6 +150,9 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 		return fmt.Errorf("agent: %w", err)
 	}
 	a.addr = ln.Addr()
+	if a.drop != nil {
+		defer a.drop.Wait() // for what was written last; every session is closed then
+	}
 	a.rates.Read() // an agent that a file has stopped starts stopped
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return a.serve(ctx, ln) })

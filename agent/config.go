@@ -4,12 +4,15 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"strings"
 	"time"
 
 	"github.com/tidegate/tidegate"
+	"github.com/tidegate/tidegate/archive/bucket/place"
 	"github.com/tidegate/tidegate/batch"
 	"github.com/tidegate/tidegate/internal/config"
 	"github.com/tidegate/tidegate/internal/rates"
+	"github.com/tidegate/tidegate/shipper/drop"
 )
 
 // Config is the file of tidegate-agent.
@@ -28,6 +31,28 @@ type Config struct {
 	RatesDir string         `yaml:"rates_dir"`
 	Streams  []StreamConfig `yaml:"streams"`
 	Limits   Limits         `yaml:"limits"`
+	// Archive is the bucket that streams cross by when the live crossing is down; absent:
+	// there is none. It is the standby nodes' own.
+	Archive place.Config `yaml:"archive"`
+	// Drop says when they do. Of an agent with an archive only.
+	Drop DropConfig `yaml:"drop"`
+}
+
+// DropConfig says when a stream crosses by the archive, and how fast.
+type DropConfig struct {
+	// After is for how long no standby node has answered before the live crossing counts
+	// as down.
+	After time.Duration `yaml:"after"`
+	// Slow is for how long something that was sent has not arrived before it counts as too
+	// slow. Where both ways share a narrow link nothing is won by the other.
+	Slow time.Duration `yaml:"slow"`
+	// Back is for how long the live crossing must answer before streams go back to it.
+	Back time.Duration `yaml:"back"`
+	// Every is the least time between two objects of a direction, and between two looks
+	// for the next one.
+	Every time.Duration `yaml:"every"`
+	// Off leaves the archive alone.
+	Off bool `yaml:"off"`
 }
 
 // StreamConfig is one stream that this node may write.
@@ -98,6 +123,12 @@ const (
 	// DefaultProofWait is many times what a replica of the primary cluster
 	// needs to catch up with its leader.
 	DefaultProofWait = 15 * time.Second
+	// DefaultDropAfter is longer than a relay takes to restart, and than a router.
+	DefaultDropAfter = 10 * time.Second
+	// DefaultDropSlow lets half a full ring cross at 300 kB/s.
+	DefaultDropSlow = time.Minute
+	// DefaultDropBack keeps a link that comes and goes from taking the streams with it.
+	DefaultDropBack = 5 * time.Second
 )
 
 // SetDefaults returns c with every unset key at its default.
@@ -110,6 +141,15 @@ func (c Config) SetDefaults() Config {
 	setDefault(&c.Limits.RingBytesMax, DefaultRingBytes)
 	setDefault(&c.Limits.MemoryMax, max(DefaultMemory, c.rings()+32<<20))
 	setDefault(&c.Limits.ProofWait, DefaultProofWait)
+	if !c.Archive.IsZero() {
+		if strings.HasPrefix(c.Archive.URL, "s3://") {
+			setDefault(&c.Archive.Driver, place.DriverMinIO)
+		}
+		setDefault(&c.Drop.After, DefaultDropAfter)
+		setDefault(&c.Drop.Slow, DefaultDropSlow)
+		setDefault(&c.Drop.Back, DefaultDropBack)
+		setDefault(&c.Drop.Every, drop.EveryDefault)
+	}
 	streams := make([]StreamConfig, len(c.Streams))
 	for i, s := range c.Streams {
 		setDefault(&s.Source, SourceJournal)
@@ -143,6 +183,11 @@ func (c Config) Validate() error {
 		config.AbsPath("run_dir", c.RunDir),
 		config.AbsPath("rates_dir", c.RatesDir),
 		config.Under("limits", c.Limits.Validate()),
+		config.Under("archive", c.Archive.Validate()),
+		config.Under("drop", c.Drop.validate(!c.Archive.IsZero())),
+	}
+	if d := c.Archive.Driver; d == place.DriverS3 {
+		all = append(all, config.Broken("archive.driver", "want minio: the agent carries no other, and it speaks with AWS, too, by archive.endpoint", d))
 	}
 	if len(c.Gates) == 0 {
 		all = append(all, config.Broken("gates", "want at least one host:port", c.Gates))
@@ -170,6 +215,26 @@ func (c Config) Validate() error {
 			all = append(all, config.Broken(path+".journal_dir", fmt.Sprintf("want one journal for one stream, streams[%d] has it too", j), s.JournalDir))
 		}
 		seen[name], dirs[s.JournalDir] = i, i
+	}
+	return errors.Join(all...)
+}
+
+// validate reports every broken rule.
+func (d DropConfig) validate(archive bool) error {
+	if !archive {
+		if d != (DropConfig{}) {
+			return config.Broken("", "want none without an archive", "some")
+		}
+		return nil
+	}
+	all := []error{
+		config.AtLeast("after", d.After, time.Second),
+		config.AtLeast("slow", d.Slow, d.After),
+		config.AtLeast("back", d.Back, time.Second),
+		config.AtLeast("every", d.Every, 10*time.Millisecond),
+	}
+	if d.Every > drop.EveryMax {
+		all = append(all, config.Broken("every", "want at most "+drop.EveryMax.String(), d.Every))
 	}
 	return errors.Join(all...)
 }

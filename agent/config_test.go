@@ -3,6 +3,7 @@ package agent
 import (
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -52,6 +53,27 @@ streams:
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("%s\n%v", diff, err)
+	}
+}
+
+func TestConfigOfTheOtherLane(t *testing.T) {
+	c, err := config.Parse[Config]("agent.yaml", []byte(goodFile+"archive: {url: 's3://b', endpoint: 'https://minio:9000'}\ndrop: {back: 7s}\n"))
+	if err != nil || c.Archive.Driver != "minio" || c.Drop.After != DefaultDropAfter || c.Drop.Back != 7*time.Second || c.Drop.Slow != DefaultDropSlow || c.Drop.Every == 0 {
+		t.Errorf("%+v, %+v, %v", c.Archive, c.Drop, err)
+	}
+	for text, want := range map[string]string{
+		"drop: {after: 10s}":                                         "drop: want none without an archive",
+		"archive: {url: 's3://b', driver: s3}":                       "archive.driver: want minio",
+		"archive: {url: 's3://b'}":                                   "archive.endpoint: want",
+		"archive: {url: 'file:///b'}\ndrop: {after: 2m}":             "drop.slow: want at least 2m",
+		"archive: {url: 'file:///b'}\ndrop: {after: 1ms, back: 1ms}": "drop.back: want at least 1s",
+		"archive: {url: 'file:///b'}\ndrop: {every: 1m}":             "drop.every: want at most 5s",
+		"archive: {url: 'file:///b'}\ndrop: {evry: 1s}":              "evry",
+		"archive: {url: 'file:///b', segment: 1MiB}":                 "segment",
+	} {
+		if _, err := config.Parse[Config]("agent.yaml", []byte(goodFile+text)); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want %s", text, err, want)
+		}
 	}
 }
 

@@ -17,6 +17,7 @@
 //   - proof:    equal content digests of the ranges at the end of the shipped log
 //   - ring:     the sealed batches that fewer than W nodes have stored, kept for resending
 //   - grant:    what the library is told it may do; numbered, and the library says which it obeys
+//   - lane:     by which way sessions go: live, or through a bucket while nothing crosses live
 //   - warm copy: what a standby node feeds the log to; how far it is, and what it asks
 //     of the source, are told to a library that wants to hear it
 //

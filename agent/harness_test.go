@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"path/filepath"
 	"sync"
 	"sync/atomic"
@@ -18,6 +19,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/tidegate/tidegate"
+	"github.com/tidegate/tidegate/archive/bucket"
 	"github.com/tidegate/tidegate/internal/clock"
 	"github.com/tidegate/tidegate/internal/config"
 	"github.com/tidegate/tidegate/internal/local"
@@ -89,6 +91,8 @@ func (w *world) credentials(site tidegate.SiteName, role tidegate.Role, name str
 type host struct {
 	proofWait time.Duration // 0: short
 	limits    Limits        // what is 0 is the default
+	drop      bucket.Bucket // nil: there is one lane
+	connect   func(ctx context.Context, addr string) (net.Conn, error)
 
 	w    *world
 	site tidegate.SiteName
@@ -159,7 +163,7 @@ func (s *service0) Promote(context.Context, tidegate.Epoch, tidegate.Position) e
 
 func (h *host) config() Config {
 	h.limits.ProofWait = cmp.Or(h.proofWait, 300*time.Millisecond)
-	return Config{
+	c := Config{
 		Node:    config.Node{Cluster: cluster, Site: h.site, Name: h.name},
 		TLS:     config.TLS{CA: "/pki/ca", Cert: "/pki/cert", Key: "/pki/key"},
 		Gates:   []string{h.w.gate.addr},
@@ -168,7 +172,11 @@ func (h *host) config() Config {
 		RunDir:  h.dir, RatesDir: filepath.Join(h.dir, "rates"),
 		Streams: []StreamConfig{{Service: "ledger", Stream: "main", JournalDir: filepath.Join(h.dir, "journal")}},
 		Limits:  h.limits,
-	}.SetDefaults()
+	}
+	if h.drop != nil {
+		c.Archive.URL, c.Drop.Every = "file:///opened/already", 10*time.Millisecond
+	}
+	return c.SetDefaults()
 }
 
 func newRegistry() *prometheus.Registry { return prometheus.NewRegistry() }
@@ -183,7 +191,7 @@ func (h *host) startAgent() *host {
 	a, err := New(h.config(), Deps{
 		FS: vfs.OS(), Clock: h.w.clk, Credentials: h.w.credentials(h.site, tidegate.RoleAgent, string(h.name)),
 		Log: slog.New(slog.NewTextHandler(testWriter{t}, &slog.HandlerOptions{Level: slog.LevelDebug})), Registry: newRegistry(),
-		Source: h.source, BootID: "this-boot",
+		Source: h.source, BootID: "this-boot", Drop: h.drop, Connect: h.connect,
 	})
 	if err != nil {
 		t.Fatal(err)

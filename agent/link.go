@@ -49,7 +49,7 @@ func (w *writer) keepLink(ctx context.Context) error {
 		if time.Duration(w.s.agent.clk.Boot()-began) > 10*time.Second {
 			backoff.Reset()
 		}
-		if backoff.Wait(ctx) != nil {
+		if w.s.pause(ctx, backoff) != nil {
 			return ctx.Err()
 		}
 	}
@@ -89,7 +89,7 @@ func (w *writer) session(ctx context.Context, node tidegate.NodeName) error {
 	w.mu.Lock()
 	rec := w.core.Record()
 	w.mu.Unlock()
-	conn, attached, err := w.s.agent.dialer(node, relayLimits(len(rec.Config.Members))).Dial(ctx, addr, shipper.Attach{
+	conn, attached, over, err := w.s.dial(ctx, node, addr, relayLimits(len(rec.Config.Members)), shipper.Attach{
 		Stream: rec.Stream, As: shipper.AsWriter, Epoch: w.epoch, Holder: w.s.agent.holder, Members: rec.Config.Members,
 	})
 	if err != nil {
@@ -98,6 +98,7 @@ func (w *writer) session(ctx context.Context, node tidegate.NodeName) error {
 	stop := context.AfterFunc(ctx, func() { _ = conn.Close() }) // Recv reports it
 	defer stop()
 	defer func() { _ = conn.Close() }() // idempotent; the session's error says why
+	defer w.s.crossing.attached(conn, over)()
 	if attached.Node != node {
 		return &tidegate.Error{Op: "ship to", Subject: string(node), Class: tidegate.Misuse, Err: fmt.Errorf("node %s answers at %s", attached.Node, addr)}
 	}
@@ -106,7 +107,7 @@ func (w *writer) session(ctx context.Context, node tidegate.NodeName) error {
 			return err
 		}
 	}
-	l := &link{conn: conn, node: node}
+	l := &link{conn: conn, node: node, over: over, began: w.s.agent.clk.Boot(), stored: attached.Received.Seq}
 	w.mu.Lock()
 	w.link = l
 	t := w.effects(w.core.RelayUp(fence.Member{Node: attached.Node, Incarnation: attached.Incarnation}, attached.Received, attached.Durable))
@@ -124,7 +125,7 @@ func (w *writer) session(ctx context.Context, node tidegate.NodeName) error {
 			Err: fmt.Errorf("its log ends at %s, which the ring cannot continue: %w", attached.Received, tidegate.ErrGap),
 		}
 	}
-	w.log.Info("shipping", "node", string(node), "from", from.String())
+	w.log.Info("shipping", "node", string(node), "from", from.String(), "lane", string(over))
 	w.s.setErr(nil)
 	w.s.meters.relayUp.Set(1)
 	defer w.s.meters.relayUp.Set(0)
@@ -140,6 +141,7 @@ func (w *writer) receive(l *link) error {
 			w.dropLink(l)
 			return err
 		}
+		w.s.crossing.word(l.over)
 		switch ev := ev.(type) {
 		case *shipper.AckEvent:
 			w.onAck(l, ev.Ack)

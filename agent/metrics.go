@@ -11,7 +11,7 @@ import (
 // is a state is read at the scrape, by collector.
 type metrics struct {
 	batches, records, rawBytes, shippedBytes *prometheus.CounterVec
-	sealSeconds, relayLost                   *prometheus.CounterVec
+	sealSeconds, relayLost, laneChanges      *prometheus.CounterVec
 	roundTrip                                *prometheus.HistogramVec
 	relayUp, clockOffset, clockOffsetErr     *prometheus.GaugeVec
 }
@@ -19,7 +19,7 @@ type metrics struct {
 // streamMetrics are those of one stream.
 type streamMetrics struct {
 	batches, records, rawBytes, shippedBytes prometheus.Counter
-	sealSeconds, relayLost                   prometheus.Counter
+	sealSeconds, relayLost, laneChanges      prometheus.Counter
 	roundTrip                                prometheus.Observer
 	relayUp, clockOffset, clockOffsetErr     prometheus.Gauge
 }
@@ -44,6 +44,7 @@ func newMetrics(reg *prometheus.Registry) *metrics {
 		shippedBytes:   counter("tidegate_agent_shipped_bytes_total", "Bytes of sealed batches handed to a relay, resent ones included."),
 		sealSeconds:    counter("tidegate_agent_seal_seconds_total", "Time spent sealing."),
 		relayLost:      counter("tidegate_agent_relay_lost_total", "Sessions with a relay that failed or could not be opened."),
+		laneChanges:    counter("tidegate_agent_lane_changes_total", "Times that the stream took the other lane: the archive, or live again."),
 		relayUp:        gauge("tidegate_agent_relay_up", "1 while a session with a relay is attached."),
 		clockOffset:    gauge("tidegate_agent_clock_offset_seconds", "Relay's boot clock minus this node's, best estimate."),
 		clockOffsetErr: gauge("tidegate_agent_clock_offset_error_seconds", "Bound on the error of the clock offset."),
@@ -62,7 +63,8 @@ func (m *metrics) stream(c StreamConfig) *streamMetrics {
 		batches: m.batches.WithLabelValues(l...), records: m.records.WithLabelValues(l...),
 		rawBytes: m.rawBytes.WithLabelValues(l...), shippedBytes: m.shippedBytes.WithLabelValues(l...),
 		sealSeconds: m.sealSeconds.WithLabelValues(l...), relayLost: m.relayLost.WithLabelValues(l...),
-		roundTrip: m.roundTrip.WithLabelValues(l...), relayUp: m.relayUp.WithLabelValues(l...),
+		laneChanges: m.laneChanges.WithLabelValues(l...),
+		roundTrip:   m.roundTrip.WithLabelValues(l...), relayUp: m.relayUp.WithLabelValues(l...),
 		clockOffset: m.clockOffset.WithLabelValues(l...), clockOffsetErr: m.clockOffsetErr.WithLabelValues(l...),
 	}
 }
@@ -110,10 +112,13 @@ var (
 	descBrake         = desc("tidegate_agent_gate_brake", "1 while an operator holds the gate open.")
 	descLeaseNeeded   = desc("tidegate_agent_lease_needed", "1 while outputs beyond D need a lease.")
 	descLeaseLeft     = desc("tidegate_agent_lease_remaining_seconds", "What is left of the output lease; absent while none is needed.")
+	descLane          = desc("tidegate_agent_lane_info", "1 for the lane by which sessions go, 0 for the other; absent where there is one only.", "lane")
 	descLibrary       = desc("tidegate_agent_library_connected", "1 while the service's library is connected.")
 	descPauses        = prometheus.NewDesc("tidegate_agent_pauses_total", "Times for which this process did not run for a second or more.", nil, nil)
 	descPaused        = prometheus.NewDesc("tidegate_agent_paused_seconds_total", "Time for which this process did not run, in pauses of a second or more.", nil, nil)
 	descLongestPause  = prometheus.NewDesc("tidegate_agent_longest_pause_seconds", "Longest time for which this process did not run.", nil, nil)
+	descDropBytes     = prometheus.NewDesc("tidegate_agent_drop_bytes_total", "Bytes put into the archive and read from it by sessions that cross by it; absent without one.", nil, nil)
+	descDropFailures  = prometheus.NewDesc("tidegate_agent_drop_failures_total", "Requests to the archive that failed while crossing by it; absent without one.", nil, nil)
 	descGate          = prometheus.NewDesc("tidegate_agent_gate_reached", "1 while a gate answers.", nil, nil)
 )
 
@@ -123,9 +128,9 @@ func (c collector) Describe(ch chan<- *prometheus.Desc) {
 		descState, descEpoch, descHead, descReleased, descCaptured, descCapturedSeq, descShippedSeq, descDurable, descDurableSeq, descApplied,
 		descExposureKnown, descExposureRec, descExposureBytes, descExposureAge, descLossWindow,
 		descAreaRecords, descAreaBytes, descAreaAge, descKnownTime, descUnknownTime,
-		descMode, descRecorded, descRing, descRingMax, descProven, descOpening, descDiverged, descLibrary, descGate,
+		descMode, descRecorded, descRing, descRingMax, descProven, descOpening, descDiverged, descLibrary, descLane, descGate,
 		descGateState, descGateRecord, descUtilisation, descRejected, descSlack, descBrake, descLeaseNeeded, descLeaseLeft,
-		descPauses, descPaused, descLongestPause,
+		descPauses, descPaused, descLongestPause, descDropBytes, descDropFailures,
 	} {
 		ch <- d
 	}
@@ -138,6 +143,10 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 	ch <- prometheus.MustNewConstMetric(descPauses, prometheus.CounterValue, float64(st.Pauses.Count))
 	ch <- prometheus.MustNewConstMetric(descPaused, prometheus.CounterValue, st.Pauses.Total.Seconds())
 	ch <- prometheus.MustNewConstMetric(descLongestPause, prometheus.GaugeValue, st.Pauses.Longest.Seconds())
+	if d := c.a.drop; d != nil {
+		ch <- prometheus.MustNewConstMetric(descDropBytes, prometheus.CounterValue, float64(d.Bytes()))
+		ch <- prometheus.MustNewConstMetric(descDropFailures, prometheus.CounterValue, float64(d.Failures()))
+	}
 	for i := range st.Streams {
 		collectStream(ch, &st.Streams[i])
 	}
@@ -154,6 +163,11 @@ func collectStream(ch chan<- prometheus.Metric, s *StreamStatus) {
 	gauge(descEpoch, float64(s.Epoch))
 	gauge(descLibrary, one(s.LibraryConnected))
 	gauge(descOpening, s.OpeningFor.Seconds())
+	if s.Crossing != nil {
+		for _, l := range []lane{laneLive, laneArchive} {
+			gauge(descLane, one(s.Crossing.Lane == string(l)), string(l))
+		}
+	}
 	if s.HeadKnown {
 		gauge(descHead, float64(s.Head))
 	}

@@ -56,7 +56,7 @@ func (s *stream) observe(ctx context.Context) error {
 		if time.Duration(s.agent.clk.Boot()-began) > 10*time.Second {
 			backoff.Reset()
 		}
-		if backoff.Wait(ctx) != nil {
+		if s.pause(ctx, backoff) != nil {
 			return ctx.Err()
 		}
 	}
@@ -71,13 +71,14 @@ func (s *stream) observeAt(ctx context.Context, rec fence.EpochRecord, node tide
 	s.mu.Lock()
 	from := s.seen.proven + 1
 	s.mu.Unlock()
-	conn, attached, err := s.dialObserver(ctx, node, addr, rec, from)
+	conn, attached, over, err := s.dialObserver(ctx, node, addr, rec, from)
 	if err != nil {
 		return err
 	}
 	stop := context.AfterFunc(ctx, func() { _ = conn.Close() }) // Recv reports it
 	defer stop()
 	defer func() { _ = conn.Close() }() // idempotent; the session's error says why
+	defer s.crossing.attached(conn, over)()
 	s.mu.Lock()
 	s.seen.node, s.seen.end, s.seen.commit, s.seen.activation = node, attached.Received.Seq, attached.Commit, activation
 	s.mu.Unlock()
@@ -90,6 +91,7 @@ func (s *stream) observeAt(ctx context.Context, rec fence.EpochRecord, node tide
 		if err != nil {
 			return err
 		}
+		s.crossing.word(over)
 		switch ev := ev.(type) {
 		case *shipper.HeaderEvent:
 			h := ev.Header
@@ -143,33 +145,33 @@ func (s *stream) leftOut(h batch.Header) bool {
 // dialObserver attaches at from. An observer that has compared nothing yet, or
 // whose place is not in the node's log any more, begins with the newest batches:
 // as many as a new writer would have to prove.
-func (s *stream) dialObserver(ctx context.Context, node tidegate.NodeName, addr string, rec fence.EpochRecord, from tidegate.Seq) (*shipper.Conn, shipper.Attached, error) {
-	d, attach := s.agent.dialer(node, shipper.Limits{}), shipper.Attach{Stream: rec.Stream, As: shipper.AsObserver, From: from}
+func (s *stream) dialObserver(ctx context.Context, node tidegate.NodeName, addr string, rec fence.EpochRecord, from tidegate.Seq) (*shipper.Conn, shipper.Attached, lane, error) {
+	attach := shipper.Attach{Stream: rec.Stream, As: shipper.AsObserver, From: from}
 	if from > 1 {
-		conn, attached, err := d.Dial(ctx, addr, attach)
+		conn, attached, over, err := s.dial(ctx, node, addr, shipper.Limits{}, attach)
 		if !errors.Is(err, tidegate.ErrGap) {
-			return conn, attached, err
+			return conn, attached, over, err
 		}
 	}
 	attach.From = 0 // the end
-	conn, attached, err := d.Dial(ctx, addr, attach)
+	conn, attached, over, err := s.dial(ctx, node, addr, shipper.Limits{}, attach)
 	if err != nil {
-		return nil, attached, err
+		return nil, attached, over, err
 	}
 	end := attached.Received.Seq
 	attach.From = max(1, end-min(end, shipper.TailMax-1))
-	tail, tailed, err := d.Dial(ctx, addr, attach)
+	tail, tailed, later, err := s.dial(ctx, node, addr, shipper.Limits{}, attach)
 	switch {
 	case err == nil:
 		s.skipTo(attach.From)
-		return tail, tailed, conn.Close()
+		return tail, tailed, later, conn.Close()
 	case errors.Is(err, tidegate.ErrGap):
 		// Trimmed or cut meanwhile: what comes from now on is compared, and a
 		// new writer's proof looks at the tail in any case.
 		s.skipTo(end + 1)
-		return conn, attached, nil
+		return conn, attached, over, nil
 	}
-	return nil, tailed, errors.Join(err, conn.Close())
+	return nil, tailed, later, errors.Join(err, conn.Close())
 }
 
 // skipTo begins the comparison at seq.

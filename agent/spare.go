@@ -160,7 +160,7 @@ func (s *stream) endAt(ctx context.Context, id tidegate.StreamID, node tidegate.
 	if !ok {
 		return logEnd{}, fmt.Errorf("observe %s: the gate has no address for it", node)
 	}
-	conn, attached, err := s.agent.dialer(node, shipper.Limits{}).Dial(ctx, addr, shipper.Attach{Stream: id, As: shipper.AsObserver})
+	conn, attached, _, err := s.dial(ctx, node, addr, shipper.Limits{}, shipper.Attach{Stream: id, As: shipper.AsObserver})
 	if err != nil {
 		return logEnd{}, err
 	}

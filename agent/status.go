@@ -75,6 +75,7 @@ type StreamStatus struct {
 	ReleasedKnown bool              `json:"released_known"`
 	Released      tidegate.Position `json:"released,omitzero"` // A; absent while not known, and while nothing was
 
+	Crossing *CrossingStatus `json:"crossing,omitempty"` // nil where there is one lane only
 	Writer   *WriterStatus   `json:"writer,omitempty"`
 	Observer *ObserverStatus `json:"observer,omitempty"`
 }
@@ -179,6 +180,7 @@ func (s *stream) status() StreamStatus {
 		found = f.Findings()
 	}
 	lost := s.lost()
+	crossing := s.crossing.status(s.agent.clk.Boot())
 	w := s.writer.Load()
 	var ws *WriterStatus
 	if w != nil {
@@ -191,7 +193,7 @@ func (s *stream) status() StreamStatus {
 		Waiting: s.acquire, Error: s.lastErr, Writer: ws,
 		LibraryConnected: s.lib.conn != nil, ServiceActive: s.lib.conn != nil && s.lib.active, Endpoint: s.cfg.Endpoint,
 		HeadKnown: s.lib.known, ReleasedKnown: s.lib.known && s.lib.progress.AKnown,
-		State: s.stateLocked(w), Keeps: keeps, OpeningFor: s.openingFor(w),
+		State: s.stateLocked(w), Keeps: keeps, OpeningFor: s.openingFor(w), Crossing: crossing,
 	}
 	if st.HeadKnown {
 		st.Head = s.lib.head()
@@ -206,8 +208,15 @@ func (s *stream) status() StreamStatus {
 		f := s.lostFinding(lost)
 		st.Lost, st.LostDiverged, st.Findings = lost.Error(), errors.Is(lost, tidegate.ErrDiverged), append([]local.Finding{f}, st.Findings...)
 	}
-	if f, some := s.found(); some {
+	byArchive, archived := crossing.finding(s.agent.drop)
+	if archived {
+		st.Findings = append(st.Findings, byArchive)
+	}
+	f, some := s.found()
+	if some {
 		st.Findings = append(st.Findings, f)
+	}
+	if some || archived {
 		slices.SortStableFunc(st.Findings, func(a, b local.Finding) int { return cmp.Compare(b.Severity, a.Severity) })
 	}
 	if err := s.lib.findings.Work(); err != nil {

@@ -48,6 +48,8 @@ type stream struct {
 	grant   local.DaemonProgress // newest grant but for D, with its number; guarded by sending
 	writer  atomic.Pointer[writer]
 
+	crossing crossing
+
 	mu         sync.Mutex
 	lib        library
 	view       streamView
@@ -276,6 +278,7 @@ func (s *stream) run(ctx context.Context) error {
 	g.Go(func() error { return s.serveLibraries(ctx) })
 	g.Go(func() error { return s.supervise(ctx) })
 	g.Go(func() error { return s.keepGeneration(ctx) })
+	g.Go(func() error { return s.keepCrossing(ctx) })
 	return g.Wait()
 }
 

@@ -78,6 +78,10 @@ type link struct {
 	node tidegate.NodeName
 	next tidegate.Seq // first batch that has not been sent; the sealing goroutine's
 	put  bool         // something was sent and not flushed; the sealing goroutine's
+
+	over   lane
+	began  tidegate.Instant
+	stored tidegate.Seq // by the relay, as far as it has said; under the writer's mu
 }
 
 func newWriter(s *stream, rec fence.EpochRecord, revision int64) (*writer, error) {
@@ -247,6 +251,9 @@ func (w *writer) onAck(l *link, a fence.Ack) {
 	now := w.s.agent.clk.Boot()
 	w.mu.Lock()
 	t := w.effects(w.core.OnAck(a))
+	if a.Node == l.node {
+		l.stored = max(l.stored, a.Stored)
+	}
 	if w.ring != nil {
 		w.ring.state(a.Node, a.Durable)
 	}

@@ -79,26 +79,35 @@ type request struct {
 // dial connects, negotiates and sends the request. The reply's bytes are the
 // session's until the first Recv.
 func (d Dialer) dial(ctx context.Context, addr, as string, req request) (*Conn, []byte, error) {
+	c, ctx, cancel, err := d.connect(ctx, addr)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer cancel()
+	body, err := c.handshake(ctx, d.Features, req)
+	if err != nil {
+		_ = c.close("") // the handshake's error says more
+		return nil, nil, fmt.Errorf("attach to %s as %s: %w", addr, as, err)
+	}
+	return c, body, nil
+}
+
+// connect opens the byte stream. The context that it gives bounds the handshake.
+func (d Dialer) connect(ctx context.Context, addr string) (*Conn, context.Context, context.CancelFunc, error) {
 	l := d.Limits.SetDefaults()
 	ctx, cancel := context.WithTimeout(ctx, l.HandshakeTimeout)
-	defer cancel()
 	connect := d.Connect
 	if connect == nil {
 		connect = dialTCP
 	}
 	nc, err := connect(ctx, addr)
 	if err != nil {
-		return nil, nil, &tidegate.Error{Op: "dial", Subject: addr, Class: tidegate.Transient, Err: err}
+		cancel()
+		return nil, nil, nil, &tidegate.Error{Op: "dial", Subject: addr, Class: tidegate.Transient, Err: err}
 	}
 	raw := &timedConn{Conn: nc, idle: l.IdleTimeout}
 	s := newSession(raw, tls.Client(raw, tlsConfig(d.TLS)), l, d.Clock)
-	c := &Conn{session: s, credit: make(chan struct{}, 1)}
-	body, err := c.handshake(ctx, d.Features, req)
-	if err != nil {
-		_ = s.close("") // the handshake's error says more
-		return nil, nil, fmt.Errorf("attach to %s as %s: %w", addr, as, err)
-	}
-	return c, body, nil
+	return &Conn{session: s, credit: make(chan struct{}, 1)}, ctx, cancel, nil
 }
 
 func dialTCP(ctx context.Context, addr string) (net.Conn, error) {
@@ -106,34 +115,29 @@ func dialTCP(ctx context.Context, addr string) (net.Conn, error) {
 	return d.DialContext(ctx, "tcp", addr)
 }
 
+// Probe asks whether an acceptor answers at addr: it connects, negotiates and goes. A
+// nil error says that bytes cross both ways, and that both certificates are good.
+func (d Dialer) Probe(ctx context.Context, addr string) error {
+	c, ctx, cancel, err := d.connect(ctx, addr)
+	if err != nil {
+		return err
+	}
+	defer cancel()
+	defer c.close("") // nothing is under way
+	stop := c.bound(ctx)
+	defer stop()
+	if _, err := c.negotiate(ctx, d.Features); err != nil {
+		return fmt.Errorf("ask %s: %w", addr, err)
+	}
+	return nil
+}
+
 func (c *Conn) handshake(ctx context.Context, features []string, req request) ([]byte, error) {
 	stop := c.bound(ctx)
 	defer stop()
-	if err := c.tls.HandshakeContext(ctx); err != nil {
-		// The reason of our own check travels inside the handshake's error.
-		if own, ok := errors.AsType[*tidegate.Error](err); ok {
-			return nil, own
-		}
-		return nil, c.lost("handshake", err)
-	}
-	var err error
-	if c.peer, err = peerIdentity(c.tls.ConnectionState()); err != nil {
-		return nil, err
-	}
-	h := hello{min: VersionMin, max: VersionMax, features: features}
-	if err := c.send(typeHello, h.append(nil)); err != nil {
-		return nil, err
-	}
-	body, err := c.expect(typeWelcome)
+	w, err := c.negotiate(ctx, features)
 	if err != nil {
 		return nil, err
-	}
-	w, err := parseWelcome(body)
-	if err != nil {
-		return nil, c.malformed(err)
-	}
-	if w.version < VersionMin || w.version > VersionMax {
-		return nil, c.malformed(fmt.Errorf("version %d chosen, offered %d to %d", w.version, VersionMin, VersionMax))
 	}
 	c.node, c.version, c.features = w.node, w.version, common(features, w.features)
 	if req.kind == typeBaseAttach && !slices.Contains(c.features, FeatureBase) {
@@ -146,6 +150,35 @@ func (c *Conn) handshake(ctx context.Context, features []string, req request) ([
 		return nil, err
 	}
 	return c.expect(req.reply)
+}
+
+// negotiate finds out who answers, and what both ends speak.
+func (c *Conn) negotiate(ctx context.Context, features []string) (w welcome, err error) {
+	if err := c.tls.HandshakeContext(ctx); err != nil {
+		// The reason of our own check travels inside the handshake's error.
+		if own, ok := errors.AsType[*tidegate.Error](err); ok {
+			return w, own
+		}
+		return w, c.lost("handshake", err)
+	}
+	if c.peer, err = peerIdentity(c.tls.ConnectionState()); err != nil {
+		return w, err
+	}
+	h := hello{min: VersionMin, max: VersionMax, features: features}
+	if err := c.send(typeHello, h.append(nil)); err != nil {
+		return w, err
+	}
+	body, err := c.expect(typeWelcome)
+	if err != nil {
+		return w, err
+	}
+	if w, err = parseWelcome(body); err != nil {
+		return w, c.malformed(err)
+	}
+	if w.version < VersionMin || w.version > VersionMax {
+		return w, c.malformed(fmt.Errorf("version %d chosen, offered %d to %d", w.version, VersionMin, VersionMax))
+	}
+	return w, nil
 }
 
 // Node returns the acceptor's name.

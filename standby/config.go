@@ -17,6 +17,7 @@ import (
 	"github.com/tidegate/tidegate/internal/rates"
 	"github.com/tidegate/tidegate/internal/vfs"
 	"github.com/tidegate/tidegate/shipper"
+	"github.com/tidegate/tidegate/shipper/drop"
 )
 
 // Config is what a node is told by its operator.
@@ -44,6 +45,8 @@ type Config struct {
 	Bases BasePolicy
 	// Archive says how streams are archived, where Deps has an archive.
 	Archive archive.Policy
+	// Drop says how often the archive is asked for what crosses by it, where Deps has a drop.
+	Drop drop.Config
 	// RejoinEvery is how often a node that missed an adopt asks for it. Default 1 s.
 	RejoinEvery time.Duration
 }
@@ -77,6 +80,7 @@ func (c Config) SetDefaults() Config {
 	if c.RejoinEvery == 0 {
 		c.RejoinEvery = RejoinEveryDefault
 	}
+	c.Drop = c.Drop.SetDefaults()
 	c.Bases, c.Limits, c.Archive = c.Bases.SetDefaults(), c.Limits.SetDefaults(), c.Archive.SetDefaults()
 	return c
 }
@@ -114,7 +118,7 @@ func (c Config) Validate() error {
 	return errors.Join(errs...)
 }
 
-// Deps is what a node is given by the process it runs in. None but Archive is nil.
+// Deps is what a node is given by the process it runs in. None but Archive and Drop is nil.
 type Deps struct {
 	FS        vfs.FS
 	Clock     clock.Clock
@@ -127,6 +131,9 @@ type Deps struct {
 	// Archive opens the bucket of the archive, whose bytes go at a rate; nil: there is
 	// none. It does not wait for a server: what that does must not keep a node from its work.
 	Archive func(ctx context.Context, rate *rates.Limiter) (bucket.Bucket, error)
+	// Drop opens the bucket by which sessions cross when no packet does, as Archive does;
+	// nil: none cross by one.
+	Drop func(ctx context.Context) (bucket.Bucket, error)
 }
 
 // Keys of log attributes.

@@ -27,6 +27,7 @@
 //	   +--- acks, feedback -------+-----------------------+ the same, unchanged
 //	                              +-> cursor, up to commit -> library (internal/local)
 //	                              +-> up to commit -> [archive.Writer] -> bucket; nothing waits for it
+//	bucket, package drop --sessions of agents that nothing else crosses from--> feed
 //	gate -- fence, adopt, promote --> fence.Node, one lock per stream
 //
 // # Order of locks and effects

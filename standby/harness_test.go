@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"net"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -26,6 +27,7 @@ import (
 	"github.com/tidegate/tidegate/internal/rates"
 	"github.com/tidegate/tidegate/internal/vfs"
 	"github.com/tidegate/tidegate/shipper"
+	"github.com/tidegate/tidegate/shipper/drop"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -140,6 +142,7 @@ type cluster struct {
 	// bucket is a node's archive, and archive how it uploads; nil: it has none.
 	bucket  func(tidegate.NodeName) bucket.Bucket
 	archive archive.Policy
+	drop    bucket.Bucket // by which sessions cross, too; nil: none do
 
 	outside map[tidegate.NodeName]tidegate.SiteName // nodes that no configuration names, and where they are
 }
@@ -239,6 +242,8 @@ var testLimits = shipper.Limits{
 	KeepaliveEvery: 50 * time.Millisecond, IdleTimeout: 2 * time.Second, BatchBytesMax: 2 << 20, CreditBytes: 4 << 20,
 }.SetDefaults()
 
+var quickDrop = drop.Config{Every: 2 * time.Millisecond, Look: 2 * time.Millisecond}
+
 func (nd *node) start() {
 	t := nd.c.t
 	t.Helper()
@@ -249,14 +254,18 @@ func (nd *node) start() {
 	if nd.c.bucket != nil {
 		archives = func(context.Context, *rates.Limiter) (bucket.Bucket, error) { return nd.c.bucket(nd.name), nil }
 	}
+	var passing func(context.Context) (bucket.Bucket, error)
+	if nd.c.drop != nil {
+		passing = func(context.Context) (bucket.Bucket, error) { return nd.c.drop, nil }
+	}
 	nd.n, err = New(Config{
 		Node: nd.name, Site: nd.c.site(nd.name), DataDir: nd.dir, RunDir: cmp.Or(nd.run, nd.c.run), RatesDir: nd.c.rates, ShipListen: "127.0.0.1:0", APIListen: "127.0.0.1:0",
 		Limits: testLimits, SegmentBytes: 1 << 20, FreeBytesMin: 1, RejoinEvery: 50 * time.Millisecond,
-		Bases: nd.c.policy, Archive: nd.c.archive,
+		Bases: nd.c.policy, Archive: nd.c.archive, Drop: quickDrop,
 	}, Deps{
 		FS: nd.fs, Clock: clock.System(), Log: slog.New(slog.DiscardHandler), Registry: nd.reg, Directory: gateOf{nd.c.gate, nd.name},
 		ShipServe: cred.ServerTLS(), ShipDial: cred.ClientTLS(pki.Expect{Role: tidegate.RoleStandby}), APIServe: cred.ServerTLS(),
-		Archive: archives,
+		Archive: archives, Drop: passing,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -418,6 +427,8 @@ type writer struct {
 	back []shipper.Feedback // as they came
 	wg   sync.WaitGroup
 	sent tidegate.Seq
+
+	connect func(ctx context.Context, addr string) (net.Conn, error) // nil: TCP
 }
 
 func (c *cluster) writer(rec fence.EpochRecord) *writer {
@@ -430,7 +441,7 @@ func (c *cluster) writer(rec fence.EpochRecord) *writer {
 func (w *writer) dialer() shipper.Dialer {
 	return shipper.Dialer{
 		TLS:   w.c.creds(tidegate.RoleAgent, "app1").ClientTLS(pki.Expect{Role: tidegate.RoleStandby}),
-		Clock: clock.System(), Limits: testLimits,
+		Clock: clock.System(), Limits: testLimits, Connect: w.connect,
 	}
 }
 

@@ -33,6 +33,7 @@ type metrics struct {
 	beacon, blind, limbo, faulted, learner, lease, relayUp,
 	logBytes, logFirst, baseTaken, baseBytes,
 	archivist, archived, archiveBehind, archiveHoles, archiveSuccess,
+	dropConnections, dropBytes, dropFailures,
 	free, total, quarantine, full *prometheus.Desc
 }
 
@@ -107,6 +108,9 @@ func newMetrics(reg prometheus.Registerer, n *Standby) *metrics {
 	m.archiveBehind = prometheus.NewDesc("tidegate_standby_archive_behind_seconds", "Age of the oldest committed batch that is not archived; 0 when there is none, absent while that is not known.", stream, nil)
 	m.archiveHoles = prometheus.NewDesc("tidegate_standby_archive_holes", "Ranges of batches that the archive lacks and this log cannot fill; absent while that is not known.", stream, nil)
 	m.archiveSuccess = prometheus.NewDesc("tidegate_standby_archive_last_success_timestamp_seconds", "When the archive did last what this node asked; absent until it has.", stream, nil)
+	m.dropConnections = prometheus.NewDesc("tidegate_standby_drop_connections", "Connections by way of the archive that are open, those in their handshake included; absent where none can be.", nil, nil)
+	m.dropBytes = prometheus.NewDesc("tidegate_standby_drop_bytes_total", "Bytes put into the archive and read from it by sessions that cross by it; absent where none can.", nil, nil)
+	m.dropFailures = prometheus.NewDesc("tidegate_standby_drop_failures_total", "Requests to the archive that failed while sessions crossed by it, or were looked for; absent where none can.", nil, nil)
 	m.free = prometheus.NewDesc("tidegate_standby_disk_free_bytes", "Room left on the data directory's file system.", nil, nil)
 	m.total = prometheus.NewDesc("tidegate_standby_disk_total_bytes", "Size of the data directory's file system.", nil, nil)
 	m.quarantine = prometheus.NewDesc("tidegate_standby_quarantine_bytes", "Bytes that lie in quarantine.", nil, nil)
@@ -123,7 +127,8 @@ func (m *metrics) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		m.received, m.durable, m.commit, m.applied, m.appliedPosition, m.beacon, m.blind,
 		m.limbo, m.faulted, m.learner, m.lease, m.relayUp, m.logBytes, m.logFirst, m.baseTaken, m.baseBytes,
-		m.archivist, m.archived, m.archiveBehind, m.archiveHoles, m.archiveSuccess, m.free, m.total, m.quarantine, m.full,
+		m.archivist, m.archived, m.archiveBehind, m.archiveHoles, m.archiveSuccess,
+		m.dropConnections, m.dropBytes, m.dropFailures, m.free, m.total, m.quarantine, m.full,
 	} {
 		ch <- d
 	}
@@ -140,6 +145,11 @@ func (m *metrics) Collect(ch chan<- prometheus.Metric) {
 		gauge(m.total, float64(st.TotalBytes))
 		gauge(m.quarantine, float64(st.Quarantined))
 		gauge(m.full, truth(st.Full))
+	}
+	if e := m.n.drop.Load(); e != nil {
+		gauge(m.dropConnections, float64(e.listener.Connections()))
+		ch <- prometheus.MustNewConstMetric(m.dropBytes, prometheus.CounterValue, float64(e.drop.Bytes()))
+		ch <- prometheus.MustNewConstMetric(m.dropFailures, prometheus.CounterValue, float64(e.drop.Failures()))
 	}
 	for _, s := range st.Streams {
 		// A stream that no view has named yet goes by its id.

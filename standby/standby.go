@@ -32,8 +32,9 @@ type Standby struct {
 	changed  bell          // the view has changed
 	bucket   bucket.Bucket // of the archive; nil: there is none. Set before any stream is opened
 	buffers  archive.Buffers
-	urgent   bell        // the gate waits for what the next report says
-	full     atomic.Bool // too little room on the disk for batches
+	drop     atomic.Pointer[dropEnd] // nil: no session crosses by the archive; set once by Run
+	urgent   bell                    // the gate waits for what the next report says
+	full     atomic.Bool             // too little room on the disk for batches
 	disk     atomic.Pointer[diskState]
 	grows    atomic.Pointer[float64] // bytes per second; nil until measured
 
@@ -102,6 +103,9 @@ func (n *Standby) Run(ctx context.Context) (err error) {
 			return fmt.Errorf("open archive: %w", err)
 		}
 	}
+	if err := n.openDrop(ctx); err != nil {
+		return err
+	}
 	shipLn, apiLn, err := n.listen(ctx)
 	if err != nil {
 		return err
@@ -124,6 +128,7 @@ func (n *Standby) Run(ctx context.Context) (err error) {
 	unwatch := context.AfterFunc(gctx, halt)
 	defer unwatch()
 	g.Go(func() error { return server.Serve(gctx, shipLn) })
+	g.Go(func() error { return n.serveDrop(gctx) })
 	g.Go(func() error { return n.serveAPI(gctx, apiLn) })
 	g.Go(func() error { return n.syncer.run(gctx) })
 	g.Go(func() error { return n.limits.files.Run(gctx) })

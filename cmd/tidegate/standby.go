@@ -138,6 +138,11 @@ func standbyParts(f standbyFile, log *slog.Logger) ([]daemon.Part, error) {
 		deps.Archive = func(ctx context.Context, rate *rates.Limiter) (bucket.Bucket, error) {
 			return open.OpenWith(ctx, f.Archive.Config, open.Around{Rate: rate})
 		}
+		if !f.Drop.Off {
+			passing := f.Archive.Config
+			passing.Lock = 0 // what is on its way is removed once it has arrived
+			deps.Drop = func(ctx context.Context) (bucket.Bucket, error) { return open.Open(ctx, passing) }
+		}
 	}
 	node, err := standby.New(f.config(), deps)
 	if err != nil {

@@ -38,14 +38,17 @@ func TestArchiveBlock(t *testing.T) {
 		t.Errorf("an empty block: %+v, %v", f.Archive, err)
 	}
 	for block, want := range map[string]string{
-		"{every: 10s}": "archive.url",
-		"{url: file:///srv/archive, segment: 1GiB}":    "archive.segment",
-		"{url: file:///srv/archive, urls: x}":          "urls",
-		"{url: s3://bucket, driver: gopher}":           "archive.driver",
-		"{url: file:///srv/archive, driver: minio}":    "archive.driver",
-		"{url: file:///srv/archive, every: -1s}":       "archive.every",
-		"{url: ftp://somewhere, segment: 1MiB}":        "archive.url",
-		"{url: s3://b, encryption: {key_file: a.key}}": "archive.encryption.key_file",
+		"{url: file:///srv/archive}\ndrop: {every: 6s}": "drop.every: want at most 5s",
+		"{url: file:///srv/archive}\ndrop: {look: 1ms}": "drop.look: want at least 10ms",
+		"{}\ndrop: {off: true}":                         "drop: want none without an archive",
+		"{every: 10s}":                                  "archive.url",
+		"{url: file:///srv/archive, segment: 1GiB}":     "archive.segment",
+		"{url: file:///srv/archive, urls: x}":           "urls",
+		"{url: s3://bucket, driver: gopher}":            "archive.driver",
+		"{url: file:///srv/archive, driver: minio}":     "archive.driver",
+		"{url: file:///srv/archive, every: -1s}":        "archive.every",
+		"{url: ftp://somewhere, segment: 1MiB}":         "archive.url",
+		"{url: s3://b, encryption: {key_file: a.key}}":  "archive.encryption.key_file",
 	} {
 		if _, err := withArchive(t, block); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v, want a word about %s", block, err, want)

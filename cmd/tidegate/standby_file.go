@@ -7,6 +7,7 @@ import (
 	"github.com/tidegate/tidegate/archive"
 	"github.com/tidegate/tidegate/archive/bucket/open"
 	"github.com/tidegate/tidegate/internal/config"
+	"github.com/tidegate/tidegate/shipper/drop"
 	"github.com/tidegate/tidegate/standby"
 )
 
@@ -27,7 +28,29 @@ type standbyFile struct {
 	} `yaml:"limits"`
 	Base    baseFile    `yaml:"base"`    // of the streams whose stores have bases
 	Archive archiveFile `yaml:"archive"` // a third copy, in a bucket
+	Drop    dropFile    `yaml:"drop"`    // of a node with an archive: agents cross by it when nothing crosses live
 	Warm    []warmFile  `yaml:"warm"`    // services that the node keeps warm itself
+}
+
+// dropFile says how often the archive is asked for what crosses by it.
+type dropFile struct {
+	Every time.Duration `yaml:"every"` // least time between two objects of a direction, and between two looks for the next one
+	Look  time.Duration `yaml:"look"`  // between two looks for new sessions, while a stream lacks its writer
+	Off   bool          `yaml:"off"`   // the archive is for archiving only
+}
+
+func (d dropFile) validate(archive bool) error {
+	if !archive {
+		if d != (dropFile{}) {
+			return config.Broken("", "want none without an archive", "some")
+		}
+		return nil
+	}
+	all := []error{config.AtLeast("every", d.Every, 10*time.Millisecond), config.AtLeast("look", d.Look, 10*time.Millisecond)}
+	if d.Every > drop.EveryMax {
+		all = append(all, config.Broken("every", "want at most "+drop.EveryMax.String(), d.Every))
+	}
+	return errors.Join(all...)
 }
 
 // baseFile says when bases are renewed.
@@ -129,6 +152,7 @@ func (f standbyFile) SetDefaults() standbyFile {
 	if f.Archive != (archiveFile{}) {
 		f.Archive.Config = f.Archive.SetDefaults()
 		f.Archive.Segment, f.Archive.Every = config.Bytes(d.Archive.Segment), d.Archive.Every
+		f.Drop.Every, f.Drop.Look = d.Drop.Every, d.Drop.Look
 	}
 	f.Limits.FreeBytesMin = config.Bytes(d.FreeBytesMin) //nolint:gosec // came from a Bytes
 	return f
@@ -148,7 +172,8 @@ func (f standbyFile) Validate() error {
 		config.AtLeast("limits.quarantine_bytes_max", f.Limits.QuarantineBytesMax, 1<<20),
 		config.AtLeast("limits.free_bytes_min", f.Limits.FreeBytesMin, 1<<20),
 	}
-	all = append(all, config.Under("base", f.Base.validate()), config.Under("archive", f.Archive.validate()), validateWarm(f.Warm, f.RunDir))
+	all = append(all, config.Under("base", f.Base.validate()), config.Under("archive", f.Archive.validate()),
+		config.Under("drop", f.Drop.validate(f.Archive != (archiveFile{}))), validateWarm(f.Warm, f.RunDir))
 	if f.RunDir != noRunDir {
 		all = append(all, config.AbsPath("run_dir", f.RunDir))
 	}
@@ -172,6 +197,7 @@ func (f standbyFile) config() standby.Config {
 		ShipListen: f.Ship.Listen, ShipPublic: f.Ship.Public, APIListen: f.API.Listen, APIPublic: f.API.Public,
 		Bases:        f.Base.policy(),
 		Archive:      f.Archive.policy(),
+		Drop:         drop.Config{Every: f.Drop.Every, Look: f.Drop.Look},
 		SegmentBytes: int64(f.Limits.SegmentBytes), QuarantineBytesMax: int64(f.Limits.QuarantineBytesMax),
 		FreeBytesMin: uint64(max(f.Limits.FreeBytesMin, 0)),
 	}

@@ -81,6 +81,7 @@ func scenarios() []scenario {
 		{name: "link one way, data lost", plant: networked(bounded), run: cutFor([2]string{lab.SitePrimary, lab.SiteDR})},
 		{name: "link one way, acks lost", plant: networked(bounded), run: cutFor([2]string{lab.SiteDR, lab.SitePrimary})},
 		{name: "primary cut off, then back", plant: networked(bounded), run: zombie, lossy: true},
+		{name: "link cut, by the archive", plant: archived(networked(sync)), run: byTheArchive},
 		{name: "link cut, reject", plant: networked(bounded), run: rejecting},
 		{name: "link cut, degrade", plant: networked(bounded), run: degrading, free: true},
 		{name: "link cut, brake", plant: networked(sync), run: braked, free: true},

@@ -1,6 +1,6 @@
-// Package open makes a bucket out of the block `archive` of a configuration: it
-// picks the driver and puts what every archive wants around it. It links every
-// driver; a binary that is to stay small imports the one that it needs.
+// Package open makes a bucket out of the block `archive` of a configuration by
+// whichever driver that names. It links every one of them; a binary that is to stay
+// small uses package place with those that it needs.
 //
 //	Config -> [Open] -> bucket.Bucket
 //

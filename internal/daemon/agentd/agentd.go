@@ -1,6 +1,7 @@
 package agentd
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -8,6 +9,9 @@ import (
 
 	"github.com/tidegate/tidegate"
 	"github.com/tidegate/tidegate/agent"
+	"github.com/tidegate/tidegate/archive/bucket"
+	"github.com/tidegate/tidegate/archive/bucket/minio"
+	"github.com/tidegate/tidegate/archive/bucket/place"
 	"github.com/tidegate/tidegate/internal/cli"
 	"github.com/tidegate/tidegate/internal/clock"
 	"github.com/tidegate/tidegate/internal/config"
@@ -28,8 +32,13 @@ func Parts(cfg agent.Config, log *slog.Logger) ([]daemon.Part, error) {
 		return nil, err
 	}
 	w := wiring{cfg: cfg, fs: vfs.OS(), clock: clock.System(), log: log}
+	crossing, err := crossingBucket(cfg)
+	if err != nil {
+		return nil, err
+	}
 	a, err := agent.New(cfg, agent.Deps{
-		FS: w.fs, Clock: w.clock, Credentials: creds, Log: log, Registry: daemon.Registry(),
+		Drop: crossing,
+		FS:   w.fs, Clock: w.clock, Credentials: creds, Log: log, Registry: daemon.Registry(),
 		Source:  w.source,
 		BootID:  agent.BootID(),
 		Version: cli.Version(),
@@ -38,6 +47,17 @@ func Parts(cfg agent.Config, log *slog.Logger) ([]daemon.Part, error) {
 		return nil, err
 	}
 	return append([]daemon.Part{{Name: "agent", Run: a.Run, Ready: a.Ready()}}, w.connectors...), nil
+}
+
+// crossingBucket opens the archive as a way across; nil: there is none. One driver for
+// servers is enough, and half the size of the binary's limit.
+func crossingBucket(cfg agent.Config) (bucket.Bucket, error) {
+	if cfg.Archive.IsZero() || cfg.Drop.Off {
+		return nil, nil //nolint:nilnil // see above
+	}
+	passing := cfg.Archive
+	passing.Lock = 0 // what is on its way is removed once it has arrived
+	return place.Open(context.Background(), passing, place.Around{}, map[string]place.Driver{place.DriverMinIO: minio.Open})
 }
 
 // Check reports every mistake in what cfg leaves to the stores, whatever else is

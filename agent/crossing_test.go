@@ -1,0 +1,118 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/tidegate/tidegate"
+	"github.com/tidegate/tidegate/archive/bucket/dir"
+	"github.com/tidegate/tidegate/internal/clock"
+	"github.com/tidegate/tidegate/internal/vfs"
+	"github.com/tidegate/tidegate/shipper"
+	"github.com/tidegate/tidegate/shipper/drop"
+)
+
+// wire is a network that can be cut.
+type wire struct {
+	mu    sync.Mutex
+	down  bool
+	conns []net.Conn
+}
+
+func (l *wire) connect(ctx context.Context, addr string) (net.Conn, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.down {
+		return nil, errors.New("network is unreachable")
+	}
+	var d net.Dialer
+	c, err := d.DialContext(ctx, "tcp", addr)
+	if err == nil {
+		l.conns = append(l.conns, c)
+	}
+	return c, err
+}
+
+func (l *wire) set(down bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.down = down
+	for _, c := range l.conns {
+		_ = c.Close() // whoever uses it reports it
+	}
+	l.conns = nil
+}
+
+// serveDrop lets a standby node take sessions through a bucket, too.
+func (w *world) serveDrop(name tidegate.NodeName, d *drop.Drop) {
+	w.t.Helper()
+	srv, err := shipper.NewServer(shipper.ServerConfig{
+		TLS: w.credentials("west", tidegate.RoleStandby, string(name)).ServerTLS(), Node: name, Clock: clock.System(),
+		Limits: drop.Limits(shipper.Limits{}.SetDefaults()), Log: slog.New(slog.DiscardHandler),
+	}, &acceptor{d: w.log, name: name})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	ln := d.Listen(name, func() bool { return true }, slog.New(slog.DiscardHandler))
+	w.wg.Go(func() {
+		if err := srv.Serve(w.ctx, ln); err != nil {
+			w.t.Errorf("serve: %v", err)
+		}
+		d.Wait()
+	})
+}
+
+// lane waits until the agent's one stream goes by a lane. Time passes meanwhile: lanes
+// change after seconds.
+func (h *host) lane(want lane) {
+	h.w.t.Helper()
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for deadline := time.Now().Add(patient); h.agent.Status().Streams[0].Crossing.Lane != string(want); <-tick.C {
+		if time.Now().After(deadline) {
+			h.w.t.Fatalf("waited in vain for the lane %s: %+v", want, h.agent.Status().Streams[0])
+		}
+		h.w.clk.jump(200 * time.Millisecond)
+	}
+}
+
+// A stream whose link is cut goes by the archive, says so, and goes back.
+func TestStreamCrossesByTheArchive(t *testing.T) {
+	w := newWorld(t, "s1")
+	b := dir.New(vfs.OS(), t.TempDir())
+	w.serveDrop("s1", drop.New(b, drop.Config{Every: 5 * time.Millisecond, Look: 5 * time.Millisecond}))
+	link := &wire{}
+	h := w.host("east", "n1")
+	h.drop, h.connect = b, link.connect
+	h.openJournal().startAgent()
+	if err := h.j.Activate(); err != nil {
+		t.Fatal(err)
+	}
+	h.await(h.append(5))
+	if st := h.agent.Status().Streams[0]; st.Crossing == nil || st.Crossing.Lane != "live" || len(st.Findings) > 0 {
+		t.Errorf("%+v, %+v", st.Crossing, st.Findings)
+	}
+
+	link.set(true)
+	p := h.append(5)
+	h.lane(laneArchive)
+	h.await(p)
+	st := h.agent.Status().Streams[0]
+	if len(st.Findings) != 1 || st.Findings[0].Name != foundCrossing || st.Crossing.Why == "" || !st.Writer.RelayUp {
+		t.Errorf("%+v, %+v, %+v", st.Findings, st.Crossing, st.Writer)
+	}
+
+	link.set(false)
+	h.lane(laneLive)
+	p = h.append(5)
+	h.await(p)
+	h.shipped(p)
+	if st := h.agent.Status().Streams[0]; len(st.Findings) > 0 {
+		t.Errorf("%+v", st.Findings)
+	}
+}
