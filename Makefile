@@ -42,10 +42,11 @@ build: ## build the product: bin/tidegate, bin/tidegate-agent and bin/ledger
 	ls -l bin
 
 .PHONY: test
+# vet with -race, so that what it has compiled is what the tests are linked with.
 # -count=1: tests that build and run the real binaries depend on more than go can see.
 test: ## vet and every test under the race detector: what CI runs
 	tools/needs
-	$(GO) vet ./...
+	$(GO) vet -race ./...
 	$(GO) test -race -count=1 -timeout $(TESTTIME) ./...
 
 .PHONY: check

@@ -62,6 +62,7 @@ type Capture struct {
 	outlived tidegate.Epoch // newest fence that ended with the server's recovery
 	slack    time.Duration
 	leak     leak // of the present activity
+	proof    proof
 	cancels  cancels
 	finding  error
 	guards   []local.Finding // of the last survey

@@ -2,6 +2,7 @@ package capture
 
 import (
 	"strconv"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -59,6 +60,7 @@ func TestBoundedLetsGoWithinBounds(t *testing.T) {
 			s.pg.SQL(t, "CHECKPOINT")
 			s.durable(tidegate.ModeBounded, tc.bounds)
 			s.name()
+			s.seen(tidegate.ModeBounded, tc.bounds)
 			sync := s.commit("INSERT INTO t VALUES (0, 'sync')")
 			s.waits(sync) // flush is D whatever the bounds
 			for range tc.free - 1 {
@@ -130,6 +132,38 @@ func TestLeakIsCounted(t *testing.T) {
 	if st := s.c.Status(); !st.Exposure.Known || st.Exposure.Records != 0 {
 		t.Errorf("%+v", st)
 	}
+	s.grant(s.caughtUp().Head, tidegate.ModeSync, tidegate.Bounds{})
+	s.goes(done)
+}
+
+// TestNamesCountWhenTheCheckpointerHasReadThem: what the server shows of its settings
+// is no proof that its commits wait.
+func TestNamesCountWhenTheCheckpointerHasReadThem(t *testing.T) {
+	s := newSite(t, pgtest.Config{}, nil)
+	s.pg.SQL(t, table)
+	s.durable(tidegate.ModeSync, tidegate.Bounds{})
+	pid, err := strconv.Atoi(s.pg.SQL(t, "SELECT pid FROM pg_stat_activity WHERE backend_type = 'checkpointer'"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil { // as a checkpoint's syncs hold it up
+		t.Fatal(err)
+	}
+	defer syscall.Kill(pid, syscall.SIGCONT) //nolint:errcheck // it runs again already, unless the test has failed
+	s.pg.SQL(t, "ALTER SYSTEM SET synchronous_standby_names = 'tidegate'")
+	s.pg.SQL(t, "SELECT pg_reload_conf()")
+	s.pg.UntilSQL(t, "SELECT sync_state FROM pg_stat_replication WHERE application_name = 'tidegate'", "sync")
+	s.until("not believed", func(st Status) bool {
+		return st.Leaks && st.Finding != nil && strings.Contains(st.Finding.Error(), unproven.why)
+	})
+	s.goes(s.commit("INSERT INTO t VALUES (1, 'x')")) // D does not have it
+	s.until("counted", func(st Status) bool { return st.Leaks && st.Exposure.Known && st.Exposure.Records > 0 })
+	if err := syscall.Kill(pid, syscall.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+	s.seen(tidegate.ModeSync, tidegate.Bounds{})
+	done := s.commit("INSERT INTO t VALUES (2, 'x')")
+	s.waits(done)
 	s.grant(s.caughtUp().Head, tidegate.ModeSync, tidegate.Bounds{})
 	s.goes(done)
 }

@@ -137,6 +137,15 @@ func (s *site) name() {
 	s.pg.SQL(s.t, "CHECKPOINT")
 }
 
+// seen waits until the server was seen to hold commits back, and has the commit that
+// showed it covered.
+func (s *site) seen(mode tidegate.Mode, b tidegate.Bounds) {
+	s.t.Helper()
+	s.until("waited for", func(st Status) bool { return !st.Leaks })
+	s.grant(s.caughtUp().Head, mode, b)
+	s.pg.UntilSQL(s.t, "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep'", "0")
+}
+
 // commit runs a statement in the background; the channel has its end.
 func (s *site) commit(sql string) <-chan error {
 	done := make(chan error, 1)

@@ -46,6 +46,7 @@ func (c *Capture) keepWatch(ctx context.Context) error {
 	defer tick.Stop()
 	var sql *replication.SQL
 	defer func() {
+		c.proof.end()
 		if sql != nil {
 			_ = sql.Close() // only asked
 		}
@@ -73,7 +74,7 @@ func (c *Capture) keepWatch(ctx context.Context) error {
 		if err != nil && ctx.Err() == nil {
 			c.leaks(leak{
 				"it cannot be seen whether the server waits for the other site: " + err.Error(),
-				"the role needs LOGIN and pg_monitor: GRANT pg_monitor TO <role>",
+				"the role needs LOGIN, pg_monitor, and EXECUTE on pg_logical_emit_message: GRANT pg_monitor TO <role>",
 			})
 		}
 	}
@@ -104,11 +105,16 @@ func (c *Capture) watch(ctx context.Context, sql **replication.SQL) (err error) 
 	if err != nil {
 		return err
 	}
-	if c.captures() {
-		c.leaks(leakOfReplica)
-	} else {
-		c.leaks(leakOf(c.cfg.Name, set, senders))
+	l := leakOfReplica
+	if !c.captures() {
+		l = leakOf(c.cfg.Name, set, senders)
 	}
+	if l.why != "" {
+		c.proof.link = nil // it is to be seen anew
+	} else if l, err = c.prove(ctx, *sql, set[namesSetting]); err != nil {
+		return err
+	}
+	c.leaks(l)
 	waiting, err := (*sql).Waiting(ctx)
 	if err != nil {
 		return err

@@ -109,8 +109,9 @@ func (c *Conn) greet(ctx context.Context) error {
 	return err
 }
 
-// dial opens a connection with more run-time parameters.
-func dial(ctx context.Context, cfg Config, params map[string]string) (*pgconn.PgConn, string, error) {
+// dial opens a connection with more run-time parameters; each of through may change
+// how.
+func dial(ctx context.Context, cfg Config, params map[string]string, through ...func(pgconn.DialFunc) pgconn.DialFunc) (*pgconn.PgConn, string, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, "", &tidegate.Error{Op: "connect to postgresql", Class: tidegate.Misuse, Err: err}
 	}
@@ -125,6 +126,9 @@ func dial(ctx context.Context, cfg Config, params map[string]string) (*pgconn.Pg
 		parsed.Database = cfg.Database
 	}
 	parsed.DialFunc = (&net.Dialer{KeepAliveConfig: alive()}).DialContext
+	for _, change := range through {
+		parsed.DialFunc = change(parsed.DialFunc)
+	}
 	maps.Copy(parsed.RuntimeParams, params)
 	parsed.RuntimeParams["application_name"] = cfg.ApplicationName
 	target := fmt.Sprintf("%s@%s:%d", parsed.User, parsed.Host, parsed.Port)
