@@ -125,7 +125,7 @@ func TestLeakIsCounted(t *testing.T) {
 	}
 	s.agent.until("told", func(a *fakeAgent) bool { return a.finding != nil && a.progress.A.Position > d.Position() })
 	s.name()
-	s.grant(s.caughtUp().Head, tidegate.ModeSync, tidegate.Bounds{})
+	s.seen(tidegate.ModeSync, tidegate.Bounds{})
 	s.until("leak mended", func(st Status) bool { return st.Finding == nil && !st.Leaks })
 	done := s.commit("INSERT INTO t VALUES (2, 'x')")
 	s.waits(done)
