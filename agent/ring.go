@@ -1,6 +1,8 @@
 package agent
 
 import (
+	"slices"
+
 	"github.com/tidegate/tidegate"
 )
 
@@ -9,8 +11,8 @@ import (
 // in one arena of fixed size: memory is bounded whatever the mix of batch sizes,
 // and nothing is allocated per batch.
 //
-// What W nodes have stored is not D yet while a generation's base is on its way: D
-// is then known by the facts that were taken down when a node stated it.
+// What W nodes have stored is not D yet while a generation's base is on its way: of
+// those batches the facts stay, asideMax of them, and of what a node stated.
 //
 // Invariants:
 //  1. items are contiguous in seq; last().seq is floor.seq plus their number
@@ -18,6 +20,7 @@ import (
 //  3. floor describes the newest batch that was trimmed, or where the ring began
 //  4. durable describes D, or where the ring began; it is floor or a batch before it,
 //     or one that is kept until it is trimmed
+//  5. aside are contiguous in seq, beyond durable, and end with floor
 //
 // Bytes of the arena are written by the goroutine that seals, which is also
 // the one that sends: a trim by another goroutine frees space but changes no
@@ -33,8 +36,12 @@ type ring struct {
 
 	floor   facts
 	durable facts
+	aside   []facts
 	stated  []statement
 }
+
+// asideMax bounds the facts of trimmed batches: 4 MiB of them.
+const asideMax = 1 << 16
 
 // statement is what a node last said that it has durable.
 type statement struct {
@@ -133,6 +140,9 @@ func (r *ring) factsAt(seq tidegate.Seq) (facts, bool) {
 	if seq == r.floor.seq {
 		return r.floor, true
 	}
+	if n := len(r.aside); n > 0 && seq >= r.aside[0].seq && seq <= r.aside[n-1].seq {
+		return r.aside[seq-r.aside[0].seq], true
+	}
 	it, ok := r.get(seq)
 	if !ok {
 		return facts{}, false
@@ -167,6 +177,9 @@ func (r *ring) settle(seq tidegate.Seq) (moved bool) {
 	}
 	if known {
 		r.durable = f
+		for len(r.aside) > 0 && r.aside[0].seq <= seq {
+			r.aside = r.aside[1:]
+		}
 	}
 	return known
 }
@@ -177,6 +190,12 @@ func (r *ring) trim(seq tidegate.Seq) (dropped int) {
 	for r.n > 0 && r.at(0).seq <= seq {
 		it := r.at(0)
 		r.floor = it.facts
+		if it.seq > r.durable.seq {
+			if len(r.aside) == asideMax {
+				r.aside = slices.Delete(r.aside, 0, asideMax/4)
+			}
+			r.aside = append(r.aside, it.facts)
+		}
 		r.used -= len(it.sealed)
 		it.sealed = nil
 		r.first = (r.first + 1) & (len(r.items) - 1)

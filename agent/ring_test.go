@@ -66,3 +66,41 @@ func TestRingAgainstSlice(t *testing.T) {
 		}
 	})
 }
+
+// What W nodes have stored leaves the ring before it is D: where it lay is known until then.
+func TestRingKnowsWhatIsStored(t *testing.T) {
+	start := facts{seq: 7}
+	r := newRing(1<<20, start)
+	add := func(n int) {
+		for range n {
+			seq := r.last().seq + 1
+			r.add(append(r.reserve(1), 1), facts{seq: seq, next: tidegate.Position(seq) * 10}, 1)
+		}
+	}
+	add(100)
+	r.trim(57)
+	for _, c := range []struct {
+		seq   tidegate.Seq
+		moved bool
+	}{{20, true}, {20, false}, {57, true}, {80, true}} {
+		if got := r.settle(c.seq); got != c.moved || r.durable.next != tidegate.Position(c.seq)*10 {
+			t.Errorf("settle %s: %v, D is %+v", c.seq, got, r.durable)
+		}
+	}
+	r.trim(90)
+	for _, c := range []struct {
+		seq  tidegate.Seq
+		want bool
+	}{{57, false}, {80, false}, {81, true}, {90, true}, {107, true}, {108, false}} {
+		if _, known := r.factsAt(c.seq); known != c.want {
+			t.Errorf("batch %s: %v", c.seq, known)
+		}
+	}
+	for range 3 {
+		add(asideMax / 2)
+		r.trim(r.last().seq)
+	}
+	if n := len(r.aside); n > asideMax || n < asideMax/2 || r.aside[n-1] != r.floor {
+		t.Errorf("%d batches aside, the last is %+v", n, r.aside[n-1])
+	}
+}

@@ -316,13 +316,44 @@ func TestStoredFreesTheRing(t *testing.T) {
 	says(0, 6, 6, 0, 6) // one of them counts
 	says(1, 0, 8, 0, 7)
 	says(2, 0, 9, 0, 9)
-	says(1, 7, 8, 0, 9)  // where it begins to count is gone: no word of it yet, and no reason to distrust it
-	says(1, 8, 8, 6, 9)  // and the next word counts
+	says(1, 7, 8, 6, 9) // it counts at a place that nobody has to be fed any more
+	says(1, 8, 8, 6, 9)
 	says(0, 9, 9, 8, 10) // D is what one of them has stated
 	says(2, 10, 10, 9, 10)
 	m := cfg.Members[2]
 	if eff := w.OnAck(fence.Ack{Node: m.Node, Incarnation: m.Incarnation, Epoch: 3, Received: 11, Stored: 11, Durable: 10, Chain: chainAt(10), Stamp: 99}); len(eff) == 0 {
 		t.Error("a node stored what was never sealed, and is trusted")
+	}
+}
+
+// TestStoredIsComparedUntilItCounts has a member that counts, and stays behind what the
+// others have stored: it is credited where it is, and what it says is compared.
+func TestStoredIsComparedUntilItCounts(t *testing.T) {
+	w, cfg := oneWriter(t, 3, 2)
+	var stamp uint64
+	says := func(i int, durable, stored tidegate.Seq, chain tidegate.Chain) []fence.WriterEffect {
+		stamp++
+		return w.OnAck(fence.Ack{
+			Node: cfg.Members[i].Node, Incarnation: cfg.Members[i].Incarnation, Epoch: 3,
+			Received: stored, Stored: stored, Durable: durable, Chain: chain, Stamp: stamp,
+		})
+	}
+	const last = 1<<16 + 1000 // more than is kept of
+	for s := tidegate.Seq(1); s <= last; s++ {
+		if err := w.Sealed(tidegate.LogPos{Epoch: 3, Seq: s, Chain: chainAt(s)}); err != nil {
+			t.Fatal(err)
+		}
+		says(0, 0, s, tidegate.Chain{})
+		says(1, 0, s, tidegate.Chain{})
+	}
+	says(0, last, last, chainAt(last))
+	for _, c := range []struct{ durable, want tidegate.Seq }{{10, 0}, {last - 1000, last - 1000}, {last - 10, last - 10}} {
+		if eff := says(2, c.durable, c.durable, chainAt(c.durable)); len(eff) > 0 || w.Durable() != c.want {
+			t.Errorf("one says %s: D is %s, want %s; %+v", c.durable, w.Durable(), c.want, eff)
+		}
+	}
+	if eff := says(2, last-5, last-5, chainAt(1)); len(eff) == 0 || w.Durable() != last-10 {
+		t.Errorf("another log is counted: D is %s", w.Durable())
 	}
 }
 

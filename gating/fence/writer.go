@@ -7,6 +7,11 @@ import (
 	"github.com/tidegate/tidegate/internal/mutate"
 )
 
+// chainsAside bounds the batches that W members have stored, and that are not D yet, of
+// which the chains are kept: 2 MiB of them. An ack for one from before is not counted, the
+// member's next one beyond it is.
+const chainsAside = 1 << 16
+
 // WriterInFlightMax bounds the batches sealed beyond what W members have stored:
 // their chains are kept to check acks against.
 const WriterInFlightMax = 1 << 20
@@ -19,7 +24,7 @@ const WriterInFlightMax = 1 << 20
 //  1. D never falls, and D <= End (I9)
 //  2. only acks of this epoch count, only of members whose node and incarnation
 //     the record names, only once per stamp, and none of a distrusted member
-//  3. the chain of every batch in [D, End] is kept
+//  3. the chain of every batch in [known, End] is kept; D <= known <= kept
 //  4. a lease counts only from members that count, under this epoch, from before
 //     it was asked for
 //
@@ -34,8 +39,9 @@ type Writer struct {
 	lastAsk uint64
 	gaveUp  bool // the record says DEMOTED
 	end     tidegate.LogPos
-	chains  []tidegate.Chain // ring; chain of seq s at s % len; covers [kept, end]
+	chains  []tidegate.Chain // ring; chain of seq s at s % len; covers [known, end]
 	d       tidegate.Seq
+	known   tidegate.Seq // lowest seq whose chain is kept
 	kept    tidegate.Seq // stored by W members, D or beyond: nobody has to be fed it from here
 	oldest  tidegate.Seq // lowest seq in the shell's ring; 0: nothing below kept+1
 	fenced  bool
@@ -85,7 +91,7 @@ func NewWriter(self Holder, rec EpochRecord) (*Writer, error) {
 		return nil, err
 	}
 	w := &Writer{
-		self: self, epoch: rec.Epoch, rec: rec.Clone(), end: rec.Head, d: rec.Head.Seq, kept: rec.Head.Seq,
+		self: self, epoch: rec.Epoch, rec: rec.Clone(), end: rec.Head, d: rec.Head.Seq, known: rec.Head.Seq, kept: rec.Head.Seq,
 		chains: make([]tidegate.Chain, 64),
 	}
 	w.chains[w.slot(w.end.Seq)] = w.end.Chain
@@ -114,7 +120,7 @@ func (w *Writer) Sealed(pos tidegate.LogPos) error {
 	case pos.Seq-w.kept >= WriterInFlightMax:
 		return fail(tidegate.Transient, tidegate.ErrFull)
 	}
-	if int(pos.Seq-w.kept) >= len(w.chains) {
+	if int(pos.Seq-w.known) >= len(w.chains) {
 		w.grow()
 	}
 	w.end = pos
@@ -124,8 +130,12 @@ func (w *Writer) Sealed(pos tidegate.LogPos) error {
 
 func (w *Writer) grow() {
 	old := w.chains
+	if w.known < w.kept && len(old) >= chainsAside {
+		w.known++ // one place is free
+		return
+	}
 	w.chains = make([]tidegate.Chain, 2*len(old))
-	for s := w.kept; s <= w.end.Seq; s++ {
+	for s := w.known; s <= w.end.Seq; s++ {
 		w.chains[w.slot(s)] = old[s%tidegate.Seq(len(old))]
 	}
 }
@@ -168,7 +178,7 @@ func (w *Writer) take(p *peer, a Ack) bool {
 		why = fmt.Sprintf("durable %s is before the epoch's head %s", a.Durable, w.rec.Head.Seq)
 	case a.Durable > w.end.Seq:
 		why = fmt.Sprintf("durable %s is beyond the last sealed batch %s", a.Durable, w.end.Seq)
-	case a.Durable >= w.kept && w.chains[w.slot(a.Durable)] != a.Chain && !mutate.Broken(mutate.ChainCheck):
+	case a.Durable >= w.known && w.chains[w.slot(a.Durable)] != a.Chain && !mutate.Broken(mutate.ChainCheck):
 		why = fmt.Sprintf("chain at %s is %.8s, sealed was %.8s", a.Durable, a.Chain, w.chains[w.slot(a.Durable)])
 	case a.Stored > w.end.Seq:
 		why = fmt.Sprintf("stored %s is beyond the last sealed batch %s", a.Stored, w.end.Seq)
@@ -184,7 +194,7 @@ func (w *Writer) take(p *peer, a Ack) bool {
 		return false
 	}
 	p.received, p.stored = a.Received, max(a.Stored, a.Durable)
-	if a.Durable < w.kept && a.Durable > w.d {
+	if a.Durable < w.known && a.Durable > w.d {
 		return true // what it was sealed as is not known here any more; its next word reaches beyond
 	}
 	p.durable = a.Durable
@@ -235,6 +245,7 @@ func (w *Writer) advance() {
 	}
 	if wq := w.rec.Config.W; durable.n >= wq {
 		w.d = max(w.d, min(durable.top[wq-1], w.end.Seq))
+		w.known = max(w.known, w.d)
 		w.kept = max(w.kept, w.d, min(stored.top[wq-1], w.end.Seq))
 	}
 }
@@ -363,7 +374,7 @@ func (w *Writer) RelayUp(m Member, received, durable tidegate.LogPos) []WriterEf
 		oldest = min(oldest, w.oldest)
 	}
 	fit := received.Seq+1 >= oldest && received.Seq <= w.end.Seq && durable.Seq <= received.Seq &&
-		(received.Seq < w.kept || w.chains[w.slot(received.Seq)] == received.Chain)
+		(received.Seq < w.known || w.chains[w.slot(received.Seq)] == received.Chain)
 	if !fit {
 		w.down()
 		return w.out
