@@ -236,7 +236,7 @@ func (w *writer) match(ctx context.Context, tail []batch.Header) error {
 		found = found || tail[i].Kind == batch.KindData
 		i++
 	}
-	if gone != nil && !found && !w.s.forkedAt(tail[len(tail)-1]) {
+	if gone != nil && !found && !w.s.forkedAt(newestData(tail)) {
 		return &tidegate.Error{
 			Op: "prove log", Subject: string(w.s.cfg.Stream), Class: tidegate.Transient,
 			Hint: "the source must keep some of what is durable at the other site, wal_keep_size for PostgreSQL: without it nobody can tell that its log is still the same",
@@ -258,6 +258,17 @@ func (s *stream) forkedAt(h batch.Header) bool {
 	e, eerr := tidegate.ParseEpoch(epoch)
 	p, perr := tidegate.ParsePosition(at)
 	return ok && eerr == nil && perr == nil && e > h.Epoch && p == h.Next
+}
+
+// newestData returns the newest batch with log in it: control batches behind it may be of
+// terms that have written nothing yet. Of a tail without any it is the newest batch.
+func newestData(tail []batch.Header) batch.Header {
+	for _, h := range slices.Backward(tail) {
+		if h.Kind == batch.KindData {
+			return h
+		}
+	}
+	return tail[len(tail)-1]
 }
 
 // newestOf returns the generation in which the newest of batches was sealed; 0 of none.
