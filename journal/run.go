@@ -39,6 +39,9 @@ func (j *Journal) Run(ctx context.Context, svc Service) error {
 	if again {
 		return &tidegate.Error{Op: "run journal", Subject: j.dir, Class: tidegate.Misuse, Err: errors.New("called twice")}
 	}
+	if err := j.resume(ctx, svc); err != nil {
+		return err
+	}
 	g, ctx := errgroup.WithContext(ctx)
 	f := &follower{j: j, svc: svc}
 	g.Go(func() error { return j.watch(ctx) })

@@ -10,8 +10,6 @@ import (
 	"time"
 
 	"github.com/tidegate/tidegate"
-	"github.com/tidegate/tidegate/internal/local"
-	"github.com/tidegate/tidegate/internal/seglog"
 )
 
 // Snapshotter is a [Service] whose state can be written down and read back. Recovery
@@ -29,8 +27,8 @@ type Snapshotter interface {
 	// Restore replaces the state by one that was written at a position; State answers
 	// that position, and its digest, from the return on. It is called by
 	// [Journal.Restore], and before the journal begins at a position that is not its
-	// service's; not concurrent with Apply, Promote and Snapshot. When r or it fails
-	// the state is as before, or the zero state: an older one is then given to it, or
+	// service's; not concurrent with Apply, Promote and Snapshot. When r or it fails,
+	// or the process is killed, the state is as before, or the zero state: an older one is then given to it, or
 	// the log, and nothing ends by it. It may find what an earlier call left. A state
 	// that it took without an error, and for which State answers otherwise than it was
 	// written, has to be given up: a [Rewinder] is told that the journal ends before it,
@@ -257,121 +255,4 @@ func (w contextWriter) Write(p []byte) (int, error) {
 		return 0, err
 	}
 	return w.w.Write(p)
-}
-
-// begin makes this journal, which holds nothing, one that begins at a state that lies
-// beside it. A crash in between leaves an empty journal, which begins anew.
-func (j *Journal) begin(ctx context.Context, h stateHead) error {
-	m, err := metaOf(h.lineage)
-	if err != nil {
-		return err
-	}
-	err = j.alone(ctx, func() error {
-		if first, end := j.First(), j.End(); first != end || end > h.position || j.gate.active() {
-			return fmt.Errorf("journal holds [%s, %s): %w", first, end, tidegate.ErrConflict)
-		}
-		if err := j.adopt(h.lineage); err != nil {
-			return err
-		}
-		for _, b := range m.Branches {
-			if err := j.addBranch(b); err != nil {
-				return err
-			}
-		}
-		if err := j.compare.close(); err != nil {
-			return err
-		}
-		var state seglog.State
-		putRecordNumber(&state, h.records)
-		if err := j.log.Begin(uint64(h.position), state); err != nil {
-			return err
-		}
-		j.mu.Lock()
-		defer j.mu.Unlock()
-		j.setEnd()
-		j.gate.rewind(j.end)
-		return nil
-	})
-	if err != nil {
-		return fmt.Errorf("begin journal at %s: %w", h.position, err)
-	}
-	return nil
-}
-
-// errBegun ends a session after the journal has begun at a state: the next one says so.
-var errBegun = &tidegate.Error{Op: "begin at snapshot", Class: tidegate.Transient, Err: errors.New("journal begins at a snapshot, connecting anew")}
-
-// beginAt takes a state from the standby node, durably, and has service and journal
-// begin there.
-func (f *follower) beginAt(ctx context.Context, conn *local.Conn, m *local.Snapshot) error {
-	s, can := f.svc.(Snapshotter)
-	if !can || !f.started || f.j.gate.active() || f.j.First() != f.j.End() || f.j.End() > m.Position {
-		return fmt.Errorf("told to begin at %s: %w", m.Position, tidegate.ErrConflict)
-	}
-	began := f.j.cfg.Clock.Boot()
-	h := stateHead{position: m.Position, records: m.Records, digest: m.Digest, lineage: m.Lineage}
-	if _, err := f.j.states().write(h, func(w io.Writer) error { return receiveState(conn, m, w) }); err != nil {
-		return err
-	}
-	file, err := f.j.states().open(m.Position)
-	if err != nil {
-		return err
-	}
-	own, _ := f.svc.State()
-	err = restore(ctx, f.svc, s, file)
-	if err := errors.Join(err, file.close()); err != nil {
-		return f.decline(ctx, conn, m.Position, own, err)
-	}
-	if err := f.j.begin(ctx, file.stateHead); err != nil {
-		return fatal(ctx, err)
-	}
-	f.j.cfg.Log.Info("journal begins at a snapshot", "stream", string(f.j.cfg.Stream), "position", m.Position.String(), "bytes", file.size,
-		"took", time.Duration(f.j.cfg.Clock.Boot()-began))
-	f.startOver()
-	return errBegun
-}
-
-// decline tells the standby node that the service does not take a state at which its
-// journal was to begin, and leaves journal and service as they were, at own: the next
-// session brings something else.
-func (f *follower) decline(ctx context.Context, conn *local.Conn, at, own tidegate.Position, why error) error {
-	if ctx.Err() != nil {
-		return why
-	}
-	f.j.cfg.Log.Warn("state that the journal was to begin at is not taken", "stream", string(f.j.cfg.Stream), "position", at.String(), "err", why)
-	// When the service comes to that position by itself, it writes down its own.
-	if err := f.j.states().remove([]tidegate.Position{at}); err != nil {
-		return errors.Join(why, err)
-	}
-	if err := takeBack(ctx, f.svc, own, why); err != nil {
-		return fatal(ctx, err)
-	}
-	f.forget()
-	err := conn.Send(&local.Snapshot{Position: at, Class: tidegate.ClassOf(why), Text: why.Error(), Hint: tidegate.HintOf(why)})
-	return errors.Join(why, err)
-}
-
-// receiveState reads a state off the session; nothing else comes meanwhile.
-func receiveState(conn *local.Conn, m *local.Snapshot, w io.Writer) error {
-	for offset := uint64(0); ; {
-		r, done := m.NextRead(offset)
-		if done {
-			return nil
-		}
-		if err := conn.Send(&r); err != nil {
-			return err
-		}
-		got, err := conn.Recv()
-		if err != nil {
-			return err
-		}
-		part, is := got.(*local.SnapshotPart)
-		if !is || !part.Is(r) {
-			return fmt.Errorf("standby node sent %T where bytes %d to %d of the state at %s were due", got, offset, offset+uint64(r.Bytes), m.Position)
-		}
-		if _, err := w.Write(part.Payload); err != nil {
-			return err
-		}
-		offset += uint64(r.Bytes)
-	}
 }

@@ -124,42 +124,59 @@ func (s states) sweep() error {
 
 // write puts a state down, durably; size and checksum are filled in.
 func (s states) write(h stateHead, fill func(w io.Writer) error) (stateHead, error) {
-	fail := func(err error) (stateHead, error) {
-		return h, fmt.Errorf("write state at %s down: %w", h.position, err)
+	w, err := s.create(h)
+	if err != nil {
+		return h, err
 	}
+	if err := fill(w); err != nil {
+		return h, fmt.Errorf("write state at %s down: %w", h.position, errors.Join(err, w.t.Discard()))
+	}
+	return w.commit()
+}
+
+// create begins to put a state down, in place of one that lies there.
+func (s states) create(h stateHead) (*stateWriter, error) {
 	if err := durable.MkdirAll(s.fs, s.dir); err != nil {
-		return fail(err)
+		return nil, fmt.Errorf("write state at %s down: %w", h.position, err)
 	}
 	t, err := durable.Create(s.fs, s.path(h.position))
 	if err != nil {
-		return fail(err)
+		return nil, fmt.Errorf("write state at %s down: %w", h.position, err)
 	}
-	w := &stateWriter{f: t, at: h.len()}
-	if err := fill(w); err != nil {
-		return fail(errors.Join(err, t.Discard()))
-	}
-	h.size, h.sum = w.at-h.len(), w.sum
-	if _, err := t.WriteAt(h.encode(), 0); err != nil {
-		return fail(errors.Join(err, t.Discard()))
-	}
-	if err := t.Commit(); err != nil {
-		return fail(err)
-	}
-	return h, nil
+	return &stateWriter{t: t, h: h, at: h.len()}, nil
 }
 
 // stateWriter writes behind the head, and sums up.
 type stateWriter struct {
-	f   vfs.File
+	t   *durable.Temp
+	h   stateHead
 	at  int64
 	sum uint32
 }
 
 func (w *stateWriter) Write(p []byte) (int, error) {
-	n, err := w.f.WriteAt(p, w.at)
+	n, err := w.t.WriteAt(p, w.at)
 	w.at += int64(n)
 	w.sum = crc32.Update(w.sum, castagnoli, p[:n])
 	return n, err
+}
+
+// bytes is how much of the state was written.
+func (w *stateWriter) bytes() int64 { return w.at - w.h.len() }
+
+// commit writes the head, with size and checksum filled in, and makes all of it durable.
+func (w *stateWriter) commit() (stateHead, error) {
+	w.h.size, w.h.sum = w.bytes(), w.sum
+	_, err := w.t.WriteAt(w.h.encode(), 0)
+	if err != nil {
+		err = errors.Join(err, w.t.Discard())
+	} else {
+		err = w.t.Commit()
+	}
+	if err != nil {
+		return w.h, fmt.Errorf("write state at %s down: %w", w.h.position, err)
+	}
+	return w.h, nil
 }
 
 // prune removes what newer states stand for. The newest ones stay whatever they are:

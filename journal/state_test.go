@@ -2,6 +2,7 @@ package journal
 
 import (
 	"bytes"
+	"context"
 	"encoding/hex"
 	"errors"
 	"io"
@@ -14,6 +15,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/tidegate/tidegate"
+	"github.com/tidegate/tidegate/internal/durable"
 	"github.com/tidegate/tidegate/internal/local"
 	"github.com/tidegate/tidegate/internal/vfs"
 )
@@ -114,18 +116,86 @@ func stateAt(starts []tidegate.Position, lineage tidegate.Lineage, n int) stateH
 	return stateHead{position: starts[n], records: uint64(n), lineage: lineage} //nolint:gosec // small
 }
 
-// beginScenario begins an empty journal at a state and follows from there.
+// keeper is a service that keeps its state on a disk.
+type keeper struct {
+	fsys vfs.FS
+	at   tidegate.Position
+}
+
+const keeperFile = "/svc/state"
+
+// openKeeper finds the state that was kept last.
+func openKeeper(fsys vfs.FS) (*keeper, error) {
+	k := &keeper{fsys: fsys}
+	text, err := readFile(fsys, keeperFile)
+	switch {
+	case errors.Is(err, tidegate.ErrNotFound):
+		return k, durable.MkdirAll(fsys, filepath.Dir(keeperFile))
+	case err != nil:
+		return nil, err
+	}
+	k.at, err = tidegate.ParsePosition(string(text))
+	return k, err
+}
+
+func (k *keeper) State() (tidegate.Position, tidegate.Digest) { return k.at, tidegate.Digest{} }
+
+func (k *keeper) Apply(r Record) error {
+	k.at = r.Next
+	return nil
+}
+
+func (k *keeper) Promote(context.Context, tidegate.Epoch, tidegate.Position) error { return nil }
+
+func (k *keeper) Fenced(tidegate.Epoch) {}
+
+func (k *keeper) Snapshot() (io.WriterTo, error) { return nil, tidegate.ErrUnsupported }
+
+func (k *keeper) Restore(_ context.Context, at tidegate.Position, r io.Reader) error {
+	if _, err := io.ReadAll(r); err != nil {
+		return err
+	}
+	if err := durable.WriteFile(k.fsys, keeperFile, []byte(at.String())); err != nil {
+		return err
+	}
+	k.at = at
+	return nil
+}
+
+// beginScenario is a service that keeps its state, on an empty journal that begins at a
+// state and follows from there; or what is left of that.
 func beginScenario(t *testing.T, fsys vfs.FS, h stateHead, raw []byte) error {
+	svc, err := openKeeper(fsys)
+	if err != nil {
+		return err
+	}
 	j, err := OpenFS(fsys, "/j", crashConfig())
 	if err != nil {
 		return err
 	}
 	defer func() { _ = j.Close() }() // the file system has crashed under it
-	if _, err := j.states().write(h, func(w io.Writer) error { _, err := w.Write([]byte("state")); return err }); err != nil {
+	if err := j.resume(t.Context(), svc); err != nil {
 		return err
 	}
-	if err := j.begin(t.Context(), h); err != nil {
+	f := &follower{j: j, svc: svc}
+	if err := f.start(t.Context(), &local.Role{Lineage: h.lineage}, true); err != nil {
 		return err
+	}
+	if j.End() == 0 {
+		if _, err := j.states().write(h, func(w io.Writer) error { _, err := w.Write([]byte("state")); return err }); err != nil {
+			return err
+		}
+		file, err := j.states().open(h.position)
+		if err != nil {
+			return err
+		}
+		err = restore(t.Context(), svc, svc, file)
+		if err := errors.Join(err, file.close()); err != nil {
+			return err
+		}
+		if err := j.begin(t.Context(), file.stateHead); err != nil {
+			return err
+		}
 	}
 	if _, err := j.AppendRaw(t.Context(), h.position, raw[h.position:]); err != nil {
 		return err
@@ -134,7 +204,8 @@ func beginScenario(t *testing.T, fsys vfs.FS, h stateHead, raw []byte) error {
 }
 
 // TestCrashWhileBeginningAtAState cuts the power before every operation: the journal is
-// then empty, and begins anew, or it begins at the state, which is there.
+// then empty, and begins anew, whether its service has the state or not, or it begins at the
+// state, which is there.
 func TestCrashWhileBeginningAtAState(t *testing.T) {
 	raw, starts, lineage := history(t)
 	h := stateAt(starts, lineage, 7)
@@ -174,11 +245,7 @@ func TestCrashWhileBeginningAtAState(t *testing.T) {
 					t.Errorf("at operation %d, seed %d: %q, lineage %s, %v", op, seed, got, j.Lineage(), err)
 				}
 			}
-			err = j.Close()
-			if err == nil && j.End() == 0 {
-				err = beginScenario(t, after, h, raw)
-			}
-			if err != nil {
+			if err := errors.Join(j.Close(), beginScenario(t, after, h, raw)); err != nil {
 				t.Errorf("at operation %d, seed %d: %v", op, seed, err)
 			}
 		}
