@@ -90,7 +90,27 @@ func (s *Stream) From(ctx context.Context, b snapshot.Info) (begin, consistent P
 			return begin, consistent, s.hole(h.First, h.Last)
 		}
 	}
-	return begin, consistent, nil
+	return begin, consistent, s.ledTo(ctx, b)
+}
+
+// ledTo reports why a base that is complete where it begins may not be of this log: of
+// such a base nothing behind Start tells.
+func (s *Stream) ledTo(ctx context.Context, b snapshot.Info) error {
+	if b.Start != b.End || b.Start == 0 {
+		return nil
+	}
+	of := b.Attrs[snapshot.AttrEpoch]
+	if of == "" {
+		return fmt.Errorf("it does not say of which log it was taken: %w", tidegate.ErrNotFound)
+	}
+	before, err := s.AtPosition(ctx, b.Generation, b.Start-1)
+	switch {
+	case err != nil:
+		return fmt.Errorf("the log that led to it: %w", err)
+	case before.Epoch.String() != of:
+		return fmt.Errorf("the log that led to it is of epoch %s, it was taken of one of epoch %s: %w", before.Epoch, of, tidegate.ErrDiverged)
+	}
+	return nil
 }
 
 // ignoreAbsent makes nothing of an error that says that something is not there.

@@ -49,10 +49,16 @@ type Base struct {
 	Start   tidegate.Position // where the log that follows must begin
 	End     tidegate.Position // up to where the log must be applied before the files are consistent
 	Lineage tidegate.Lineage  // of the source at Start
-	// Attrs is for the store alone: what its target needs to know. At most
+	// Attrs is what the store's target needs to know, and [AttrEpoch]. At most
 	// [AttrsMax], each at most [AttrBytesMax].
 	Attrs map[string]string
 }
+
+// AttrEpoch is the attribute by which a base that is complete where it begins says of
+// which log it was taken: the epoch, in decimal, under which the batch was sealed that
+// has the last byte before Start. One epoch has one writer, so a log whose batch there is
+// of that epoch is the same up to it.
+const AttrEpoch = "epoch"
 
 // Limits of what a manifest may say.
 const (

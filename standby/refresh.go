@@ -313,7 +313,11 @@ func (s *stream) refreshBase(ctx context.Context, src BaseSource) (l snapshot.Li
 		return s.n.limits.copying.Wait(ctx, bytes)
 	}}
 	m, err := snapshot.Build(ctx, sink, snapshot.BuildConfig{Meter: &t.meter}, info, func(ctx context.Context, w snapshot.Writer) (snapshot.Base, error) {
-		return src.Base(ctx, w, t.meter.SetTotal)
+		b, err := src.Base(ctx, w, t.meter.SetTotal)
+		if err != nil {
+			return b, err
+		}
+		return b, s.sayEpoch(&b, info.Generation)
 	})
 	if err != nil {
 		return l, errors.Join(context.Cause(ctx), err)
@@ -334,6 +338,23 @@ func (s *stream) refreshBase(ctx context.Context, src BaseSource) (l snapshot.Li
 		return l, err
 	}
 	return l, s.bases.hold(l)
+}
+
+// sayEpoch has a base that is complete where it begins say of which log it was taken;
+// that it is this one is for keptFrom to find out.
+func (s *stream) sayEpoch(b *snapshot.Base, g tidegate.Generation) error {
+	if b.Start != b.End || b.Start == 0 {
+		return nil
+	}
+	_, h, err := s.batchOf(g, b.Start-1)
+	if err != nil {
+		return s.notOfLog(fmt.Errorf("what led to the base: %w", err))
+	}
+	if b.Attrs == nil {
+		b.Attrs = map[string]string{}
+	}
+	b.Attrs[snapshot.AttrEpoch] = h.Epoch.String()
+	return nil
 }
 
 // refreshable says what a base taken now would be of.

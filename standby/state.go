@@ -3,25 +3,16 @@ package standby
 import (
 	"bytes"
 	"context"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
-	"strconv"
 	"time"
 
 	"github.com/tidegate/tidegate"
 	"github.com/tidegate/tidegate/internal/local"
 	"github.com/tidegate/tidegate/internal/retry"
 	"github.com/tidegate/tidegate/snapshot"
-)
-
-// A base of a journal is the state of the service that followed it, as one stream:
-// complete where it begins. What the journal must be told beside it is in attributes.
-const (
-	stateFile   = "state"
-	attrRecords = "records" // of the journal before the base
-	attrDigest  = "digest"  // of the state; absent if the service gives none
+	journalbase "github.com/tidegate/tidegate/stores/journal/base"
 )
 
 // findingNeeds names what the node says of a warm service that it cannot feed.
@@ -113,19 +104,16 @@ func (l *library) Base(ctx context.Context, w snapshot.Writer, total func(int64)
 	if err := l.worth(at); err != nil {
 		return snapshot.Base{}, err
 	}
-	total(int64(at.Size))                                                                                                   //nolint:gosec // a file's size
-	out, err := w.Create(ctx, snapshot.File{Path: stateFile, Kind: snapshot.KindStream, Mode: 0o600, Size: int64(at.Size)}) //nolint:gosec // as above
+	state := journalbase.State{Position: at.Position, Records: at.Records, Digest: at.Digest, Lineage: at.Lineage, Bytes: int64(at.Size)} //nolint:gosec // a file's size
+	total(state.Bytes)
+	out, err := w.Create(ctx, state.File())
 	if err != nil {
 		return snapshot.Base{}, err
 	}
 	if err := errors.Join(l.readState(ctx, answers, at, out), out.Close()); err != nil {
 		return snapshot.Base{}, err
 	}
-	b := snapshot.Base{Start: at.Position, End: at.Position, Lineage: at.Lineage, Attrs: map[string]string{attrRecords: strconv.FormatUint(at.Records, 10)}}
-	if at.Digest != (tidegate.Digest{}) {
-		b.Attrs[attrDigest] = hex.EncodeToString(at.Digest[:])
-	}
-	return b, nil
+	return state.Base(), nil
 }
 
 // ask takes the place of the one who waits for the library's answers, or leaves it.
@@ -345,27 +333,9 @@ func (l *library) seed(ctx context.Context, base snapshot.Listed) error {
 
 // offer makes of a base what a library is told, and says which file of it the state is.
 func offer(r *snapshot.Reader) (*local.Snapshot, int, error) {
-	info := r.Info()
-	m := &local.Snapshot{Position: info.Start, Lineage: info.Lineage}
-	fail := func(err error) (*local.Snapshot, int, error) {
-		return nil, 0, fmt.Errorf("base at %s is none of a journal: %w", info.Start, err)
+	s, at, err := journalbase.Parse(r.Info().Base, r.Files())
+	if err != nil {
+		return nil, 0, err
 	}
-	var err error
-	if m.Records, err = strconv.ParseUint(info.Attrs[attrRecords], 10, 64); err != nil {
-		return fail(err)
-	}
-	if text, given := info.Attrs[attrDigest]; given {
-		raw, err := hex.DecodeString(text)
-		if err != nil || len(raw) != len(m.Digest) {
-			return fail(fmt.Errorf("digest %.40q: %w", text, tidegate.ErrUnsupported))
-		}
-		m.Digest = tidegate.Digest(raw)
-	}
-	for i, f := range r.Files() {
-		if f.Path == stateFile {
-			m.Size = uint64(f.Size) //nolint:gosec // a file's size
-			return m, i, nil
-		}
-	}
-	return fail(tidegate.ErrNotFound)
+	return &local.Snapshot{Position: s.Position, Records: s.Records, Digest: s.Digest, Lineage: s.Lineage, Size: uint64(s.Bytes)}, at, nil //nolint:gosec // a file's size
 }

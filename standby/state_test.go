@@ -20,6 +20,7 @@ import (
 	"github.com/tidegate/tidegate/internal/local"
 	"github.com/tidegate/tidegate/internal/vfs"
 	"github.com/tidegate/tidegate/journal"
+	"github.com/tidegate/tidegate/snapshot"
 )
 
 // tally is a service whose state is every payload that it applied.
@@ -191,6 +192,13 @@ func TestJournalGoesOnFromState(t *testing.T) {
 		return len(c.starts("dr1")) > 0 && len(c.starts("dr2")) > 0 &&
 			c.nodes["dr1"].n.stream(theStream).log.First() > 1 && c.nodes["dr2"].n.stream(theStream).log.First() > 1
 	})
+	for _, name := range []tidegate.NodeName{"dr1", "dr2"} {
+		for _, b := range (Bases{c.nodes[name].n.stream(theStream)}).Bases() {
+			if of := b.Attrs[snapshot.AttrEpoch]; of != "1" {
+				t.Errorf("base at %s on %s says that it is of epoch %q", b.Start, name, of)
+			}
+		}
+	}
 
 	c.wipe("dr2")
 	c.until("dr2 is back behind a base", func() bool {

@@ -83,7 +83,8 @@ func House() []Entry {
 		{"stores/postgres/wal", 20, "PostgreSQL's log, pure: positions, timelines, the parser"},
 		{"stores/postgres/server", 21, "the real server on a node: restored, followed, promoted"},
 		{"stores/postgres/restore", 22, "rebuilds a PostgreSQL server from a base and its log alone"},
-		{"stores/journal/restore", 21, "rebuilds a journal from its log alone"},
+		{"stores/journal/base", 20, "what a journal's base is: nodes make and give them, restores read them"},
+		{"stores/journal/restore", 21, "rebuilds a journal from its log, alone or behind a base"},
 		{"stores/journal/replay", 23, "feeds a range of an archive to a service in a sandbox, and compares digests"},
 		{"stores/postgres/apply", 30, "the standby's side of the PostgreSQL store: plays the library to it, with a warm server behind"},
 
