@@ -26,18 +26,20 @@ type State struct {
 
 // State finds the service's state in a base of a journal. The error of any other base
 // wraps tidegate.ErrUnsupported or tidegate.ErrNotFound.
-func (r *Reader) State() (st State, err error) {
-	info := r.Info()
+func (r *Reader) State() (State, error) { return r.m.State() }
+
+// State is [Reader.State] of a manifest.
+func (m *Manifest) State() (st State, err error) {
 	fail := func(err error) (State, error) {
-		return State{}, fmt.Errorf("base at %s is none of a journal: %w", info.Start, err)
+		return State{}, fmt.Errorf("base at %s is none of a journal: %w", m.Start, err)
 	}
-	if st.Records, err = strconv.ParseUint(info.Attrs[AttrRecords], 10, 64); err != nil {
+	if st.Records, err = strconv.ParseUint(m.Attrs[AttrRecords], 10, 64); err != nil {
 		return fail(fmt.Errorf("%w: %w", tidegate.ErrUnsupported, err))
 	}
-	if st.Digest, err = info.StateDigest(); err != nil {
+	if st.Digest, err = m.StateDigest(); err != nil {
 		return fail(err)
 	}
-	for i, f := range r.Files() {
+	for i, f := range m.Files {
 		if f.Path == StateFile {
 			st.File, st.Size = i, f.Size
 			return st, nil

@@ -6,7 +6,6 @@ import (
 
 	"github.com/tidegate/tidegate"
 	"github.com/tidegate/tidegate/batch"
-	"github.com/tidegate/tidegate/internal/vfs"
 	"github.com/tidegate/tidegate/snapshot"
 )
 
@@ -48,7 +47,7 @@ type Restorer interface {
 
 	// Have opens what an earlier attempt left of a file, if that has its size; nil if
 	// not. The caller compares and closes it, and says Keep when it is the file.
-	Have(f snapshot.File) (vfs.File, error)
+	Have(f snapshot.File) (io.ReadCloser, error)
 	Keep(f snapshot.File) error
 	// Create begins a file in place of what was there; nil for one that the restored
 	// store has no use for. It is durable after Finish. Add is of directories and links.

@@ -14,6 +14,7 @@ import (
 	"github.com/tidegate/tidegate/batch"
 	"github.com/tidegate/tidegate/internal/vfs"
 	"github.com/tidegate/tidegate/snapshot"
+	journalbase "github.com/tidegate/tidegate/stores/journal/base"
 )
 
 // Stream is the id of the stream that a Maker archives.
@@ -29,7 +30,8 @@ type Maker struct {
 	Seq        tidegate.Seq   // of the newest batch
 	Chain      tidegate.Chain // behind it
 	At         tidegate.Position
-	Time       int64 // of the newest record; unix ns
+	Time       int64  // of the newest record; unix ns
+	Root       string // of the base store that State builds in, and mirrors; made by the first
 
 	sealer *batch.Sealer
 	open   []byte // the segment that is not put yet
@@ -180,4 +182,25 @@ func build(ctx context.Context, in *snapshot.Intake, info snapshot.Info, fill fu
 		return l, err
 	}
 	return in.Commit(ctx, text, func(snapshot.Info) error { return nil })
+}
+
+// State archives a base of a journal: the state st, of which content is all, taken of the
+// log whose batch there is of an epoch.
+func (m *Maker) State(tb testing.TB, st journalbase.State, of tidegate.Epoch, content []byte) {
+	tb.Helper()
+	if m.Root == "" {
+		m.Root = tb.TempDir()
+	}
+	st.Bytes = int64(len(content))
+	BaseOf(tb, m.Root, snapshot.Info{Stream: Stream, Generation: m.Generation, Opened: 1}, func(ctx context.Context, w snapshot.Writer) (snapshot.Base, error) {
+		out, err := w.Create(ctx, st.File())
+		if err != nil {
+			return snapshot.Base{}, err
+		}
+		_, err = out.Write(content)
+		b := st.Base()
+		b.Attrs[snapshot.AttrEpoch] = of.String()
+		return b, errors.Join(err, out.Close())
+	})
+	m.Mirror(tb, m.Root)
 }

@@ -1,6 +1,7 @@
 package restore
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -145,7 +146,7 @@ func (t Target) Begun() error {
 // other directory is for Check to refuse.
 func (c Choice) GoingOn(t Target) Choice {
 	if had, there, err := readAttempt(t.FS, t.Dir); err == nil && there && c.Base == "" && had.To == c.To.String() {
-		c.Base = had.Base
+		c.Base = cmp.Or(had.Base, NoBase)
 	}
 	return c
 }

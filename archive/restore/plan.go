@@ -51,12 +51,15 @@ func (t To) Place(ctx context.Context, s *archive.Stream) (archive.Place, error)
 // Choice is what an operator may choose.
 type Choice struct {
 	To To
-	// Base is the beginning of the name of a base's manifest; empty: the newest that
-	// will do.
+	// Base is the beginning of the name of a base's manifest, or [NoBase]; empty: the
+	// newest that will do, and where none does the log from its beginning.
 	Base string
 	// NeedsBase says that the store cannot be rebuilt from the beginning of its log.
 	NeedsBase bool
 }
+
+// NoBase is the choice of the log from its beginning, although there are bases.
+const NoBase = "none"
 
 // Plan is what a restore fetches.
 type Plan struct {
@@ -82,9 +85,21 @@ func refuse(hint string, err error) error {
 
 const windowHint = "`tidegate window` lists what can be restored"
 
-// Make chooses what a restore fetches. A target outside of what can be restored is
-// tidegate.ErrNotFound; one behind a hole, tidegate.ErrGap.
+// Make chooses what a restore fetches, and tries how fast that goes. A target outside of
+// what can be restored is tidegate.ErrNotFound; one behind a hole, tidegate.ErrGap.
 func Make(ctx context.Context, clk clock.Clock, s *archive.Stream, bases *archive.Bases, c Choice) (*Plan, error) {
+	p, err := Choose(ctx, s, bases, c)
+	if err != nil {
+		return nil, err
+	}
+	if err := p.predict(ctx, clk); err != nil {
+		return nil, err
+	}
+	return p, nil
+}
+
+// Choose is Make without the trial.
+func Choose(ctx context.Context, s *archive.Stream, bases *archive.Bases, c Choice) (*Plan, error) {
 	p := &Plan{Stream: s, To: c.To}
 	var err error
 	if p.End, err = c.To.Place(ctx, s); err != nil {
@@ -96,20 +111,57 @@ func Make(ctx context.Context, clk clock.Clock, s *archive.Stream, bases *archiv
 	case c.To.Position != 0:
 		p.Target.Position = c.To.Position
 	}
-	if c.NeedsBase || c.Base != "" {
-		err = p.choose(ctx, bases, c.Base)
-	} else if p.Begin, err = s.AtSeq(ctx, 1); errors.Is(err, tidegate.ErrNotFound) {
-		err = refuse(windowHint, fmt.Errorf("the archived log does not begin at its beginning: %w", tidegate.ErrNotFound))
-	} else if err == nil && p.Begin.Generation != p.End.Generation {
-		err = refuse(windowHint, fmt.Errorf("the target is of generation %d, and the log begins with generation %d: %w", uint32(p.End.Generation), uint32(p.Begin.Generation), tidegate.ErrNotFound))
-	}
-	if err != nil {
+	if err := p.begin(ctx, bases, c); err != nil {
 		return nil, err
 	}
-	if err := p.measure(ctx, clk); err != nil {
+	if err := p.measure(); err != nil {
 		return nil, err
 	}
 	return p, nil
+}
+
+// begin chooses where to begin.
+func (p *Plan) begin(ctx context.Context, bases *archive.Bases, c Choice) error {
+	err := p.pick(ctx, bases, c)
+	if err != nil && IsUnfit(err) {
+		return refuse(windowHint, err)
+	}
+	return err
+}
+
+func (p *Plan) pick(ctx context.Context, bases *archive.Bases, c Choice) error {
+	if c.NeedsBase || c.Base != "" && c.Base != NoBase {
+		return p.choose(ctx, bases, c.Base)
+	}
+	if c.Base == NoBase || len(bases.All) == 0 {
+		return p.fromBeginning(ctx)
+	}
+	unfit := p.choose(ctx, bases, "")
+	if unfit == nil || !IsUnfit(unfit) {
+		return unfit
+	}
+	err := p.fromBeginning(ctx)
+	if err != nil && IsUnfit(err) {
+		return fmt.Errorf("%w; and %w", unfit, err)
+	}
+	return err
+}
+
+// IsUnfit reports whether an error of [Choose] says what the archive does not have.
+func IsUnfit(err error) bool {
+	return errors.Is(err, tidegate.ErrNotFound) || errors.Is(err, tidegate.ErrGap) || errors.Is(err, tidegate.ErrDiverged)
+}
+
+// fromBeginning begins with the log's first batch.
+func (p *Plan) fromBeginning(ctx context.Context) (err error) {
+	p.Begin, err = p.Stream.AtSeq(ctx, 1)
+	switch {
+	case errors.Is(err, tidegate.ErrNotFound):
+		return fmt.Errorf("the archived log does not begin at its beginning: %w", tidegate.ErrNotFound)
+	case err == nil && p.Begin.Generation != p.End.Generation:
+		return fmt.Errorf("the target is of generation %d, and the log begins with generation %d: %w", uint32(p.End.Generation), uint32(p.Begin.Generation), tidegate.ErrNotFound)
+	}
+	return err
 }
 
 // choose takes the newest base that is consistent before the target.
@@ -125,7 +177,7 @@ func (p *Plan) choose(ctx context.Context, bases *archive.Bases, name string) er
 			p.Base, p.Begin = b, begin
 			return nil
 		}
-		if !errors.Is(err, tidegate.ErrNotFound) && !errors.Is(err, tidegate.ErrGap) && !errors.Is(err, tidegate.ErrDiverged) {
+		if !IsUnfit(err) {
 			return err
 		}
 		if why == nil {
@@ -135,7 +187,7 @@ func (p *Plan) choose(ctx context.Context, bases *archive.Bases, name string) er
 	if why == nil {
 		why = errors.Join(append([]error{fmt.Errorf("there is no such base in the archive: %w", tidegate.ErrNotFound)}, bases.Faults...)...)
 	}
-	return refuse(windowHint, why)
+	return why
 }
 
 // fits reports why a base will not do for the target.
@@ -166,8 +218,8 @@ func (p *Plan) fits(ctx context.Context, b *archive.Base) (archive.Place, error)
 // full, and configuration.
 const slackBytes = 64 << 20
 
-// measure adds up what is fetched and written, and tries how fast that goes.
-func (p *Plan) measure(ctx context.Context, clk clock.Clock) error {
+// measure adds up what is fetched and written.
+func (p *Plan) measure() error {
 	if p.Base != nil {
 		p.BaseBytes = p.Base.Bytes
 	}
@@ -176,6 +228,7 @@ func (p *Plan) measure(ctx context.Context, clk clock.Clock) error {
 			return refuse(windowHint, fmt.Errorf("batches %d to %d %s: %w", uint64(h.First), uint64(h.Last), p.Stream.Missing(h.First, h.Last), tidegate.ErrGap))
 		}
 	}
+	p.LogBytes = 0
 	for _, g := range p.Stream.Branch.Segments {
 		if g.Last >= p.Begin.Seq && g.First <= p.End.Seq {
 			p.LogBytes += p.Stream.Size(g)
@@ -184,6 +237,11 @@ func (p *Plan) measure(ctx context.Context, clk clock.Clock) error {
 	p.RawBytes = int64(p.End.Next - p.Begin.First)
 	p.Bytes = p.BaseBytes + p.RawBytes + slackBytes
 	p.bytesTotal = p.BaseBytes + p.RawBytes
+	return nil
+}
+
+// predict tries how fast the archive is.
+func (p *Plan) predict(ctx context.Context, clk clock.Clock) error {
 	rate, known, err := p.Stream.Sample(ctx, clk)
 	if err != nil {
 		return err
@@ -196,12 +254,20 @@ func (p *Plan) measure(ctx context.Context, clk clock.Clock) error {
 	return nil
 }
 
+// From is where the log that is wanted begins: where the base does, else with the stream.
+func (p *Plan) From() tidegate.Position {
+	if p.Base != nil {
+		return p.Base.Start
+	}
+	return 0
+}
+
 // restoration is the plan in the store's words.
 func (p *Plan) restoration() stores.Restoration {
 	info := p.Stream.Info
-	r := stores.Restoration{Service: info.Service, Stream: info.Name, ID: info.Stream, Target: p.Target}
+	r := stores.Restoration{Service: info.Service, Stream: info.Name, ID: info.Stream, From: p.From(), Target: p.Target}
 	if p.Base != nil {
-		r.Base, r.From = &p.Base.Info, p.Base.Start
+		r.Base = &p.Base.Info
 	}
 	return r
 }

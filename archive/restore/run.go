@@ -50,7 +50,7 @@ func (p *Plan) Check(ctx context.Context, t Target) (resumes bool, err error) {
 			return false, fmt.Errorf("go on with the restore in %s: %w", t.Dir, err)
 		}
 		p.End = end
-		if err := p.measure(ctx, t.Clock); err != nil {
+		if err := errors.Join(p.measure(), p.predict(ctx, t.Clock)); err != nil {
 			return false, err
 		}
 	}
@@ -145,7 +145,7 @@ func (p *Plan) restore(ctx context.Context, store stores.Restorer, m *Meter, kno
 	}
 	if p.Base != nil {
 		if err := p.base(ctx, store, m); err != nil {
-			return fmt.Errorf("restore base %.12s: %w", p.Base.Name, err)
+			return p.baseFailed(err)
 		}
 	}
 	from, err := store.Log(ctx)
@@ -159,6 +159,14 @@ func (p *Plan) restore(ctx context.Context, store stores.Restorer, m *Meter, kno
 	out.Unproven = p.Target.Time != 0 && !reached
 	out.Restored, err = store.Finish(ctx, known)
 	return err
+}
+
+func (p *Plan) baseFailed(err error) error {
+	e := &tidegate.Error{Op: "restore base", Subject: fmt.Sprintf("%.12s", p.Base.Name), Class: tidegate.ClassOf(err), Err: err}
+	if e.Class == tidegate.Corrupt {
+		e.Hint = "`tidegate window` lists other bases; into another directory, --base begins with one of them, --base none with a journal's log"
+	}
+	return e
 }
 
 // base copies the base's files, several at a time: most of the time goes into waiting
@@ -237,7 +245,7 @@ func (p *Plan) log(ctx context.Context, from tidegate.Position, store stores.Res
 	begin := p.Begin
 	if from > begin.First {
 		m.done.Add(int64(from - begin.First))
-		m.kept.Add(int64(from - begin.First))
+		m.kept.Add(max(0, int64(from)-int64(max(begin.First, p.From())))) // what lies before, the base has
 		at, err := p.Stream.AtPosition(ctx, begin.Generation, from)
 		if err != nil {
 			return at, false, err

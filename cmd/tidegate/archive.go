@@ -17,6 +17,8 @@ import (
 	cold "github.com/tidegate/tidegate/archive/restore"
 	"github.com/tidegate/tidegate/internal/cli"
 	"github.com/tidegate/tidegate/internal/config"
+	"github.com/tidegate/tidegate/snapshot"
+	journalbase "github.com/tidegate/tidegate/stores/journal/base"
 	pgrestore "github.com/tidegate/tidegate/stores/postgres/restore"
 )
 
@@ -167,19 +169,26 @@ type storeKind struct {
 	needsBase bool
 	parse     func(string) (tidegate.Position, error)
 	show      func(tidegate.Position) string
+	check     func(*snapshot.Manifest) error // what a base must have beside whole extents
 }
 
 func kindOf(s archive.StreamInfo) (storeKind, error) {
 	switch s.Store {
 	case pgrestore.Kind:
-		return storeKind{true, pgrestore.ParsePosition, pgrestore.ShowPosition}, nil
+		return storeKind{true, pgrestore.ParsePosition, pgrestore.ShowPosition, func(*snapshot.Manifest) error { return nil }}, nil
 	case journalKind:
-		return storeKind{false, tidegate.ParsePosition, tidegate.Position.String}, nil
+		return storeKind{false, tidegate.ParsePosition, tidegate.Position.String, checkState}, nil
 	}
 	return storeKind{}, &tidegate.Error{
 		Op: "read archive of", Subject: streamLabel(s), Class: tidegate.Permanent,
 		Err: fmt.Errorf("store of kind %q: %w", s.Store, tidegate.ErrUnsupported),
 	}
+}
+
+// checkState reports why a base is none of a journal.
+func checkState(m *snapshot.Manifest) error {
+	_, _, err := journalbase.Parse(m.Base, m.Files)
+	return err
 }
 
 // journalKind is the store's kind of an event-sourced service's journal.

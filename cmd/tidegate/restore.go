@@ -34,7 +34,7 @@ func restoreCommand() *ucli.Command {
 			&ucli.StringFlag{Name: "to", Value: "latest", Usage: "`TARGET`: latest, a time (2026-11-22T06:30:00Z), a position, seq:N"},
 			&ucli.UintFlag{Name: "generation", Usage: "`NUMBER` of the generation that a position is of", DefaultText: "the newest"},
 			&ucli.StringFlag{Name: "into", Usage: "`DIR`, empty or not there yet; or that of a restore that was cut off, which goes on"},
-			&ucli.StringFlag{Name: "base", Usage: "begin with the base whose `NAME` begins so, as `tidegate window` lists them", DefaultText: "the newest that will do"},
+			&ucli.StringFlag{Name: "base", Usage: "begin with the base whose `NAME` begins so, as `tidegate window` lists them; none: a journal's log from its beginning", DefaultText: "the newest that will do, else none"},
 			&ucli.BoolFlag{Name: "dry-run", Usage: "say what would be fetched, and whether the directory will do; write nothing"},
 			&ucli.BoolFlag{Name: "start", Usage: "postgres: start the server, and wait until it has recovered and takes writes"},
 			&ucli.StringFlag{Name: "account", Usage: "postgres: `USER` that the server runs as", DefaultText: "this one, postgres for root"},
@@ -81,7 +81,8 @@ type restoreResult struct {
 	Predicted *float64             `json:"predicted_s"` // null: not known
 
 	Position *tidegate.Position `json:"position,omitempty"`
-	Records  *uint64            `json:"records,omitempty"`
+	Records  *uint64            `json:"records,omitempty"`      // behind the base
+	Replay   *int64             `json:"replay_bytes,omitempty"` // of log that a journal's service replays when it starts; how long that takes is not known
 	Newest   *time.Time         `json:"newest,omitempty"`
 	Kept     int64              `json:"kept_bytes"`
 	Took     *float64           `json:"took_s,omitempty"`
@@ -123,6 +124,9 @@ func restoreArchive(c *ucli.Context) error {
 	to, err := kind.parseTo(c.String("to"), c.Uint("generation"))
 	if err != nil {
 		return err
+	}
+	if c.String("base") == cold.NoBase && kind.needsBase {
+		return cli.Usagef("--base none is for journals: a %s store is not rebuilt from its log alone", s.Info.Store)
 	}
 	bases, err := s.Bases(c.Context)
 	if err != nil {
@@ -259,6 +263,9 @@ func (o *restoreResult) run(c *ucli.Context, plan *cold.Plan, target cold.Target
 	if res.Newest != 0 {
 		o.Newest = new(time.Unix(0, res.Newest).UTC())
 	}
+	if plan.Stream.Info.Store == journalKind {
+		o.Replay = new(int64(res.Position - plan.From()))
+	}
 	o.Took = new(res.Took.Seconds())
 	if res.Unproven {
 		from := "the base"
@@ -307,6 +314,9 @@ func (o *restoreResult) writeDone(w io.Writer) error {
 	fmt.Fprintf(&b, "restored %s/%s to position %s in %s, predicted %s\n", o.Service, o.Stream, o.show(*o.Position), seconds(o.Took), seconds(o.Predicted))
 	if o.Newest != nil {
 		fmt.Fprintf(&b, "newest record: %s\n", o.Newest.Format(time.RFC3339Nano))
+	}
+	if o.Replay != nil {
+		fmt.Fprintf(&b, "its service replays: %s of log when it starts, how long that takes is unknown\n", cli.Size(*o.Replay))
 	}
 	if o.Unproven != "" {
 		fmt.Fprintf(&b, "WARNING: %s\n", o.Unproven)

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -20,6 +21,8 @@ import (
 	"github.com/tidegate/tidegate/internal/cli"
 	"github.com/tidegate/tidegate/internal/vfs"
 	"github.com/tidegate/tidegate/journal"
+	"github.com/tidegate/tidegate/snapshot"
+	journalbase "github.com/tidegate/tidegate/stores/journal/base"
 	"github.com/tidegate/tidegate/stores/journal/capture"
 )
 
@@ -29,6 +32,8 @@ type archived struct {
 	url      string
 	m        *archivetest.Maker
 	end      tidegate.Position
+	ends     []tidegate.Position // of every record
+	lineage  tidegate.Lineage
 	segments []string
 	newest   time.Time
 }
@@ -48,9 +53,11 @@ func archiveJournal(t *testing.T, n int) *archived {
 	a.m.Lineage(t, j.Lineage(), "")
 	for i := range n {
 		a.newest = epoch.Add(time.Duration(i) * time.Second)
-		if _, err := j.SubmitAt(t.Context(), j.End(), bytes.Repeat([]byte(fmt.Sprint(i)), 60), a.newest); err != nil {
+		r, err := j.SubmitAt(t.Context(), j.End(), bytes.Repeat([]byte(fmt.Sprint(i)), 60), a.newest)
+		if err != nil {
 			t.Fatal(err)
 		}
+		a.ends = append(a.ends, r.Next)
 	}
 	if err := j.Sync(t.Context()); err != nil {
 		t.Fatal(err)
@@ -85,7 +92,7 @@ func (a *archived) ship(t *testing.T, from string, j *journal.Journal) {
 			a.segments = append(a.segments, a.m.Segment(t))
 		}
 	}
-	a.end = j.End()
+	a.end, a.lineage = j.End(), j.Lineage()
 }
 
 // tidegateCommand runs the program within the test.
@@ -211,6 +218,45 @@ func TestWindowAndWhereCommands(t *testing.T) {
 	says(t, out, `"holes": [`, `"restorable": false`)
 	_, errs = a.run(t, cli.Unverified, "restore", "--service", "bank", "--into", filepath.Join(t.TempDir(), "into"))
 	says(t, errs, "were never archived")
+}
+
+// TestStatesOfAJournal: a base is where a restore begins, for every command.
+func TestStatesOfAJournal(t *testing.T) {
+	a := archiveJournal(t, 300)
+	at := a.ends[199]
+	a.m.State(t, journalbase.State{Position: at, Records: 200, Lineage: a.lineage}, 1, []byte("the state"))
+	out, _ := a.run(t, cli.OK, "window")
+	says(t, out, at.String()+" to "+at.String())
+	if strings.Contains(out, "of no use") {
+		t.Error(out)
+	}
+	a.run(t, cli.OK, "verify")
+	out, _ = a.run(t, cli.OK, "where", "--service", "bank", "latest")
+	says(t, out, "restored from: base ")
+	out, _ = a.run(t, cli.OK, "where", "--service", "bank", a.ends[100].String())
+	says(t, out, "restored from: the log's beginning")
+	into := filepath.Join(t.TempDir(), "into")
+	out, _ = a.run(t, cli.OK, "restore", "--service", "bank", "--into", into)
+	says(t, out, "to position "+a.end.String(), "its service replays: ", "is unknown")
+	j, err := journal.Open(filepath.Join(into, "journal"), journal.Config{Service: "bank", Stream: "main"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if j.First() != at || j.End() != a.end || j.Records() != 300 {
+		t.Errorf("[%s, %s), %d records", j.First(), j.End(), j.Records())
+	}
+	if err := j.Close(); err != nil {
+		t.Fatal(err)
+	}
+	out, _ = a.run(t, cli.OK, "restore", "--service", "bank", "--into", filepath.Join(t.TempDir(), "into"), "--base", "none", "-o", "json")
+	says(t, out, fmt.Sprintf(`"replay_bytes": %d`, int64(a.end)))
+
+	archivetest.BaseOf(t, a.m.Root, snapshot.Info{Stream: archivetest.Stream, Generation: 1, Opened: 1}, func(context.Context, snapshot.Writer) (snapshot.Base, error) {
+		return snapshot.Base{Start: at, End: at}, nil
+	})
+	a.m.Mirror(t, a.m.Root)
+	out, _ = a.run(t, cli.Unverified, "verify")
+	says(t, out, "is none of a journal")
 }
 
 // TestRestoreKilled kills the program again and again while it restores; the last one

@@ -17,7 +17,8 @@ func verifyCommand() *ucli.Command {
 	return &ucli.Command{
 		Name: "verify", Usage: "read everything in an archive, and compare it with its names, checksums and digests", ArgsUsage: " ",
 		Flags: archiveFlags(), Action: verifyArchive,
-		Description: "Segments are read whole, their batches opened and their chains followed; of bases every page is read. Ends with 9 when\n" +
+		Description: "Segments are read whole, their batches opened and their chains followed; of bases every page is read, and what a\n" +
+			"journal's says of the state in it. Ends with 9 when\n" +
 			"anything is not as it must be, and names each object.\n\n" +
 			"Examples:\n" +
 			"   tidegate verify --url file:///srv/archive\n" +
@@ -103,7 +104,23 @@ func verifyStream(c *ucli.Context, r *archive.Reader, info archive.StreamInfo) (
 		v, err = s.Verify(ctx, bases, &m)
 		return err
 	})
-	return v, err
+	if err != nil {
+		return v, err
+	}
+	kind, err := kindOf(info)
+	if err != nil {
+		return v, err
+	}
+	for _, b := range bases.All {
+		_, man, err := b.Store.Manifest(b.Listed)
+		if err != nil {
+			continue // it is among what is bad
+		}
+		if err := kind.check(man); err != nil {
+			v.Bad = append(v.Bad, fmt.Errorf("base %.12s in the mirror of %s: %w", b.Name, b.Mirror.Node, err))
+		}
+	}
+	return v, nil
 }
 
 // archiveProgressEvery is how often a command says how far it has come.

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"time"
@@ -9,6 +10,7 @@ import (
 
 	"github.com/tidegate/tidegate"
 	"github.com/tidegate/tidegate/archive"
+	cold "github.com/tidegate/tidegate/archive/restore"
 	"github.com/tidegate/tidegate/internal/cli"
 )
 
@@ -230,7 +232,8 @@ func whereCommand() *ucli.Command {
 	return &ucli.Command{
 		Name: "where", Usage: "find a moment, a position or a batch in an archive, or on a standby node", ArgsUsage: "TIME|POSITION|seq:N|latest",
 		Flags: fromFlags(&ucli.UintFlag{Name: "generation", Usage: "`NUMBER` of the generation that a position is of", DefaultText: "the newest"}), Action: showWhere,
-		Description: "Prints the batch that has it. A time is the source's; a batch that has anything of it is found, and a restore cuts within it.\n\n" +
+		Description: "Prints the batch that has it, and what a restore to there begins with. A time is the source's; a batch that has anything\n" +
+			"of it is found, and a restore cuts within it.\n\n" +
 			"Examples:\n" +
 			"   tidegate where --url file:///srv/archive --service bank 2026-11-22T06:30:00Z\n" +
 			"   tidegate where --archive /etc/tidegate/archive.yaml --service shop 16/B374D848",
@@ -254,10 +257,63 @@ func showWhere(c *ucli.Context) error {
 	if err != nil {
 		return err
 	}
-	return cli.Print(c, p, func(w io.Writer) error {
-		_, err := fmt.Fprintf(w, "seq %d of epoch %s, generation %d\nposition %s to %s\ntime %s to %s\nchain %s\n",
+	out := whereResult{Place: p}
+	if c.String("from") == "" { // of a node's bases only a restore knows
+		if err := out.begin(c.Context, s, cold.Choice{To: to, NeedsBase: kind.needsBase}); err != nil {
+			return err
+		}
+	}
+	return cli.Print(c, out, func(w io.Writer) error {
+		fmt.Fprintf(w, "seq %d of epoch %s, generation %d\nposition %s to %s\ntime %s to %s\nchain %s\n",
 			uint64(p.Seq), p.Epoch, uint32(p.Generation), kind.show(p.First), kind.show(p.Next),
 			p.Oldest.Format(time.RFC3339Nano), p.Newest.Format(time.RFC3339Nano), p.Chain)
+		_, err := fmt.Fprintf(w, "restored from: %s\n", out.from())
 		return err
 	})
+}
+
+// whereResult is a place, and what a restore to there begins with.
+type whereResult struct {
+	archive.Place
+
+	Restorable *bool  `json:"restorable,omitempty"` // absent: not known
+	Why        string `json:"why,omitempty"`        // not
+	Base       string `json:"base,omitempty"`       // absent: the log from its beginning
+	LogBytes   int64  `json:"log_bytes,omitempty"`  // behind it, as stored
+}
+
+// begin finds what a restore begins with.
+func (o *whereResult) begin(ctx context.Context, s *archive.Stream, c cold.Choice) error {
+	bases, err := s.Bases(ctx)
+	if err != nil {
+		return err
+	}
+	defer bases.Close()
+	plan, err := cold.Choose(ctx, s, bases, c)
+	switch {
+	case err == nil:
+		o.LogBytes = plan.LogBytes
+		if plan.Base != nil {
+			o.Base = plan.Base.Name.String()
+		}
+	case archive.OfObject(err) || cold.IsUnfit(err):
+		o.Why = err.Error()
+	default:
+		return err
+	}
+	o.Restorable = new(err == nil)
+	return nil
+}
+
+// from says it for people.
+func (o *whereResult) from() string {
+	switch {
+	case o.Restorable == nil:
+		return cli.Unknown
+	case !*o.Restorable:
+		return "nothing: " + o.Why
+	case o.Base != "":
+		return fmt.Sprintf("base %.12s, and %s of log", o.Base, cli.Size(o.LogBytes))
+	}
+	return fmt.Sprintf("the log's beginning, %s", cli.Size(o.LogBytes))
 }

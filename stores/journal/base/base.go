@@ -9,15 +9,6 @@ import (
 	"github.com/tidegate/tidegate/snapshot"
 )
 
-// file is the one entry of a base.
-const file = "state"
-
-// The attributes of a base.
-const (
-	attrRecords = "records" // of the journal before the base
-	attrDigest  = "digest"  // of the state; absent if the service gives none
-)
-
 // State is a service's state as of a position of its journal.
 type State struct {
 	Position tidegate.Position // everything before it is in the state
@@ -29,14 +20,14 @@ type State struct {
 
 // File is the entry that the state is written as.
 func (s State) File() snapshot.File {
-	return snapshot.File{Path: file, Kind: snapshot.KindStream, Mode: 0o600, Size: s.Bytes}
+	return snapshot.File{Path: snapshot.StateFile, Kind: snapshot.KindStream, Mode: 0o600, Size: s.Bytes}
 }
 
 // Base is what a base of the state says of itself.
 func (s State) Base() snapshot.Base {
-	b := snapshot.Base{Start: s.Position, End: s.Position, Lineage: s.Lineage, Attrs: map[string]string{attrRecords: strconv.FormatUint(s.Records, 10)}}
+	b := snapshot.Base{Start: s.Position, End: s.Position, Lineage: s.Lineage, Attrs: map[string]string{snapshot.AttrRecords: strconv.FormatUint(s.Records, 10)}}
 	if s.Digest != (tidegate.Digest{}) {
-		b.Attrs[attrDigest] = hex.EncodeToString(s.Digest[:])
+		b.Attrs[snapshot.AttrDigest] = hex.EncodeToString(s.Digest[:])
 	}
 	return b
 }
@@ -44,32 +35,16 @@ func (s State) Base() snapshot.Base {
 // Parse reads what a base says of its state, and finds which of its files that is. Its
 // errors are of class corrupt.
 func Parse(b snapshot.Base, files []snapshot.File) (s State, at int, err error) {
-	s = State{Position: b.Start, Lineage: b.Lineage}
-	fail := func(format string, args ...any) (State, int, error) {
-		what := fmt.Sprintf("base at %s is none of a journal: ", b.Start) + fmt.Sprintf(format, args...)
-		return State{}, -1, &tidegate.CorruptError{Path: "manifest", Offset: -1, What: what}
+	m := snapshot.Manifest{Info: snapshot.Info{Base: b}, Files: files}
+	st, err := m.State()
+	if err == nil && (b.Start != b.End || !IsState(files[st.File])) {
+		err = fmt.Errorf("base at %s is none of a journal: it is complete at %s, by a file of kind %d", b.Start, b.End, files[st.File].Kind)
 	}
-	if b.Start != b.End {
-		return fail("it is complete at %s only", b.End)
+	if err != nil {
+		return s, -1, &tidegate.CorruptError{Path: "manifest", Offset: -1, What: err.Error()}
 	}
-	if s.Records, err = strconv.ParseUint(b.Attrs[attrRecords], 10, 64); err != nil {
-		return fail("%v", err)
-	}
-	if text, given := b.Attrs[attrDigest]; given {
-		raw, err := hex.DecodeString(text)
-		if err != nil || len(raw) != len(s.Digest) {
-			return fail("digest %.40q", text)
-		}
-		s.Digest = tidegate.Digest(raw)
-	}
-	for i, f := range files {
-		if IsState(f) {
-			s.Bytes = f.Size
-			return s, i, nil
-		}
-	}
-	return fail("it has no file %s", file)
+	return State{Position: b.Start, Records: st.Records, Digest: st.Digest, Lineage: b.Lineage, Bytes: st.Size}, st.File, nil
 }
 
 // IsState reports whether an entry of a base is the state.
-func IsState(f snapshot.File) bool { return f.Path == file && f.Kind == snapshot.KindStream }
+func IsState(f snapshot.File) bool { return f.Path == snapshot.StateFile && f.Kind == snapshot.KindStream }

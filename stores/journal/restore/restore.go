@@ -14,6 +14,7 @@ import (
 	"github.com/tidegate/tidegate/journal"
 	"github.com/tidegate/tidegate/snapshot"
 	"github.com/tidegate/tidegate/stores"
+	"github.com/tidegate/tidegate/stores/journal/base"
 )
 
 // Names in the directory that is restored into.
@@ -36,11 +37,11 @@ type Restorer struct {
 	what stores.Restoration
 
 	j     *journal.Journal
+	from  journal.Beginning // of a base; the zero value: the log is everything
 	next  tidegate.Position // where the next record belongs
 	ended bool
 
-	records uint64
-	newest  int64
+	newest int64
 }
 
 var _ stores.Restorer = (*Restorer)(nil)
@@ -48,18 +49,8 @@ var _ stores.Restorer = (*Restorer)(nil)
 // New makes a restorer. It does no I/O.
 func New(fsys vfs.FS, cfg Config) *Restorer { return &Restorer{fsys: fsys, cfg: cfg} }
 
-// errNoBase says that a base of a journal is a service's snapshot, which this version
-// does not restore.
-var errNoBase = fmt.Errorf("a base of a journal: %w", tidegate.ErrUnsupported)
-
 // Begin implements [stores.Restorer].
 func (r *Restorer) Begin(_ context.Context, what stores.Restoration) error {
-	if what.Base != nil {
-		return r.failed(errNoBase)
-	}
-	if what.From != 0 {
-		return r.failed(fmt.Errorf("the log begins at %s: %w", what.From, tidegate.ErrGap))
-	}
 	switch _, err := r.fsys.Stat(filepath.Join(r.cfg.Dir, journalDir)); {
 	case err == nil:
 		return r.failed(fmt.Errorf("there is a journal already: %w", tidegate.ErrConflict))
@@ -67,7 +58,20 @@ func (r *Restorer) Begin(_ context.Context, what stores.Restoration) error {
 		return r.failed(err)
 	}
 	r.what = what
+	if what.Base == nil && what.From != 0 {
+		return r.failed(fmt.Errorf("the log begins at %s: %w", what.From, tidegate.ErrGap))
+	}
 	if err := durable.MkdirAll(r.fsys, r.cfg.Dir); err != nil {
+		return r.failed(err)
+	}
+	if what.Base == nil {
+		return nil // the log's first batch says which journal it is
+	}
+	id, err := journal.LineageID(what.Base.Lineage)
+	if err == nil {
+		err = r.open(id)
+	}
+	if err != nil {
 		return r.failed(err)
 	}
 	return nil
@@ -77,23 +81,68 @@ func (r *Restorer) failed(err error) error {
 	return &tidegate.Error{Op: "restore journal into", Subject: r.cfg.Dir, Class: tidegate.ClassOf(err), Err: err}
 }
 
+// beginning is the base, with the state's file.
+func (r *Restorer) beginning(f snapshot.File) (b journal.Beginning, is bool, err error) {
+	if r.what.Base == nil || !base.IsState(f) {
+		return b, false, nil
+	}
+	s, _, err := base.Parse(r.what.Base.Base, []snapshot.File{f})
+	return journal.Beginning{Position: s.Position, Records: s.Records, Digest: s.Digest, Lineage: s.Lineage, Bytes: s.Bytes}, true, err
+}
+
 // Have implements [stores.Restorer].
-func (r *Restorer) Have(snapshot.File) (vfs.File, error) { return nil, r.failed(errNoBase) }
+func (r *Restorer) Have(f snapshot.File) (io.ReadCloser, error) {
+	b, is, err := r.beginning(f)
+	if err != nil || !is {
+		return nil, err
+	}
+	have, err := r.j.OpenState(b)
+	switch {
+	case err == nil:
+		return have, nil
+	case errors.Is(err, tidegate.ErrNotFound), tidegate.ClassOf(err) == tidegate.Corrupt:
+		return nil, nil // it is written anew
+	}
+	return nil, r.failed(err)
+}
 
 // Keep implements [stores.Restorer].
-func (r *Restorer) Keep(snapshot.File) error { return r.failed(errNoBase) }
+func (r *Restorer) Keep(f snapshot.File) (err error) {
+	r.from, _, err = r.beginning(f)
+	return err
+}
 
 // Create implements [stores.Restorer].
-func (r *Restorer) Create(context.Context, snapshot.File) (io.WriteCloser, error) {
-	return nil, r.failed(errNoBase)
+func (r *Restorer) Create(_ context.Context, f snapshot.File) (io.WriteCloser, error) {
+	b, is, err := r.beginning(f)
+	if err != nil || !is {
+		return nil, err
+	}
+	w, err := r.j.CreateState(b)
+	if err != nil {
+		return nil, r.failed(err)
+	}
+	r.from = b
+	return w, nil
 }
 
 // Add implements [stores.Restorer].
-func (r *Restorer) Add(snapshot.File) error { return r.failed(errNoBase) }
+func (r *Restorer) Add(snapshot.File) error { return nil }
 
 // Log implements [stores.Restorer].
-func (r *Restorer) Log(context.Context) (tidegate.Position, error) {
+func (r *Restorer) Log(ctx context.Context) (tidegate.Position, error) {
 	dir := filepath.Join(r.cfg.Dir, restoringDir)
+	if r.what.Base != nil {
+		err := r.j.BeginAt(ctx, r.what.From)
+		if err == nil && r.from.Position != r.what.From {
+			err = &tidegate.CorruptError{Path: "manifest", Offset: -1, What: "base of a journal without a state"}
+		}
+		if err != nil {
+			return 0, r.failed(err)
+		}
+		r.next = r.j.End()
+		return r.next, nil
+	}
 	switch _, err := journal.ReadLineage(r.fsys, dir); {
 	case errors.Is(err, tidegate.ErrNotFound):
 		return 0, nil // the log's first batch says which journal it is
@@ -113,7 +162,6 @@ func (r *Restorer) open(id tidegate.ID) error {
 		return err
 	}
 	r.j, r.next = j, j.End()
-	r.records = j.Records()
 	return nil
 }
 
@@ -171,10 +219,19 @@ func (r *Restorer) data(ctx context.Context, h *batch.Header, payload []byte) (b
 	if r.j == nil {
 		return false, r.failed(errors.New("the log does not say which journal it is of"))
 	}
-	end, enough := h.First, false
+	first, t := max(h.First, r.from.Position), r.what.Target
+	if h.Next <= first {
+		return r.ends(h.Next), nil // the base has it
+	}
+	end, enough := first, false
 	err := journal.Scan(payload, h.First, func(rec journal.Record) error {
 		at := rec.Time.UnixNano()
-		t := r.what.Target
+		if rec.Next <= first {
+			return nil
+		}
+		if rec.First < first {
+			return fmt.Errorf("the base ends at %s, in the middle of a record: %w", first, tidegate.ErrDiverged)
+		}
 		if t.Position != 0 && rec.Next > t.Position || t.Time != 0 && at > t.Time {
 			enough = true
 			return errEnough
@@ -185,12 +242,12 @@ func (r *Restorer) data(ctx context.Context, h *batch.Header, payload []byte) (b
 	if err != nil && !enough {
 		return false, r.failed(err)
 	}
-	if end > h.First {
-		made, err := r.j.AppendRaw(ctx, h.First, payload[:end-h.First])
+	if end > first {
+		made, err := r.j.AppendRaw(ctx, first, payload[first-h.First:end-h.First])
 		if err != nil {
 			return false, r.failed(err)
 		}
-		r.next, r.records = made.Next, r.j.Records()
+		r.next = made.Next
 	}
 	return enough || r.ends(h.Next), nil
 }
@@ -220,10 +277,10 @@ func (r *Restorer) finish(ctx context.Context, known func(stores.Restored) error
 	if err != nil {
 		return stores.Restored{}, err
 	}
-	if j.End() != r.next || j.Lineage() != lineage || j.Recovery() != (journal.Recovery{}) {
-		err = &tidegate.CorruptError{Path: from, Offset: -1, What: fmt.Sprintf("opens as %s, ending at %s; wrote %s to %s", j.Lineage(), j.End(), lineage, r.next)}
+	if j.First() != r.from.Position || j.End() != r.next || j.Lineage() != lineage || j.Recovery() != (journal.Recovery{}) {
+		err = &tidegate.CorruptError{Path: from, Offset: -1, What: fmt.Sprintf("opens as %s, of [%s, %s); wrote %s of [%s, %s)", j.Lineage(), j.First(), j.End(), lineage, r.from.Position, r.next)}
 	}
-	records := j.Records()
+	records := j.Records() - r.from.Records
 	if err = errors.Join(err, j.Close()); err != nil {
 		return stores.Restored{}, err
 	}

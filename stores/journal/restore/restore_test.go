@@ -101,7 +101,12 @@ func (s *source) open(t *testing.T) *archive.Stream {
 
 func (s *source) plan(t *testing.T, to cold.To) *cold.Plan {
 	t.Helper()
-	p, err := cold.Make(t.Context(), clock.System(), s.open(t), &archive.Bases{}, cold.Choice{To: to})
+	return s.planOf(t, cold.Choice{To: to})
+}
+
+func (s *source) planOf(t *testing.T, c cold.Choice) *cold.Plan {
+	t.Helper()
+	p, err := cold.Make(t.Context(), clock.System(), s.open(t), s.bases(t), c)
 	if err != nil {
 		t.Fatal(err)
 	}

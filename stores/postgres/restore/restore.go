@@ -95,7 +95,13 @@ func fail(class tidegate.Class, hint string, err error) error {
 }
 
 // Have implements [stores.Restorer].
-func (r *Restorer) Have(f snapshot.File) (vfs.File, error) { return r.rec.Have(f) }
+func (r *Restorer) Have(f snapshot.File) (io.ReadCloser, error) {
+	have, err := r.rec.Have(f)
+	if have == nil {
+		return nil, err
+	}
+	return have, err
+}
 
 // Keep implements [stores.Restorer].
 func (r *Restorer) Keep(f snapshot.File) error { return r.rec.Keep(f) }
