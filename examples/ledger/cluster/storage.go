@@ -185,6 +185,27 @@ func Exists(dir string) (bool, error) {
 	return false, nil
 }
 
+// Blank reports whether dir holds nothing that a cluster has agreed upon: no state, or
+// what is left of a seed that was cut short.
+func Blank(log *slog.Logger, dir string) (blank bool, err error) {
+	if there, err := Exists(dir); there || err != nil {
+		return false, err
+	}
+	if _, err := vfs.OS().Stat(raftDir(dir)); errors.Is(err, tidegate.ErrNotFound) {
+		return true, nil
+	}
+	bolt, _, err := openStores(log, dir)
+	if err != nil {
+		return false, err
+	}
+	defer func() { err = errors.Join(err, bolt.Close()) }()
+	last, err := bolt.LastIndex()
+	if err != nil {
+		return false, fmt.Errorf("read raft log: %w", err)
+	}
+	return last == 0, nil
+}
+
 // leftPrefix begins the names of the folders that Retire makes.
 const leftPrefix = "raft-left-"
 

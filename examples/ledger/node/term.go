@@ -3,6 +3,7 @@ package node
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -54,6 +55,9 @@ func (n *Node) terms(ctx context.Context) error {
 		}
 		n.begin()
 	} else {
+		if err := n.goOn(ctx); err != nil {
+			return err
+		}
 		for _, b := range n.shelf.Books() {
 			b.TakeOver()
 		}
@@ -72,6 +76,38 @@ func (n *Node) terms(ctx context.Context) error {
 			return err
 		}
 	}
+	return nil
+}
+
+// goOn lets a cluster of one go on from journals of which raft has nothing, as they come
+// out of an archive. In a larger one the others may have more.
+func (n *Node) goOn(ctx context.Context) error {
+	written := func(b *book.Book) bool { return b.Journal().End() > 0 }
+	if len(n.cfg.Peers) != 1 || !slices.ContainsFunc(n.shelf.Books(), written) {
+		return nil
+	}
+	blank, err := cluster.Blank(n.log, n.cfg.Dir)
+	if err != nil || !blank {
+		return err
+	}
+	if err := n.recover(ctx); err != nil {
+		return err
+	}
+	return n.seed()
+}
+
+// seed makes a cluster of one out of the books as they are.
+func (n *Node) seed() error {
+	began := time.Now()
+	// What lies there is of a cluster that the ledger went on without, or of a seed
+	// that was cut short: raft must not find its log behind the new beginning.
+	if _, err := cluster.Retire(n.cfg.Dir); err != nil {
+		return err
+	}
+	if err := cluster.Seed(n.log, n.cfg.Dir, n.shelf, n.self()); err != nil {
+		return err
+	}
+	n.log.Info("cluster of one seeded", "node", n.cfg.Name, "took", time.Since(began))
 	return nil
 }
 
@@ -100,17 +136,10 @@ func (n *Node) awaitPromotion(ctx context.Context, t *term) error {
 	case <-ctx.Done():
 		return nil
 	}
-	began := time.Now()
-	// What lies there is of a cluster that the ledger went on without, or of a seed
-	// that was cut short: raft must not find its log behind the new beginning.
-	if _, err := cluster.Retire(n.cfg.Dir); err != nil {
-		return err
-	}
-	if err := cluster.Seed(n.log, n.cfg.Dir, n.shelf, n.self()); err != nil {
+	if err := n.seed(); err != nil {
 		return err
 	}
 	t.leads.Store(true)
-	n.log.Info("promoted: cluster of one seeded", "node", n.cfg.Name, "took", time.Since(began))
 	return nil
 }
 

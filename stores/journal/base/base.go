@@ -47,4 +47,6 @@ func Parse(b snapshot.Base, files []snapshot.File) (s State, at int, err error) 
 }
 
 // IsState reports whether an entry of a base is the state.
-func IsState(f snapshot.File) bool { return f.Path == snapshot.StateFile && f.Kind == snapshot.KindStream }
+func IsState(f snapshot.File) bool {
+	return f.Path == snapshot.StateFile && f.Kind == snapshot.KindStream
+}
