@@ -123,7 +123,7 @@ func (d Dialer) Probe(ctx context.Context, addr string) error {
 		return err
 	}
 	defer cancel()
-	defer c.close("") // nothing is under way
+	defer func() { _ = c.close("") }() // nothing is under way
 	stop := c.bound(ctx)
 	defer stop()
 	if _, err := c.negotiate(ctx, d.Features); err != nil {
