@@ -115,7 +115,7 @@ func (c *Capture) newMark(ctx context.Context) (*mark, error) {
 		return nil, err
 	}
 	m := &mark{session: session, done: make(chan struct{})}
-	go func() {
+	go func() { // owned by c.proof; ends when the server confirms, or when end cuts the session
 		defer close(m.done)
 		m.at, m.err = session.Mark()
 		_ = session.Close() // it has said what it had to
