@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"github.com/tidegate/tidegate"
+	"github.com/tidegate/tidegate/internal/racetest"
 	"github.com/tidegate/tidegate/internal/vfs"
 )
 
@@ -44,6 +45,9 @@ func TestBaseComesBackAsItWas(t *testing.T) {
 // which does not compress, a second one after a change of one per cent in a row may
 // store two per cent, and one after changes here and there twice the pages.
 func TestSecondBaseStoresWhatChanged(t *testing.T) {
+	if racetest.Apart(t) {
+		return
+	}
 	const size, files = 16 << 20, 4
 	first := tree{}
 	for i := range files {

@@ -4,14 +4,16 @@ import (
 	"bytes"
 	"flag"
 	"os"
-	"os/exec"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/tidegate/tidegate/internal/racetest"
 )
 
 var (
@@ -52,19 +54,9 @@ func worlds(from, n uint64, each func(Result) (goOn bool)) {
 // its worlds.
 func apart(t *testing.T, args ...string) {
 	t.Helper()
-	gotool, err := exec.LookPath("go")
-	if err != nil {
-		t.Fatal("no go command to build the other test binary with: put it on the PATH")
-	}
-	out, err := exec.Command(gotool, append([]string{"test", ".", "-count=1", "-v"}, args...)...).CombinedOutput()
-	for line := range strings.SplitSeq(string(out), "\n") {
-		if strings.Contains(line, "seed") || strings.Contains(line, "nothing noticed") || strings.Contains(line, "failovers,") || strings.Contains(line, "crashes,") {
-			t.Log(strings.TrimSpace(line))
-		}
-	}
-	if err != nil {
-		t.Fatalf("%v\n%s", err, out)
-	}
+	racetest.Run(t, func(line string) bool {
+		return slices.ContainsFunc([]string{"seed", "nothing noticed", "failovers,", "crashes,"}, func(word string) bool { return strings.Contains(line, word) })
+	}, args...)
 }
 
 func (r *Result) add(o Result) {
@@ -98,7 +90,7 @@ func TestSeeds(t *testing.T) {
 	switch {
 	case testing.Short():
 		n /= 10
-	case raced:
+	case racetest.Enabled:
 		// All of them in a binary that is fast, and some here.
 		apart(t, "-run", "^TestSeeds$", "-seeds", strconv.FormatUint(n, 10), "-from", strconv.FormatUint(*from, 10))
 		n /= 20

@@ -29,6 +29,7 @@ func House() []Entry {
 		{"internal/mutate", 1, "names of rules that a test build can break; imports nothing"},
 		{"internal/pgrun", 1, "real PostgreSQL servers on this machine"},
 		{"internal/pgtest", 2, "the same for tests, which fail with them"},
+		{"internal/racetest", 1, "tests that run without the race detector; imports nothing"},
 		{"internal/retry", 1, "the one back-off policy"},
 		{"internal/tidy", 1, "reads source, imports nothing of ours"},
 		{"internal/vfs", 1, "the file-system seam"},

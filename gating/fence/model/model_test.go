@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/tidegate/tidegate/gating/fence/model"
+	"github.com/tidegate/tidegate/internal/racetest"
 )
 
 var full = flag.Bool("full", false, "search the worlds of `make model` and print what was found")
@@ -33,6 +34,9 @@ func tell(r model.Result) string {
 }
 
 func TestProtocolHolds(t *testing.T) {
+	if racetest.Apart(t) {
+		return
+	}
 	for _, cfg := range model.Bounded() {
 		t.Run(cfg.Name, func(t *testing.T) {
 			r := search(t, cfg)
@@ -48,6 +52,9 @@ func TestProtocolHolds(t *testing.T) {
 }
 
 func TestEveryRuleIsNeeded(t *testing.T) {
+	if racetest.Apart(t) {
+		return
+	}
 	for _, mu := range model.Mutations() {
 		t.Run(mutationName(mu), func(t *testing.T) {
 			r := search(t, mu.Config)

@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/tidegate/tidegate/internal/pgtest"
+	"github.com/tidegate/tidegate/internal/racetest"
 	"github.com/tidegate/tidegate/stores/postgres/wal"
 )
 
@@ -18,6 +19,9 @@ import (
 // server voids it and goes on behind it. The stream saw its beginning, and then
 // the page that voids it.
 func TestOverwrittenRecord(t *testing.T) {
+	if racetest.Apart(t) {
+		return
+	}
 	s := pgtest.New(t, pgtest.Config{Settings: settings, SegmentSizeMiB: 1})
 	s.SQL(t, "CREATE TABLE a (b int); INSERT INTO a VALUES (1)")
 	s.SQL(t, "SELECT pg_switch_wal()")

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/tidegate/tidegate/internal/pgtest"
+	"github.com/tidegate/tidegate/internal/racetest"
 	"github.com/tidegate/tidegate/stores/postgres/wal"
 )
 
@@ -346,6 +347,9 @@ func firstRecord(size wal.SegmentSize, lsn wal.LSN) wal.LSN {
 // TestReal compares the parser with PostgreSQL's own reader, record by record, over
 // a log that holds every kind of event.
 func TestReal(t *testing.T) {
+	if racetest.Apart(t) {
+		return
+	}
 	for _, mib := range []int{1, 16} {
 		t.Run(fmt.Sprintf("segments of %d MiB", mib), func(t *testing.T) {
 			s := pgtest.New(t, pgtest.Config{Settings: settings, SegmentSizeMiB: mib})

@@ -1,0 +1,6 @@
+//go:build race
+
+package racetest
+
+// Enabled says that this binary has the race detector.
+const Enabled = true
