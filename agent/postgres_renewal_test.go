@@ -63,6 +63,7 @@ func TestPostgresNewGeneration(t *testing.T) {
 	for name, lose := range map[string]func(h *pgHost){
 		"log gone while the agent was away": func(h *pgHost) {
 			h.stop()
+			h.pg.UntilSQL(h.w.t, "SELECT active FROM pg_replication_slots", "f") // the server has seen us go
 			h.commit("SELECT pg_drop_replication_slot('tidegate')")
 			h.passes()
 			h.start()

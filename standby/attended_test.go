@@ -1,11 +1,13 @@
 package standby
 
 import (
+	"path/filepath"
 	"testing"
 	"time"
 
 	"github.com/tidegate/tidegate"
 	"github.com/tidegate/tidegate/gating/fence"
+	"github.com/tidegate/tidegate/internal/vfs"
 )
 
 // No log goes that a service may lack which is not there now: one that was connected, or
@@ -51,5 +53,29 @@ func TestLogIsKeptForAServiceThatIsAway(t *testing.T) {
 				t.Errorf("%+v, %v", k, err)
 			}
 		})
+	}
+}
+
+// A full disk takes the note away, not the node, and not what it is for.
+func TestServiceIsKnownOnAFullDisk(t *testing.T) {
+	mem := vfs.NewMem()
+	c := newCluster(t, 1, func(tidegate.NodeName) vfs.FS { return mem }, "dr1")
+	c.start1()
+	s := c.nodes["dr1"].n.stream(theStream)
+	v := StreamView{ID: theStream, Record: &fence.EpochRecord{ActiveEpoch: 1, Active: fence.Holder{Node: "dr1", Site: "west"}}}
+	noted := func() bool {
+		there, err := exists(mem, filepath.Join(s.dir, attendedFile))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return there
+	}
+	mem.SetCapacity(1)
+	if err := s.attendSource(v); err != nil || !s.hasWarm() || noted() {
+		t.Errorf("%v; known %v, noted %v", err, s.hasWarm(), noted())
+	}
+	mem.SetCapacity(0)
+	if err := s.attendSource(v); err != nil || !noted() {
+		t.Errorf("%v; noted %v", err, noted())
 	}
 }

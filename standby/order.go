@@ -1,6 +1,7 @@
 package standby
 
 import (
+	"errors"
 	"fmt"
 	"path/filepath"
 	"sync/atomic"
@@ -128,24 +129,31 @@ const attendedFile = "attended"
 func (s *stream) attend() error {
 	s.attending.Lock()
 	defer s.attending.Unlock()
-	if s.attended.Load() {
+	s.attended.Store(true) // in this run, whatever becomes of the file
+	if s.noted {
 		return nil
 	}
 	text := []byte("A service beside this node has been connected, or has written the stream. No log goes that it has not applied.\n")
 	if err := durable.WriteFile(s.n.deps.FS, filepath.Join(s.dir, attendedFile), text); err != nil {
 		return fmt.Errorf("note that there is a service: %w", err)
 	}
-	s.attended.Store(true)
+	s.noted = true
 	return nil
 }
 
 // attendSource is attend where a view says that the stream is written from this node.
+// On a full disk it is for the next view to note.
 func (s *stream) attendSource(v StreamView) error {
 	rec := v.Record
 	if s.fault != nil || rec == nil || rec.ActiveEpoch == 0 || home(rec).Node != s.n.cfg.Node {
 		return nil
 	}
-	return s.attend()
+	err := s.attend()
+	if errors.Is(err, tidegate.ErrFull) {
+		s.lg.Warn("log is kept for a service, and that was not written down", keyErr, err)
+		return nil
+	}
+	return err
 }
 
 // readService looks at the start what is known of a service from before.
@@ -157,6 +165,7 @@ func (s *stream) readService() error {
 		}
 		known.Store(there)
 	}
+	s.noted = s.attended.Load()
 	return nil
 }
 

@@ -72,6 +72,7 @@ type stream struct {
 	begun atomic.Pointer[shipper.Begin]
 
 	attending sync.Mutex  // one at a time writes attended down
+	noted     bool        // it is; under attending
 	attended  atomic.Bool // there is a service beside this node, connected or not
 	followed  atomic.Bool // the service beside this node has been told to follow another site
 

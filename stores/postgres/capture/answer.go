@@ -23,6 +23,7 @@ type link struct {
 	primary   bool               // out of recovery, as the connection was made
 	slotted   bool               // it goes by our slot
 	again     bool               // closed by us, to begin anew
+	frozen    bool               // flush stays as it was told
 	ready     bool               // log is captured from it, and all of what it had flushed at first was received
 	began     tidegate.Instant
 	feedback  replication.Feedback // newest that the server was told, if fedBack
@@ -48,7 +49,7 @@ func (c *Capture) next() (st replication.Status, news bool) {
 	if known && wal.LSN(d) < c.least {
 		return st, false // it is of the generation before
 	}
-	if known {
+	if known && !l.frozen {
 		st.Flush = max(st.Flush, min(wal.LSN(d), l.confirmed))
 	}
 	write := min(wal.LSN(c.gate.Ceiling.Permits(now)), l.confirmed, wal.LSN(c.gate.Head.Position))

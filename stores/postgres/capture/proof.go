@@ -5,13 +5,12 @@ import (
 	"time"
 
 	"github.com/tidegate/tidegate/stores/postgres/replication"
-	"github.com/tidegate/tidegate/stores/postgres/wal"
 )
 
 const (
 	// proofMax is how long a look waits for a proof; the next one goes on with it.
 	proofMax   = time.Second
-	proofEvery = 10 * time.Millisecond
+	proofEvery = 5 * time.Millisecond
 )
 
 // unproven stands while the server says that it waits, and has not been seen to.
@@ -34,8 +33,7 @@ type proof struct {
 type mark struct {
 	session *replication.Marker
 	done    chan struct{} // closed when the server has confirmed it, or failed
-	at      wal.LSN       // of the commit, or before; once done is closed
-	err     error         // likewise
+	err     error         // once done is closed
 }
 
 // stands reports whether the server was seen to wait by these names on this link.
@@ -51,9 +49,10 @@ func (p *proof) end() {
 }
 
 // prove sees whether a server that should hold commits back does, and returns the
-// leak that stands while it does not. One that waits is seen to; a commit of our own
-// is there to be waited with, and when it came back, what the server was told by then
-// must cover it. Errors are of the sessions with the server.
+// leak that stands while it does not. It is seen by a commit that waits, a client's or
+// one of our own. Nothing new is told of what is durable meanwhile, so that ours can
+// neither wait too briefly to be seen nor come back for having waited. Errors are of
+// the sessions with the server.
 func (c *Capture) prove(ctx context.Context, sql *replication.SQL, names string) (leak, error) {
 	c.mu.Lock()
 	l := c.link
@@ -62,11 +61,13 @@ func (c *Capture) prove(ctx context.Context, sql *replication.SQL, names string)
 	if l == nil || p.stands(l, names) {
 		return leak{}, nil
 	}
+	c.freeze(l, true)
+	defer c.freeze(l, false)
 	enough := time.NewTimer(proofMax) // not of what the server is asked: it may be slow
 	defer enough.Stop()
 	tick := time.NewTicker(proofEvery)
 	defer tick.Stop()
-	for {
+	for ours := false; ; { // the mark was begun while nothing was told
 		waiting, err := sql.Waiting(ctx)
 		if err != nil {
 			return unproven, err
@@ -79,6 +80,7 @@ func (c *Capture) prove(ctx context.Context, sql *replication.SQL, names string)
 			if p.mark, err = c.newMark(ctx); err != nil {
 				return unproven, err
 			}
+			ours = true
 		}
 		select {
 		case <-ctx.Done():
@@ -87,22 +89,21 @@ func (c *Capture) prove(ctx context.Context, sql *replication.SQL, names string)
 			return unproven, nil
 		case <-tick.C:
 		case <-p.mark.done:
-			at, err := p.mark.at, p.mark.err
+			err, went := p.mark.err, ours
 			p.mark = nil
-			if err != nil || !c.told(l, at) {
+			if err != nil || went {
 				return unproven, err
 			}
-			p.link, p.names = l, names
-			return leak{}, nil
 		}
 	}
 }
 
-// told reports whether the server was told on l that the other site has a place.
-func (c *Capture) told(l *link, at wal.LSN) bool {
+// freeze has nothing new told of what is durable, or lets it be told again.
+func (c *Capture) freeze(l *link, frozen bool) {
 	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.link == l && l.told.Flush >= at
+	l.frozen = frozen
+	c.mu.Unlock()
+	signal(c.answer)
 }
 
 // newMark begins a commit.
@@ -117,7 +118,7 @@ func (c *Capture) newMark(ctx context.Context) (*mark, error) {
 	m := &mark{session: session, done: make(chan struct{})}
 	go func() { // owned by c.proof; ends when the server confirms, or when end cuts the session
 		defer close(m.done)
-		m.at, m.err = session.Mark()
+		m.err = session.Mark()
 		_ = session.Close() // it has said what it had to
 	}()
 	return m, nil

@@ -3,13 +3,10 @@ package replication
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net"
 	"sync/atomic"
 
 	"github.com/jackc/pgx/v5/pgconn"
-
-	"github.com/tidegate/tidegate/stores/postgres/wal"
 )
 
 // Marker is a session whose commits wait as a client's do, and change nothing. The
@@ -42,23 +39,18 @@ func ConnectMarker(ctx context.Context, cfg Config) (*Marker, error) {
 
 // Mark commits a transaction of one logical message, which readers of the log pass
 // over, at synchronous_commit on. It returns when the server confirms it, however
-// long that takes, with a place that lies before the commit's end.
-func (m *Marker) Mark() (wal.LSN, error) {
+// long that takes.
+func (m *Marker) Mark() error {
 	const op = "write a mark on"
 	results, err := m.sql.pg.Exec(context.Background(),
 		"BEGIN; SET LOCAL synchronous_commit = on; SELECT pg_logical_emit_message(true, 'tidegate', ''); COMMIT").ReadAll()
 	if err != nil {
-		return 0, diagnose(op, m.sql.target, err)
+		return diagnose(op, m.sql.target, err)
 	}
-	if len(results) != 4 || len(results[2].Rows) != 1 || results[3].CommandTag.String() != "COMMIT" {
-		return 0, diagnose(op, m.sql.target, errors.New("the server did not commit"))
+	if n := len(results); n != 4 || results[n-1].CommandTag.String() != "COMMIT" {
+		return diagnose(op, m.sql.target, errors.New("the server did not commit"))
 	}
-	r := reader{v: fields(results[2].Rows[0])}
-	at := r.lsn()
-	if r.err != nil {
-		return 0, diagnose(op, m.sql.target, fmt.Errorf("place of the message: %w", r.err))
-	}
-	return at, nil
+	return nil
 }
 
 // Cut ends the session, and what waits in [Marker.Mark] with it; the server goes on
