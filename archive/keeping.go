@@ -20,32 +20,44 @@ const (
 	removalsMax = 500
 	// headBytes is what is fetched at a time where only the heads of records are read.
 	headBytes = 16 << 10
-	// strangerAge is for how long a pack without an index is left alone in another
-	// node's mirror: it may be on its way. By the clock of the bucket and this one.
+	// strangerAge is for how long a pack that no base needs is left alone in another
+	// node's mirror: its base may be on its way. By the clock of the bucket and this one.
 	strangerAge = 24 * time.Hour
 )
 
 // keeping is what is known of the rule's work from one pass to the next.
 type keeping struct {
+	since  tidegate.Instant // the tenure that it is of
 	passed tidegate.Instant // when the last pass ended; 0: there was none
 	more   bool             // it ended before everything had gone
 	swept  bool             // since then no base has gone, and packs were looked at
+	young  tidegate.Instant // from when on those that were too young then are not; 0: none was
+	// sound are the manifests of bases that were found whole in this pass, or in those
+	// that it goes on from.
+	sound map[string]bool
 }
 
 // basesStep mirrors bases, and then lets go what the rule names.
 func (w *Writer) basesStep(ctx context.Context) (time.Duration, error) {
 	wait, err := w.mirrorStep(ctx)
-	if !w.holding() {
-		w.keeping = keeping{} // another node may remove meanwhile
+	since, holds := w.tenure()
+	if !holds || since != w.keeping.since {
+		w.keeping = keeping{since: since} // another node may remove meanwhile
 	}
-	if err != nil || w.policy.Keep.Window == 0 || !w.holding() {
+	if err != nil || w.policy.Keep.Window == 0 || !holds {
 		return wait, err
 	}
 	k, now := &w.keeping, w.Clock.Boot()
+	if time.Duration(now-since) < w.policy.Lease {
+		return wait, nil // what the node before had on its way comes, or never does
+	}
 	if k.passed != 0 && !k.more && time.Duration(now-k.passed) < w.policy.KeepEvery {
 		return wait, nil
 	}
-	err = w.keepPass(ctx)
+	if !k.more {
+		k.sound = nil
+	}
+	err = w.keepPass(ctx, since)
 	if k.more = errors.Is(err, errEnough); k.more {
 		return w.tick(), nil
 	}
@@ -60,6 +72,7 @@ func (w *Writer) basesStep(ctx context.Context) (time.Duration, error) {
 type pass struct {
 	w       *Writer
 	s       *Stream
+	since   tidegate.Instant // the tenure
 	removed Removed
 	tag     string // of its document
 	written []byte // that document
@@ -69,11 +82,12 @@ type pass struct {
 
 // keepPass carries out the rule. Bases go first, then packs that none needs which is
 // listed then, then segments, oldest first; what goes was written down before. After a
-// crash anywhere what is listed is whole, and the next pass goes on.
-func (w *Writer) keepPass(ctx context.Context) (err error) {
+// crash anywhere what is listed is whole, and the next pass goes on. since is the tenure
+// with which it ends.
+func (w *Writer) keepPass(ctx context.Context, since tidegate.Instant) (err error) {
 	info := w.Source.Standing().Info
 	info.Stream = w.id
-	p := &pass{w: w, left: removalsMax}
+	p := &pass{w: w, since: since, left: removalsMax}
 	if p.s, err = (&Reader{b: w.Bucket}).Open(ctx, info); err != nil {
 		return err
 	}
@@ -106,6 +120,9 @@ func (p *pass) removeBases(ctx context.Context) (locked map[string]bool, held bo
 	defer bases.Close()
 	kept, err := p.retain(ctx, bases, nil)
 	if err != nil {
+		return nil, false, err
+	}
+	if kept, err = p.onlyIfSound(ctx, bases, kept); err != nil {
 		return nil, false, err
 	}
 	if p.w.heldBy(kept); kept.Held != "" {
@@ -142,6 +159,35 @@ func (p *pass) retain(ctx context.Context, bases *Bases, locked map[string]bool)
 		return Retained{}, err
 	}
 	return p.s.Retain(ctx, &win, p.w.policy.Keep, func(b BaseState) bool { return locked[p.manifest(b.Base)] }, p.w.Clock.Wall())
+}
+
+// onlyIfSound holds everything that would go while one of the bases on which the rest
+// rests lacks something. That the extents are there which its manifest names was seen
+// when its mirror was opened; what those take pages from was not looked at.
+func (p *pass) onlyIfSound(ctx context.Context, bases *Bases, kept Retained) (Retained, error) {
+	branch, aside, _ := p.s.Goes(kept)
+	if kept.Held != "" || len(branch)+len(aside) == 0 && !slices.Contains(kept.Stays, "") {
+		return kept, nil
+	}
+	sound := map[string]bool{}
+	unsure := map[*snapshot.Store][]snapshot.Listed{}
+	for _, i := range kept.Rests {
+		b := bases.All[i]
+		if sound[p.manifest(b)] = true; !p.w.keeping.sound[p.manifest(b)] {
+			unsure[b.Store] = append(unsure[b.Store], b.Listed)
+		}
+	}
+	for store, listed := range unsure {
+		err := store.Whole(ctx, listed)
+		if OfObject(err) {
+			return hold(len(bases.All), true, "a base that the window rests on is damaged: %v", err), nil
+		}
+		if err != nil {
+			return kept, err
+		}
+	}
+	p.w.keeping.sound = sound
+	return kept, nil
 }
 
 func (p *pass) manifest(b Base) string {
@@ -185,7 +231,7 @@ func (p *pass) write(ctx context.Context) error {
 	if err != nil || bytes.Equal(text, p.written) {
 		return err
 	}
-	if err := p.holding(); err != nil {
+	if err := p.w.still(p.since); err != nil {
 		return err
 	}
 	o, err := p.w.put(ctx, RemovedName(p.w.id), text, bucket.PutOptions{IfAbsent: p.tag == "", IfMatch: p.tag})
@@ -200,16 +246,18 @@ func (p *pass) write(ctx context.Context) error {
 // packs removes those that no listed base needs. Of a mirror of which something cannot
 // be read nothing goes.
 func (p *pass) packs(ctx context.Context, bases *Bases) error {
-	if p.w.keeping.swept {
+	k, now := &p.w.keeping, p.w.Clock.Boot()
+	if k.swept && (k.young == 0 || now < k.young) {
 		return nil
 	}
 	mirrors, err := p.mirrors(ctx)
 	if err != nil {
 		return err
 	}
-	locked := p.locked
+	locked, young := p.locked, false
 	for _, m := range mirrors {
-		free, err := p.free(ctx, bases, m)
+		free, later, err := p.free(ctx, bases, m)
+		young = young || later
 		if tidegate.ClassOf(err) == tidegate.Corrupt {
 			p.w.Logger.Warn("no pack of a mirror is removed while it is damaged", "node", string(m.Node), "err", err)
 			continue
@@ -230,7 +278,10 @@ func (p *pass) packs(ctx context.Context, bases *Bases) error {
 			}
 		}
 	}
-	p.w.keeping.swept = p.locked == locked
+	k.swept, k.young = p.locked == locked, 0
+	if young {
+		k.young = now + tidegate.Instant(strangerAge)
+	}
 	return nil
 }
 
@@ -305,8 +356,9 @@ func (m *mirrorPacks) note(e Entry, o bucket.Object) {
 	at.pack, at.packSize, at.modified = true, max(0, o.Size), o.Modified
 }
 
-// free returns the packs of a mirror that nobody needs, ascending.
-func (p *pass) free(ctx context.Context, bases *Bases, m *mirrorPacks) (numbers []uint64, err error) {
+// free returns the packs of a mirror that nobody needs, ascending. young: there are others,
+// which are left alone for now.
+func (p *pass) free(ctx context.Context, bases *Bases, m *mirrorPacks) (numbers []uint64, young bool, err error) {
 	needed := map[uint64]bool{}
 	var listed []snapshot.Listed
 	var store *snapshot.Store
@@ -316,11 +368,11 @@ func (p *pass) free(ctx context.Context, bases *Bases, m *mirrorPacks) (numbers 
 		}
 	}
 	if len(listed) < m.listed {
-		return nil, &tidegate.CorruptError{Path: m.Prefix(p.w.id), Offset: -1, What: fmt.Sprintf("%d of %d bases can be read", len(listed), m.listed)}
+		return nil, false, &tidegate.CorruptError{Path: m.Prefix(p.w.id), Offset: -1, What: fmt.Sprintf("%d of %d bases can be read", len(listed), m.listed)}
 	}
 	if store != nil {
 		if needed, err = store.Needs(ctx, listed); err != nil {
-			return nil, err
+			return nil, false, err
 		}
 	}
 	// What this node's store has, the next base may be made of.
@@ -328,7 +380,7 @@ func (p *pass) free(ctx context.Context, bases *Bases, m *mirrorPacks) (numbers 
 		if own, _ := p.w.Source.Bases(ctx); own != nil {
 			sealed, err := own.Sealed()
 			if err != nil {
-				return nil, err
+				return nil, false, err
 			}
 			for _, number := range sealed {
 				needed[number] = true
@@ -336,13 +388,17 @@ func (p *pass) free(ctx context.Context, bases *Bases, m *mirrorPacks) (numbers 
 		}
 	}
 	for number, at := range m.packs {
-		onItsWay := !at.index && m.Node != p.w.self.Node && p.w.Clock.Wall().Sub(at.modified) < strangerAge
-		if !needed[number] && !onItsWay {
+		onItsWay := m.Node != p.w.self.Node && p.w.Clock.Wall().Sub(at.modified) < strangerAge
+		switch {
+		case needed[number]:
+		case onItsWay:
+			young = true
+		default:
 			numbers = append(numbers, number)
 		}
 	}
 	slices.Sort(numbers)
-	return numbers, nil
+	return numbers, young, nil
 }
 
 // log removes the segments that go.
@@ -399,9 +455,11 @@ func (p *pass) remove(ctx context.Context, name string, size int64) (gone bool, 
 	if err := p.w.pause(ctx, p.w.policy.RemoveEvery); err != nil {
 		return false, err
 	}
-	if err := p.holding(); err != nil {
+	if err := p.w.still(p.since); err != nil {
 		return false, err
 	}
+	ctx, cancel := p.w.within(ctx, 0)
+	defer cancel()
 	err = p.w.Bucket.Remove(ctx, name)
 	if tidegate.ClassOf(err) == tidegate.Refused {
 		p.locked++
@@ -413,15 +471,6 @@ func (p *pass) remove(ctx context.Context, name string, size int64) (gone bool, 
 	p.w.succeeded()
 	p.w.Meter.Removed(size)
 	return true, nil
-}
-
-// holding ends the pass of a node that may not be the only one to upload any more: what
-// another one mirrors now rests on what it has found there.
-func (p *pass) holding() error {
-	if p.w.holding() {
-		return nil
-	}
-	return &tidegate.Error{Op: "remove from archive", Class: tidegate.Transient, Err: errors.New("another node may have taken over")}
 }
 
 // pause waits.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"log/slog"
 	"math"
 	"slices"
@@ -99,6 +100,22 @@ type cutOff struct {
 	changes int
 	locked  string // part of the names that may not go
 	put     []string
+	before  func(name string) // called with what is to be put; nil: nothing is
+	// modified is when the objects were put that are listed; zero: as the bucket says
+	modified time.Time
+}
+
+func (c *cutOff) List(ctx context.Context, prefix, after string) iter.Seq2[bucket.Object, error] {
+	return func(yield func(bucket.Object, error) bool) {
+		for o, err := range c.Bucket.List(ctx, prefix, after) {
+			if !c.modified.IsZero() {
+				o.Modified = c.modified
+			}
+			if !yield(o, err) {
+				return
+			}
+		}
+	}
 }
 
 var errCut = &tidegate.Error{Op: "ask bucket", Class: tidegate.Transient, Err: errors.New("it is cut off")}
@@ -117,6 +134,9 @@ func (c *cutOff) change(do func() error) error {
 }
 
 func (c *cutOff) Put(ctx context.Context, name string, body bucket.Body, o bucket.PutOptions) (obj bucket.Object, err error) {
+	if c.before != nil {
+		c.before(name)
+	}
 	err = c.change(func() error {
 		c.put = append(c.put, name)
 		obj, err = c.Bucket.Put(ctx, name, body, o)
@@ -128,6 +148,9 @@ func (c *cutOff) Put(ctx context.Context, name string, body bucket.Body, o bucke
 func (c *cutOff) Remove(ctx context.Context, name string) error {
 	if c.locked != "" && strings.Contains(name, c.locked) {
 		return &tidegate.Error{Op: "remove object", Subject: name, Class: tidegate.Refused, Err: errors.New("it is locked")}
+	}
+	if _, bounded := ctx.Deadline(); !bounded {
+		return errors.New("it would be tried again after another node has taken over")
 	}
 	return c.change(func() error { return c.Bucket.Remove(ctx, name) })
 }
@@ -163,10 +186,14 @@ func (source) Failed(tidegate.Class) {}
 
 // keeper is a writer on the day after the newest batch, that has lost its disk once.
 func (c *cutOff) keeper(rule archive.Retention, s source) *archive.Writer {
+	return c.keeperOf("dr-1", rule, s, clock.NewFake(time.Unix(0, 0).Add(61*oneDay)))
+}
+
+func (c *cutOff) keeperOf(node tidegate.NodeName, rule archive.Retention, s source, clk *clock.Fake) *archive.Writer {
 	s.info = c.maker.Info
 	policy := archive.Policy{Keep: rule, RemoveEvery: 1}.SetDefaults()
-	w := archive.NewWriter(archivetest.Stream, archive.Mirror{Node: "dr-1", Incarnation: tidegate.Incarnation{2}}, policy, archive.Deps{
-		Bucket: c, Source: s, Buffers: archive.NewBuffers(1), Clock: clock.NewFake(time.Unix(0, 0).Add(61 * oneDay)), Logger: slog.New(slog.DiscardHandler), Meter: s,
+	w := archive.NewWriter(archivetest.Stream, archive.Mirror{Node: node, Incarnation: tidegate.Incarnation{2}}, policy, archive.Deps{
+		Bucket: c, Source: s, Buffers: archive.NewBuffers(1), Clock: clk, Logger: slog.New(slog.DiscardHandler), Meter: s,
 	})
 	w.Hold()
 	return w
@@ -213,6 +240,10 @@ func TestKeep(t *testing.T) {
 	t.Run("locked", y.whileLocked)
 	t.Run("not mirrored again", y.notMirroredAgain)
 	t.Run("not held", y.notHeld)
+	t.Run("after a takeover", y.afterTakeover)
+	t.Run("taken over while mirroring", y.takenOver)
+	t.Run("packs have gone", y.packsHaveGone)
+	t.Run("something cannot be read", y.unreadable)
 }
 
 // cutAnywhere: whatever a pass was cut off at, what is listed is whole, and the
@@ -334,5 +365,121 @@ func (y *years) notHeld(t *testing.T) {
 	})
 	if err := w.KeepPass(t.Context()); err == nil || c.changes > 0 {
 		t.Errorf("%d changes, %v", c.changes, err)
+	}
+}
+
+// afterTakeover: what the node before may have had on its way stays: for as long as that
+// takes everything, and for a day the packs of its mirror.
+func (y *years) afterTakeover(t *testing.T) {
+	c, now := y.copy(t), time.Unix(0, 0).Add(61*oneDay)
+	clk := clock.NewFake(now)
+	c.modified = now.Add(-time.Hour)
+	w := c.keeperOf("dr-2", half, source{}, clk)
+	if err := w.BasesStep(t.Context()); err != nil || c.changes > 0 {
+		t.Fatalf("%d changes at once, %v", c.changes, err)
+	}
+	packs := func() (n int) {
+		for _, name := range c.names(t) {
+			if strings.Contains(name, "/packs/") {
+				n++
+			}
+		}
+		return n
+	}
+	before := packs()
+	clk.Advance(archive.LeaseDefault)
+	if err := w.BasesStep(t.Context()); err != nil || c.changes == 0 || packs() != before {
+		t.Fatalf("%d changes after a lease, %d packs and indexes of %d, %v", c.changes, packs(), before, err)
+	}
+	clk.Advance(25 * time.Hour)
+	if err := w.BasesStep(t.Context()); err != nil || packs() >= before {
+		t.Errorf("a day later there are %d packs and indexes of %d, %v", packs(), before, err)
+	}
+	c.whole(t, "a day later", 30, 40, 50)
+}
+
+// node is one that holds a base which the archive lacks.
+func (y *years) node(t *testing.T) source {
+	t.Helper()
+	root, from := t.TempDir(), t.TempDir()
+	writeFile(t, from+"/small", "x")
+	own := archivetest.Base(t, root, y.bases[4].Info, from)
+	store, err := snapshot.Open(vfs.OS(), root, snapshot.StoreConfig{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(store.Close)
+	return source{store: store, listed: []snapshot.Listed{own}}
+}
+
+// takenOver: a node that may not be the only one any more lists no base, and looks anew
+// when it is again.
+func (y *years) takenOver(t *testing.T) {
+	c, node := y.copy(t), y.node(t)
+	w := c.keeper(archive.Retention{}, node)
+	var index string
+	c.before = func(name string) {
+		if strings.HasSuffix(name, ".idx") {
+			index = name
+			w.Lapse()
+		}
+	}
+	if err := w.MirrorStep(t.Context()); tidegate.ClassOf(err) != tidegate.Transient || index == "" || strings.HasSuffix(c.put[len(c.put)-1], ".base") {
+		t.Fatalf("put were %q, %v", c.put, err)
+	}
+	if err := c.Bucket.Remove(t.Context(), index); err != nil { // by whoever was the only one
+		t.Fatal(err)
+	}
+	c.put, c.before = nil, nil
+	w.Hold()
+	if err := w.MirrorStep(t.Context()); err != nil || !slices.Contains(c.put, index) || !strings.HasSuffix(c.put[len(c.put)-1], ".base") {
+		t.Errorf("put were %q, %v", c.put, err)
+	}
+}
+
+// packsHaveGone: a base that is listed and lacks something does not stay so.
+func (y *years) packsHaveGone(t *testing.T) {
+	c, node := y.copy(t), y.node(t)
+	if err := c.keeper(archive.Retention{}, node).MirrorStep(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for _, suffix := range []string{".idx", ".pack"} {
+		i := slices.IndexFunc(c.put, func(name string) bool { return strings.HasSuffix(name, suffix) })
+		name := c.put[i]
+		if err := c.Bucket.Remove(t.Context(), name); err != nil {
+			t.Fatal(err)
+		}
+		if err := c.keeper(archive.Retention{}, node).MirrorStep(t.Context()); err != nil || !slices.Contains(c.names(t), name) {
+			t.Errorf("%s is not there again, %v", name, err)
+		}
+	}
+}
+
+// unreadable: while something cannot be read, or what stays lacks something, nothing goes.
+func (y *years) unreadable(t *testing.T) {
+	mirror := archive.Mirror{Node: "dr-1", Incarnation: tidegate.Incarnation{1}}
+	oldest := mirror.ManifestName(archivetest.Stream, archive.BaseName{Generation: 1, Name: y.bases[0].Name})
+	for what, damage := range map[string]func(c *cutOff){
+		"a manifest": func(c *cutOff) { c.maker.Change(t, oldest, func(b []byte) []byte { b[len(b)/2]++; return b }) },
+		"what the window's base was made of": func(c *cutOff) {
+			for _, b := range y.bases[:3] {
+				name := mirror.ManifestName(archivetest.Stream, archive.BaseName{Generation: 1, Name: b.Name})
+				if err := c.Bucket.Remove(t.Context(), name); err != nil {
+					t.Fatal(err)
+				}
+			}
+			for _, name := range []string{mirror.IndexName(archivetest.Stream, 1), mirror.PackName(archivetest.Stream, 1)} {
+				if err := c.Bucket.Remove(t.Context(), name); err != nil {
+					t.Fatal(err)
+				}
+			}
+		},
+	} {
+		c := y.copy(t)
+		damage(c)
+		w := c.keeper(half, source{})
+		if err := w.KeepPass(t.Context()); err != nil || c.changes > 0 || w.Status().Kept == "" {
+			t.Errorf("%s: %d changes, %q, %v", what, c.changes, w.Status().Kept, err)
+		}
 	}
 }

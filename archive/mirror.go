@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"time"
 
 	"github.com/tidegate/tidegate"
@@ -14,14 +15,19 @@ import (
 
 // mirrored is what is known of a stream's bases in the bucket.
 type mirrored struct {
+	since tidegate.Instant       // the tenure in which it was looked at
 	bases map[snapshot.Name]bool // in whatever mirror, or removed
+	own   map[snapshot.Name]bool // in this node's mirror
 	packs map[uint64]bool        // of this node's mirror, with their indexes
 }
 
 // mirrorStep brings the bases that the archive lacks into this node's mirror.
 func (w *Writer) mirrorStep(ctx context.Context) (time.Duration, error) {
-	if !w.holding() {
-		w.mirrored = nil // another node may mirror meanwhile
+	since, holds := w.tenure()
+	if w.mirrored != nil && (!holds || w.mirrored.since != since) {
+		w.mirrored = nil // another node may mirror, and remove, meanwhile
+	}
+	if !holds {
 		return w.tick(), nil
 	}
 	store, bases := w.Source.Bases(ctx)
@@ -29,11 +35,10 @@ func (w *Writer) mirrorStep(ctx context.Context) (time.Duration, error) {
 		return w.policy.Look, nil
 	}
 	if w.mirrored == nil {
-		m, err := w.listMirrors(ctx)
-		if err != nil {
-			return 0, w.inBucket("list bases", err)
+		if err := w.lookAtMirrors(ctx, store, bases, since); err != nil {
+			w.mirrored = nil
+			return 0, err
 		}
-		w.mirrored = m
 	}
 	for _, b := range bases {
 		if w.mirrored.bases[b.Name] {
@@ -51,9 +56,22 @@ func (w *Writer) mirrorStep(ctx context.Context) (time.Duration, error) {
 	return w.policy.Look, nil
 }
 
+// lookAtMirrors looks what is there, and brings back what the bases of this node's mirror
+// lack: whoever uploaded before may have removed packs while their manifest was on its way.
+func (w *Writer) lookAtMirrors(ctx context.Context, store *snapshot.Store, bases []snapshot.Listed, since tidegate.Instant) (err error) {
+	if w.mirrored, err = w.listMirrors(ctx, since); err != nil {
+		return w.inBucket("list bases", err)
+	}
+	if !slices.ContainsFunc(bases, func(b snapshot.Listed) bool { return w.mirrored.own[b.Name] }) {
+		return nil
+	}
+	return w.allPacks(ctx, store)
+}
+
 // listMirrors looks what is there.
-func (w *Writer) listMirrors(ctx context.Context) (*mirrored, error) {
-	m := &mirrored{bases: map[snapshot.Name]bool{}, packs: map[uint64]bool{}}
+func (w *Writer) listMirrors(ctx context.Context, since tidegate.Instant) (*mirrored, error) {
+	m := &mirrored{since: since, bases: map[snapshot.Name]bool{}, own: map[snapshot.Name]bool{}, packs: map[uint64]bool{}}
+	parts := map[uint64]int{}
 	prefix := BasesPrefix(w.id)
 	for o, err := range w.Bucket.List(ctx, prefix, prefix) {
 		if err != nil {
@@ -64,8 +82,10 @@ func (w *Writer) listMirrors(ctx context.Context) (*mirrored, error) {
 		case err != nil: // not ours: it is left alone
 		case e.Kind == KindBase:
 			m.bases[e.Base.Name] = true
-		case e.Kind == KindIndex && e.Mirror == w.self: // its pack was there before
-			m.packs[e.Pack] = true
+			m.own[e.Base.Name] = m.own[e.Base.Name] || e.Mirror == w.self
+		case e.Mirror == w.self: // a pack, or its index
+			parts[e.Pack]++
+			m.packs[e.Pack] = parts[e.Pack] == 2
 		}
 	}
 	// Behind the listing: what has gone before that is written there.
@@ -92,35 +112,44 @@ func (w *Writer) mirror(ctx context.Context, store *snapshot.Store, b snapshot.L
 		return err
 	}
 	defer r.Close()
-	for {
-		more, err := w.mirrorPacks(ctx, store)
-		if err != nil {
-			return err
-		}
-		if !more {
-			break
-		}
+	if err := w.allPacks(ctx, store); err != nil {
+		return err
 	}
 	manifest, _, err := store.Manifest(b)
 	if err != nil {
 		return err
 	}
-	if err := w.putNew(ctx, w.self.ManifestName(w.id, BaseName{b.Generation, b.Name}), bytes.NewReader(manifest)); err != nil {
+	if err := w.putManifest(ctx, b, manifest); err != nil {
 		return err
 	}
-	return w.completed(ctx, store)
-}
-
-// completed looks, once the base is listed, whether all packs are there still: a node
-// that uploaded before this one may have removed some as being of no use just then.
-func (w *Writer) completed(ctx context.Context, store *snapshot.Store) error {
-	now, err := w.listMirrors(ctx)
+	// Once it is listed, all packs must be there still: a node that uploaded before this
+	// one may have removed some as being of no use just then.
+	now, err := w.listMirrors(ctx, w.mirrored.since)
 	if err != nil {
 		return err
 	}
 	w.mirrored.packs = now.packs
-	_, err = w.mirrorPacks(ctx, store)
-	return err
+	return w.allPacks(ctx, store)
+}
+
+// allPacks puts sealed packs until none is left that is not there.
+func (w *Writer) allPacks(ctx context.Context, store *snapshot.Store) error {
+	for {
+		if more, err := w.mirrorPacks(ctx, store); !more || err != nil {
+			return err
+		}
+	}
+}
+
+// putManifest lists a base whose packs are there. It comes before whoever takes over
+// has waited for as long again and removes what no manifest names.
+func (w *Writer) putManifest(ctx context.Context, b snapshot.Listed, manifest []byte) error {
+	if err := w.still(w.mirrored.since); err != nil {
+		return err
+	}
+	ctx, cancel := w.within(ctx, w.policy.Lease)
+	defer cancel()
+	return w.putNew(ctx, w.self.ManifestName(w.id, BaseName{b.Generation, b.Name}), bytes.NewReader(manifest))
 }
 
 // mirrorPacks puts the sealed packs that are not there; more: there were some.
@@ -134,6 +163,9 @@ func (w *Writer) mirrorPacks(ctx context.Context, store *snapshot.Store) (more b
 			continue
 		}
 		more = true
+		if err := w.still(w.mirrored.since); err != nil {
+			return more, err
+		}
 		err := w.mirrorPack(ctx, store, number)
 		if errors.Is(err, errGone) {
 			continue // swept meanwhile: what stays of it is in a newer one

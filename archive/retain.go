@@ -14,6 +14,9 @@ func (s *Stream) Retain(ctx context.Context, w *Window, r Retention, locked func
 	if r.Window == 0 || len(w.Bases) == 0 || len(s.Branch.Segments) == 0 {
 		return r.Rule(nil, 0, time.Time{}, now), nil
 	}
+	if len(w.Faults) > 0 { // what cannot be read may rest on what would go
+		return hold(len(w.Bases), true, "of what is archived something cannot be read, and nothing goes before somebody has looked: %v", w.Faults[0]), nil
+	}
 	tip, err := s.Tip(ctx)
 	if err != nil {
 		return Retained{}, err

@@ -1,6 +1,7 @@
 package archive
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"slices"
@@ -59,6 +60,17 @@ type Retained struct {
 	Islands []Range
 	// Stuck: nothing can go before something changes that should not be as it is.
 	Stuck bool
+	// Rests are the bases, by index, that what is to be recoverable rests on.
+	Rests []int
+}
+
+// hold keeps everything, of so many bases; the reason is for people.
+func hold(bases int, stuck bool, format string, args ...any) Retained {
+	out := Retained{Held: fmt.Sprintf(format, args...), Stuck: stuck, From: 1, Stays: make([]string, bases)}
+	for i := range out.Stays {
+		out.Stays[i] = out.Held
+	}
+	return out
 }
 
 // Rule says what stays. tip is the last batch of the newest branch and newest its
@@ -72,41 +84,38 @@ type Retained struct {
 //  4. each base that stays can be restored if it could be
 //  5. the newest base stays
 func (r Retention) Rule(bases []BaseFact, tip tidegate.Seq, newest, now time.Time) Retained {
-	out := Retained{Stays: make([]string, len(bases)), From: 1}
-	hold := func(stuck bool, format string, args ...any) Retained {
-		out.Held, out.Stuck = fmt.Sprintf(format, args...), stuck
-		for i := range out.Stays {
-			out.Stays[i] = out.Held
-		}
-		return out
-	}
+	n := len(bases)
 	if r.Window == 0 {
-		return hold(false, "no window is configured")
+		return hold(n, false, "no window is configured")
 	}
-	if len(bases) == 0 {
-		return hold(false, "there is no base")
+	if n == 0 {
+		return hold(n, false, "there is no base")
 	}
 	last := newestBase(bases)
 	switch b := bases[last]; {
 	case b.Unfit != "":
-		return hold(true, "the newest base, %.12s, is of no use: %s", b.Name, b.Unfit)
+		return hold(n, true, "the newest base, %.12s, is of no use: %s", b.Name, b.Unfit)
 	case b.End != tip:
-		return hold(true, "behind the newest base, %.12s, there is a hole: it can be restored up to batch %d of %d", b.Name, uint64(b.End), uint64(tip))
+		return hold(n, true, "behind the newest base, %.12s, there is a hole: it can be restored up to batch %d of %d", b.Name, uint64(b.End), uint64(tip))
 	}
 	if now.Before(newest) {
 		newest = now
 	}
 	since := newest.Add(-r.Window)
+	bases = forwards(bases, newest)
 	anchors := anchors(bases, since)
 	if len(anchors) == 0 {
-		return hold(false, "no base is older than the window, which begins %s", since.UTC().Format(time.RFC3339))
+		return hold(n, false, "no base is older than the window, which begins %s", since.UTC().Format(time.RFC3339))
 	}
-	out.From = tip
+	out := Retained{Stays: make([]string, n), From: tip}
 	for _, i := range anchors {
 		out.From = min(out.From, bases[i].Begin)
 		out.Stays[i] = "the window begins behind it"
 	}
 	out.Stays[last] = "it is the newest"
+	if out.Rests = anchors; !slices.Contains(anchors, last) {
+		out.Rests = append(out.Rests, last)
+	}
 	r.stays(bases, since, out.Stays)
 	for i, b := range bases {
 		if out.Stays[i] != "" && b.Unfit == "" && b.Begin < out.From {
@@ -126,12 +135,48 @@ func newestBase(bases []BaseFact) (last int) {
 	return last
 }
 
+// forwards returns the bases with times that do not go back along the log, whatever the
+// source's clock has done: of those that lead to one end, none is of a moment before that
+// of one which was whole earlier. What is after newest the clock had wrong, and says
+// nothing of what follows it.
+func forwards(bases []BaseFact, newest time.Time) []BaseFact {
+	order := make([]int, len(bases))
+	for i := range order {
+		order[i] = i
+	}
+	slices.SortStableFunc(order, func(i, j int) int { return cmp.Compare(bases[i].Whole, bases[j].Whole) })
+	out, latest := slices.Clone(bases), map[tidegate.Seq]time.Time{}
+	for _, i := range order {
+		b := &out[i]
+		if b.Unfit != "" {
+			continue
+		}
+		if t := latest[b.End]; b.Moment.Before(t) {
+			b.Moment = t
+		} else if !b.Moment.After(newest) {
+			latest[b.End] = b.Moment
+		}
+	}
+	for i, b := range out {
+		if t := latest[b.End]; b.Unfit == "" && b.Until.Before(t) {
+			out[i].Until = t
+		}
+	}
+	return out
+}
+
+// inWindow reports whether a base is of the window, by the source's clock or by that of
+// the node that took it.
+func (b BaseFact) inWindow(since time.Time) bool {
+	return b.Moment.After(since) || b.Taken.After(since)
+}
+
 // anchors are the bases from which the window's first moment is restored: of those
 // that lead to one end that is in the window, the newest that is whole before since.
 func anchors(bases []BaseFact, since time.Time) (list []int) {
 	best := map[tidegate.Seq]int{}
 	for i, b := range bases {
-		if b.Unfit != "" || b.Moment.After(since) || b.Until.Before(since) {
+		if b.Unfit != "" || b.inWindow(since) || b.Until.Before(since) {
 			continue
 		}
 		if j, ok := best[b.End]; !ok || b.Whole > bases[j].Whole {
@@ -174,7 +219,7 @@ func (r Retention) stays(bases []BaseFact, since time.Time, why []string) {
 		case b.Unfit != "" && !b.Taken.Before(oldest):
 			why[i] = "it is younger than what stands for the window, and of no use: " + b.Unfit
 		case b.Unfit != "":
-		case b.Moment.After(since):
+		case b.inWindow(since):
 			why[i] = "it is in the window"
 		case named[slices.Index(names, b.Name)]:
 			why[i] = "it is one of those that are kept beyond the window"

@@ -25,6 +25,13 @@ func baseOf(at, end int) BaseFact {
 	}
 }
 
+// behind is such a base, when the source's clock said another day.
+func behind(at, end, said int) BaseFact {
+	b := baseOf(at, end)
+	b.Moment = day(said)
+	return b
+}
+
 func TestRetention(t *testing.T) {
 	unfit, next, locked := baseOf(30, 100), baseOf(95, 100), baseOf(20, 100)
 	unfit.Unfit, next.Unfit, locked.Locked = "a hole", "its log is not there yet", true
@@ -60,7 +67,14 @@ func TestRetention(t *testing.T) {
 		"a generation before it":    {window, []BaseFact{baseOf(1, 69), baseOf(60, 69), second}, 100, "", []int{0, 1}, 70, nil},
 		"a hole where it begins":    {window, []BaseFact{baseOf(1, 50), baseOf(90, 100)}, 100, "no base is older", nil, 1, nil},
 		"a clock that is far ahead": {window, []BaseFact{baseOf(1, 100), baseOf(85, 100)}, 100_000, "", nil, 1, nil},
-		"a clock that is behind":    {window, []BaseFact{baseOf(1, 100), baseOf(70, 100)}, 80, "", nil, 1, nil},
+		"a moment that is behind":   {window, []BaseFact{baseOf(1, 100), baseOf(70, 100), baseOf(85, 100), behind(90, 100, 60)}, 100, "", []int{0}, 70, nil},
+		"both clocks are behind": {window, []BaseFact{baseOf(1, 100), baseOf(70, 100), baseOf(85, 100), func() BaseFact {
+			b := behind(90, 100, 60)
+			b.Taken = b.Moment
+			return b
+		}()}, 100, "", []int{0}, 70, nil},
+		"the first one is behind": {window, []BaseFact{behind(90, 100, 60), baseOf(95, 100)}, 100, "no base is older", nil, 1, nil},
+		"a clock that is behind":  {window, []BaseFact{baseOf(1, 100), baseOf(70, 100)}, 80, "", nil, 1, nil},
 	} {
 		t.Run(name, func(t *testing.T) {
 			got := tc.rule.Rule(tc.bases, 100, day(100), day(tc.now))
@@ -89,15 +103,25 @@ func TestRetentionKeepsWhatCanBeRestored(t *testing.T) {
 		cuts := rapid.SliceOfNDistinct(rapid.IntRange(2, tip-1), 0, 3, rapid.ID[int]).Draw(t, "generations end")
 		slices.Sort(cuts)
 		ends := append(cuts, tip)
+		// The source's clock is behind for a while; that of the node that takes bases is not.
+		from, to := rapid.IntRange(1, tip).Draw(t, "behind from"), rapid.IntRange(1, tip).Draw(t, "behind to")
+		by := rapid.IntRange(0, 200).Draw(t, "behind by")
+		said := func(seq tidegate.Seq) time.Time {
+			if n := int(seq); from <= n && n <= to {
+				return day(n - by)
+			}
+			return day(int(seq))
+		}
 		var bases []BaseFact
 		for _, at := range rapid.SliceOfN(rapid.IntRange(1, tip-1), 1, 12).Draw(t, "bases") {
 			g, _ := slices.BinarySearch(ends, at+1)
 			b := baseOf(at, ends[g])
 			b.Generation = tidegate.Generation(g + 1)
+			b.Taken, b.Moment, b.Until = day(at+1), said(b.Whole), said(b.End)
 			bases = append(bases, b)
 		}
 		rule := Retention{Window: time.Duration(rapid.IntRange(1, 150).Draw(t, "window")) * 24 * time.Hour, Keep: Keep{Weekly: rapid.IntRange(0, 9).Draw(t, "weekly")}}
-		kept := rule.Rule(bases, tip, day(tip), day(tip))
+		kept := rule.Rule(bases, tip, said(tip), day(tip))
 		there := func(r Range) bool {
 			return r.First >= kept.From || slices.ContainsFunc(kept.Islands, func(i Range) bool { return i.First <= r.First && r.Last <= i.Last })
 		}

@@ -90,12 +90,14 @@ type Writer struct {
 
 	mu sync.Mutex
 	st Status
-	// until: for how long others leave the stream to this node.
+	// since: from when on this node has been the one that uploads; until: for how long
+	// others leave the stream to it.
+	since tidegate.Instant
 	until tidegate.Instant
 	letGo []Gone // log that the rule has let go, as far as this node has done it or read of it
-	// failing, since: of each lane, why nothing succeeds, and from when on.
+	// failing, failed: of each lane, why nothing succeeds, and from when on.
 	failing [lanes]error
-	since   [lanes]tidegate.Instant
+	failed  [lanes]tidegate.Instant
 }
 
 // lane is one of the two goroutines of a writer.
@@ -141,8 +143,8 @@ func (w *Writer) Status() Status {
 	defer w.mu.Unlock()
 	st := w.st
 	for l := range lanes {
-		if w.failing[l] != nil && (st.Failing == nil || w.since[l] < st.Since) {
-			st.Failing, st.Since = w.failing[l], w.since[l]
+		if w.failing[l] != nil && (st.Failing == nil || w.failed[l] < st.Since) {
+			st.Failing, st.Since = w.failing[l], w.failed[l]
 		}
 	}
 	return st
@@ -187,7 +189,7 @@ func (w *Writer) outcome(l lane, err error) {
 	was := w.failing[l]
 	w.failing[l] = err
 	if err != nil && was == nil {
-		w.since[l] = w.Clock.Boot()
+		w.failed[l] = w.Clock.Boot()
 	}
 	w.mu.Unlock()
 	switch {
@@ -258,18 +260,40 @@ func (w *Writer) publish() {
 	first := w.Log.First()
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.st.Archivist = w.claim.held(now)
+	was := w.st.Archivist
+	if w.st.Archivist = w.claim.held(now); w.st.Archivist && !was {
+		w.since = now
+	}
 	w.until = w.claim.renewed + tidegate.Instant(w.policy.Lease)
 	w.st.Known, w.st.Epoch, w.st.Against = w.survey.known, w.survey.history.Epoch, w.survey.against
 	w.st.Next, _ = w.survey.Next(first)
 	w.st.Holes = w.survey.Holes(first)
 }
 
-// holding reports whether this node uploads, to the other lane.
-func (w *Writer) holding() bool {
+// tenure reports to the other lane whether this node uploads, and since when it is the
+// only one: what it found in the bucket before may have changed.
+func (w *Writer) tenure() (since tidegate.Instant, holds bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return w.st.Archivist && w.st.Against == nil && w.Clock.Boot() < w.until
+	return w.since, w.st.Archivist && w.st.Against == nil && w.Clock.Boot() < w.until
+}
+
+// still is an error of a node that may not be the only one to upload any more since it
+// has looked what there is.
+func (w *Writer) still(since tidegate.Instant) error {
+	if now, holds := w.tenure(); holds && now == since {
+		return nil
+	}
+	return &tidegate.Error{Op: "change archive", Class: tidegate.Transient, Err: errors.New("another node may have taken over")}
+}
+
+// within bounds a change that must not happen, however often it is tried, more than
+// grace after another node may have taken over.
+func (w *Writer) within(ctx context.Context, grace time.Duration) (context.Context, context.CancelFunc) {
+	w.mu.Lock()
+	left := time.Duration(w.until - w.Clock.Boot())
+	w.mu.Unlock()
+	return context.WithTimeout(ctx, left+grace)
 }
 
 // format makes sure, once, that the bucket is an archive or becomes one.

@@ -17,6 +17,19 @@ const headsAtOnce = 8
 // records, unless every pack is needed for what the manifests name. An error leaves
 // it open what they need.
 func (s *Store) Needs(ctx context.Context, bases []Listed) (map[uint64]bool, error) {
+	return s.needs(ctx, bases, false)
+}
+
+// Whole reports what bases lack of what they rest on, directly or not: a
+// *tidegate.CorruptError or tidegate.ErrNotFound. It reads the head of each record that
+// they need, and nothing behind it.
+func (s *Store) Whole(ctx context.Context, bases []Listed) error {
+	_, err := s.needs(ctx, bases, true)
+	return err
+}
+
+// needs follows what bases rest on, to its end or until all packs are needed.
+func (s *Store) needs(ctx context.Context, bases []Listed, toEnd bool) (map[uint64]bool, error) {
 	packs, known := map[uint64]bool{}, map[Name]bool{}
 	var next []Name
 	note := func(x Name) error {
@@ -44,7 +57,7 @@ func (s *Store) Needs(ctx context.Context, bases []Listed) (map[uint64]bool, err
 			}
 		}
 	}
-	for len(next) > 0 && len(packs) < s.sealedCount() {
+	for len(next) > 0 && (toEnd || len(packs) < s.sealedCount()) {
 		todo := next
 		next = nil
 		sources, err := s.sources(ctx, todo)
