@@ -164,6 +164,13 @@ func TestHolesAndBranches(t *testing.T) {
 	if err := second(s.AtSeq(t.Context(), 5)); !errors.Is(err, tidegate.ErrGap) {
 		t.Errorf("in the hole: %v", err)
 	}
+	until := w.Spans[0].Until
+	if at, err := s.AtTime(t.Context(), until); err != nil || at.Seq != 3 {
+		t.Errorf("the last moment before the hole: %v, %v", at, err)
+	}
+	if err := second(s.AtTime(t.Context(), until.Add(1))); !errors.Is(err, tidegate.ErrGap) || !strings.Contains(err.Error(), "batches 4 to 6 were never archived") {
+		t.Errorf("a moment in the hole: %v", err)
+	}
 }
 
 // TestStranger: a segment whose bytes do not follow is found where they are read, also

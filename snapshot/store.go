@@ -29,6 +29,9 @@ const (
 	failedSuffix = ".failed"
 )
 
+// StoreNames are the names in the directory of a store.
+func StoreNames() []string { return []string{packsDir, basesDir, lockFile} }
+
 // StoreConfig shapes a store. The zero value means the defaults.
 type StoreConfig struct {
 	PackBytes int64 // of a pack, before the next begins; default 256 MiB

@@ -9,6 +9,7 @@ import (
 	"github.com/tidegate/tidegate"
 	"github.com/tidegate/tidegate/archive"
 	"github.com/tidegate/tidegate/archive/bucket"
+	"github.com/tidegate/tidegate/gating/fence"
 	"github.com/tidegate/tidegate/internal/durable"
 	"github.com/tidegate/tidegate/shipper"
 	"github.com/tidegate/tidegate/snapshot"
@@ -42,7 +43,7 @@ func (b *Bucket) load(ctx context.Context, s archive.StreamInfo) (*loaded, error
 			return nil, fmt.Errorf("fetch base: %w", err)
 		}
 	}
-	if l.objects, err = b.heads(ctx, s.Stream, first, last); err != nil {
+	if l.objects, err = b.heads(ctx, s.Stream, at.Adopted, first, last); err != nil {
 		return nil, err
 	}
 	b.logs[s.Stream] = l
@@ -54,15 +55,22 @@ func (b *Bucket) dial(ctx context.Context, id tidegate.StreamID, as shipper.As, 
 }
 
 // heads reads the headers of a log from first to last, and returns the segments that
-// it is shown as.
-func (b *Bucket) heads(ctx context.Context, id tidegate.StreamID, first, last tidegate.Seq) (all []bucket.Object, err error) {
-	conn, _, err := b.dial(ctx, id, shipper.AsObserver, first)
+// it is shown as. What is committed there was said in another session: the log must not
+// have become another one since, and end there no sooner.
+func (b *Bucket) heads(ctx context.Context, id tidegate.StreamID, of fence.Term, first, last tidegate.Seq) (all []bucket.Object, err error) {
+	conn, at, err := b.dial(ctx, id, shipper.AsObserver, first)
 	if err != nil {
 		return nil, err
 	}
 	stop := context.AfterFunc(ctx, func() { _ = conn.Close() }) // Recv reports it
 	defer stop()
 	defer func() { err = errors.Join(err, conn.Close()) }()
+	if at.Adopted != of || at.Commit < last {
+		return nil, &tidegate.Error{
+			Op: "read log", Class: tidegate.Transient, Hint: "repeat the command",
+			Err: fmt.Errorf("it has changed meanwhile: batch %d of epoch %s was committed, and now %d of epoch %s is: %w", uint64(last), of.Epoch, uint64(at.Commit), at.Adopted.Epoch, tidegate.ErrConflict),
+		}
+	}
 	seg, size := archive.Segment{First: first}, int64(0)
 	for next := first; next <= last; {
 		ev, err := conn.Recv()

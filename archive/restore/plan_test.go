@@ -1,16 +1,20 @@
 package restore
 
 import (
+	"context"
 	"errors"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/tidegate/tidegate"
 	"github.com/tidegate/tidegate/archive"
 	"github.com/tidegate/tidegate/archive/archivetest"
 	"github.com/tidegate/tidegate/archive/bucket/dir"
+	"github.com/tidegate/tidegate/batch"
 	"github.com/tidegate/tidegate/internal/clock"
 	"github.com/tidegate/tidegate/internal/vfs"
+	"github.com/tidegate/tidegate/stores"
 )
 
 // TestGoingOnKeepsItsBase: a base that was archived since does not keep a restore from
@@ -54,5 +58,43 @@ func TestOneGeneration(t *testing.T) {
 	}
 	if _, err = Make(t.Context(), clock.System(), s, &archive.Bases{}, Choice{To: To{Seq: 1}}); err != nil {
 		t.Errorf("the first generation: %v", err)
+	}
+}
+
+// never is a store that does not see what lies behind a target.
+type never struct{ stores.Restorer }
+
+func (never) Batch(context.Context, *batch.Header, []byte) (bool, error) { return false, nil }
+
+// TestTimeAtAHole: all that leads up to a time is restored although a hole follows, and
+// said to be unproven.
+func TestTimeAtAHole(t *testing.T) {
+	m := archivetest.New(t, dir.New(vfs.OS(), t.TempDir()), "journal")
+	var names []string
+	for i := range 3 {
+		at := int64(10 * (i + 1))
+		m.Data(t, []byte("batch"), 1, at, at)
+		names = append(names, m.Segment(t))
+	}
+	if err := m.B.Remove(t.Context(), names[1]); err != nil {
+		t.Fatal(err)
+	}
+	r, err := archive.OpenReader(t.Context(), m.B)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := r.Open(t.Context(), m.Info)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := Make(t.Context(), clock.System(), s, &archive.Bases{}, Choice{To: To{Time: time.Unix(0, 10)}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if last, reached, err := p.log(t.Context(), 0, never{}, &Meter{}); err != nil || reached || last.Seq != 1 {
+		t.Errorf("ended with %v, reached %t, %v", last, reached, err)
+	}
+	if _, err := Make(t.Context(), clock.System(), s, &archive.Bases{}, Choice{To: To{Time: time.Unix(0, 11)}}); !errors.Is(err, tidegate.ErrGap) {
+		t.Errorf("in the hole: %v", err)
 	}
 }

@@ -261,6 +261,9 @@ func (p *Plan) log(ctx context.Context, from tidegate.Position, store stores.Res
 	var buf []byte
 	last = begin
 	for b, err := range p.Stream.Batches(ctx, begin.Seq) {
+		if p.Target.Time != 0 && last.Seq >= p.End.Seq && errors.Is(err, tidegate.ErrGap) {
+			break // all that leads up to the target is there, and what would prove it is not
+		}
 		if err != nil {
 			return last, false, err
 		}

@@ -4,7 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
+	"path/filepath"
+	"slices"
+	"syscall"
 
 	"connectrpc.com/connect"
 	ucli "github.com/urfave/cli/v2"
@@ -22,6 +26,7 @@ import (
 	"github.com/tidegate/tidegate/internal/pki"
 	"github.com/tidegate/tidegate/internal/vfs"
 	"github.com/tidegate/tidegate/shipper"
+	"github.com/tidegate/tidegate/snapshot"
 )
 
 // fromFlags are those of the commands that read an archive or a node of the standby
@@ -108,13 +113,54 @@ func stageOf(c *ucli.Context, target cold.Target) (string, error) {
 	if c.String("from") == "" || c.Bool("dry-run") {
 		return "", nil
 	}
-	return target.Dir + ".base", target.Begun()
+	stage := target.Dir + ".base"
+	if err := target.Begun(); err != nil {
+		return stage, err
+	}
+	return stage, checkStage(target.FS, stage)
 }
 
-// unstage removes the base that was fetched, once it has been restored.
-func unstage(stage string) error {
+// checkStage refuses a directory that has anything but what fetches have left.
+func checkStage(fsys vfs.FS, stage string) error {
+	parts, err := fsys.List(stage)
+	if errors.Is(err, tidegate.ErrNotFound) {
+		return nil
+	}
+	no := func(path string) error {
+		return &tidegate.Error{
+			Op: "fetch a base into", Subject: stage, Class: tidegate.Refused, Err: fmt.Errorf("it has %s, which no restore has left", path),
+			Hint: "the base is fetched into a directory beside that of --into: name another one; nothing in this one is touched",
+		}
+	}
+	for _, part := range parts {
+		dir := filepath.Join(stage, part)
+		if _, err := tidegate.ParseID(part); err != nil {
+			return no(dir)
+		}
+		files, err := fsys.List(dir)
+		if err != nil {
+			return err
+		}
+		for _, file := range files {
+			if !slices.Contains(snapshot.StoreNames(), file) {
+				return no(filepath.Join(dir, file))
+			}
+		}
+	}
+	return err
+}
+
+// unstage removes a stream's base that was fetched, once it has been restored.
+func unstage(stage string, id tidegate.StreamID) error {
 	if stage == "" {
 		return nil
 	}
-	return os.RemoveAll(stage)
+	if err := os.RemoveAll(filepath.Join(stage, id.String())); err != nil {
+		return err
+	}
+	err := os.Remove(stage)
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTEMPTY) { // another restore's is there
+		return nil
+	}
+	return err
 }

@@ -159,7 +159,7 @@ func restoreArchive(c *ucli.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := unstage(stage); err != nil {
+	if err := unstage(stage, plan.Stream.Info.Stream); err != nil {
 		return err
 	}
 	return cli.Print(c, out, out.writeDone)

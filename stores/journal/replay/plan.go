@@ -85,10 +85,8 @@ func Make(ctx context.Context, s *archive.Stream, bases *archive.Bases, c Choice
 	if err := p.begin(ctx, bases, c, at); err != nil {
 		return nil, err
 	}
-	for _, h := range s.Branch.Holes {
-		if p.Begin.Seq <= h.Last && h.First <= p.End.Seq {
-			return nil, refuse(windowHint, fmt.Errorf("batches %d to %d were never archived: %w", uint64(h.First), uint64(h.Last), tidegate.ErrGap))
-		}
+	if err := p.unbroken(p.Begin); err != nil {
+		return nil, refuse(windowHint, err)
 	}
 	switch {
 	case !c.From.Time.IsZero():
@@ -100,6 +98,16 @@ func Make(ctx context.Context, s *archive.Stream, bases *archive.Bases, c Choice
 	}
 	p.Bytes = int64(p.End.Next - p.First) //nolint:gosec // a size
 	return p, p.findMarks(bases)
+}
+
+// unbroken is an error when there is a hole between a batch and the end.
+func (p *Plan) unbroken(begin archive.Place) error {
+	for _, h := range p.Stream.Branch.Holes {
+		if begin.Seq <= h.Last && h.First <= p.End.Seq {
+			return fmt.Errorf("batches %d to %d %s: %w", uint64(h.First), uint64(h.Last), p.Stream.Missing(h.First, h.Last), tidegate.ErrGap)
+		}
+	}
+	return nil
 }
 
 // begin chooses what the state begins with.
@@ -124,7 +132,8 @@ func (p *Plan) begin(ctx context.Context, bases *archive.Bases, c Choice, at arc
 	return err
 }
 
-// choose takes the newest base at or before a batch; without From, the oldest there is.
+// choose takes the newest base at or before a batch; without From, the oldest from which
+// the log leads to the end.
 func (p *Plan) choose(ctx context.Context, bases *archive.Bases, c Choice, at archive.Place) error {
 	all := slices.Clone(bases.All)
 	latest, before := p.End.Next, c.To
@@ -141,6 +150,9 @@ func (p *Plan) choose(ctx context.Context, bases *archive.Bases, c Choice, at ar
 			continue
 		}
 		begin, _, err := p.Stream.From(ctx, b.Info)
+		if err == nil {
+			err = p.unbroken(begin)
+		}
 		switch {
 		case err == nil && b.Start > latest:
 			why = fmt.Errorf("base %.12s lies behind %s: %w", b.Name, before, tidegate.ErrNotFound)

@@ -400,6 +400,51 @@ func TestRefusals(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
+	w.behindHole(t)
+}
+
+// behindHole: of bases the oldest is taken from which the log leads to the end.
+func (w *world) behindHole(t *testing.T) {
+	t.Helper()
+	p, err := w.plan(t, Choice{From: to(w.ends[records/2])})
+	if err != nil {
+		t.Fatal(err)
+	}
+	late := records - 20
+	for _, n := range []int{20, late} {
+		w.base(t, n, w.digests[n], p.Base.Lineage)
+	}
+	w.m.Mirror(t, w.bases)
+	segments := p.Stream.Branch.Segments
+	for _, g := range segments[1 : len(segments)-1] {
+		if err := w.m.B.Remove(t.Context(), g.Name(archivetest.Stream)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err = w.plan(t, Choice{}); !errors.Is(err, tidegate.ErrGap) {
+		t.Fatalf("from the beginning, over a hole: %v", err)
+	}
+	r, err := archive.OpenReader(t.Context(), w.m.B)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := r.Open(t.Context(), w.m.Info)
+	if err != nil {
+		t.Fatal(err)
+	}
+	bases, err := s.Bases(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer bases.Close()
+	tip, err := s.Tip(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	p = &Plan{Stream: s, End: tip}
+	if err := p.choose(t.Context(), bases, Choice{}, tip); err != nil || p.Base.Start < w.ends[records/2] {
+		t.Errorf("chosen is %+v, %v", p.Base, err)
+	}
 }
 
 // TestAwayAndCancelled: a replay without a service ends, and one that is interrupted says so.
