@@ -14,6 +14,8 @@ GOBUILD   := CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)'
 TOOLBIN   := $(CURDIR)/.cache/bin
 # For one package under -race on two slow cores.
 TESTTIME  ?= 20m
+# Packages tested at a time: one more than there are processors, because many wait for disks and clocks.
+PACKAGES  ?= $(shell echo $$(($$(nproc) + 1)))
 FUZZTIME  ?= 10s
 SEEDS     ?= 2000
 FROM      ?= 1
@@ -47,7 +49,7 @@ build: ## build the product: bin/tidegate, bin/tidegate-agent and bin/ledger
 test: ## vet and every test under the race detector: what CI runs
 	tools/needs
 	$(GO) vet -race ./...
-	$(GO) test -race -count=1 -timeout $(TESTTIME) ./...
+	$(GO) test -race -count=1 -p $(PACKAGES) -timeout $(TESTTIME) ./...
 
 .PHONY: check
 check: tools ## gofumpt, vet, golangci-lint, buf lint and breaking, tidy, tests of the house rules
