@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"github.com/tidegate/tidegate"
+	"github.com/tidegate/tidegate/shipper/drop"
 )
 
 // lane is a way to the standby nodes.
@@ -29,12 +30,14 @@ const (
 // Invariants:
 //  1. a lane is left only by step, and kept until the other one has a reason
 //  2. silent counts from an attempt, never from a time in which nobody tried
-//  3. an answer of any kind, a refusal too, is a word: then the lane is not to blame
+//  3. what the machine has slept through counts for nothing
+//  4. an answer of any kind, a refusal too, is a word: then the lane is not to blame
 type cascade struct {
 	cfg DropConfig
 
 	lane   lane
 	since  tidegate.Instant // of lane
+	awake  tidegate.Instant // since when the machine has not slept
 	why    string           // the live lane was left; kept on the archive lane
 	silent tidegate.Instant // since when sessions are tried over lane and no word has come
 
@@ -61,6 +64,20 @@ func (c *cascade) word(over lane) {
 // idle says that nobody wants a session any more.
 func (c *cascade) idle() { c.silent = 0 }
 
+// slept says that there were no steps for a while: nobody could ask or hear anything.
+func (c *cascade) slept(now tidegate.Instant) {
+	c.awake, c.good = now, 0
+	if c.silent > 0 {
+		c.silent = now
+	}
+}
+
+// mute reports whether nothing comes over the archive lane although somebody tries: for
+// longer than a handshake through it takes.
+func (c *cascade) mute(now tidegate.Instant) bool {
+	return c.lane == laneArchive && c.silent > 0 && time.Duration(now-c.silent) >= max(c.cfg.After, drop.HandshakeTimeout)
+}
+
 // probed says whether a standby node answered over the live lane while that is not in use.
 func (c *cascade) probed(now tidegate.Instant, answered bool) {
 	switch {
@@ -77,6 +94,7 @@ func (c *cascade) step(now tidegate.Instant, waiting time.Duration) bool {
 	if c.lane == laneArchive {
 		return c.back(now)
 	}
+	waiting = min(waiting, time.Duration(now-c.awake))
 	silent := time.Duration(0)
 	if c.silent > 0 {
 		silent = time.Duration(now - c.silent)
@@ -102,9 +120,8 @@ func (c *cascade) back(now tidegate.Instant) bool {
 	if c.good == 0 {
 		return false
 	}
-	idle := c.silent > 0 && time.Duration(now-c.silent) >= c.cfg.After
 	held := time.Duration(now-c.since) < c.hold || time.Duration(now-c.good) < c.cfg.Back
-	if held && !idle {
+	if held && !c.mute(now) {
 		return false
 	}
 	c.take(now, laneLive, "")

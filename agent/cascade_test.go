@@ -24,6 +24,7 @@ func TestCascade(t *testing.T) {
 	good := func(c *cascade, now tidegate.Instant) { c.probed(now, true) }
 	bad := func(c *cascade, now tidegate.Instant) { c.probed(now, false) }
 	idle := func(c *cascade, _ tidegate.Instant) { c.idle() }
+	slept := func(c *cascade, now tidegate.Instant) { c.slept(now) }
 	const s = time.Second
 	for name, events := range map[string][]event{
 		"nobody tries": {{0, nil, 0, laneLive}, {time.Hour, nil, 0, laneLive}},
@@ -47,7 +48,7 @@ func TestCascade(t *testing.T) {
 			{29 * s, nil, 0, laneLive},
 		},
 		"back at once from where nothing crosses": {
-			{0, tried, 0, laneLive}, {10 * s, tried, 0, laneArchive}, {11 * s, tried, 0, laneArchive}, {22 * s, good, 0, laneLive},
+			{0, tried, 0, laneLive}, {10 * s, tried, 0, laneArchive}, {11 * s, tried, 0, laneArchive}, {30 * s, good, 0, laneArchive}, {31 * s, nil, 0, laneLive},
 		},
 		"too slow": {
 			{0, live, 59 * s, laneLive},
@@ -63,7 +64,19 @@ func TestCascade(t *testing.T) {
 			{250 * s, archive, 0, laneLive},
 		},
 		"too slow, but for the archive too": {
-			{0, live, 60 * s, laneArchive}, {s, tried, 0, laneArchive}, {2 * s, good, 0, laneArchive}, {10 * s, good, 0, laneArchive}, {11 * s, good, 0, laneLive},
+			{0, live, 60 * s, laneArchive}, {s, tried, 0, laneArchive}, {2 * s, good, 0, laneArchive}, {20 * s, good, 0, laneArchive}, {21 * s, good, 0, laneLive},
+		},
+		"what was slept through does not count": {
+			{0, tried, 0, laneLive},
+			{300 * s, slept, 300 * s, laneLive},
+			{309 * s, live, 309 * s, laneLive},
+			{359 * s, nil, 359 * s, laneLive},
+			{360 * s, nil, 360 * s, laneArchive},
+			{361 * s, good, 0, laneArchive},
+			{500 * s, slept, 0, laneArchive},
+			{501 * s, good, 0, laneArchive},
+			{505 * s, good, 0, laneArchive},
+			{506 * s, good, 0, laneLive},
 		},
 		"down at once, without a hold": {
 			{0, live, 60 * s, laneArchive},

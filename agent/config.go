@@ -139,7 +139,7 @@ func (c Config) SetDefaults() Config {
 	setDefault(&c.RatesDir, rates.DefaultDir)
 	setDefault(&c.Limits.BatchBytesMax, DefaultBatchBytes)
 	setDefault(&c.Limits.RingBytesMax, DefaultRingBytes)
-	setDefault(&c.Limits.MemoryMax, max(DefaultMemory, c.rings()+32<<20))
+	setDefault(&c.Limits.MemoryMax, max(DefaultMemory, c.live()+32<<20))
 	setDefault(&c.Limits.ProofWait, DefaultProofWait)
 	if !c.Archive.IsZero() {
 		if strings.HasPrefix(c.Archive.URL, "s3://") {
@@ -161,9 +161,15 @@ func (c Config) SetDefaults() Config {
 	return c
 }
 
-// rings is the memory that all streams' rings take when they are full.
-func (c Config) rings() config.Bytes {
-	return config.Bytes(len(c.Streams)) * c.Limits.RingBytesMax
+// live is the memory that all streams take when their rings are full: beside them, while
+// they cross by the archive, three pieces, of which one is put, one comes together and
+// one is read.
+func (c Config) live() config.Bytes {
+	each := c.Limits.RingBytesMax
+	if !c.Archive.IsZero() && !c.Drop.Off {
+		each += 3 * drop.PieceMax
+	}
+	return config.Bytes(len(c.Streams)) * each
 }
 
 func setDefault[T comparable](v *T, d T) {
@@ -199,8 +205,8 @@ func (c Config) Validate() error {
 		all = append(all, config.Broken("streams", "want at least one stream", c.Streams))
 	}
 	// Below what is live the collector would do nothing but collect.
-	if m := c.Limits.MemoryMax; m != 0 && m < c.rings()+16<<20 {
-		all = append(all, config.Broken("limits.memory_max", fmt.Sprintf("want 0 for none, or at least ring_bytes_max for each stream and 16MiB, %s", c.rings()+16<<20), m))
+	if m := c.Limits.MemoryMax; m != 0 && m < c.live()+16<<20 {
+		all = append(all, config.Broken("limits.memory_max", fmt.Sprintf("want 0 for none, or at least ring_bytes_max for each stream, 12MiB more with an archive, and 16MiB, %s", c.live()+16<<20), m))
 	}
 	seen := map[string]int{}
 	dirs := map[string]int{}
@@ -227,16 +233,12 @@ func (d DropConfig) validate(archive bool) error {
 		}
 		return nil
 	}
-	all := []error{
+	return errors.Join(
 		config.AtLeast("after", d.After, time.Second),
 		config.AtLeast("slow", d.Slow, d.After),
 		config.AtLeast("back", d.Back, time.Second),
-		config.AtLeast("every", d.Every, 10*time.Millisecond),
-	}
-	if d.Every > drop.EveryMax {
-		all = append(all, config.Broken("every", "want at most "+drop.EveryMax.String(), d.Every))
-	}
-	return errors.Join(all...)
+		drop.Config{Every: d.Every}.SetDefaults().Validate(),
+	)
 }
 
 // Validate reports every broken rule.

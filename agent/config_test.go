@@ -67,7 +67,8 @@ func TestConfigOfTheOtherLane(t *testing.T) {
 		"archive: {url: 's3://b'}":                                   "archive.endpoint: want",
 		"archive: {url: 'file:///b'}\ndrop: {after: 2m}":             "drop.slow: want at least 2m",
 		"archive: {url: 'file:///b'}\ndrop: {after: 1ms, back: 1ms}": "drop.back: want at least 1s",
-		"archive: {url: 'file:///b'}\ndrop: {every: 1m}":             "drop.every: want at most 5s",
+		"archive: {url: 'file:///b'}\ndrop: {every: 1m}":             "drop.every: want at most 1s",
+		"limits: {memory_max: 48MiB}\narchive: {url: 'file:///b'}":   "limits.memory_max: want 0 for none, or at least",
 		"archive: {url: 'file:///b'}\ndrop: {evry: 1s}":              "evry",
 		"archive: {url: 'file:///b', segment: 1MiB}":                 "segment",
 	} {

@@ -25,6 +25,9 @@ const (
 	// in use, and probeTimeout how long an answer may take: longer, and it is no better.
 	probeEvery   = 2 * time.Second
 	probeTimeout = 2 * time.Second
+	// sleptMin is the shortest time between two looks that means that the machine, or the
+	// process, stood still: well beyond a probe and a busy processor.
+	sleptMin = 10 * time.Second
 )
 
 // foundCrossing names the finding while the archive carries a stream.
@@ -139,6 +142,12 @@ func (c *crossing) step(now tidegate.Instant, waiting time.Duration) (to lane, w
 	return c.core.lane, c.core.why, left, moved
 }
 
+func (c *crossing) slept(now tidegate.Instant) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.core.slept(now)
+}
+
 func (c *crossing) probed(now tidegate.Instant, answered bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -155,7 +164,7 @@ func (c *crossing) status(now tidegate.Instant) *CrossingStatus {
 	st := &CrossingStatus{Lane: string(c.core.lane)}
 	if c.core.lane == laneArchive {
 		st.For, st.Why = time.Duration(now-c.core.since), c.core.why
-		if c.failed != nil && c.core.silent > 0 && time.Duration(now-c.core.silent) >= c.core.cfg.After {
+		if c.failed != nil && c.core.mute(now) {
 			st.Error = c.failed.Error()
 		}
 	}
@@ -183,19 +192,36 @@ func (st *CrossingStatus) finding(d *drop.Drop) (f local.Finding, some bool) {
 // dial opens a ship session with a node by the lane that is in use.
 func (s *stream) dial(ctx context.Context, node tidegate.NodeName, addr string, limits shipper.Limits, a shipper.Attach) (*shipper.Conn, shipper.Attached, lane, error) {
 	over := s.crossing.tried(s.agent.clk.Boot())
+	ctx, cancel := context.WithCancel(ctx) // the attempt is given up
+	defer cancel()
 	d := s.agent.dialer(node, limits)
 	if over == laneArchive {
 		d.Limits = drop.Limits(d.Limits)
-		d.Connect = func(ctx context.Context, _ string) (net.Conn, error) { return s.crossing.drop.Dial(ctx, node) }
+		var kept func() bool
+		d.Connect, kept = s.throughDrop(ctx, node)
+		defer kept()
 	}
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
 	defer s.crossing.attached(&attempt{cancel}, over)()
 	conn, attached, err := d.Dial(ctx, addr, a)
 	if ctx.Err() == nil {
 		s.crossing.outcome(over, err)
 	}
 	return conn, attached, over, err
+}
+
+// throughDrop returns what opens a connection by the archive. Unless kept is called before
+// ctx ends, the connection is aborted then: what came late would take the place of the
+// session that there is by that time.
+func (s *stream) throughDrop(ctx context.Context, node tidegate.NodeName) (connect func(context.Context, string) (net.Conn, error), kept func() bool) {
+	stop := func() bool { return true }
+	connect = func(dial context.Context, _ string) (net.Conn, error) {
+		nc, err := s.crossing.drop.Dial(dial, node)
+		if err == nil {
+			stop = context.AfterFunc(ctx, func() { drop.Abort(nc) })
+		}
+		return nc, err
+	}
+	return connect, func() bool { return stop() }
 }
 
 // pause waits before the next attempt, until ctx ends; a new lane is tried at once.
@@ -232,6 +258,7 @@ func (s *stream) keepCrossing(ctx context.Context) error {
 	ticker := time.NewTicker(crossingEvery)
 	defer ticker.Stop()
 	var asked tidegate.Instant
+	looked := s.agent.clk.Boot()
 	for try := 0; ; {
 		select {
 		case <-ctx.Done():
@@ -239,6 +266,10 @@ func (s *stream) keepCrossing(ctx context.Context) error {
 		case <-ticker.C:
 		}
 		now := s.agent.clk.Boot()
+		if time.Duration(now-looked) >= sleptMin {
+			c.slept(now)
+		}
+		looked = now
 		w := s.writer.Load()
 		if w == nil && !s.wantsSession() {
 			c.idle()
@@ -299,8 +330,9 @@ func (s *stream) probe(ctx context.Context, try int) bool {
 	return s.agent.dialer(node, shipper.Limits{}).Probe(ctx, addr) == nil
 }
 
-// waiting returns for how long the oldest batch that was sent has not reached the relay;
-// 0 if all have, or there is no writer or no session.
+// waiting returns for how long the oldest batch that was sent has been on its way to the
+// relay: 0 if all have arrived, or the relay has answered what was sent behind it and is
+// what is slow; 0, too, if there is no writer or no session.
 func (w *writer) waiting(now tidegate.Instant) time.Duration {
 	if w == nil {
 		return 0
@@ -312,8 +344,12 @@ func (w *writer) waiting(now tidegate.Instant) time.Duration {
 		return 0
 	}
 	it, ok := w.ring.get(max(l.stored, w.ring.floor.seq) + 1)
-	if !ok || it.seq >= l.next {
+	if !ok || it.seq > l.through {
 		return 0
 	}
-	return time.Duration(now - max(it.at, l.began))
+	since := max(it.sent, l.began)
+	if l.conn.Answered() > since {
+		return 0
+	}
+	return time.Duration(now - since)
 }

@@ -116,3 +116,55 @@ func TestStreamCrossesByTheArchive(t *testing.T) {
 		t.Errorf("%+v", st.Findings)
 	}
 }
+
+// Only what the crossing has taken and not brought counts as waiting: not what waits for
+// the node's credit, nor behind what the node has answered.
+func TestWaitingIsForTheCrossing(t *testing.T) {
+	r := newRing(100, facts{seq: 4})
+	r.add(append(r.reserve(10), 1), facts{seq: 5}, at(0))
+	l := &link{conn: &shipper.Conn{}, next: 6, began: at(time.Second), stored: 4, through: 4}
+	w := &writer{ring: r, link: l}
+	if d := w.waiting(at(time.Minute)); d != 0 {
+		t.Errorf("while it waits for credit: %s", d)
+	}
+	l.through = 5
+	it, _ := r.get(5)
+	it.sent = at(10 * time.Second)
+	if d := w.waiting(at(time.Minute)); d != 50*time.Second {
+		t.Errorf("sent 50 s ago: %s", d)
+	}
+	it.sent = 0 // over another session
+	if d := w.waiting(at(time.Minute)); d != 59*time.Second {
+		t.Errorf("of a session of 59 s: %s", d)
+	}
+	l.stored = 5
+	if d := w.waiting(at(time.Minute)); d != 0 {
+		t.Errorf("stored: %s", d)
+	}
+}
+
+// A node that takes what is sent, answers, and acknowledges nothing is slow; the crossing is not.
+func TestNodeThatAnswersIsNotASlowCrossing(t *testing.T) {
+	w := newWorld(t, "s1")
+	h := w.host("east", "n1")
+	h.openJournal().startAgent()
+	if err := h.j.Activate(); err != nil {
+		t.Fatal(err)
+	}
+	h.await(h.append(1))
+	w.log.is(&w.log.mute, true)
+	h.append(1)
+	wr := h.agent.streams[0].writer.Load()
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	sent := func() bool { // and not stored
+		wr.mu.Lock()
+		defer wr.mu.Unlock()
+		return wr.link != nil && wr.link.through > wr.link.stored
+	}
+	for deadline := time.Now().Add(patient); !sent() || wr.waiting(w.clk.Boot()) != 0; <-tick.C {
+		if time.Now().After(deadline) {
+			t.Fatal("counts as waiting for the crossing")
+		}
+	}
+}

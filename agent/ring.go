@@ -62,8 +62,9 @@ type facts struct {
 type item struct {
 	facts
 	sealed []byte
-	off    int // in arena; -1 for a batch of its own allocation
-	at     tidegate.Instant
+	off    int              // in arena; -1 for a batch of its own allocation
+	at     tidegate.Instant // when it was sealed
+	sent   tidegate.Instant // when a session took it last; 0: none has
 }
 
 func newRing(size int, floor facts) *ring {

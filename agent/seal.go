@@ -270,6 +270,7 @@ func (z *sealer) send(ctx context.Context) (busy bool) {
 		w.mu.Unlock()
 		return true
 	}
+	seq := l.next
 	l.next++
 	more := l.next <= last
 	w.mu.Unlock()
@@ -280,11 +281,23 @@ func (z *sealer) send(ctx context.Context) (busy bool) {
 		w.dropLink(l)
 		return true
 	}
+	w.taken(l, seq)
 	w.s.meters.shippedBytes.Add(float64(len(sealed)))
 	if !more {
 		z.flush(l)
 	}
 	return true
+}
+
+// taken dates what a session has taken to send.
+func (w *writer) taken(l *link, seq tidegate.Seq) {
+	now := w.s.agent.clk.Boot()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	l.through = seq
+	if it, ok := w.ring.get(seq); ok { // W nodes may have stored it already
+		it.sent = now
+	}
 }
 
 // flush starts writing what was put; false, because it leaves nothing to do.

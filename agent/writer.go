@@ -82,6 +82,9 @@ type link struct {
 	over   lane
 	began  tidegate.Instant
 	stored tidegate.Seq // by the relay, as far as it has said; under the writer's mu
+	// The newest batch that the session has taken; under the writer's mu. next is beyond it
+	// while a batch waits for credit, for which the crossing is not to blame.
+	through tidegate.Seq
 }
 
 func newWriter(s *stream, rec fence.EpochRecord, revision int64) (*writer, error) {

@@ -40,9 +40,10 @@ type Conn struct {
 	sent    int64         // of batches; belongs to the goroutine that calls Send
 	credit  chan struct{} // a grant has arrived; capacity 1
 
-	clocks  sync.Mutex
-	offsets rpo.ClockOffset
-	wall    time.Duration // acceptor's wall clock - ours, at the newest sample
+	clocks   sync.Mutex
+	offsets  rpo.ClockOffset
+	wall     time.Duration    // acceptor's wall clock - ours, at the newest sample
+	answered tidegate.Instant // see Answered
 
 	wg sync.WaitGroup
 }
@@ -189,6 +190,14 @@ func (c *Conn) Peer() tidegate.Identity { return c.peer }
 
 // Features returns the optional parts that both ends have.
 func (c *Conn) Features() []string { return c.features }
+
+// Answered returns when, on this end's boot clock, the newest time exchange began that
+// the acceptor has answered; 0 before the first. It has read by then what was sent before.
+func (c *Conn) Answered() tidegate.Instant {
+	c.clocks.Lock()
+	defer c.clocks.Unlock()
+	return c.answered
+}
 
 // Send ships one sealed batch, unchanged; sealed is only read, and is free
 // again when Send returns. It waits for credit until ctx ends, and while a
@@ -345,6 +354,7 @@ func (c *Conn) timeReply(body []byte) (Event, error) {
 	sample.Returned = c.clk.Boot()
 	c.clocks.Lock()
 	defer c.clocks.Unlock()
+	c.answered = max(c.answered, min(sample.Sent, sample.Returned)) // a peer cannot answer what was not asked
 	c.offsets.Add(sample)
 	theta, within, known := c.offsets.Estimate(sample.Returned)
 	if !known {

@@ -50,6 +50,11 @@ type ServerConfig struct {
 	Refused func(Code)
 }
 
+// PeerAware is implemented by a connection of the listener that has to know when its
+// handshake is over: PeerKnown is called once the peer has shown a certificate by which
+// it may attach, before the handler is asked, on the session's goroutine.
+type PeerAware interface{ PeerKnown() }
+
 // Server accepts sessions on one listener.
 type Server struct {
 	cfg     ServerConfig
@@ -108,6 +113,9 @@ func (s *Server) serve(ctx context.Context, nc net.Conn) {
 	unwatch := context.AfterFunc(ctx, func() { _ = c.close("node is stopping") }) // Recv reports it
 	defer unwatch()
 	err := s.handshake(ctx, c)
+	if aware, ok := nc.(PeerAware); ok && err == nil {
+		aware.PeerKnown()
+	}
 	switch {
 	case err != nil:
 	case c.attach.As == asBase:

@@ -38,7 +38,8 @@ func TestArchiveBlock(t *testing.T) {
 		t.Errorf("an empty block: %+v, %v", f.Archive, err)
 	}
 	for block, want := range map[string]string{
-		"{url: file:///srv/archive}\ndrop: {every: 6s}": "drop.every: want at most 5s",
+		"{url: file:///srv/archive}\ndrop: {every: 6s}": "drop.every: want at most 1s",
+		"{url: file:///srv/archive}\ndrop: {look: 3s}":  "drop.look: want at most 2s",
 		"{url: file:///srv/archive}\ndrop: {look: 1ms}": "drop.look: want at least 10ms",
 		"{}\ndrop: {off: true}":                         "drop: want none without an archive",
 		"{every: 10s}":                                  "archive.url",

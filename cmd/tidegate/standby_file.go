@@ -46,11 +46,7 @@ func (d dropFile) validate(archive bool) error {
 		}
 		return nil
 	}
-	all := []error{config.AtLeast("every", d.Every, 10*time.Millisecond), config.AtLeast("look", d.Look, 10*time.Millisecond)}
-	if d.Every > drop.EveryMax {
-		all = append(all, config.Broken("every", "want at most "+drop.EveryMax.String(), d.Every))
-	}
-	return errors.Join(all...)
+	return drop.Config{Every: d.Every, Look: d.Look}.Validate()
 }
 
 // baseFile says when bases are renewed.

@@ -149,3 +149,35 @@ func TestReconfigurationInheritsWords(t *testing.T) {
 		s.want(c.plan().Step == fence.StepDone && !s.key.Record.Inherited, "%s: %v", c.plan().Step, c.plan().Refusal)
 	})
 }
+
+// A grant that comes late, behind many asks, counts from when it was asked for; one that
+// nobody has asked for, or for whose ask the time is over, counts for nothing.
+func TestLateGrant(t *testing.T) {
+	w, cfg := oneWriter(t, 1, 1)
+	const ttl, every = 30 * time.Second, tidegate.Instant(200 * time.Millisecond)
+	now := tidegate.Instant(time.Hour)
+	first := w.AskLease(now, ttl)
+	for i := range tidegate.Instant(100) { // 20 s
+		w.AskLease(now+every*(i+1), ttl)
+	}
+	w.OnLease(cfg.Members[0], 3, first, now+100*every)
+	if want := now + tidegate.Instant(ttl-fence.LeaseMargin(ttl)); w.LeaseUntil() != want {
+		t.Errorf("until %d, want %d", w.LeaseUntil(), want)
+	}
+	for _, number := range []uint64{0, first + 101} {
+		v, _ := oneWriter(t, 1, 1)
+		v.OnLease(cfg.Members[0], 3, number, now)
+		for range 101 {
+			v.AskLease(now, ttl)
+		}
+		if v.OnLease(cfg.Members[0], 3, number, now); v.LeaseUntil() != 0 {
+			t.Errorf("ask %d was granted: until %d", number, v.LeaseUntil())
+		}
+	}
+	last := w.AskLease(now+tidegate.Instant(time.Hour), time.Minute)
+	w.OnLease(cfg.Members[0], 3, first+1, now+tidegate.Instant(time.Hour))
+	w.OnLease(cfg.Members[0], 3, last, now+tidegate.Instant(time.Hour))
+	if want := now + tidegate.Instant(time.Hour+time.Minute-fence.LeaseMargin(time.Minute)); w.LeaseUntil() != want {
+		t.Errorf("until %d, want %d", w.LeaseUntil(), want)
+	}
+}

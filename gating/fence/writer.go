@@ -33,9 +33,9 @@ type Writer struct {
 	self    Holder
 	epoch   tidegate.Epoch
 	rec     EpochRecord
-	members []peer // of rec.Config, same order
-	limbo   []peer // nodes, or incarnations of members, that the record does not name
-	asks    [leaseAsksMax]leaseAsk
+	members []peer     // of rec.Config, same order
+	limbo   []peer     // nodes, or incarnations of members, that the record does not name
+	asks    []leaseAsk // that may still be granted, oldest first; their numbers have no gaps
 	lastAsk uint64
 	gaveUp  bool // the record says DEMOTED
 	end     tidegate.LogPos

@@ -7,9 +7,9 @@ import (
 	"github.com/tidegate/tidegate/internal/mutate"
 )
 
-// leaseAsksMax is how many asks may be unanswered: at one with each beacon, two
-// seconds of a slow link.
-const leaseAsksMax = 16
+// leaseAsksMax is how many asks may be unanswered: at five a second, as many as there
+// are in the longest lease.
+const leaseAsksMax = 5 * int(LeaseTTLMax/time.Second)
 
 // leaseAsk is one ask for node leases: when it was sent, for how long.
 type leaseAsk struct {
@@ -26,19 +26,27 @@ func LeaseMargin(ttl time.Duration) time.Duration { return ttl/50 + 5*time.Milli
 // holder's boot clock, which goes on while the machine sleeps, read before the
 // ask is sent: a lease counts from here.
 func (w *Writer) AskLease(now tidegate.Instant, ttl time.Duration) (number uint64) {
+	over := func(a leaseAsk) bool { return now >= a.at+tidegate.Instant(a.ttl) } // a grant is worth nothing
+	for len(w.asks) > 0 && (len(w.asks) >= leaseAsksMax || over(w.asks[0])) {
+		w.asks = w.asks[1:]
+	}
 	w.lastAsk++
-	w.asks[w.lastAsk%leaseAsksMax] = leaseAsk{w.lastAsk, now, ttl}
+	w.asks = append(w.asks, leaseAsk{w.lastAsk, now, ttl})
 	return w.lastAsk
 }
 
 // OnLease takes a member's own statement that it granted ask number under epoch,
 // passed on by whomever. now is the boot clock.
 func (w *Writer) OnLease(m Member, epoch tidegate.Epoch, number uint64, now tidegate.Instant) {
-	a := w.asks[number%leaseAsksMax]
 	i := w.rec.Config.Index(m.Node)
-	if w.fenced || epoch != w.epoch || i < 0 || w.members[i].Member != m || a.number != number || number == 0 {
+	if w.fenced || epoch != w.epoch || i < 0 || w.members[i].Member != m || len(w.asks) == 0 {
 		return
 	}
+	first := w.asks[0].number
+	if number < first || number > w.lastAsk {
+		return // nobody asked, or it is over
+	}
+	a := w.asks[number-first]
 	from := a.at
 	if mutate.Broken(mutate.LeaseCounted) {
 		from = now

@@ -34,6 +34,7 @@ type conn struct {
 	out, in way
 	cancel  context.CancelFunc
 	cause   atomic.Pointer[error] // why it ended; nil: by a Close
+	known   func()                // called when the peer is known; nil: nobody asks
 	ended   func()                // called once when nothing of it runs any more; nil: nobody asks
 
 	news chan struct{} // something is pending, or nothing will be; capacity 1
@@ -44,14 +45,18 @@ type conn struct {
 	complete bool // the user has closed: pending is the last of it
 	over     bool // put has ended
 	answered bool // the other end has put something
+	aborted  bool // what has not been read is to be taken back
 	goodbye  *time.Timer
 }
 
-// open makes one end and starts it; ended may be nil.
-func (d *Drop) open(node tidegate.NodeName, id tidegate.ID, out way, ended func()) *conn {
+// open makes one end and starts it; known and ended may be nil.
+func (d *Drop) open(node tidegate.NodeName, id tidegate.ID, out way, known, ended func()) *conn {
 	user, inner := net.Pipe()
 	ctx, cancel := context.WithCancel(context.Background()) // ends by Close, whatever asked for it has gone
-	c := &conn{Conn: user, d: d, node: node, id: id, out: out, in: wayDown, cancel: cancel, ended: ended, news: make(chan struct{}, 1)}
+	c := &conn{
+		Conn: user, d: d, node: node, id: id, out: out, in: wayDown, cancel: cancel, known: known, ended: ended,
+		news: make(chan struct{}, 1),
+	}
 	if out == wayDown {
 		c.in = wayUp
 	}
@@ -103,6 +108,22 @@ func (c *conn) Close() error {
 	}
 	c.mu.Unlock()
 	return c.Conn.Close()
+}
+
+// abort is [Abort].
+func (c *conn) abort() {
+	c.mu.Lock()
+	c.aborted, c.pending = true, nil
+	c.mu.Unlock()
+	c.cancel()
+	_ = c.Conn.Close() // a pipe's does not fail
+}
+
+// PeerKnown implements [shipper.PeerAware].
+func (c *conn) PeerKnown() {
+	if c.known != nil {
+		c.known()
+	}
 }
 
 // LocalAddr implements net.Conn.
@@ -248,9 +269,7 @@ func (c *conn) fetch(ctx context.Context, inner net.Conn) {
 			_, err = inner.Write(piece)
 		}
 		// Also a piece that the user does not want any more: nobody else will read it.
-		if rerr := c.d.b.Remove(ctx, name); rerr != nil && ctx.Err() == nil {
-			c.d.failures.Add(1) // the node's sweep takes it along
-		}
+		c.d.remove(ctx, name)
 		if err != nil {
 			return // the user has closed
 		}
@@ -294,17 +313,17 @@ func readPiece(name string, r io.Reader) ([]byte, error) {
 	return piece, err
 }
 
-// tidy removes what this end has put if nobody was there to read it.
+// tidy removes what this end has put if nobody was there to read it, or nobody is to.
 func (c *conn) tidy() {
 	c.mu.Lock()
-	alone := c.out == wayUp && !c.answered
+	back := c.out == wayUp && (!c.answered || c.aborted)
 	c.mu.Unlock()
-	if !alone {
+	if !back {
 		return
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), FarewellMax)
 	defer cancel()
-	if err := c.d.removeAll(ctx, connectionPrefix(c.node, c.id)+string(wayUp)+"/"); err != nil {
+	if err := c.d.removeAll(ctx, wayPrefix(c.node, c.id, wayUp)); err != nil {
 		c.d.failures.Add(1) // the node's sweep takes it along, once there is one
 	}
 }

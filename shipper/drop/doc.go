@@ -18,10 +18,10 @@
 //
 // # Picture
 //
-//	agent  --Write--> pending --Put--> drop/<node>/<id>/up/<n>   --Get, Remove--> Read--> standby node
-//	agent  <--Read--  <--Get, Remove-- drop/<node>/<id>/down/<n> <--Put-- pending <--Write-- standby node
+//	agent  --Write--> pending --Put--> drop/<node>/<id>-up-<n>   --Get, Remove--> Read--> standby node
+//	agent  <--Read--  <--Get, Remove-- drop/<node>/<id>-down-<n> <--Put-- pending <--Write-- standby node
 //
 // All methods of a [Drop] and of what it gives may be called concurrently. Goroutines
-// of a connection end within [FarewellMax] of its Close, or when the bucket answers;
+// of a connection end within twice [FarewellMax] of its Close, or when the bucket answers;
 // [Drop.Wait] waits for all of them. The names are in docs/formats/drop.md.
 package drop

@@ -11,6 +11,7 @@ import (
 
 	"github.com/tidegate/tidegate"
 	"github.com/tidegate/tidegate/archive/bucket"
+	"github.com/tidegate/tidegate/internal/config"
 	"github.com/tidegate/tidegate/shipper"
 )
 
@@ -29,22 +30,33 @@ const (
 	// EveryDefault makes at most eight requests a second of a direction, for a round
 	// trip of half a second.
 	EveryDefault = 250 * time.Millisecond
-	// EveryMax leaves the time exchanges of a session room within its idle timeout.
-	EveryMax = 5 * time.Second
+	// EveryMax, with LookMax, lets a handshake end in time: it needs a look, of those that
+	// a node makes which wants nobody, and five pieces one after the other.
+	EveryMax = time.Second
 	// LookDefault is a listing a second, while a node lacks its writer.
 	LookDefault = time.Second
+	// LookMax is the longest Look; see EveryMax.
+	LookMax = 2 * time.Second
+	// pauseMin is the shortest Every or Look of a file: requests take longer.
+	pauseMin = 10 * time.Millisecond
 	// IdleLooks is how many looks a node that wants nobody spares for each one that it
 	// makes: what it takes for its writer may be a session that is dead already.
 	IdleLooks = 5
 	// PieceMax is the most bytes in one piece: what a session must be able to hold twice.
 	PieceMax = 4 << 20
-	// FarewellMax is how long what was written before a Close may take to be put.
+	// FarewellMax is how long what was written before a Close may take to be put: more
+	// than two of the longest Every, for the reason and for the end.
 	FarewellMax = 3 * time.Second
-	// ConnectionsMax is how many connections a node has at a time. Whoever can write to
-	// the bucket can begin one; each costs memory until its handshake has failed.
-	ConnectionsMax = 16
+	// HandshakesMax is how many connections a node has at a time whose handshake is not
+	// over. Whoever can write to the bucket can begin one; each costs memory until it has
+	// failed. How many sessions there are is the acceptor's affair.
+	HandshakesMax = 16
+	// HandshakeTimeout is of a session through a drop.
+	HandshakeTimeout = 20 * time.Second
 	// LeftoverAfter is how long what an ended connection has left may still be read.
 	LeftoverAfter = time.Minute
+	// tidyMax bounds the removing that others wait for: the next piece, the next look.
+	tidyMax = 3 * time.Second
 )
 
 // SetDefaults fills the fields that are zero.
@@ -53,16 +65,27 @@ func (c Config) SetDefaults() Config {
 		c.Every = EveryDefault
 	}
 	if c.Look == 0 {
-		c.Look = max(LookDefault, c.Every)
+		c.Look = LookDefault
 	}
 	return c
+}
+
+// Validate reports every broken rule of a file, after SetDefaults.
+func (c Config) Validate() error {
+	within := func(key string, t, longest time.Duration) error {
+		if t > longest {
+			return config.Broken(key, fmt.Sprintf("want at most %s, or no handshake ends within its %s", longest, HandshakeTimeout), t)
+		}
+		return config.AtLeast(key, t, pauseMin)
+	}
+	return errors.Join(within("every", c.Every, EveryMax), within("look", c.Look, LookMax))
 }
 
 // Limits are those of a session through a drop: l with the patience that it needs.
 func Limits(l shipper.Limits) shipper.Limits {
 	l.KeepaliveEvery = 2 * time.Second
 	l.IdleTimeout = 30 * time.Second // a whole piece over a slow link, or a server that restarts
-	l.HandshakeTimeout = 20 * time.Second
+	l.HandshakeTimeout = HandshakeTimeout
 	return l
 }
 
@@ -98,7 +121,24 @@ func (d *Drop) Dial(ctx context.Context, node tidegate.NodeName) (net.Conn, erro
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	return d.open(node, tidegate.NewID(), wayUp, nil), nil
+	return d.open(node, tidegate.NewID(), wayUp, nil, nil), nil
+}
+
+// Abort ends a connection that Dial gave, without a farewell, and takes back what the
+// node has not read: a session that is not wanted any more does not begin by it.
+func Abort(nc net.Conn) {
+	if c, ok := nc.(*conn); ok {
+		c.abort()
+	}
+}
+
+// remove removes one piece. What is left of it the node's sweep takes along.
+func (d *Drop) remove(ctx context.Context, name string) {
+	short, cancel := context.WithTimeout(ctx, tidyMax)
+	defer cancel()
+	if err := d.b.Remove(short, name); err != nil && ctx.Err() == nil {
+		d.failures.Add(1)
+	}
 }
 
 // get reads one piece; tidegate.ErrNotFound while it is not there.

@@ -20,6 +20,7 @@ import (
 	"github.com/tidegate/tidegate/archive/bucket"
 	"github.com/tidegate/tidegate/archive/bucket/dir"
 	"github.com/tidegate/tidegate/internal/vfs"
+	"github.com/tidegate/tidegate/shipper"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -92,7 +93,7 @@ func TestNames(t *testing.T) {
 		t.Error(err)
 	}
 	for _, bad := range []string{
-		"", "drop/", good + "0", good + "/", strings.Replace(good, "abc", "ABC", 1), strings.Replace(good, "/up/", "/to/", 1),
+		"", "drop/", good + "0", good + "-", strings.Replace(good, "-up-", "/up/", 1), strings.Replace(good, "abc", "ABC", 1), strings.Replace(good, "-up-", "-to-", 1),
 		strings.Replace(good, "west1", "west2", 1), strings.Replace(good, "drop/", "", 1), strings.Replace(good, "0000", "000", 1),
 		strings.Replace(good, id.String(), "x", 1), "streams/" + good,
 	} {
@@ -209,9 +210,17 @@ func TestDeadlines(t *testing.T) {
 type broken struct {
 	bucket.Bucket
 
-	mu  sync.Mutex
-	err error // of Put and List
-	get func(name string, data []byte) []byte
+	mu     sync.Mutex
+	err    error // of Put and Get
+	get    func(name string, data []byte) []byte
+	remove func(ctx context.Context, name string) error // in place of Remove
+}
+
+func (b *broken) Remove(ctx context.Context, name string) error {
+	if b.remove != nil {
+		return b.remove(ctx, name)
+	}
+	return b.Bucket.Remove(ctx, name)
 }
 
 func (b *broken) fail(err error) {
@@ -325,14 +334,14 @@ func TestLooksLessOftenWhenNobodyIsWanted(t *testing.T) {
 	})
 }
 
-// No more connections are taken than there may be; those that wait come in as others end.
-func TestConnectionsAreBounded(t *testing.T) {
+// No more handshakes go on than may; those that wait come in as others end, or are over.
+func TestHandshakesAreBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := memory(t)
 		agent, standby := New(b, Config{}), New(b, Config{})
 		l := standby.Listen(node, always, slog.New(slog.DiscardHandler))
 		var ups []net.Conn
-		for range ConnectionsMax + 2 {
+		for range HandshakesMax + 3 {
 			up, err := agent.Dial(t.Context(), node)
 			if err != nil {
 				t.Fatal(err)
@@ -353,15 +362,18 @@ func TestConnectionsAreBounded(t *testing.T) {
 			}
 		})
 		time.Sleep(3 * time.Second)
-		if len(found) != ConnectionsMax {
+		if len(found) != HandshakesMax {
 			t.Errorf("%d connections", len(found))
 		}
 		_ = (<-found).Close()
 		_ = (<-found).Close()
+		attached := <-found
+		attached.(shipper.PeerAware).PeerKnown()
 		time.Sleep(3 * time.Second)
-		if len(found) != ConnectionsMax {
-			t.Errorf("%d connections after two have ended", len(found))
+		if len(found) != HandshakesMax {
+			t.Errorf("%d connections after two have ended and one has attached", len(found))
 		}
+		_ = attached.Close()
 		_ = l.Close()
 		accepting.Wait()
 		for _, c := range ups {
@@ -373,4 +385,105 @@ func TestConnectionsAreBounded(t *testing.T) {
 		agent.Wait()
 		standby.Wait()
 	})
+}
+
+// lay puts pieces as an agent does.
+func lay(t *testing.T, b bucket.Bucket, id tidegate.ID, first, n uint64) {
+	t.Helper()
+	for i := range n {
+		if _, err := b.Put(t.Context(), pieceName(node, id, wayUp, first+i), strings.NewReader("x"), bucket.PutOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// Connections that another run of the node has taken up hold no place, and go; what
+// cannot be removed keeps nothing else from going, and the next piece for long.
+func TestWhatOthersLeft(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := &broken{Bucket: memory(t)}
+		stuck := tidegate.ID{1}
+		lay(t, b, stuck, 1, 2)
+		for range HandshakesMax {
+			lay(t, b, tidegate.NewID(), 1, 2)
+		}
+		var tries int
+		b.remove = func(ctx context.Context, name string) error {
+			if strings.Contains(name, stuck.String()) {
+				tries++
+				<-ctx.Done() // as a server that is tried for minutes
+				return ctx.Err()
+			}
+			return b.Bucket.Remove(ctx, name)
+		}
+		agent, l, up, down := ends(t, b) // at the first look
+		if n := l.Connections(); n != 1 {
+			t.Errorf("%d connections", n)
+		}
+		var accepting sync.WaitGroup
+		accepting.Go(func() {
+			if c, err := l.Accept(); err == nil {
+				t.Errorf("a connection was taken up: %s", c.RemoteAddr())
+			}
+		})
+		time.Sleep(5 * LeftoverAfter)
+		if left := names(t, b); len(left) != 2 {
+			t.Errorf("left: %q", left)
+		}
+		_ = l.Close()
+		accepting.Wait()
+		if tries == 0 || tries > 12 {
+			t.Errorf("tried to remove %d times in %s", tries, 5*LeftoverAfter)
+		}
+		b.remove = func(ctx context.Context, _ string) error { <-ctx.Done(); return ctx.Err() }
+		began := time.Now()
+		send(t, up, "one")
+		expect(t, down, "one")
+		send(t, up, "two")
+		expect(t, down, "two")
+		if took := time.Since(began); took > 2*tidyMax {
+			t.Errorf("two pieces took %s", took)
+		}
+		_, _ = up.Close(), down.Close()
+		agent.Wait()
+		l.d.Wait()
+	})
+}
+
+// An attempt that is given up leaves nothing by which it could still begin.
+func TestAbort(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := memory(t)
+		agent, l, up, down := ends(t, b)
+		send(t, down, "who are you")
+		expect(t, up, "who are you")
+		send(t, up, "attach") // and the node does not read it
+		time.Sleep(EveryDefault)
+		send(t, up, "me")
+		Abort(up)
+		agent.Wait()
+		if left := names(t, b); strings.Contains(strings.Join(left, " "), "-up-") {
+			t.Errorf("left: %q", left)
+		}
+		if _, err := up.Write([]byte("x")); err == nil {
+			t.Error("written after the end")
+		}
+		_, _ = up.Close(), down.Close()
+		l.d.Wait()
+	})
+}
+
+func TestConfigRules(t *testing.T) {
+	if err := (Config{}).SetDefaults().Validate(); err != nil {
+		t.Error(err)
+	}
+	for _, bad := range []Config{{Every: EveryMax + 1}, {Look: LookMax + 1}, {Every: pauseMin - 1}, {Look: pauseMin - 1}} {
+		if bad.SetDefaults().Validate() == nil {
+			t.Errorf("%+v was taken", bad)
+		}
+	}
+	// At the slowest, a look of a node that wants nobody and five pieces.
+	if IdleLooks*LookMax+5*EveryMax >= HandshakeTimeout || FarewellMax <= 2*EveryMax {
+		t.Error("what is allowed cannot work")
+	}
 }

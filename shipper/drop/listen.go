@@ -2,6 +2,7 @@ package drop
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"net"
 	"slices"
@@ -26,9 +27,17 @@ type Listener struct {
 	spared int                    // looks since the last one; the same
 	queue  []tidegate.ID          // found and not accepted; the same
 	mu     sync.Mutex
-	open   map[tidegate.ID]bool
+	open   map[tidegate.ID]stage
 	ended  map[tidegate.ID]time.Time // since when; what they left goes LeftoverAfter later
 }
+
+// stage is how far an open connection has come.
+type stage int
+
+const (
+	stageHandshake stage = iota
+	stageKnown           // its peer has shown that it may attach
+)
 
 // Listen returns a listener. wanted says whether somebody is likely to come this way:
 // until then the bucket is asked less often. It is called on the goroutine of Accept, of
@@ -37,7 +46,7 @@ func (d *Drop) Listen(node tidegate.NodeName, wanted func() bool, log *slog.Logg
 	ctx, cancel := context.WithCancel(context.Background())
 	return &Listener{
 		d: d, node: node, wanted: wanted, log: log, stop: cancel, ctx: func() context.Context { return ctx },
-		open: map[tidegate.ID]bool{}, ended: map[tidegate.ID]time.Time{},
+		open: map[tidegate.ID]stage{}, ended: map[tidegate.ID]time.Time{},
 	}
 }
 
@@ -57,6 +66,18 @@ func (l *Listener) Connections() int {
 	return len(l.open)
 }
 
+// handshakes returns how many of them are not over.
+func (l *Listener) handshakes() (n int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, s := range l.open {
+		if s == stageHandshake {
+			n++
+		}
+	}
+	return n
+}
+
 // Accept implements net.Listener.
 func (l *Listener) Accept() (net.Conn, error) {
 	ctx := l.ctx()
@@ -73,7 +94,7 @@ func (l *Listener) Accept() (net.Conn, error) {
 			l.spared = 0
 			err := l.look(ctx)
 			if err != nil && !l.failed && ctx.Err() == nil {
-				l.log.Warn("the archive does not show who comes by it", "bucket", l.d.String(), "err", err)
+				l.log.Warn("look for who comes by the archive", "bucket", l.d.String(), "err", err)
 			}
 			l.failed = err != nil
 			if err != nil {
@@ -88,9 +109,16 @@ func (l *Listener) Accept() (net.Conn, error) {
 
 func (l *Listener) accept(id tidegate.ID) net.Conn {
 	l.mu.Lock()
-	l.open[id] = true
+	l.open[id] = stageHandshake
 	l.mu.Unlock()
-	return l.d.open(l.node, id, wayDown, func() {
+	known := func() {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		if _, open := l.open[id]; open {
+			l.open[id] = stageKnown
+		}
+	}
+	return l.d.open(l.node, id, wayDown, known, func() {
 		l.mu.Lock()
 		defer l.mu.Unlock()
 		delete(l.open, id)
@@ -102,10 +130,11 @@ func (l *Listener) accept(id tidegate.ID) net.Conn {
 type found struct {
 	id     tidegate.ID
 	newest time.Time // by the bucket's clock
+	whole  bool      // its first piece is there
 }
 
 // look lists what lies there for the node: new connections are queued, the newest
-// first, and what is left of old ones is removed.
+// first, and what is left of old ones is removed, once nobody waits for that.
 func (l *Listener) look(ctx context.Context) error {
 	var fresh []found
 	left := map[tidegate.ID]bool{}
@@ -113,45 +142,66 @@ func (l *Listener) look(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		id, w, _, err := parsePiece(l.node, o.Name)
+		id, w, number, err := parsePiece(l.node, o.Name)
 		if err != nil {
 			continue // somebody else's: not ours to read or to remove
 		}
 		l.mu.Lock()
 		_, over := l.ended[id]
-		open := l.open[id]
+		_, open := l.open[id]
 		l.mu.Unlock()
 		switch {
 		case open:
 		case over:
 			left[id] = true
-		case w == wayDown: // of another run of this node: once its first piece is asked for in vain, it ends
-			fresh = note(fresh, found{id: id})
 		default:
-			fresh = note(fresh, found{id: id, newest: o.Modified})
+			fresh = note(fresh, found{id: id, newest: o.Modified, whole: w == wayUp && number == 0})
 		}
 	}
+	fresh = l.leaveOut(fresh)
 	slices.SortStableFunc(fresh, func(a, b found) int { return b.newest.Compare(a.newest) })
-	room := max(0, ConnectionsMax-l.Connections())
+	room := max(0, HandshakesMax-l.handshakes())
 	for _, f := range fresh[:min(room, len(fresh))] {
 		l.queue = append(l.queue, f.id)
+	}
+	if len(l.queue) > 0 {
+		return nil
 	}
 	return l.sweep(ctx, left)
 }
 
-// note adds a connection, or dates the one that is there.
+// note adds a connection, or what else is known of the one that is there.
 func note(list []found, f found) []found {
 	if n := len(list); n > 0 && list[n-1].id == f.id { // names of one connection come together
-		if f.newest.After(list[n-1].newest) {
-			list[n-1].newest = f.newest
+		last := &list[n-1]
+		last.whole = last.whole || f.whole
+		if f.newest.After(last.newest) {
+			last.newest = f.newest
 		}
 		return list
 	}
 	return append(list, f)
 }
 
+// leaveOut ends connections whose first piece another run of this node has read: nobody
+// can go on with them.
+func (l *Listener) leaveOut(fresh []found) []found {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.DeleteFunc(fresh, func(f found) bool {
+		if !f.whole {
+			l.ended[f.id] = time.Now()
+		}
+		return !f.whole
+	})
+}
+
 // sweep removes what ended connections have left, and forgets those that left nothing.
+// What cannot be removed is tried again LeftoverAfter later; what there is no time for,
+// after the next look.
 func (l *Listener) sweep(ctx context.Context, left map[tidegate.ID]bool) error {
+	ctx, cancel := context.WithTimeout(ctx, tidyMax)
+	defer cancel()
 	l.mu.Lock()
 	var gone []tidegate.ID
 	for id, since := range l.ended {
@@ -160,15 +210,23 @@ func (l *Listener) sweep(ctx context.Context, left map[tidegate.ID]bool) error {
 		}
 	}
 	l.mu.Unlock()
+	var errs []error
 	for _, id := range gone {
+		if ctx.Err() != nil {
+			break
+		}
+		var err error
 		if left[id] {
-			if err := l.d.removeAll(ctx, connectionPrefix(l.node, id)); err != nil {
-				return err
-			}
+			err = l.d.removeAll(ctx, connectionPrefix(l.node, id))
 		}
 		l.mu.Lock()
-		delete(l.ended, id)
+		if err == nil {
+			delete(l.ended, id)
+		} else {
+			l.ended[id] = time.Now() // forgotten, it would be taken for a new one
+		}
 		l.mu.Unlock()
+		errs = append(errs, err)
 	}
-	return nil
+	return errors.Join(errs...)
 }

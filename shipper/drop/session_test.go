@@ -250,7 +250,7 @@ func TestDamagedPieces(t *testing.T) {
 			b.get = func(name string, data []byte) []byte {
 				mu.Lock()
 				defer mu.Unlock()
-				if armed && !done && strings.Contains(name, "/up/") && len(data) > 5000 {
+				if armed && !done && strings.Contains(name, "-up-") && len(data) > 5000 {
 					done = true
 					return damage(data)
 				}
