@@ -439,9 +439,13 @@ func (c *cluster) writer(rec fence.EpochRecord) *writer {
 }
 
 func (w *writer) dialer() shipper.Dialer {
+	limits := testLimits
+	if w.connect != nil {
+		limits = drop.Limits(limits) // as an agent has: a session through a bucket is patient
+	}
 	return shipper.Dialer{
 		TLS:   w.c.creds(tidegate.RoleAgent, "app1").ClientTLS(pki.Expect{Role: tidegate.RoleStandby}),
-		Clock: clock.System(), Limits: testLimits, Connect: w.connect,
+		Clock: clock.System(), Limits: limits, Connect: w.connect,
 	}
 }
 

@@ -78,9 +78,11 @@ func send(t *testing.T, c net.Conn, text string) {
 func expect(t *testing.T, c net.Conn, want string) {
 	t.Helper()
 	got := make([]byte, len(want))
+	_ = c.SetReadDeadline(time.Now().Add(time.Minute)) // who polls the bucket would do so for ever
 	if _, err := io.ReadFull(c, got); err != nil || string(got) != want {
 		t.Fatalf("read %q, %v, want %q", got, err, want)
 	}
+	_ = c.SetReadDeadline(time.Time{})
 }
 
 func TestNames(t *testing.T) {
