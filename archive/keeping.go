@@ -357,7 +357,7 @@ func (m *mirrorPacks) note(e Entry, o bucket.Object) {
 }
 
 // free returns the packs of a mirror that nobody needs, ascending. young: there are others,
-// which are left alone for now.
+// which stay until they are old.
 func (p *pass) free(ctx context.Context, bases *Bases, m *mirrorPacks) (numbers []uint64, young bool, err error) {
 	needed := map[uint64]bool{}
 	var listed []snapshot.Listed

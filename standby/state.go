@@ -293,42 +293,23 @@ func (l *library) seed(ctx context.Context, base snapshot.Listed) error {
 	if err := l.conn.Send(m); err != nil {
 		return &tidegate.Error{Op: "give base to the warm service", Class: tidegate.Transient, Err: err}
 	}
-	pr, pw := io.Pipe()
-	copied := make(chan struct{})
-	go func() { // owned by this call; ends when the state was read, or the pipe is closed
-		defer close(copied)
-		_ = pw.CloseWithError(r.Copy(ctx, at, pw)) // it never fails; the reader gets the error
-	}()
-	defer func() {
-		_ = pr.Close() // it never fails
-		<-copied
-	}()
-	buf := make([]byte, local.PartMax)
-	for offset := uint64(0); ; {
-		select {
-		case ask := <-asks:
-			if ask.Position != m.Position || ask.Offset != offset || offset+uint64(ask.Bytes) > m.Size {
-				return fmt.Errorf("library asks for bytes %d and on of the state at %s, due are those from %d on", ask.Offset, ask.Position, offset)
-			}
-			part := buf[:ask.Bytes]
-			if err := l.s.n.limits.copying.Wait(ctx, len(part)); err != nil {
-				return err
-			}
-			if _, err := io.ReadFull(pr, part); ctx.Err() != nil {
-				return ctx.Err() // the session's end shows as anything
-			} else if err != nil {
-				return l.unfit(&base, fmt.Errorf("read base: %w", err))
-			}
-			if err := l.conn.Send(&local.SnapshotPart{Position: ask.Position, Offset: ask.Offset, Payload: part}); err != nil {
-				return &tidegate.Error{Op: "give base to the warm service", Class: tidegate.Transient, Err: err}
-			}
-			offset += uint64(len(part))
-		case <-l.over: // it has all of it, or does not want it
-			return errSeeded
-		case <-ctx.Done():
-			return ctx.Err()
+	state := journalbase.Content(ctx, r, at)
+	defer func() { _ = state.Close() }() // it never fails
+	read := func(part []byte) error {
+		if err := l.s.n.limits.copying.Wait(ctx, len(part)); err != nil {
+			return err
 		}
+		if _, err := io.ReadFull(state, part); ctx.Err() != nil {
+			return ctx.Err() // the session's end shows as anything
+		} else if err != nil {
+			return l.unfit(&base, fmt.Errorf("read base: %w", err))
+		}
+		return nil
 	}
+	if err := l.conn.GiveState(ctx, m, read, asks, l.over); err != nil {
+		return err
+	}
+	return errSeeded
 }
 
 // offer makes of a base what a library is told, and says which file of it the state is.

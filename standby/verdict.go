@@ -7,8 +7,8 @@ import (
 	"github.com/tidegate/tidegate/snapshot"
 )
 
-// verdict returns whether a base is of the history that the log has. What cannot be
-// read of the log speaks against it for now. mu is held.
+// verdict returns whether a base is of the history that the log has. While the
+// log cannot be read, none is taken to be. mu is held.
 func (b *bases) verdict(l *snapshot.Listed) verdict {
 	if v, known := b.judged[l.Name]; known {
 		return v

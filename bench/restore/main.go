@@ -11,9 +11,10 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/urfave/cli/v2"
+	ucli "github.com/urfave/cli/v2"
 
 	"github.com/tidegate/tidegate/bench/figure"
+	"github.com/tidegate/tidegate/internal/cli"
 )
 
 func main() {
@@ -24,23 +25,18 @@ func main() {
 }
 
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	app := &cli.App{
+	app := &ucli.App{
 		Name: "restore", Usage: "measure bases and restores beside pgBackRest and the disk",
-		Writer: stdout, ErrWriter: stderr, HideVersion: true,
-		Flags: []cli.Flag{
-			&cli.StringFlag{Name: "bin", Required: true, Usage: "`FOLDER` of the binaries"},
-			&cli.StringFlag{Name: "size", Value: "2G", Usage: "about `BYTES` of tables: 200M, 2G"},
-			&cli.IntFlag{Name: "rounds", Value: 5, Usage: "`NUMBER` of restores of each kind"},
-			&cli.StringFlag{Name: "profile", Usage: "write a processor profile of the first restore of ours to this `FILE`"},
+		HideVersion: true,
+		Flags: []ucli.Flag{
+			&ucli.StringFlag{Name: "bin", Required: true, Usage: "`FOLDER` of the binaries"},
+			&ucli.StringFlag{Name: "size", Value: "2G", Usage: "about `BYTES` of tables: 200M, 2G"},
+			&ucli.IntFlag{Name: "rounds", Value: 5, Usage: "`NUMBER` of restores of each kind"},
+			&ucli.StringFlag{Name: "profile", Usage: "write a processor profile of the first restore of ours to this `FILE`"},
 		},
-		Action:         func(c *cli.Context) error { return measure(c.Context, stdout, c) },
-		ExitErrHandler: func(*cli.Context, error) {},
+		Action: func(c *ucli.Context) error { return measure(c.Context, stdout, c) },
 	}
-	if err := app.RunContext(ctx, args); err != nil {
-		fmt.Fprintln(stderr, "restore:", err)
-		return 1
-	}
-	return 0
+	return int(cli.Run(ctx, app, args, os.Stdin, stdout, stderr))
 }
 
 // patience bounds a run.
@@ -49,7 +45,7 @@ const patience = 2 * time.Hour
 // sizeMin is of a database of which 1 % can be told from what changes by itself.
 const sizeMin = 64 << 20
 
-func measure(ctx context.Context, out io.Writer, c *cli.Context) (err error) {
+func measure(ctx context.Context, out io.Writer, c *ucli.Context) (err error) {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	size, err := figure.ParseBytes(c.String("size"))

@@ -12,9 +12,10 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/urfave/cli/v2"
+	ucli "github.com/urfave/cli/v2"
 
 	"github.com/tidegate/tidegate/bench/figure"
+	"github.com/tidegate/tidegate/internal/cli"
 	"github.com/tidegate/tidegate/internal/lab/pglab"
 )
 
@@ -26,30 +27,25 @@ func main() {
 }
 
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	app := &cli.App{
+	app := &ucli.App{
 		Name: "rto", Usage: "measure a failover of a PostgreSQL service, phase by phase",
-		Writer: stdout, ErrWriter: stderr, HideVersion: true,
-		Flags: []cli.Flag{
-			&cli.StringFlag{Name: "bin", Required: true, Usage: "`FOLDER` of the binaries"},
-			&cli.StringFlag{Name: "size", Value: "5G", Usage: "about `BYTES` of pgbench's tables: 200M, 5G"},
-			&cli.StringFlag{Name: "lag", Value: "1G", Usage: "`BYTES` of log that the second turn's standby has still to replay"},
-			&cli.IntFlag{Name: "rounds", Value: 1, Usage: "`NUMBER` of rounds; figures are their medians"},
-			&cli.DurationFlag{Name: "load", Value: 20 * time.Second, Usage: "how long there is load before the kill"},
+		HideVersion: true,
+		Flags: []ucli.Flag{
+			&ucli.StringFlag{Name: "bin", Required: true, Usage: "`FOLDER` of the binaries"},
+			&ucli.StringFlag{Name: "size", Value: "5G", Usage: "about `BYTES` of pgbench's tables: 200M, 5G"},
+			&ucli.StringFlag{Name: "lag", Value: "1G", Usage: "`BYTES` of log that the second turn's standby has still to replay"},
+			&ucli.IntFlag{Name: "rounds", Value: 1, Usage: "`NUMBER` of rounds; figures are their medians"},
+			&ucli.DurationFlag{Name: "load", Value: 20 * time.Second, Usage: "how long there is load before the kill"},
 		},
-		Action:         func(c *cli.Context) error { return measure(c.Context, stdout, c) },
-		ExitErrHandler: func(*cli.Context, error) {},
+		Action: func(c *ucli.Context) error { return measure(c.Context, stdout, c) },
 	}
-	if err := app.RunContext(ctx, args); err != nil {
-		fmt.Fprintln(stderr, "rto:", err)
-		return 1
-	}
-	return 0
+	return int(cli.Run(ctx, app, args, os.Stdin, stdout, stderr))
 }
 
 // scaleBytes is what a unit of pgbench's scale takes on disk.
 const scaleBytes = 15 << 20
 
-func measure(ctx context.Context, out io.Writer, c *cli.Context) error {
+func measure(ctx context.Context, out io.Writer, c *ucli.Context) error {
 	size, err := figure.ParseBytes(c.String("size"))
 	if err != nil {
 		return err

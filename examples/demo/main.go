@@ -11,9 +11,10 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/urfave/cli/v2"
+	ucli "github.com/urfave/cli/v2"
 
 	"github.com/tidegate/tidegate"
+	"github.com/tidegate/tidegate/internal/cli"
 	"github.com/tidegate/tidegate/internal/lab"
 )
 
@@ -25,24 +26,19 @@ func main() {
 }
 
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	app := &cli.App{
+	app := &ucli.App{
 		Name: "demo", Usage: "lose a primary site twice, and see what is left",
-		Writer: stdout, ErrWriter: stderr, HideVersion: true,
-		Flags: []cli.Flag{
-			&cli.StringFlag{Name: "bin", Required: true, Usage: "`FOLDER` of the binaries"},
-			&cli.StringFlag{Name: "dir", Usage: "`FOLDER` to work in, empty (default: a new one, removed when all holds)"},
-			&cli.IntFlag{Name: "act", Usage: "only this act"},
-			&cli.BoolFlag{Name: "postgres", Usage: "with a PostgreSQL server instead of the ledger"},
-			&cli.DurationFlag{Name: "load", Value: 6 * time.Second, Usage: "how long clients transfer before the disaster"},
+		HideVersion: true,
+		Flags: []ucli.Flag{
+			&ucli.StringFlag{Name: "bin", Required: true, Usage: "`FOLDER` of the binaries"},
+			&ucli.StringFlag{Name: "dir", Usage: "`FOLDER` to work in, empty (default: a new one, removed when all holds)"},
+			&ucli.IntFlag{Name: "act", Usage: "only this act"},
+			&ucli.BoolFlag{Name: "postgres", Usage: "with a PostgreSQL server instead of the ledger"},
+			&ucli.DurationFlag{Name: "load", Value: 6 * time.Second, Usage: "how long clients transfer before the disaster"},
 		},
-		Action:         func(c *cli.Context) error { return demo(c.Context, stdout, c) },
-		ExitErrHandler: func(*cli.Context, error) {},
+		Action: func(c *ucli.Context) error { return demo(c.Context, stdout, c) },
 	}
-	if err := app.RunContext(ctx, args); err != nil {
-		fmt.Fprintln(stderr, "demo:", err)
-		return 1
-	}
-	return 0
+	return int(cli.Run(ctx, app, args, os.Stdin, stdout, stderr))
 }
 
 // acts are the two disasters.
@@ -59,7 +55,7 @@ var acts = []act{
 	},
 }
 
-func demo(ctx context.Context, out io.Writer, c *cli.Context) (err error) {
+func demo(ctx context.Context, out io.Writer, c *ucli.Context) (err error) {
 	bin, err := filepath.Abs(c.String("bin"))
 	if err != nil {
 		return err

@@ -12,8 +12,9 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/urfave/cli/v2"
+	ucli "github.com/urfave/cli/v2"
 
+	"github.com/tidegate/tidegate/internal/cli"
 	"github.com/tidegate/tidegate/internal/lab"
 )
 
@@ -25,28 +26,23 @@ func main() {
 }
 
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	app := &cli.App{
+	app := &ucli.App{
 		Name: "soak", Usage: "kill processes under load, and see whether anything that was acknowledged is gone",
-		Writer: stdout, ErrWriter: stderr, HideVersion: true,
-		Flags: []cli.Flag{
-			&cli.StringFlag{Name: "bin", Required: true, Usage: "`FOLDER` of the binaries"},
-			&cli.StringFlag{Name: "dir", Usage: "`FOLDER` to work in, empty (default: a new one, removed when all holds)"},
-			&cli.DurationFlag{Name: "duration", Value: 5 * time.Minute, Usage: "begin no round that would end later"},
-			&cli.DurationFlag{Name: "load", Value: 20 * time.Second, Usage: "how long a round kills under load"},
-			&cli.DurationFlag{Name: "outage", Usage: "after the rounds, one more in which the registry is gone for so long"},
-			&cli.Uint64Flag{Name: "seed", DefaultText: "drawn", Usage: "of all rounds"},
-			&cli.IntFlag{Name: "round", Usage: "only round `N` of the seed"},
-			&cli.BoolFlag{Name: "keep", Usage: "keep the directory also when all holds"},
-			&cli.BoolFlag{Name: "handover", Usage: "only kill the writer's machine, three times in each round, without a disaster"},
+		HideVersion: true,
+		Flags: []ucli.Flag{
+			&ucli.StringFlag{Name: "bin", Required: true, Usage: "`FOLDER` of the binaries"},
+			&ucli.StringFlag{Name: "dir", Usage: "`FOLDER` to work in, empty (default: a new one, removed when all holds)"},
+			&ucli.DurationFlag{Name: "duration", Value: 5 * time.Minute, Usage: "begin no round that would end later"},
+			&ucli.DurationFlag{Name: "load", Value: 20 * time.Second, Usage: "how long a round kills under load"},
+			&ucli.DurationFlag{Name: "outage", Usage: "after the rounds, one more in which the registry is gone for so long"},
+			&ucli.Uint64Flag{Name: "seed", DefaultText: "drawn", Usage: "of all rounds"},
+			&ucli.IntFlag{Name: "round", Usage: "only round `N` of the seed"},
+			&ucli.BoolFlag{Name: "keep", Usage: "keep the directory also when all holds"},
+			&ucli.BoolFlag{Name: "handover", Usage: "only kill the writer's machine, three times in each round, without a disaster"},
 		},
-		Action:         func(c *cli.Context) error { return soak(c.Context, stdout, c) },
-		ExitErrHandler: func(*cli.Context, error) {},
+		Action: func(c *ucli.Context) error { return soak(c.Context, stdout, c) },
 	}
-	if err := app.RunContext(ctx, args); err != nil {
-		fmt.Fprintln(stderr, "soak:", err)
-		return 1
-	}
-	return 0
+	return int(cli.Run(ctx, app, args, os.Stdin, stdout, stderr))
 }
 
 const (
@@ -71,7 +67,7 @@ type runner struct {
 	longestHandled time.Duration
 }
 
-func soak(ctx context.Context, out io.Writer, c *cli.Context) (err error) {
+func soak(ctx context.Context, out io.Writer, c *ucli.Context) (err error) {
 	r := &runner{out: out, seed: c.Uint64("seed"), load: c.Duration("load"), outage: c.Duration("outage"), handover: c.Bool("handover"), keep: c.Bool("keep"), dir: c.String("dir")}
 	if !c.IsSet("seed") {
 		r.seed = rand.Uint64N(seedsUpTo)

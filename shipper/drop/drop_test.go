@@ -25,6 +25,8 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
+// Whatever sleeps here does so in a bubble of synctest, where it takes no time and is over
+// when everything else waits.
 const node = tidegate.NodeName("west1")
 
 // memory is a bucket in memory.
@@ -78,11 +80,25 @@ func send(t *testing.T, c net.Conn, text string) {
 func expect(t *testing.T, c net.Conn, want string) {
 	t.Helper()
 	got := make([]byte, len(want))
-	_ = c.SetReadDeadline(time.Now().Add(time.Minute)) // who polls the bucket would do so for ever
+	if err := c.SetReadDeadline(time.Now().Add(time.Minute)); err != nil { // who polls the bucket would do so for ever
+		t.Fatal(err)
+	}
 	if _, err := io.ReadFull(c, got); err != nil || string(got) != want {
 		t.Fatalf("read %q, %v, want %q", got, err, want)
 	}
-	_ = c.SetReadDeadline(time.Time{})
+	if err := c.SetReadDeadline(time.Time{}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// closeAll closes what the test is done with.
+func closeAll(t *testing.T, all ...io.Closer) {
+	t.Helper()
+	for _, c := range all {
+		if err := c.Close(); err != nil {
+			t.Error(err)
+		}
+	}
 }
 
 func TestNames(t *testing.T) {
@@ -182,7 +198,7 @@ func TestFarewell(t *testing.T) {
 		if _, err := up.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
 			t.Error(err)
 		}
-		_ = up.Close()
+		closeAll(t, up)
 		agent.Wait()
 		l.d.Wait()
 	})
@@ -199,10 +215,12 @@ func TestDeadlines(t *testing.T) {
 		if _, err := up.Read(make([]byte, 1)); !errors.As(err, &timeout) || !timeout.Timeout() || time.Since(began) != 3*time.Second {
 			t.Errorf("after %s: %v", time.Since(began), err)
 		}
-		_ = up.SetReadDeadline(time.Time{})
+		if err := up.SetReadDeadline(time.Time{}); err != nil {
+			t.Fatal(err)
+		}
 		send(t, down, "late")
 		expect(t, up, "late")
-		_, _ = up.Close(), down.Close()
+		closeAll(t, up, down)
 		agent.Wait()
 		l.d.Wait()
 	})
@@ -277,7 +295,7 @@ func TestBucketAway(t *testing.T) {
 		if _, err := up.Write([]byte("x")); err == nil || !strings.Contains(err.Error(), "is not there") {
 			t.Errorf("%v", err)
 		}
-		_, _ = up.Close(), down.Close()
+		closeAll(t, up, down)
 		agent.Wait()
 		l.d.Wait()
 	})
@@ -297,7 +315,7 @@ func TestNobodyThere(t *testing.T) {
 		if len(names(t, b)) != 1 {
 			t.Errorf("%q", names(t, b))
 		}
-		_ = up.Close()
+		closeAll(t, up)
 		agent.Wait()
 		if left := names(t, b); len(left) != 0 {
 			t.Errorf("left: %q", left)
@@ -330,7 +348,7 @@ func TestLooksLessOftenWhenNobodyIsWanted(t *testing.T) {
 			t.Errorf("found after %s", took)
 		}
 		expect(t, down, "knock")
-		_, _ = up.Close(), down.Close()
+		closeAll(t, up, down)
 		agent.Wait()
 		standby.Wait()
 	})
@@ -367,22 +385,21 @@ func TestHandshakesAreBounded(t *testing.T) {
 		if len(found) != HandshakesMax {
 			t.Errorf("%d connections", len(found))
 		}
-		_ = (<-found).Close()
-		_ = (<-found).Close()
+		closeAll(t, <-found, <-found)
 		attached := <-found
 		attached.(shipper.PeerAware).PeerKnown()
 		time.Sleep(3 * time.Second)
 		if len(found) != HandshakesMax {
 			t.Errorf("%d connections after two have ended and one has attached", len(found))
 		}
-		_ = attached.Close()
-		_ = l.Close()
+		closeAll(t, attached)
+		closeAll(t, l)
 		accepting.Wait()
 		for _, c := range ups {
-			_ = c.Close()
+			closeAll(t, c)
 		}
 		for len(found) > 0 {
-			_ = (<-found).Close()
+			closeAll(t, <-found)
 		}
 		agent.Wait()
 		standby.Wait()
@@ -432,7 +449,7 @@ func TestWhatOthersLeft(t *testing.T) {
 		if left := names(t, b); len(left) != 2 {
 			t.Errorf("left: %q", left)
 		}
-		_ = l.Close()
+		closeAll(t, l)
 		accepting.Wait()
 		if tries == 0 || tries > 12 {
 			t.Errorf("tried to remove %d times in %s", tries, 5*LeftoverAfter)
@@ -446,7 +463,7 @@ func TestWhatOthersLeft(t *testing.T) {
 		if took := time.Since(began); took > 2*tidyMax {
 			t.Errorf("two pieces took %s", took)
 		}
-		_, _ = up.Close(), down.Close()
+		closeAll(t, up, down)
 		agent.Wait()
 		l.d.Wait()
 	})
@@ -470,7 +487,7 @@ func TestAbort(t *testing.T) {
 		if _, err := up.Write([]byte("x")); err == nil {
 			t.Error("written after the end")
 		}
-		_, _ = up.Close(), down.Close()
+		closeAll(t, up, down)
 		l.d.Wait()
 	})
 }

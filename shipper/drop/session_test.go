@@ -208,11 +208,11 @@ func TestStrangersAreRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 	if conn, err := p.dial(forged); err == nil {
-		_ = conn.Close()
+		_ = conn.Close() // it should not be there
 		t.Error("a certificate of another authority was taken")
 	}
 	if conn, err := p.dial(p.of(tidegate.RoleStandby, "west2")); err == nil {
-		_ = conn.Close()
+		_ = conn.Close() // it should not be there
 		t.Error("a standby node was taken for a writer")
 	} else if !strings.Contains(err.Error(), "may not attach as writer") {
 		t.Errorf("the refusal did not cross: %v", err)

@@ -14,6 +14,7 @@ import (
 	cold "github.com/tidegate/tidegate/archive/restore"
 	"github.com/tidegate/tidegate/batch"
 	"github.com/tidegate/tidegate/snapshot"
+	"github.com/tidegate/tidegate/stores/journal/base"
 )
 
 // Choice is what an operator may choose.
@@ -198,7 +199,7 @@ func (p *Plan) findMarks(bases *archive.Bases) error {
 		if b.Generation != p.End.Generation || b.Start <= p.First || b.Start > p.End.Next {
 			continue
 		}
-		d, err := b.StateDigest()
+		d, err := base.Digest(b.Base)
 		if err != nil {
 			return fmt.Errorf("base %.12s: %w", b.Name, err)
 		}
@@ -236,16 +237,15 @@ func (p *Plan) over(b *batch.Header) bool {
 	return b.Generation != p.End.Generation || p.to.Time.IsZero() && b.Seq > p.End.Seq
 }
 
-// state opens the base that the state begins with; the caller closes the reader.
-func (p *Plan) state() (*snapshot.Reader, snapshot.State, error) {
-	r, err := p.Base.Store.Reader(p.Base.Listed)
-	if err != nil {
-		return nil, snapshot.State{}, err
+// state opens the base that the state begins with, and says which of its files the state
+// is; the caller closes the reader.
+func (p *Plan) state() (r *snapshot.Reader, st base.State, at int, err error) {
+	if r, err = p.Base.Store.Reader(p.Base.Listed); err != nil {
+		return nil, st, 0, err
 	}
-	st, err := r.State()
-	if err != nil {
+	if st, at, err = base.Parse(r.Info().Base, r.Files()); err != nil {
 		r.Close()
-		return nil, st, err
+		return nil, st, 0, err
 	}
-	return r, st, nil
+	return r, st, at, nil
 }

@@ -3,7 +3,6 @@ package replay
 import (
 	"context"
 	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -27,6 +26,7 @@ import (
 	"github.com/tidegate/tidegate/internal/vfs"
 	"github.com/tidegate/tidegate/journal"
 	"github.com/tidegate/tidegate/snapshot"
+	"github.com/tidegate/tidegate/stores/journal/base"
 	"github.com/tidegate/tidegate/stores/journal/capture"
 )
 
@@ -112,7 +112,7 @@ func newWorld(t *testing.T) *world {
 	if w.run, err = os.MkdirTemp("", "tg"); err != nil { //nolint:usetesting // a socket's path has at most 108 bytes, less than t.TempDir's
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = os.RemoveAll(w.run) })
+	t.Cleanup(func() { _ = os.RemoveAll(w.run) }) // it is below the system's folder for such things
 	from := filepath.Join(t.TempDir(), "journal")
 	j, err := journal.Open(from, journal.Config{Service: "bank", Stream: "main"})
 	if err != nil {
@@ -168,13 +168,12 @@ func (w *world) handover(t *testing.T, d tidegate.Digest) {
 // base archives the state after n records.
 func (w *world) base(t *testing.T, n int, d tidegate.Digest, l tidegate.Lineage) {
 	t.Helper()
-	info := snapshot.Info{Stream: archivetest.Stream, Generation: 1, Opened: 1, Taken: 1, Base: snapshot.Base{
-		Start: w.ends[n], End: w.ends[n], Lineage: l,
-		Attrs: map[string]string{snapshot.AttrRecords: fmt.Sprint(n), snapshot.AttrDigest: hex.EncodeToString(d[:]), "epoch": "1"},
-	}}
 	state := w.digests[n]
+	st := base.State{Position: w.ends[n], Records: uint64(n), Digest: d, Lineage: l, Bytes: int64(len(state))} //nolint:gosec // a count
+	info := snapshot.Info{Stream: archivetest.Stream, Generation: 1, Opened: 1, Taken: 1, Base: st.Base()}
+	info.Attrs[snapshot.AttrEpoch] = "1"
 	archivetest.BaseOf(t, w.bases, info, func(ctx context.Context, to snapshot.Writer) (snapshot.Base, error) {
-		f, err := to.Create(ctx, snapshot.File{Path: snapshot.StateFile, Kind: snapshot.KindStream, Mode: 0o600, Size: int64(len(state))})
+		f, err := to.Create(ctx, st.File())
 		if err != nil {
 			return snapshot.Base{}, err
 		}

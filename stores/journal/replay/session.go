@@ -14,6 +14,7 @@ import (
 	"github.com/tidegate/tidegate/batch"
 	"github.com/tidegate/tidegate/internal/local"
 	"github.com/tidegate/tidegate/journal"
+	"github.com/tidegate/tidegate/stores/journal/base"
 )
 
 // windowBytes is how much of the journal may be on its way to the service: more than
@@ -202,29 +203,21 @@ func (f *feed) begin(end, lastData tidegate.Position, l tidegate.Lineage) {
 
 // seed gives the service the base. It connects anew, with a journal that begins there.
 func (s *session) seed(ctx context.Context) error {
-	r, st, err := s.f.p.state()
+	r, st, at, err := s.f.p.state()
 	if err != nil {
 		return err
 	}
 	defer r.Close()
 	m := &local.Snapshot{
-		Position: s.f.p.First, Records: st.Records, Digest: st.Digest, Size: uint64(st.Size), Lineage: s.f.p.Origin, //nolint:gosec // a file's size
+		Position: s.f.p.First, Records: st.Records, Digest: st.Digest, Size: uint64(st.Bytes), Lineage: s.f.p.Origin, //nolint:gosec // a file's size
 	}
 	if err := s.send(m); err != nil {
 		return err
 	}
-	pr, pw := io.Pipe()
-	copied := make(chan struct{})
-	go func() { // owned by this call; ends when the state was read, or the pipe is closed
-		defer close(copied)
-		_ = pw.CloseWithError(r.Copy(ctx, st.File, pw)) // it never fails; the reader gets the error
-	}()
-	defer func() {
-		_ = pr.Close() // it never fails
-		<-copied
-	}()
+	state := base.Content(ctx, r, at)
+	defer func() { _ = state.Close() }() // it never fails
 	read := func(part []byte) error {
-		if _, err := io.ReadFull(pr, part); err != nil {
+		if _, err := io.ReadFull(state, part); err != nil {
 			return fmt.Errorf("read base: %w", err)
 		}
 		return nil
