@@ -82,7 +82,7 @@ func (r *rig) build(ctx context.Context) (err error) {
 // tune gives the node an archive, and leaves bases to this program.
 func (r *rig) tune(name string, file map[string]any) {
 	if name == node+"/standby.yaml" {
-		file["archive"] = map[string]any{"url": "file://" + r.archive(), "every": "1s"}
+		file["archive"] = map[string]any{"url": "file://" + r.archive(), "every": "10s"}
 		file["base"] = map[string]any{"refresh": map[string]any{"off": true}, "trim": map[string]any{"off": true}}
 	}
 }

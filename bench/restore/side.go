@@ -125,22 +125,24 @@ func (r *rig) archived(ctx context.Context, c *copied, n int) error {
 		return err
 	}
 	c.took = c.held + took
-	text, err := r.lab.Command(ctx, r.lab.Bin("tidegate"), "window", "--url", "file://"+r.archive(), "-o", "json")
-	if err != nil {
-		return err
-	}
-	var windows []struct {
-		Stream string `json:"stream_id"`
-		Bases  []struct{ Name string }
-	}
-	if err := json.Unmarshal(text, &windows); err != nil {
-		return err
-	}
-	if len(windows) != 1 || len(windows[0].Bases) != n {
-		return fmt.Errorf("the archive has %s, want a stream with %d bases", text, n)
-	}
-	r.stream, c.name = windows[0].Stream, windows[0].Bases[n-1].Name
-	return nil
+	return r.lab.Until(ctx, "the archive to lead from its base on", func(context.Context) error {
+		text, err := r.lab.Command(ctx, r.lab.Bin("tidegate"), "window", "--url", "file://"+r.archive(), "-o", "json")
+		if err != nil {
+			return err
+		}
+		var windows []struct {
+			Stream string `json:"stream_id"`
+			Bases  []struct{ Name, Unfit string }
+		}
+		if err := json.Unmarshal(text, &windows); err != nil {
+			return err
+		}
+		if len(windows) != 1 || len(windows[0].Bases) != n || windows[0].Bases[n-1].Unfit != "" {
+			return fmt.Errorf("the archive has %s, want a stream with %d bases", text, n)
+		}
+		r.stream, c.name = windows[0].Stream, windows[0].Bases[n-1].Name
+		return nil
+	})
 }
 
 // logged waits for the n-th line of a process that says msg, and returns the time that
