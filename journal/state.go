@@ -143,31 +143,36 @@ func (s states) create(h stateHead) (*stateWriter, error) {
 	if err != nil {
 		return nil, fmt.Errorf("write state at %s down: %w", h.position, err)
 	}
-	return &stateWriter{t: t, h: h, at: h.len()}, nil
+	return &stateWriter{t: t, h: h, out: vfs.NewAround(t.File, h.len())}, nil
 }
 
-// stateWriter writes behind the head, and sums up.
+// stateWriter writes behind the head, and sums up. The journal beside it is synced all
+// the while, and must not wait for a state of many megabytes.
 type stateWriter struct {
-	t   *durable.Temp
-	h   stateHead
-	at  int64
-	sum uint32
+	t       *durable.Temp
+	h       stateHead
+	out     *vfs.Around
+	written int64
+	sum     uint32
 }
 
 func (w *stateWriter) Write(p []byte) (int, error) {
-	n, err := w.t.WriteAt(p, w.at)
-	w.at += int64(n)
+	n, err := w.out.Write(p)
+	w.written += int64(n)
 	w.sum = crc32.Update(w.sum, castagnoli, p[:n])
 	return n, err
 }
 
 // bytes is how much of the state was written.
-func (w *stateWriter) bytes() int64 { return w.at - w.h.len() }
+func (w *stateWriter) bytes() int64 { return w.written }
 
 // commit writes the head, with size and checksum filled in, and makes all of it durable.
 func (w *stateWriter) commit() (stateHead, error) {
 	w.h.size, w.h.sum = w.bytes(), w.sum
-	_, err := w.t.WriteAt(w.h.encode(), 0)
+	err := w.out.Flush()
+	if err == nil {
+		_, err = w.t.WriteAt(w.h.encode(), 0)
+	}
 	if err != nil {
 		err = errors.Join(err, w.t.Discard())
 	} else {

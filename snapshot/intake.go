@@ -42,10 +42,14 @@ type Intake struct {
 	number  uint64
 	at      int64 // end of the last whole record
 	synced  int64
+	flushed int64 // that the disk was asked to begin with
 	entries []indexEntry
 	buf     []byte
 	broken  error
 }
+
+// flushBytes is written between two requests to the disk to begin.
+const flushBytes = 1 << 20
 
 // Intake begins to write. tidegate.ErrConflict when another process does, or this
 // one already. What an intake before this one left behind is sealed and counts.
@@ -345,6 +349,11 @@ func (in *Intake) write(r *record) (e indexEntry, err error) {
 	e = indexEntry{r.x.Name, r.place, in.at, uint32(len(in.buf))}
 	in.entries = append(in.entries, e)
 	in.at += int64(len(in.buf))
+	if in.at-in.flushed >= flushBytes {
+		// The sync of a log on the same disk waits for what this file's sync still has to write.
+		vfs.Flush(in.f, in.flushed, in.at)
+		in.flushed = in.at
+	}
 	return e, nil
 }
 
@@ -371,7 +380,7 @@ func (in *Intake) room() error {
 	if err != nil {
 		return errors.Join(fmt.Errorf("begin pack: %w", err), f.Close())
 	}
-	in.f, in.number, in.at, in.synced, in.entries = f, in.next-1, packHeaderSize, 0, nil
+	in.f, in.number, in.at, in.synced, in.flushed, in.entries = f, in.next-1, packHeaderSize, 0, 0, nil
 	return nil
 }
 

@@ -1,56 +1,70 @@
-package vfs_test
+package vfs
 
 import (
 	"bytes"
+	"errors"
 	"math/rand/v2"
 	"path/filepath"
 	"testing"
 
-	"github.com/tidegate/tidegate/internal/vfs"
+	"github.com/tidegate/tidegate"
 )
 
-// TestWriteAround: whatever goes past the page cache or through it, in whatever order,
-// the file has it all, and through a new name.
-func TestWriteAround(t *testing.T) {
-	for name, fsys := range map[string]vfs.FS{"os": vfs.OS(), "memory": vfs.NewMem()} {
-		t.Run(name, func(t *testing.T) {
-			dir := "/"
-			if name == "os" {
-				dir = t.TempDir()
-			}
-			want := make([]byte, 5<<20+777)
-			_, _ = rand.NewChaCha8([32]byte{1}).Read(want) // never fails
-			f, err := fsys.Create(filepath.Join(dir, "f"))
+// TestAround writes streams in pieces of any length, from anywhere, and reads them back.
+func TestAround(t *testing.T) {
+	rng := rand.New(rand.NewPCG(1, 2))
+	for name, fsys := range map[string]FS{"os": OS(), "memory": NewMem()} {
+		dir := "/"
+		if name == "os" {
+			dir = t.TempDir()
+		}
+		for i, off := range []int64{0, 57, aroundAlign, aroundBytes - 1, aroundBytes} {
+			f, err := fsys.Create(filepath.Join(dir, string(rune('a'+i))))
 			if err != nil {
 				t.Fatal(err)
 			}
-			if err := fsys.Rename(filepath.Join(dir, "f"), filepath.Join(dir, "g")); err != nil {
-				t.Fatal(err)
+			want := make([]byte, 3*aroundBytes+rng.IntN(aroundBytes))
+			for j := range want {
+				want[j] = byte(rng.Uint32())
 			}
-			// Aligned; odd in length, which leaves the next odd in place; from odd memory; short.
-			for off := int64(0); off < int64(len(want)); {
-				for _, n := range []int{1 << 20, 300<<10 + 5, 1<<20 - (300<<10 + 5), 4096} {
-					part := want[off:min(off+int64(n), int64(len(want)))]
-					got, err := vfs.WriteAround(f, part, off)
-					if err != nil || got != len(part) {
-						t.Fatalf("%d bytes at %d: %d, %v", len(part), off, got, err)
-					}
-					off += int64(len(part))
+			w := NewAround(f, off)
+			for rest := want; len(rest) > 0; {
+				n := min(1+rng.IntN(2*aroundBytes), len(rest))
+				if m, err := w.Write(rest[:n]); m != n || err != nil {
+					t.Fatal(m, err)
 				}
+				rest = rest[n:]
 			}
-			if err := f.Sync(); err != nil {
+			if err := w.Flush(); err != nil {
 				t.Fatal(err)
 			}
 			got := make([]byte, len(want))
-			if _, err := f.ReadAt(got, 0); err != nil || !bytes.Equal(got, want) {
-				t.Errorf("what was read is not what was written: %v", err)
+			if _, err := f.ReadAt(got, off); err != nil || !bytes.Equal(got, want) {
+				t.Errorf("%s from %d: other bytes, %v", name, off, err)
 			}
-			if size, err := f.Size(); err != nil || size != int64(len(want)) {
-				t.Errorf("%d bytes, want %d: %v", size, len(want), err)
+			if size, err := f.Size(); err != nil || size != off+int64(len(want)) {
+				t.Errorf("%s from %d: size %d, %v", name, off, size, err)
+			}
+			if o, is := f.(*osFile); is && off%aroundAlign == 0 && o.around == nil {
+				t.Errorf("%s from %d: went through the page cache", name, off)
 			}
 			if err := f.Close(); err != nil {
-				t.Error(err)
+				t.Fatal(err)
 			}
-		})
+		}
+	}
+}
+
+// TestAroundFull says how much of a stream there was room for.
+func TestAroundFull(t *testing.T) {
+	m := NewMem()
+	m.SetCapacity(aroundBytes + 10)
+	f, err := m.Create("/a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := NewAround(f, 0)
+	if n, err := w.Write(make([]byte, 2*aroundBytes)); n < aroundBytes || n == 2*aroundBytes || !errors.Is(err, tidegate.ErrFull) {
+		t.Errorf("full: %d, %v", n, err)
 	}
 }
