@@ -145,6 +145,9 @@ func (c cutSink) Put(ctx context.Context, place uint64, x *Extent, pages Pages) 
 // TestResumeAtEveryExtent cuts a transfer off after each extent and goes on in
 // another process: nothing is given twice.
 func TestResumeAtEveryExtent(t *testing.T) {
+	if racetest.Apart(t) {
+		return
+	}
 	content := small()
 	var unique int64
 	{
@@ -264,6 +267,9 @@ func TestFaultAtEveryOp(t *testing.T) {
 // TestDamageIsFoundAndBroughtAgain flips bits all over a pack: a base that rests on
 // them is not committed, nothing wrong is ever read, and one more transfer heals it.
 func TestDamageIsFoundAndBroughtAgain(t *testing.T) {
+	if racetest.Apart(t) {
+		return
+	}
 	content := tree{"a": noise(1, 40*PageBytes), "b": noise(2, 3*PageBytes)}
 	changed := clone(content)
 	changed["a"][70_000]++

@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/tidegate/tidegate"
+	"github.com/tidegate/tidegate/internal/racetest"
 	"github.com/tidegate/tidegate/internal/vfs"
 )
 
@@ -385,6 +386,9 @@ func checkMoved(s *Store, gone Listed, contents []tree, again bool) error {
 
 // TestSweepCrashAtEveryOp stops the machine before each operation of a sweep.
 func TestSweepCrashAtEveryOp(t *testing.T) {
+	if racetest.Apart(t) {
+		return
+	}
 	before := vfs.NewMem()
 	gone, contents, err := moved(t, before)
 	if err != nil {
@@ -416,6 +420,9 @@ func TestSweepCrashAtEveryOp(t *testing.T) {
 // TestSweepFaultAtEveryOp fails one operation of a sweep: the bases that stay can be
 // read all the same, by this process and by the next, which goes on.
 func TestSweepFaultAtEveryOp(t *testing.T) {
+	if racetest.Apart(t) {
+		return
+	}
 	before := vfs.NewMem()
 	gone, contents, err := moved(t, before)
 	if err != nil {
