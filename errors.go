@@ -30,6 +30,7 @@ var (
 	ErrUnsupported = errors.New("not supported by this version")
 	ErrNotFound    = errors.New("not found")
 	ErrConflict    = errors.New("changed by somebody else")
+	ErrDenied      = errors.New("access denied") // by another product's rules: of a bucket, of a key service
 	ErrStopped     = errors.New("component has stopped")
 	ErrGateClosed  = errors.New("gate closed") // the bounds are reached and the policy is to refuse new work; try again later
 	ErrDraining    = errors.New("draining")    // a planned handover is under way; the work belongs to the next writer

@@ -192,6 +192,9 @@ func (c Config) Validate() error {
 		config.Under("archive", c.Archive.Validate()),
 		config.Under("drop", c.Drop.validate(!c.Archive.IsZero())),
 	}
+	if !c.Archive.Encryption.KMS.IsZero() {
+		all = append(all, config.Broken("archive.encryption.kms", "want none: what crosses by the archive is in TLS, and not encrypted once more", c.Archive.Encryption.KMS.Key))
+	}
 	if d := c.Archive.Driver; d == place.DriverS3 {
 		all = append(all, config.Broken("archive.driver", "want minio: the agent carries no other, and it speaks with AWS, too, by archive.endpoint", d))
 	}

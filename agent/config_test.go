@@ -62,15 +62,16 @@ func TestConfigOfTheOtherLane(t *testing.T) {
 		t.Errorf("%+v, %+v, %v", c.Archive, c.Drop, err)
 	}
 	for text, want := range map[string]string{
-		"drop: {after: 10s}":                                         "drop: want none without an archive",
-		"archive: {url: 's3://b', driver: s3}":                       "archive.driver: want minio",
-		"archive: {url: 's3://b'}":                                   "archive.endpoint: want",
-		"archive: {url: 'file:///b'}\ndrop: {after: 2m}":             "drop.slow: want at least 2m",
-		"archive: {url: 'file:///b'}\ndrop: {after: 1ms, back: 1ms}": "drop.back: want at least 1s",
-		"archive: {url: 'file:///b'}\ndrop: {every: 1m}":             "drop.every: want at most 1s",
-		"limits: {memory_max: 48MiB}\narchive: {url: 'file:///b'}":   "limits.memory_max: want 0 for none, or at least",
-		"archive: {url: 'file:///b'}\ndrop: {evry: 1s}":              "evry",
-		"archive: {url: 'file:///b', segment: 1MiB}":                 "segment",
+		"drop: {after: 10s}":                                             "drop: want none without an archive",
+		"archive: {url: 's3://b', driver: s3}":                           "archive.driver: want minio",
+		"archive: {url: 's3://b'}":                                       "archive.endpoint: want",
+		"archive: {url: 'file:///b', encryption: {kms: {key: alias/a}}}": "archive.encryption.kms: want none",
+		"archive: {url: 'file:///b'}\ndrop: {after: 2m}":                 "drop.slow: want at least 2m",
+		"archive: {url: 'file:///b'}\ndrop: {after: 1ms, back: 1ms}":     "drop.back: want at least 1s",
+		"archive: {url: 'file:///b'}\ndrop: {every: 1m}":                 "drop.every: want at most 1s",
+		"limits: {memory_max: 48MiB}\narchive: {url: 'file:///b'}":       "limits.memory_max: want 0 for none, or at least",
+		"archive: {url: 'file:///b'}\ndrop: {evry: 1s}":                  "evry",
+		"archive: {url: 'file:///b', segment: 1MiB}":                     "segment",
 	} {
 		if _, err := config.Parse[Config]("agent.yaml", []byte(goodFile+text)); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s: %v, want %s", text, err, want)

@@ -16,9 +16,9 @@ type Features struct {
 	IfMatch  bool
 }
 
-// probeName is the object with which conditions are tried. It stays: whoever may
+// ProbeName is the object with which conditions are tried. It stays: whoever may
 // only write must be able to ask.
-const probeName = "tidegate.probe"
+const ProbeName = "tidegate.probe"
 
 // Probe asks a bucket which conditions it keeps, by requests that it must refuse. It
 // leaves a small object behind, whose contents mean nothing.
@@ -26,17 +26,17 @@ func Probe(ctx context.Context, b Bucket) (Features, error) {
 	var f Features
 	body := func() Body { return strings.NewReader("Tidegate has asked this bucket which conditions it keeps.\n") }
 	// Whatever the first one does, there is an object when the second one comes.
-	if _, err := b.Put(ctx, probeName, body(), PutOptions{IfAbsent: true}); err != nil && !errors.Is(err, tidegate.ErrConflict) {
+	if _, err := b.Put(ctx, ProbeName, body(), PutOptions{IfAbsent: true}); err != nil && !errors.Is(err, tidegate.ErrConflict) {
 		return f, err
 	}
-	_, err := b.Put(ctx, probeName, body(), PutOptions{IfAbsent: true})
+	_, err := b.Put(ctx, ProbeName, body(), PutOptions{IfAbsent: true})
 	switch {
 	case errors.Is(err, tidegate.ErrConflict):
 		f.IfAbsent = true
 	case err != nil && !errors.Is(err, tidegate.ErrUnsupported):
 		return f, err
 	}
-	_, err = b.Put(ctx, probeName, body(), PutOptions{IfMatch: "0123456789abcdef0123456789abcdef"})
+	_, err = b.Put(ctx, ProbeName, body(), PutOptions{IfMatch: "0123456789abcdef0123456789abcdef"})
 	switch {
 	case errors.Is(err, tidegate.ErrConflict):
 		f.IfMatch = true

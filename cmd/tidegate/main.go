@@ -51,6 +51,7 @@ func commandTree() []*ucli.Command {
 		windowCommand(),
 		whereCommand(),
 		verifyCommand(),
+		keysCommand(),
 		restoreCommand(),
 		replayCommand(),
 		routeCommand(),

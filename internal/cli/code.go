@@ -25,7 +25,7 @@ const (
 	OK           Code = 0  // done
 	Failed       Code = 1  // an error that none of the others names
 	Usage        Code = 2  // wrong arguments or configuration; nothing was tried
-	Auth         Code = 3  // the certificate is not accepted, or may not do this
+	Auth         Code = 3  // the certificate is, or credentials are, not accepted, or may not do this
 	Refused      Code = 4  // a rule said no; nothing changed
 	Aborted      Code = 5  // interrupted before the end
 	NotFound     Code = 6  // no such service, stream, plan or file
@@ -106,7 +106,7 @@ func CodeOf(err error) Code {
 		return silent.code
 	case errors.As(err, &coded):
 		return coded.code
-	case untrusted(err):
+	case untrusted(err), errors.Is(err, tidegate.ErrDenied):
 		return Auth
 	case errors.Is(err, context.Canceled):
 		return Aborted

@@ -61,9 +61,12 @@ func House() []Entry {
 		{"archive/bucket/s3api", 13, "what drivers of S3 servers have in common"},
 		{"archive/bucket/s3api/s3test", 14, "those drivers against real servers, for their tests"},
 		{"archive/bucket/place", 14, "a bucket out of its configuration, and out of the drivers that a binary has"},
-		{"archive/bucket/s3", 14, "the driver by aws-sdk-go-v2"},
+		{"archive/bucket/awschain", 14, "what Amazon's library is told: its own chain of credentials, no tries of its own"},
+		{"archive/bucket/s3", 15, "the driver by aws-sdk-go-v2"},
+		{"archive/bucket/kms", 15, "an archive's keys under a key of AWS KMS"},
 		{"archive/bucket/minio", 14, "the driver by minio-go"},
-		{"archive/bucket/open", 15, "a bucket out of its configuration; links every driver"},
+		{"archive/bucket/kms/kmstest", 16, "a small server of the KMS protocol, for its tests"},
+		{"archive/bucket/open", 16, "a bucket out of its configuration; links every driver"},
 
 		{"gating/probe", 13, "synthetic clients: the interface of their kinds, and the kind http"},
 

@@ -19,7 +19,7 @@ import (
 type Bucket struct {
 	bucket.Bucket
 
-	keys *Keys
+	keys Keeper
 
 	mu     sync.Mutex
 	opened map[string]header
@@ -36,7 +36,7 @@ const headersMax = 4096
 
 // New returns b with all objects encrypted under keys. Objects that are not are
 // refused: they were not put by this archive.
-func New(b bucket.Bucket, keys *Keys) *Bucket {
+func New(b bucket.Bucket, keys Keeper) *Bucket {
 	return &Bucket{Bucket: b, keys: keys, opened: map[string]header{}}
 }
 
@@ -45,15 +45,19 @@ func (b *Bucket) Put(ctx context.Context, name string, body bucket.Body, o bucke
 	if err := bucket.CheckPut(name, o); err != nil {
 		return bucket.Object{}, err
 	}
-	var key [KeyBytes]byte
+	id, key, err := b.keys.Newest(ctx)
+	if err != nil {
+		return bucket.Object{}, withKey("put object", name, err)
+	}
+	var dataKey [KeyBytes]byte
 	var nonce [nonceBytes]byte
-	_, _ = rand.Read(key[:])   // never fails, by its documentation
-	_, _ = rand.Read(nonce[:]) // as above
-	head, err := b.keys.seal(name, key, nonce)
+	_, _ = rand.Read(dataKey[:]) // never fails, by its documentation
+	_, _ = rand.Read(nonce[:])   // as above
+	head, err := sealHeader(name, id, key, dataKey, nonce)
 	if err != nil {
 		return bucket.Object{}, err
 	}
-	aead, err := gcm(key)
+	aead, err := gcm(dataKey)
 	if err != nil {
 		return bucket.Object{}, err
 	}
@@ -112,7 +116,7 @@ func (b *Bucket) getStart(ctx context.Context, name string, off, n int64) (*open
 	if err != nil {
 		return nil, err
 	}
-	h, err := b.readHeader(name, body)
+	h, err := b.readHeader(ctx, name, body)
 	if err != nil {
 		return nil, errors.Join(err, body.Close())
 	}
@@ -179,23 +183,31 @@ func (b *Bucket) header(ctx context.Context, name string) (h header, err error) 
 	if err != nil {
 		return header{}, err
 	}
-	h, err = b.readHeader(name, r)
+	h, err = b.readHeader(ctx, name, r)
 	return h, errors.Join(err, r.Close())
 }
 
 // readHeader reads a header off the beginning of an object, and remembers it.
-func (b *Bucket) readHeader(name string, r io.Reader) (h header, err error) {
+func (b *Bucket) readHeader(ctx context.Context, name string, r io.Reader) (h header, err error) {
 	head := make([]byte, HeaderBytes)
 	n, err := io.ReadFull(r, head)
 	if err != nil && err != io.ErrUnexpectedEOF && err != io.EOF { //nolint:errorlint // ReadFull's own: the object is shorter
 		return header{}, err
 	}
-	key, err := b.keys.open(name, head[:n])
+	id, err := headerID(head[:n])
 	if err != nil {
 		return header{}, corrupt("get object", name, err)
 	}
+	key, err := b.keys.Key(ctx, id)
+	if err != nil {
+		return header{}, withKey("get object", name, err)
+	}
+	dataKey, err := openHeader(name, head, key)
+	if err != nil {
+		return header{}, corrupt("get object", name, fmt.Errorf("under the key %s: %w", id, err))
+	}
 	h = header{tag: bucket.TagOf(r)}
-	if h.aead, err = gcm(key); err != nil {
+	if h.aead, err = gcm(dataKey); err != nil {
 		return header{}, err
 	}
 	b.mu.Lock()
@@ -253,16 +265,16 @@ func plainObject(op string, o bucket.Object) (bucket.Object, error) {
 	return o, nil
 }
 
-// corrupt is an object that is not what was put, or not under a key that is known.
+// corrupt is an object that is not what was put.
 func corrupt(op, name string, err error) error {
 	e := &tidegate.Error{Op: op, Subject: name, Class: tidegate.Corrupt, Err: err}
-	var unknown *unknownKeyError
-	switch {
-	case errors.As(err, &unknown):
-		e.Class = tidegate.Misuse
-		e.Hint = fmt.Sprintf("add the key %s to the key file; keys stay in it as long as there are objects under them", unknown.id)
-	case errors.Is(err, errNotOurs):
-		e.Hint = "an archive is encrypted from its beginning or not at all: is encryption.key_file meant here?"
+	if errors.Is(err, errNotOurs) {
+		e.Hint = "an archive is encrypted from its beginning or not at all: is the block `encryption` meant here?"
 	}
 	return e
+}
+
+// withKey is an object whose key is not to be had; the keeper says what that means.
+func withKey(op, name string, err error) error {
+	return &tidegate.Error{Op: op, Subject: name, Class: tidegate.ClassOf(err), Err: err}
 }

@@ -1,6 +1,6 @@
 // Package encrypt keeps what lies in a bucket unreadable to whoever keeps the
 // bucket. Every object is encrypted before it leaves the process, in chunks, with a
-// key of its own, which is kept with it, encrypted with a key out of a file.
+// key of its own, which is kept with it, encrypted with a key of the archive's.
 //
 // Promise: bytes that [Bucket] gives are those that were put under that name, and in
 // that order, or there is an error of class corrupt; an object that was cut off at
@@ -12,6 +12,7 @@
 //
 // # Words
 //
+//   - keeper:   has the archive's keys by their ids; a key file, or package kms
 //   - key file: keys by their ids, the last one is that of new objects
 //   - data key: of one object, by which its chunks are encrypted
 //   - chunk:    [ChunkBytes] of an object, or what is left at its end

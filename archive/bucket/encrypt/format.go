@@ -32,10 +32,9 @@ var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 // errNotOurs says that bytes are no encrypted object at all.
 var errNotOurs = errors.New("not an encrypted object")
 
-// seal makes the header of an object of that name: dataKey under the newest key.
-// The name and the header's beginning are bound to it.
-func (k *Keys) seal(name string, dataKey [KeyBytes]byte, nonce [nonceBytes]byte) ([]byte, error) {
-	key := k.byID[k.newest]
+// sealHeader makes the header of an object of that name: dataKey under the key with
+// that id. The name and the header's beginning are bound to it.
+func sealHeader(name, id string, key, dataKey [KeyBytes]byte, nonce [nonceBytes]byte) ([]byte, error) {
 	aead, err := gcm(key)
 	if err != nil {
 		return nil, err
@@ -43,7 +42,7 @@ func (k *Keys) seal(name string, dataKey [KeyBytes]byte, nonce [nonceBytes]byte)
 	h := make([]byte, 0, HeaderBytes)
 	h = append(h, Magic...)
 	h = append(h, Version)
-	h = append(h, k.newest...)
+	h = append(h, id...)
 	h = append(h, make([]byte, wrapOffset-len(h))...)
 	bound := append(bytes.Clone(h), name...)
 	h = append(h, nonce[:]...)
@@ -51,26 +50,26 @@ func (k *Keys) seal(name string, dataKey [KeyBytes]byte, nonce [nonceBytes]byte)
 	return binary.BigEndian.AppendUint32(h, crc32.Checksum(h, castagnoli)), nil
 }
 
-// open reads a header and returns the data key.
-func (k *Keys) open(name string, h []byte) (dataKey [KeyBytes]byte, err error) {
+// headerID checks a header for damage and returns the id of the key that opens it.
+func headerID(h []byte) (string, error) {
 	if len(h) < HeaderBytes || string(h[:len(Magic)]) != Magic {
-		return dataKey, errNotOurs
+		return "", errNotOurs
 	}
-	h = h[:HeaderBytes]
 	if want, got := binary.BigEndian.Uint32(h[crcOffset:]), crc32.Checksum(h[:crcOffset], castagnoli); want != got {
-		return dataKey, fmt.Errorf("header: checksum mismatch (want %08x, got %08x)", want, got)
+		return "", fmt.Errorf("header: checksum mismatch (want %08x, got %08x)", want, got)
 	}
 	if v := h[len(Magic)]; v != Version {
-		return dataKey, fmt.Errorf("header: version %d, this program knows %d", v, Version)
+		return "", fmt.Errorf("header: version %d, this program knows %d", v, Version)
 	}
 	id, rest, _ := bytes.Cut(h[idOffset:wrapOffset], []byte{0})
-	if validID(string(id)) != nil || len(bytes.Trim(rest, "\x00")) != 0 {
-		return dataKey, errors.New("header: no id of a key")
+	if ValidID(string(id)) != nil || len(bytes.Trim(rest, "\x00")) != 0 {
+		return "", errors.New("header: no id of a key")
 	}
-	key, known := k.byID[string(id)]
-	if !known {
-		return dataKey, &unknownKeyError{string(id)}
-	}
+	return string(id), nil
+}
+
+// openHeader returns the data key of a header that [headerID] has checked.
+func openHeader(name string, h []byte, key [KeyBytes]byte) (dataKey [KeyBytes]byte, err error) {
 	aead, err := gcm(key)
 	if err != nil {
 		return dataKey, err
@@ -78,15 +77,10 @@ func (k *Keys) open(name string, h []byte) (dataKey [KeyBytes]byte, err error) {
 	bound := append(bytes.Clone(h[:wrapOffset]), name...)
 	plain, err := aead.Open(nil, h[wrapOffset:wrapOffset+nonceBytes], h[wrapOffset+nonceBytes:crcOffset], bound)
 	if err != nil {
-		return dataKey, fmt.Errorf("header: the key %s does not open it: it is another key, or the object was put under another name", id)
+		return dataKey, errors.New("header: its key does not open it: it is another key of that id, or the object was put under another name")
 	}
 	return [KeyBytes]byte(plain), nil
 }
-
-// unknownKeyError says which key is wanted.
-type unknownKeyError struct{ id string }
-
-func (e *unknownKeyError) Error() string { return "the key file has no key " + e.id }
 
 func gcm(key [KeyBytes]byte) (cipher.AEAD, error) {
 	block, err := aes.NewCipher(key[:])

@@ -25,7 +25,7 @@ func golden(t testing.TB) (keys *Keys, plain, sealed []byte) {
 		t.Fatal(err)
 	}
 	dataKey := [KeyBytes]byte{1, 2, 3}
-	head, err := keys.seal("streams/some/object", dataKey, [nonceBytes]byte{9, 8, 7})
+	head, err := sealHeader("streams/some/object", keys.newest, keys.byID[keys.newest], dataKey, [nonceBytes]byte{9, 8, 7})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -46,7 +46,7 @@ func golden(t testing.TB) (keys *Keys, plain, sealed []byte) {
 func unseal(keys *Keys, name string, sealed []byte) ([]byte, error) {
 	b := &Bucket{keys: keys, opened: map[string]header{}}
 	from := io.NopCloser(bytes.NewReader(sealed))
-	h, err := b.readHeader(name, from)
+	h, err := b.readHeader(context.Background(), name, from)
 	if err != nil {
 		return nil, err
 	}
@@ -104,7 +104,7 @@ func TestDocument(t *testing.T) {
 func TestSealedBodyIsTheSameHoweverItIsRead(t *testing.T) {
 	_, plain, sealed := golden(t)
 	keys, _, _ := golden(t)
-	dataKey, err := keys.open("streams/some/object", sealed[:HeaderBytes])
+	dataKey, err := openHeader("streams/some/object", sealed[:HeaderBytes], keys.byID[keys.newest])
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,6 +1,7 @@
 package encrypt
 
 import (
+	"context"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -20,10 +21,36 @@ const IDMax = 32
 // keyFileMax bounds what is read of a key file.
 const keyFileMax = 1 << 20
 
-// Keys are what a key file has.
+// Keeper has the keys of an archive, by their ids. Its methods may be called
+// concurrently; their errors are classified.
+type Keeper interface {
+	// Newest is the key that new objects get, and its id.
+	Newest(ctx context.Context) (id string, key [KeyBytes]byte, err error)
+	// Key is the key with that id, which is a valid one.
+	Key(ctx context.Context, id string) (key [KeyBytes]byte, err error)
+}
+
+// Keys are what a key file has; they implement [Keeper].
 type Keys struct {
 	newest string
 	byID   map[string][KeyBytes]byte
+}
+
+// Newest implements [Keeper].
+func (k *Keys) Newest(context.Context) (id string, key [KeyBytes]byte, err error) {
+	return k.newest, k.byID[k.newest], nil
+}
+
+// Key implements [Keeper].
+func (k *Keys) Key(_ context.Context, id string) (key [KeyBytes]byte, err error) {
+	key, known := k.byID[id]
+	if !known {
+		return key, &tidegate.Error{
+			Op: "find key", Subject: id, Class: tidegate.Misuse, Err: errors.New("the key file does not have it"),
+			Hint: fmt.Sprintf("add the key %s to the key file; keys stay in it as long as there are objects under them", id),
+		}
+	}
+	return key, nil
 }
 
 // ReadKeys reads a key file: a line for each key, its id and its 32 bytes in hex.
@@ -73,7 +100,7 @@ func ParseKeys(text string) (*Keys, error) {
 			return nil, fmt.Errorf("line %d: want an id and a key", number)
 		}
 		id := fields[0]
-		if err := validID(id); err != nil {
+		if err := ValidID(id); err != nil {
 			return nil, fmt.Errorf("line %d: %w", number, err)
 		}
 		if _, twice := keys.byID[id]; twice {
@@ -92,7 +119,8 @@ func ParseKeys(text string) (*Keys, error) {
 	return keys, nil
 }
 
-func validID(id string) error {
+// ValidID reports what is wrong with the id of a key.
+func ValidID(id string) error {
 	if id == "" || len(id) > IDMax {
 		return fmt.Errorf("an id has 1 to %d bytes", IDMax)
 	}

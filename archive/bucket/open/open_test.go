@@ -40,7 +40,16 @@ func TestConfig(t *testing.T) {
 		"url: file:///srv\nendpoint: https://x":       "endpoint: a directory has none",
 		"url: file:///srv\nencryption: {key_file: k":  "expected",
 		"url: file:///srv\nencryption: {key_file: k}": "encryption.key_file: want an absolute path",
-		"url: file:///srv\nsecret: x":                 "secret (line 2): unknown key",
+		"url: file:///srv\nencryption: {kms: {key: alias/archive, region: eu-west-1, endpoint: 'https://kms.example'}}":                                "",
+		"url: file:///srv\nencryption: {kms: {key: 'arn:aws:kms:eu-west-1:111122223333:key/11111111-2222-3333-4444-555555555555'}}":                    "",
+		"url: file:///srv\nencryption: {kms: {key: 'arn:aws:kms:eu-west-1:111122223333:key/mrk-0123456789abcdef0123456789abcdef', region: us-east-2}}": "",
+		"url: file:///srv\nencryption: {kms: {key: 'arn:aws:kms:eu-west-1:111122223333:alias/archive', region: us-east-2}}":                            "encryption.kms.region: want eu-west-1",
+		"url: file:///srv\nencryption: {kms: {key: 'arn:aws:s3:::bucket'}}":                                                                            "encryption.kms.key: want arn:aws:kms",
+		"url: file:///srv\nencryption: {kms: {region: eu-west-1}}":                                                                                     "encryption.kms.key: want",
+		"url: file:///srv\nencryption: {kms: {key: alias/a, endpoint: 'kms.example'}}":                                                                 "encryption.kms.endpoint: want",
+		"url: file:///srv\nencryption: {key_file: /etc/k, kms: {key: alias/a}}":                                                                        "encryption: want key_file or kms",
+		"url: file:///srv\nencryption: {kms: {key: alias/a, secret: x}}":                                                                               "unknown key",
+		"url: file:///srv\nsecret: x": "secret (line 2): unknown key",
 	} {
 		_, err := config.Parse[open.Config]("archive.yaml", []byte(text))
 		if want == "" && err != nil || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {

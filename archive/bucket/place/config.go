@@ -4,6 +4,7 @@ import (
 	"errors"
 	"net/url"
 	"path"
+	"regexp"
 	"strings"
 	"time"
 
@@ -33,10 +34,62 @@ type Config struct {
 	Lock time.Duration `yaml:"lock"`
 }
 
-// Encryption says with which keys.
+// Encryption says with which keys: those of a file, or those of the archive that a key
+// service opens. The zero value is plain.
 type Encryption struct {
-	KeyFile string `yaml:"key_file"` // see package encrypt; empty: plain
+	KeyFile string `yaml:"key_file"` // see package encrypt
+	KMS     KMS    `yaml:"kms"`      // see package kms
 }
+
+// KMS is a key of AWS KMS, under which the archive's own keys lie beside it.
+type KMS struct {
+	Key      string `yaml:"key"`      // of new keys of the archive: an ARN, an id, or alias/name
+	Region   string `yaml:"region"`   // empty: the one in the ARN, or what the library finds
+	Endpoint string `yaml:"endpoint"` // https://host:port, of another endpoint than the region's own
+}
+
+// IsZero reports whether there is no such block.
+func (k KMS) IsZero() bool { return k == KMS{} }
+
+// KeyRegion is the region that an ARN of a key names; empty for other keys.
+func KeyRegion(key string) string {
+	parts := strings.SplitN(key, ":", arnParts)
+	if len(parts) != arnParts || parts[0] != "arn" || parts[2] != "kms" {
+		return ""
+	}
+	return parts[3]
+}
+
+// MultiRegion reports whether key has replicas of the same id in other regions.
+func MultiRegion(key string) bool {
+	return strings.HasPrefix(key[strings.LastIndexAny(key, ":/")+1:], "mrk-")
+}
+
+// arnParts are those of arn:partition:kms:region:account:key/id.
+const arnParts = 6
+
+// validate reports every broken rule of a block that is there.
+func (k KMS) validate() error {
+	var all []error
+	region := KeyRegion(k.Key)
+	arn := region != "" && arnResource.MatchString(k.Key)
+	if !arn && !keyName.MatchString(k.Key) {
+		all = append(all, config.Broken("key", "want arn:aws:kms:REGION:ACCOUNT:key/ID, a key's id, or alias/NAME", k.Key))
+	}
+	if arn && k.Region != "" && k.Region != region && !MultiRegion(k.Key) {
+		all = append(all, config.Broken("region", "want "+region+", which the key is in, or none", k.Region))
+	}
+	if k.Endpoint != "" && !validEndpoint(k.Endpoint) {
+		all = append(all, config.Broken("endpoint", "want https://host or http://host, with a port where it is another", k.Endpoint))
+	}
+	return errors.Join(all...)
+}
+
+// How keys are named.
+var (
+	arnResource = regexp.MustCompile(`^arn:[a-z-]+:kms:[a-z0-9-]+:[0-9]{12}:(key/[a-zA-Z0-9-]+|alias/[a-zA-Z0-9/_-]+)$`)
+	keyName     = regexp.MustCompile(`^(alias/[a-zA-Z0-9/_-]+|mrk-[0-9a-f]{32}|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12})$`)
+)
 
 // IsZero reports whether there is no such block.
 func (c Config) IsZero() bool { return c == Config{} }
@@ -83,6 +136,12 @@ func (c Config) Validate() error {
 	}
 	if c.Encryption.KeyFile != "" {
 		all = append(all, config.AbsPath("encryption.key_file", c.Encryption.KeyFile))
+	}
+	if !c.Encryption.KMS.IsZero() {
+		all = append(all, config.Under("encryption.kms", c.Encryption.KMS.validate()))
+		if c.Encryption.KeyFile != "" {
+			all = append(all, config.Broken("encryption", "want key_file or kms, not both", "both"))
+		}
 	}
 	return errors.Join(all...)
 }

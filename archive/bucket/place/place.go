@@ -29,44 +29,84 @@ type Around struct {
 // Driver opens a server's bucket; it does not speak with the server.
 type Driver func(ctx context.Context, cfg s3api.Config, around func(http.RoundTripper) http.RoundTripper) (*s3api.Bucket, error)
 
-// Open returns the bucket that cfg describes, by one of drivers, which are named as
-// in [Config]. It reads the files that cfg names and does not speak with the server:
+// KeyService gives the keys of an archive whose own keys lie in b, not encrypted by
+// us but under a key of the service; it does not speak with it.
+type KeyService func(ctx context.Context, cfg KMS, b bucket.Bucket) (encrypt.Keeper, error)
+
+// Linked is what a binary carries of what a configuration may name.
+type Linked struct {
+	Drivers map[string]Driver // named as in [Config]
+	KMS     KeyService        // nil: none
+}
+
+// Open returns the bucket that cfg describes, by what is linked. It reads the files that cfg names and does not speak with the server:
 // whether there is one shows at the first request. A server's bucket gives up requests
 // that stand still and makes those that failed transiently again, for
 // [bucket.RetryForDefault].
-func Open(ctx context.Context, cfg Config, around Around, drivers map[string]Driver) (bucket.Bucket, error) {
-	cfg = cfg.SetDefaults()
-	if cfg.IsZero() {
-		return nil, &tidegate.Error{Op: "open archive", Class: tidegate.Misuse, Err: errors.New("none is configured"), Hint: "give it a url"}
-	}
-	if err := cfg.Validate(); err != nil {
-		return nil, config.Refuse("archive", err)
-	}
-	u, err := url.Parse(cfg.URL)
-	if err != nil {
-		return nil, err // Validate has parsed it
-	}
-	var keys *encrypt.Keys
-	if cfg.Encryption.KeyFile != "" {
-		if keys, err = encrypt.ReadKeys(cfg.Encryption.KeyFile); err != nil {
-			return nil, err
-		}
-	}
-	b, err := driven(ctx, cfg, u, around, drivers)
+func Open(ctx context.Context, cfg Config, around Around, linked Linked) (bucket.Bucket, error) {
+	b, keys, err := OpenKeys(ctx, cfg, around, linked)
 	if err != nil {
 		return nil, err
 	}
 	if keys != nil {
 		b = encrypt.New(b, keys)
 	}
-	if cfg.Lock > 0 {
-		b = bucket.Lock(b, cfg.Lock, time.Now)
+	return locked(b, cfg), nil
+}
+
+// OpenKeys is Open for whoever looks at an archive's keys: the bucket gives objects as
+// they lie there, and what has the keys is beside it, nil where nothing is encrypted.
+func OpenKeys(ctx context.Context, cfg Config, around Around, linked Linked) (bucket.Bucket, encrypt.Keeper, error) {
+	cfg = cfg.SetDefaults()
+	if cfg.IsZero() {
+		return nil, nil, &tidegate.Error{Op: "open archive", Class: tidegate.Misuse, Err: errors.New("none is configured"), Hint: "give it a url"}
 	}
-	return b, nil
+	if err := cfg.Validate(); err != nil {
+		return nil, nil, config.Refuse("archive", err)
+	}
+	var keys encrypt.Keeper
+	if cfg.Encryption.KeyFile != "" {
+		read, err := encrypt.ReadKeys(cfg.Encryption.KeyFile)
+		if err != nil {
+			return nil, nil, err
+		}
+		keys = read
+	}
+	b, err := driven(ctx, cfg, around, linked.Drivers)
+	if err != nil {
+		return nil, nil, err
+	}
+	if cfg.Encryption.KMS.IsZero() {
+		return b, keys, nil
+	}
+	if linked.KMS == nil {
+		return nil, nil, unsupported(cfg, "encryption by a key service")
+	}
+	keys, err = linked.KMS(ctx, cfg.Encryption.KMS, locked(b, cfg))
+	return b, keys, err
+}
+
+// locked has what is written once be locked, where that is configured.
+func locked(b bucket.Bucket, cfg Config) bucket.Bucket {
+	if cfg.Lock == 0 {
+		return b
+	}
+	return bucket.Lock(b, cfg.Lock, time.Now)
+}
+
+func unsupported(cfg Config, what string) error {
+	return &tidegate.Error{
+		Op: "open archive", Subject: cfg.URL, Class: tidegate.Misuse,
+		Err: fmt.Errorf("%s is not in this binary: %w", what, tidegate.ErrUnsupported),
+	}
 }
 
 // driven opens what speaks with the place, with the rate inside of what tries again.
-func driven(ctx context.Context, cfg Config, u *url.URL, around Around, drivers map[string]Driver) (bucket.Bucket, error) {
+func driven(ctx context.Context, cfg Config, around Around, drivers map[string]Driver) (bucket.Bucket, error) {
+	u, err := url.Parse(cfg.URL)
+	if err != nil {
+		return nil, err // Validate has parsed it
+	}
 	limit := func(b bucket.Bucket) bucket.Bucket {
 		if around.Rate == nil {
 			return b
@@ -78,10 +118,7 @@ func driven(ctx context.Context, cfg Config, u *url.URL, around Around, drivers 
 	}
 	open := drivers[cfg.Driver]
 	if open == nil {
-		return nil, &tidegate.Error{
-			Op: "open archive", Subject: cfg.URL, Class: tidegate.Misuse,
-			Err: fmt.Errorf("driver %s is not in this binary: %w", cfg.Driver, tidegate.ErrUnsupported),
-		}
+		return nil, unsupported(cfg, "driver "+cfg.Driver)
 	}
 	b, err := open(ctx, s3api.Config{Bucket: u.Host, Prefix: strings.Trim(u.Path, "/"), Endpoint: cfg.Endpoint, Region: cfg.Region, CA: cfg.CA}, nil)
 	if err != nil {

@@ -6,12 +6,10 @@ import (
 	"net/http"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
-	awsconfig "github.com/aws/aws-sdk-go-v2/config"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/aws/smithy-go"
-	"github.com/aws/smithy-go/logging"
 
-	"github.com/tidegate/tidegate"
+	"github.com/tidegate/tidegate/archive/bucket/awschain"
 	"github.com/tidegate/tidegate/archive/bucket/s3api"
 )
 
@@ -28,28 +26,14 @@ func Open(ctx context.Context, cfg s3api.Config, around func(http.RoundTripper) 
 	if around != nil {
 		client.Transport = around(transport)
 	}
-	options := []func(*awsconfig.LoadOptions) error{
-		awsconfig.WithLogger(logging.Nop{}), // it is told by errors, and not beside the daemon's log
-		awsconfig.WithRetryer(func() aws.Retryer { return aws.NopRetryer{} }),
-		// We send a checksum with every part ourselves; more than that is what other
-		// servers stumble over.
-		awsconfig.WithRequestChecksumCalculation(aws.RequestChecksumCalculationWhenRequired),
-		awsconfig.WithResponseChecksumValidation(aws.ResponseChecksumValidationWhenRequired),
-	}
-	if cfg.Region != "" {
-		options = append(options, awsconfig.WithRegion(cfg.Region))
-	}
-	loaded, err := awsconfig.LoadDefaultConfig(ctx, options...)
+	loaded, err := awschain.Load(ctx, "s3://"+cfg.Bucket, cfg.Region, "archive.region")
 	if err != nil {
-		return nil, &tidegate.Error{Op: "open archive", Subject: "s3://" + cfg.Bucket, Class: tidegate.Misuse, Err: err}
+		return nil, err
 	}
-	if loaded.Region == "" {
-		return nil, &tidegate.Error{
-			Op: "open archive", Subject: "s3://" + cfg.Bucket, Class: tidegate.Misuse, Err: errors.New("the region is not known"),
-			Hint: "set archive.region, or AWS_REGION, or region in the shared file",
-		}
-	}
-	loaded.Credentials = aws.NewCredentialsCache(chain{loaded.Credentials})
+	// We send a checksum with every part ourselves; more than that is what other
+	// servers stumble over.
+	loaded.RequestChecksumCalculation = aws.RequestChecksumCalculationWhenRequired
+	loaded.ResponseChecksumValidation = aws.ResponseChecksumValidationWhenRequired
 	a := &api{bucket: cfg.Bucket, s3: s3.NewFromConfig(loaded, func(o *s3.Options) {
 		o.HTTPClient = client
 		if cfg.Endpoint != "" {
@@ -58,17 +42,6 @@ func Open(ctx context.Context, cfg s3api.Config, around func(http.RoundTripper) 
 		}
 	})}
 	return s3api.New(a, cfg), nil
-}
-
-// chain makes the error of a chain that has nothing one that an operator can read.
-type chain struct{ aws.CredentialsProvider }
-
-func (c chain) Retrieve(ctx context.Context) (aws.Credentials, error) {
-	v, err := c.CredentialsProvider.Retrieve(ctx)
-	if err != nil && ctx.Err() == nil {
-		err = s3api.NoCredentials(err)
-	}
-	return v, err
 }
 
 // Fault implements [s3api.API].

@@ -41,8 +41,8 @@ const (
 // verdicts are the answers that mean something to us, by code. Of all others the
 // status decides.
 func verdicts() map[string]verdict {
-	refusedKeys := verdict{class: tidegate.Misuse, hint: hintKeys}
-	expired := verdict{class: tidegate.Misuse, hint: hintOld}
+	refusedKeys := verdict{class: tidegate.Misuse, is: tidegate.ErrDenied, hint: hintKeys}
+	expired := verdict{class: tidegate.Misuse, is: tidegate.ErrDenied, hint: hintOld}
 	busy := verdict{class: tidegate.Transient, hint: hintBusy}
 	full := verdict{class: tidegate.Transient, is: tidegate.ErrFull, hint: hintRoom}
 	region := verdict{class: tidegate.Misuse, hint: hintRegion}
@@ -52,7 +52,7 @@ func verdicts() map[string]verdict {
 		"NoSuchKey":                            missing,
 		"NotFound":                             missing, // to a HEAD, where a library puts a name to it
 		"NoSuchVersion":                        missing,
-		"AccessDenied":                         {class: tidegate.Misuse, hint: hintDenied},
+		"AccessDenied":                         {class: tidegate.Misuse, is: tidegate.ErrDenied, hint: hintDenied},
 		"InvalidAccessKeyId":                   refusedKeys,
 		"SignatureDoesNotMatch":                refusedKeys,
 		"InvalidToken":                         refusedKeys,
@@ -98,9 +98,9 @@ func byStatus(status int) verdict {
 	case status < http.StatusMultipleChoices:
 		return verdict{class: tidegate.Transient} // a success whose answer broke off
 	case status == http.StatusForbidden:
-		return verdict{class: tidegate.Misuse, hint: hintDenied}
+		return verdict{class: tidegate.Misuse, is: tidegate.ErrDenied, hint: hintDenied}
 	case status == http.StatusUnauthorized:
-		return verdict{class: tidegate.Misuse, hint: hintKeys}
+		return verdict{class: tidegate.Misuse, is: tidegate.ErrDenied, hint: hintKeys}
 	case status == http.StatusMovedPermanently, status == http.StatusTemporaryRedirect:
 		return verdict{class: tidegate.Misuse, hint: hintRegion}
 	case status == http.StatusInsufficientStorage:
@@ -185,7 +185,7 @@ func (b *Bucket) noBucket(op, name string, err error) error {
 // NoCredentials is the error of a chain that has none.
 func NoCredentials(err error) error {
 	return &tidegate.Error{
-		Op: "find credentials for the archive", Class: tidegate.Misuse, Err: err,
+		Op: "find credentials for the archive", Class: tidegate.Misuse, Err: fmt.Errorf("%w: %w", tidegate.ErrDenied, err),
 		Hint: "they come from the environment, the shared file or the machine's role, as docs/operating/archive-buckets.md says",
 	}
 }

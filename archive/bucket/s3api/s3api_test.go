@@ -79,12 +79,12 @@ func TestAnswersAndWhatTheyMean(t *testing.T) {
 		hint  string // part of it
 	}{
 		{refuse(404, "NoSuchBucket"), tidegate.Misuse, nil, "make the bucket b"},
-		{refuse(403, "AccessDenied"), tidegate.Misuse, nil, "policy"},
-		{refuse(403, "InvalidAccessKeyId"), tidegate.Misuse, nil, "credentials"},
-		{refuse(403, "SignatureDoesNotMatch"), tidegate.Misuse, nil, "credentials"},
-		{refuse(400, "ExpiredToken"), tidegate.Misuse, nil, "run out"},
+		{refuse(403, "AccessDenied"), tidegate.Misuse, tidegate.ErrDenied, "policy"},
+		{refuse(403, "InvalidAccessKeyId"), tidegate.Misuse, tidegate.ErrDenied, "credentials"},
+		{refuse(403, "SignatureDoesNotMatch"), tidegate.Misuse, tidegate.ErrDenied, "credentials"},
+		{refuse(400, "ExpiredToken"), tidegate.Misuse, tidegate.ErrDenied, "run out"},
 		{refuse(403, "RequestTimeTooSkewed"), tidegate.Misuse, nil, "clock"},
-		{refuse(404, "XAdminUserNotFound"), tidegate.Misuse, nil, "credentials"},
+		{refuse(404, "XAdminUserNotFound"), tidegate.Misuse, tidegate.ErrDenied, "credentials"},
 		{refuse(404, "SomethingNew"), tidegate.Permanent, nil, ""},
 		{refuse(301, "PermanentRedirect"), tidegate.Misuse, nil, "archive.region"},
 		{refuse(400, "AuthorizationHeaderMalformed"), tidegate.Misuse, nil, "archive.region"},
@@ -102,7 +102,7 @@ func TestAnswersAndWhatTheyMean(t *testing.T) {
 		{errors.New("dial tcp: connection refused"), tidegate.Transient, nil, ""},
 		{io.ErrUnexpectedEOF, tidegate.Transient, nil, ""},
 		{&tls.CertificateVerificationError{Err: errors.New("unknown authority")}, tidegate.Misuse, nil, "archive.ca"},
-		{fmt.Errorf("sign: %w", s3api.NoCredentials(errors.New("none"))), tidegate.Misuse, nil, "environment"},
+		{fmt.Errorf("sign: %w", s3api.NoCredentials(errors.New("none"))), tidegate.Misuse, tidegate.ErrDenied, "environment"},
 	} {
 		b := s3api.New(failing{newServer(), c.err}, s3api.Config{Bucket: "b", PartBytes: part})
 		_, put := b.Put(t.Context(), "it", strings.NewReader("x"), bucket.PutOptions{})

@@ -57,7 +57,7 @@ func crossingBucket(cfg agent.Config) (bucket.Bucket, error) {
 	}
 	passing := cfg.Archive
 	passing.Lock = 0 // what is on its way is removed once it has arrived
-	return place.Open(context.Background(), passing, place.Around{}, map[string]place.Driver{place.DriverMinIO: minio.Open})
+	return place.Open(context.Background(), passing, place.Around{}, place.Linked{Drivers: map[string]place.Driver{place.DriverMinIO: minio.Open}})
 }
 
 // Check reports every mistake in what cfg leaves to the stores, whatever else is

@@ -159,7 +159,7 @@ func killed(t *testing.T, s *Server, cfg s3api.Config, open Open) {
 		var again sync.WaitGroup
 		again.Go(func() {
 			<-dead
-			s.run(t)
+			s.Again(t)
 		})
 		mustPut(t, b, name, data, bucket.PutOptions{IfAbsent: true})
 		again.Wait()

@@ -69,7 +69,7 @@ func Start(t *testing.T, bin string, kind Kind) *Server {
 	}
 	s := &Server{Kind: kind, Endpoint: "http://" + addr, bin: path, addr: addr, dir: t.TempDir()}
 	Credentials(t, User, Secret)
-	s.run(t)
+	s.Again(t)
 	t.Cleanup(s.Kill)
 	if t.Failed() {
 		t.FailNow()
@@ -90,9 +90,9 @@ func Credentials(t *testing.T, user, secret string) {
 	}
 }
 
-// run starts the server, also once more after Kill, and waits until it answers. It
-// may be called on another goroutine than the test's.
-func (s *Server) run(t *testing.T) {
+// Again starts a server once more after Kill, and waits until it answers. It may be
+// called on another goroutine than the test's.
+func (s *Server) Again(t *testing.T) {
 	t.Helper()
 	if err := s.start(t.Context()); err != nil {
 		t.Errorf("%s: %v", s.Kind, err)
