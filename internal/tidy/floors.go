@@ -106,6 +106,8 @@ func House() []Entry {
 		{"standby", 40, "every node that keeps a log"},
 		{"gating", 40, "the controller"},
 
+		{"drills/recovery", 50, "pure: how a service recovered, from its outputs, and what was to be expected"},
+
 		{"internal/cli", 50, "the frame of every command"},
 		{"internal/daemon", 50, "the frame of every long-running role"},
 		{"internal/daemon/agentd", 51, "the agent's process out of its file, for its binary and for `tidegate dev`"},
