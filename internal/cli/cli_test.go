@@ -11,6 +11,7 @@ import (
 	"os"
 	"strings"
 	"testing"
+	"time"
 
 	"connectrpc.com/connect"
 	"github.com/google/go-cmp/cmp"
@@ -19,8 +20,34 @@ import (
 	"github.com/tidegate/tidegate"
 	"github.com/tidegate/tidegate/api"
 	pb "github.com/tidegate/tidegate/api/tidegatev1"
+	"github.com/tidegate/tidegate/drills/judge"
 	"github.com/tidegate/tidegate/internal/pki"
 )
+
+// A verdict of a drill has the exit code that scripts are promised.
+func TestCodesOfVerdicts(t *testing.T) {
+	took, lost := time.Second, time.Duration(0)
+	for want, change := range map[Code]func(*judge.Run){
+		OK:           func(*judge.Run) {},
+		Refused:      func(r *judge.Run) { *r = judge.Run{Refused: []string{"no space"}} },
+		Aborted:      func(r *judge.Run) { r.Interrupted = []string{"^C"} },
+		Unverified:   func(r *judge.Run) { r.Checks[0].Outcome = judge.Fail },
+		RPOBreached:  func(r *judge.Run) { r.RPA = new(time.Minute) },
+		RTOBreached:  func(r *judge.Run) { r.RTA = new(time.Minute) },
+		UnknownState: func(r *judge.Run) { r.Harm = judge.Finding{} },
+	} {
+		run := judge.Run{
+			RTA: &took, RPA: &lost,
+			Checks: []judge.Finding{{Name: "digest", Outcome: judge.Pass}},
+			Harm:   judge.Finding{Outcome: judge.Pass},
+		}
+		change(&run)
+		v := judge.Judge(run, nil, judge.Objectives{RTO: 2 * time.Second, RPO: time.Second})
+		if Code(v.ExitCode) != want {
+			t.Errorf("%s for %v: exit code %d, want %d", v.Outcome, v.Reasons, v.ExitCode, want)
+		}
+	}
+}
 
 func TestCodeOf(t *testing.T) {
 	classed := func(c tidegate.Class, err error) error { return &tidegate.Error{Op: "op", Class: c, Err: err} }
