@@ -13,7 +13,7 @@ import (
 // Names and parts of names in a bucket; docs/formats/archive.md.
 const (
 	FormatName    = "tidegate.json" // object that says that, and how, the bucket is an archive
-	StreamsPrefix = "streams/"      // all names begin with it, but FormatName and those of backups
+	StreamsPrefix = "streams/"      // all names begin with it, but FormatName and those of backups and drills
 
 	streamFile    = "stream.json"
 	archivistFile = "archivist.json"
@@ -138,6 +138,7 @@ const (
 	KindBase           // Stream, Mirror, Base
 	KindBackup         // Backup
 	KindRemoved        // Stream
+	KindDrill          // Drill
 )
 
 // Entry is what an object's name says. Fields that its kind does not have are zero.
@@ -149,6 +150,7 @@ type Entry struct {
 	Pack    uint64 // number
 	Base    BaseName
 	Backup  Backup
+	Drill   Drill
 }
 
 // Name is the object that Parse takes the entry from.
@@ -172,6 +174,8 @@ func (e Entry) Name() string {
 		return e.Backup.Name()
 	case KindRemoved:
 		return RemovedName(e.Stream)
+	case KindDrill:
+		return e.Drill.Name()
 	}
 	return ""
 }
@@ -205,6 +209,11 @@ func parse(name string) (e Entry, err error) {
 	if rest, ok := strings.CutPrefix(name, RegistryPrefix); ok {
 		e.Kind = KindBackup
 		e.Backup, err = parseBackup(rest)
+		return e, err
+	}
+	if rest, ok := strings.CutPrefix(name, DrillsPrefix); ok {
+		e.Kind = KindDrill
+		e.Drill, err = parseDrill(rest)
 		return e, err
 	}
 	rest, ok := strings.CutPrefix(name, StreamsPrefix)

@@ -38,6 +38,7 @@ func entries() []archive.Entry {
 		{Kind: archive.KindIndex, Stream: streamID, Mirror: mirror, Pack: 0x1a},
 		{Kind: archive.KindBase, Stream: streamID, Mirror: mirror, Base: base},
 		{Kind: archive.KindBackup, Backup: archive.Backup{Cluster: "prod", Taken: time.Date(2026, 5, 11, 3, 0, 59, 0, time.UTC), Revision: 0x1234}},
+		{Kind: archive.KindDrill, Drill: archive.Drill{Service: "bank", Number: 17}},
 	}
 }
 
@@ -129,6 +130,7 @@ func TestNamesThatAreNotTheArchives(t *testing.T) {
 		prefix + "99999999999999999999-99999999999999999999-0000000000000001-00000000000000000000000000000000.seg",
 		prefix + "+0000000000000000001-00000000000000000001-0000000000000001-00000000000000000000000000000000.seg",
 		bases + "packs/1.pack", bases + "packs/0000000000000001.pack.failed", bases + "held.json", bases + "bases/x.base",
+		"drills/bank/17.dsse.json", "drills/bank/0000000000.dsse.json", "drills/Bank/0000000017.dsse.json", "drills/bank/0000000017.json", "drills/0000000017.dsse.json",
 		archive.BasesPrefix(streamID) + "-" + mirror.Incarnation.String() + "/packs/0000000000000001.pack",
 		archive.BasesPrefix(streamID) + "Node-" + mirror.Incarnation.String() + "/packs/0000000000000001.pack",
 		archive.StreamPrefix(streamID) + "log", archive.StreamPrefix(streamID) + "log/", archive.StreamPrefix(streamID) + "more.json",

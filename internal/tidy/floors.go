@@ -112,6 +112,7 @@ func House() []Entry {
 		{"internal/daemon", 50, "the frame of every long-running role"},
 		{"internal/daemon/agentd", 51, "the agent's process out of its file, for its binary and for `tidegate dev`"},
 		{"drills/judge", 50, "pure: verdicts of drills, and their phases against history"},
+		{"drills/evidence", 55, "reports of drills, signed and chained, and their proof"},
 		{"internal/sim", 50, "the simulator: drives the pure cores"},
 
 		{"examples/ledger/ledger", 60, "the example's state machine, pure"},
