@@ -12,10 +12,10 @@ import (
 // docs/formats/evidence.md.
 const DrillsPrefix = "drills/"
 
-const (
-	drillSuffix = ".dsse.json"
-	drillDigits = 10 // decimal: names sort as their numbers do
-)
+// DrillSuffix ends the names of reports, also outside of an archive.
+const DrillSuffix = ".dsse.json"
+
+const drillDigits = 10 // decimal: names sort as their numbers do
 
 // Drill is what the name of a drill's report says. It has the number and nothing else
 // of the report, so that of two writers of one number the second is refused.
@@ -28,7 +28,7 @@ type Drill struct {
 func DrillPrefix(service tidegate.ServiceName) string { return DrillsPrefix + string(service) + "/" }
 
 // File is the last part of the report's name, by which it goes outside of an archive.
-func (d Drill) File() string { return fmt.Sprintf("%0*d%s", drillDigits, d.Number, drillSuffix) }
+func (d Drill) File() string { return fmt.Sprintf("%0*d%s", drillDigits, d.Number, DrillSuffix) }
 
 // Name is the report's object.
 func (d Drill) Name() string { return DrillPrefix(d.Service) + d.File() }
@@ -44,7 +44,7 @@ func ParseDrill(name string) (Drill, error) {
 
 // ParseDrillFile takes a name apart that [Drill.File] made.
 func ParseDrillFile(name string) (number uint64, ok bool) {
-	stem, named := strings.CutSuffix(name, drillSuffix)
+	stem, named := strings.CutSuffix(name, DrillSuffix)
 	n, err := strconv.ParseUint(stem, 10, 64)
 	return n, named && err == nil && n > 0 && Drill{Number: n}.File() == name
 }

@@ -54,6 +54,7 @@ func commandTree() []*ucli.Command {
 		keysCommand(),
 		restoreCommand(),
 		replayCommand(),
+		drillCommand(),
 		routeCommand(),
 		checkConfigCommand(),
 		devCommand(),

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"os"
+	"path/filepath"
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
@@ -16,7 +17,15 @@ func TestMain(m *testing.M) {
 
 // TestScripts runs testdata/script/*.txt: one behaviour of the command line each.
 func TestScripts(t *testing.T) {
+	golden, err := filepath.Abs("../../drills/evidence/testdata/v1")
+	if err != nil {
+		t.Fatal(err)
+	}
 	testscript.Run(t, testscript.Params{
+		Setup: func(env *testscript.Env) error {
+			env.Setenv("EVIDENCE", golden)
+			return nil
+		},
 		Dir:                 "testdata/script",
 		RequireExplicitExec: true,
 		RequireUniqueNames:  true,

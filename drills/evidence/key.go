@@ -99,7 +99,7 @@ func LoadKey(path string) (*Key, error) {
 	if err != nil {
 		return nil, keyError("read", path, err)
 	}
-	defer f.Close()
+	defer f.Close() //nolint:errcheck // it was only read
 	info, err := f.Stat()
 	if err != nil {
 		return nil, keyError("read", path, err)
@@ -136,7 +136,7 @@ func LoadPublicKey(path string) (PublicKey, error) {
 	if err != nil {
 		return PublicKey{}, keyError("read", path, err)
 	}
-	defer f.Close()
+	defer f.Close() //nolint:errcheck // it was only read
 	der, err := readBlock(f, publicBlock)
 	if err != nil {
 		return PublicKey{}, keyError("read", path, err)

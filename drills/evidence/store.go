@@ -5,7 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
+	"path"
 
 	"github.com/tidegate/tidegate"
 	"github.com/tidegate/tidegate/archive"
@@ -117,49 +117,52 @@ func (s *Store) head(ctx context.Context, service tidegate.ServiceName) (*Sealed
 
 // Files returns the newest envelopes of a service, last of them at most and all where
 // last is 0, ascending; of all services, one after the other, where service is "".
-// Objects that are no reports are left out.
 func (s *Store) Files(ctx context.Context, service tidegate.ServiceName, last int) ([]File, error) {
-	services := []tidegate.ServiceName{service}
-	if service == "" {
-		var err error
-		if services, err = s.Services(ctx); err != nil {
-			return nil, err
-		}
+	names, err := s.Names(ctx, service, last)
+	if err != nil {
+		return nil, err
 	}
 	var out []File
-	for _, one := range services {
-		names, err := s.names(ctx, archive.DrillPrefix(one))
+	for _, name := range names {
+		f, err := s.Read(ctx, name)
 		if err != nil {
-			return nil, s.fail("list evidence in", err)
+			return nil, err
 		}
-		if last > 0 && len(names) > last {
-			names = names[len(names)-last:]
-		}
-		for _, name := range names {
-			f, err := s.read(ctx, name)
-			if err != nil {
-				return nil, s.fail("read evidence in", err)
-			}
-			out = append(out, f)
+		out = append(out, f)
+	}
+	return out, nil
+}
+
+// Names lists what [Store.Files] returns. Objects that are no reports are left out.
+func (s *Store) Names(ctx context.Context, service tidegate.ServiceName, last int) ([]string, error) {
+	prefix := archive.DrillsPrefix
+	if service != "" {
+		prefix = archive.DrillPrefix(service)
+	}
+	names, err := s.names(ctx, prefix)
+	if err != nil {
+		return nil, s.fail("list evidence in", err)
+	}
+	if last <= 0 {
+		return names, nil
+	}
+	var out []string
+	for i, name := range names {
+		// The one that comes so many behind it is another service's, or there is none.
+		if i+last >= len(names) || path.Dir(names[i+last]) != path.Dir(name) {
+			out = append(out, name)
 		}
 	}
 	return out, nil
 }
 
-// Services lists the services that have reports.
-func (s *Store) Services(ctx context.Context) ([]tidegate.ServiceName, error) {
-	names, err := s.names(ctx, archive.DrillsPrefix)
+// Read returns an envelope; tidegate.ErrNotFound when there is none of that name.
+func (s *Store) Read(ctx context.Context, name string) (File, error) {
+	f, err := s.read(ctx, name)
 	if err != nil {
-		return nil, s.fail("list evidence in", err)
+		return f, s.fail("read evidence in", err)
 	}
-	var out []tidegate.ServiceName
-	for _, name := range names {
-		d, err := archive.ParseDrill(name)
-		if err == nil && !slices.Contains(out, d.Service) {
-			out = append(out, d.Service)
-		}
-	}
-	return out, nil
+	return f, nil
 }
 
 // names lists the reports under a prefix.

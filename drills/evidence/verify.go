@@ -40,6 +40,16 @@ type Finding struct {
 	Err     error // errors.Is one of the above
 }
 
+// Kind is what is wrong, in a word or two.
+func (f Finding) Kind() string {
+	for _, kind := range []error{ErrUnreadable, ErrTampered, ErrWrongKey, ErrMissing, ErrReordered, ErrForked, ErrTruncated} {
+		if errors.Is(f.Err, kind) {
+			return kind.Error()
+		}
+	}
+	return ""
+}
+
 func (f Finding) String() string {
 	if f.Name == "" {
 		return f.Err.Error()
