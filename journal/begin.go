@@ -137,7 +137,8 @@ func (j *Journal) begin(ctx context.Context, h stateHead) error {
 
 // resume ends what was cut off in beginAt, which gives the state to the service first, for a
 // journal that has begun does not go back to one that its service cannot read: a service
-// that keeps its state has the one that lies here, and the journal holds nothing, and ends before it. Anything else that
+// that keeps its state has the one that lies here, and the journal holds nothing, and ends before it. A service that made
+// something else of that state had yet to give it up, which is what lies here a proof of. Anything else that
 // does not fit together is for following to refuse.
 func (j *Journal) resume(ctx context.Context, svc Service) error {
 	if _, can := svc.(Snapshotter); !can || j.First() != j.End() || j.gate.active() {
@@ -154,8 +155,11 @@ func (j *Journal) resume(ctx context.Context, svc Service) error {
 	case err != nil:
 		return err
 	}
-	if err := f.close(); err != nil || digest != f.digest && f.digest != (tidegate.Digest{}) {
+	if err := f.close(); err != nil {
 		return err
+	}
+	if digest != f.digest && f.digest != (tidegate.Digest{}) {
+		return j.giveUp(ctx, svc, at, j.End(), fmt.Errorf("the service has digest %s, written was %s: that it gives it up was cut off", digest, f.digest))
 	}
 	j.cfg.Log.Warn("journal begins at the state that its service has: a beginning was cut off", "stream", string(j.cfg.Stream), "position", at.String())
 	return j.begin(ctx, f.stateHead)
@@ -201,17 +205,24 @@ func (f *follower) decline(ctx context.Context, conn *local.Conn, at, own tidega
 	if ctx.Err() != nil {
 		return why
 	}
-	f.j.cfg.Log.Warn("state that the journal was to begin at is not taken", "stream", string(f.j.cfg.Stream), "position", at.String(), "err", why)
-	// When the service comes to that position by itself, it writes down its own.
-	if err := f.j.states().remove([]tidegate.Position{at}); err != nil {
-		return errors.Join(why, err)
-	}
-	if err := takeBack(ctx, f.svc, own, why); err != nil {
+	if err := f.j.giveUp(ctx, f.svc, at, own, why); err != nil {
 		return fatal(ctx, err)
 	}
 	f.forget()
 	err := conn.Send(&local.Snapshot{Position: at, Class: tidegate.ClassOf(why), Text: why.Error(), Hint: tidegate.HintOf(why)})
 	return errors.Join(why, err)
+}
+
+// giveUp takes a service back to own from a state at which its journal was to begin, and
+// removes the state, last: a service that keeps its own is otherwise ahead of its journal
+// after a crash, and nothing tells why. When it comes to that position by itself, it
+// writes down its own.
+func (j *Journal) giveUp(ctx context.Context, svc Service, at, own tidegate.Position, why error) error {
+	j.cfg.Log.Warn("state that the journal was to begin at is not taken", "stream", string(j.cfg.Stream), "position", at.String(), "err", why)
+	if err := takeBack(ctx, svc, own, why); err != nil {
+		return err
+	}
+	return j.states().remove([]tidegate.Position{at})
 }
 
 // receiveState reads a state off the session; nothing else comes meanwhile.

@@ -11,6 +11,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/tidegate/tidegate"
+	"github.com/tidegate/tidegate/internal/durable"
 	"github.com/tidegate/tidegate/internal/local"
 	"github.com/tidegate/tidegate/internal/vfs"
 )
@@ -162,5 +163,87 @@ func TestRestorePassesOver(t *testing.T) {
 				t.Errorf("at %s, want %s; %s", y.applied, c.at, d)
 			}
 		})
+	}
+}
+
+// yielder keeps its state on a disk, and gives it up.
+type yielder struct{ *keeper }
+
+func (y yielder) Rewound(_ context.Context, to tidegate.Position) error {
+	if err := durable.WriteFile(y.fsys, keeperFile, []byte(to.String())); err != nil {
+		return err
+	}
+	y.at = to
+	return nil
+}
+
+// declineScenario is a service that keeps its state, on an empty journal that is to begin
+// at a state of which the service makes something else; or what is left of that.
+func declineScenario(t *testing.T, fsys vfs.FS, h stateHead) error {
+	k, err := openKeeper(fsys)
+	if err != nil {
+		return err
+	}
+	svc := yielder{k}
+	j, err := OpenFS(fsys, "/j", crashConfig())
+	if err != nil {
+		return err
+	}
+	defer func() { _ = j.Close() }() // the file system has crashed under it
+	if _, err := j.states().write(h, func(w io.Writer) error { _, err := w.Write([]byte("state")); return err }); err != nil {
+		return err
+	}
+	file, err := j.states().open(h.position)
+	if err != nil {
+		return err
+	}
+	why := restore(t.Context(), svc, svc, file)
+	if err := file.close(); err != nil || why == nil {
+		return errors.Join(err, errors.New("the state was taken"))
+	}
+	return j.giveUp(t.Context(), svc, h.position, 0, why)
+}
+
+// TestCrashWhileDeclining cuts the power before every operation: the service that is
+// started then is at the beginning of its empty journal, and follows.
+func TestCrashWhileDeclining(t *testing.T) {
+	raw, starts, lineage := history(t)
+	h := stateAt(starts, lineage, 7)
+	h.digest = tidegate.Digest{9} // no digest that the service comes to
+	for op := int64(0); ; op++ {
+		mem := vfs.NewMem()
+		fault := vfs.CrashAt(op)
+		err := declineScenario(t, vfs.Inject(mem, fault.Inject), h)
+		if !fault.Fired() && err != nil {
+			t.Fatal(err)
+		}
+		for _, seed := range []int64{vfs.CrashKeepAll, 1} {
+			after := mem.CrashClone(seed)
+			k, err := openKeeper(after)
+			if err != nil {
+				t.Fatal(err)
+			}
+			j, err := OpenFS(after, "/j", crashConfig())
+			if err != nil {
+				t.Fatalf("at operation %d, seed %d: %v", op, seed, err)
+			}
+			f := &follower{j: j, svc: yielder{k}}
+			if err := j.resume(t.Context(), f.svc); err != nil {
+				t.Fatalf("at operation %d, seed %d: %v", op, seed, err)
+			}
+			if err := f.start(t.Context(), &local.Role{Lineage: lineage}, true); err != nil || k.at != 0 {
+				t.Fatalf("at operation %d, seed %d: the service is at %s: %v", op, seed, k.at, err)
+			}
+			if _, err := j.AppendRaw(t.Context(), 0, raw); err != nil {
+				t.Fatalf("at operation %d, seed %d: %v", op, seed, err)
+			}
+			if err := j.Close(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if !fault.Fired() {
+			t.Logf("%d operations", op)
+			return
+		}
 	}
 }
