@@ -206,6 +206,44 @@ func TestRetryKnowsItsOwnPut(t *testing.T) {
 	})
 }
 
+// fleeting loses the answer to a Put, and what was put as soon as somebody looks at it.
+type fleeting struct {
+	bucket.Bucket
+
+	lost bool
+}
+
+func (f *fleeting) Put(ctx context.Context, name string, body bucket.Body, o bucket.PutOptions) (bucket.Object, error) {
+	obj, err := f.Bucket.Put(ctx, name, body, o)
+	if err == nil && !f.lost {
+		f.lost = true
+		return obj, transient("the answer is lost")
+	}
+	return obj, err
+}
+
+func (f *fleeting) Stat(ctx context.Context, name string) (bucket.Object, error) {
+	if err := f.Bucket.Remove(ctx, name); err != nil {
+		return bucket.Object{}, err
+	}
+	return f.Bucket.Stat(ctx, name)
+}
+
+// A Put whose answer was lost, and whose object was read and removed while it was found
+// out whether it had happened, is in conflict with nobody.
+func TestRetryOfAPutThatWasReadAndRemoved(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		inner := memory(t)
+		if _, err := bucket.Retry(&fleeting{Bucket: inner}, bucket.RetryConfig{}).Put(t.Context(), "it", strings.NewReader("x"), bucket.PutOptions{IfAbsent: true}); err != nil {
+			t.Error(err)
+		}
+		hers := &fleeting{Bucket: inner, lost: true}
+		if _, err := bucket.Retry(hers, bucket.RetryConfig{}).Put(t.Context(), "it", strings.NewReader("y"), bucket.PutOptions{IfAbsent: true}); !errors.Is(err, tidegate.ErrConflict) {
+			t.Errorf("somebody else's: %v", err)
+		}
+	})
+}
+
 func TestRetryReadsOnWhereABodyBroke(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		text := strings.Repeat("0123456789", 1000)

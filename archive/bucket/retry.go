@@ -102,7 +102,14 @@ func (r *retrying) Put(ctx context.Context, name string, body Body, o PutOptions
 	err := r.attempts("put object", name).do(ctx, func() (err error) {
 		obj, err = r.Bucket.Put(ctx, name, body, o)
 		if errors.Is(err, tidegate.ErrConflict) && unsure {
-			obj, err = r.resolve(ctx, name, body, err)
+			conflict := err
+			obj, err = r.resolve(ctx, name, body, conflict)
+			switch gone := errors.Is(err, tidegate.ErrNotFound); {
+			case gone && o.IfAbsent:
+				err = &tidegate.Error{Op: "put object", Subject: name, Class: tidegate.Transient, Err: errRemoved}
+			case gone:
+				err = conflict
+			}
 		}
 		unsure = unsure || err != nil && tidegate.ClassOf(err) == tidegate.Transient
 		return err
@@ -110,14 +117,19 @@ func (r *retrying) Put(ctx context.Context, name string, body Body, o PutOptions
 	return obj, err
 }
 
-// resolve finds out whether a conflict is with an earlier attempt of the same Put.
+// errRemoved says that what a Put was in conflict with is not there any more: whoever was
+// to read it has, and has removed it. The condition holds now.
+var errRemoved = errors.New("the object that was there has been removed meanwhile")
+
+// resolve finds out whether a conflict is with an earlier attempt of the same Put;
+// tidegate.ErrNotFound when there is nothing any more.
 func (r *retrying) resolve(ctx context.Context, name string, body Body, conflict error) (Object, error) {
 	o, err := r.Bucket.Stat(ctx, name)
-	if errors.Is(err, tidegate.ErrNotFound) || err == nil && o.Size != body.Size() {
-		return Object{}, conflict
-	}
 	if err != nil {
 		return Object{}, err
+	}
+	if o.Size != body.Size() {
+		return Object{}, conflict
 	}
 	there, err := r.Bucket.Get(ctx, name, 0, -1)
 	if err != nil {
