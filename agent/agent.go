@@ -60,6 +60,7 @@ type Agent struct {
 	reg      *prometheus.Registry
 	connect  func(ctx context.Context, addr string) (net.Conn, error)
 	drop     *drop.Drop // nil: nothing crosses by an archive
+	reach    readiness  // of drop
 	bootID   string
 	version  string
 	holder   tidegate.HolderID
@@ -160,6 +161,7 @@ func (a *Agent) Run(ctx context.Context) (err error) {
 	g.Go(func() error { return a.reportAll(ctx) })
 	g.Go(func() error { return a.rates.Run(ctx) })
 	g.Go(func() error { return a.watchPauses(ctx) })
+	g.Go(func() error { return a.reach.keep(ctx, a.drop, a.cfg.Node.Name) })
 	for _, s := range a.streams {
 		g.Go(func() error { return s.run(ctx) })
 	}

@@ -5,23 +5,44 @@ import (
 	"errors"
 	"log/slog"
 	"net"
+	"os"
+	"path/filepath"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/tidegate/tidegate"
+	"github.com/tidegate/tidegate/archive/bucket"
 	"github.com/tidegate/tidegate/archive/bucket/dir"
 	"github.com/tidegate/tidegate/internal/clock"
+	"github.com/tidegate/tidegate/internal/local"
 	"github.com/tidegate/tidegate/internal/vfs"
 	"github.com/tidegate/tidegate/shipper"
 	"github.com/tidegate/tidegate/shipper/drop"
 )
 
-// wire is a network that can be cut.
+// wire is a network that can be cut, or made too slow for anything to arrive.
 type wire struct {
 	mu    sync.Mutex
 	down  bool
+	slow  atomic.Bool
 	conns []net.Conn
+}
+
+// slowConn takes what is written, and brings nothing of it while its wire is slow.
+type slowConn struct {
+	net.Conn
+
+	slow *atomic.Bool
+}
+
+func (c slowConn) Write(p []byte) (int, error) {
+	if c.slow.Load() {
+		return len(p), nil
+	}
+	return c.Conn.Write(p)
 }
 
 func (l *wire) connect(ctx context.Context, addr string) (net.Conn, error) {
@@ -32,10 +53,11 @@ func (l *wire) connect(ctx context.Context, addr string) (net.Conn, error) {
 	}
 	var d net.Dialer
 	c, err := d.DialContext(ctx, "tcp", addr)
-	if err == nil {
-		l.conns = append(l.conns, c)
+	if err != nil {
+		return nil, err
 	}
-	return c, err
+	l.conns = append(l.conns, c)
+	return slowConn{c, &l.slow}, nil
 }
 
 func (l *wire) set(down bool) {
@@ -81,10 +103,39 @@ func (h *host) lane(want lane) {
 	}
 }
 
-// A stream whose link is cut goes by the archive, says so, and goes back.
 func TestStreamCrossesByTheArchive(t *testing.T) {
+	streamCrosses(t, dir.New(vfs.OS(), t.TempDir()))
+}
+
+func TestSlowCrossingGoesByTheArchive(t *testing.T) {
+	slowCrosses(t, dir.New(vfs.OS(), t.TempDir()))
+}
+
+// slowCrosses has a stream whose link answers, and then brings nothing of what is sent,
+// go by the archive, and say that this is why.
+func slowCrosses(t *testing.T, b bucket.Bucket) {
 	w := newWorld(t, "s1")
-	b := dir.New(vfs.OS(), t.TempDir())
+	w.serveDrop("s1", drop.New(b, drop.Config{Every: 5 * time.Millisecond, Look: 5 * time.Millisecond}))
+	link := &wire{}
+	h := w.host("east", "n1")
+	h.drop, h.connect, h.slow = b, link.connect, 10*time.Second
+	h.openJournal().startAgent()
+	if err := h.j.Activate(); err != nil {
+		t.Fatal(err)
+	}
+	h.await(h.append(5))
+	link.slow.Store(true)
+	p := h.append(5)
+	h.lane(laneArchive)
+	h.await(p)
+	if st := h.agent.Status().Streams[0]; !strings.Contains(st.Crossing.Why, "has not arrived for 10s") || len(st.Findings) != 1 || st.Findings[0].Name != foundCrossing {
+		t.Errorf("%+v, %+v", st.Findings, st.Crossing)
+	}
+}
+
+// streamCrosses has a stream whose link is cut go by the archive, say so, and go back.
+func streamCrosses(t *testing.T, b bucket.Bucket) {
+	w := newWorld(t, "s1")
 	w.serveDrop("s1", drop.New(b, drop.Config{Every: 5 * time.Millisecond, Look: 5 * time.Millisecond}))
 	link := &wire{}
 	h := w.host("east", "n1")
@@ -114,6 +165,36 @@ func TestStreamCrossesByTheArchive(t *testing.T) {
 	h.shipped(p)
 	if st := h.agent.Status().Streams[0]; len(st.Findings) > 0 {
 		t.Errorf("%+v", st.Findings)
+	}
+}
+
+// While the link is up an agent says that its bucket could not be used, until it could.
+func TestUnusableArchiveIsFoundBeforeTheLinkFails(t *testing.T) {
+	w := newWorld(t, "s1")
+	root := filepath.Join(t.TempDir(), "unmounted")
+	h := w.host("east", "n1")
+	h.drop = dir.New(vfs.OS(), root)
+	h.openJournal().startAgent()
+	findings := func() []local.Finding { return h.agent.Status().Streams[0].Findings }
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for deadline := time.Now().Add(patient); len(findings()) == 0; <-tick.C {
+		if time.Now().After(deadline) {
+			t.Fatal("nothing is said")
+		}
+	}
+	if f := findings()[0]; f.Name != foundUnready || f.Severity != local.SeverityWarning || f.Hint == "" || !strings.Contains(f.Text, root) {
+		t.Errorf("%+v", f)
+	}
+	try := func() time.Duration { return h.agent.reach.try(t.Context(), h.agent.drop, "n1") }
+	if again := try(); again != readyAgain {
+		t.Errorf("again after %s", again)
+	}
+	if err := os.Mkdir(root, 0o750); err != nil {
+		t.Fatal(err)
+	}
+	if again := try(); again != readyEvery || len(findings()) > 0 {
+		t.Errorf("again after %s, %+v", again, findings())
 	}
 }
 

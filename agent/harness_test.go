@@ -92,6 +92,7 @@ type host struct {
 	proofWait time.Duration // 0: short
 	limits    Limits        // what is 0 is the default
 	drop      bucket.Bucket // nil: there is one lane
+	slow      time.Duration // of the live one, to be left; 0: the default
 	connect   func(ctx context.Context, addr string) (net.Conn, error)
 
 	w    *world
@@ -175,6 +176,7 @@ func (h *host) config() Config {
 	}
 	if h.drop != nil {
 		c.Archive.URL, c.Drop.Every = "file:///opened/already", 10*time.Millisecond
+		c.Drop.Slow = h.slow
 	}
 	return c.SetDefaults()
 }

@@ -212,11 +212,15 @@ func (s *stream) status() StreamStatus {
 	if archived {
 		st.Findings = append(st.Findings, byArchive)
 	}
+	unready, isUnready := s.agent.reach.finding(crossing)
+	if isUnready {
+		st.Findings = append(st.Findings, unready)
+	}
 	f, some := s.found()
 	if some {
 		st.Findings = append(st.Findings, f)
 	}
-	if some || archived {
+	if some || archived || isUnready {
 		slices.SortStableFunc(st.Findings, func(a, b local.Finding) int { return cmp.Compare(b.Severity, a.Severity) })
 	}
 	if err := s.lib.findings.Work(); err != nil {
