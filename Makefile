@@ -117,9 +117,9 @@ test-pgbackrest: ## a node seeded from a real pgBackRest backup, and how much of
 	$(GO) test -tags pgbackrest ./internal/lab -run 'TestPgBackRest' -count=1 -timeout 10m -v | grep -v '^{'
 
 .PHONY: test-s3
-test-s3: ## the drivers of buckets against real servers, MinIO and versitygw, which are built first (once, some minutes)
+test-s3: ## the drivers of buckets, and sessions that cross by one, against real servers, MinIO and versitygw, which are built first (once, some minutes)
 	tools/s3/build "$(TOOLBIN)"
-	$(GO) test -race -tags s3 -count=1 -timeout 20m ./archive/bucket/s3 ./archive/bucket/minio -args -s3-servers "$(TOOLBIN)"
+	$(GO) test -race -tags s3 -count=1 -timeout 20m ./archive/bucket/s3 ./archive/bucket/minio ./shipper/drop ./agent -run TestServers -args -s3-servers "$(TOOLBIN)"
 
 .PHONY: soak-postgres
 soak-postgres: ## kill -9 of a whole site with a PostgreSQL server, ROUNDS times (default 20) in sync and in bounded mode

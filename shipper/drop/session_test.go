@@ -30,10 +30,10 @@ var brisk = shipper.Limits{KeepaliveEvery: 20 * time.Millisecond, IdleTimeout: 5
 type acceptor struct {
 	mu       sync.Mutex
 	attached int
-	stored   [][]byte
+	stored   map[tidegate.StreamID][][]byte
 }
 
-func (a *acceptor) Attach(_ context.Context, _ tidegate.Identity, _ shipper.Attach, conn *shipper.ServerConn) error {
+func (a *acceptor) Attach(_ context.Context, _ tidegate.Identity, at shipper.Attach, conn *shipper.ServerConn) error {
 	a.mu.Lock()
 	a.attached++
 	a.mu.Unlock()
@@ -55,7 +55,10 @@ func (a *acceptor) Attach(_ context.Context, _ tidegate.Identity, _ shipper.Atta
 		}
 		prev = b.Header.Chain
 		a.mu.Lock()
-		a.stored = append(a.stored, bytes.Clone(b.Sealed))
+		if b.Header.Seq == 1 {
+			a.stored[at.Stream] = nil // a session begins anew here
+		}
+		a.stored[at.Stream] = append(a.stored[at.Stream], bytes.Clone(b.Sealed))
 		a.mu.Unlock()
 		seq := b.Header.Seq
 		if err := errors.Join(conn.SendAck(fence.Ack{Node: node, Epoch: 1, Received: seq, Stored: seq, Durable: seq, Stamp: uint64(seq)}), conn.Flush()); err != nil {
@@ -64,11 +67,15 @@ func (a *acceptor) Attach(_ context.Context, _ tidegate.Identity, _ shipper.Atta
 	}
 }
 
-func (a *acceptor) took() (attached int, stored [][]byte) {
+// took is what has arrived of a stream, and how many sessions of any have.
+func (a *acceptor) took(stream tidegate.StreamID) (attached int, stored [][]byte) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return a.attached, a.stored
+	return a.attached, a.stored[stream]
 }
+
+// first is the stream of the tests that have one.
+var first = tidegate.StreamID{1}
 
 // place is a bucket with a node behind it, and certificates.
 type place struct {
@@ -77,19 +84,27 @@ type place struct {
 	ca   *pki.Authority
 	node *acceptor
 	l    *Listener
+
+	limits shipper.Limits
 }
 
 func newPlace(t *testing.T, b bucket.Bucket) *place {
+	t.Helper()
+	return newPatientPlace(t, b, brisk)
+}
+
+// newPatientPlace is one with other limits.
+func newPatientPlace(t *testing.T, b bucket.Bucket, limits shipper.Limits) *place {
 	t.Helper()
 	ca, err := pki.Dev(t.TempDir(), "c")
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &place{t: t, b: b, ca: ca, node: &acceptor{}}
+	p := &place{t: t, b: b, ca: ca, node: &acceptor{stored: map[tidegate.StreamID][][]byte{}}, limits: limits}
 	d := New(b, quick)
 	p.l = d.Listen(node, always, slog.New(slog.DiscardHandler))
 	s, err := shipper.NewServer(shipper.ServerConfig{
-		TLS: p.of(tidegate.RoleStandby, string(node)).ServerTLS(), Node: node, Limits: brisk,
+		TLS: p.of(tidegate.RoleStandby, string(node)).ServerTLS(), Node: node, Limits: limits,
 		Clock: clock.System(), Log: slog.New(slog.DiscardHandler),
 	}, p.node)
 	if err != nil {
@@ -119,12 +134,18 @@ func (p *place) of(role tidegate.Role, name string) *pki.Credentials {
 // dial opens a writer's session.
 func (p *place) dial(cred *pki.Credentials) (*shipper.Conn, error) {
 	p.t.Helper()
+	return p.dialFor(cred, first)
+}
+
+// dialFor opens one of a stream.
+func (p *place) dialFor(cred *pki.Credentials, stream tidegate.StreamID) (*shipper.Conn, error) {
+	p.t.Helper()
 	d := New(p.b, quick)
 	p.t.Cleanup(d.Wait)
 	conn, _, err := shipper.Dialer{
-		TLS: cred.ClientTLS(pki.Expect{Role: tidegate.RoleStandby, Name: string(node)}), Clock: clock.System(), Limits: brisk,
+		TLS: cred.ClientTLS(pki.Expect{Role: tidegate.RoleStandby, Name: string(node)}), Clock: clock.System(), Limits: p.limits,
 		Connect: func(ctx context.Context, _ string) (net.Conn, error) { return d.Dial(ctx, node) },
-	}.Dial(p.t.Context(), "nowhere", shipper.Attach{Stream: tidegate.ID{1}, As: shipper.AsWriter, Epoch: 1, Holder: tidegate.ID{2}})
+	}.Dial(p.t.Context(), "nowhere", shipper.Attach{Stream: stream, As: shipper.AsWriter, Epoch: 1, Holder: tidegate.ID{2}})
 	if err == nil {
 		p.t.Cleanup(func() { _ = conn.Close() }) // before the wait
 	}
@@ -132,15 +153,21 @@ func (p *place) dial(cred *pki.Credentials) (*shipper.Conn, error) {
 }
 
 // sealed makes batches.
-func sealed(t *testing.T, n int) (all [][]byte) {
+func sealed(t *testing.T, n int) [][]byte {
+	t.Helper()
+	return sealedOf(t, first, n, 1000)
+}
+
+// sealedOf makes batches of a stream, of so many bytes each.
+func sealedOf(t *testing.T, stream tidegate.StreamID, n int, size tidegate.Position) (all [][]byte) {
 	t.Helper()
 	s := batch.NewSealer(batch.CodecNone)
 	var chain tidegate.Chain
 	var pos tidegate.Position
 	for i := range n {
-		payload := bytes.Repeat([]byte{byte(i)}, 1000)
+		payload := bytes.Repeat([]byte{byte(i), stream[0]}, int(size/2))
 		b, h, err := s.Seal(nil, batch.Header{
-			Kind: batch.KindData, Stream: tidegate.ID{1}, Epoch: 1, Seq: tidegate.Seq(i + 1), First: pos, Next: pos + 1000, Head: pos + 1000,
+			Kind: batch.KindData, Stream: stream, Epoch: 1, Seq: tidegate.Seq(i + 1), First: pos, Next: pos + size, Head: pos + size,
 			Records: 1, Generation: 1, OldestTime: 1, NewestTime: 1,
 		}, chain, payload)
 		if err != nil {
@@ -184,7 +211,7 @@ func TestSessionCrosses(t *testing.T) {
 	if err := ship(t, conn, all); err != nil {
 		t.Fatal(err)
 	}
-	if _, got := p.node.took(); len(got) != len(all) || !bytes.Equal(bytes.Join(got, nil), bytes.Join(all, nil)) {
+	if _, got := p.node.took(first); len(got) != len(all) || !bytes.Equal(bytes.Join(got, nil), bytes.Join(all, nil)) {
 		t.Errorf("%d batches arrived, want %d, byte for byte", len(got), len(all))
 	}
 	for _, name := range names(t, p.b) {
@@ -228,7 +255,7 @@ func TestStrangersAreRefused(t *testing.T) {
 		put(uint64(i), id, b)
 	}
 	until(t, "the stranger's connection to be over", func() bool { return ended(p.l, id) })
-	if attached, stored := p.node.took(); attached != 0 || len(stored) != 0 {
+	if attached, stored := p.node.took(first); attached != 0 || len(stored) != 0 {
 		t.Errorf("%d sessions, %d batches", attached, len(stored))
 	}
 }
@@ -267,7 +294,7 @@ func TestDamagedPieces(t *testing.T) {
 			all := sealed(t, 50)
 			for err = ship(t, conn, all); err == nil; _, err = conn.Recv() { // what is there twice was good once
 			}
-			_, got := p.node.took()
+			_, got := p.node.took(first)
 			if !bytes.Equal(bytes.Join(got, nil), bytes.Join(all[:len(got)], nil)) {
 				t.Errorf("%d batches arrived, and not as they were sealed", len(got))
 			}
