@@ -26,6 +26,7 @@ func drillCommand() *ucli.Command {
 		Subcommands: []*ucli.Command{
 			drillListCommand(),
 			drillShowCommand(),
+			drillHistoryCommand(),
 			drillVerifyCommand(),
 			drillKeyCommand(),
 		},

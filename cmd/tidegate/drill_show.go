@@ -178,6 +178,10 @@ func writeReportPhases(w io.Writer, r evidence.Report) error {
 		t.Row(name, took(d), took(h.BaselineMedian), ratio, fmt.Sprintf("%s, %d against %d", h.Finding, h.Newest, h.Baseline))
 	}
 	for _, p := range r.Phases {
+		if p.Absent {
+			t.Row(p.Name, "", "", "", "drills of this level have none")
+			continue
+		}
 		row(p.Name, p.Took)
 	}
 	row("total", r.Recovered.Actual)

@@ -166,7 +166,8 @@ func (c *checker) phases(all []Phase) {
 	seen := map[string]bool{}
 	for _, p := range all {
 		c.want(p.Name != "" && !seen[p.Name], "phases: %q is there twice, or has no name", p.Name)
-		c.span("phase "+p.Name, p.Took)
+		c.span("phase "+p.Name, p.Took, p.Noise)
+		c.want(!p.Absent || p.Took == nil, "phase %s: such a drill has no such phase, and it took a time", p.Name)
 		seen[p.Name] = true
 	}
 }

@@ -38,7 +38,7 @@ type testCase struct {
 	Time    string  `xml:"time,attr,omitempty"` // seconds; absent: unknown
 	Failure *remark `xml:"failure"`
 	Error   *remark `xml:"error"`   // unknown: it is no pass
-	Skipped *remark `xml:"skipped"` // of a phase: such a drill does not have it, or it was not measured
+	Skipped *remark `xml:"skipped"` // of a phase that such a drill does not have, and of what has no objective
 }
 
 type remark struct {
@@ -126,8 +126,12 @@ func objectiveCase(name string, objective, actual *time.Duration) testCase {
 // phaseCase fails where the phase took longer than its history lets expect.
 func phaseCase(p Phase, compared []Compared) testCase {
 	c := testCase{Class: "phase", Name: p.Name, Time: seconds(p.Took)}
-	if p.Took == nil {
-		c.Skipped = &remark{"not measured"}
+	switch {
+	case p.Absent:
+		c.Skipped = &remark{"drills of this level have no such phase"}
+		return c
+	case p.Took == nil:
+		c.Error = &remark{"unknown: it was not measured"}
 		return c
 	}
 	for _, one := range compared {

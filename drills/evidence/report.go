@@ -134,8 +134,10 @@ type Stream struct {
 
 // Phase is one span of the recovery.
 type Phase struct {
-	Name string         `json:"name"`
-	Took *time.Duration `json:"took_ns"` // nil: not measured, or not part of such a drill
+	Name   string         `json:"name"`
+	Took   *time.Duration `json:"took_ns"`  // nil: not measured
+	Noise  *time.Duration `json:"noise_ns"` // how far Took may be off
+	Absent bool           `json:"absent"`   // drills of this level have no such phase, and Took is nil
 }
 
 // Recovered is the recovery time against its objective.

@@ -47,7 +47,7 @@ func full() evidence.Report {
 		Lineage: new(tidegate.Lineage("journal:07")), CutSeq: new(tidegate.Seq(41)), Cut: new(tidegate.Position(0x1f40)),
 		Expected: &tidegate.Digest{1}, Observed: &tidegate.Digest{2},
 	}}
-	r.Phases = []evidence.Phase{{"detect", nil}, {"catch-up", new(1200 * time.Millisecond)}, {"apply", new(3 * time.Second)}, {"verify", new(time.Duration(0))}}
+	r.Phases = []evidence.Phase{{Name: "detect", Absent: true}, {Name: "catch-up", Took: new(1200 * time.Millisecond)}, {Name: "apply", Took: new(3 * time.Second), Noise: new(200 * time.Millisecond)}, {Name: "verify", Took: new(time.Duration(0))}, {Name: "re-route"}}
 	r.Recovered = evidence.Recovered{Objective: new(30 * time.Second), Actual: new(4200 * time.Millisecond), Predicted: new(5 * time.Second)}
 	r.Lost = evidence.Lost{Objective: new(2 * time.Second), Actual: new(time.Duration(0)), Records: new(int64(0)), Bytes: new(int64(0))}
 	seen := evidence.LagSeen{Samples: 10, Median: new(10 * time.Millisecond), P99: new(20 * time.Millisecond), Max: new(21 * time.Millisecond), Records: new(int64(3)), Bytes: new(int64(300))}
@@ -150,6 +150,7 @@ func TestReportsThatContradictThemselves(t *testing.T) {
 		"has no id":                      func(r *evidence.Report) { r.Streams[0].ID = tidegate.StreamID{} },
 		"phase apply: a time below 0":    func(r *evidence.Report) { r.Phases[2].Took = new(-time.Second) },
 		`"apply" is there twice`:         func(r *evidence.Report) { r.Phases[1].Name = "apply" },
+		"and it took a time":             func(r *evidence.Report) { r.Phases[2].Absent = true },
 		"backlog: a number below 0":      func(r *evidence.Report) { r.Backlog.Records = new(int64(-1)) },
 		"recovery_time: a time below 0":  func(r *evidence.Report) { r.Recovered.Actual = new(-time.Second) },
 		"lag: a number below 0":          func(r *evidence.Report) { r.Lag.After.Samples = -1 },

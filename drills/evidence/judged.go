@@ -1,0 +1,60 @@
+package evidence
+
+import (
+	"slices"
+
+	"github.com/tidegate/tidegate/drills/judge"
+)
+
+// KindAssertion is of the check that the drill did no harm to the live protection.
+const KindAssertion = "assertion"
+
+// Judged is the drill as it is judged, and as later ones are compared with it. Why it
+// was refused or interrupted is not in it.
+func (r *Report) Judged() judge.Run {
+	out := judge.Run{
+		ID: r.ID.String(), Started: r.Started.At, RTA: r.Recovered.Actual, RPA: r.Lost.Actual, Outcome: judge.Outcome(r.Verdict.Outcome),
+		Stratum: judge.Stratum{
+			Service: string(r.Service), Level: string(r.Level), Scenario: r.Scenario, Mode: "unknown",
+			Backlog: judge.ClassOf(r.Backlog.Records, r.Backlog.Bytes),
+		},
+		Recovery: r.Recovery.judged(),
+	}
+	if m := r.Gate.Mode; m != nil {
+		out.Stratum.Mode = string(*m)
+	}
+	for _, p := range r.Phases {
+		one := judge.Phase{Name: p.Name, Took: p.Took, Absent: p.Absent}
+		if p.Noise != nil {
+			one.Noise = *p.Noise
+		}
+		out.Phases = append(out.Phases, one)
+	}
+	for _, c := range slices.Concat(r.Isolation, r.Checks) {
+		f := judge.Finding{Name: c.Name, Outcome: judge.Found(c.Outcome), Why: c.Why}
+		if c.Kind == KindAssertion {
+			out.Harm = f
+			continue
+		}
+		out.Checks = append(out.Checks, f)
+	}
+	return out
+}
+
+func (r *Recovery) judged() (out judge.Recovery) {
+	if r.Required != nil {
+		out.Required = *r.Required
+	}
+	if r.Observed != nil {
+		out.Observed = *r.Observed
+	}
+	switch wordOf(r.Outcome) {
+	case "holds", "lucky":
+		out.Met = judge.Pass
+	case "failed":
+		out.Met = judge.Fail
+	default:
+		out.Met = judge.Unknown
+	}
+	return out
+}
