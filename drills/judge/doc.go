@@ -20,7 +20,7 @@
 //
 //	run, runs before it -> [Compare] --+
 //	checks, objectives ----------------+-> [Judge] -> [Verdict], exit code, [Proof]
-//	runs before it -> [Summarise] -> `tidegate drill history`
+//	runs before it -> [Summarise] -> a history, for people
 //
 // All functions may be called concurrently. Why ranks, and what they cost:
 // docs/ARCHITECTURE.md, "A phase is slower when its ranks say so".
