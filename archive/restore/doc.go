@@ -11,12 +11,14 @@
 // # Words
 //
 //   - target:  where the restored state ends
-//   - plan:    base, range of log, bytes and how long it will take
+//   - plan:    base, range of log, and bytes
 //   - attempt: restore.json in the directory, which says what an unfinished restore is of
 //
 // # Picture
 //
-//	archive.Stream -> [Make] -> [Plan] -> [Plan.Check] -> [Plan.Run] -> stores.Restorer
+//	archive.Stream -> [Choose] -> [Plan] -> [Plan.Check] -> [Plan.Run] -> stores.Restorer
+//	                              |                             |
+//	                              +-> [Plan.Predict] <- past <--+ [Plan.Took]
 //
 // A Plan belongs to one goroutine; a [Meter] may be read at any time. Attempts are
 // written durably.

@@ -9,7 +9,6 @@ import (
 
 	"github.com/tidegate/tidegate"
 	"github.com/tidegate/tidegate/archive"
-	"github.com/tidegate/tidegate/internal/clock"
 	"github.com/tidegate/tidegate/stores"
 )
 
@@ -74,8 +73,6 @@ type Plan struct {
 	LogBytes   int64 // of the segments, as they are stored
 	RawBytes   int64 // of the log that they hold
 	Bytes      int64 // room that the directory needs
-	Predicted  time.Duration
-	IsSampled  bool // Predicted is known
 	bytesTotal int64
 }
 
@@ -85,20 +82,8 @@ func refuse(hint string, err error) error {
 
 const windowHint = "`tidegate window` lists what can be restored"
 
-// Make chooses what a restore fetches, and tries how fast that goes. A target outside of
-// what can be restored is tidegate.ErrNotFound; one behind a hole, tidegate.ErrGap.
-func Make(ctx context.Context, clk clock.Clock, s *archive.Stream, bases *archive.Bases, c Choice) (*Plan, error) {
-	p, err := Choose(ctx, s, bases, c)
-	if err != nil {
-		return nil, err
-	}
-	if err := p.predict(ctx, clk); err != nil {
-		return nil, err
-	}
-	return p, nil
-}
-
-// Choose is Make without the trial.
+// Choose chooses what a restore fetches. A target outside of what can be restored is
+// tidegate.ErrNotFound; one behind a hole, tidegate.ErrGap.
 func Choose(ctx context.Context, s *archive.Stream, bases *archive.Bases, c Choice) (*Plan, error) {
 	p := &Plan{Stream: s, To: c.To}
 	var err error
@@ -237,20 +222,6 @@ func (p *Plan) measure() error {
 	p.RawBytes = int64(p.End.Next - p.Begin.First)
 	p.Bytes = p.BaseBytes + p.RawBytes + slackBytes
 	p.bytesTotal = p.BaseBytes + p.RawBytes
-	return nil
-}
-
-// predict tries how fast the archive is.
-func (p *Plan) predict(ctx context.Context, clk clock.Clock) error {
-	rate, known, err := p.Stream.Sample(ctx, clk)
-	if err != nil {
-		return err
-	}
-	if p.IsSampled = known; known {
-		// Stored bytes are fewer than what they become; how many fewer the base's
-		// are shows only when they come.
-		p.Predicted = time.Duration(float64(p.BaseBytes+p.LogBytes) / rate * float64(time.Second))
-	}
 	return nil
 }
 

@@ -52,11 +52,11 @@ func TestOneGeneration(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, err = Make(t.Context(), clock.System(), s, &archive.Bases{}, Choice{})
+	_, err = Choose(t.Context(), s, &archive.Bases{}, Choice{})
 	if !errors.Is(err, tidegate.ErrNotFound) || !strings.Contains(err.Error(), "begins with generation 1") {
 		t.Errorf("latest: %v", err)
 	}
-	if _, err = Make(t.Context(), clock.System(), s, &archive.Bases{}, Choice{To: To{Seq: 1}}); err != nil {
+	if _, err = Choose(t.Context(), s, &archive.Bases{}, Choice{To: To{Seq: 1}}); err != nil {
 		t.Errorf("the first generation: %v", err)
 	}
 }
@@ -87,14 +87,14 @@ func TestTimeAtAHole(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p, err := Make(t.Context(), clock.System(), s, &archive.Bases{}, Choice{To: To{Time: time.Unix(0, 10)}})
+	p, err := Choose(t.Context(), s, &archive.Bases{}, Choice{To: To{Time: time.Unix(0, 10)}})
 	if err != nil {
 		t.Fatal(err)
 	}
 	if last, reached, err := p.log(t.Context(), 0, never{}, &Meter{}); err != nil || reached || last.Seq != 1 {
 		t.Errorf("ended with %v, reached %t, %v", last, reached, err)
 	}
-	if _, err := Make(t.Context(), clock.System(), s, &archive.Bases{}, Choice{To: To{Time: time.Unix(0, 11)}}); !errors.Is(err, tidegate.ErrGap) {
+	if _, err := Choose(t.Context(), s, &archive.Bases{}, Choice{To: To{Time: time.Unix(0, 11)}}); !errors.Is(err, tidegate.ErrGap) {
 		t.Errorf("in the hole: %v", err)
 	}
 }

@@ -50,7 +50,7 @@ func (p *Plan) Check(ctx context.Context, t Target) (resumes bool, err error) {
 			return false, fmt.Errorf("go on with the restore in %s: %w", t.Dir, err)
 		}
 		p.End = end
-		if err := errors.Join(p.measure(), p.predict(ctx, t.Clock)); err != nil {
+		if err := p.measure(); err != nil {
 			return false, err
 		}
 	}
@@ -88,6 +88,8 @@ type Result struct {
 	Resumed bool
 	Place   archive.Place // the last batch that was looked into
 	Took    time.Duration
+	Files   time.Duration // of Took: the base
+	Log     time.Duration // of Took: the log behind it
 	Bytes   Progress
 	// Unproven, of a restore to a time: the log ended without a record later than that,
 	// so what was committed between Newest and the target may be missing.
@@ -125,7 +127,7 @@ func (p *Plan) Run(ctx context.Context, t Target, store stores.Restorer, m *Mete
 		a.Ending, a.Unproven = &r, out.Unproven
 		return a.write(t.FS, t.Dir)
 	}
-	err = p.restore(ctx, store, m, known, &out)
+	err = p.restore(ctx, t.Clock, store, m, known, &out)
 	if had != nil && had.Ending != nil && errors.Is(err, tidegate.ErrConflict) {
 		_, gone := t.FS.Stat(had.Ending.Path)
 		if err = errors.Join(err, gone); gone == nil {
@@ -139,15 +141,17 @@ func (p *Plan) Run(ctx context.Context, t Target, store stores.Restorer, m *Mete
 	return out, p.leave(t, a, out)
 }
 
-func (p *Plan) restore(ctx context.Context, store stores.Restorer, m *Meter, known func(stores.Restored) error, out *Result) (err error) {
+func (p *Plan) restore(ctx context.Context, clk clock.Clock, store stores.Restorer, m *Meter, known func(stores.Restored) error, out *Result) (err error) {
 	if err := store.Begin(ctx, p.restoration()); err != nil {
 		return err
 	}
+	began := clk.Boot()
 	if p.Base != nil {
 		if err := p.base(ctx, store, m); err != nil {
 			return p.baseFailed(err)
 		}
 	}
+	based := clk.Boot()
 	from, err := store.Log(ctx)
 	if err != nil {
 		return err
@@ -156,6 +160,7 @@ func (p *Plan) restore(ctx context.Context, store stores.Restorer, m *Meter, kno
 	if out.Place, reached, err = p.log(ctx, from, store, m); err != nil {
 		return fmt.Errorf("restore log: %w", err)
 	}
+	out.Files, out.Log = time.Duration(based-began), time.Duration(clk.Boot()-based)
 	out.Unproven = p.Target.Time != 0 && !reached
 	out.Restored, err = store.Finish(ctx, known)
 	return err

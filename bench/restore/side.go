@@ -189,7 +189,7 @@ func (r *rig) restoreOurs(ctx context.Context, base, name string) (t trial, err 
 		return t, err
 	}
 	t.home = filepath.Join(r.lab.Primary.Dir, name)
-	args := []string{"restore", "--url", "file://" + r.archive(), "--service", lab.Service, "--base", base, "--into", t.home, "-o", "json"}
+	args := []string{"restore", "--url", "file://" + r.archive(), "--service", lab.Service, "--base", base, "--into", t.home, "--recoveries", "none", "-o", "json"}
 	if a := r.lab.Primary.Install.Account; !a.Self {
 		args = append(args, "--account", a.Name)
 	}

@@ -265,7 +265,7 @@ func restoresFrom(t *testing.T, v devView, end tidegate.Position, records uint64
 	t.Helper()
 	node := v.Nodes[1]
 	into := filepath.Join(t.TempDir(), "into")
-	args := []string{"restore", "--from", node.API, "--service", v.Service, "--into", into, "--to", end.String()}
+	args := []string{"restore", "--from", node.API, "--service", v.Service, "--into", into, "--to", end.String(), "--recoveries", "none"}
 	for until := time.Now().Add(30 * time.Second); ; { // what is committed comes to the node a moment later
 		var stdout, stderr bytes.Buffer
 		code := cli.Code(run(t.Context(), append(append([]string{"tidegate"}, args...), "--config", v.Operator), nil, &stdout, &stderr))

@@ -33,6 +33,7 @@ func replayCommand() *ucli.Command {
 			&ucli.StringFlag{Name: "digest", Usage: "`DIGEST` that the state must have in the end", DefaultText: "what is on record"},
 			&ucli.StringFlag{Name: "run", Usage: "`DIR`, empty or not there yet: the run folder that the service in the sandbox is started with"},
 			&ucli.DurationFlag{Name: "wait", Value: time.Minute, Usage: "how long the service may be away, before it connects and whenever it has gone"},
+			recoveriesFlag(),
 			&ucli.BoolFlag{Name: "dry-run", Usage: "say what would be fed, and where digests are on record; listen nowhere"},
 		),
 		Action: replayArchive,
@@ -65,7 +66,10 @@ type replayResult struct {
 	Marks   []replay.Mark        `json:"on_record"` // of bases, in the range
 	DryRun  bool                 `json:"dry_run"`
 
+	Predicted *float64 `json:"predicted_s"` // null: not known, or not as fast as it goes
+
 	Position *tidegate.Position `json:"position,omitempty"`
+	Took     *float64           `json:"took_s,omitempty"`
 	Records  *uint64            `json:"records,omitempty"` // fed by this command
 	Bytes    *uint64            `json:"bytes,omitempty"`
 	Newest   *time.Time         `json:"newest,omitempty"`
@@ -96,9 +100,14 @@ func replayArchive(c *ucli.Context) error {
 	if err != nil {
 		return err
 	}
+	known := openRecoveries(c)
 	out := make([]*replayResult, 0, len(plans))
 	for _, p := range plans {
-		out = append(out, replayPlanned(c, p))
+		one := replayPlanned(c, p)
+		if ask.config.Speed == 0 {
+			one.Predicted = predictReplay(p, known.all)
+		}
+		out = append(out, one)
 	}
 	if c.Bool("dry-run") {
 		return cli.Print(c, out, func(w io.Writer) error { return writeReplayPlans(w, out) })
@@ -129,8 +138,12 @@ func replayArchive(c *ucli.Context) error {
 	}
 	for i := range out {
 		out[i].end(&got[i])
+		if ask.config.Speed > 0 || got[i].Bytes == 0 {
+			continue // it says nothing of how fast the service is
+		}
+		known.keep(replayTook(plans[i].Stream, time.Now(), &got[i]))
 	}
-	if err := cli.Print(c, out, func(w io.Writer) error { return writeReplayed(w, out, time.Since(began)) }); err != nil {
+	if err := cli.Print(c, out, func(w io.Writer) error { return writeReplayed(w, out) }); err != nil {
 		return err
 	}
 	return replayVerdict(out)
@@ -319,8 +332,8 @@ func writeReplayPlans(w io.Writer, all []*replayResult) error {
 		if o.Base != "" {
 			state = fmt.Sprintf("base %.12s", o.Base)
 		}
-		fmt.Fprintf(&b, "replay %s/%s to %s: state begins with %s, batches %d to %d, positions %s to %s\n",
-			o.Service, o.Stream, o.To, state, uint64(o.Begin.Seq), uint64(o.End.Seq), o.First, o.End.Next)
+		fmt.Fprintf(&b, "replay %s/%s to %s: state begins with %s, batches %d to %d, positions %s to %s, predicted %s\n",
+			o.Service, o.Stream, o.To, state, uint64(o.Begin.Seq), uint64(o.End.Seq), o.First, o.End.Next, seconds(o.Predicted))
 		for _, m := range o.Marks {
 			fmt.Fprintf(&b, "  on record at %s: %s (%s)\n", m.Position, m.Digest, m.From)
 		}
@@ -331,7 +344,7 @@ func writeReplayPlans(w io.Writer, all []*replayResult) error {
 
 // end notes what came of it.
 func (o *replayResult) end(got *replay.Outcome) {
-	o.Position, o.Records, o.Bytes = &got.Position, &got.Records, &got.Bytes
+	o.Position, o.Records, o.Bytes, o.Took = &got.Position, &got.Records, &got.Bytes, new(got.Took.Seconds())
 	o.Checked, o.Verdict, o.Why = got.Checked, got.Verdict, got.Why
 	if !got.Newest.IsZero() {
 		o.Newest = new(got.Newest.UTC())
@@ -342,10 +355,10 @@ func (o *replayResult) end(got *replay.Outcome) {
 }
 
 // writeReplayed says what was fed, and what the state is.
-func writeReplayed(w io.Writer, all []*replayResult, took time.Duration) error {
+func writeReplayed(w io.Writer, all []*replayResult) error {
 	var b strings.Builder
 	for _, o := range all {
-		fmt.Fprintf(&b, "replayed %s/%s to %s: %d records, %s, in %s\n", o.Service, o.Stream, *o.Position, *o.Records, cli.Size(int64(*o.Bytes)), cli.Span(took)) //nolint:gosec // bytes of one log
+		fmt.Fprintf(&b, "replayed %s/%s to %s: %d records, %s, in %s, predicted %s\n", o.Service, o.Stream, *o.Position, *o.Records, cli.Size(int64(*o.Bytes)), seconds(o.Took), seconds(o.Predicted)) //nolint:gosec // bytes of one log
 		if o.Newest != nil {
 			fmt.Fprintf(&b, "  newest record: %s\n", o.Newest.Format(time.RFC3339Nano))
 		}

@@ -107,6 +107,18 @@ func TestReplayOfALedger(t *testing.T) {
 		t.Errorf("%s", out)
 	}
 	says(t, errs, "the state is "+digests[499].String())
+
+	// What was measured by it says how long a service that was restored will replay.
+	into := filepath.Join(t.TempDir(), "into")
+	a.run(t, cli.OK, "restore", "--service", "ledger", "--into", into+"1")
+	out, _ = a.run(t, cli.OK, "restore", "--service", "ledger", "--into", into+"2", "-o", "json")
+	var back restoreResult
+	if err := json.Unmarshal([]byte(out), &back); err != nil {
+		t.Fatal(err)
+	}
+	if back.ReplayBy == nil || *back.ReplayBy != 2 || back.Recovery == nil || *back.Recovery != *back.Predicted+*back.ReplayPredicted {
+		t.Errorf("%s", out)
+	}
 }
 
 // TestReplayArguments: every mistake is said before anything is listened on.

@@ -40,6 +40,7 @@ func restoreCommand() *ucli.Command {
 			&ucli.StringFlag{Name: "account", Usage: "postgres: `USER` that the server runs as", DefaultText: "this one, postgres for root"},
 			&ucli.StringFlag{Name: "bin-dir", Usage: "postgres: `DIR` of its programs, for --start", DefaultText: "/usr/lib/postgresql/<release>/bin"},
 			&ucli.UintFlag{Name: "port", Value: 5432, Usage: "postgres: `PORT`, a part of the name of the socket in DIR/run"},
+			recoveriesFlag(),
 			&ucli.StringFlag{Name: "cpuprofile", Hidden: true, Usage: "write a processor profile of the restore to `FILE`, for `go tool pprof`"},
 			&ucli.StringFlag{Name: "segment-bytes", Usage: "journal: `SIZE` of its segments, as the service has it", DefaultText: "64MiB"},
 		),
@@ -78,20 +79,21 @@ type restoreResult struct {
 	BaseBytes int64                `json:"base_bytes"`
 	LogBytes  int64                `json:"log_bytes"` // as stored
 	Room      int64                `json:"room_bytes"`
-	Predicted *float64             `json:"predicted_s"` // null: not known
+	restorePredicted
 
-	Position *tidegate.Position `json:"position,omitempty"`
-	Records  *uint64            `json:"records,omitempty"`      // behind the base
-	Replay   *int64             `json:"replay_bytes,omitempty"` // of log that a journal's service replays when it starts; how long that takes is not known
-	Newest   *time.Time         `json:"newest,omitempty"`
-	Kept     int64              `json:"kept_bytes"`
-	Took     *float64           `json:"took_s,omitempty"`
-	Path     string             `json:"path,omitempty"`
-	Started  string             `json:"started,omitempty"`
-	Next     string             `json:"next,omitempty"`
-	Unproven string             `json:"unproven,omitempty"` // what may be missing, of a restore to a time
+	Position  *tidegate.Position `json:"position,omitempty"`
+	Records   *uint64            `json:"records,omitempty"` // behind the base
+	Newest    *time.Time         `json:"newest,omitempty"`
+	Kept      int64              `json:"kept_bytes"`
+	Took      *float64           `json:"took_s,omitempty"`
+	StartTook *float64           `json:"start_took_s,omitempty"` // of it, with --start
+	Path      string             `json:"path,omitempty"`
+	Started   string             `json:"started,omitempty"`
+	Next      string             `json:"next,omitempty"`
+	Unproven  string             `json:"unproven,omitempty"` // what may be missing, of a restore to a time
 
 	show func(tidegate.Position) string
+	kind string
 }
 
 func restoreArchive(c *ucli.Context) error {
@@ -134,7 +136,7 @@ func restoreArchive(c *ucli.Context) error {
 	}
 	defer bases.Close()
 	choice := cold.Choice{To: to, Base: c.String("base"), NeedsBase: kind.needsBase}
-	plan, err := cold.Make(c.Context, clk, s, bases, choice.GoingOn(target))
+	plan, err := cold.Choose(c.Context, s, bases, choice.GoingOn(target))
 	if err != nil {
 		return err
 	}
@@ -147,6 +149,10 @@ func restoreArchive(c *ucli.Context) error {
 		return err
 	}
 	out := restorePlanned(plan, dir, resumes, kind)
+	known := openRecoveries(c)
+	if err := out.predict(c.Context, clk, plan, known.all); err != nil {
+		return err
+	}
 	if out.DryRun = c.Bool("dry-run"); out.DryRun {
 		return cli.Print(c, out, out.writePlan)
 	}
@@ -155,7 +161,7 @@ func restoreArchive(c *ucli.Context) error {
 			return err
 		}
 	}
-	err = profiled(c.String("cpuprofile"), func() error { return out.run(c, plan, target, store) })
+	err = profiled(c.String("cpuprofile"), func() error { return out.run(c, plan, target, store, known) })
 	if err != nil {
 		return err
 	}
@@ -212,13 +218,10 @@ func restorePlanned(plan *cold.Plan, dir string, resumes bool, kind storeKind) *
 	info := plan.Stream.Info
 	out := &restoreResult{
 		Service: info.Service, Stream: info.Name, Into: dir, To: plan.To.String(), Resumes: resumes, Begin: plan.Begin, End: plan.End,
-		BaseBytes: plan.BaseBytes, LogBytes: plan.LogBytes, Room: plan.Bytes, show: kind.show,
+		BaseBytes: plan.BaseBytes, LogBytes: plan.LogBytes, Room: plan.Bytes, show: kind.show, kind: info.Store,
 	}
 	if plan.Base != nil {
 		out.Base = plan.Base.Name.String()
-	}
-	if plan.IsSampled {
-		out.Predicted = new(plan.Predicted.Seconds())
 	}
 	return out
 }
@@ -241,7 +244,7 @@ func profiled(path string, work func() error) (err error) {
 }
 
 // run restores, and starts what was restored if that was asked for.
-func (o *restoreResult) run(c *ucli.Context, plan *cold.Plan, target cold.Target, store restorer) error {
+func (o *restoreResult) run(c *ucli.Context, plan *cold.Plan, target cold.Target, store restorer, known *recoveries) error {
 	var m cold.Meter
 	var res cold.Result
 	progress := func() (done, total int64) { p := m.Progress(); return p.Done, p.Total }
@@ -263,9 +266,7 @@ func (o *restoreResult) run(c *ucli.Context, plan *cold.Plan, target cold.Target
 	if res.Newest != 0 {
 		o.Newest = new(time.Unix(0, res.Newest).UTC())
 	}
-	if plan.Stream.Info.Store == journalKind {
-		o.Replay = new(int64(res.Position - plan.From()))
-	}
+	o.Replay = int64(res.Position - plan.From())
 	o.Took = new(res.Took.Seconds())
 	if res.Unproven {
 		from := "the base"
@@ -274,14 +275,20 @@ func (o *restoreResult) run(c *ucli.Context, plan *cold.Plan, target cold.Target
 		}
 		o.Unproven = fmt.Sprintf("no record later than the target is archived: what was committed between %s and %s may be missing", from, o.To)
 	}
-	if !c.Bool("start") {
-		return nil
+	var starting time.Duration
+	if c.Bool("start") {
+		began := time.Now()
+		if o.Started, err = store.start(c.Context); err != nil {
+			return err
+		}
+		o.Next, starting = "", time.Since(began)
+		o.StartTook = new(starting.Seconds())
+		*o.Took += *o.StartTook
 	}
-	began := time.Now()
-	o.Started, err = store.start(c.Context)
-	o.Next = ""
-	*o.Took += time.Since(began).Seconds()
-	return err
+	if r, worth := plan.Took(time.Now(), &res, starting); worth {
+		known.keep(r)
+	}
+	return nil
 }
 
 func seconds(s *float64) string {
@@ -303,7 +310,7 @@ func (o *restoreResult) writePlan(w io.Writer) error {
 		fmt.Fprintf(&b, "base: %.12s, %s of files\n", o.Base, cli.Size(o.BaseBytes))
 	}
 	fmt.Fprintf(&b, "log: batches %d to %d, %s as stored, up to %s\n", uint64(o.Begin.Seq), uint64(o.End.Seq), cli.Size(o.LogBytes), o.show(o.End.Next))
-	fmt.Fprintf(&b, "room: %s\npredicted: %s\n", cli.Size(o.Room), seconds(o.Predicted))
+	fmt.Fprintf(&b, "room: %s\n%s", cli.Size(o.Room), o.restorePredicted.text(o.kind))
 	_, err := io.WriteString(w, b.String())
 	return err
 }
@@ -311,12 +318,16 @@ func (o *restoreResult) writePlan(w io.Writer) error {
 // writeDone says what was done.
 func (o *restoreResult) writeDone(w io.Writer) error {
 	var b strings.Builder
-	fmt.Fprintf(&b, "restored %s/%s to position %s in %s, predicted %s\n", o.Service, o.Stream, o.show(*o.Position), seconds(o.Took), seconds(o.Predicted))
+	predicted := o.Predicted
+	if o.Started != "" {
+		predicted = o.Recovery
+	}
+	fmt.Fprintf(&b, "restored %s/%s to position %s in %s, predicted %s\n", o.Service, o.Stream, o.show(*o.Position), seconds(o.Took), seconds(predicted))
 	if o.Newest != nil {
 		fmt.Fprintf(&b, "newest record: %s\n", o.Newest.Format(time.RFC3339Nano))
 	}
-	if o.Replay != nil {
-		fmt.Fprintf(&b, "its service replays: %s of log when it starts, how long that takes is unknown\n", cli.Size(*o.Replay))
+	if o.Started == "" {
+		fmt.Fprint(&b, o.replayText(o.kind))
 	}
 	if o.Unproven != "" {
 		fmt.Fprintf(&b, "WARNING: %s\n", o.Unproven)

@@ -30,6 +30,7 @@ import (
 type archived struct {
 	root     string
 	url      string
+	past     string // file of recoveries
 	m        *archivetest.Maker
 	end      tidegate.Position
 	ends     []tidegate.Position // of every record
@@ -68,7 +69,7 @@ func archiveJournal(t *testing.T, n int) *archived {
 
 func newArchived(t *testing.T) *archived {
 	t.Helper()
-	a := &archived{root: t.TempDir()}
+	a := &archived{root: t.TempDir(), past: filepath.Join(t.TempDir(), "state", "recoveries.json")}
 	a.url = "file://" + a.root
 	a.m = archivetest.New(t, dir.New(vfs.OS(), a.root), "journal")
 	return a
@@ -100,6 +101,9 @@ func (a *archived) run(t *testing.T, want cli.Code, args ...string) (stdout, std
 	t.Helper()
 	var out, errs bytes.Buffer
 	line := append([]string{"tidegate"}, args...)
+	if args[0] == "restore" || args[0] == "replay" {
+		line = append(line, "--recoveries", a.past)
+	}
 	if code := cli.Code(run(t.Context(), append(line, "--url", a.url), nil, &out, &errs)); code != want {
 		t.Fatalf("%v: exit code %d, want %d\n%s%s", args, code, want, out.String(), errs.String())
 	}
@@ -120,7 +124,7 @@ func TestRestoreCommand(t *testing.T) {
 	into := filepath.Join(t.TempDir(), "into")
 
 	out, _ := a.run(t, cli.OK, "restore", "--service", "bank", "--into", into, "--dry-run")
-	says(t, out, "restore bank/main to latest", "batches 1 to", "room: ")
+	says(t, out, "restore bank/main to latest", "batches 1 to", "room: ", "predicted: unknown\n", "its service replays ", "predicted unknown, no `tidegate replay` of it")
 	if _, err := os.Stat(into); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("a dry run has written: %v", err)
 	}
@@ -160,6 +164,10 @@ func TestRestoreCommand(t *testing.T) {
 	}
 	if res.Unproven != "" {
 		t.Errorf("a later record is archived: %s", res.Unproven)
+	}
+	// By the one before; how fast its service is, nobody has measured.
+	if res.Predicted == nil || res.PredictedBy == nil || *res.PredictedBy != 1 || res.ReplayPredicted != nil || res.Recovery != nil {
+		t.Errorf("predicted: %s", out)
 	}
 
 	// Nothing later than the newest record says that nothing else was committed then.
@@ -237,7 +245,7 @@ func TestStatesOfAJournal(t *testing.T) {
 	says(t, out, "restored from: the log's beginning")
 	into := filepath.Join(t.TempDir(), "into")
 	out, _ = a.run(t, cli.OK, "restore", "--service", "bank", "--into", into)
-	says(t, out, "to position "+a.end.String(), "its service replays: ", "is unknown")
+	says(t, out, "to position "+a.end.String(), "its service replays ", "predicted unknown")
 	j, err := journal.Open(filepath.Join(into, "journal"), journal.Config{Service: "bank", Stream: "main"})
 	if err != nil {
 		t.Fatal(err)
@@ -264,7 +272,7 @@ func TestStatesOfAJournal(t *testing.T) {
 func TestRestoreKilled(t *testing.T) {
 	a := archiveJournal(t, 5000)
 	into := filepath.Join(t.TempDir(), "into")
-	args := []string{"restore", "--service", "bank", "--into", into, "--url", a.url}
+	args := []string{"restore", "--service", "bank", "--into", into, "--url", a.url, "--recoveries", "none"}
 	for _, until := range []string{"restore.json", "restoring", "restoring/meta.json", "restoring/log"} {
 		cmd := exec.Command("tidegate", args...)
 		if err := cmd.Start(); err != nil {

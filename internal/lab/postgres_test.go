@@ -171,7 +171,7 @@ func (s *pgStage) restores(t *testing.T) {
 	const rows = "SELECT count(*) || ' rows ' || coalesce(max(n), 0) FROM told"
 	into := s.pg.WarmHome() + "-restored"
 	t.Cleanup(func() { endServer(t, into) })
-	says(t, s.operate(t, 0, "restore", "--from", s.APIAddr("d1"), "--service", lab.Service, "--into", into, "--start", "--port", "5499"), "started: timeline")
+	says(t, s.operate(t, 0, "restore", "--from", s.APIAddr("d1"), "--service", lab.Service, "--into", into, "--start", "--port", "5499", "--recoveries", "none"), "started: timeline")
 	want, err := s.pg.Primary.Text(t.Context(), rows)
 	if err != nil {
 		t.Fatal(err)

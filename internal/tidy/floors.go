@@ -82,6 +82,7 @@ func House() []Entry {
 		{"archive", 21, "what lies in a bucket: streams, segments of sealed batches, mirrors of bases"},
 		{"archive/archivetest", 22, "archives for tests"},
 		{"archive/live", 22, "a standby node's log and base, read as if they were an archive"},
+		{"archive/restore/past", 20, "how long this machine's restores and replays took, and so how long the next one will"},
 		{"archive/restore", 22, "the cold restore: a base and the log behind it, out of an archive, into a directory"},
 		{"standby/deltalog", 20, "sealed batches over seglog"},
 		{"stores/postgres/wal", 20, "PostgreSQL's log, pure: positions, timelines, the parser"},

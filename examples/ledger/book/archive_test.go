@@ -84,7 +84,7 @@ func TestRestoredBookHasItsState(t *testing.T) {
 	for range 6 {
 		want := then[random.IntN(len(then))]
 		for _, choice := range []string{"", cold.NoBase} {
-			plan, err := cold.Make(t.Context(), clock.System(), stream, bases, cold.Choice{To: cold.To{Position: want.Position}, Base: choice})
+			plan, err := cold.Choose(t.Context(), stream, bases, cold.Choice{To: cold.To{Position: want.Position}, Base: choice})
 			if err != nil {
 				t.Fatal(err)
 			}

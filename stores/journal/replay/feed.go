@@ -51,7 +51,9 @@ func (f *feed) run(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
+		began := f.r.pace.clk.Boot()
 		err = s.run(ctx)
+		f.out.Took += time.Duration(f.r.pace.clk.Boot() - began)
 		var gone goneError
 		switch {
 		case errors.Is(err, errDiffers), err == nil:

@@ -64,6 +64,7 @@ type Outcome struct {
 	Position tidegate.Position // up to where the service was fed
 	Records  uint64            // that it was fed by this replay
 	Bytes    uint64
+	Took     time.Duration   // of the sessions in which it was fed
 	Newest   time.Time       // source time of the newest of them; zero: there is none
 	Digest   tidegate.Digest // of its state at Position, as it says; zero: it gives none
 	Checked  []Checked       // in the order of positions

@@ -201,7 +201,7 @@ func TestBaseOfAnotherHistory(t *testing.T) {
 		t.Errorf("begins with base %v, batch %s", p.Base, p.Begin.Seq)
 	}
 	all := s.bases(t)
-	_, err := cold.Make(t.Context(), clock.System(), s.open(t), all, cold.Choice{Base: all.All[0].Name.String()})
+	_, err := cold.Choose(t.Context(), s.open(t), all, cold.Choice{Base: all.All[0].Name.String()})
 	if !errors.Is(err, tidegate.ErrDiverged) || !strings.Contains(err.Error(), "of one of epoch 7") {
 		t.Errorf("asked for: %v", err)
 	}

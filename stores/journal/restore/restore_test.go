@@ -106,7 +106,7 @@ func (s *source) plan(t *testing.T, to cold.To) *cold.Plan {
 
 func (s *source) planOf(t *testing.T, c cold.Choice) *cold.Plan {
 	t.Helper()
-	p, err := cold.Make(t.Context(), clock.System(), s.open(t), s.bases(t), c)
+	p, err := cold.Choose(t.Context(), s.open(t), s.bases(t), c)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -289,7 +289,7 @@ func TestDamageIsNamed(t *testing.T) {
 	if !errors.Is(err, tidegate.ErrNotFound) || !bytes.Contains([]byte(err.Error()), []byte(middle)) {
 		t.Errorf("gone: %v, want %s", err, middle)
 	}
-	_, err = cold.Make(t.Context(), clock.System(), s.open(t), &archive.Bases{}, cold.Choice{})
+	_, err = cold.Choose(t.Context(), s.open(t), &archive.Bases{}, cold.Choice{})
 	if !errors.Is(err, tidegate.ErrGap) {
 		t.Errorf("a plan over the hole: %v", err)
 	}

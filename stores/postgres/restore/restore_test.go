@@ -260,7 +260,7 @@ func (s *source) plan(t *testing.T, to cold.To) *cold.Plan { return s.planOf(t, 
 func (s *source) planOf(t *testing.T, to cold.To, base string) *cold.Plan {
 	t.Helper()
 	stream, bases := s.open(t)
-	p, err := cold.Make(t.Context(), clock.System(), stream, bases, cold.Choice{To: to, Base: base, NeedsBase: true})
+	p, err := cold.Choose(t.Context(), stream, bases, cold.Choice{To: to, Base: base, NeedsBase: true})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -472,7 +472,7 @@ func (s *source) refused(t *testing.T) {
 		"before all":                    {cold.To{Time: time.Unix(0, 1)}, tidegate.ErrNotFound},
 		"a batch that never was":        {cold.To{Seq: 1 << 40}, tidegate.ErrNotFound},
 	} {
-		if _, err := cold.Make(t.Context(), clock.System(), stream, bases, cold.Choice{To: c.to, NeedsBase: true}); !errors.Is(err, c.want) || tidegate.HintOf(err) == "" {
+		if _, err := cold.Choose(t.Context(), stream, bases, cold.Choice{To: c.to, NeedsBase: true}); !errors.Is(err, c.want) || tidegate.HintOf(err) == "" {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
