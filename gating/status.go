@@ -175,6 +175,7 @@ func (p parts) streamStatus(v *registry.View, svc registry.Service, st registry.
 			j.say(pb.Verdict_VERDICT_AT_RISK, "member %s: %s", m.GetNode(), text)
 		}
 	}
+	out.Archive = streamArchive(out.GetMembers(), p.timing.Stale)
 	alive := len(p.world.aliveMembers(rec.Config, st.ID, p.timing.Stale))
 	// Configured nodes at the writer's site are for the way back: they are not missed.
 	wanted := rec.Config
@@ -358,6 +359,37 @@ func (p *probes) status(s tidegate.ServiceName, now time.Time) *pb.ProbeStatus {
 	}
 	if !one.lastGood.IsZero() {
 		out.SinceLastGood, out.Latency = durationpb.New(now.Sub(one.lastGood)), durationpb.New(one.latency)
+	}
+	return out
+}
+
+// streamArchive says how a stream stands to the archive: as the node says that uploads,
+// else the one that has the most archived. Reports older than stale say nothing.
+func streamArchive(members []*pb.MemberStatus, stale time.Duration) *pb.StreamArchive {
+	out := &pb.StreamArchive{}
+	for _, m := range members {
+		if m.GetStream() == nil || m.GetReportAge().AsDuration() > stale {
+			continue
+		}
+		a := m.GetStream().GetArchive()
+		if a == nil {
+			if out.GetSaid() == nil {
+				out.State = pb.ArchiveState_ARCHIVE_STATE_NONE
+			}
+			continue
+		}
+		if had := out.GetSaid(); had != nil && !(a.GetArchivist() && !had.GetArchivist() || a.GetArchivist() == had.GetArchivist() && a.GetArchivedSeq() > had.GetArchivedSeq()) {
+			continue
+		}
+		out.Node, out.ReportAge, out.Said = m.GetNode(), m.GetReportAge(), a
+		switch {
+		case !a.GetArchivist():
+			out.State = pb.ArchiveState_ARCHIVE_STATE_IDLE
+		case a.GetError() != "":
+			out.State = pb.ArchiveState_ARCHIVE_STATE_FAILS
+		default:
+			out.State = pb.ArchiveState_ARCHIVE_STATE_UPLOADS
+		}
 	}
 	return out
 }

@@ -23,6 +23,7 @@ type ArchiveStatus struct {
 	Archivist bool           // this node uploads
 	Archived  *tidegate.Seq  // everything up to it that this log has is archived
 	Behind    *time.Duration // age of the oldest committed batch that is not archived; 0: there is none
+	Bytes     *int64         // of the source's log, committed and not archived
 	Holes     []archive.Range
 	// LastSuccess is when the bucket did last what this node asked; zero: never in this run.
 	LastSuccess time.Time
@@ -126,24 +127,27 @@ func (s *stream) archiveStatus() (*ArchiveStatus, []local.Finding) {
 	if st.Known && st.Epoch == term.Epoch && st.Against == nil {
 		seq := st.Next - 1
 		a.Archived = &seq
-		if age, known := s.ageOf(st.Next, commit); known {
-			a.Behind = &age
-		}
+		a.Behind, a.Bytes = s.lags(st.Next, commit)
 	}
 	return a, s.archiveFindings(&st, a, given)
 }
 
-// ageOf returns how old a batch is by the source's clock and this node's; 0 where it
-// is not committed yet.
-func (s *stream) ageOf(seq, commit tidegate.Seq) (age time.Duration, known bool) {
-	if seq > commit {
-		return 0, true
+// lags returns how old the batch at next is, by the source's clock and this node's, and
+// how much of the source's log is committed from it on; 0 where it is not committed yet,
+// nil where it is not known. Positions of two generations have no distance.
+func (s *stream) lags(next, commit tidegate.Seq) (age *time.Duration, size *int64) {
+	if next > commit {
+		return new(time.Duration), new(int64)
 	}
-	_, h, err := s.log.At(seq)
+	_, first, err := s.log.At(next)
 	if err != nil {
-		return 0, false
+		return nil, nil
 	}
-	return max(0, s.n.deps.Clock.Wall().Sub(time.Unix(0, h.NewestTime))), true
+	age = new(max(0, s.n.deps.Clock.Wall().Sub(time.Unix(0, first.NewestTime))))
+	if _, last, err := s.log.At(commit); err == nil && last.Generation == first.Generation {
+		size = new(int64(last.Next - first.First)) //nolint:gosec // a size
+	}
+	return age, size
 }
 
 // Names of what a node says of its archive.

@@ -334,7 +334,16 @@ func TestAcknowledgementsDoNotWaitForTheArchive(t *testing.T) {
 			c.until("all is well", func() bool {
 				return !c.nodes["dr1"].finds(findingArchiveUnreachable) && c.nodes["dr1"].status().Archive.Err == ""
 			})
-			mood(a.moods["dr1"]) // the node ends all the same
+			if m := streamMessage(c.nodes["dr1"].status(), tidegate.ID{}).GetArchive(); !m.GetArchivist() || m.GetArchivedSeq() != 51 || m.BehindBytes == nil || m.GetBehindBytes() != 0 || m.GetBehind() == nil {
+				t.Errorf("with all archived it reports %v", m)
+			}
+			mood(a.moods["dr1"])
+			w.seal(2, 100)
+			c.committed(w, 53, "dr1")
+			if m := streamMessage(c.nodes["dr1"].status(), tidegate.ID{}).GetArchive(); m.GetArchivedSeq() != 51 || m.GetBehindBytes() != 200 || m.GetBehind() == nil || m.GetLastSuccess() == nil {
+				t.Errorf("with two batches to go it reports %v", m)
+			}
+			// The node ends all the same.
 			w.close()
 			if err := c.nodes["dr1"].stop(); err != nil {
 				t.Error(err)

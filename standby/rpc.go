@@ -315,6 +315,7 @@ func streamMessage(s StreamStatus, node tidegate.Incarnation) *pb.StandbyStream 
 	if !s.StateDigest.IsZero() {
 		m.StateDigest, m.StateDigestPosition = s.StateDigest.String(), uint64(s.StateDigestAt)
 	}
+	m.Archive = archiveMessage(s.Archive)
 	m.HandoverApplied = fencewire.HandoverMessage(s.HandoverApplied)
 	m.ApplyLagRecords, m.ApplyRecordsPerSecond = s.ApplyLag, s.ApplyRate
 	m.AppliedPosition = positionMessage(s.AppliedPosition)
@@ -325,6 +326,27 @@ func streamMessage(s StreamStatus, node tidegate.Incarnation) *pb.StandbyStream 
 	}
 	if s.Blind != nil {
 		m.BlindWindow = durationpb.New(*s.Blind)
+	}
+	return m
+}
+
+// archiveMessage is nil where there is no archive.
+func archiveMessage(a *ArchiveStatus) *pb.StandbyArchive {
+	if a == nil {
+		return nil
+	}
+	m := &pb.StandbyArchive{Archivist: a.Archivist, Error: a.Err, Holes: uint32(len(a.Holes))} //nolint:gosec // few
+	if a.Archived != nil {
+		m.ArchivedSeq = new(uint64(*a.Archived))
+	}
+	if a.Bytes != nil {
+		m.BehindBytes = new(uint64(*a.Bytes)) //nolint:gosec // a size
+	}
+	if a.Behind != nil {
+		m.Behind = durationpb.New(*a.Behind)
+	}
+	if !a.LastSuccess.IsZero() {
+		m.LastSuccess = timestamppb.New(a.LastSuccess)
 	}
 	return m
 }

@@ -3161,8 +3161,10 @@ type StandbyStream struct {
 	StateDigest         string          `protobuf:"bytes,23,opt,name=state_digest,json=stateDigest,proto3" json:"state_digest,omitempty"`
 	StateDigestPosition uint64          `protobuf:"varint,24,opt,name=state_digest_position,json=stateDigestPosition,proto3" json:"state_digest_position,omitempty"`
 	Findings            []*StoreFinding `protobuf:"bytes,25,rep,name=findings,proto3" json:"findings,omitempty"`
-	unknownFields       protoimpl.UnknownFields
-	sizeCache           protoimpl.SizeCache
+	// Absent where the node has no archive.
+	Archive       *StandbyArchive `protobuf:"bytes,26,opt,name=archive,proto3" json:"archive,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *StandbyStream) Reset() {
@@ -3370,6 +3372,114 @@ func (x *StandbyStream) GetFindings() []*StoreFinding {
 	return nil
 }
 
+func (x *StandbyStream) GetArchive() *StandbyArchive {
+	if x != nil {
+		return x.Archive
+	}
+	return nil
+}
+
+// StandbyArchive is what a standby node knows of a stream's archive.
+type StandbyArchive struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// This node uploads.
+	Archivist bool `protobuf:"varint,1,opt,name=archivist,proto3" json:"archivist,omitempty"`
+	// Everything up to it that this log has is archived; absent while not known.
+	ArchivedSeq *uint64 `protobuf:"varint,2,opt,name=archived_seq,json=archivedSeq,proto3,oneof" json:"archived_seq,omitempty"`
+	// Committed bytes of the source's log behind that; absent while not known.
+	BehindBytes *uint64 `protobuf:"varint,3,opt,name=behind_bytes,json=behindBytes,proto3,oneof" json:"behind_bytes,omitempty"`
+	// Age of the oldest committed batch that is not archived, 0 when there is none; absent
+	// while not known.
+	Behind *durationpb.Duration `protobuf:"bytes,4,opt,name=behind,proto3" json:"behind,omitempty"`
+	// When the bucket did last what this node asked; absent: never since it started.
+	LastSuccess *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=last_success,json=lastSuccess,proto3" json:"last_success,omitempty"`
+	// Why it does not, or why nothing is uploaded; empty if all is well.
+	Error string `protobuf:"bytes,6,opt,name=error,proto3" json:"error,omitempty"`
+	// Ranges of batches that the archive lacks and this log cannot fill.
+	Holes         uint32 `protobuf:"varint,7,opt,name=holes,proto3" json:"holes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StandbyArchive) Reset() {
+	*x = StandbyArchive{}
+	mi := &file_tidegate_v1_node_proto_msgTypes[38]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StandbyArchive) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StandbyArchive) ProtoMessage() {}
+
+func (x *StandbyArchive) ProtoReflect() protoreflect.Message {
+	mi := &file_tidegate_v1_node_proto_msgTypes[38]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StandbyArchive.ProtoReflect.Descriptor instead.
+func (*StandbyArchive) Descriptor() ([]byte, []int) {
+	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{38}
+}
+
+func (x *StandbyArchive) GetArchivist() bool {
+	if x != nil {
+		return x.Archivist
+	}
+	return false
+}
+
+func (x *StandbyArchive) GetArchivedSeq() uint64 {
+	if x != nil && x.ArchivedSeq != nil {
+		return *x.ArchivedSeq
+	}
+	return 0
+}
+
+func (x *StandbyArchive) GetBehindBytes() uint64 {
+	if x != nil && x.BehindBytes != nil {
+		return *x.BehindBytes
+	}
+	return 0
+}
+
+func (x *StandbyArchive) GetBehind() *durationpb.Duration {
+	if x != nil {
+		return x.Behind
+	}
+	return nil
+}
+
+func (x *StandbyArchive) GetLastSuccess() *timestamppb.Timestamp {
+	if x != nil {
+		return x.LastSuccess
+	}
+	return nil
+}
+
+func (x *StandbyArchive) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
+
+func (x *StandbyArchive) GetHoles() uint32 {
+	if x != nil {
+		return x.Holes
+	}
+	return 0
+}
+
 // NodeLease is a standby node's word to refuse fences for a while.
 type NodeLease struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -3383,7 +3493,7 @@ type NodeLease struct {
 
 func (x *NodeLease) Reset() {
 	*x = NodeLease{}
-	mi := &file_tidegate_v1_node_proto_msgTypes[38]
+	mi := &file_tidegate_v1_node_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3395,7 +3505,7 @@ func (x *NodeLease) String() string {
 func (*NodeLease) ProtoMessage() {}
 
 func (x *NodeLease) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_node_proto_msgTypes[38]
+	mi := &file_tidegate_v1_node_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3408,7 +3518,7 @@ func (x *NodeLease) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeLease.ProtoReflect.Descriptor instead.
 func (*NodeLease) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{38}
+	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *NodeLease) GetEpoch() uint64 {
@@ -3447,7 +3557,7 @@ type ReportStandbyResponse struct {
 
 func (x *ReportStandbyResponse) Reset() {
 	*x = ReportStandbyResponse{}
-	mi := &file_tidegate_v1_node_proto_msgTypes[39]
+	mi := &file_tidegate_v1_node_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3459,7 +3569,7 @@ func (x *ReportStandbyResponse) String() string {
 func (*ReportStandbyResponse) ProtoMessage() {}
 
 func (x *ReportStandbyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_node_proto_msgTypes[39]
+	mi := &file_tidegate_v1_node_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3472,7 +3582,7 @@ func (x *ReportStandbyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportStandbyResponse.ProtoReflect.Descriptor instead.
 func (*ReportStandbyResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{39}
+	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{40}
 }
 
 type ReportRouteRequest struct {
@@ -3486,7 +3596,7 @@ type ReportRouteRequest struct {
 
 func (x *ReportRouteRequest) Reset() {
 	*x = ReportRouteRequest{}
-	mi := &file_tidegate_v1_node_proto_msgTypes[40]
+	mi := &file_tidegate_v1_node_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3498,7 +3608,7 @@ func (x *ReportRouteRequest) String() string {
 func (*ReportRouteRequest) ProtoMessage() {}
 
 func (x *ReportRouteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_node_proto_msgTypes[40]
+	mi := &file_tidegate_v1_node_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3511,7 +3621,7 @@ func (x *ReportRouteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportRouteRequest.ProtoReflect.Descriptor instead.
 func (*ReportRouteRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{40}
+	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *ReportRouteRequest) GetName() string {
@@ -3552,7 +3662,7 @@ type RouteApplied struct {
 
 func (x *RouteApplied) Reset() {
 	*x = RouteApplied{}
-	mi := &file_tidegate_v1_node_proto_msgTypes[41]
+	mi := &file_tidegate_v1_node_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3564,7 +3674,7 @@ func (x *RouteApplied) String() string {
 func (*RouteApplied) ProtoMessage() {}
 
 func (x *RouteApplied) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_node_proto_msgTypes[41]
+	mi := &file_tidegate_v1_node_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3577,7 +3687,7 @@ func (x *RouteApplied) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RouteApplied.ProtoReflect.Descriptor instead.
 func (*RouteApplied) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{41}
+	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *RouteApplied) GetService() string {
@@ -3630,7 +3740,7 @@ type ReportRouteResponse struct {
 
 func (x *ReportRouteResponse) Reset() {
 	*x = ReportRouteResponse{}
-	mi := &file_tidegate_v1_node_proto_msgTypes[42]
+	mi := &file_tidegate_v1_node_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3642,7 +3752,7 @@ func (x *ReportRouteResponse) String() string {
 func (*ReportRouteResponse) ProtoMessage() {}
 
 func (x *ReportRouteResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_node_proto_msgTypes[42]
+	mi := &file_tidegate_v1_node_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3655,7 +3765,7 @@ func (x *ReportRouteResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportRouteResponse.ProtoReflect.Descriptor instead.
 func (*ReportRouteResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{42}
+	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{43}
 }
 
 type ReportQuarantineRequest struct {
@@ -3688,7 +3798,7 @@ type ReportQuarantineRequest struct {
 
 func (x *ReportQuarantineRequest) Reset() {
 	*x = ReportQuarantineRequest{}
-	mi := &file_tidegate_v1_node_proto_msgTypes[43]
+	mi := &file_tidegate_v1_node_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3700,7 +3810,7 @@ func (x *ReportQuarantineRequest) String() string {
 func (*ReportQuarantineRequest) ProtoMessage() {}
 
 func (x *ReportQuarantineRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_node_proto_msgTypes[43]
+	mi := &file_tidegate_v1_node_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3713,7 +3823,7 @@ func (x *ReportQuarantineRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportQuarantineRequest.ProtoReflect.Descriptor instead.
 func (*ReportQuarantineRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{43}
+	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *ReportQuarantineRequest) GetId() string {
@@ -3829,7 +3939,7 @@ type ReportQuarantineResponse struct {
 
 func (x *ReportQuarantineResponse) Reset() {
 	*x = ReportQuarantineResponse{}
-	mi := &file_tidegate_v1_node_proto_msgTypes[44]
+	mi := &file_tidegate_v1_node_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3841,7 +3951,7 @@ func (x *ReportQuarantineResponse) String() string {
 func (*ReportQuarantineResponse) ProtoMessage() {}
 
 func (x *ReportQuarantineResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_node_proto_msgTypes[44]
+	mi := &file_tidegate_v1_node_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3854,7 +3964,7 @@ func (x *ReportQuarantineResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportQuarantineResponse.ProtoReflect.Descriptor instead.
 func (*ReportQuarantineResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{44}
+	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{45}
 }
 
 var File_tidegate_v1_node_proto protoreflect.FileDescriptor
@@ -4104,7 +4214,7 @@ const file_tidegate_v1_node_proto_rawDesc = "" +
 	"\x17growth_bytes_per_second\x18\t \x01(\x01H\x00R\x14growthBytesPerSecond\x88\x01\x01\x12'\n" +
 	"\x05rates\x18\n" +
 	" \x03(\v2\x11.tidegate.v1.RateR\x05ratesB\x1a\n" +
-	"\x18_growth_bytes_per_second\"\xc2\t\n" +
+	"\x18_growth_bytes_per_second\"\xf9\t\n" +
 	"\rStandbyStream\x12\x1b\n" +
 	"\tstream_id\x18\x01 \x01(\tR\bstreamId\x12.\n" +
 	"\apromise\x18\x02 \x01(\v2\x14.tidegate.v1.PromiseR\apromise\x12+\n" +
@@ -4135,13 +4245,24 @@ const file_tidegate_v1_node_proto_rawDesc = "" +
 	"\x10handover_applied\x18\x16 \x01(\v2\x15.tidegate.v1.HandoverR\x0fhandoverApplied\x12!\n" +
 	"\fstate_digest\x18\x17 \x01(\tR\vstateDigest\x122\n" +
 	"\x15state_digest_position\x18\x18 \x01(\x04R\x13stateDigestPosition\x125\n" +
-	"\bfindings\x18\x19 \x03(\v2\x19.tidegate.v1.StoreFindingR\bfindingsB\x0e\n" +
+	"\bfindings\x18\x19 \x03(\v2\x19.tidegate.v1.StoreFindingR\bfindings\x125\n" +
+	"\aarchive\x18\x1a \x01(\v2\x1b.tidegate.v1.StandbyArchiveR\aarchiveB\x0e\n" +
 	"\f_applied_seqB\x13\n" +
 	"\x11_applied_positionB\x0e\n" +
 	"\f_beacon_headB\x12\n" +
 	"\x10_beacon_releasedB\x1b\n" +
 	"\x19_apply_records_per_secondB\x14\n" +
-	"\x12_apply_lag_records\"\x9f\x01\n" +
+	"\x12_apply_lag_records\"\xbe\x02\n" +
+	"\x0eStandbyArchive\x12\x1c\n" +
+	"\tarchivist\x18\x01 \x01(\bR\tarchivist\x12&\n" +
+	"\farchived_seq\x18\x02 \x01(\x04H\x00R\varchivedSeq\x88\x01\x01\x12&\n" +
+	"\fbehind_bytes\x18\x03 \x01(\x04H\x01R\vbehindBytes\x88\x01\x01\x121\n" +
+	"\x06behind\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\x06behind\x12=\n" +
+	"\flast_success\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\vlastSuccess\x12\x14\n" +
+	"\x05error\x18\x06 \x01(\tR\x05error\x12\x14\n" +
+	"\x05holes\x18\a \x01(\rR\x05holesB\x0f\n" +
+	"\r_archived_seqB\x0f\n" +
+	"\r_behind_bytes\"\x9f\x01\n" +
 	"\tNodeLease\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12\x16\n" +
 	"\x06holder\x18\x02 \x01(\tR\x06holder\x12+\n" +
@@ -4231,7 +4352,7 @@ func file_tidegate_v1_node_proto_rawDescGZIP() []byte {
 }
 
 var file_tidegate_v1_node_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_tidegate_v1_node_proto_msgTypes = make([]protoimpl.MessageInfo, 45)
+var file_tidegate_v1_node_proto_msgTypes = make([]protoimpl.MessageInfo, 46)
 var file_tidegate_v1_node_proto_goTypes = []any{
 	(NodeKind)(0),                     // 0: tidegate.v1.NodeKind
 	(GatePolicy)(0),                   // 1: tidegate.v1.GatePolicy
@@ -4274,30 +4395,31 @@ var file_tidegate_v1_node_proto_goTypes = []any{
 	(*DeclareGenerationResponse)(nil), // 38: tidegate.v1.DeclareGenerationResponse
 	(*ReportStandbyRequest)(nil),      // 39: tidegate.v1.ReportStandbyRequest
 	(*StandbyStream)(nil),             // 40: tidegate.v1.StandbyStream
-	(*NodeLease)(nil),                 // 41: tidegate.v1.NodeLease
-	(*ReportStandbyResponse)(nil),     // 42: tidegate.v1.ReportStandbyResponse
-	(*ReportRouteRequest)(nil),        // 43: tidegate.v1.ReportRouteRequest
-	(*RouteApplied)(nil),              // 44: tidegate.v1.RouteApplied
-	(*ReportRouteResponse)(nil),       // 45: tidegate.v1.ReportRouteResponse
-	(*ReportQuarantineRequest)(nil),   // 46: tidegate.v1.ReportQuarantineRequest
-	(*ReportQuarantineResponse)(nil),  // 47: tidegate.v1.ReportQuarantineResponse
-	(*Route)(nil),                     // 48: tidegate.v1.Route
-	(*durationpb.Duration)(nil),       // 49: google.protobuf.Duration
-	(Mode)(0),                         // 50: tidegate.v1.Mode
-	(*Bounds)(nil),                    // 51: tidegate.v1.Bounds
-	(*EpochRecord)(nil),               // 52: tidegate.v1.EpochRecord
-	(*timestamppb.Timestamp)(nil),     // 53: google.protobuf.Timestamp
-	(*Holder)(nil),                    // 54: tidegate.v1.Holder
-	(*GateRecord)(nil),                // 55: tidegate.v1.GateRecord
-	(*Handover)(nil),                  // 56: tidegate.v1.Handover
-	(*Member)(nil),                    // 57: tidegate.v1.Member
-	(*Exposure)(nil),                  // 58: tidegate.v1.Exposure
-	(*Areas)(nil),                     // 59: tidegate.v1.Areas
-	(GateState)(0),                    // 60: tidegate.v1.GateState
-	(*StoreFinding)(nil),              // 61: tidegate.v1.StoreFinding
-	(*Promise)(nil),                   // 62: tidegate.v1.Promise
-	(*Term)(nil),                      // 63: tidegate.v1.Term
-	(*LogPos)(nil),                    // 64: tidegate.v1.LogPos
+	(*StandbyArchive)(nil),            // 41: tidegate.v1.StandbyArchive
+	(*NodeLease)(nil),                 // 42: tidegate.v1.NodeLease
+	(*ReportStandbyResponse)(nil),     // 43: tidegate.v1.ReportStandbyResponse
+	(*ReportRouteRequest)(nil),        // 44: tidegate.v1.ReportRouteRequest
+	(*RouteApplied)(nil),              // 45: tidegate.v1.RouteApplied
+	(*ReportRouteResponse)(nil),       // 46: tidegate.v1.ReportRouteResponse
+	(*ReportQuarantineRequest)(nil),   // 47: tidegate.v1.ReportQuarantineRequest
+	(*ReportQuarantineResponse)(nil),  // 48: tidegate.v1.ReportQuarantineResponse
+	(*Route)(nil),                     // 49: tidegate.v1.Route
+	(*durationpb.Duration)(nil),       // 50: google.protobuf.Duration
+	(Mode)(0),                         // 51: tidegate.v1.Mode
+	(*Bounds)(nil),                    // 52: tidegate.v1.Bounds
+	(*EpochRecord)(nil),               // 53: tidegate.v1.EpochRecord
+	(*timestamppb.Timestamp)(nil),     // 54: google.protobuf.Timestamp
+	(*Holder)(nil),                    // 55: tidegate.v1.Holder
+	(*GateRecord)(nil),                // 56: tidegate.v1.GateRecord
+	(*Handover)(nil),                  // 57: tidegate.v1.Handover
+	(*Member)(nil),                    // 58: tidegate.v1.Member
+	(*Exposure)(nil),                  // 59: tidegate.v1.Exposure
+	(*Areas)(nil),                     // 60: tidegate.v1.Areas
+	(GateState)(0),                    // 61: tidegate.v1.GateState
+	(*StoreFinding)(nil),              // 62: tidegate.v1.StoreFinding
+	(*Promise)(nil),                   // 63: tidegate.v1.Promise
+	(*Term)(nil),                      // 64: tidegate.v1.Term
+	(*LogPos)(nil),                    // 65: tidegate.v1.LogPos
 }
 var file_tidegate_v1_node_proto_depIdxs = []int32{
 	0,  // 0: tidegate.v1.RegisterRequest.kind:type_name -> tidegate.v1.NodeKind
@@ -4305,108 +4427,111 @@ var file_tidegate_v1_node_proto_depIdxs = []int32{
 	7,  // 2: tidegate.v1.WatchResponse.services:type_name -> tidegate.v1.ServiceView
 	11, // 3: tidegate.v1.WatchResponse.nodes:type_name -> tidegate.v1.NodeView
 	8,  // 4: tidegate.v1.ServiceView.streams:type_name -> tidegate.v1.StreamView
-	48, // 5: tidegate.v1.ServiceView.route:type_name -> tidegate.v1.Route
-	49, // 6: tidegate.v1.ServiceView.lease_ttl:type_name -> google.protobuf.Duration
-	50, // 7: tidegate.v1.StreamView.mode:type_name -> tidegate.v1.Mode
-	51, // 8: tidegate.v1.StreamView.bounds:type_name -> tidegate.v1.Bounds
-	52, // 9: tidegate.v1.StreamView.epoch:type_name -> tidegate.v1.EpochRecord
+	49, // 5: tidegate.v1.ServiceView.route:type_name -> tidegate.v1.Route
+	50, // 6: tidegate.v1.ServiceView.lease_ttl:type_name -> google.protobuf.Duration
+	51, // 7: tidegate.v1.StreamView.mode:type_name -> tidegate.v1.Mode
+	52, // 8: tidegate.v1.StreamView.bounds:type_name -> tidegate.v1.Bounds
+	53, // 9: tidegate.v1.StreamView.epoch:type_name -> tidegate.v1.EpochRecord
 	1,  // 10: tidegate.v1.StreamView.policy:type_name -> tidegate.v1.GatePolicy
-	49, // 11: tidegate.v1.StreamView.grace:type_name -> google.protobuf.Duration
-	49, // 12: tidegate.v1.StreamView.rearm:type_name -> google.protobuf.Duration
+	50, // 11: tidegate.v1.StreamView.grace:type_name -> google.protobuf.Duration
+	50, // 12: tidegate.v1.StreamView.rearm:type_name -> google.protobuf.Duration
 	10, // 13: tidegate.v1.StreamView.brake:type_name -> tidegate.v1.Brake
-	49, // 14: tidegate.v1.StreamView.lease_ttl:type_name -> google.protobuf.Duration
+	50, // 14: tidegate.v1.StreamView.lease_ttl:type_name -> google.protobuf.Duration
 	9,  // 15: tidegate.v1.StreamView.renewal:type_name -> tidegate.v1.Renewal
-	53, // 16: tidegate.v1.Renewal.since:type_name -> google.protobuf.Timestamp
-	53, // 17: tidegate.v1.Brake.since:type_name -> google.protobuf.Timestamp
+	54, // 16: tidegate.v1.Renewal.since:type_name -> google.protobuf.Timestamp
+	54, // 17: tidegate.v1.Brake.since:type_name -> google.protobuf.Timestamp
 	0,  // 18: tidegate.v1.NodeView.kind:type_name -> tidegate.v1.NodeKind
-	54, // 19: tidegate.v1.AcquireEpochRequest.holder:type_name -> tidegate.v1.Holder
+	55, // 19: tidegate.v1.AcquireEpochRequest.holder:type_name -> tidegate.v1.Holder
 	13, // 20: tidegate.v1.AcquireEpochRequest.heads:type_name -> tidegate.v1.StreamPosition
 	21, // 21: tidegate.v1.AcquireEpochRequest.held:type_name -> tidegate.v1.StreamEpoch
 	21, // 22: tidegate.v1.AcquireEpochRequest.branches:type_name -> tidegate.v1.StreamEpoch
 	15, // 23: tidegate.v1.AcquireEpochResponse.grants:type_name -> tidegate.v1.StreamGrant
-	52, // 24: tidegate.v1.StreamGrant.epoch:type_name -> tidegate.v1.EpochRecord
-	52, // 25: tidegate.v1.ReadEpochResponse.epoch:type_name -> tidegate.v1.EpochRecord
-	55, // 26: tidegate.v1.RecordGateRequest.gate:type_name -> tidegate.v1.GateRecord
-	55, // 27: tidegate.v1.RecordGateRequest.was:type_name -> tidegate.v1.GateRecord
-	52, // 28: tidegate.v1.RecordGateResponse.epoch:type_name -> tidegate.v1.EpochRecord
+	53, // 24: tidegate.v1.StreamGrant.epoch:type_name -> tidegate.v1.EpochRecord
+	53, // 25: tidegate.v1.ReadEpochResponse.epoch:type_name -> tidegate.v1.EpochRecord
+	56, // 26: tidegate.v1.RecordGateRequest.gate:type_name -> tidegate.v1.GateRecord
+	56, // 27: tidegate.v1.RecordGateRequest.was:type_name -> tidegate.v1.GateRecord
+	53, // 28: tidegate.v1.RecordGateResponse.epoch:type_name -> tidegate.v1.EpochRecord
 	21, // 29: tidegate.v1.RenewLeaseRequest.epochs:type_name -> tidegate.v1.StreamEpoch
-	49, // 30: tidegate.v1.RenewLeaseResponse.ttl:type_name -> google.protobuf.Duration
+	50, // 30: tidegate.v1.RenewLeaseResponse.ttl:type_name -> google.protobuf.Duration
 	26, // 31: tidegate.v1.HandOverRequest.streams:type_name -> tidegate.v1.StreamHandover
-	56, // 32: tidegate.v1.StreamHandover.handover:type_name -> tidegate.v1.Handover
-	52, // 33: tidegate.v1.HandOverResponse.epochs:type_name -> tidegate.v1.EpochRecord
+	57, // 32: tidegate.v1.StreamHandover.handover:type_name -> tidegate.v1.Handover
+	53, // 33: tidegate.v1.HandOverResponse.epochs:type_name -> tidegate.v1.EpochRecord
 	29, // 34: tidegate.v1.Vantage.observations:type_name -> tidegate.v1.Observation
-	53, // 35: tidegate.v1.Vantage.sent:type_name -> google.protobuf.Timestamp
-	49, // 36: tidegate.v1.Observation.last_good_age:type_name -> google.protobuf.Duration
-	49, // 37: tidegate.v1.Observation.age:type_name -> google.protobuf.Duration
-	57, // 38: tidegate.v1.ExitLimboRequest.member:type_name -> tidegate.v1.Member
-	52, // 39: tidegate.v1.ExitLimboResponse.epoch:type_name -> tidegate.v1.EpochRecord
+	54, // 35: tidegate.v1.Vantage.sent:type_name -> google.protobuf.Timestamp
+	50, // 36: tidegate.v1.Observation.last_good_age:type_name -> google.protobuf.Duration
+	50, // 37: tidegate.v1.Observation.age:type_name -> google.protobuf.Duration
+	58, // 38: tidegate.v1.ExitLimboRequest.member:type_name -> tidegate.v1.Member
+	53, // 39: tidegate.v1.ExitLimboResponse.epoch:type_name -> tidegate.v1.EpochRecord
 	34, // 40: tidegate.v1.ReportAgentRequest.streams:type_name -> tidegate.v1.AgentStream
-	53, // 41: tidegate.v1.ReportAgentRequest.sent:type_name -> google.protobuf.Timestamp
+	54, // 41: tidegate.v1.ReportAgentRequest.sent:type_name -> google.protobuf.Timestamp
 	33, // 42: tidegate.v1.ReportAgentRequest.rates:type_name -> tidegate.v1.Rate
 	2,  // 43: tidegate.v1.AgentStream.role:type_name -> tidegate.v1.AgentRole
-	58, // 44: tidegate.v1.AgentStream.exposure:type_name -> tidegate.v1.Exposure
-	59, // 45: tidegate.v1.AgentStream.areas:type_name -> tidegate.v1.Areas
-	50, // 46: tidegate.v1.AgentStream.mode:type_name -> tidegate.v1.Mode
-	51, // 47: tidegate.v1.AgentStream.bounds:type_name -> tidegate.v1.Bounds
+	59, // 44: tidegate.v1.AgentStream.exposure:type_name -> tidegate.v1.Exposure
+	60, // 45: tidegate.v1.AgentStream.areas:type_name -> tidegate.v1.Areas
+	51, // 46: tidegate.v1.AgentStream.mode:type_name -> tidegate.v1.Mode
+	52, // 47: tidegate.v1.AgentStream.bounds:type_name -> tidegate.v1.Bounds
 	35, // 48: tidegate.v1.AgentStream.members:type_name -> tidegate.v1.AgentMember
-	49, // 49: tidegate.v1.AgentStream.gate_state_age:type_name -> google.protobuf.Duration
-	60, // 50: tidegate.v1.AgentStream.want:type_name -> tidegate.v1.GateState
-	49, // 51: tidegate.v1.AgentStream.slack:type_name -> google.protobuf.Duration
-	49, // 52: tidegate.v1.AgentStream.lease_remaining:type_name -> google.protobuf.Duration
-	61, // 53: tidegate.v1.AgentStream.findings:type_name -> tidegate.v1.StoreFinding
+	50, // 49: tidegate.v1.AgentStream.gate_state_age:type_name -> google.protobuf.Duration
+	61, // 50: tidegate.v1.AgentStream.want:type_name -> tidegate.v1.GateState
+	50, // 51: tidegate.v1.AgentStream.slack:type_name -> google.protobuf.Duration
+	50, // 52: tidegate.v1.AgentStream.lease_remaining:type_name -> google.protobuf.Duration
+	62, // 53: tidegate.v1.AgentStream.findings:type_name -> tidegate.v1.StoreFinding
 	9,  // 54: tidegate.v1.DeclareGenerationResponse.renewal:type_name -> tidegate.v1.Renewal
 	40, // 55: tidegate.v1.ReportStandbyRequest.streams:type_name -> tidegate.v1.StandbyStream
-	53, // 56: tidegate.v1.ReportStandbyRequest.sent:type_name -> google.protobuf.Timestamp
+	54, // 56: tidegate.v1.ReportStandbyRequest.sent:type_name -> google.protobuf.Timestamp
 	33, // 57: tidegate.v1.ReportStandbyRequest.rates:type_name -> tidegate.v1.Rate
-	62, // 58: tidegate.v1.StandbyStream.promise:type_name -> tidegate.v1.Promise
-	63, // 59: tidegate.v1.StandbyStream.history:type_name -> tidegate.v1.Term
-	64, // 60: tidegate.v1.StandbyStream.received:type_name -> tidegate.v1.LogPos
-	64, // 61: tidegate.v1.StandbyStream.durable:type_name -> tidegate.v1.LogPos
-	49, // 62: tidegate.v1.StandbyStream.blind_window:type_name -> google.protobuf.Duration
-	49, // 63: tidegate.v1.StandbyStream.beacon_age:type_name -> google.protobuf.Duration
-	41, // 64: tidegate.v1.StandbyStream.lease:type_name -> tidegate.v1.NodeLease
-	56, // 65: tidegate.v1.StandbyStream.handover_applied:type_name -> tidegate.v1.Handover
-	61, // 66: tidegate.v1.StandbyStream.findings:type_name -> tidegate.v1.StoreFinding
-	49, // 67: tidegate.v1.NodeLease.ttl:type_name -> google.protobuf.Duration
-	49, // 68: tidegate.v1.NodeLease.remaining:type_name -> google.protobuf.Duration
-	44, // 69: tidegate.v1.ReportRouteRequest.services:type_name -> tidegate.v1.RouteApplied
-	53, // 70: tidegate.v1.RouteApplied.since:type_name -> google.protobuf.Timestamp
-	53, // 71: tidegate.v1.ReportQuarantineRequest.oldest:type_name -> google.protobuf.Timestamp
-	53, // 72: tidegate.v1.ReportQuarantineRequest.newest:type_name -> google.protobuf.Timestamp
-	53, // 73: tidegate.v1.ReportQuarantineRequest.released_newest:type_name -> google.protobuf.Timestamp
-	3,  // 74: tidegate.v1.NodeService.Register:input_type -> tidegate.v1.RegisterRequest
-	5,  // 75: tidegate.v1.NodeService.Watch:input_type -> tidegate.v1.WatchRequest
-	12, // 76: tidegate.v1.NodeService.AcquireEpoch:input_type -> tidegate.v1.AcquireEpochRequest
-	16, // 77: tidegate.v1.NodeService.ReadEpoch:input_type -> tidegate.v1.ReadEpochRequest
-	18, // 78: tidegate.v1.NodeService.RecordGate:input_type -> tidegate.v1.RecordGateRequest
-	20, // 79: tidegate.v1.NodeService.RenewLease:input_type -> tidegate.v1.RenewLeaseRequest
-	23, // 80: tidegate.v1.NodeService.ReleaseLease:input_type -> tidegate.v1.ReleaseLeaseRequest
-	25, // 81: tidegate.v1.NodeService.HandOver:input_type -> tidegate.v1.HandOverRequest
-	30, // 82: tidegate.v1.NodeService.ExitLimbo:input_type -> tidegate.v1.ExitLimboRequest
-	32, // 83: tidegate.v1.NodeService.ReportAgent:input_type -> tidegate.v1.ReportAgentRequest
-	39, // 84: tidegate.v1.NodeService.ReportStandby:input_type -> tidegate.v1.ReportStandbyRequest
-	43, // 85: tidegate.v1.NodeService.ReportRoute:input_type -> tidegate.v1.ReportRouteRequest
-	46, // 86: tidegate.v1.NodeService.ReportQuarantine:input_type -> tidegate.v1.ReportQuarantineRequest
-	37, // 87: tidegate.v1.NodeService.DeclareGeneration:input_type -> tidegate.v1.DeclareGenerationRequest
-	4,  // 88: tidegate.v1.NodeService.Register:output_type -> tidegate.v1.RegisterResponse
-	6,  // 89: tidegate.v1.NodeService.Watch:output_type -> tidegate.v1.WatchResponse
-	14, // 90: tidegate.v1.NodeService.AcquireEpoch:output_type -> tidegate.v1.AcquireEpochResponse
-	17, // 91: tidegate.v1.NodeService.ReadEpoch:output_type -> tidegate.v1.ReadEpochResponse
-	19, // 92: tidegate.v1.NodeService.RecordGate:output_type -> tidegate.v1.RecordGateResponse
-	22, // 93: tidegate.v1.NodeService.RenewLease:output_type -> tidegate.v1.RenewLeaseResponse
-	24, // 94: tidegate.v1.NodeService.ReleaseLease:output_type -> tidegate.v1.ReleaseLeaseResponse
-	27, // 95: tidegate.v1.NodeService.HandOver:output_type -> tidegate.v1.HandOverResponse
-	31, // 96: tidegate.v1.NodeService.ExitLimbo:output_type -> tidegate.v1.ExitLimboResponse
-	36, // 97: tidegate.v1.NodeService.ReportAgent:output_type -> tidegate.v1.ReportAgentResponse
-	42, // 98: tidegate.v1.NodeService.ReportStandby:output_type -> tidegate.v1.ReportStandbyResponse
-	45, // 99: tidegate.v1.NodeService.ReportRoute:output_type -> tidegate.v1.ReportRouteResponse
-	47, // 100: tidegate.v1.NodeService.ReportQuarantine:output_type -> tidegate.v1.ReportQuarantineResponse
-	38, // 101: tidegate.v1.NodeService.DeclareGeneration:output_type -> tidegate.v1.DeclareGenerationResponse
-	88, // [88:102] is the sub-list for method output_type
-	74, // [74:88] is the sub-list for method input_type
-	74, // [74:74] is the sub-list for extension type_name
-	74, // [74:74] is the sub-list for extension extendee
-	0,  // [0:74] is the sub-list for field type_name
+	63, // 58: tidegate.v1.StandbyStream.promise:type_name -> tidegate.v1.Promise
+	64, // 59: tidegate.v1.StandbyStream.history:type_name -> tidegate.v1.Term
+	65, // 60: tidegate.v1.StandbyStream.received:type_name -> tidegate.v1.LogPos
+	65, // 61: tidegate.v1.StandbyStream.durable:type_name -> tidegate.v1.LogPos
+	50, // 62: tidegate.v1.StandbyStream.blind_window:type_name -> google.protobuf.Duration
+	50, // 63: tidegate.v1.StandbyStream.beacon_age:type_name -> google.protobuf.Duration
+	42, // 64: tidegate.v1.StandbyStream.lease:type_name -> tidegate.v1.NodeLease
+	57, // 65: tidegate.v1.StandbyStream.handover_applied:type_name -> tidegate.v1.Handover
+	62, // 66: tidegate.v1.StandbyStream.findings:type_name -> tidegate.v1.StoreFinding
+	41, // 67: tidegate.v1.StandbyStream.archive:type_name -> tidegate.v1.StandbyArchive
+	50, // 68: tidegate.v1.StandbyArchive.behind:type_name -> google.protobuf.Duration
+	54, // 69: tidegate.v1.StandbyArchive.last_success:type_name -> google.protobuf.Timestamp
+	50, // 70: tidegate.v1.NodeLease.ttl:type_name -> google.protobuf.Duration
+	50, // 71: tidegate.v1.NodeLease.remaining:type_name -> google.protobuf.Duration
+	45, // 72: tidegate.v1.ReportRouteRequest.services:type_name -> tidegate.v1.RouteApplied
+	54, // 73: tidegate.v1.RouteApplied.since:type_name -> google.protobuf.Timestamp
+	54, // 74: tidegate.v1.ReportQuarantineRequest.oldest:type_name -> google.protobuf.Timestamp
+	54, // 75: tidegate.v1.ReportQuarantineRequest.newest:type_name -> google.protobuf.Timestamp
+	54, // 76: tidegate.v1.ReportQuarantineRequest.released_newest:type_name -> google.protobuf.Timestamp
+	3,  // 77: tidegate.v1.NodeService.Register:input_type -> tidegate.v1.RegisterRequest
+	5,  // 78: tidegate.v1.NodeService.Watch:input_type -> tidegate.v1.WatchRequest
+	12, // 79: tidegate.v1.NodeService.AcquireEpoch:input_type -> tidegate.v1.AcquireEpochRequest
+	16, // 80: tidegate.v1.NodeService.ReadEpoch:input_type -> tidegate.v1.ReadEpochRequest
+	18, // 81: tidegate.v1.NodeService.RecordGate:input_type -> tidegate.v1.RecordGateRequest
+	20, // 82: tidegate.v1.NodeService.RenewLease:input_type -> tidegate.v1.RenewLeaseRequest
+	23, // 83: tidegate.v1.NodeService.ReleaseLease:input_type -> tidegate.v1.ReleaseLeaseRequest
+	25, // 84: tidegate.v1.NodeService.HandOver:input_type -> tidegate.v1.HandOverRequest
+	30, // 85: tidegate.v1.NodeService.ExitLimbo:input_type -> tidegate.v1.ExitLimboRequest
+	32, // 86: tidegate.v1.NodeService.ReportAgent:input_type -> tidegate.v1.ReportAgentRequest
+	39, // 87: tidegate.v1.NodeService.ReportStandby:input_type -> tidegate.v1.ReportStandbyRequest
+	44, // 88: tidegate.v1.NodeService.ReportRoute:input_type -> tidegate.v1.ReportRouteRequest
+	47, // 89: tidegate.v1.NodeService.ReportQuarantine:input_type -> tidegate.v1.ReportQuarantineRequest
+	37, // 90: tidegate.v1.NodeService.DeclareGeneration:input_type -> tidegate.v1.DeclareGenerationRequest
+	4,  // 91: tidegate.v1.NodeService.Register:output_type -> tidegate.v1.RegisterResponse
+	6,  // 92: tidegate.v1.NodeService.Watch:output_type -> tidegate.v1.WatchResponse
+	14, // 93: tidegate.v1.NodeService.AcquireEpoch:output_type -> tidegate.v1.AcquireEpochResponse
+	17, // 94: tidegate.v1.NodeService.ReadEpoch:output_type -> tidegate.v1.ReadEpochResponse
+	19, // 95: tidegate.v1.NodeService.RecordGate:output_type -> tidegate.v1.RecordGateResponse
+	22, // 96: tidegate.v1.NodeService.RenewLease:output_type -> tidegate.v1.RenewLeaseResponse
+	24, // 97: tidegate.v1.NodeService.ReleaseLease:output_type -> tidegate.v1.ReleaseLeaseResponse
+	27, // 98: tidegate.v1.NodeService.HandOver:output_type -> tidegate.v1.HandOverResponse
+	31, // 99: tidegate.v1.NodeService.ExitLimbo:output_type -> tidegate.v1.ExitLimboResponse
+	36, // 100: tidegate.v1.NodeService.ReportAgent:output_type -> tidegate.v1.ReportAgentResponse
+	43, // 101: tidegate.v1.NodeService.ReportStandby:output_type -> tidegate.v1.ReportStandbyResponse
+	46, // 102: tidegate.v1.NodeService.ReportRoute:output_type -> tidegate.v1.ReportRouteResponse
+	48, // 103: tidegate.v1.NodeService.ReportQuarantine:output_type -> tidegate.v1.ReportQuarantineResponse
+	38, // 104: tidegate.v1.NodeService.DeclareGeneration:output_type -> tidegate.v1.DeclareGenerationResponse
+	91, // [91:105] is the sub-list for method output_type
+	77, // [77:91] is the sub-list for method input_type
+	77, // [77:77] is the sub-list for extension type_name
+	77, // [77:77] is the sub-list for extension extendee
+	0,  // [0:77] is the sub-list for field type_name
 }
 
 func init() { file_tidegate_v1_node_proto_init() }
@@ -4419,14 +4544,15 @@ func file_tidegate_v1_node_proto_init() {
 	file_tidegate_v1_node_proto_msgTypes[31].OneofWrappers = []any{}
 	file_tidegate_v1_node_proto_msgTypes[36].OneofWrappers = []any{}
 	file_tidegate_v1_node_proto_msgTypes[37].OneofWrappers = []any{}
-	file_tidegate_v1_node_proto_msgTypes[43].OneofWrappers = []any{}
+	file_tidegate_v1_node_proto_msgTypes[38].OneofWrappers = []any{}
+	file_tidegate_v1_node_proto_msgTypes[44].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tidegate_v1_node_proto_rawDesc), len(file_tidegate_v1_node_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   45,
+			NumMessages:   46,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -135,6 +135,67 @@ func (DetectorVerdict) EnumDescriptor() ([]byte, []int) {
 	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{1}
 }
 
+// ArchiveState is how a stream stands to the archive.
+type ArchiveState int32
+
+const (
+	// No standby node has reported lately.
+	ArchiveState_ARCHIVE_STATE_UNSPECIFIED ArchiveState = 0
+	// No node that reports has one.
+	ArchiveState_ARCHIVE_STATE_NONE ArchiveState = 1
+	// A node uploads.
+	ArchiveState_ARCHIVE_STATE_UPLOADS ArchiveState = 2
+	// The node that uploads cannot.
+	ArchiveState_ARCHIVE_STATE_FAILS ArchiveState = 3
+	// Nodes have one, and none of them uploads.
+	ArchiveState_ARCHIVE_STATE_IDLE ArchiveState = 4
+)
+
+// Enum value maps for ArchiveState.
+var (
+	ArchiveState_name = map[int32]string{
+		0: "ARCHIVE_STATE_UNSPECIFIED",
+		1: "ARCHIVE_STATE_NONE",
+		2: "ARCHIVE_STATE_UPLOADS",
+		3: "ARCHIVE_STATE_FAILS",
+		4: "ARCHIVE_STATE_IDLE",
+	}
+	ArchiveState_value = map[string]int32{
+		"ARCHIVE_STATE_UNSPECIFIED": 0,
+		"ARCHIVE_STATE_NONE":        1,
+		"ARCHIVE_STATE_UPLOADS":     2,
+		"ARCHIVE_STATE_FAILS":       3,
+		"ARCHIVE_STATE_IDLE":        4,
+	}
+)
+
+func (x ArchiveState) Enum() *ArchiveState {
+	p := new(ArchiveState)
+	*p = x
+	return p
+}
+
+func (x ArchiveState) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (ArchiveState) Descriptor() protoreflect.EnumDescriptor {
+	return file_tidegate_v1_operator_proto_enumTypes[2].Descriptor()
+}
+
+func (ArchiveState) Type() protoreflect.EnumType {
+	return &file_tidegate_v1_operator_proto_enumTypes[2]
+}
+
+func (x ArchiveState) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use ArchiveState.Descriptor instead.
+func (ArchiveState) EnumDescriptor() ([]byte, []int) {
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{2}
+}
+
 // PlanOutcome is how a plan ended.
 type PlanOutcome int32
 
@@ -189,11 +250,11 @@ func (x PlanOutcome) String() string {
 }
 
 func (PlanOutcome) Descriptor() protoreflect.EnumDescriptor {
-	return file_tidegate_v1_operator_proto_enumTypes[2].Descriptor()
+	return file_tidegate_v1_operator_proto_enumTypes[3].Descriptor()
 }
 
 func (PlanOutcome) Type() protoreflect.EnumType {
-	return &file_tidegate_v1_operator_proto_enumTypes[2]
+	return &file_tidegate_v1_operator_proto_enumTypes[3]
 }
 
 func (x PlanOutcome) Number() protoreflect.EnumNumber {
@@ -202,7 +263,7 @@ func (x PlanOutcome) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use PlanOutcome.Descriptor instead.
 func (PlanOutcome) EnumDescriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{2}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{3}
 }
 
 type StatusRequest struct {
@@ -1063,7 +1124,8 @@ type StreamStatus struct {
 	// Fewer members than configured, or fewer than W + 1 alive.
 	UnderProtected bool `protobuf:"varint,8,opt,name=under_protected,json=underProtected,proto3" json:"under_protected,omitempty"`
 	// Standby nodes at more than the active site's own site.
-	SiteRedundant bool `protobuf:"varint,9,opt,name=site_redundant,json=siteRedundant,proto3" json:"site_redundant,omitempty"`
+	SiteRedundant bool           `protobuf:"varint,9,opt,name=site_redundant,json=siteRedundant,proto3" json:"site_redundant,omitempty"`
+	Archive       *StreamArchive `protobuf:"bytes,10,opt,name=archive,proto3" json:"archive,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1161,6 +1223,84 @@ func (x *StreamStatus) GetSiteRedundant() bool {
 	return false
 }
 
+func (x *StreamStatus) GetArchive() *StreamArchive {
+	if x != nil {
+		return x.Archive
+	}
+	return nil
+}
+
+// StreamArchive is what the gate knows of a stream's archive, by its nodes' reports.
+type StreamArchive struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	State ArchiveState           `protobuf:"varint,1,opt,name=state,proto3,enum=tidegate.v1.ArchiveState" json:"state,omitempty"`
+	// Whose report it is: of the node that uploads, else of one that has an archive.
+	Node      string               `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"`
+	ReportAge *durationpb.Duration `protobuf:"bytes,3,opt,name=report_age,json=reportAge,proto3" json:"report_age,omitempty"`
+	// As that node said.
+	Said          *StandbyArchive `protobuf:"bytes,4,opt,name=said,proto3" json:"said,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StreamArchive) Reset() {
+	*x = StreamArchive{}
+	mi := &file_tidegate_v1_operator_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StreamArchive) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StreamArchive) ProtoMessage() {}
+
+func (x *StreamArchive) ProtoReflect() protoreflect.Message {
+	mi := &file_tidegate_v1_operator_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StreamArchive.ProtoReflect.Descriptor instead.
+func (*StreamArchive) Descriptor() ([]byte, []int) {
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *StreamArchive) GetState() ArchiveState {
+	if x != nil {
+		return x.State
+	}
+	return ArchiveState_ARCHIVE_STATE_UNSPECIFIED
+}
+
+func (x *StreamArchive) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+func (x *StreamArchive) GetReportAge() *durationpb.Duration {
+	if x != nil {
+		return x.ReportAge
+	}
+	return nil
+}
+
+func (x *StreamArchive) GetSaid() *StandbyArchive {
+	if x != nil {
+		return x.Said
+	}
+	return nil
+}
+
 type MemberStatus struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Node          string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"`
@@ -1173,7 +1313,7 @@ type MemberStatus struct {
 
 func (x *MemberStatus) Reset() {
 	*x = MemberStatus{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[10]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1185,7 +1325,7 @@ func (x *MemberStatus) String() string {
 func (*MemberStatus) ProtoMessage() {}
 
 func (x *MemberStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[10]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1198,7 +1338,7 @@ func (x *MemberStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MemberStatus.ProtoReflect.Descriptor instead.
 func (*MemberStatus) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{10}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *MemberStatus) GetNode() string {
@@ -1241,7 +1381,7 @@ type StandbyStatus struct {
 
 func (x *StandbyStatus) Reset() {
 	*x = StandbyStatus{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[11]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1253,7 +1393,7 @@ func (x *StandbyStatus) String() string {
 func (*StandbyStatus) ProtoMessage() {}
 
 func (x *StandbyStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[11]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1266,7 +1406,7 @@ func (x *StandbyStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StandbyStatus.ProtoReflect.Descriptor instead.
 func (*StandbyStatus) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{11}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *StandbyStatus) GetNode() *NodeView {
@@ -1303,7 +1443,7 @@ type AgentStatus struct {
 
 func (x *AgentStatus) Reset() {
 	*x = AgentStatus{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[12]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1315,7 +1455,7 @@ func (x *AgentStatus) String() string {
 func (*AgentStatus) ProtoMessage() {}
 
 func (x *AgentStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[12]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1328,7 +1468,7 @@ func (x *AgentStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AgentStatus.ProtoReflect.Descriptor instead.
 func (*AgentStatus) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{12}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *AgentStatus) GetNode() string {
@@ -1378,7 +1518,7 @@ type RouteStatus struct {
 
 func (x *RouteStatus) Reset() {
 	*x = RouteStatus{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[13]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1390,7 +1530,7 @@ func (x *RouteStatus) String() string {
 func (*RouteStatus) ProtoMessage() {}
 
 func (x *RouteStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[13]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1403,7 +1543,7 @@ func (x *RouteStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RouteStatus.ProtoReflect.Descriptor instead.
 func (*RouteStatus) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{13}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *RouteStatus) GetName() string {
@@ -1443,7 +1583,7 @@ type ListStreamsRequest struct {
 
 func (x *ListStreamsRequest) Reset() {
 	*x = ListStreamsRequest{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[14]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1455,7 +1595,7 @@ func (x *ListStreamsRequest) String() string {
 func (*ListStreamsRequest) ProtoMessage() {}
 
 func (x *ListStreamsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[14]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1468,7 +1608,7 @@ func (x *ListStreamsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListStreamsRequest.ProtoReflect.Descriptor instead.
 func (*ListStreamsRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{14}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ListStreamsRequest) GetService() string {
@@ -1490,7 +1630,7 @@ type ListStreamsResponse struct {
 
 func (x *ListStreamsResponse) Reset() {
 	*x = ListStreamsResponse{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[15]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1502,7 +1642,7 @@ func (x *ListStreamsResponse) String() string {
 func (*ListStreamsResponse) ProtoMessage() {}
 
 func (x *ListStreamsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[15]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1515,7 +1655,7 @@ func (x *ListStreamsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListStreamsResponse.ProtoReflect.Descriptor instead.
 func (*ListStreamsResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{15}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ListStreamsResponse) GetStreams() []*StreamView {
@@ -1562,7 +1702,7 @@ type Service struct {
 
 func (x *Service) Reset() {
 	*x = Service{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[16]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1574,7 +1714,7 @@ func (x *Service) String() string {
 func (*Service) ProtoMessage() {}
 
 func (x *Service) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[16]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1587,7 +1727,7 @@ func (x *Service) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Service.ProtoReflect.Descriptor instead.
 func (*Service) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{16}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Service) GetName() string {
@@ -1663,7 +1803,7 @@ type SiteEndpoints struct {
 
 func (x *SiteEndpoints) Reset() {
 	*x = SiteEndpoints{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[17]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1675,7 +1815,7 @@ func (x *SiteEndpoints) String() string {
 func (*SiteEndpoints) ProtoMessage() {}
 
 func (x *SiteEndpoints) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[17]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1688,7 +1828,7 @@ func (x *SiteEndpoints) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SiteEndpoints.ProtoReflect.Descriptor instead.
 func (*SiteEndpoints) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{17}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *SiteEndpoints) GetSite() string {
@@ -1717,7 +1857,7 @@ type AddServiceRequest struct {
 
 func (x *AddServiceRequest) Reset() {
 	*x = AddServiceRequest{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[18]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1729,7 +1869,7 @@ func (x *AddServiceRequest) String() string {
 func (*AddServiceRequest) ProtoMessage() {}
 
 func (x *AddServiceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[18]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1742,7 +1882,7 @@ func (x *AddServiceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddServiceRequest.ProtoReflect.Descriptor instead.
 func (*AddServiceRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{18}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *AddServiceRequest) GetService() *Service {
@@ -1768,7 +1908,7 @@ type AddServiceResponse struct {
 
 func (x *AddServiceResponse) Reset() {
 	*x = AddServiceResponse{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[19]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1780,7 +1920,7 @@ func (x *AddServiceResponse) String() string {
 func (*AddServiceResponse) ProtoMessage() {}
 
 func (x *AddServiceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[19]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1793,7 +1933,7 @@ func (x *AddServiceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddServiceResponse.ProtoReflect.Descriptor instead.
 func (*AddServiceResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{19}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *AddServiceResponse) GetService() *ServiceView {
@@ -1828,7 +1968,7 @@ type AddStreamRequest struct {
 
 func (x *AddStreamRequest) Reset() {
 	*x = AddStreamRequest{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[20]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1840,7 +1980,7 @@ func (x *AddStreamRequest) String() string {
 func (*AddStreamRequest) ProtoMessage() {}
 
 func (x *AddStreamRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[20]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1853,7 +1993,7 @@ func (x *AddStreamRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddStreamRequest.ProtoReflect.Descriptor instead.
 func (*AddStreamRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{20}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *AddStreamRequest) GetService() string {
@@ -1949,7 +2089,7 @@ type AddStreamResponse struct {
 
 func (x *AddStreamResponse) Reset() {
 	*x = AddStreamResponse{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[21]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1961,7 +2101,7 @@ func (x *AddStreamResponse) String() string {
 func (*AddStreamResponse) ProtoMessage() {}
 
 func (x *AddStreamResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[21]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1974,7 +2114,7 @@ func (x *AddStreamResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddStreamResponse.ProtoReflect.Descriptor instead.
 func (*AddStreamResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{21}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *AddStreamResponse) GetStream() *StreamView {
@@ -1995,7 +2135,7 @@ type PauseStreamRequest struct {
 
 func (x *PauseStreamRequest) Reset() {
 	*x = PauseStreamRequest{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[22]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2007,7 +2147,7 @@ func (x *PauseStreamRequest) String() string {
 func (*PauseStreamRequest) ProtoMessage() {}
 
 func (x *PauseStreamRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[22]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2020,7 +2160,7 @@ func (x *PauseStreamRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PauseStreamRequest.ProtoReflect.Descriptor instead.
 func (*PauseStreamRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{22}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *PauseStreamRequest) GetService() string {
@@ -2053,7 +2193,7 @@ type PauseStreamResponse struct {
 
 func (x *PauseStreamResponse) Reset() {
 	*x = PauseStreamResponse{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[23]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2065,7 +2205,7 @@ func (x *PauseStreamResponse) String() string {
 func (*PauseStreamResponse) ProtoMessage() {}
 
 func (x *PauseStreamResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[23]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2078,7 +2218,7 @@ func (x *PauseStreamResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PauseStreamResponse.ProtoReflect.Descriptor instead.
 func (*PauseStreamResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{23}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *PauseStreamResponse) GetStream() *StreamView {
@@ -2098,7 +2238,7 @@ type ResumeStreamRequest struct {
 
 func (x *ResumeStreamRequest) Reset() {
 	*x = ResumeStreamRequest{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[24]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2110,7 +2250,7 @@ func (x *ResumeStreamRequest) String() string {
 func (*ResumeStreamRequest) ProtoMessage() {}
 
 func (x *ResumeStreamRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[24]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2123,7 +2263,7 @@ func (x *ResumeStreamRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResumeStreamRequest.ProtoReflect.Descriptor instead.
 func (*ResumeStreamRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{24}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *ResumeStreamRequest) GetService() string {
@@ -2149,7 +2289,7 @@ type ResumeStreamResponse struct {
 
 func (x *ResumeStreamResponse) Reset() {
 	*x = ResumeStreamResponse{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[25]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2161,7 +2301,7 @@ func (x *ResumeStreamResponse) String() string {
 func (*ResumeStreamResponse) ProtoMessage() {}
 
 func (x *ResumeStreamResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[25]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2174,7 +2314,7 @@ func (x *ResumeStreamResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResumeStreamResponse.ProtoReflect.Descriptor instead.
 func (*ResumeStreamResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{25}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *ResumeStreamResponse) GetStream() *StreamView {
@@ -2199,7 +2339,7 @@ type RegenerateStreamRequest struct {
 
 func (x *RegenerateStreamRequest) Reset() {
 	*x = RegenerateStreamRequest{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[26]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2211,7 +2351,7 @@ func (x *RegenerateStreamRequest) String() string {
 func (*RegenerateStreamRequest) ProtoMessage() {}
 
 func (x *RegenerateStreamRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[26]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2224,7 +2364,7 @@ func (x *RegenerateStreamRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RegenerateStreamRequest.ProtoReflect.Descriptor instead.
 func (*RegenerateStreamRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{26}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *RegenerateStreamRequest) GetService() string {
@@ -2275,7 +2415,7 @@ type RegenerateStreamResponse struct {
 
 func (x *RegenerateStreamResponse) Reset() {
 	*x = RegenerateStreamResponse{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[27]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2287,7 +2427,7 @@ func (x *RegenerateStreamResponse) String() string {
 func (*RegenerateStreamResponse) ProtoMessage() {}
 
 func (x *RegenerateStreamResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[27]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2300,7 +2440,7 @@ func (x *RegenerateStreamResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RegenerateStreamResponse.ProtoReflect.Descriptor instead.
 func (*RegenerateStreamResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{27}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *RegenerateStreamResponse) GetRules() []*RuleVerdict {
@@ -2335,7 +2475,7 @@ type RemoveStreamRequest struct {
 
 func (x *RemoveStreamRequest) Reset() {
 	*x = RemoveStreamRequest{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[28]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2347,7 +2487,7 @@ func (x *RemoveStreamRequest) String() string {
 func (*RemoveStreamRequest) ProtoMessage() {}
 
 func (x *RemoveStreamRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[28]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2360,7 +2500,7 @@ func (x *RemoveStreamRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveStreamRequest.ProtoReflect.Descriptor instead.
 func (*RemoveStreamRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{28}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *RemoveStreamRequest) GetService() string {
@@ -2395,7 +2535,7 @@ type RemoveStreamResponse struct {
 
 func (x *RemoveStreamResponse) Reset() {
 	*x = RemoveStreamResponse{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[29]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2407,7 +2547,7 @@ func (x *RemoveStreamResponse) String() string {
 func (*RemoveStreamResponse) ProtoMessage() {}
 
 func (x *RemoveStreamResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[29]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2420,7 +2560,7 @@ func (x *RemoveStreamResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveStreamResponse.ProtoReflect.Descriptor instead.
 func (*RemoveStreamResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{29}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *RemoveStreamResponse) GetRemnants() []*Remnant {
@@ -2441,7 +2581,7 @@ type Remnant struct {
 
 func (x *Remnant) Reset() {
 	*x = Remnant{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[30]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2453,7 +2593,7 @@ func (x *Remnant) String() string {
 func (*Remnant) ProtoMessage() {}
 
 func (x *Remnant) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[30]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2466,7 +2606,7 @@ func (x *Remnant) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Remnant.ProtoReflect.Descriptor instead.
 func (*Remnant) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{30}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *Remnant) GetNode() string {
@@ -2507,7 +2647,7 @@ type SetModeRequest struct {
 
 func (x *SetModeRequest) Reset() {
 	*x = SetModeRequest{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[31]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2519,7 +2659,7 @@ func (x *SetModeRequest) String() string {
 func (*SetModeRequest) ProtoMessage() {}
 
 func (x *SetModeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[31]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2532,7 +2672,7 @@ func (x *SetModeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetModeRequest.ProtoReflect.Descriptor instead.
 func (*SetModeRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{31}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *SetModeRequest) GetService() string {
@@ -2617,7 +2757,7 @@ type SetModeResponse struct {
 
 func (x *SetModeResponse) Reset() {
 	*x = SetModeResponse{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[32]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2629,7 +2769,7 @@ func (x *SetModeResponse) String() string {
 func (*SetModeResponse) ProtoMessage() {}
 
 func (x *SetModeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[32]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2642,7 +2782,7 @@ func (x *SetModeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetModeResponse.ProtoReflect.Descriptor instead.
 func (*SetModeResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{32}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *SetModeResponse) GetStream() *StreamView {
@@ -2675,7 +2815,7 @@ type SetDetectorRequest struct {
 
 func (x *SetDetectorRequest) Reset() {
 	*x = SetDetectorRequest{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[33]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2687,7 +2827,7 @@ func (x *SetDetectorRequest) String() string {
 func (*SetDetectorRequest) ProtoMessage() {}
 
 func (x *SetDetectorRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[33]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2700,7 +2840,7 @@ func (x *SetDetectorRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetDetectorRequest.ProtoReflect.Descriptor instead.
 func (*SetDetectorRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{33}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *SetDetectorRequest) GetService() string {
@@ -2747,7 +2887,7 @@ type SetDetectorResponse struct {
 
 func (x *SetDetectorResponse) Reset() {
 	*x = SetDetectorResponse{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[34]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2759,7 +2899,7 @@ func (x *SetDetectorResponse) String() string {
 func (*SetDetectorResponse) ProtoMessage() {}
 
 func (x *SetDetectorResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[34]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2772,7 +2912,7 @@ func (x *SetDetectorResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetDetectorResponse.ProtoReflect.Descriptor instead.
 func (*SetDetectorResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{34}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *SetDetectorResponse) GetService() *Service {
@@ -2794,7 +2934,7 @@ type OpenGateRequest struct {
 
 func (x *OpenGateRequest) Reset() {
 	*x = OpenGateRequest{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[35]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2806,7 +2946,7 @@ func (x *OpenGateRequest) String() string {
 func (*OpenGateRequest) ProtoMessage() {}
 
 func (x *OpenGateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[35]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2819,7 +2959,7 @@ func (x *OpenGateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OpenGateRequest.ProtoReflect.Descriptor instead.
 func (*OpenGateRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{35}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *OpenGateRequest) GetService() string {
@@ -2854,7 +2994,7 @@ type OpenGateResponse struct {
 
 func (x *OpenGateResponse) Reset() {
 	*x = OpenGateResponse{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[36]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2866,7 +3006,7 @@ func (x *OpenGateResponse) String() string {
 func (*OpenGateResponse) ProtoMessage() {}
 
 func (x *OpenGateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[36]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2879,7 +3019,7 @@ func (x *OpenGateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OpenGateResponse.ProtoReflect.Descriptor instead.
 func (*OpenGateResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{36}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *OpenGateResponse) GetService() *ServiceView {
@@ -2906,7 +3046,7 @@ type ArmGateRequest struct {
 
 func (x *ArmGateRequest) Reset() {
 	*x = ArmGateRequest{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[37]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2918,7 +3058,7 @@ func (x *ArmGateRequest) String() string {
 func (*ArmGateRequest) ProtoMessage() {}
 
 func (x *ArmGateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[37]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2931,7 +3071,7 @@ func (x *ArmGateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ArmGateRequest.ProtoReflect.Descriptor instead.
 func (*ArmGateRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{37}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *ArmGateRequest) GetService() string {
@@ -2959,7 +3099,7 @@ type ArmGateResponse struct {
 
 func (x *ArmGateResponse) Reset() {
 	*x = ArmGateResponse{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[38]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2971,7 +3111,7 @@ func (x *ArmGateResponse) String() string {
 func (*ArmGateResponse) ProtoMessage() {}
 
 func (x *ArmGateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[38]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2984,7 +3124,7 @@ func (x *ArmGateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ArmGateResponse.ProtoReflect.Descriptor instead.
 func (*ArmGateResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{38}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *ArmGateResponse) GetService() *ServiceView {
@@ -3015,7 +3155,7 @@ type GateExplainRequest struct {
 
 func (x *GateExplainRequest) Reset() {
 	*x = GateExplainRequest{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[39]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3027,7 +3167,7 @@ func (x *GateExplainRequest) String() string {
 func (*GateExplainRequest) ProtoMessage() {}
 
 func (x *GateExplainRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[39]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3040,7 +3180,7 @@ func (x *GateExplainRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GateExplainRequest.ProtoReflect.Descriptor instead.
 func (*GateExplainRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{39}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *GateExplainRequest) GetService() string {
@@ -3084,7 +3224,7 @@ type GateExplainResponse struct {
 
 func (x *GateExplainResponse) Reset() {
 	*x = GateExplainResponse{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[40]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3096,7 +3236,7 @@ func (x *GateExplainResponse) String() string {
 func (*GateExplainResponse) ProtoMessage() {}
 
 func (x *GateExplainResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[40]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3109,7 +3249,7 @@ func (x *GateExplainResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GateExplainResponse.ProtoReflect.Descriptor instead.
 func (*GateExplainResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{40}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *GateExplainResponse) GetRules() []*RuleVerdict {
@@ -3159,7 +3299,7 @@ type ChangeRoleRequest struct {
 
 func (x *ChangeRoleRequest) Reset() {
 	*x = ChangeRoleRequest{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[41]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3171,7 +3311,7 @@ func (x *ChangeRoleRequest) String() string {
 func (*ChangeRoleRequest) ProtoMessage() {}
 
 func (x *ChangeRoleRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[41]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3184,7 +3324,7 @@ func (x *ChangeRoleRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChangeRoleRequest.ProtoReflect.Descriptor instead.
 func (*ChangeRoleRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{41}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *ChangeRoleRequest) GetService() string {
@@ -3268,7 +3408,7 @@ type RuleOverride struct {
 
 func (x *RuleOverride) Reset() {
 	*x = RuleOverride{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[42]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3280,7 +3420,7 @@ func (x *RuleOverride) String() string {
 func (*RuleOverride) ProtoMessage() {}
 
 func (x *RuleOverride) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[42]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3293,7 +3433,7 @@ func (x *RuleOverride) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RuleOverride.ProtoReflect.Descriptor instead.
 func (*RuleOverride) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{42}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *RuleOverride) GetRule() string {
@@ -3324,7 +3464,7 @@ type ChangeRoleResponse struct {
 
 func (x *ChangeRoleResponse) Reset() {
 	*x = ChangeRoleResponse{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[43]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3336,7 +3476,7 @@ func (x *ChangeRoleResponse) String() string {
 func (*ChangeRoleResponse) ProtoMessage() {}
 
 func (x *ChangeRoleResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[43]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3349,7 +3489,7 @@ func (x *ChangeRoleResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChangeRoleResponse.ProtoReflect.Descriptor instead.
 func (*ChangeRoleResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{43}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *ChangeRoleResponse) GetEvent() isChangeRoleResponse_Event {
@@ -3429,7 +3569,7 @@ type ReconfigureRequest struct {
 
 func (x *ReconfigureRequest) Reset() {
 	*x = ReconfigureRequest{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[44]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3441,7 +3581,7 @@ func (x *ReconfigureRequest) String() string {
 func (*ReconfigureRequest) ProtoMessage() {}
 
 func (x *ReconfigureRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[44]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3454,7 +3594,7 @@ func (x *ReconfigureRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReconfigureRequest.ProtoReflect.Descriptor instead.
 func (*ReconfigureRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{44}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *ReconfigureRequest) GetService() string {
@@ -3513,7 +3653,7 @@ type ReconfigureResponse struct {
 
 func (x *ReconfigureResponse) Reset() {
 	*x = ReconfigureResponse{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[45]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3525,7 +3665,7 @@ func (x *ReconfigureResponse) String() string {
 func (*ReconfigureResponse) ProtoMessage() {}
 
 func (x *ReconfigureResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[45]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3538,7 +3678,7 @@ func (x *ReconfigureResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReconfigureResponse.ProtoReflect.Descriptor instead.
 func (*ReconfigureResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{45}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *ReconfigureResponse) GetEvent() isReconfigureResponse_Event {
@@ -3607,7 +3747,7 @@ type AbortPlanRequest struct {
 
 func (x *AbortPlanRequest) Reset() {
 	*x = AbortPlanRequest{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[46]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3619,7 +3759,7 @@ func (x *AbortPlanRequest) String() string {
 func (*AbortPlanRequest) ProtoMessage() {}
 
 func (x *AbortPlanRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[46]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3632,7 +3772,7 @@ func (x *AbortPlanRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AbortPlanRequest.ProtoReflect.Descriptor instead.
 func (*AbortPlanRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{46}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *AbortPlanRequest) GetId() string {
@@ -3660,7 +3800,7 @@ type AbortPlanResponse struct {
 
 func (x *AbortPlanResponse) Reset() {
 	*x = AbortPlanResponse{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[47]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3672,7 +3812,7 @@ func (x *AbortPlanResponse) String() string {
 func (*AbortPlanResponse) ProtoMessage() {}
 
 func (x *AbortPlanResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[47]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3685,7 +3825,7 @@ func (x *AbortPlanResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AbortPlanResponse.ProtoReflect.Descriptor instead.
 func (*AbortPlanResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{47}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *AbortPlanResponse) GetPlan() *Plan {
@@ -3712,7 +3852,7 @@ type ListOverridesRequest struct {
 
 func (x *ListOverridesRequest) Reset() {
 	*x = ListOverridesRequest{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[48]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3724,7 +3864,7 @@ func (x *ListOverridesRequest) String() string {
 func (*ListOverridesRequest) ProtoMessage() {}
 
 func (x *ListOverridesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[48]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3737,7 +3877,7 @@ func (x *ListOverridesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListOverridesRequest.ProtoReflect.Descriptor instead.
 func (*ListOverridesRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{48}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *ListOverridesRequest) GetService() string {
@@ -3756,7 +3896,7 @@ type ListOverridesResponse struct {
 
 func (x *ListOverridesResponse) Reset() {
 	*x = ListOverridesResponse{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[49]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3768,7 +3908,7 @@ func (x *ListOverridesResponse) String() string {
 func (*ListOverridesResponse) ProtoMessage() {}
 
 func (x *ListOverridesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[49]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3781,7 +3921,7 @@ func (x *ListOverridesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListOverridesResponse.ProtoReflect.Descriptor instead.
 func (*ListOverridesResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{49}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *ListOverridesResponse) GetOverrides() []*Override {
@@ -3805,7 +3945,7 @@ type PutOverridesRequest struct {
 
 func (x *PutOverridesRequest) Reset() {
 	*x = PutOverridesRequest{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[50]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3817,7 +3957,7 @@ func (x *PutOverridesRequest) String() string {
 func (*PutOverridesRequest) ProtoMessage() {}
 
 func (x *PutOverridesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[50]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3830,7 +3970,7 @@ func (x *PutOverridesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutOverridesRequest.ProtoReflect.Descriptor instead.
 func (*PutOverridesRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{50}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *PutOverridesRequest) GetService() string {
@@ -3871,7 +4011,7 @@ type PutOverridesResponse struct {
 
 func (x *PutOverridesResponse) Reset() {
 	*x = PutOverridesResponse{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[51]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3883,7 +4023,7 @@ func (x *PutOverridesResponse) String() string {
 func (*PutOverridesResponse) ProtoMessage() {}
 
 func (x *PutOverridesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[51]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3896,7 +4036,7 @@ func (x *PutOverridesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutOverridesResponse.ProtoReflect.Descriptor instead.
 func (*PutOverridesResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{51}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *PutOverridesResponse) GetOverrides() []*Override {
@@ -3916,7 +4056,7 @@ type RevokeOverrideRequest struct {
 
 func (x *RevokeOverrideRequest) Reset() {
 	*x = RevokeOverrideRequest{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[52]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3928,7 +4068,7 @@ func (x *RevokeOverrideRequest) String() string {
 func (*RevokeOverrideRequest) ProtoMessage() {}
 
 func (x *RevokeOverrideRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[52]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3941,7 +4081,7 @@ func (x *RevokeOverrideRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeOverrideRequest.ProtoReflect.Descriptor instead.
 func (*RevokeOverrideRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{52}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *RevokeOverrideRequest) GetId() string {
@@ -3966,7 +4106,7 @@ type RevokeOverrideResponse struct {
 
 func (x *RevokeOverrideResponse) Reset() {
 	*x = RevokeOverrideResponse{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[53]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3978,7 +4118,7 @@ func (x *RevokeOverrideResponse) String() string {
 func (*RevokeOverrideResponse) ProtoMessage() {}
 
 func (x *RevokeOverrideResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[53]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3991,7 +4131,7 @@ func (x *RevokeOverrideResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeOverrideResponse.ProtoReflect.Descriptor instead.
 func (*RevokeOverrideResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{53}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{54}
 }
 
 // AuditEntry is one thing that somebody did or that happened to a gate. Entries
@@ -4017,7 +4157,7 @@ type AuditEntry struct {
 
 func (x *AuditEntry) Reset() {
 	*x = AuditEntry{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[54]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4029,7 +4169,7 @@ func (x *AuditEntry) String() string {
 func (*AuditEntry) ProtoMessage() {}
 
 func (x *AuditEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[54]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4042,7 +4182,7 @@ func (x *AuditEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditEntry.ProtoReflect.Descriptor instead.
 func (*AuditEntry) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{54}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *AuditEntry) GetId() string {
@@ -4124,7 +4264,7 @@ type ListAuditRequest struct {
 
 func (x *ListAuditRequest) Reset() {
 	*x = ListAuditRequest{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[55]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4136,7 +4276,7 @@ func (x *ListAuditRequest) String() string {
 func (*ListAuditRequest) ProtoMessage() {}
 
 func (x *ListAuditRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[55]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4149,7 +4289,7 @@ func (x *ListAuditRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListAuditRequest.ProtoReflect.Descriptor instead.
 func (*ListAuditRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{55}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *ListAuditRequest) GetService() string {
@@ -4191,7 +4331,7 @@ type ListAuditResponse struct {
 
 func (x *ListAuditResponse) Reset() {
 	*x = ListAuditResponse{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[56]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4203,7 +4343,7 @@ func (x *ListAuditResponse) String() string {
 func (*ListAuditResponse) ProtoMessage() {}
 
 func (x *ListAuditResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[56]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4216,7 +4356,7 @@ func (x *ListAuditResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListAuditResponse.ProtoReflect.Descriptor instead.
 func (*ListAuditResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{56}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *ListAuditResponse) GetEntries() []*AuditEntry {
@@ -4244,7 +4384,7 @@ type FreezeRequest struct {
 
 func (x *FreezeRequest) Reset() {
 	*x = FreezeRequest{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[57]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4256,7 +4396,7 @@ func (x *FreezeRequest) String() string {
 func (*FreezeRequest) ProtoMessage() {}
 
 func (x *FreezeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[57]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4269,7 +4409,7 @@ func (x *FreezeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FreezeRequest.ProtoReflect.Descriptor instead.
 func (*FreezeRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{57}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *FreezeRequest) GetService() string {
@@ -4304,7 +4444,7 @@ type FreezeResponse struct {
 
 func (x *FreezeResponse) Reset() {
 	*x = FreezeResponse{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[58]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4316,7 +4456,7 @@ func (x *FreezeResponse) String() string {
 func (*FreezeResponse) ProtoMessage() {}
 
 func (x *FreezeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[58]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4329,7 +4469,7 @@ func (x *FreezeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FreezeResponse.ProtoReflect.Descriptor instead.
 func (*FreezeResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{58}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *FreezeResponse) GetService() *ServiceView {
@@ -4398,7 +4538,7 @@ type Plan struct {
 
 func (x *Plan) Reset() {
 	*x = Plan{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[59]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4410,7 +4550,7 @@ func (x *Plan) String() string {
 func (*Plan) ProtoMessage() {}
 
 func (x *Plan) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[59]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4423,7 +4563,7 @@ func (x *Plan) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Plan.ProtoReflect.Descriptor instead.
 func (*Plan) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{59}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *Plan) GetId() string {
@@ -4641,7 +4781,7 @@ type PlanAbort struct {
 
 func (x *PlanAbort) Reset() {
 	*x = PlanAbort{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[60]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4653,7 +4793,7 @@ func (x *PlanAbort) String() string {
 func (*PlanAbort) ProtoMessage() {}
 
 func (x *PlanAbort) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[60]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4666,7 +4806,7 @@ func (x *PlanAbort) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlanAbort.ProtoReflect.Descriptor instead.
 func (*PlanAbort) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{60}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *PlanAbort) GetActor() string {
@@ -4710,7 +4850,7 @@ type PlanStream struct {
 
 func (x *PlanStream) Reset() {
 	*x = PlanStream{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[61]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4722,7 +4862,7 @@ func (x *PlanStream) String() string {
 func (*PlanStream) ProtoMessage() {}
 
 func (x *PlanStream) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[61]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4735,7 +4875,7 @@ func (x *PlanStream) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlanStream.ProtoReflect.Descriptor instead.
 func (*PlanStream) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{61}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *PlanStream) GetStreamId() string {
@@ -4822,7 +4962,7 @@ type PlanStep struct {
 
 func (x *PlanStep) Reset() {
 	*x = PlanStep{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[62]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4834,7 +4974,7 @@ func (x *PlanStep) String() string {
 func (*PlanStep) ProtoMessage() {}
 
 func (x *PlanStep) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[62]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4847,7 +4987,7 @@ func (x *PlanStep) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlanStep.ProtoReflect.Descriptor instead.
 func (*PlanStep) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{62}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *PlanStep) GetName() string {
@@ -4915,7 +5055,7 @@ type ShowPlanRequest struct {
 
 func (x *ShowPlanRequest) Reset() {
 	*x = ShowPlanRequest{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[63]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4927,7 +5067,7 @@ func (x *ShowPlanRequest) String() string {
 func (*ShowPlanRequest) ProtoMessage() {}
 
 func (x *ShowPlanRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[63]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4940,7 +5080,7 @@ func (x *ShowPlanRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShowPlanRequest.ProtoReflect.Descriptor instead.
 func (*ShowPlanRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{63}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *ShowPlanRequest) GetId() string {
@@ -4959,7 +5099,7 @@ type ShowPlanResponse struct {
 
 func (x *ShowPlanResponse) Reset() {
 	*x = ShowPlanResponse{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[64]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4971,7 +5111,7 @@ func (x *ShowPlanResponse) String() string {
 func (*ShowPlanResponse) ProtoMessage() {}
 
 func (x *ShowPlanResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[64]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4984,7 +5124,7 @@ func (x *ShowPlanResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShowPlanResponse.ProtoReflect.Descriptor instead.
 func (*ShowPlanResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{64}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *ShowPlanResponse) GetPlan() *Plan {
@@ -5007,7 +5147,7 @@ type ListPlansRequest struct {
 
 func (x *ListPlansRequest) Reset() {
 	*x = ListPlansRequest{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[65]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5019,7 +5159,7 @@ func (x *ListPlansRequest) String() string {
 func (*ListPlansRequest) ProtoMessage() {}
 
 func (x *ListPlansRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[65]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5032,7 +5172,7 @@ func (x *ListPlansRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPlansRequest.ProtoReflect.Descriptor instead.
 func (*ListPlansRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{65}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *ListPlansRequest) GetService() string {
@@ -5067,7 +5207,7 @@ type ListPlansResponse struct {
 
 func (x *ListPlansResponse) Reset() {
 	*x = ListPlansResponse{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[66]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5079,7 +5219,7 @@ func (x *ListPlansResponse) String() string {
 func (*ListPlansResponse) ProtoMessage() {}
 
 func (x *ListPlansResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[66]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5092,7 +5232,7 @@ func (x *ListPlansResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPlansResponse.ProtoReflect.Descriptor instead.
 func (*ListPlansResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{66}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *ListPlansResponse) GetPlans() []*Plan {
@@ -5126,7 +5266,7 @@ type RebuildRequest struct {
 
 func (x *RebuildRequest) Reset() {
 	*x = RebuildRequest{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[67]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5138,7 +5278,7 @@ func (x *RebuildRequest) String() string {
 func (*RebuildRequest) ProtoMessage() {}
 
 func (x *RebuildRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[67]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5151,7 +5291,7 @@ func (x *RebuildRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RebuildRequest.ProtoReflect.Descriptor instead.
 func (*RebuildRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{67}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *RebuildRequest) GetStandbys() []string {
@@ -5199,7 +5339,7 @@ type RebuildResponse struct {
 
 func (x *RebuildResponse) Reset() {
 	*x = RebuildResponse{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[68]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5211,7 +5351,7 @@ func (x *RebuildResponse) String() string {
 func (*RebuildResponse) ProtoMessage() {}
 
 func (x *RebuildResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[68]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5224,7 +5364,7 @@ func (x *RebuildResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RebuildResponse.ProtoReflect.Descriptor instead.
 func (*RebuildResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{68}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *RebuildResponse) GetStreams() []*StreamView {
@@ -5249,7 +5389,7 @@ type DoctorRequest struct {
 
 func (x *DoctorRequest) Reset() {
 	*x = DoctorRequest{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[69]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5261,7 +5401,7 @@ func (x *DoctorRequest) String() string {
 func (*DoctorRequest) ProtoMessage() {}
 
 func (x *DoctorRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[69]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5274,7 +5414,7 @@ func (x *DoctorRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DoctorRequest.ProtoReflect.Descriptor instead.
 func (*DoctorRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{69}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{70}
 }
 
 type DoctorResponse struct {
@@ -5286,7 +5426,7 @@ type DoctorResponse struct {
 
 func (x *DoctorResponse) Reset() {
 	*x = DoctorResponse{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[70]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5298,7 +5438,7 @@ func (x *DoctorResponse) String() string {
 func (*DoctorResponse) ProtoMessage() {}
 
 func (x *DoctorResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[70]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5311,7 +5451,7 @@ func (x *DoctorResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DoctorResponse.ProtoReflect.Descriptor instead.
 func (*DoctorResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{70}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{71}
 }
 
 func (x *DoctorResponse) GetFindings() []*Finding {
@@ -5333,7 +5473,7 @@ type Finding struct {
 
 func (x *Finding) Reset() {
 	*x = Finding{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[71]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[72]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5345,7 +5485,7 @@ func (x *Finding) String() string {
 func (*Finding) ProtoMessage() {}
 
 func (x *Finding) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[71]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[72]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5358,7 +5498,7 @@ func (x *Finding) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Finding.ProtoReflect.Descriptor instead.
 func (*Finding) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{71}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{72}
 }
 
 func (x *Finding) GetSeverity() Severity {
@@ -5466,7 +5606,7 @@ const file_tidegate_v1_operator_proto_rawDesc = "" +
 	"\x05error\x18\x05 \x01(\tR\x05error\x12\x12\n" +
 	"\x04kind\x18\x06 \x01(\tR\x04kind\x12\x14\n" +
 	"\x05level\x18\a \x01(\tR\x05level\x12\x16\n" +
-	"\x06verify\x18\b \x01(\bR\x06verify\"\xac\x03\n" +
+	"\x06verify\x18\b \x01(\bR\x06verify\"\xe2\x03\n" +
 	"\fStreamStatus\x12+\n" +
 	"\x04view\x18\x01 \x01(\v2\x17.tidegate.v1.StreamViewR\x04view\x12.\n" +
 	"\averdict\x18\x02 \x01(\x0e2\x14.tidegate.v1.VerdictR\averdict\x12\x18\n" +
@@ -5476,7 +5616,15 @@ const file_tidegate_v1_operator_proto_rawDesc = "" +
 	"\amembers\x18\x06 \x03(\v2\x19.tidegate.v1.MemberStatusR\amembers\x12'\n" +
 	"\x0fmembers_counted\x18\a \x01(\rR\x0emembersCounted\x12'\n" +
 	"\x0funder_protected\x18\b \x01(\bR\x0eunderProtected\x12%\n" +
-	"\x0esite_redundant\x18\t \x01(\bR\rsiteRedundant\"\xaa\x01\n" +
+	"\x0esite_redundant\x18\t \x01(\bR\rsiteRedundant\x124\n" +
+	"\aarchive\x18\n" +
+	" \x01(\v2\x1a.tidegate.v1.StreamArchiveR\aarchive\"\xbf\x01\n" +
+	"\rStreamArchive\x12/\n" +
+	"\x05state\x18\x01 \x01(\x0e2\x19.tidegate.v1.ArchiveStateR\x05state\x12\x12\n" +
+	"\x04node\x18\x02 \x01(\tR\x04node\x128\n" +
+	"\n" +
+	"report_age\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\treportAge\x12/\n" +
+	"\x04said\x18\x04 \x01(\v2\x1b.tidegate.v1.StandbyArchiveR\x04said\"\xaa\x01\n" +
 	"\fMemberStatus\x12\x12\n" +
 	"\x04node\x18\x01 \x01(\tR\x04node\x122\n" +
 	"\x06stream\x18\x02 \x01(\v2\x1a.tidegate.v1.StandbyStreamR\x06stream\x128\n" +
@@ -5797,7 +5945,13 @@ const file_tidegate_v1_operator_proto_rawDesc = "" +
 	"\x13DETECTOR_VERDICT_UP\x10\x01\x12\x1c\n" +
 	"\x18DETECTOR_VERDICT_SUSPECT\x10\x02\x12\x19\n" +
 	"\x15DETECTOR_VERDICT_DOWN\x10\x03\x12\x1e\n" +
-	"\x1aDETECTOR_VERDICT_UNDECIDED\x10\x04*\xe0\x01\n" +
+	"\x1aDETECTOR_VERDICT_UNDECIDED\x10\x04*\x91\x01\n" +
+	"\fArchiveState\x12\x1d\n" +
+	"\x19ARCHIVE_STATE_UNSPECIFIED\x10\x00\x12\x16\n" +
+	"\x12ARCHIVE_STATE_NONE\x10\x01\x12\x19\n" +
+	"\x15ARCHIVE_STATE_UPLOADS\x10\x02\x12\x17\n" +
+	"\x13ARCHIVE_STATE_FAILS\x10\x03\x12\x16\n" +
+	"\x12ARCHIVE_STATE_IDLE\x10\x04*\xe0\x01\n" +
 	"\vPlanOutcome\x12\x1c\n" +
 	"\x18PLAN_OUTCOME_UNSPECIFIED\x10\x00\x12\x18\n" +
 	"\x14PLAN_OUTCOME_RUNNING\x10\x01\x12\x15\n" +
@@ -5848,307 +6002,314 @@ func file_tidegate_v1_operator_proto_rawDescGZIP() []byte {
 	return file_tidegate_v1_operator_proto_rawDescData
 }
 
-var file_tidegate_v1_operator_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_tidegate_v1_operator_proto_msgTypes = make([]protoimpl.MessageInfo, 72)
+var file_tidegate_v1_operator_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
+var file_tidegate_v1_operator_proto_msgTypes = make([]protoimpl.MessageInfo, 73)
 var file_tidegate_v1_operator_proto_goTypes = []any{
 	(DetectorMode)(0),                // 0: tidegate.v1.DetectorMode
 	(DetectorVerdict)(0),             // 1: tidegate.v1.DetectorVerdict
-	(PlanOutcome)(0),                 // 2: tidegate.v1.PlanOutcome
-	(*StatusRequest)(nil),            // 3: tidegate.v1.StatusRequest
-	(*StatusResponse)(nil),           // 4: tidegate.v1.StatusResponse
-	(*ServiceStatus)(nil),            // 5: tidegate.v1.ServiceStatus
-	(*LeaseStatus)(nil),              // 6: tidegate.v1.LeaseStatus
-	(*DetectorSettings)(nil),         // 7: tidegate.v1.DetectorSettings
-	(*DetectorStatus)(nil),           // 8: tidegate.v1.DetectorStatus
-	(*DetectorVote)(nil),             // 9: tidegate.v1.DetectorVote
-	(*DrillPolicy)(nil),              // 10: tidegate.v1.DrillPolicy
-	(*ProbeStatus)(nil),              // 11: tidegate.v1.ProbeStatus
-	(*StreamStatus)(nil),             // 12: tidegate.v1.StreamStatus
-	(*MemberStatus)(nil),             // 13: tidegate.v1.MemberStatus
-	(*StandbyStatus)(nil),            // 14: tidegate.v1.StandbyStatus
-	(*AgentStatus)(nil),              // 15: tidegate.v1.AgentStatus
-	(*RouteStatus)(nil),              // 16: tidegate.v1.RouteStatus
-	(*ListStreamsRequest)(nil),       // 17: tidegate.v1.ListStreamsRequest
-	(*ListStreamsResponse)(nil),      // 18: tidegate.v1.ListStreamsResponse
-	(*Service)(nil),                  // 19: tidegate.v1.Service
-	(*SiteEndpoints)(nil),            // 20: tidegate.v1.SiteEndpoints
-	(*AddServiceRequest)(nil),        // 21: tidegate.v1.AddServiceRequest
-	(*AddServiceResponse)(nil),       // 22: tidegate.v1.AddServiceResponse
-	(*AddStreamRequest)(nil),         // 23: tidegate.v1.AddStreamRequest
-	(*AddStreamResponse)(nil),        // 24: tidegate.v1.AddStreamResponse
-	(*PauseStreamRequest)(nil),       // 25: tidegate.v1.PauseStreamRequest
-	(*PauseStreamResponse)(nil),      // 26: tidegate.v1.PauseStreamResponse
-	(*ResumeStreamRequest)(nil),      // 27: tidegate.v1.ResumeStreamRequest
-	(*ResumeStreamResponse)(nil),     // 28: tidegate.v1.ResumeStreamResponse
-	(*RegenerateStreamRequest)(nil),  // 29: tidegate.v1.RegenerateStreamRequest
-	(*RegenerateStreamResponse)(nil), // 30: tidegate.v1.RegenerateStreamResponse
-	(*RemoveStreamRequest)(nil),      // 31: tidegate.v1.RemoveStreamRequest
-	(*RemoveStreamResponse)(nil),     // 32: tidegate.v1.RemoveStreamResponse
-	(*Remnant)(nil),                  // 33: tidegate.v1.Remnant
-	(*SetModeRequest)(nil),           // 34: tidegate.v1.SetModeRequest
-	(*SetModeResponse)(nil),          // 35: tidegate.v1.SetModeResponse
-	(*SetDetectorRequest)(nil),       // 36: tidegate.v1.SetDetectorRequest
-	(*SetDetectorResponse)(nil),      // 37: tidegate.v1.SetDetectorResponse
-	(*OpenGateRequest)(nil),          // 38: tidegate.v1.OpenGateRequest
-	(*OpenGateResponse)(nil),         // 39: tidegate.v1.OpenGateResponse
-	(*ArmGateRequest)(nil),           // 40: tidegate.v1.ArmGateRequest
-	(*ArmGateResponse)(nil),          // 41: tidegate.v1.ArmGateResponse
-	(*GateExplainRequest)(nil),       // 42: tidegate.v1.GateExplainRequest
-	(*GateExplainResponse)(nil),      // 43: tidegate.v1.GateExplainResponse
-	(*ChangeRoleRequest)(nil),        // 44: tidegate.v1.ChangeRoleRequest
-	(*RuleOverride)(nil),             // 45: tidegate.v1.RuleOverride
-	(*ChangeRoleResponse)(nil),       // 46: tidegate.v1.ChangeRoleResponse
-	(*ReconfigureRequest)(nil),       // 47: tidegate.v1.ReconfigureRequest
-	(*ReconfigureResponse)(nil),      // 48: tidegate.v1.ReconfigureResponse
-	(*AbortPlanRequest)(nil),         // 49: tidegate.v1.AbortPlanRequest
-	(*AbortPlanResponse)(nil),        // 50: tidegate.v1.AbortPlanResponse
-	(*ListOverridesRequest)(nil),     // 51: tidegate.v1.ListOverridesRequest
-	(*ListOverridesResponse)(nil),    // 52: tidegate.v1.ListOverridesResponse
-	(*PutOverridesRequest)(nil),      // 53: tidegate.v1.PutOverridesRequest
-	(*PutOverridesResponse)(nil),     // 54: tidegate.v1.PutOverridesResponse
-	(*RevokeOverrideRequest)(nil),    // 55: tidegate.v1.RevokeOverrideRequest
-	(*RevokeOverrideResponse)(nil),   // 56: tidegate.v1.RevokeOverrideResponse
-	(*AuditEntry)(nil),               // 57: tidegate.v1.AuditEntry
-	(*ListAuditRequest)(nil),         // 58: tidegate.v1.ListAuditRequest
-	(*ListAuditResponse)(nil),        // 59: tidegate.v1.ListAuditResponse
-	(*FreezeRequest)(nil),            // 60: tidegate.v1.FreezeRequest
-	(*FreezeResponse)(nil),           // 61: tidegate.v1.FreezeResponse
-	(*Plan)(nil),                     // 62: tidegate.v1.Plan
-	(*PlanAbort)(nil),                // 63: tidegate.v1.PlanAbort
-	(*PlanStream)(nil),               // 64: tidegate.v1.PlanStream
-	(*PlanStep)(nil),                 // 65: tidegate.v1.PlanStep
-	(*ShowPlanRequest)(nil),          // 66: tidegate.v1.ShowPlanRequest
-	(*ShowPlanResponse)(nil),         // 67: tidegate.v1.ShowPlanResponse
-	(*ListPlansRequest)(nil),         // 68: tidegate.v1.ListPlansRequest
-	(*ListPlansResponse)(nil),        // 69: tidegate.v1.ListPlansResponse
-	(*RebuildRequest)(nil),           // 70: tidegate.v1.RebuildRequest
-	(*RebuildResponse)(nil),          // 71: tidegate.v1.RebuildResponse
-	(*DoctorRequest)(nil),            // 72: tidegate.v1.DoctorRequest
-	(*DoctorResponse)(nil),           // 73: tidegate.v1.DoctorResponse
-	(*Finding)(nil),                  // 74: tidegate.v1.Finding
-	(Verdict)(0),                     // 75: tidegate.v1.Verdict
-	(*timestamppb.Timestamp)(nil),    // 76: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),      // 77: google.protobuf.Duration
-	(*Route)(nil),                    // 78: tidegate.v1.Route
-	(*LossStatement)(nil),            // 79: tidegate.v1.LossStatement
-	(*Holder)(nil),                   // 80: tidegate.v1.Holder
-	(*Vantage)(nil),                  // 81: tidegate.v1.Vantage
-	(*Fact)(nil),                     // 82: tidegate.v1.Fact
-	(*StreamView)(nil),               // 83: tidegate.v1.StreamView
-	(*AgentStream)(nil),              // 84: tidegate.v1.AgentStream
-	(*StandbyStream)(nil),            // 85: tidegate.v1.StandbyStream
-	(*NodeView)(nil),                 // 86: tidegate.v1.NodeView
-	(*ReportStandbyRequest)(nil),     // 87: tidegate.v1.ReportStandbyRequest
-	(*ReportAgentRequest)(nil),       // 88: tidegate.v1.ReportAgentRequest
-	(*RouteApplied)(nil),             // 89: tidegate.v1.RouteApplied
-	(*Bounds)(nil),                   // 90: tidegate.v1.Bounds
-	(*ServiceView)(nil),              // 91: tidegate.v1.ServiceView
-	(Mode)(0),                        // 92: tidegate.v1.Mode
-	(GatePolicy)(0),                  // 93: tidegate.v1.GatePolicy
-	(*RuleVerdict)(nil),              // 94: tidegate.v1.RuleVerdict
-	(*Renewal)(nil),                  // 95: tidegate.v1.Renewal
-	(PlanKind)(0),                    // 96: tidegate.v1.PlanKind
-	(*Override)(nil),                 // 97: tidegate.v1.Override
-	(*Phases)(nil),                   // 98: tidegate.v1.Phases
-	(*LogPos)(nil),                   // 99: tidegate.v1.LogPos
-	(*Config)(nil),                   // 100: tidegate.v1.Config
-	(*Handover)(nil),                 // 101: tidegate.v1.Handover
-	(Severity)(0),                    // 102: tidegate.v1.Severity
+	(ArchiveState)(0),                // 2: tidegate.v1.ArchiveState
+	(PlanOutcome)(0),                 // 3: tidegate.v1.PlanOutcome
+	(*StatusRequest)(nil),            // 4: tidegate.v1.StatusRequest
+	(*StatusResponse)(nil),           // 5: tidegate.v1.StatusResponse
+	(*ServiceStatus)(nil),            // 6: tidegate.v1.ServiceStatus
+	(*LeaseStatus)(nil),              // 7: tidegate.v1.LeaseStatus
+	(*DetectorSettings)(nil),         // 8: tidegate.v1.DetectorSettings
+	(*DetectorStatus)(nil),           // 9: tidegate.v1.DetectorStatus
+	(*DetectorVote)(nil),             // 10: tidegate.v1.DetectorVote
+	(*DrillPolicy)(nil),              // 11: tidegate.v1.DrillPolicy
+	(*ProbeStatus)(nil),              // 12: tidegate.v1.ProbeStatus
+	(*StreamStatus)(nil),             // 13: tidegate.v1.StreamStatus
+	(*StreamArchive)(nil),            // 14: tidegate.v1.StreamArchive
+	(*MemberStatus)(nil),             // 15: tidegate.v1.MemberStatus
+	(*StandbyStatus)(nil),            // 16: tidegate.v1.StandbyStatus
+	(*AgentStatus)(nil),              // 17: tidegate.v1.AgentStatus
+	(*RouteStatus)(nil),              // 18: tidegate.v1.RouteStatus
+	(*ListStreamsRequest)(nil),       // 19: tidegate.v1.ListStreamsRequest
+	(*ListStreamsResponse)(nil),      // 20: tidegate.v1.ListStreamsResponse
+	(*Service)(nil),                  // 21: tidegate.v1.Service
+	(*SiteEndpoints)(nil),            // 22: tidegate.v1.SiteEndpoints
+	(*AddServiceRequest)(nil),        // 23: tidegate.v1.AddServiceRequest
+	(*AddServiceResponse)(nil),       // 24: tidegate.v1.AddServiceResponse
+	(*AddStreamRequest)(nil),         // 25: tidegate.v1.AddStreamRequest
+	(*AddStreamResponse)(nil),        // 26: tidegate.v1.AddStreamResponse
+	(*PauseStreamRequest)(nil),       // 27: tidegate.v1.PauseStreamRequest
+	(*PauseStreamResponse)(nil),      // 28: tidegate.v1.PauseStreamResponse
+	(*ResumeStreamRequest)(nil),      // 29: tidegate.v1.ResumeStreamRequest
+	(*ResumeStreamResponse)(nil),     // 30: tidegate.v1.ResumeStreamResponse
+	(*RegenerateStreamRequest)(nil),  // 31: tidegate.v1.RegenerateStreamRequest
+	(*RegenerateStreamResponse)(nil), // 32: tidegate.v1.RegenerateStreamResponse
+	(*RemoveStreamRequest)(nil),      // 33: tidegate.v1.RemoveStreamRequest
+	(*RemoveStreamResponse)(nil),     // 34: tidegate.v1.RemoveStreamResponse
+	(*Remnant)(nil),                  // 35: tidegate.v1.Remnant
+	(*SetModeRequest)(nil),           // 36: tidegate.v1.SetModeRequest
+	(*SetModeResponse)(nil),          // 37: tidegate.v1.SetModeResponse
+	(*SetDetectorRequest)(nil),       // 38: tidegate.v1.SetDetectorRequest
+	(*SetDetectorResponse)(nil),      // 39: tidegate.v1.SetDetectorResponse
+	(*OpenGateRequest)(nil),          // 40: tidegate.v1.OpenGateRequest
+	(*OpenGateResponse)(nil),         // 41: tidegate.v1.OpenGateResponse
+	(*ArmGateRequest)(nil),           // 42: tidegate.v1.ArmGateRequest
+	(*ArmGateResponse)(nil),          // 43: tidegate.v1.ArmGateResponse
+	(*GateExplainRequest)(nil),       // 44: tidegate.v1.GateExplainRequest
+	(*GateExplainResponse)(nil),      // 45: tidegate.v1.GateExplainResponse
+	(*ChangeRoleRequest)(nil),        // 46: tidegate.v1.ChangeRoleRequest
+	(*RuleOverride)(nil),             // 47: tidegate.v1.RuleOverride
+	(*ChangeRoleResponse)(nil),       // 48: tidegate.v1.ChangeRoleResponse
+	(*ReconfigureRequest)(nil),       // 49: tidegate.v1.ReconfigureRequest
+	(*ReconfigureResponse)(nil),      // 50: tidegate.v1.ReconfigureResponse
+	(*AbortPlanRequest)(nil),         // 51: tidegate.v1.AbortPlanRequest
+	(*AbortPlanResponse)(nil),        // 52: tidegate.v1.AbortPlanResponse
+	(*ListOverridesRequest)(nil),     // 53: tidegate.v1.ListOverridesRequest
+	(*ListOverridesResponse)(nil),    // 54: tidegate.v1.ListOverridesResponse
+	(*PutOverridesRequest)(nil),      // 55: tidegate.v1.PutOverridesRequest
+	(*PutOverridesResponse)(nil),     // 56: tidegate.v1.PutOverridesResponse
+	(*RevokeOverrideRequest)(nil),    // 57: tidegate.v1.RevokeOverrideRequest
+	(*RevokeOverrideResponse)(nil),   // 58: tidegate.v1.RevokeOverrideResponse
+	(*AuditEntry)(nil),               // 59: tidegate.v1.AuditEntry
+	(*ListAuditRequest)(nil),         // 60: tidegate.v1.ListAuditRequest
+	(*ListAuditResponse)(nil),        // 61: tidegate.v1.ListAuditResponse
+	(*FreezeRequest)(nil),            // 62: tidegate.v1.FreezeRequest
+	(*FreezeResponse)(nil),           // 63: tidegate.v1.FreezeResponse
+	(*Plan)(nil),                     // 64: tidegate.v1.Plan
+	(*PlanAbort)(nil),                // 65: tidegate.v1.PlanAbort
+	(*PlanStream)(nil),               // 66: tidegate.v1.PlanStream
+	(*PlanStep)(nil),                 // 67: tidegate.v1.PlanStep
+	(*ShowPlanRequest)(nil),          // 68: tidegate.v1.ShowPlanRequest
+	(*ShowPlanResponse)(nil),         // 69: tidegate.v1.ShowPlanResponse
+	(*ListPlansRequest)(nil),         // 70: tidegate.v1.ListPlansRequest
+	(*ListPlansResponse)(nil),        // 71: tidegate.v1.ListPlansResponse
+	(*RebuildRequest)(nil),           // 72: tidegate.v1.RebuildRequest
+	(*RebuildResponse)(nil),          // 73: tidegate.v1.RebuildResponse
+	(*DoctorRequest)(nil),            // 74: tidegate.v1.DoctorRequest
+	(*DoctorResponse)(nil),           // 75: tidegate.v1.DoctorResponse
+	(*Finding)(nil),                  // 76: tidegate.v1.Finding
+	(Verdict)(0),                     // 77: tidegate.v1.Verdict
+	(*timestamppb.Timestamp)(nil),    // 78: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),      // 79: google.protobuf.Duration
+	(*Route)(nil),                    // 80: tidegate.v1.Route
+	(*LossStatement)(nil),            // 81: tidegate.v1.LossStatement
+	(*Holder)(nil),                   // 82: tidegate.v1.Holder
+	(*Vantage)(nil),                  // 83: tidegate.v1.Vantage
+	(*Fact)(nil),                     // 84: tidegate.v1.Fact
+	(*StreamView)(nil),               // 85: tidegate.v1.StreamView
+	(*AgentStream)(nil),              // 86: tidegate.v1.AgentStream
+	(*StandbyArchive)(nil),           // 87: tidegate.v1.StandbyArchive
+	(*StandbyStream)(nil),            // 88: tidegate.v1.StandbyStream
+	(*NodeView)(nil),                 // 89: tidegate.v1.NodeView
+	(*ReportStandbyRequest)(nil),     // 90: tidegate.v1.ReportStandbyRequest
+	(*ReportAgentRequest)(nil),       // 91: tidegate.v1.ReportAgentRequest
+	(*RouteApplied)(nil),             // 92: tidegate.v1.RouteApplied
+	(*Bounds)(nil),                   // 93: tidegate.v1.Bounds
+	(*ServiceView)(nil),              // 94: tidegate.v1.ServiceView
+	(Mode)(0),                        // 95: tidegate.v1.Mode
+	(GatePolicy)(0),                  // 96: tidegate.v1.GatePolicy
+	(*RuleVerdict)(nil),              // 97: tidegate.v1.RuleVerdict
+	(*Renewal)(nil),                  // 98: tidegate.v1.Renewal
+	(PlanKind)(0),                    // 99: tidegate.v1.PlanKind
+	(*Override)(nil),                 // 100: tidegate.v1.Override
+	(*Phases)(nil),                   // 101: tidegate.v1.Phases
+	(*LogPos)(nil),                   // 102: tidegate.v1.LogPos
+	(*Config)(nil),                   // 103: tidegate.v1.Config
+	(*Handover)(nil),                 // 104: tidegate.v1.Handover
+	(Severity)(0),                    // 105: tidegate.v1.Severity
 }
 var file_tidegate_v1_operator_proto_depIdxs = []int32{
-	75,  // 0: tidegate.v1.StatusResponse.verdict:type_name -> tidegate.v1.Verdict
-	5,   // 1: tidegate.v1.StatusResponse.services:type_name -> tidegate.v1.ServiceStatus
-	14,  // 2: tidegate.v1.StatusResponse.standbys:type_name -> tidegate.v1.StandbyStatus
-	15,  // 3: tidegate.v1.StatusResponse.agents:type_name -> tidegate.v1.AgentStatus
-	16,  // 4: tidegate.v1.StatusResponse.routes:type_name -> tidegate.v1.RouteStatus
-	76,  // 5: tidegate.v1.StatusResponse.now:type_name -> google.protobuf.Timestamp
-	77,  // 6: tidegate.v1.StatusResponse.registry_age:type_name -> google.protobuf.Duration
-	75,  // 7: tidegate.v1.ServiceStatus.verdict:type_name -> tidegate.v1.Verdict
-	12,  // 8: tidegate.v1.ServiceStatus.streams:type_name -> tidegate.v1.StreamStatus
-	78,  // 9: tidegate.v1.ServiceStatus.route:type_name -> tidegate.v1.Route
-	77,  // 10: tidegate.v1.ServiceStatus.rpo:type_name -> google.protobuf.Duration
-	77,  // 11: tidegate.v1.ServiceStatus.rto:type_name -> google.protobuf.Duration
-	77,  // 12: tidegate.v1.ServiceStatus.rto_predicted:type_name -> google.protobuf.Duration
-	79,  // 13: tidegate.v1.ServiceStatus.loss_if_now:type_name -> tidegate.v1.LossStatement
-	11,  // 14: tidegate.v1.ServiceStatus.probe:type_name -> tidegate.v1.ProbeStatus
-	6,   // 15: tidegate.v1.ServiceStatus.lease:type_name -> tidegate.v1.LeaseStatus
-	8,   // 16: tidegate.v1.ServiceStatus.detector:type_name -> tidegate.v1.DetectorStatus
-	10,  // 17: tidegate.v1.ServiceStatus.drill:type_name -> tidegate.v1.DrillPolicy
-	77,  // 18: tidegate.v1.LeaseStatus.ttl:type_name -> google.protobuf.Duration
-	80,  // 19: tidegate.v1.LeaseStatus.holder:type_name -> tidegate.v1.Holder
-	76,  // 20: tidegate.v1.LeaseStatus.renewed:type_name -> google.protobuf.Timestamp
+	77,  // 0: tidegate.v1.StatusResponse.verdict:type_name -> tidegate.v1.Verdict
+	6,   // 1: tidegate.v1.StatusResponse.services:type_name -> tidegate.v1.ServiceStatus
+	16,  // 2: tidegate.v1.StatusResponse.standbys:type_name -> tidegate.v1.StandbyStatus
+	17,  // 3: tidegate.v1.StatusResponse.agents:type_name -> tidegate.v1.AgentStatus
+	18,  // 4: tidegate.v1.StatusResponse.routes:type_name -> tidegate.v1.RouteStatus
+	78,  // 5: tidegate.v1.StatusResponse.now:type_name -> google.protobuf.Timestamp
+	79,  // 6: tidegate.v1.StatusResponse.registry_age:type_name -> google.protobuf.Duration
+	77,  // 7: tidegate.v1.ServiceStatus.verdict:type_name -> tidegate.v1.Verdict
+	13,  // 8: tidegate.v1.ServiceStatus.streams:type_name -> tidegate.v1.StreamStatus
+	80,  // 9: tidegate.v1.ServiceStatus.route:type_name -> tidegate.v1.Route
+	79,  // 10: tidegate.v1.ServiceStatus.rpo:type_name -> google.protobuf.Duration
+	79,  // 11: tidegate.v1.ServiceStatus.rto:type_name -> google.protobuf.Duration
+	79,  // 12: tidegate.v1.ServiceStatus.rto_predicted:type_name -> google.protobuf.Duration
+	81,  // 13: tidegate.v1.ServiceStatus.loss_if_now:type_name -> tidegate.v1.LossStatement
+	12,  // 14: tidegate.v1.ServiceStatus.probe:type_name -> tidegate.v1.ProbeStatus
+	7,   // 15: tidegate.v1.ServiceStatus.lease:type_name -> tidegate.v1.LeaseStatus
+	9,   // 16: tidegate.v1.ServiceStatus.detector:type_name -> tidegate.v1.DetectorStatus
+	11,  // 17: tidegate.v1.ServiceStatus.drill:type_name -> tidegate.v1.DrillPolicy
+	79,  // 18: tidegate.v1.LeaseStatus.ttl:type_name -> google.protobuf.Duration
+	82,  // 19: tidegate.v1.LeaseStatus.holder:type_name -> tidegate.v1.Holder
+	78,  // 20: tidegate.v1.LeaseStatus.renewed:type_name -> google.protobuf.Timestamp
 	0,   // 21: tidegate.v1.DetectorSettings.mode:type_name -> tidegate.v1.DetectorMode
-	77,  // 22: tidegate.v1.DetectorSettings.down_after:type_name -> google.protobuf.Duration
-	77,  // 23: tidegate.v1.DetectorSettings.anti_flap:type_name -> google.protobuf.Duration
-	7,   // 24: tidegate.v1.DetectorStatus.settings:type_name -> tidegate.v1.DetectorSettings
+	79,  // 22: tidegate.v1.DetectorSettings.down_after:type_name -> google.protobuf.Duration
+	79,  // 23: tidegate.v1.DetectorSettings.anti_flap:type_name -> google.protobuf.Duration
+	8,   // 24: tidegate.v1.DetectorStatus.settings:type_name -> tidegate.v1.DetectorSettings
 	1,   // 25: tidegate.v1.DetectorStatus.verdict:type_name -> tidegate.v1.DetectorVerdict
-	76,  // 26: tidegate.v1.DetectorStatus.since:type_name -> google.protobuf.Timestamp
-	81,  // 27: tidegate.v1.DetectorStatus.vantages:type_name -> tidegate.v1.Vantage
-	9,   // 28: tidegate.v1.DetectorStatus.votes:type_name -> tidegate.v1.DetectorVote
-	82,  // 29: tidegate.v1.DetectorStatus.alarms:type_name -> tidegate.v1.Fact
-	77,  // 30: tidegate.v1.DetectorVote.silent:type_name -> google.protobuf.Duration
-	77,  // 31: tidegate.v1.DrillPolicy.max_age:type_name -> google.protobuf.Duration
-	77,  // 32: tidegate.v1.ProbeStatus.since_last_good:type_name -> google.protobuf.Duration
-	77,  // 33: tidegate.v1.ProbeStatus.latency:type_name -> google.protobuf.Duration
-	83,  // 34: tidegate.v1.StreamStatus.view:type_name -> tidegate.v1.StreamView
-	75,  // 35: tidegate.v1.StreamStatus.verdict:type_name -> tidegate.v1.Verdict
-	84,  // 36: tidegate.v1.StreamStatus.writer:type_name -> tidegate.v1.AgentStream
-	77,  // 37: tidegate.v1.StreamStatus.writer_report_age:type_name -> google.protobuf.Duration
-	13,  // 38: tidegate.v1.StreamStatus.members:type_name -> tidegate.v1.MemberStatus
-	85,  // 39: tidegate.v1.MemberStatus.stream:type_name -> tidegate.v1.StandbyStream
-	77,  // 40: tidegate.v1.MemberStatus.report_age:type_name -> google.protobuf.Duration
-	86,  // 41: tidegate.v1.StandbyStatus.node:type_name -> tidegate.v1.NodeView
-	87,  // 42: tidegate.v1.StandbyStatus.report:type_name -> tidegate.v1.ReportStandbyRequest
-	77,  // 43: tidegate.v1.StandbyStatus.report_age:type_name -> google.protobuf.Duration
-	88,  // 44: tidegate.v1.AgentStatus.report:type_name -> tidegate.v1.ReportAgentRequest
-	77,  // 45: tidegate.v1.AgentStatus.report_age:type_name -> google.protobuf.Duration
-	89,  // 46: tidegate.v1.RouteStatus.services:type_name -> tidegate.v1.RouteApplied
-	77,  // 47: tidegate.v1.RouteStatus.report_age:type_name -> google.protobuf.Duration
-	83,  // 48: tidegate.v1.ListStreamsResponse.streams:type_name -> tidegate.v1.StreamView
-	77,  // 49: tidegate.v1.ListStreamsResponse.registry_age:type_name -> google.protobuf.Duration
-	77,  // 50: tidegate.v1.Service.rpo:type_name -> google.protobuf.Duration
-	77,  // 51: tidegate.v1.Service.rto:type_name -> google.protobuf.Duration
-	20,  // 52: tidegate.v1.Service.endpoints:type_name -> tidegate.v1.SiteEndpoints
-	90,  // 53: tidegate.v1.Service.max_loss:type_name -> tidegate.v1.Bounds
-	77,  // 54: tidegate.v1.Service.lease_ttl:type_name -> google.protobuf.Duration
-	7,   // 55: tidegate.v1.Service.detector:type_name -> tidegate.v1.DetectorSettings
-	10,  // 56: tidegate.v1.Service.drill:type_name -> tidegate.v1.DrillPolicy
-	19,  // 57: tidegate.v1.AddServiceRequest.service:type_name -> tidegate.v1.Service
-	91,  // 58: tidegate.v1.AddServiceResponse.service:type_name -> tidegate.v1.ServiceView
-	92,  // 59: tidegate.v1.AddStreamRequest.mode:type_name -> tidegate.v1.Mode
-	90,  // 60: tidegate.v1.AddStreamRequest.bounds:type_name -> tidegate.v1.Bounds
-	93,  // 61: tidegate.v1.AddStreamRequest.policy:type_name -> tidegate.v1.GatePolicy
-	77,  // 62: tidegate.v1.AddStreamRequest.grace:type_name -> google.protobuf.Duration
-	77,  // 63: tidegate.v1.AddStreamRequest.rearm:type_name -> google.protobuf.Duration
-	83,  // 64: tidegate.v1.AddStreamResponse.stream:type_name -> tidegate.v1.StreamView
-	83,  // 65: tidegate.v1.PauseStreamResponse.stream:type_name -> tidegate.v1.StreamView
-	83,  // 66: tidegate.v1.ResumeStreamResponse.stream:type_name -> tidegate.v1.StreamView
-	94,  // 67: tidegate.v1.RegenerateStreamResponse.rules:type_name -> tidegate.v1.RuleVerdict
-	82,  // 68: tidegate.v1.RegenerateStreamResponse.facts:type_name -> tidegate.v1.Fact
-	95,  // 69: tidegate.v1.RegenerateStreamResponse.renewal:type_name -> tidegate.v1.Renewal
-	33,  // 70: tidegate.v1.RemoveStreamResponse.remnants:type_name -> tidegate.v1.Remnant
-	92,  // 71: tidegate.v1.SetModeRequest.mode:type_name -> tidegate.v1.Mode
-	90,  // 72: tidegate.v1.SetModeRequest.bounds:type_name -> tidegate.v1.Bounds
-	93,  // 73: tidegate.v1.SetModeRequest.policy:type_name -> tidegate.v1.GatePolicy
-	77,  // 74: tidegate.v1.SetModeRequest.grace:type_name -> google.protobuf.Duration
-	77,  // 75: tidegate.v1.SetModeRequest.rearm:type_name -> google.protobuf.Duration
-	77,  // 76: tidegate.v1.SetModeRequest.lease_ttl:type_name -> google.protobuf.Duration
-	83,  // 77: tidegate.v1.SetModeResponse.stream:type_name -> tidegate.v1.StreamView
-	83,  // 78: tidegate.v1.SetModeResponse.streams:type_name -> tidegate.v1.StreamView
-	7,   // 79: tidegate.v1.SetDetectorRequest.detector:type_name -> tidegate.v1.DetectorSettings
-	10,  // 80: tidegate.v1.SetDetectorRequest.drill:type_name -> tidegate.v1.DrillPolicy
-	19,  // 81: tidegate.v1.SetDetectorResponse.service:type_name -> tidegate.v1.Service
-	91,  // 82: tidegate.v1.OpenGateResponse.service:type_name -> tidegate.v1.ServiceView
-	91,  // 83: tidegate.v1.ArmGateResponse.service:type_name -> tidegate.v1.ServiceView
-	96,  // 84: tidegate.v1.GateExplainRequest.kind:type_name -> tidegate.v1.PlanKind
-	94,  // 85: tidegate.v1.GateExplainResponse.rules:type_name -> tidegate.v1.RuleVerdict
-	96,  // 86: tidegate.v1.ChangeRoleRequest.kind:type_name -> tidegate.v1.PlanKind
-	45,  // 87: tidegate.v1.ChangeRoleRequest.overrides:type_name -> tidegate.v1.RuleOverride
-	77,  // 88: tidegate.v1.ChangeRoleRequest.expires:type_name -> google.protobuf.Duration
-	77,  // 89: tidegate.v1.ChangeRoleRequest.drain_timeout:type_name -> google.protobuf.Duration
-	62,  // 90: tidegate.v1.ChangeRoleResponse.plan:type_name -> tidegate.v1.Plan
-	65,  // 91: tidegate.v1.ChangeRoleResponse.step:type_name -> tidegate.v1.PlanStep
-	62,  // 92: tidegate.v1.ChangeRoleResponse.done:type_name -> tidegate.v1.Plan
-	62,  // 93: tidegate.v1.ReconfigureResponse.plan:type_name -> tidegate.v1.Plan
-	65,  // 94: tidegate.v1.ReconfigureResponse.step:type_name -> tidegate.v1.PlanStep
-	62,  // 95: tidegate.v1.ReconfigureResponse.done:type_name -> tidegate.v1.Plan
-	62,  // 96: tidegate.v1.AbortPlanResponse.plan:type_name -> tidegate.v1.Plan
-	97,  // 97: tidegate.v1.ListOverridesResponse.overrides:type_name -> tidegate.v1.Override
-	45,  // 98: tidegate.v1.PutOverridesRequest.overrides:type_name -> tidegate.v1.RuleOverride
-	77,  // 99: tidegate.v1.PutOverridesRequest.expires:type_name -> google.protobuf.Duration
-	97,  // 100: tidegate.v1.PutOverridesResponse.overrides:type_name -> tidegate.v1.Override
-	76,  // 101: tidegate.v1.AuditEntry.at:type_name -> google.protobuf.Timestamp
-	82,  // 102: tidegate.v1.AuditEntry.detail:type_name -> tidegate.v1.Fact
-	76,  // 103: tidegate.v1.ListAuditRequest.since:type_name -> google.protobuf.Timestamp
-	57,  // 104: tidegate.v1.ListAuditResponse.entries:type_name -> tidegate.v1.AuditEntry
-	91,  // 105: tidegate.v1.FreezeResponse.service:type_name -> tidegate.v1.ServiceView
-	96,  // 106: tidegate.v1.Plan.kind:type_name -> tidegate.v1.PlanKind
-	80,  // 107: tidegate.v1.Plan.target:type_name -> tidegate.v1.Holder
-	2,   // 108: tidegate.v1.Plan.outcome:type_name -> tidegate.v1.PlanOutcome
-	65,  // 109: tidegate.v1.Plan.steps:type_name -> tidegate.v1.PlanStep
-	94,  // 110: tidegate.v1.Plan.rules:type_name -> tidegate.v1.RuleVerdict
-	64,  // 111: tidegate.v1.Plan.streams:type_name -> tidegate.v1.PlanStream
-	79,  // 112: tidegate.v1.Plan.loss:type_name -> tidegate.v1.LossStatement
-	98,  // 113: tidegate.v1.Plan.phases:type_name -> tidegate.v1.Phases
-	76,  // 114: tidegate.v1.Plan.started:type_name -> google.protobuf.Timestamp
-	76,  // 115: tidegate.v1.Plan.ended:type_name -> google.protobuf.Timestamp
-	77,  // 116: tidegate.v1.Plan.expected:type_name -> google.protobuf.Duration
-	77,  // 117: tidegate.v1.Plan.rpo_actual:type_name -> google.protobuf.Duration
-	77,  // 118: tidegate.v1.Plan.pause_expected:type_name -> google.protobuf.Duration
-	77,  // 119: tidegate.v1.Plan.pause_actual:type_name -> google.protobuf.Duration
-	77,  // 120: tidegate.v1.Plan.took:type_name -> google.protobuf.Duration
-	63,  // 121: tidegate.v1.Plan.abort:type_name -> tidegate.v1.PlanAbort
-	97,  // 122: tidegate.v1.Plan.overrides:type_name -> tidegate.v1.Override
-	77,  // 123: tidegate.v1.Plan.rpo_actual_max:type_name -> google.protobuf.Duration
-	76,  // 124: tidegate.v1.PlanAbort.at:type_name -> google.protobuf.Timestamp
-	99,  // 125: tidegate.v1.PlanStream.head:type_name -> tidegate.v1.LogPos
-	79,  // 126: tidegate.v1.PlanStream.loss:type_name -> tidegate.v1.LossStatement
-	100, // 127: tidegate.v1.PlanStream.from_config:type_name -> tidegate.v1.Config
-	100, // 128: tidegate.v1.PlanStream.config:type_name -> tidegate.v1.Config
-	101, // 129: tidegate.v1.PlanStream.handover:type_name -> tidegate.v1.Handover
-	76,  // 130: tidegate.v1.PlanStep.started:type_name -> google.protobuf.Timestamp
-	77,  // 131: tidegate.v1.PlanStep.took:type_name -> google.protobuf.Duration
-	77,  // 132: tidegate.v1.PlanStep.expected:type_name -> google.protobuf.Duration
-	62,  // 133: tidegate.v1.ShowPlanResponse.plan:type_name -> tidegate.v1.Plan
-	62,  // 134: tidegate.v1.ListPlansResponse.plans:type_name -> tidegate.v1.Plan
-	83,  // 135: tidegate.v1.RebuildResponse.streams:type_name -> tidegate.v1.StreamView
-	74,  // 136: tidegate.v1.DoctorResponse.findings:type_name -> tidegate.v1.Finding
-	102, // 137: tidegate.v1.Finding.severity:type_name -> tidegate.v1.Severity
-	3,   // 138: tidegate.v1.OperatorService.Status:input_type -> tidegate.v1.StatusRequest
-	17,  // 139: tidegate.v1.OperatorService.ListStreams:input_type -> tidegate.v1.ListStreamsRequest
-	21,  // 140: tidegate.v1.OperatorService.AddService:input_type -> tidegate.v1.AddServiceRequest
-	23,  // 141: tidegate.v1.OperatorService.AddStream:input_type -> tidegate.v1.AddStreamRequest
-	25,  // 142: tidegate.v1.OperatorService.PauseStream:input_type -> tidegate.v1.PauseStreamRequest
-	27,  // 143: tidegate.v1.OperatorService.ResumeStream:input_type -> tidegate.v1.ResumeStreamRequest
-	31,  // 144: tidegate.v1.OperatorService.RemoveStream:input_type -> tidegate.v1.RemoveStreamRequest
-	29,  // 145: tidegate.v1.OperatorService.RegenerateStream:input_type -> tidegate.v1.RegenerateStreamRequest
-	34,  // 146: tidegate.v1.OperatorService.SetMode:input_type -> tidegate.v1.SetModeRequest
-	36,  // 147: tidegate.v1.OperatorService.SetDetector:input_type -> tidegate.v1.SetDetectorRequest
-	60,  // 148: tidegate.v1.OperatorService.Freeze:input_type -> tidegate.v1.FreezeRequest
-	38,  // 149: tidegate.v1.OperatorService.OpenGate:input_type -> tidegate.v1.OpenGateRequest
-	40,  // 150: tidegate.v1.OperatorService.ArmGate:input_type -> tidegate.v1.ArmGateRequest
-	42,  // 151: tidegate.v1.OperatorService.GateExplain:input_type -> tidegate.v1.GateExplainRequest
-	44,  // 152: tidegate.v1.OperatorService.ChangeRole:input_type -> tidegate.v1.ChangeRoleRequest
-	47,  // 153: tidegate.v1.OperatorService.Reconfigure:input_type -> tidegate.v1.ReconfigureRequest
-	49,  // 154: tidegate.v1.OperatorService.AbortPlan:input_type -> tidegate.v1.AbortPlanRequest
-	51,  // 155: tidegate.v1.OperatorService.ListOverrides:input_type -> tidegate.v1.ListOverridesRequest
-	53,  // 156: tidegate.v1.OperatorService.PutOverrides:input_type -> tidegate.v1.PutOverridesRequest
-	55,  // 157: tidegate.v1.OperatorService.RevokeOverride:input_type -> tidegate.v1.RevokeOverrideRequest
-	58,  // 158: tidegate.v1.OperatorService.ListAudit:input_type -> tidegate.v1.ListAuditRequest
-	66,  // 159: tidegate.v1.OperatorService.ShowPlan:input_type -> tidegate.v1.ShowPlanRequest
-	68,  // 160: tidegate.v1.OperatorService.ListPlans:input_type -> tidegate.v1.ListPlansRequest
-	70,  // 161: tidegate.v1.OperatorService.Rebuild:input_type -> tidegate.v1.RebuildRequest
-	72,  // 162: tidegate.v1.OperatorService.Doctor:input_type -> tidegate.v1.DoctorRequest
-	4,   // 163: tidegate.v1.OperatorService.Status:output_type -> tidegate.v1.StatusResponse
-	18,  // 164: tidegate.v1.OperatorService.ListStreams:output_type -> tidegate.v1.ListStreamsResponse
-	22,  // 165: tidegate.v1.OperatorService.AddService:output_type -> tidegate.v1.AddServiceResponse
-	24,  // 166: tidegate.v1.OperatorService.AddStream:output_type -> tidegate.v1.AddStreamResponse
-	26,  // 167: tidegate.v1.OperatorService.PauseStream:output_type -> tidegate.v1.PauseStreamResponse
-	28,  // 168: tidegate.v1.OperatorService.ResumeStream:output_type -> tidegate.v1.ResumeStreamResponse
-	32,  // 169: tidegate.v1.OperatorService.RemoveStream:output_type -> tidegate.v1.RemoveStreamResponse
-	30,  // 170: tidegate.v1.OperatorService.RegenerateStream:output_type -> tidegate.v1.RegenerateStreamResponse
-	35,  // 171: tidegate.v1.OperatorService.SetMode:output_type -> tidegate.v1.SetModeResponse
-	37,  // 172: tidegate.v1.OperatorService.SetDetector:output_type -> tidegate.v1.SetDetectorResponse
-	61,  // 173: tidegate.v1.OperatorService.Freeze:output_type -> tidegate.v1.FreezeResponse
-	39,  // 174: tidegate.v1.OperatorService.OpenGate:output_type -> tidegate.v1.OpenGateResponse
-	41,  // 175: tidegate.v1.OperatorService.ArmGate:output_type -> tidegate.v1.ArmGateResponse
-	43,  // 176: tidegate.v1.OperatorService.GateExplain:output_type -> tidegate.v1.GateExplainResponse
-	46,  // 177: tidegate.v1.OperatorService.ChangeRole:output_type -> tidegate.v1.ChangeRoleResponse
-	48,  // 178: tidegate.v1.OperatorService.Reconfigure:output_type -> tidegate.v1.ReconfigureResponse
-	50,  // 179: tidegate.v1.OperatorService.AbortPlan:output_type -> tidegate.v1.AbortPlanResponse
-	52,  // 180: tidegate.v1.OperatorService.ListOverrides:output_type -> tidegate.v1.ListOverridesResponse
-	54,  // 181: tidegate.v1.OperatorService.PutOverrides:output_type -> tidegate.v1.PutOverridesResponse
-	56,  // 182: tidegate.v1.OperatorService.RevokeOverride:output_type -> tidegate.v1.RevokeOverrideResponse
-	59,  // 183: tidegate.v1.OperatorService.ListAudit:output_type -> tidegate.v1.ListAuditResponse
-	67,  // 184: tidegate.v1.OperatorService.ShowPlan:output_type -> tidegate.v1.ShowPlanResponse
-	69,  // 185: tidegate.v1.OperatorService.ListPlans:output_type -> tidegate.v1.ListPlansResponse
-	71,  // 186: tidegate.v1.OperatorService.Rebuild:output_type -> tidegate.v1.RebuildResponse
-	73,  // 187: tidegate.v1.OperatorService.Doctor:output_type -> tidegate.v1.DoctorResponse
-	163, // [163:188] is the sub-list for method output_type
-	138, // [138:163] is the sub-list for method input_type
-	138, // [138:138] is the sub-list for extension type_name
-	138, // [138:138] is the sub-list for extension extendee
-	0,   // [0:138] is the sub-list for field type_name
+	78,  // 26: tidegate.v1.DetectorStatus.since:type_name -> google.protobuf.Timestamp
+	83,  // 27: tidegate.v1.DetectorStatus.vantages:type_name -> tidegate.v1.Vantage
+	10,  // 28: tidegate.v1.DetectorStatus.votes:type_name -> tidegate.v1.DetectorVote
+	84,  // 29: tidegate.v1.DetectorStatus.alarms:type_name -> tidegate.v1.Fact
+	79,  // 30: tidegate.v1.DetectorVote.silent:type_name -> google.protobuf.Duration
+	79,  // 31: tidegate.v1.DrillPolicy.max_age:type_name -> google.protobuf.Duration
+	79,  // 32: tidegate.v1.ProbeStatus.since_last_good:type_name -> google.protobuf.Duration
+	79,  // 33: tidegate.v1.ProbeStatus.latency:type_name -> google.protobuf.Duration
+	85,  // 34: tidegate.v1.StreamStatus.view:type_name -> tidegate.v1.StreamView
+	77,  // 35: tidegate.v1.StreamStatus.verdict:type_name -> tidegate.v1.Verdict
+	86,  // 36: tidegate.v1.StreamStatus.writer:type_name -> tidegate.v1.AgentStream
+	79,  // 37: tidegate.v1.StreamStatus.writer_report_age:type_name -> google.protobuf.Duration
+	15,  // 38: tidegate.v1.StreamStatus.members:type_name -> tidegate.v1.MemberStatus
+	14,  // 39: tidegate.v1.StreamStatus.archive:type_name -> tidegate.v1.StreamArchive
+	2,   // 40: tidegate.v1.StreamArchive.state:type_name -> tidegate.v1.ArchiveState
+	79,  // 41: tidegate.v1.StreamArchive.report_age:type_name -> google.protobuf.Duration
+	87,  // 42: tidegate.v1.StreamArchive.said:type_name -> tidegate.v1.StandbyArchive
+	88,  // 43: tidegate.v1.MemberStatus.stream:type_name -> tidegate.v1.StandbyStream
+	79,  // 44: tidegate.v1.MemberStatus.report_age:type_name -> google.protobuf.Duration
+	89,  // 45: tidegate.v1.StandbyStatus.node:type_name -> tidegate.v1.NodeView
+	90,  // 46: tidegate.v1.StandbyStatus.report:type_name -> tidegate.v1.ReportStandbyRequest
+	79,  // 47: tidegate.v1.StandbyStatus.report_age:type_name -> google.protobuf.Duration
+	91,  // 48: tidegate.v1.AgentStatus.report:type_name -> tidegate.v1.ReportAgentRequest
+	79,  // 49: tidegate.v1.AgentStatus.report_age:type_name -> google.protobuf.Duration
+	92,  // 50: tidegate.v1.RouteStatus.services:type_name -> tidegate.v1.RouteApplied
+	79,  // 51: tidegate.v1.RouteStatus.report_age:type_name -> google.protobuf.Duration
+	85,  // 52: tidegate.v1.ListStreamsResponse.streams:type_name -> tidegate.v1.StreamView
+	79,  // 53: tidegate.v1.ListStreamsResponse.registry_age:type_name -> google.protobuf.Duration
+	79,  // 54: tidegate.v1.Service.rpo:type_name -> google.protobuf.Duration
+	79,  // 55: tidegate.v1.Service.rto:type_name -> google.protobuf.Duration
+	22,  // 56: tidegate.v1.Service.endpoints:type_name -> tidegate.v1.SiteEndpoints
+	93,  // 57: tidegate.v1.Service.max_loss:type_name -> tidegate.v1.Bounds
+	79,  // 58: tidegate.v1.Service.lease_ttl:type_name -> google.protobuf.Duration
+	8,   // 59: tidegate.v1.Service.detector:type_name -> tidegate.v1.DetectorSettings
+	11,  // 60: tidegate.v1.Service.drill:type_name -> tidegate.v1.DrillPolicy
+	21,  // 61: tidegate.v1.AddServiceRequest.service:type_name -> tidegate.v1.Service
+	94,  // 62: tidegate.v1.AddServiceResponse.service:type_name -> tidegate.v1.ServiceView
+	95,  // 63: tidegate.v1.AddStreamRequest.mode:type_name -> tidegate.v1.Mode
+	93,  // 64: tidegate.v1.AddStreamRequest.bounds:type_name -> tidegate.v1.Bounds
+	96,  // 65: tidegate.v1.AddStreamRequest.policy:type_name -> tidegate.v1.GatePolicy
+	79,  // 66: tidegate.v1.AddStreamRequest.grace:type_name -> google.protobuf.Duration
+	79,  // 67: tidegate.v1.AddStreamRequest.rearm:type_name -> google.protobuf.Duration
+	85,  // 68: tidegate.v1.AddStreamResponse.stream:type_name -> tidegate.v1.StreamView
+	85,  // 69: tidegate.v1.PauseStreamResponse.stream:type_name -> tidegate.v1.StreamView
+	85,  // 70: tidegate.v1.ResumeStreamResponse.stream:type_name -> tidegate.v1.StreamView
+	97,  // 71: tidegate.v1.RegenerateStreamResponse.rules:type_name -> tidegate.v1.RuleVerdict
+	84,  // 72: tidegate.v1.RegenerateStreamResponse.facts:type_name -> tidegate.v1.Fact
+	98,  // 73: tidegate.v1.RegenerateStreamResponse.renewal:type_name -> tidegate.v1.Renewal
+	35,  // 74: tidegate.v1.RemoveStreamResponse.remnants:type_name -> tidegate.v1.Remnant
+	95,  // 75: tidegate.v1.SetModeRequest.mode:type_name -> tidegate.v1.Mode
+	93,  // 76: tidegate.v1.SetModeRequest.bounds:type_name -> tidegate.v1.Bounds
+	96,  // 77: tidegate.v1.SetModeRequest.policy:type_name -> tidegate.v1.GatePolicy
+	79,  // 78: tidegate.v1.SetModeRequest.grace:type_name -> google.protobuf.Duration
+	79,  // 79: tidegate.v1.SetModeRequest.rearm:type_name -> google.protobuf.Duration
+	79,  // 80: tidegate.v1.SetModeRequest.lease_ttl:type_name -> google.protobuf.Duration
+	85,  // 81: tidegate.v1.SetModeResponse.stream:type_name -> tidegate.v1.StreamView
+	85,  // 82: tidegate.v1.SetModeResponse.streams:type_name -> tidegate.v1.StreamView
+	8,   // 83: tidegate.v1.SetDetectorRequest.detector:type_name -> tidegate.v1.DetectorSettings
+	11,  // 84: tidegate.v1.SetDetectorRequest.drill:type_name -> tidegate.v1.DrillPolicy
+	21,  // 85: tidegate.v1.SetDetectorResponse.service:type_name -> tidegate.v1.Service
+	94,  // 86: tidegate.v1.OpenGateResponse.service:type_name -> tidegate.v1.ServiceView
+	94,  // 87: tidegate.v1.ArmGateResponse.service:type_name -> tidegate.v1.ServiceView
+	99,  // 88: tidegate.v1.GateExplainRequest.kind:type_name -> tidegate.v1.PlanKind
+	97,  // 89: tidegate.v1.GateExplainResponse.rules:type_name -> tidegate.v1.RuleVerdict
+	99,  // 90: tidegate.v1.ChangeRoleRequest.kind:type_name -> tidegate.v1.PlanKind
+	47,  // 91: tidegate.v1.ChangeRoleRequest.overrides:type_name -> tidegate.v1.RuleOverride
+	79,  // 92: tidegate.v1.ChangeRoleRequest.expires:type_name -> google.protobuf.Duration
+	79,  // 93: tidegate.v1.ChangeRoleRequest.drain_timeout:type_name -> google.protobuf.Duration
+	64,  // 94: tidegate.v1.ChangeRoleResponse.plan:type_name -> tidegate.v1.Plan
+	67,  // 95: tidegate.v1.ChangeRoleResponse.step:type_name -> tidegate.v1.PlanStep
+	64,  // 96: tidegate.v1.ChangeRoleResponse.done:type_name -> tidegate.v1.Plan
+	64,  // 97: tidegate.v1.ReconfigureResponse.plan:type_name -> tidegate.v1.Plan
+	67,  // 98: tidegate.v1.ReconfigureResponse.step:type_name -> tidegate.v1.PlanStep
+	64,  // 99: tidegate.v1.ReconfigureResponse.done:type_name -> tidegate.v1.Plan
+	64,  // 100: tidegate.v1.AbortPlanResponse.plan:type_name -> tidegate.v1.Plan
+	100, // 101: tidegate.v1.ListOverridesResponse.overrides:type_name -> tidegate.v1.Override
+	47,  // 102: tidegate.v1.PutOverridesRequest.overrides:type_name -> tidegate.v1.RuleOverride
+	79,  // 103: tidegate.v1.PutOverridesRequest.expires:type_name -> google.protobuf.Duration
+	100, // 104: tidegate.v1.PutOverridesResponse.overrides:type_name -> tidegate.v1.Override
+	78,  // 105: tidegate.v1.AuditEntry.at:type_name -> google.protobuf.Timestamp
+	84,  // 106: tidegate.v1.AuditEntry.detail:type_name -> tidegate.v1.Fact
+	78,  // 107: tidegate.v1.ListAuditRequest.since:type_name -> google.protobuf.Timestamp
+	59,  // 108: tidegate.v1.ListAuditResponse.entries:type_name -> tidegate.v1.AuditEntry
+	94,  // 109: tidegate.v1.FreezeResponse.service:type_name -> tidegate.v1.ServiceView
+	99,  // 110: tidegate.v1.Plan.kind:type_name -> tidegate.v1.PlanKind
+	82,  // 111: tidegate.v1.Plan.target:type_name -> tidegate.v1.Holder
+	3,   // 112: tidegate.v1.Plan.outcome:type_name -> tidegate.v1.PlanOutcome
+	67,  // 113: tidegate.v1.Plan.steps:type_name -> tidegate.v1.PlanStep
+	97,  // 114: tidegate.v1.Plan.rules:type_name -> tidegate.v1.RuleVerdict
+	66,  // 115: tidegate.v1.Plan.streams:type_name -> tidegate.v1.PlanStream
+	81,  // 116: tidegate.v1.Plan.loss:type_name -> tidegate.v1.LossStatement
+	101, // 117: tidegate.v1.Plan.phases:type_name -> tidegate.v1.Phases
+	78,  // 118: tidegate.v1.Plan.started:type_name -> google.protobuf.Timestamp
+	78,  // 119: tidegate.v1.Plan.ended:type_name -> google.protobuf.Timestamp
+	79,  // 120: tidegate.v1.Plan.expected:type_name -> google.protobuf.Duration
+	79,  // 121: tidegate.v1.Plan.rpo_actual:type_name -> google.protobuf.Duration
+	79,  // 122: tidegate.v1.Plan.pause_expected:type_name -> google.protobuf.Duration
+	79,  // 123: tidegate.v1.Plan.pause_actual:type_name -> google.protobuf.Duration
+	79,  // 124: tidegate.v1.Plan.took:type_name -> google.protobuf.Duration
+	65,  // 125: tidegate.v1.Plan.abort:type_name -> tidegate.v1.PlanAbort
+	100, // 126: tidegate.v1.Plan.overrides:type_name -> tidegate.v1.Override
+	79,  // 127: tidegate.v1.Plan.rpo_actual_max:type_name -> google.protobuf.Duration
+	78,  // 128: tidegate.v1.PlanAbort.at:type_name -> google.protobuf.Timestamp
+	102, // 129: tidegate.v1.PlanStream.head:type_name -> tidegate.v1.LogPos
+	81,  // 130: tidegate.v1.PlanStream.loss:type_name -> tidegate.v1.LossStatement
+	103, // 131: tidegate.v1.PlanStream.from_config:type_name -> tidegate.v1.Config
+	103, // 132: tidegate.v1.PlanStream.config:type_name -> tidegate.v1.Config
+	104, // 133: tidegate.v1.PlanStream.handover:type_name -> tidegate.v1.Handover
+	78,  // 134: tidegate.v1.PlanStep.started:type_name -> google.protobuf.Timestamp
+	79,  // 135: tidegate.v1.PlanStep.took:type_name -> google.protobuf.Duration
+	79,  // 136: tidegate.v1.PlanStep.expected:type_name -> google.protobuf.Duration
+	64,  // 137: tidegate.v1.ShowPlanResponse.plan:type_name -> tidegate.v1.Plan
+	64,  // 138: tidegate.v1.ListPlansResponse.plans:type_name -> tidegate.v1.Plan
+	85,  // 139: tidegate.v1.RebuildResponse.streams:type_name -> tidegate.v1.StreamView
+	76,  // 140: tidegate.v1.DoctorResponse.findings:type_name -> tidegate.v1.Finding
+	105, // 141: tidegate.v1.Finding.severity:type_name -> tidegate.v1.Severity
+	4,   // 142: tidegate.v1.OperatorService.Status:input_type -> tidegate.v1.StatusRequest
+	19,  // 143: tidegate.v1.OperatorService.ListStreams:input_type -> tidegate.v1.ListStreamsRequest
+	23,  // 144: tidegate.v1.OperatorService.AddService:input_type -> tidegate.v1.AddServiceRequest
+	25,  // 145: tidegate.v1.OperatorService.AddStream:input_type -> tidegate.v1.AddStreamRequest
+	27,  // 146: tidegate.v1.OperatorService.PauseStream:input_type -> tidegate.v1.PauseStreamRequest
+	29,  // 147: tidegate.v1.OperatorService.ResumeStream:input_type -> tidegate.v1.ResumeStreamRequest
+	33,  // 148: tidegate.v1.OperatorService.RemoveStream:input_type -> tidegate.v1.RemoveStreamRequest
+	31,  // 149: tidegate.v1.OperatorService.RegenerateStream:input_type -> tidegate.v1.RegenerateStreamRequest
+	36,  // 150: tidegate.v1.OperatorService.SetMode:input_type -> tidegate.v1.SetModeRequest
+	38,  // 151: tidegate.v1.OperatorService.SetDetector:input_type -> tidegate.v1.SetDetectorRequest
+	62,  // 152: tidegate.v1.OperatorService.Freeze:input_type -> tidegate.v1.FreezeRequest
+	40,  // 153: tidegate.v1.OperatorService.OpenGate:input_type -> tidegate.v1.OpenGateRequest
+	42,  // 154: tidegate.v1.OperatorService.ArmGate:input_type -> tidegate.v1.ArmGateRequest
+	44,  // 155: tidegate.v1.OperatorService.GateExplain:input_type -> tidegate.v1.GateExplainRequest
+	46,  // 156: tidegate.v1.OperatorService.ChangeRole:input_type -> tidegate.v1.ChangeRoleRequest
+	49,  // 157: tidegate.v1.OperatorService.Reconfigure:input_type -> tidegate.v1.ReconfigureRequest
+	51,  // 158: tidegate.v1.OperatorService.AbortPlan:input_type -> tidegate.v1.AbortPlanRequest
+	53,  // 159: tidegate.v1.OperatorService.ListOverrides:input_type -> tidegate.v1.ListOverridesRequest
+	55,  // 160: tidegate.v1.OperatorService.PutOverrides:input_type -> tidegate.v1.PutOverridesRequest
+	57,  // 161: tidegate.v1.OperatorService.RevokeOverride:input_type -> tidegate.v1.RevokeOverrideRequest
+	60,  // 162: tidegate.v1.OperatorService.ListAudit:input_type -> tidegate.v1.ListAuditRequest
+	68,  // 163: tidegate.v1.OperatorService.ShowPlan:input_type -> tidegate.v1.ShowPlanRequest
+	70,  // 164: tidegate.v1.OperatorService.ListPlans:input_type -> tidegate.v1.ListPlansRequest
+	72,  // 165: tidegate.v1.OperatorService.Rebuild:input_type -> tidegate.v1.RebuildRequest
+	74,  // 166: tidegate.v1.OperatorService.Doctor:input_type -> tidegate.v1.DoctorRequest
+	5,   // 167: tidegate.v1.OperatorService.Status:output_type -> tidegate.v1.StatusResponse
+	20,  // 168: tidegate.v1.OperatorService.ListStreams:output_type -> tidegate.v1.ListStreamsResponse
+	24,  // 169: tidegate.v1.OperatorService.AddService:output_type -> tidegate.v1.AddServiceResponse
+	26,  // 170: tidegate.v1.OperatorService.AddStream:output_type -> tidegate.v1.AddStreamResponse
+	28,  // 171: tidegate.v1.OperatorService.PauseStream:output_type -> tidegate.v1.PauseStreamResponse
+	30,  // 172: tidegate.v1.OperatorService.ResumeStream:output_type -> tidegate.v1.ResumeStreamResponse
+	34,  // 173: tidegate.v1.OperatorService.RemoveStream:output_type -> tidegate.v1.RemoveStreamResponse
+	32,  // 174: tidegate.v1.OperatorService.RegenerateStream:output_type -> tidegate.v1.RegenerateStreamResponse
+	37,  // 175: tidegate.v1.OperatorService.SetMode:output_type -> tidegate.v1.SetModeResponse
+	39,  // 176: tidegate.v1.OperatorService.SetDetector:output_type -> tidegate.v1.SetDetectorResponse
+	63,  // 177: tidegate.v1.OperatorService.Freeze:output_type -> tidegate.v1.FreezeResponse
+	41,  // 178: tidegate.v1.OperatorService.OpenGate:output_type -> tidegate.v1.OpenGateResponse
+	43,  // 179: tidegate.v1.OperatorService.ArmGate:output_type -> tidegate.v1.ArmGateResponse
+	45,  // 180: tidegate.v1.OperatorService.GateExplain:output_type -> tidegate.v1.GateExplainResponse
+	48,  // 181: tidegate.v1.OperatorService.ChangeRole:output_type -> tidegate.v1.ChangeRoleResponse
+	50,  // 182: tidegate.v1.OperatorService.Reconfigure:output_type -> tidegate.v1.ReconfigureResponse
+	52,  // 183: tidegate.v1.OperatorService.AbortPlan:output_type -> tidegate.v1.AbortPlanResponse
+	54,  // 184: tidegate.v1.OperatorService.ListOverrides:output_type -> tidegate.v1.ListOverridesResponse
+	56,  // 185: tidegate.v1.OperatorService.PutOverrides:output_type -> tidegate.v1.PutOverridesResponse
+	58,  // 186: tidegate.v1.OperatorService.RevokeOverride:output_type -> tidegate.v1.RevokeOverrideResponse
+	61,  // 187: tidegate.v1.OperatorService.ListAudit:output_type -> tidegate.v1.ListAuditResponse
+	69,  // 188: tidegate.v1.OperatorService.ShowPlan:output_type -> tidegate.v1.ShowPlanResponse
+	71,  // 189: tidegate.v1.OperatorService.ListPlans:output_type -> tidegate.v1.ListPlansResponse
+	73,  // 190: tidegate.v1.OperatorService.Rebuild:output_type -> tidegate.v1.RebuildResponse
+	75,  // 191: tidegate.v1.OperatorService.Doctor:output_type -> tidegate.v1.DoctorResponse
+	167, // [167:192] is the sub-list for method output_type
+	142, // [142:167] is the sub-list for method input_type
+	142, // [142:142] is the sub-list for extension type_name
+	142, // [142:142] is the sub-list for extension extendee
+	0,   // [0:142] is the sub-list for field type_name
 }
 
 func init() { file_tidegate_v1_operator_proto_init() }
@@ -6159,12 +6320,12 @@ func file_tidegate_v1_operator_proto_init() {
 	file_tidegate_v1_error_proto_init()
 	file_tidegate_v1_node_proto_init()
 	file_tidegate_v1_types_proto_init()
-	file_tidegate_v1_operator_proto_msgTypes[43].OneofWrappers = []any{
+	file_tidegate_v1_operator_proto_msgTypes[44].OneofWrappers = []any{
 		(*ChangeRoleResponse_Plan)(nil),
 		(*ChangeRoleResponse_Step)(nil),
 		(*ChangeRoleResponse_Done)(nil),
 	}
-	file_tidegate_v1_operator_proto_msgTypes[45].OneofWrappers = []any{
+	file_tidegate_v1_operator_proto_msgTypes[46].OneofWrappers = []any{
 		(*ReconfigureResponse_Plan)(nil),
 		(*ReconfigureResponse_Step)(nil),
 		(*ReconfigureResponse_Done)(nil),
@@ -6174,8 +6335,8 @@ func file_tidegate_v1_operator_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tidegate_v1_operator_proto_rawDesc), len(file_tidegate_v1_operator_proto_rawDesc)),
-			NumEnums:      3,
-			NumMessages:   72,
+			NumEnums:      4,
+			NumMessages:   73,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -117,6 +117,10 @@ func commandLineWith(t *testing.T, g *fakeGate, stdin io.Reader) func(args ...st
 
 func ptr[T any](v T) *T { return &v }
 
+func exampleArchive() *pb.StandbyArchive {
+	return &pb.StandbyArchive{Archivist: true, ArchivedSeq: ptr[uint64](39), Behind: durationpb.New(3 * time.Second), BehindBytes: ptr[uint64](2048)}
+}
+
 func exampleStatus() *pb.StatusResponse {
 	return &pb.StatusResponse{
 		Cluster: "demo", Verdict: pb.Verdict_VERDICT_AT_RISK, Reasons: []string{"bank/main: 2 of 3 members count"}, RegistryReachable: true,
@@ -130,6 +134,7 @@ func exampleStatus() *pb.StatusResponse {
 					Id: "s1", Name: "main", Mode: pb.Mode_MODE_SYNC, W: 2,
 					Epoch: &pb.EpochRecord{Epoch: 3, State: pb.EpochState_EPOCH_STATE_ACTIVE, Holder: &pb.Holder{Node: "n1"}, Gate: &pb.GateRecord{State: pb.GateState_GATE_STATE_ARMED}},
 				},
+				Archive: &pb.StreamArchive{State: pb.ArchiveState_ARCHIVE_STATE_UPLOADS, Node: "w1", Said: exampleArchive()},
 				Verdict: pb.Verdict_VERDICT_AT_RISK, MembersCounted: 2, Members: make([]*pb.MemberStatus, 3), SiteRedundant: true,
 				Writer: &pb.AgentStream{Exposure: &pb.Exposure{Records: ptr[int64](0), Bytes: ptr[int64](0), Age: durationpb.New(0)}},
 			}},
@@ -137,7 +142,7 @@ func exampleStatus() *pb.StatusResponse {
 		Standbys: []*pb.StandbyStatus{
 			{
 				Node: &pb.NodeView{Node: "w1", Site: "west"}, ReportAge: durationpb.New(300 * time.Millisecond),
-				Report: &pb.ReportStandbyRequest{Streams: []*pb.StandbyStream{{StreamId: "s1", Durable: &pb.LogPos{Seq: 42}, CommitSeq: 41, AppliedSeq: ptr[uint64](40)}}},
+				Report: &pb.ReportStandbyRequest{Streams: []*pb.StandbyStream{{StreamId: "s1", Durable: &pb.LogPos{Seq: 42}, CommitSeq: 41, AppliedSeq: ptr[uint64](40), Archive: exampleArchive()}}},
 			},
 			{Node: &pb.NodeView{Node: "w2", Site: "west"}},
 		},
@@ -165,15 +170,15 @@ func TestStatusAnswersInTheFirstLine(t *testing.T) {
 service bank  AT RISK: main: 2 of 3 members count
   rpo 2s, rto 1m0s (predicted 4.3s), a failover now: loses nothing acknowledged (sync and armed)
   served at n1:8080 (site east, epoch 3)
-  STREAM  VERDICT  WRITER  EPOCH  MODE  GATE   EXPOSED     AGE  MEMBERS      NOTES
-  main    AT RISK  n1      3      sync  armed  0 rec, 0 B  0s   2 of 3, w 2  -
+  STREAM  VERDICT  WRITER  EPOCH  MODE  GATE   EXPOSED     AGE  MEMBERS      ARCHIVE             NOTES
+  main    AT RISK  n1      3      sync  armed  0 rec, 0 B  0s   2 of 3, w 2  3s, 2.0 KiB behind  -
 
-ROLE     NODE  SITE  STREAM     STATE      DURABLE  COMMIT  APPLIED  SEEN
-standby  w1    west  bank/main  receiving  42       41      40       300ms ago
-standby  w2    west  -          no report  -        -       -        never
-agent    n1    east  bank/main  writer     42       -       -        1s ago
-agent    n2    east  bank/main  observer   -        -       -        1s ago
-agent    n3    east  -          no report  -        -       -        never
+ROLE     NODE  SITE  STREAM     STATE      DURABLE  COMMIT  APPLIED  ARCHIVED      SEEN
+standby  w1    west  bank/main  receiving  42       41      40       39 (uploads)  300ms ago
+standby  w2    west  -          no report  -        -       -        -             never
+agent    n1    east  bank/main  writer     42       -       -        -             1s ago
+agent    n2    east  bank/main  observer   -        -       -        -             1s ago
+agent    n3    east  -          no report  -        -       -        -             never
 `
 	if diff := cmp.Diff(want, stdout); diff != "" {
 		t.Error(diff)
@@ -190,6 +195,30 @@ func TestStatusNeverPrintsZeroForUnknown(t *testing.T) {
 		if !strings.Contains(stdout, want) {
 			t.Errorf("stdout lacks %q:\n%s", want, stdout)
 		}
+	}
+}
+
+// TestStatusOfTheArchive: what no node has said is not "all", and not 0.
+func TestStatusOfTheArchive(t *testing.T) {
+	unknown := &pb.StandbyArchive{Archivist: true}
+	all := &pb.StandbyArchive{Archivist: true, ArchivedSeq: ptr[uint64](41), Behind: durationpb.New(0), BehindBytes: ptr[uint64](0), Holes: 1}
+	for _, tt := range []struct {
+		a    *pb.StreamArchive
+		want string
+	}{
+		{nil, "unknown"},
+		{&pb.StreamArchive{State: pb.ArchiveState_ARCHIVE_STATE_NONE}, "none"},
+		{&pb.StreamArchive{State: pb.ArchiveState_ARCHIVE_STATE_UPLOADS, Said: unknown}, "unknown"},
+		{&pb.StreamArchive{State: pb.ArchiveState_ARCHIVE_STATE_UPLOADS, Said: all}, "all, 1 holes"},
+		{&pb.StreamArchive{State: pb.ArchiveState_ARCHIVE_STATE_IDLE, Said: exampleArchive()}, "nobody uploads, 3s, 2.0 KiB behind"},
+		{&pb.StreamArchive{State: pb.ArchiveState_ARCHIVE_STATE_FAILS, Said: &pb.StandbyArchive{Error: "gone"}}, "fails: gone"},
+	} {
+		if got := streamArchive(tt.a); got != tt.want {
+			t.Errorf("%v: got %q, want %q", tt.a, got, tt.want)
+		}
+	}
+	if got := archivedTo(unknown); got != "unknown (uploads)" {
+		t.Errorf("a node that does not know: %q", got)
 	}
 }
 

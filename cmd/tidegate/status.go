@@ -121,7 +121,7 @@ func writeService(w io.Writer, s *pb.ServiceStatus) {
 	if s.GetPlanId() != "" {
 		fmt.Fprintf(w, "  plan %s is under way: `tidegate plan show %s`\n", s.GetPlanId(), s.GetPlanId())
 	}
-	table := cli.NewTable("  stream", "verdict", "writer", "epoch", "mode", "gate", "exposed", "age", "members", "notes")
+	table := cli.NewTable("  stream", "verdict", "writer", "epoch", "mode", "gate", "exposed", "age", "members", "archive", "notes")
 	for _, x := range s.GetStreams() {
 		table.Row(streamRow(x)...)
 	}
@@ -153,18 +153,18 @@ func streamRow(s *pb.StreamStatus) []string {
 	}
 	members := fmt.Sprintf("%d of %d, w %d", s.GetMembersCounted(), len(s.GetMembers()), v.GetW())
 	return []string{
-		"  " + v.GetName(), answer(s.GetVerdict(), nil), holder, number, enumWord(v.GetMode()), gate, exposed, age, members,
+		"  " + v.GetName(), answer(s.GetVerdict(), nil), holder, number, enumWord(v.GetMode()), gate, exposed, age, members, streamArchive(s.GetArchive()),
 		strings.Join(append(notes, s.GetReasons()...), "; "),
 	}
 }
 
 func writeNodes(w io.Writer, st *pb.StatusResponse) error {
-	table := cli.NewTable("role", "node", "site", "stream", "state", "durable", "commit", "applied", "seen")
+	table := cli.NewTable("role", "node", "site", "stream", "state", "durable", "commit", "applied", "archived", "seen")
 	names := streamNames(st)
 	for _, s := range st.GetStandbys() {
 		node := s.GetNode()
 		if s.GetReport() == nil {
-			table.Row("standby", node.GetNode(), node.GetSite(), "", "no report", "", "", "", "never")
+			table.Row("standby", node.GetNode(), node.GetSite(), "", "no report", "", "", "", "", "never")
 			continue
 		}
 		for _, x := range s.GetReport().GetStreams() {
@@ -179,12 +179,12 @@ func writeNodes(w io.Writer, st *pb.StatusResponse) error {
 				state = x.GetError()
 			}
 			table.Row("standby", node.GetNode(), node.GetSite(), names[x.GetStreamId()], state,
-				fmt.Sprint(x.GetDurable().GetSeq()), fmt.Sprint(x.GetCommitSeq()), cli.Count(x.AppliedSeq), ago(s.GetReportAge()))
+				fmt.Sprint(x.GetDurable().GetSeq()), fmt.Sprint(x.GetCommitSeq()), cli.Count(x.AppliedSeq), archivedTo(x.GetArchive()), ago(s.GetReportAge()))
 		}
 	}
 	for _, a := range st.GetAgents() {
 		if a.GetReport() == nil {
-			table.Row("agent", a.GetNode(), a.GetSite(), "", "no report", "", "", "", "never")
+			table.Row("agent", a.GetNode(), a.GetSite(), "", "no report", "", "", "", "", "never")
 			continue
 		}
 		for _, x := range a.GetReport().GetStreams() {
@@ -192,7 +192,7 @@ func writeNodes(w io.Writer, st *pb.StatusResponse) error {
 			if x.GetRole() == pb.AgentRole_AGENT_ROLE_WRITER {
 				durable = fmt.Sprint(x.GetDurableSeq())
 			}
-			table.Row("agent", a.GetNode(), a.GetSite(), names[x.GetStreamId()], enumWord(x.GetRole()), durable, "", "", ago(a.GetReportAge()))
+			table.Row("agent", a.GetNode(), a.GetSite(), names[x.GetStreamId()], enumWord(x.GetRole()), durable, "", "", "", ago(a.GetReportAge()))
 		}
 	}
 	for _, r := range st.GetRoutes() {
@@ -201,12 +201,60 @@ func writeNodes(w io.Writer, st *pb.StatusResponse) error {
 			if x.GetEndpoint() == "" {
 				state = fmt.Sprintf("epoch %d, nobody was connected yet", x.GetEpoch())
 			}
-			table.Row("route", r.GetName(), r.GetSite(), x.GetService(), state, "", "", "", ago(r.GetReportAge()))
+			table.Row("route", r.GetName(), r.GetSite(), x.GetService(), state, "", "", "", "", ago(r.GetReportAge()))
 		}
 	}
 	fmt.Fprintln(w)
 	_, err := table.WriteTo(w)
 	return err
+}
+
+// streamArchive is a stream's archive in a few words.
+func streamArchive(a *pb.StreamArchive) string {
+	//exhaustive:enforce
+	switch a.GetState() {
+	case pb.ArchiveState_ARCHIVE_STATE_NONE:
+		return "none"
+	case pb.ArchiveState_ARCHIVE_STATE_UPLOADS:
+		return archiveLag(a.GetSaid())
+	case pb.ArchiveState_ARCHIVE_STATE_FAILS:
+		return "fails: " + a.GetSaid().GetError()
+	case pb.ArchiveState_ARCHIVE_STATE_IDLE:
+		return "nobody uploads, " + archiveLag(a.GetSaid())
+	case pb.ArchiveState_ARCHIVE_STATE_UNSPECIFIED:
+	}
+	return cli.Unknown
+}
+
+// archiveLag is how far an archive is behind what is committed.
+func archiveLag(a *pb.StandbyArchive) string {
+	text := span(a.GetBehind(), cli.Unknown)
+	switch {
+	case a.GetBehind() == nil:
+	case a.GetBehind().AsDuration() == 0:
+		text = "all"
+	case a.BehindBytes == nil:
+		text += ", " + cli.Unknown + " bytes behind"
+	default:
+		text += ", " + cli.Size(int64(a.GetBehindBytes())) + " behind" //nolint:gosec // a size
+	}
+	if n := a.GetHoles(); n > 0 {
+		text += fmt.Sprintf(", %d holes", n)
+	}
+	return text
+}
+
+// archivedTo is what a node knows to be archived, empty where it has no archive; who
+// uploads is marked.
+func archivedTo(a *pb.StandbyArchive) string {
+	if a == nil {
+		return ""
+	}
+	text := cli.Count(a.ArchivedSeq)
+	if a.GetArchivist() {
+		text += " (uploads)"
+	}
+	return text
 }
 
 func streamNames(st *pb.StatusResponse) map[string]string {
