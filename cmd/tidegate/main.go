@@ -55,6 +55,7 @@ func commandTree() []*ucli.Command {
 		restoreCommand(),
 		replayCommand(),
 		drillCommand(),
+		exportCommand(),
 		routeCommand(),
 		checkConfigCommand(),
 		devCommand(),

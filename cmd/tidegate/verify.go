@@ -18,7 +18,7 @@ func verifyCommand() *ucli.Command {
 		Name: "verify", Usage: "read everything in an archive, and compare it with its names, checksums and digests", ArgsUsage: " ",
 		Flags: archiveFlags(), Action: verifyArchive,
 		Description: "Segments are read whole, their batches opened and their chains followed; of bases every page is read, and what a\n" +
-			"journal's says of the state in it. Ends with 9 when\n" +
+			"journal's says of the state in it. Of an export every object is compared with the list of what was put. Ends with 9 when\n" +
 			"anything is not as it must be, and names each object.\n\n" +
 			"Examples:\n" +
 			"   tidegate verify --url file:///srv/archive\n" +
@@ -68,6 +68,17 @@ func verifyArchive(c *ucli.Context) error {
 	for _, f := range faults {
 		out, bad = append(out, verifyResult{Stream: f.Stream.String(), Bad: []string{f.Err.Error()}}), append(bad, f.Err)
 	}
+	unlike, err := verifyExported(c.Context, r)
+	if err != nil {
+		return err
+	}
+	if len(unlike) > 0 {
+		one := verifyResult{Stream: archive.ExportName}
+		for _, err := range unlike {
+			one.Bad = append(one.Bad, err.Error())
+		}
+		out, bad = append(out, one), append(bad, unlike...)
+	}
 	err = cli.Print(c, out, func(w io.Writer) error {
 		table := cli.NewTable("stream", "segments", "batches", "records", "size", "bases", "bad")
 		for _, o := range out {
@@ -87,6 +98,18 @@ func verifyArchive(c *ucli.Context) error {
 		return err
 	}
 	return worst(bad)
+}
+
+// verifyExported compares an archive that is an export with the list of what was put.
+func verifyExported(ctx context.Context, r *archive.Reader) (bad []error, err error) {
+	x, err := r.Export(ctx)
+	switch {
+	case err != nil && archive.OfObject(err):
+		return []error{err}, nil
+	case x == nil || err != nil:
+		return nil, err
+	}
+	return x.Verify(ctx, r)
 }
 
 func verifyStream(c *ucli.Context, r *archive.Reader, info archive.StreamInfo) (v archive.Verified, err error) {
