@@ -15,7 +15,7 @@ import (
 type Base struct {
 	snapshot.Listed
 	Mirror Mirror
-	Store  *snapshot.Store // of the mirror; it is closed with the Bases
+	Store  *snapshot.Store // of the mirror; it is closed with the Bases. nil: the base is only told of
 }
 
 // Bases are those of all mirrors of a stream.
@@ -62,10 +62,15 @@ func (s *Stream) bases(ctx context.Context, block int64) (*Bases, error) {
 			out.All = append(out.All, Base{Listed: l, Mirror: m, Store: store})
 		}
 	}
-	slices.SortStableFunc(out.All, func(a, b Base) int {
+	out.Sort()
+	return out, nil
+}
+
+// Sort brings All into its order.
+func (b *Bases) Sort() {
+	slices.SortStableFunc(b.All, func(a, b Base) int {
 		return cmp.Or(cmp.Compare(a.Generation, b.Generation), cmp.Compare(a.Start, b.Start), slices.Compare(a.Name[:], b.Name[:]))
 	})
-	return out, nil
 }
 
 // From finds where the log of a base begins in the newest branch, and the batch with

@@ -23,8 +23,12 @@ func (d Dialer) DialBase(ctx context.Context, addr string, a BaseAttach) (*Conn,
 			Err: fmt.Errorf("an extent takes %d bytes, the session's limit is %d", basePagesMax, limit),
 		}
 	}
-	d.Features = append(slices.Clone(d.Features), FeatureBase)
-	c, body, err := d.dial(ctx, addr, "base "+a.Way.String(), request{typeBaseAttach, a.append(nil), typeBaseAttached})
+	needs := FeatureBase
+	if a.Way == BasePick {
+		needs = FeatureBasePick
+	}
+	d.Features = append(slices.Clone(d.Features), FeatureBase, FeatureBasePick)
+	c, body, err := d.dial(ctx, addr, "base "+a.Way.String(), request{typeBaseAttach, a.append(nil), typeBaseAttached, needs})
 	if err != nil {
 		return nil, BaseAttached{}, err
 	}

@@ -13,6 +13,9 @@ import (
 // on both ends there is no session for one; other sessions are as they were.
 const FeatureBase = "base"
 
+// FeatureBasePick is the part of it that lets a fetch name its base.
+const FeatureBasePick = "base-pick"
+
 // Frame types of sessions for bases; the numbers are on the wire for ever.
 const (
 	typeBaseAttach wire.Type = iota + 16
@@ -32,6 +35,7 @@ type BaseWay uint8
 const (
 	BasePush  BaseWay = iota + 1 // the dialer sends one: the stream's agent, role agent
 	BaseFetch                    // the dialer wants one: another node of the stream, role standby, or who restores from it, role operator
+	BasePick                     // the dialer wants the one that it names; likewise
 )
 
 func (w BaseWay) String() string {
@@ -40,13 +44,15 @@ func (w BaseWay) String() string {
 		return "push"
 	case BaseFetch:
 		return "fetch"
+	case BasePick:
+		return "pick"
 	}
 	return fmt.Sprintf("way(%d)", uint8(w))
 }
 
 // permits reports whether a certificate's role may go this way.
 func (w BaseWay) permits(r tidegate.Role) bool {
-	return w == BasePush && r == tidegate.RoleAgent || w == BaseFetch && (r == tidegate.RoleStandby || r == tidegate.RoleOperator)
+	return w == BasePush && r == tidegate.RoleAgent || (w == BaseFetch || w == BasePick) && (r == tidegate.RoleStandby || r == tidegate.RoleOperator)
 }
 
 // BaseAttach binds a session to the base of one generation of a stream.
@@ -58,6 +64,8 @@ type BaseAttach struct {
 	// Promise of the writer whose base is pushed: the acceptor must have adopted
 	// it, and must still do when the base is whole. Of a fetch it says nothing.
 	Promise fence.Promise
+	// Name of the manifest, of a base that is picked; of nothing else.
+	Name snapshot.Name
 }
 
 // BaseAttached is the acceptor's yes.
@@ -94,7 +102,11 @@ func (a BaseAttach) append(b []byte) []byte {
 	b = wire.Append16(b, a.Stream)
 	b = wire.AppendU8(b, uint8(a.Way))
 	b = wire.AppendU32(b, uint32(a.Generation))
-	return appendPromise(b, a.Promise)
+	b = appendPromise(b, a.Promise)
+	if a.Way == BasePick {
+		b = append(b, a.Name[:]...)
+	}
+	return b
 }
 
 func parseBaseAttach(body []byte) (a BaseAttach, err error) {
@@ -103,7 +115,12 @@ func parseBaseAttach(body []byte) (a BaseAttach, err error) {
 	a.Way = BaseWay(d.U8())
 	a.Generation = tidegate.Generation(d.U32())
 	a.Promise = decodePromise(&d)
-	if a.Way < BasePush || a.Way > BaseFetch {
+	if a.Way == BasePick {
+		half, rest := d.Array16(), d.Array16()
+		copy(a.Name[:], half[:])
+		copy(a.Name[len(half):], rest[:])
+	}
+	if a.Way < BasePush || a.Way > BasePick {
 		d.Fail("%s", a.Way)
 	}
 	if a.Way == BasePush && a.Generation == 0 {

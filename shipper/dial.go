@@ -54,7 +54,7 @@ type Conn struct {
 // trouble on the way is transient, save a certificate that either side turned
 // away. ctx bounds the dialling only; the session ends by Close.
 func (d Dialer) Dial(ctx context.Context, addr string, a Attach) (*Conn, Attached, error) {
-	c, body, err := d.dial(ctx, addr, a.As.String(), request{typeAttach, a.append(nil), typeAttached})
+	c, body, err := d.dial(ctx, addr, a.As.String(), request{typeAttach, a.append(nil), typeAttached, ""})
 	if err != nil {
 		return nil, Attached{}, err
 	}
@@ -75,6 +75,7 @@ type request struct {
 	kind  wire.Type
 	body  []byte
 	reply wire.Type
+	needs string // optional part that the node must have; empty: none
 }
 
 // dial connects, negotiates and sends the request. The reply's bytes are the
@@ -141,10 +142,10 @@ func (c *Conn) handshake(ctx context.Context, features []string, req request) ([
 		return nil, err
 	}
 	c.node, c.version, c.features = w.node, w.version, common(features, w.features)
-	if req.kind == typeBaseAttach && !slices.Contains(c.features, FeatureBase) {
+	if req.needs != "" && !slices.Contains(c.features, req.needs) {
 		return nil, &tidegate.Error{
 			Op: "attach to", Subject: string(w.node), Class: tidegate.Permanent, Hint: "upgrade the node",
-			Err: fmt.Errorf("it does not take bases: %w", tidegate.ErrUnsupported),
+			Err: fmt.Errorf("it does not have %q, which this takes: %w", req.needs, tidegate.ErrUnsupported),
 		}
 	}
 	if err := c.send(req.kind, req.body); err != nil {

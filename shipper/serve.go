@@ -183,7 +183,7 @@ func (s *Server) features() []string {
 	if s.bases == nil {
 		return s.cfg.Features
 	}
-	return append(slices.Clone(s.cfg.Features), FeatureBase)
+	return append(slices.Clone(s.cfg.Features), FeatureBase, FeatureBasePick)
 }
 
 // expectAttach reads what the session is for, and checks the peer's role.

@@ -196,14 +196,38 @@ func (s *stream) findBase(g tidegate.Generation) (src source, opened tidegate.Ep
 	return src, src.listed.Opened, true
 }
 
+// pickBase finds a base that is held, by its name; mu is held.
+func (s *stream) pickBase(name snapshot.Name) (src source, opened tidegate.Epoch, found bool) {
+	for _, l := range s.usableBases() {
+		if l.Name == name {
+			return source{listed: &l}, l.Opened, true
+		}
+	}
+	return src, 0, false
+}
+
+// usableBases are those that are held and that are, or may be, of the log, in the order of
+// the store; mu is held.
+func (s *stream) usableBases() []snapshot.Listed {
+	if s.bases == nil {
+		return nil
+	}
+	return slices.DeleteFunc(slices.Clone(s.bases.held), func(l snapshot.Listed) bool { return s.bases.verdict(&l) == verdictNot })
+}
+
 // giveBase gives another node a base: one that is held, or, while it is on its way
 // here from the writer, everything as it arrives.
 func (s *stream) giveBase(ctx context.Context, a shipper.BaseAttach, conn *shipper.ServerConn) error {
 	s.mu.Lock()
 	src, opened, found := s.findBase(a.Generation)
+	if a.Way == shipper.BasePick {
+		src, opened, found = s.pickBase(a.Name)
+	}
 	yes := shipper.BaseAttached{Node: s.n.cfg.Node, Incarnation: s.core.Meta().Incarnation, Generation: a.Generation, Opened: opened}
 	s.mu.Unlock()
 	switch {
+	case !found && a.Way == shipper.BasePick:
+		return shipper.Refuse(shipper.CodeNotFound, "node %s has no base %.12s", s.n.cfg.Node, a.Name)
 	case !found:
 		return shipper.Refuse(shipper.CodeNotFound, "node %s has no base of generation %d", s.n.cfg.Node, a.Generation)
 	case src.taking != nil:

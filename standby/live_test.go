@@ -14,6 +14,7 @@ import (
 	"github.com/tidegate/tidegate/internal/pki"
 	"github.com/tidegate/tidegate/internal/vfs"
 	"github.com/tidegate/tidegate/shipper"
+	"github.com/tidegate/tidegate/snapshot"
 )
 
 // A node's log reads like an archive's, up to what is committed, for who has an
@@ -77,5 +78,71 @@ func TestNodeAsAnArchive(t *testing.T) {
 	}
 	if _, err := r.Open(c.ctx(), infos[0]); tidegate.ClassOf(err) != tidegate.Refused {
 		t.Errorf("a viewer reads the log: %v", err)
+	}
+}
+
+// TestOlderBaseOfANode: a node says which bases it holds, and gives the one that is asked
+// for, not the newest only.
+func TestOlderBaseOfANode(t *testing.T) {
+	c := newBaseCluster(t, 1, nil, "dr1")
+	w := c.start1()
+	w.attach("dr1")
+	w.sealLineage("pg:1:1", "")
+	content := noise(1 << 20)
+	w.mustPush("dr1", 1, content)
+	w.seal(20, 1000)
+	w.mustShip()
+	nd := c.nodes["dr1"]
+	c.until("dr1 knows what is committed", func() bool { s := nd.status(); return s.Err == "" && s.Commit == 21 })
+	newer := bytes.Clone(content)
+	newer[12345]++
+	c.refreshing("dr1", &service{content: [][]byte{newer}, base: snapshot.Base{Start: 4000, End: 15_000, Lineage: "pg:1:1"}})
+	if err := AskRefresh(nd.fs, nd.dir, theStream); err != nil {
+		t.Fatal(err)
+	}
+	c.until("dr1 has the new base", func() bool { return len(nd.status().Bases) == 2 })
+	told := descriptionMessage(nd.status(), tidegate.ID{}).GetBases()
+	if len(told) != 2 || told[0].GetStart() != 0 || told[1].GetStart() != 4000 || told[1].GetEnd() != 15_000 || told[0].GetBytes() != 1<<20 || told[0].GetOpened() == 0 {
+		t.Fatalf("told: %v", told)
+	}
+	oldest, err := snapshot.ParseName(told[0].GetName())
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := live.New(live.Config{
+		Dialer: shipper.Dialer{TLS: c.creds(tidegate.RoleOperator, "ada").ClientTLS(pki.Expect{Role: tidegate.RoleStandby}), Clock: clock.System()},
+		Addr:   nd.n.Identity().Ship, Node: "dr1", FS: vfs.NewMem(), Stage: "/stage",
+		Streams: []archive.StreamInfo{{Stream: theStream, Service: "ledger", Name: "main", Store: "postgres"}},
+	})
+	if err := b.Fetch(c.ctx(), theStream, snapshot.Name{1}); !errors.Is(err, tidegate.ErrNotFound) {
+		t.Errorf("one that it does not hold: %v", err)
+	}
+	if err := b.Fetch(c.ctx(), theStream, oldest); err != nil {
+		t.Fatal(err)
+	}
+	r, err := archive.OpenReader(c.ctx(), b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := r.Open(c.ctx(), archive.StreamInfo{Stream: theStream, Service: "ledger", Name: "main", Store: "postgres"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	bases, err := s.Bases(c.ctx())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer bases.Close()
+	if len(bases.All) != 1 || bases.All[0].Name != oldest {
+		t.Fatalf("fetched: %v", bases.All)
+	}
+	got, err := bases.All[0].Store.Reader(bases.All[0].Listed)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer got.Close()
+	var text bytes.Buffer
+	if err := got.Copy(c.ctx(), 0, &text); err != nil || !bytes.Equal(text.Bytes(), content) {
+		t.Errorf("%d bytes of the older base differ, %v", text.Len(), err)
 	}
 }

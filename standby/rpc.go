@@ -23,6 +23,7 @@ import (
 	"github.com/tidegate/tidegate/gating/fencewire"
 	"github.com/tidegate/tidegate/internal/pki"
 	"github.com/tidegate/tidegate/internal/rates"
+	"github.com/tidegate/tidegate/snapshot"
 )
 
 // Limits of the API's server.
@@ -152,6 +153,13 @@ func descriptionMessage(s StreamStatus, node tidegate.Incarnation) *pb.StreamDes
 	}
 	if r := s.View.Renewal; r != nil {
 		d.Renewal = &pb.Renewal{Epoch: uint64(r.Epoch), Node: string(r.Node), Site: string(r.Site), Reason: r.Reason, Actor: r.Actor, Since: timestamppb.New(r.Since)}
+	}
+	for _, l := range s.Bases {
+		d.Bases = append(d.Bases, &pb.HeldBase{
+			Name: l.Name.String(), Generation: uint32(l.Generation), Start: uint64(l.Start), End: uint64(l.End),
+			Taken: timestamppb.New(time.Unix(0, l.Taken)), Bytes: uint64(l.Bytes), //nolint:gosec // a size
+			Opened: uint64(l.Opened), Lineage: string(l.Lineage), Epoch: l.Attrs[snapshot.AttrEpoch],
+		})
 	}
 	for _, m := range s.View.Members {
 		d.Members = append(d.Members, string(m))

@@ -9,6 +9,7 @@ import (
 	"github.com/tidegate/tidegate/gating/fence"
 	"github.com/tidegate/tidegate/internal/local"
 	"github.com/tidegate/tidegate/internal/rates"
+	"github.com/tidegate/tidegate/snapshot"
 )
 
 // Status is what a node knows of itself. Pointers are nil where it does not
@@ -41,8 +42,9 @@ type StreamStatus struct {
 	// BaseTaken is when the newest base of the log's last generation was taken, by the
 	// clock of who took it; zero while none is held.
 	BaseTaken time.Time
-	BaseBytes int64 // of the packs that bases are kept in; 0 where there are none
-	Learner   bool  // configured, and not counted by the active epoch
+	BaseBytes int64             // of the packs that bases are kept in; 0 where there are none
+	Bases     []snapshot.Listed // that are, or may be, of the log
+	Learner   bool              // configured, and not counted by the active epoch
 	// Resting: a learner at the site where the stream is written. It is not fed.
 	Resting bool
 	Lease   *NodeLease // granted by this node, while it runs
@@ -112,7 +114,7 @@ func (s *stream) status() StreamStatus {
 	}
 	st.LogFirst, st.LogBytes, st.BaseTaken = s.log.First(), s.log.Bytes(), s.baseTaken()
 	if s.bases != nil {
-		st.BaseBytes = s.bases.store.Bytes()
+		st.BaseBytes, st.Bases = s.bases.store.Bytes(), s.usableBases()
 	}
 	if text := s.seeding(); text != "" && st.Err == "" {
 		st.Err = "seeding: " + text

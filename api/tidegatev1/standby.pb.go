@@ -10,6 +10,7 @@ import (
 	protoreflect "google.golang.org/protobuf/reflect/protoreflect"
 	protoimpl "google.golang.org/protobuf/runtime/protoimpl"
 	durationpb "google.golang.org/protobuf/types/known/durationpb"
+	timestamppb "google.golang.org/protobuf/types/known/timestamppb"
 	reflect "reflect"
 	sync "sync"
 	unsafe "unsafe"
@@ -177,7 +178,9 @@ type StreamDescription struct {
 	// Of this stream's log; empty when it is the node's.
 	Incarnation string `protobuf:"bytes,17,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
 	// The declaration of a new generation that it last saw; absent when there was none.
-	Renewal       *Renewal `protobuf:"bytes,18,opt,name=renewal,proto3" json:"renewal,omitempty"`
+	Renewal *Renewal `protobuf:"bytes,18,opt,name=renewal,proto3" json:"renewal,omitempty"`
+	// That the node can give.
+	Bases         []*HeldBase `protobuf:"bytes,19,rep,name=bases,proto3" json:"bases,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -338,6 +341,129 @@ func (x *StreamDescription) GetRenewal() *Renewal {
 	return nil
 }
 
+func (x *StreamDescription) GetBases() []*HeldBase {
+	if x != nil {
+		return x.Bases
+	}
+	return nil
+}
+
+// HeldBase is a base that a node holds.
+type HeldBase struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Of the manifest, in hex.
+	Name       string `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Generation uint32 `protobuf:"varint,2,opt,name=generation,proto3" json:"generation,omitempty"`
+	// The log that follows it begins at start, and makes it consistent up to end.
+	Start uint64 `protobuf:"varint,3,opt,name=start,proto3" json:"start,omitempty"`
+	End   uint64 `protobuf:"varint,4,opt,name=end,proto3" json:"end,omitempty"`
+	// By the clock of who took it.
+	Taken *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=taken,proto3" json:"taken,omitempty"`
+	// Of its files.
+	Bytes uint64 `protobuf:"varint,6,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	// The epoch that opened the generation.
+	Opened uint64 `protobuf:"varint,7,opt,name=opened,proto3" json:"opened,omitempty"`
+	// Of the source where it begins.
+	Lineage string `protobuf:"bytes,8,opt,name=lineage,proto3" json:"lineage,omitempty"`
+	// Of the batch that led to it, in decimal, of a base that is whole where it begins.
+	Epoch         string `protobuf:"bytes,9,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HeldBase) Reset() {
+	*x = HeldBase{}
+	mi := &file_tidegate_v1_standby_proto_msgTypes[3]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HeldBase) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HeldBase) ProtoMessage() {}
+
+func (x *HeldBase) ProtoReflect() protoreflect.Message {
+	mi := &file_tidegate_v1_standby_proto_msgTypes[3]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HeldBase.ProtoReflect.Descriptor instead.
+func (*HeldBase) Descriptor() ([]byte, []int) {
+	return file_tidegate_v1_standby_proto_rawDescGZIP(), []int{3}
+}
+
+func (x *HeldBase) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *HeldBase) GetGeneration() uint32 {
+	if x != nil {
+		return x.Generation
+	}
+	return 0
+}
+
+func (x *HeldBase) GetStart() uint64 {
+	if x != nil {
+		return x.Start
+	}
+	return 0
+}
+
+func (x *HeldBase) GetEnd() uint64 {
+	if x != nil {
+		return x.End
+	}
+	return 0
+}
+
+func (x *HeldBase) GetTaken() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Taken
+	}
+	return nil
+}
+
+func (x *HeldBase) GetBytes() uint64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+func (x *HeldBase) GetOpened() uint64 {
+	if x != nil {
+		return x.Opened
+	}
+	return 0
+}
+
+func (x *HeldBase) GetLineage() string {
+	if x != nil {
+		return x.Lineage
+	}
+	return ""
+}
+
+func (x *HeldBase) GetEpoch() string {
+	if x != nil {
+		return x.Epoch
+	}
+	return ""
+}
+
 type FenceRequest struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
 	StreamId string                 `protobuf:"bytes,1,opt,name=stream_id,json=streamId,proto3" json:"stream_id,omitempty"`
@@ -352,7 +478,7 @@ type FenceRequest struct {
 
 func (x *FenceRequest) Reset() {
 	*x = FenceRequest{}
-	mi := &file_tidegate_v1_standby_proto_msgTypes[3]
+	mi := &file_tidegate_v1_standby_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -364,7 +490,7 @@ func (x *FenceRequest) String() string {
 func (*FenceRequest) ProtoMessage() {}
 
 func (x *FenceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_standby_proto_msgTypes[3]
+	mi := &file_tidegate_v1_standby_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -377,7 +503,7 @@ func (x *FenceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FenceRequest.ProtoReflect.Descriptor instead.
 func (*FenceRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_standby_proto_rawDescGZIP(), []int{3}
+	return file_tidegate_v1_standby_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *FenceRequest) GetStreamId() string {
@@ -433,7 +559,7 @@ type FenceResponse struct {
 
 func (x *FenceResponse) Reset() {
 	*x = FenceResponse{}
-	mi := &file_tidegate_v1_standby_proto_msgTypes[4]
+	mi := &file_tidegate_v1_standby_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -445,7 +571,7 @@ func (x *FenceResponse) String() string {
 func (*FenceResponse) ProtoMessage() {}
 
 func (x *FenceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_standby_proto_msgTypes[4]
+	mi := &file_tidegate_v1_standby_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -458,7 +584,7 @@ func (x *FenceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FenceResponse.ProtoReflect.Descriptor instead.
 func (*FenceResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_standby_proto_rawDescGZIP(), []int{4}
+	return file_tidegate_v1_standby_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *FenceResponse) GetNode() string {
@@ -547,7 +673,7 @@ type BeaconEvidence struct {
 
 func (x *BeaconEvidence) Reset() {
 	*x = BeaconEvidence{}
-	mi := &file_tidegate_v1_standby_proto_msgTypes[5]
+	mi := &file_tidegate_v1_standby_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -559,7 +685,7 @@ func (x *BeaconEvidence) String() string {
 func (*BeaconEvidence) ProtoMessage() {}
 
 func (x *BeaconEvidence) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_standby_proto_msgTypes[5]
+	mi := &file_tidegate_v1_standby_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -572,7 +698,7 @@ func (x *BeaconEvidence) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BeaconEvidence.ProtoReflect.Descriptor instead.
 func (*BeaconEvidence) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_standby_proto_rawDescGZIP(), []int{5}
+	return file_tidegate_v1_standby_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *BeaconEvidence) GetReleasedBeyond() int64 {
@@ -613,7 +739,7 @@ type AdoptRequest struct {
 
 func (x *AdoptRequest) Reset() {
 	*x = AdoptRequest{}
-	mi := &file_tidegate_v1_standby_proto_msgTypes[6]
+	mi := &file_tidegate_v1_standby_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -625,7 +751,7 @@ func (x *AdoptRequest) String() string {
 func (*AdoptRequest) ProtoMessage() {}
 
 func (x *AdoptRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_standby_proto_msgTypes[6]
+	mi := &file_tidegate_v1_standby_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -638,7 +764,7 @@ func (x *AdoptRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AdoptRequest.ProtoReflect.Descriptor instead.
 func (*AdoptRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_standby_proto_rawDescGZIP(), []int{6}
+	return file_tidegate_v1_standby_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *AdoptRequest) GetStreamId() string {
@@ -733,7 +859,7 @@ type AdoptResponse struct {
 
 func (x *AdoptResponse) Reset() {
 	*x = AdoptResponse{}
-	mi := &file_tidegate_v1_standby_proto_msgTypes[7]
+	mi := &file_tidegate_v1_standby_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -745,7 +871,7 @@ func (x *AdoptResponse) String() string {
 func (*AdoptResponse) ProtoMessage() {}
 
 func (x *AdoptResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_standby_proto_msgTypes[7]
+	mi := &file_tidegate_v1_standby_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -758,7 +884,7 @@ func (x *AdoptResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AdoptResponse.ProtoReflect.Descriptor instead.
 func (*AdoptResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_standby_proto_rawDescGZIP(), []int{7}
+	return file_tidegate_v1_standby_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *AdoptResponse) GetNode() string {
@@ -850,7 +976,7 @@ type PromoteRequest struct {
 
 func (x *PromoteRequest) Reset() {
 	*x = PromoteRequest{}
-	mi := &file_tidegate_v1_standby_proto_msgTypes[8]
+	mi := &file_tidegate_v1_standby_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -862,7 +988,7 @@ func (x *PromoteRequest) String() string {
 func (*PromoteRequest) ProtoMessage() {}
 
 func (x *PromoteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_standby_proto_msgTypes[8]
+	mi := &file_tidegate_v1_standby_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -875,7 +1001,7 @@ func (x *PromoteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PromoteRequest.ProtoReflect.Descriptor instead.
 func (*PromoteRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_standby_proto_rawDescGZIP(), []int{8}
+	return file_tidegate_v1_standby_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *PromoteRequest) GetStreamId() string {
@@ -928,7 +1054,7 @@ type PromoteResponse struct {
 
 func (x *PromoteResponse) Reset() {
 	*x = PromoteResponse{}
-	mi := &file_tidegate_v1_standby_proto_msgTypes[9]
+	mi := &file_tidegate_v1_standby_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -940,7 +1066,7 @@ func (x *PromoteResponse) String() string {
 func (*PromoteResponse) ProtoMessage() {}
 
 func (x *PromoteResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_standby_proto_msgTypes[9]
+	mi := &file_tidegate_v1_standby_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -953,7 +1079,7 @@ func (x *PromoteResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PromoteResponse.ProtoReflect.Descriptor instead.
 func (*PromoteResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_standby_proto_rawDescGZIP(), []int{9}
+	return file_tidegate_v1_standby_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *PromoteResponse) GetAppliedSeq() uint64 {
@@ -1027,7 +1153,7 @@ type StandbyServiceStatusRequest struct {
 
 func (x *StandbyServiceStatusRequest) Reset() {
 	*x = StandbyServiceStatusRequest{}
-	mi := &file_tidegate_v1_standby_proto_msgTypes[10]
+	mi := &file_tidegate_v1_standby_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1039,7 +1165,7 @@ func (x *StandbyServiceStatusRequest) String() string {
 func (*StandbyServiceStatusRequest) ProtoMessage() {}
 
 func (x *StandbyServiceStatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_standby_proto_msgTypes[10]
+	mi := &file_tidegate_v1_standby_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1052,7 +1178,7 @@ func (x *StandbyServiceStatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StandbyServiceStatusRequest.ProtoReflect.Descriptor instead.
 func (*StandbyServiceStatusRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_standby_proto_rawDescGZIP(), []int{10}
+	return file_tidegate_v1_standby_proto_rawDescGZIP(), []int{11}
 }
 
 type StandbyServiceStatusResponse struct {
@@ -1068,7 +1194,7 @@ type StandbyServiceStatusResponse struct {
 
 func (x *StandbyServiceStatusResponse) Reset() {
 	*x = StandbyServiceStatusResponse{}
-	mi := &file_tidegate_v1_standby_proto_msgTypes[11]
+	mi := &file_tidegate_v1_standby_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1080,7 +1206,7 @@ func (x *StandbyServiceStatusResponse) String() string {
 func (*StandbyServiceStatusResponse) ProtoMessage() {}
 
 func (x *StandbyServiceStatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_standby_proto_msgTypes[11]
+	mi := &file_tidegate_v1_standby_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1093,7 +1219,7 @@ func (x *StandbyServiceStatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StandbyServiceStatusResponse.ProtoReflect.Descriptor instead.
 func (*StandbyServiceStatusResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_standby_proto_rawDescGZIP(), []int{11}
+	return file_tidegate_v1_standby_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *StandbyServiceStatusResponse) GetNode() string {
@@ -1135,7 +1261,7 @@ var File_tidegate_v1_standby_proto protoreflect.FileDescriptor
 
 const file_tidegate_v1_standby_proto_rawDesc = "" +
 	"\n" +
-	"\x19tidegate/v1/standby.proto\x12\vtidegate.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x16tidegate/v1/node.proto\x1a\x17tidegate/v1/types.proto\"0\n" +
+	"\x19tidegate/v1/standby.proto\x12\vtidegate.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x16tidegate/v1/node.proto\x1a\x17tidegate/v1/types.proto\"0\n" +
 	"\x0fDescribeRequest\x12\x1d\n" +
 	"\n" +
 	"stream_ids\x18\x01 \x03(\tR\tstreamIds\"\xda\x01\n" +
@@ -1146,7 +1272,7 @@ const file_tidegate_v1_standby_proto_rawDesc = "" +
 	"\fship_address\x18\x04 \x01(\tR\vshipAddress\x12\x1f\n" +
 	"\vapi_address\x18\x05 \x01(\tR\n" +
 	"apiAddress\x128\n" +
-	"\astreams\x18\x06 \x03(\v2\x1e.tidegate.v1.StreamDescriptionR\astreams\"\xbf\x05\n" +
+	"\astreams\x18\x06 \x03(\v2\x1e.tidegate.v1.StreamDescriptionR\astreams\"\xec\x05\n" +
 	"\x11StreamDescription\x12\x1b\n" +
 	"\tstream_id\x18\x01 \x01(\tR\bstreamId\x12\x18\n" +
 	"\aservice\x18\x02 \x01(\tR\aservice\x12\x12\n" +
@@ -1168,8 +1294,21 @@ const file_tidegate_v1_standby_proto_rawDesc = "" +
 	"\amembers\x18\x0e \x03(\tR\amembers\x123\n" +
 	"\x06beacon\x18\x10 \x01(\v2\x1b.tidegate.v1.BeaconEvidenceR\x06beacon\x12 \n" +
 	"\vincarnation\x18\x11 \x01(\tR\vincarnation\x12.\n" +
-	"\arenewal\x18\x12 \x01(\v2\x14.tidegate.v1.RenewalR\arenewalB\x0e\n" +
-	"\f_applied_seq\"u\n" +
+	"\arenewal\x18\x12 \x01(\v2\x14.tidegate.v1.RenewalR\arenewal\x12+\n" +
+	"\x05bases\x18\x13 \x03(\v2\x15.tidegate.v1.HeldBaseR\x05basesB\x0e\n" +
+	"\f_applied_seq\"\xf6\x01\n" +
+	"\bHeldBase\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1e\n" +
+	"\n" +
+	"generation\x18\x02 \x01(\rR\n" +
+	"generation\x12\x14\n" +
+	"\x05start\x18\x03 \x01(\x04R\x05start\x12\x10\n" +
+	"\x03end\x18\x04 \x01(\x04R\x03end\x120\n" +
+	"\x05taken\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\x05taken\x12\x14\n" +
+	"\x05bytes\x18\x06 \x01(\x04R\x05bytes\x12\x16\n" +
+	"\x06opened\x18\a \x01(\x04R\x06opened\x12\x18\n" +
+	"\alineage\x18\b \x01(\tR\alineage\x12\x14\n" +
+	"\x05epoch\x18\t \x01(\tR\x05epoch\"u\n" +
 	"\fFenceRequest\x12\x1b\n" +
 	"\tstream_id\x18\x01 \x01(\tR\bstreamId\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12\x16\n" +
@@ -1259,71 +1398,75 @@ func file_tidegate_v1_standby_proto_rawDescGZIP() []byte {
 	return file_tidegate_v1_standby_proto_rawDescData
 }
 
-var file_tidegate_v1_standby_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
+var file_tidegate_v1_standby_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
 var file_tidegate_v1_standby_proto_goTypes = []any{
 	(*DescribeRequest)(nil),              // 0: tidegate.v1.DescribeRequest
 	(*DescribeResponse)(nil),             // 1: tidegate.v1.DescribeResponse
 	(*StreamDescription)(nil),            // 2: tidegate.v1.StreamDescription
-	(*FenceRequest)(nil),                 // 3: tidegate.v1.FenceRequest
-	(*FenceResponse)(nil),                // 4: tidegate.v1.FenceResponse
-	(*BeaconEvidence)(nil),               // 5: tidegate.v1.BeaconEvidence
-	(*AdoptRequest)(nil),                 // 6: tidegate.v1.AdoptRequest
-	(*AdoptResponse)(nil),                // 7: tidegate.v1.AdoptResponse
-	(*PromoteRequest)(nil),               // 8: tidegate.v1.PromoteRequest
-	(*PromoteResponse)(nil),              // 9: tidegate.v1.PromoteResponse
-	(*StandbyServiceStatusRequest)(nil),  // 10: tidegate.v1.StandbyServiceStatusRequest
-	(*StandbyServiceStatusResponse)(nil), // 11: tidegate.v1.StandbyServiceStatusResponse
-	(*Promise)(nil),                      // 12: tidegate.v1.Promise
-	(*Term)(nil),                         // 13: tidegate.v1.Term
-	(*LogPos)(nil),                       // 14: tidegate.v1.LogPos
-	(*Config)(nil),                       // 15: tidegate.v1.Config
-	(*EpochRecord)(nil),                  // 16: tidegate.v1.EpochRecord
-	(Mode)(0),                            // 17: tidegate.v1.Mode
-	(*Bounds)(nil),                       // 18: tidegate.v1.Bounds
-	(*Renewal)(nil),                      // 19: tidegate.v1.Renewal
-	(*durationpb.Duration)(nil),          // 20: google.protobuf.Duration
-	(*NodeView)(nil),                     // 21: tidegate.v1.NodeView
-	(*StandbyStream)(nil),                // 22: tidegate.v1.StandbyStream
+	(*HeldBase)(nil),                     // 3: tidegate.v1.HeldBase
+	(*FenceRequest)(nil),                 // 4: tidegate.v1.FenceRequest
+	(*FenceResponse)(nil),                // 5: tidegate.v1.FenceResponse
+	(*BeaconEvidence)(nil),               // 6: tidegate.v1.BeaconEvidence
+	(*AdoptRequest)(nil),                 // 7: tidegate.v1.AdoptRequest
+	(*AdoptResponse)(nil),                // 8: tidegate.v1.AdoptResponse
+	(*PromoteRequest)(nil),               // 9: tidegate.v1.PromoteRequest
+	(*PromoteResponse)(nil),              // 10: tidegate.v1.PromoteResponse
+	(*StandbyServiceStatusRequest)(nil),  // 11: tidegate.v1.StandbyServiceStatusRequest
+	(*StandbyServiceStatusResponse)(nil), // 12: tidegate.v1.StandbyServiceStatusResponse
+	(*Promise)(nil),                      // 13: tidegate.v1.Promise
+	(*Term)(nil),                         // 14: tidegate.v1.Term
+	(*LogPos)(nil),                       // 15: tidegate.v1.LogPos
+	(*Config)(nil),                       // 16: tidegate.v1.Config
+	(*EpochRecord)(nil),                  // 17: tidegate.v1.EpochRecord
+	(Mode)(0),                            // 18: tidegate.v1.Mode
+	(*Bounds)(nil),                       // 19: tidegate.v1.Bounds
+	(*Renewal)(nil),                      // 20: tidegate.v1.Renewal
+	(*timestamppb.Timestamp)(nil),        // 21: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),          // 22: google.protobuf.Duration
+	(*NodeView)(nil),                     // 23: tidegate.v1.NodeView
+	(*StandbyStream)(nil),                // 24: tidegate.v1.StandbyStream
 }
 var file_tidegate_v1_standby_proto_depIdxs = []int32{
 	2,  // 0: tidegate.v1.DescribeResponse.streams:type_name -> tidegate.v1.StreamDescription
-	12, // 1: tidegate.v1.StreamDescription.promise:type_name -> tidegate.v1.Promise
-	13, // 2: tidegate.v1.StreamDescription.history:type_name -> tidegate.v1.Term
-	14, // 3: tidegate.v1.StreamDescription.durable:type_name -> tidegate.v1.LogPos
-	15, // 4: tidegate.v1.StreamDescription.config:type_name -> tidegate.v1.Config
-	16, // 5: tidegate.v1.StreamDescription.record:type_name -> tidegate.v1.EpochRecord
-	17, // 6: tidegate.v1.StreamDescription.mode:type_name -> tidegate.v1.Mode
-	18, // 7: tidegate.v1.StreamDescription.bounds:type_name -> tidegate.v1.Bounds
-	5,  // 8: tidegate.v1.StreamDescription.beacon:type_name -> tidegate.v1.BeaconEvidence
-	19, // 9: tidegate.v1.StreamDescription.renewal:type_name -> tidegate.v1.Renewal
-	12, // 10: tidegate.v1.FenceResponse.promise:type_name -> tidegate.v1.Promise
-	13, // 11: tidegate.v1.FenceResponse.history:type_name -> tidegate.v1.Term
-	14, // 12: tidegate.v1.FenceResponse.durable:type_name -> tidegate.v1.LogPos
-	5,  // 13: tidegate.v1.FenceResponse.beacon:type_name -> tidegate.v1.BeaconEvidence
-	20, // 14: tidegate.v1.FenceResponse.leased:type_name -> google.protobuf.Duration
-	20, // 15: tidegate.v1.BeaconEvidence.blind_window:type_name -> google.protobuf.Duration
-	13, // 16: tidegate.v1.AdoptRequest.history:type_name -> tidegate.v1.Term
-	14, // 17: tidegate.v1.AdoptRequest.head:type_name -> tidegate.v1.LogPos
-	21, // 18: tidegate.v1.AdoptRequest.others:type_name -> tidegate.v1.NodeView
-	12, // 19: tidegate.v1.AdoptResponse.promise:type_name -> tidegate.v1.Promise
-	14, // 20: tidegate.v1.AdoptResponse.durable:type_name -> tidegate.v1.LogPos
-	14, // 21: tidegate.v1.PromoteRequest.head:type_name -> tidegate.v1.LogPos
-	22, // 22: tidegate.v1.StandbyServiceStatusResponse.streams:type_name -> tidegate.v1.StandbyStream
-	0,  // 23: tidegate.v1.StandbyService.Describe:input_type -> tidegate.v1.DescribeRequest
-	3,  // 24: tidegate.v1.StandbyService.Fence:input_type -> tidegate.v1.FenceRequest
-	6,  // 25: tidegate.v1.StandbyService.Adopt:input_type -> tidegate.v1.AdoptRequest
-	8,  // 26: tidegate.v1.StandbyService.Promote:input_type -> tidegate.v1.PromoteRequest
-	10, // 27: tidegate.v1.StandbyService.Status:input_type -> tidegate.v1.StandbyServiceStatusRequest
-	1,  // 28: tidegate.v1.StandbyService.Describe:output_type -> tidegate.v1.DescribeResponse
-	4,  // 29: tidegate.v1.StandbyService.Fence:output_type -> tidegate.v1.FenceResponse
-	7,  // 30: tidegate.v1.StandbyService.Adopt:output_type -> tidegate.v1.AdoptResponse
-	9,  // 31: tidegate.v1.StandbyService.Promote:output_type -> tidegate.v1.PromoteResponse
-	11, // 32: tidegate.v1.StandbyService.Status:output_type -> tidegate.v1.StandbyServiceStatusResponse
-	28, // [28:33] is the sub-list for method output_type
-	23, // [23:28] is the sub-list for method input_type
-	23, // [23:23] is the sub-list for extension type_name
-	23, // [23:23] is the sub-list for extension extendee
-	0,  // [0:23] is the sub-list for field type_name
+	13, // 1: tidegate.v1.StreamDescription.promise:type_name -> tidegate.v1.Promise
+	14, // 2: tidegate.v1.StreamDescription.history:type_name -> tidegate.v1.Term
+	15, // 3: tidegate.v1.StreamDescription.durable:type_name -> tidegate.v1.LogPos
+	16, // 4: tidegate.v1.StreamDescription.config:type_name -> tidegate.v1.Config
+	17, // 5: tidegate.v1.StreamDescription.record:type_name -> tidegate.v1.EpochRecord
+	18, // 6: tidegate.v1.StreamDescription.mode:type_name -> tidegate.v1.Mode
+	19, // 7: tidegate.v1.StreamDescription.bounds:type_name -> tidegate.v1.Bounds
+	6,  // 8: tidegate.v1.StreamDescription.beacon:type_name -> tidegate.v1.BeaconEvidence
+	20, // 9: tidegate.v1.StreamDescription.renewal:type_name -> tidegate.v1.Renewal
+	3,  // 10: tidegate.v1.StreamDescription.bases:type_name -> tidegate.v1.HeldBase
+	21, // 11: tidegate.v1.HeldBase.taken:type_name -> google.protobuf.Timestamp
+	13, // 12: tidegate.v1.FenceResponse.promise:type_name -> tidegate.v1.Promise
+	14, // 13: tidegate.v1.FenceResponse.history:type_name -> tidegate.v1.Term
+	15, // 14: tidegate.v1.FenceResponse.durable:type_name -> tidegate.v1.LogPos
+	6,  // 15: tidegate.v1.FenceResponse.beacon:type_name -> tidegate.v1.BeaconEvidence
+	22, // 16: tidegate.v1.FenceResponse.leased:type_name -> google.protobuf.Duration
+	22, // 17: tidegate.v1.BeaconEvidence.blind_window:type_name -> google.protobuf.Duration
+	14, // 18: tidegate.v1.AdoptRequest.history:type_name -> tidegate.v1.Term
+	15, // 19: tidegate.v1.AdoptRequest.head:type_name -> tidegate.v1.LogPos
+	23, // 20: tidegate.v1.AdoptRequest.others:type_name -> tidegate.v1.NodeView
+	13, // 21: tidegate.v1.AdoptResponse.promise:type_name -> tidegate.v1.Promise
+	15, // 22: tidegate.v1.AdoptResponse.durable:type_name -> tidegate.v1.LogPos
+	15, // 23: tidegate.v1.PromoteRequest.head:type_name -> tidegate.v1.LogPos
+	24, // 24: tidegate.v1.StandbyServiceStatusResponse.streams:type_name -> tidegate.v1.StandbyStream
+	0,  // 25: tidegate.v1.StandbyService.Describe:input_type -> tidegate.v1.DescribeRequest
+	4,  // 26: tidegate.v1.StandbyService.Fence:input_type -> tidegate.v1.FenceRequest
+	7,  // 27: tidegate.v1.StandbyService.Adopt:input_type -> tidegate.v1.AdoptRequest
+	9,  // 28: tidegate.v1.StandbyService.Promote:input_type -> tidegate.v1.PromoteRequest
+	11, // 29: tidegate.v1.StandbyService.Status:input_type -> tidegate.v1.StandbyServiceStatusRequest
+	1,  // 30: tidegate.v1.StandbyService.Describe:output_type -> tidegate.v1.DescribeResponse
+	5,  // 31: tidegate.v1.StandbyService.Fence:output_type -> tidegate.v1.FenceResponse
+	8,  // 32: tidegate.v1.StandbyService.Adopt:output_type -> tidegate.v1.AdoptResponse
+	10, // 33: tidegate.v1.StandbyService.Promote:output_type -> tidegate.v1.PromoteResponse
+	12, // 34: tidegate.v1.StandbyService.Status:output_type -> tidegate.v1.StandbyServiceStatusResponse
+	30, // [30:35] is the sub-list for method output_type
+	25, // [25:30] is the sub-list for method input_type
+	25, // [25:25] is the sub-list for extension type_name
+	25, // [25:25] is the sub-list for extension extendee
+	0,  // [0:25] is the sub-list for field type_name
 }
 
 func init() { file_tidegate_v1_standby_proto_init() }
@@ -1334,14 +1477,14 @@ func file_tidegate_v1_standby_proto_init() {
 	file_tidegate_v1_node_proto_init()
 	file_tidegate_v1_types_proto_init()
 	file_tidegate_v1_standby_proto_msgTypes[2].OneofWrappers = []any{}
-	file_tidegate_v1_standby_proto_msgTypes[5].OneofWrappers = []any{}
+	file_tidegate_v1_standby_proto_msgTypes[6].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tidegate_v1_standby_proto_rawDesc), len(file_tidegate_v1_standby_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   12,
+			NumMessages:   13,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

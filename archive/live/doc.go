@@ -9,7 +9,7 @@
 // # Picture
 //
 //	node's log ---- sessions as observer and reader ---> segments \
-//	node's newest base -- session that fetches, stage --> mirror --+-> [Bucket] -> archive.Reader
+//	node's base, [Bucket.Fetch] -- session, stage ------> mirror --+-> [Bucket] -> archive.Reader
 //
 // A [Bucket] may be used concurrently. It writes to its stage alone, durably. The
 // sessions are those of docs/formats/ship.md.

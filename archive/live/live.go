@@ -32,7 +32,7 @@ type Config struct {
 	Node    tidegate.NodeName
 	Streams []archive.StreamInfo // that the node has
 	FS      vfs.FS
-	// Stage is a directory for the base that is fetched; empty: none is.
+	// Stage is a directory for the bases that are fetched; empty: none is.
 	Stage string
 	// SegmentBytes is how long the segments become that a log is shown as. Each that is
 	// read is a session, and some of what is behind it crosses in vain. Default 32 MiB.

@@ -16,7 +16,7 @@ import (
 )
 
 // load looks at a stream once: how far its log is committed, and which segments that
-// makes; its newest base is fetched.
+// makes.
 func (b *Bucket) load(ctx context.Context, s archive.StreamInfo) (*loaded, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -36,11 +36,6 @@ func (b *Bucket) load(ctx context.Context, s archive.StreamInfo) (*loaded, error
 		return nil, &tidegate.Error{
 			Op: "read log", Class: tidegate.Transient, Err: fmt.Errorf("nothing of it is known there to be committed: %w", tidegate.ErrNotFound),
 			Hint: "ask another node of the stream, `tidegate status` lists them; a node learns again what is committed from the stream's writer",
-		}
-	}
-	if b.cfg.Stage != "" {
-		if err := b.fetch(ctx, s.Stream, at.Begin); err != nil {
-			return nil, fmt.Errorf("fetch base: %w", err)
 		}
 	}
 	if l.objects, err = b.heads(ctx, s.Stream, at.Adopted, first, last); err != nil {
@@ -142,10 +137,9 @@ func (r *batches) Close() error {
 	return r.conn.Close()
 }
 
-// fetch takes the node's newest base into the stage, unless that has one which the
-// node's log still goes on from. A stream whose store has none, and a node that has
-// none, are no error: there may be log enough.
-func (b *Bucket) fetch(ctx context.Context, id tidegate.StreamID, begin shipper.Begin) (err error) {
+// Fetch takes a base that the node holds into the stage, whose streams' mirrors have it
+// then. tidegate.ErrNotFound when the node has it no more.
+func (b *Bucket) Fetch(ctx context.Context, id tidegate.StreamID, name snapshot.Name) (err error) {
 	if err := durable.MkdirAll(b.cfg.FS, b.stage(id)); err != nil {
 		return err
 	}
@@ -154,15 +148,7 @@ func (b *Bucket) fetch(ctx context.Context, id tidegate.StreamID, begin shipper.
 		return err
 	}
 	defer store.Close()
-	for _, l := range store.Bases() {
-		if l.Generation > begin.Generation || l.Generation == begin.Generation && l.Start >= begin.Position {
-			return nil
-		}
-	}
-	conn, _, err := b.cfg.Dialer.DialBase(ctx, b.cfg.Addr, shipper.BaseAttach{Stream: id, Way: shipper.BaseFetch})
-	if errors.Is(err, tidegate.ErrNotFound) || errors.Is(err, tidegate.ErrUnsupported) {
-		return nil
-	}
+	conn, _, err := b.cfg.Dialer.DialBase(ctx, b.cfg.Addr, shipper.BaseAttach{Stream: id, Way: shipper.BasePick, Name: name})
 	if err != nil {
 		return err
 	}

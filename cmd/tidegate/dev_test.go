@@ -289,6 +289,14 @@ func restoresFrom(t *testing.T, v devView, end tidegate.Position, records uint64
 	if left, err := filepath.Glob(into + ".*"); err != nil || len(left) > 0 {
 		t.Errorf("left behind are %q, %v", left, err)
 	}
+	var seen bytes.Buffer
+	for _, args := range [][]string{{"window"}, {"where", "--service", v.Service, "latest"}, {"restore", "--service", v.Service, "--into", into + "3", "--dry-run"}} {
+		args = append([]string{"tidegate", args[0], "--from", node.API, "--config", v.Operator}, args[1:]...)
+		if code := run(t.Context(), args, nil, &seen, &seen); code != 0 {
+			t.Errorf("%v: exit code %d: %s", args, code, seen.String())
+		}
+	}
+	says(t, seen.String(), "  yes ", "restored from: the log's beginning", "log: batches 1 to")
 	viewer := filepath.Join(t.TempDir(), "viewer.yaml")
 	pki := t.TempDir() // the site's own stays as it is
 	for _, name := range []string{"ca.crt", "ca.key"} {

@@ -37,40 +37,111 @@ func fromFlags(more ...ucli.Flag) []ucli.Flag {
 	}, more...)...)...)
 }
 
+// place is where a stream is read from: an archive, or a node.
+type place struct {
+	r    *archive.Reader
+	s    *archive.Stream
+	kind storeKind
+	node *nodePlace // nil: an archive
+}
+
+// nodePlace is a node, and the bases that it says it can give.
+type nodePlace struct {
+	*live.Bucket
+
+	held []archive.Base // of all streams
+}
+
 // openStream opens the one stream that --service names, out of the archive or the node
-// that the flags name. A node's newest base is fetched into stage first; not where that
-// is empty.
-func openStream(c *ucli.Context, stage string) (s *archive.Stream, kind storeKind, err error) {
+// that the flags name. A node's bases are fetched into stage.
+func openStream(c *ucli.Context, stage string) (p *place, err error) {
+	p = &place{}
 	if c.String("from") == "" {
-		r, err := openArchive(c)
-		if err != nil {
-			return nil, kind, err
+		if p.r, err = openArchive(c); err != nil {
+			return nil, err
 		}
-		return archivedStream(c, r)
+		p.s, p.kind, err = archivedStream(c, p.r)
+		return p, err
 	}
+	if p.node, p.r, err = openFrom(c, stage); err != nil {
+		return nil, err
+	}
+	p.s, p.kind, err = archivedStream(c, p.r)
+	return p, notPermitted(err)
+}
+
+// openFrom opens the node that --from names.
+func openFrom(c *ucli.Context, stage string) (*nodePlace, *archive.Reader, error) {
 	if c.String("archive")+c.String("url") != "" {
-		return nil, kind, cli.Usagef("a stream is read from one place: --from, --archive or --url")
+		return nil, nil, cli.Usagef("a stream is read from one place: --from, --archive or --url")
 	}
 	node, err := openNode(c, stage)
 	if err != nil {
-		return nil, kind, err
+		return nil, nil, err
 	}
 	r, err := archive.OpenReader(c.Context, node)
-	if err != nil {
-		return nil, kind, err
-	}
-	err = withProgress(c, "look at "+node.String(), node.Progress, func(context.Context) error {
-		s, kind, err = archivedStream(c, r)
-		return err
-	})
+	return node, r, err
+}
+
+// notPermitted gives a refusal for want of a role its exit code.
+func notPermitted(err error) error {
 	if r, refused := errors.AsType[*shipper.Refusal](err); refused && r.Code == shipper.CodeRole {
-		err = cli.WithCode(cli.Auth, err)
+		return cli.WithCode(cli.Auth, err)
 	}
-	return s, kind, err
+	return err
+}
+
+// bases are those that a stream can be restored from; the caller closes them. Of a node
+// they are those that have been fetched, and those that it holds, of which nothing but
+// what the node says is known.
+func (p *place) bases(ctx context.Context) (*archive.Bases, error) {
+	out, err := p.s.Bases(ctx)
+	if err != nil || p.node == nil {
+		return out, err
+	}
+	for _, b := range p.node.held {
+		if b.Stream == p.s.Info.Stream && !slices.ContainsFunc(out.All, func(o archive.Base) bool { return o.Name == b.Name }) {
+			out.All = append(out.All, b)
+		}
+	}
+	out.Sort()
+	return out, nil
+}
+
+// fetch brings a plan's base from the node, unless it is here, and plans again with what
+// has come.
+func (p *place) fetch(c *ucli.Context, plan *cold.Plan, choice cold.Choice) (*cold.Plan, *archive.Bases, error) {
+	info := p.s.Info
+	if plan.Base != nil && plan.Base.Store == nil {
+		name := plan.Base.Name
+		err := withProgress(c, "fetch base from "+p.node.String(), p.node.Progress, func(ctx context.Context) error {
+			return p.node.Fetch(ctx, info.Stream, name)
+		})
+		if err != nil {
+			return nil, nil, notPermitted(fmt.Errorf("fetch base %.12s: %w", name, err))
+		}
+	}
+	var err error
+	if p.s, err = p.r.Open(c.Context, info); err != nil {
+		return nil, nil, err
+	}
+	bases, err := p.s.Bases(c.Context)
+	if err != nil {
+		return nil, nil, err
+	}
+	if choice.Base = cold.NoBase; plan.Base != nil {
+		choice.Base = plan.Base.Name.String()
+	}
+	plan, err = cold.Choose(c.Context, p.s, bases, choice)
+	if err != nil {
+		bases.Close()
+		return nil, nil, err
+	}
+	return plan, bases, nil
 }
 
 // openNode asks a node what it has.
-func openNode(c *ucli.Context, stage string) (*live.Bucket, error) {
+func openNode(c *ucli.Context, stage string) (*nodePlace, error) {
 	file, err := config.Load[operatorFile](roleFile(c))
 	if err != nil {
 		return nil, err
@@ -88,6 +159,7 @@ func openNode(c *ucli.Context, stage string) (*live.Bucket, error) {
 	if err != nil {
 		return nil, cli.Remote("ask node", addr, err)
 	}
+	out := &nodePlace{}
 	var streams []archive.StreamInfo
 	for _, d := range said.Msg.GetStreams() {
 		id, err := tidegate.ParseID(d.GetStreamId())
@@ -100,11 +172,34 @@ func openNode(c *ucli.Context, stage string) (*live.Bucket, error) {
 		streams = append(streams, archive.StreamInfo{
 			Stream: id, Service: tidegate.ServiceName(d.GetService()), Name: tidegate.StreamName(d.GetName()), Store: d.GetStore(),
 		})
+		for _, h := range d.GetBases() {
+			b, err := heldBase(id, tidegate.NodeName(said.Msg.GetNode()), h)
+			if err != nil {
+				return nil, fmt.Errorf("node %s: stream %s: %w", addr, id, err)
+			}
+			out.held = append(out.held, b)
+		}
 	}
-	return live.New(live.Config{
+	out.Bucket = live.New(live.Config{
 		Dialer: shipper.Dialer{TLS: tls, Clock: clock.System()}, Addr: said.Msg.GetShipAddress(), Node: tidegate.NodeName(said.Msg.GetNode()),
 		Streams: streams, FS: vfs.OS(), Stage: stage,
-	}), nil
+	})
+	return out, nil
+}
+
+// heldBase is a base as its node tells of it.
+func heldBase(id tidegate.StreamID, node tidegate.NodeName, h *pb.HeldBase) (b archive.Base, err error) {
+	b.Mirror.Node = node
+	b.Bytes = int64(h.GetBytes()) //nolint:gosec // a size
+	b.Info = snapshot.Info{
+		Stream: id, Generation: tidegate.Generation(h.GetGeneration()), Opened: tidegate.Epoch(h.GetOpened()), Taken: h.GetTaken().AsTime().UnixNano(),
+		Base: snapshot.Base{Start: tidegate.Position(h.GetStart()), End: tidegate.Position(h.GetEnd()), Lineage: tidegate.Lineage(h.GetLineage())},
+	}
+	if h.GetEpoch() != "" {
+		b.Attrs = map[string]string{snapshot.AttrEpoch: h.GetEpoch()}
+	}
+	b.Name, err = snapshot.ParseName(h.GetName())
+	return b, err
 }
 
 // stageOf is where the base of a restore from a node lies until that has come to its

@@ -46,7 +46,7 @@ func restoreCommand() *ucli.Command {
 		),
 		Action: restoreArchive,
 		Description: "Needs this program and what reaches the archive: no gate, no standby node. With --from it reads a node of the standby\n" +
-			"cluster instead, up to what that knows to be committed, and begins with the node's newest base, which lies in DIR.base\n" +
+			"cluster instead, up to what that knows to be committed, and begins with a base that the node holds, which lies in DIR.base\n" +
 			"meanwhile. Refuses before anything is written when the\n" +
 			"directory is not empty, or its file system too small (4), and when the target is not in the archive (6). Cut off anywhere,\n" +
 			"the same command goes on where it was. A PostgreSQL server is restored without the primary's archiving, replication\n" +
@@ -116,37 +116,29 @@ func restoreArchive(c *ucli.Context) error {
 	if err != nil {
 		return err
 	}
-	s, kind, err := openStream(c, stage)
+	at, err := openStream(c, stage)
 	if err != nil {
 		return err
 	}
-	if kind.needsBase && c.String("from") != "" && c.Bool("dry-run") {
-		return cli.Usagef("--dry-run with --from: what a node's base is shows when it has been fetched")
-	}
+	kind := at.kind
 	to, err := kind.parseTo(c.String("to"), c.Uint("generation"))
 	if err != nil {
 		return err
 	}
 	if c.String("base") == cold.NoBase && kind.needsBase {
-		return cli.Usagef("--base none is for journals: a %s store is not rebuilt from its log alone", s.Info.Store)
+		return cli.Usagef("--base none is for journals: a %s store is not rebuilt from its log alone", at.s.Info.Store)
 	}
-	bases, err := s.Bases(c.Context)
+	choice := cold.Choice{To: to, Base: c.String("base"), NeedsBase: kind.needsBase}
+	plan, bases, resumes, err := planRestore(c, at, choice.GoingOn(target), target)
 	if err != nil {
 		return err
 	}
 	defer bases.Close()
-	choice := cold.Choice{To: to, Base: c.String("base"), NeedsBase: kind.needsBase}
-	plan, err := cold.Choose(c.Context, s, bases, choice.GoingOn(target))
-	if err != nil {
-		return err
-	}
-	resumes, err := plan.Check(c.Context, target)
-	if err != nil {
-		return err
-	}
-	store, err := restorerOf(c, plan, dir, clk)
-	if err != nil {
-		return err
+	var store restorer
+	if plan.Base == nil || plan.Base.Store != nil { // else it is only told of: what starts it shows when it has come
+		if store, err = restorerOf(c, plan, dir, clk); err != nil {
+			return err
+		}
 	}
 	out := restorePlanned(plan, dir, resumes, kind)
 	known := openRecoveries(c)
@@ -169,6 +161,33 @@ func restoreArchive(c *ucli.Context) error {
 		return err
 	}
 	return cli.Print(c, out, out.writeDone)
+}
+
+// planRestore plans a restore, and asks whether the directory will do; a base that a node
+// holds is fetched then, unless nothing is to be written. The caller closes the bases.
+func planRestore(c *ucli.Context, at *place, choice cold.Choice, target cold.Target) (plan *cold.Plan, bases *archive.Bases, resumes bool, err error) {
+	if bases, err = at.bases(c.Context); err != nil {
+		return nil, nil, false, err
+	}
+	defer func() {
+		if err != nil {
+			bases.Close()
+		}
+	}()
+	if plan, err = cold.Choose(c.Context, at.s, bases, choice); err != nil {
+		return nil, bases, false, err
+	}
+	if resumes, err = plan.Check(c.Context, target); err != nil || at.node == nil || c.Bool("dry-run") {
+		return plan, bases, resumes, err
+	}
+	fetched, come, err := at.fetch(c, plan, choice)
+	if err != nil {
+		return nil, bases, false, err
+	}
+	bases.Close()
+	plan, bases = fetched, come
+	resumes, err = plan.Check(c.Context, target)
+	return plan, bases, resumes, err
 }
 
 // restorerOf picks the store's restorer, and makes sure before anything is fetched

@@ -16,14 +16,15 @@ import (
 
 func windowCommand() *ucli.Command {
 	return &ucli.Command{
-		Name: "window", Usage: "what can be restored out of an archive, with its holes", ArgsUsage: " ",
-		Flags: archiveFlags(), Action: showWindow,
-		Description: "Reads the archive alone. A stream can be restored to any moment from `since` to `to`, which is the time of its\n" +
+		Name: "window", Usage: "what can be restored out of an archive, or of a standby node, with its holes", ArgsUsage: " ",
+		Flags: fromFlags(), Action: showWindow,
+		Description: "Reads the archive alone, or with --from a node of the standby cluster. A stream can be restored to any moment from `since` to `to`, which is the time of its\n" +
 			"newest record; holes stay listed for ever. With --archive FILE that says what is kept (archive.keep) it lists what\n" +
 			"that would let go now; nothing is removed by it. Ends with 9 when a stream cannot be read; the others are listed.\n\n" +
 			"Examples:\n" +
 			"   tidegate window --url file:///srv/archive\n" +
-			"   tidegate window --archive /etc/tidegate/standby.yaml --service bank -o json",
+			"   tidegate window --archive /etc/tidegate/standby.yaml --service bank -o json\n" +
+			"   tidegate window --from west1.west.example:7414 --service bank",
 	}
 }
 
@@ -70,20 +71,27 @@ func showWindow(c *ucli.Context) error {
 	if _, err := cli.Args(c); err != nil {
 		return err
 	}
-	r, block, err := openBlock(c)
+	var block readBlock
+	at := &place{}
+	var err error
+	if c.String("from") != "" {
+		at.node, at.r, err = openFrom(c, "")
+	} else {
+		at.r, block, err = openBlock(c)
+	}
 	if err != nil {
 		return err
 	}
-	streams, faults, err := archivedStreams(c, r)
+	streams, faults, err := archivedStreams(c, at.r)
 	if err != nil {
 		return err
 	}
 	var out []windowResult
 	var bad []error
 	for _, info := range streams {
-		w, err := windowOf(c, r, info, block.Keep)
+		w, err := windowOf(c, *at, info, block.Keep)
 		if err != nil && !archive.OfObject(err) {
-			return err
+			return notPermitted(err)
 		}
 		if err != nil {
 			w.Faults = append(w.Faults, err.Error())
@@ -121,17 +129,17 @@ func newWindow(info archive.StreamInfo) windowResult {
 }
 
 // windowOf looks at a stream; what it has found comes with an error, too.
-func windowOf(c *ucli.Context, r *archive.Reader, info archive.StreamInfo, keep archive.Retention) (windowResult, error) {
+func windowOf(c *ucli.Context, at place, info archive.StreamInfo, keep archive.Retention) (windowResult, error) {
 	out := newWindow(info)
 	kind, err := kindOf(info)
 	if err != nil {
 		return out, err
 	}
-	s, err := r.Open(c.Context, info)
-	if err != nil {
+	if at.s, err = at.r.Open(c.Context, info); err != nil {
 		return out, err
 	}
-	bases, err := s.Bases(c.Context)
+	s := at.s
+	bases, err := at.bases(c.Context)
 	if err != nil {
 		return out, err
 	}
@@ -245,10 +253,11 @@ func showWhere(c *ucli.Context) error {
 	if err != nil {
 		return err
 	}
-	s, kind, err := openStream(c, "")
+	at, err := openStream(c, "")
 	if err != nil {
 		return err
 	}
+	s, kind := at.s, at.kind
 	to, err := kind.parseTo(args[0], c.Uint("generation"))
 	if err != nil {
 		return err
@@ -258,10 +267,8 @@ func showWhere(c *ucli.Context) error {
 		return err
 	}
 	out := whereResult{Place: p}
-	if c.String("from") == "" { // of a node's bases only a restore knows
-		if err := out.begin(c.Context, s, cold.Choice{To: to, NeedsBase: kind.needsBase}); err != nil {
-			return err
-		}
+	if err := out.begin(c.Context, at, cold.Choice{To: to, NeedsBase: kind.needsBase}); err != nil {
+		return err
 	}
 	return cli.Print(c, out, func(w io.Writer) error {
 		fmt.Fprintf(w, "seq %d of epoch %s, generation %d\nposition %s to %s\ntime %s to %s\nchain %s\n",
@@ -276,20 +283,20 @@ func showWhere(c *ucli.Context) error {
 type whereResult struct {
 	archive.Place
 
-	Restorable *bool  `json:"restorable,omitempty"` // absent: not known
-	Why        string `json:"why,omitempty"`        // not
-	Base       string `json:"base,omitempty"`       // absent: the log from its beginning
-	LogBytes   int64  `json:"log_bytes,omitempty"`  // behind it, as stored
+	Restorable bool   `json:"restorable"`
+	Why        string `json:"why,omitempty"`       // not
+	Base       string `json:"base,omitempty"`      // absent: the log from its beginning
+	LogBytes   int64  `json:"log_bytes,omitempty"` // behind it, as stored
 }
 
 // begin finds what a restore begins with.
-func (o *whereResult) begin(ctx context.Context, s *archive.Stream, c cold.Choice) error {
-	bases, err := s.Bases(ctx)
+func (o *whereResult) begin(ctx context.Context, at *place, c cold.Choice) error {
+	bases, err := at.bases(ctx)
 	if err != nil {
 		return err
 	}
 	defer bases.Close()
-	plan, err := cold.Choose(ctx, s, bases, c)
+	plan, err := cold.Choose(ctx, at.s, bases, c)
 	switch {
 	case err == nil:
 		o.LogBytes = plan.LogBytes
@@ -301,16 +308,14 @@ func (o *whereResult) begin(ctx context.Context, s *archive.Stream, c cold.Choic
 	default:
 		return err
 	}
-	o.Restorable = new(err == nil)
+	o.Restorable = err == nil
 	return nil
 }
 
 // from says it for people.
 func (o *whereResult) from() string {
 	switch {
-	case o.Restorable == nil:
-		return cli.Unknown
-	case !*o.Restorable:
+	case !o.Restorable:
 		return "nothing: " + o.Why
 	case o.Base != "":
 		return fmt.Sprintf("base %.12s, and %s of log", o.Base, cli.Size(o.LogBytes))
