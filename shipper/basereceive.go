@@ -73,6 +73,7 @@ func (r *BaseReceiver) Run(ctx context.Context) (snapshot.Listed, error) {
 	pages := make(chan arrived, baseAskedMax)
 	commit := make(chan []byte, 1)
 	var listed snapshot.Listed
+	committed := false // the peer may end the session before that is seen here
 	g, gctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return r.answer(gctx, answers) })
 	for range runtime.GOMAXPROCS(0) {
@@ -81,7 +82,7 @@ func (r *BaseReceiver) Run(ctx context.Context) (snapshot.Listed, error) {
 	g.Go(func() (err error) {
 		listed, err = r.commit(gctx, commit)
 		if err == nil {
-			err = errCommitted
+			committed, err = true, errCommitted
 		}
 		return err
 	})
@@ -104,7 +105,7 @@ func (r *BaseReceiver) Run(ctx context.Context) (snapshot.Listed, error) {
 		}
 	})
 	err := g.Wait()
-	if errors.Is(err, errCommitted) {
+	if committed {
 		err = nil
 		timer := time.NewTimer(leaveTimeout)
 		defer timer.Stop()
