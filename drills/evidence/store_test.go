@@ -155,6 +155,26 @@ func TestStoreWhenAnAnswerIsLost(t *testing.T) {
 	}
 }
 
+// TestStoreWhenAnAnswerIsLostAndAnotherFollows: when the put is made again the report is
+// there, and is the newest no more.
+func TestStoreWhenAnAnswerIsLostAndAnotherFollows(t *testing.T) {
+	inner := dir.New(vfs.OS(), t.TempDir())
+	s := evidence.NewStore(&lossy{inner, func(name string) error {
+		if _, err := evidence.NewStore(inner).Append(t.Context(), evidence.KeyFromSeed(1), newReport(t, "bank")); err != nil {
+			t.Error(err)
+		}
+		return bucket.Conflict(name, "there already")
+	}})
+	r := newReport(t, "bank")
+	out, err := s.Append(t.Context(), evidence.KeyFromSeed(1), r)
+	if err != nil || out.Report.Number != 1 || out.Report.ID != r.ID {
+		t.Errorf("%v, number %d", err, out.Report.Number)
+	}
+	if n := len(files(t, evidence.NewStore(inner), "bank", 0)); n != 2 {
+		t.Errorf("%d reports, want each once", n)
+	}
+}
+
 // TestStoreRefusesABucketWithoutConditions: there two drills could write over each other.
 func TestStoreRefusesABucketWithoutConditions(t *testing.T) {
 	s := evidence.NewStore(heedless{dir.New(vfs.OS(), t.TempDir())})
