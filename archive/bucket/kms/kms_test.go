@@ -277,6 +277,23 @@ func TestAnswers(t *testing.T) {
 	}
 }
 
+// TestKeyThatNobodyCouldOpen: whoever may have keys made and not open them puts none.
+func TestKeyThatNobodyCouldOpen(t *testing.T) {
+	w := newWorld(t)
+	w.Answer = func(op, _ string) (int, string, string) {
+		if op == "Decrypt" {
+			return 400, "AccessDeniedException", "User: x is not authorized to perform: kms:Decrypt"
+		}
+		return 0, "", ""
+	}
+	if _, _, err := w.ring(kmstest.Key, 0).Newest(t.Context()); !errors.Is(err, tidegate.ErrDenied) {
+		t.Errorf("%v", err)
+	}
+	if got := names(t, w.in, Prefix); len(got) > 0 {
+		t.Errorf("%q is there all the same", got)
+	}
+}
+
 func TestNobodyAnswers(t *testing.T) {
 	w := newWorld(t)
 	l, err := net.Listen("tcp", "127.0.0.1:0")
