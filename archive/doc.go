@@ -15,6 +15,7 @@
 //   - mirror:    the sealed packs, indexes and manifests of one node's base store
 //   - branch:    segments whose chains meet; the newest one is the stream
 //   - hole:      batches of a branch that no segment has
+//   - scar:      where one generation of a branch ends and the next begins; kept for ever
 //
 // # Picture
 //

@@ -38,3 +38,11 @@ func (w *Writer) MirrorStep(ctx context.Context) error {
 	_, err := w.mirrorStep(ctx)
 	return err
 }
+
+// ScarStep writes down what gaps have led to, of an archive that ends before next.
+func (w *Writer) ScarStep(ctx context.Context, next tidegate.Seq) error {
+	w.mu.Lock()
+	w.st.Known, w.st.Next = true, next
+	w.mu.Unlock()
+	return w.scarStep(ctx)
+}

@@ -40,6 +40,9 @@ type keeping struct {
 // basesStep mirrors bases, and then lets go what the rule names.
 func (w *Writer) basesStep(ctx context.Context) (time.Duration, error) {
 	wait, err := w.mirrorStep(ctx)
+	if err == nil {
+		err = w.scarStep(ctx)
+	}
 	since, holds := w.tenure()
 	if !holds || since != w.keeping.since {
 		w.keeping = keeping{since: since} // another node may remove meanwhile
@@ -406,6 +409,9 @@ func (p *pass) log(ctx context.Context, kept Retained) error {
 	branch, aside, _ := p.s.Goes(kept)
 	if len(branch)+len(aside) == 0 {
 		return nil
+	}
+	if err := p.w.scar(ctx, p.s, p.since, true); err != nil {
+		return err
 	}
 	for _, h := range p.removed.holes(p.s.Branch) {
 		if h.Last < kept.From { // nobody fills it any more

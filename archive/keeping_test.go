@@ -174,9 +174,10 @@ type source struct {
 	info   archive.StreamInfo
 	store  *snapshot.Store
 	listed []snapshot.Listed
+	gaps   []tidegate.Gap
 }
 
-func (s source) Standing() archive.Standing { return archive.Standing{Info: s.info} }
+func (s source) Standing() archive.Standing { return archive.Standing{Info: s.info, Gaps: s.gaps} }
 func (s source) Bases(context.Context) (*snapshot.Store, []snapshot.Listed) {
 	return s.store, s.listed
 }

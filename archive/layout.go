@@ -19,6 +19,7 @@ const (
 	archivistFile = "archivist.json"
 	removedFile   = "removed.json"
 	logDir        = "log/"
+	scarsDir      = "scars/"
 	basesDir      = "bases/"
 	packsPart     = "packs/"
 	manifestsPart = "bases/" // in a mirror, as in a store's directory
@@ -26,6 +27,7 @@ const (
 	packSuffix    = ".pack"
 	indexSuffix   = ".idx"
 	baseSuffix    = ".base"
+	scarSuffix    = ".json"
 
 	idDigits    = 32 // of an id or a chain
 	seqDigits   = 20 // decimal: names sort as their numbers do
@@ -45,6 +47,34 @@ func ArchivistName(id tidegate.StreamID) string { return StreamPrefix(id) + arch
 
 // RemovedName is the object that says what a rule has let go; see [Removed].
 func RemovedName(id tidegate.StreamID) string { return StreamPrefix(id) + removedFile }
+
+// ScarName says in a name which border of generations a [Scar] is of: by the first batch
+// behind it.
+type ScarName struct {
+	Seq   tidegate.Seq
+	Epoch tidegate.Epoch
+}
+
+// Name is the scar's object.
+func (n ScarName) Name(id tidegate.StreamID) string {
+	return StreamPrefix(id) + scarsDir + fmt.Sprintf("%s-%0*x%s", decimal(n.Seq), epochDigits, uint64(n.Epoch), scarSuffix)
+}
+
+func parseScarName(base string) (n ScarName, err error) {
+	stem, ok := strings.CutSuffix(base, scarSuffix)
+	seq, epoch, cut := strings.Cut(stem, "-")
+	if !ok || !cut {
+		return n, errNotOurs
+	}
+	if n.Seq, err = parseDecimal(seq); err != nil {
+		return n, errNotOurs
+	}
+	e, err := parseHex(epoch, epochDigits)
+	if n.Epoch = tidegate.Epoch(e); err != nil || n.Seq < 2 || n.Epoch < 2 { // another batch, and epoch, came before
+		return n, errNotOurs
+	}
+	return n, nil
+}
 
 // LogPrefix begins the names of a stream's segments. They sort by their first seq.
 func LogPrefix(id tidegate.StreamID) string { return StreamPrefix(id) + logDir }
@@ -139,6 +169,7 @@ const (
 	KindBackup         // Backup
 	KindRemoved        // Stream
 	KindDrill          // Drill
+	KindScar           // Stream, Scar
 )
 
 // Entry is what an object's name says. Fields that its kind does not have are zero.
@@ -151,6 +182,7 @@ type Entry struct {
 	Base    BaseName
 	Backup  Backup
 	Drill   Drill
+	Scar    ScarName
 }
 
 // Name is the object that Parse takes the entry from.
@@ -176,6 +208,8 @@ func (e Entry) Name() string {
 		return RemovedName(e.Stream)
 	case KindDrill:
 		return e.Drill.Name()
+	case KindScar:
+		return e.Scar.Name(e.Stream)
 	}
 	return ""
 }
@@ -231,6 +265,9 @@ func parse(name string) (e Entry, err error) {
 		e.Kind = KindArchivist
 	case rest == removedFile:
 		e.Kind = KindRemoved
+	case strings.HasPrefix(rest, scarsDir):
+		e.Kind = KindScar
+		e.Scar, err = parseScarName(rest[len(scarsDir):])
 	case strings.HasPrefix(rest, logDir):
 		e.Kind = KindSegment
 		e.Segment, err = parseSegment(rest[len(logDir):])

@@ -39,6 +39,8 @@ func entries() []archive.Entry {
 		{Kind: archive.KindBase, Stream: streamID, Mirror: mirror, Base: base},
 		{Kind: archive.KindBackup, Backup: archive.Backup{Cluster: "prod", Taken: time.Date(2026, 5, 11, 3, 0, 59, 0, time.UTC), Revision: 0x1234}},
 		{Kind: archive.KindDrill, Drill: archive.Drill{Service: "bank", Number: 17}},
+		{Kind: archive.KindRemoved, Stream: streamID},
+		{Kind: archive.KindScar, Stream: streamID, Scar: archive.ScarName{Seq: 1001, Epoch: 0x1f}},
 	}
 }
 
@@ -82,6 +84,23 @@ func TestDocumentsStayTheSame(t *testing.T) {
 	golden(t, "tidegate.json", archive.FormatDocument())
 	golden(t, "stream.json", info.Encode())
 	golden(t, "archivist.json", who.Encode())
+	scar := archive.Scar{
+		Version: 1,
+		Ended:   archive.Place{Seq: 1000, Epoch: 0x1e, Chain: tidegate.Chain{1}, Generation: 1, First: 0x1000, Next: 0x2000, Oldest: at, Newest: at.Add(time.Second)},
+		Begun:   archive.Place{Seq: 1001, Epoch: 0x1f, Chain: tidegate.Chain{2}, Generation: 2, First: 0x9000, Next: 0x9000, Oldest: at.Add(time.Hour), Newest: at.Add(time.Hour)},
+		Accepted: &tidegate.Gap{
+			Epoch: 0x1e, Site: "east", Node: "db1", Lost: "the slot was dropped", Generation: 1, Durable: new(tidegate.Position(0x2000)),
+			Reason: "the link was down for a week", Actor: "operator/ada", Since: at.Add(time.Minute),
+		},
+	}
+	golden(t, "scar.json", scar.Encode())
+	name := archive.ScarName{Seq: 1001, Epoch: 0x1f}
+	if got, err := archive.ParseScar(streamID, name, scar.Encode()); err != nil || !bytes.Equal(got.Encode(), scar.Encode()) || !got.Of(*scar.Accepted) {
+		t.Errorf("scar: %+v, %v", got, err)
+	}
+	if _, err := archive.ParseScar(streamID, archive.ScarName{Seq: 1002, Epoch: 0x1f}, scar.Encode()); tidegate.ClassOf(err) != tidegate.Corrupt {
+		t.Errorf("a scar by another name: %v", err)
+	}
 	if err := archive.CheckFormat(archive.FormatDocument()); err != nil {
 		t.Error(err)
 	}
@@ -133,6 +152,7 @@ func TestNamesThatAreNotTheArchives(t *testing.T) {
 		"drills/bank/17.dsse.json", "drills/bank/0000000000.dsse.json", "drills/Bank/0000000017.dsse.json", "drills/bank/0000000017.json", "drills/0000000017.dsse.json",
 		archive.BasesPrefix(streamID) + "-" + mirror.Incarnation.String() + "/packs/0000000000000001.pack",
 		archive.BasesPrefix(streamID) + "Node-" + mirror.Incarnation.String() + "/packs/0000000000000001.pack",
+		archive.StreamPrefix(streamID) + "scars/1-1.json", archive.StreamPrefix(streamID) + "scars/00000000000000000001-0000000000000002.json",
 		archive.StreamPrefix(streamID) + "log", archive.StreamPrefix(streamID) + "log/", archive.StreamPrefix(streamID) + "more.json",
 	} {
 		if e, err := archive.Parse(name); err == nil {

@@ -60,7 +60,7 @@ func (s *Stream) header(ctx context.Context, seq tidegate.Seq) (*batch.Header, e
 
 // AtPosition finds the last batch that begins at or before a position of a generation;
 // 0 is the newest generation. Errors as of AtSeq; a position behind the branch's
-// end is outside.
+// end is outside, one in a scar is tidegate.ErrGap.
 func (s *Stream) AtPosition(ctx context.Context, g tidegate.Generation, p tidegate.Position) (Place, error) {
 	tip, err := s.Tip(ctx)
 	if err != nil {
@@ -79,11 +79,17 @@ func (s *Stream) AtPosition(ctx context.Context, g tidegate.Generation, p tidega
 		return Place{}, err
 	}
 	if at == nil || at.Generation != g {
+		if err := s.inScar(ctx, g, p); err != nil {
+			return Place{}, err
+		}
 		return Place{}, s.outside("position " + p.String())
 	}
 	if at.Next < p { // behind it is a hole, or the generation's end
 		if i, ok := s.Branch.At(at.Seq + 1); !ok || s.Branch.Segments[i].First > at.Seq+1 {
 			return Place{}, s.notHere(at.Seq + 1)
+		}
+		if err := s.inScar(ctx, g, p); err != nil {
+			return Place{}, err
 		}
 		return Place{}, s.outside("position " + p.String())
 	}
@@ -93,7 +99,7 @@ func (s *Stream) AtPosition(ctx context.Context, g tidegate.Generation, p tidega
 // AtTime finds the last batch that has anything of a moment, or of before it, by the
 // source's clock. A moment before the branch's first batch, or behind its newest record,
 // is outside: nobody can say what happened then. One behind the newest record before a
-// hole is tidegate.ErrGap.
+// hole, or a scar, is tidegate.ErrGap.
 func (s *Stream) AtTime(ctx context.Context, t time.Time) (Place, error) {
 	tip, err := s.Tip(ctx)
 	if err != nil {
@@ -119,24 +125,7 @@ func (s *Stream) AtTime(ctx context.Context, t time.Time) (Place, error) {
 	if at == nil {
 		return Place{}, s.outside("time " + t.UTC().Format(time.RFC3339Nano))
 	}
-	return PlaceOf(at), s.intoHole(ctx, at.Seq, t)
-}
-
-// intoHole is an error when a moment lies behind everything that the branch has up to
-// the next hole behind a batch.
-func (s *Stream) intoHole(ctx context.Context, seq tidegate.Seq, t time.Time) error {
-	for _, run := range s.Branch.Runs() {
-		first, last := s.Branch.Segments[run[0]].First, s.Branch.until(run[1]-1)
-		if run[1] == len(s.Branch.Segments) || seq < first || seq > last {
-			continue
-		}
-		newest, found, err := s.newestRecord(ctx, first, last)
-		if err != nil || found && !t.After(newest) {
-			return err
-		}
-		return fmt.Errorf("time %s: %w", t.UTC().Format(time.RFC3339Nano), s.hole(last+1, s.Branch.Segments[run[1]].First-1))
-	}
-	return nil
+	return PlaceOf(at), s.into(ctx, at.Seq, t)
 }
 
 // newestRecord is the source time of the newest record of the last batch with records

@@ -32,7 +32,7 @@ func (w *Writer) mirrorStep(ctx context.Context) (time.Duration, error) {
 	}
 	store, bases := w.Source.Bases(ctx)
 	if store == nil || len(bases) == 0 {
-		return w.policy.Look, nil
+		return w.tick(), nil
 	}
 	if w.mirrored == nil {
 		if err := w.lookAtMirrors(ctx, store, bases, since); err != nil {
@@ -53,7 +53,7 @@ func (w *Writer) mirrorStep(ctx context.Context) (time.Duration, error) {
 		w.Logger.Info("base archived", "base", fmt.Sprintf("%.12s", b.Name), "generation", uint32(b.Generation), "bytes", b.Bytes,
 			"took", time.Duration(w.Clock.Boot()-began).String())
 	}
-	return w.policy.Look, nil
+	return w.tick(), nil // the bucket is asked nothing while there is nothing new
 }
 
 // lookAtMirrors looks what is there, and brings back what the bases of this node's mirror

@@ -111,6 +111,17 @@ type Stream struct {
 	b     bucket.Bucket
 	sizes map[Segment]int64
 	heads headCache
+	scars scarCache
+}
+
+// scarCache keeps the scars that were written down.
+type scarCache struct {
+	names []ScarName // as listed
+
+	mu     sync.Mutex
+	read   bool
+	list   []Scar
+	faults []error
 }
 
 // Open lists a stream's objects and finds its newest branch. A stream without any
@@ -136,6 +147,8 @@ func (r *Reader) Open(ctx context.Context, info StreamInfo) (*Stream, error) {
 			}
 		case KindRemoved:
 			removed = true
+		case KindScar:
+			s.scars.names = append(s.scars.names, e.Scar)
 		default:
 		}
 	}

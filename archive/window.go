@@ -8,7 +8,7 @@ import (
 	"github.com/tidegate/tidegate"
 )
 
-// Span is a part of the branch without a hole.
+// Span is a part of the branch without a hole, and of one generation.
 type Span struct {
 	From Place `json:"from"` // first batch
 	To   Place `json:"to"`   // last batch
@@ -32,6 +32,7 @@ type BaseState struct {
 // Window is what of a stream can be restored.
 type Window struct {
 	Spans  []Span // oldest first
+	Scars  []Scar // where one generation ends and the next begins, oldest first
 	Holes  []Hole // of what was never archived
 	Gone   []Gone // what a rule has let go
 	Bases  []BaseState
@@ -54,21 +55,27 @@ func (s *Stream) Window(ctx context.Context, bases *Bases, needsBase bool) (w Wi
 		}
 		w.Bases = append(w.Bases, st)
 	}
-	for _, run := range s.Branch.Runs() {
+	var faults []error
+	if w.Scars, faults, err = s.Scars(ctx); err != nil {
+		return w, err
+	}
+	w.Faults = append(w.Faults, faults...)
+	parts, err := s.allStretches(ctx)
+	if err != nil {
+		return w, err
+	}
+	for _, part := range parts {
 		var span Span
-		segments := s.Branch.Segments[run[0]:run[1]]
-		first, err := s.head(ctx, segments[0])
-		if err != nil {
+		if span.From, err = s.beginning(ctx, part.first); err != nil {
 			return w, err
 		}
-		span.From = PlaceOf(&first)
-		if span.To, err = s.AtSeq(ctx, s.Branch.until(run[1]-1)); err != nil {
+		if span.To, err = s.AtSeq(ctx, part.last); err != nil {
 			return w, err
 		}
 		if span.Until, _, err = s.newestRecord(ctx, span.From.Seq, span.To.Seq); err != nil {
 			return w, err
 		}
-		if !needsBase && first.Seq == 1 {
+		if !needsBase && span.From.Seq == 1 {
 			span.Restorable, span.Since = true, span.From
 		}
 		for _, b := range w.Bases {

@@ -36,6 +36,8 @@ type Standing struct {
 	Start   tidegate.Seq   // its first batch
 	Commit  tidegate.Seq   // newest batch that is committed, and durable here
 	Info    StreamInfo
+	// Gaps are what people have accepted that the log lacks, oldest first.
+	Gaps []tidegate.Gap
 }
 
 // Meter counts what a writer does. Its methods may be called concurrently.
@@ -87,6 +89,7 @@ type Writer struct {
 	// Its own that mirrors bases, and removes what is old.
 	mirrored *mirrored // nil: not looked at
 	keeping  keeping
+	scarring scarring
 
 	mu sync.Mutex
 	st Status

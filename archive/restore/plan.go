@@ -108,11 +108,42 @@ func Choose(ctx context.Context, s *archive.Stream, bases *archive.Bases, c Choi
 // begin chooses where to begin.
 func (p *Plan) begin(ctx context.Context, bases *archive.Bases, c Choice) error {
 	err := p.pick(ctx, bases, c)
-	if err != nil && IsUnfit(err) {
-		return refuse(windowHint, err)
+	if err == nil || !IsUnfit(err) {
+		return err
 	}
-	return err
+	scar, in, failed := p.inScar(ctx, bases)
+	if failed != nil {
+		return failed
+	}
+	if in && c.Base == "" {
+		return &tidegate.Error{
+			Op: "plan restore", Class: tidegate.Refused, Hint: windowHint,
+			Err: fmt.Errorf("%s lies in a scar, before any base behind it is consistent: %s: %w", p.To, scar, tidegate.ErrGap),
+		}
+	}
+	return refuse(windowHint, err)
 }
+
+// inScar reports whether the target lies behind the end of one generation, and before any
+// base of the next one is consistent: nothing leads there.
+func (p *Plan) inScar(ctx context.Context, bases *archive.Bases) (scar archive.Scar, in bool, err error) {
+	for i := range bases.All {
+		if bases.All[i].Generation != p.End.Generation {
+			continue
+		}
+		if _, err := p.fits(ctx, &bases.All[i]); !errors.Is(err, errLate) {
+			return scar, false, nil // there is another reason
+		}
+		in = true
+	}
+	if !in {
+		return scar, false, nil
+	}
+	return p.Stream.Before(ctx, p.End.Generation)
+}
+
+// errLate says of a base that it is no good yet at the target.
+var errLate = fmt.Errorf("that is behind the target: %w", tidegate.ErrNotFound)
 
 func (p *Plan) pick(ctx context.Context, bases *archive.Bases, c Choice) error {
 	if c.NeedsBase || c.Base != "" && c.Base != NoBase {
@@ -184,7 +215,7 @@ func (p *Plan) fits(ctx context.Context, b *archive.Base) (archive.Place, error)
 	if err != nil {
 		return begin, err
 	}
-	late := fmt.Errorf("is consistent at position %s only, behind the target: %w", b.End, tidegate.ErrNotFound)
+	late := fmt.Errorf("is consistent at position %s only, and %w", b.End, errLate)
 	switch {
 	case p.Target.Position != 0 && b.End > p.Target.Position, p.Target.Time != 0 && whole.Newest.UnixNano() > p.Target.Time:
 		return begin, late

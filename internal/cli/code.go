@@ -114,7 +114,7 @@ func CodeOf(err error) Code {
 		return Conflict
 	case errors.Is(err, tidegate.ErrNotFound):
 		return NotFound
-	case errors.Is(err, tidegate.ErrDiverged), errors.Is(err, tidegate.ErrGap):
+	case errors.Is(err, tidegate.ErrDiverged), errors.Is(err, tidegate.ErrGap) && tidegate.ClassOf(err) != tidegate.Refused: // a gap that was accepted is no damage
 		return Unverified
 	case errors.Is(err, tidegate.ErrFull):
 		return Failed // transient for a stream that waits for space, not for a command
