@@ -84,7 +84,7 @@ func TestPostgresNewGeneration(t *testing.T) {
 			h.caughtUp()
 			lose(h)
 			h.named()
-			h.lost(false, "tidegate streams regenerate ledger/main")
+			h.lost(false, "tidegate gap accept ledger/main")
 			h.heldBack("INSERT INTO t VALUES (2)")
 
 			w.log.is(&w.log.mute, true) // nobody has the new base

@@ -202,7 +202,7 @@ func (s *stream) lost() error {
 
 // lostFinding is lost as a finding.
 func (s *stream) lostFinding(why error) local.Finding {
-	command := stores.RegenerateCommand(s.cfg.Service, s.cfg.Stream)
+	command := stores.AcceptGapCommand(s.cfg.Service, s.cfg.Stream)
 	hint := command + " opens a new generation beside the old one, which stays for a failover until the new one is whole"
 	text := "the source does not continue the log, a new generation is needed: " + why.Error()
 	if errors.Is(why, tidegate.ErrDiverged) {

@@ -39,7 +39,7 @@ func TestLogThatCannotBeReadAsksForANewGeneration(t *testing.T) {
 		if (lost != nil) != want {
 			t.Errorf("%v: lost: %v", err, lost)
 		}
-		if f := s.lostFinding(err); want && (!strings.Contains(f.Hint, "streams regenerate ledger/main") || !strings.Contains(f.Text, err.Error())) {
+		if f := s.lostFinding(err); want && (!strings.Contains(f.Hint, "gap accept ledger/main") || !strings.Contains(f.Text, err.Error())) {
 			t.Errorf("%v: %+v", err, f)
 		}
 		s.miss(nil)

@@ -62,7 +62,7 @@ const (
 	KindHeartbeat Kind = 1 // no payload: source time and head on a quiet stream
 	KindLineage   Kind = 2 // the source's history from here on; payload [Lineage]
 	KindBarrier   Kind = 3 // a marker that several streams share; payload is its maker's
-	KindGap       Kind = 4 // positions that will never be shipped; payload [Gap]
+	KindGap       Kind = 4 // positions within a generation that will never be shipped; payload [Gap]. Nobody writes it; who reads it stops
 	KindHandover  Kind = 5 // the writer's last word before a planned switchover; payload [Handover]
 )
 

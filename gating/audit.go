@@ -23,6 +23,7 @@ const (
 	ActionStreamPause  = "stream-pause"
 	ActionStreamResume = "stream-resume"
 	ActionRegenerate   = "stream-regenerate" // the log is given up at the source, a new generation begins
+	ActionGapAccept    = "gap-accept"        // the same, of a source that says that it does not go on
 	ActionModeSet      = "mode-set"
 	ActionDetectorSet  = "detector-set"
 	ActionFreeze       = "freeze"
@@ -48,7 +49,7 @@ const (
 // Actions lists every action of the audit trail, sorted.
 func Actions() []string {
 	all := []string{
-		ActionServiceSet, ActionStreamAdd, ActionStreamRemove, ActionStreamPause, ActionStreamResume, ActionRegenerate, ActionModeSet, ActionDetectorSet,
+		ActionServiceSet, ActionStreamAdd, ActionStreamRemove, ActionStreamPause, ActionStreamResume, ActionRegenerate, ActionGapAccept, ActionModeSet, ActionDetectorSet,
 		ActionFreeze, ActionThaw, ActionGateOpen, ActionGateArm, ActionGateDegraded, ActionGateArmed, ActionGateSet, ActionHandOver,
 		ActionPlanStart, ActionPlanEnd, ActionPlanAbort, ActionOverride, ActionRevoke, ActionDeclare, ActionRebuild, ActionDistrust,
 		ActionNotify, ActionRefused,

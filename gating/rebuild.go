@@ -1,6 +1,7 @@
 package gating
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -31,6 +32,7 @@ type found struct {
 	best                 fence.FenceReply
 	holders              []fence.Member    // who answered
 	renewal              *registry.Renewal // newest declaration of a new generation; nil when nobody remembers any
+	gaps                 []tidegate.Gap    // that anybody remembers, by epoch
 }
 
 // Rebuild implements OperatorService: the day etcd is gone for good. Every node
@@ -183,6 +185,10 @@ func (f *found) add(m fence.Member, sd *pb.StreamDescription) error {
 			Reason: r.GetReason(), Actor: r.GetActor(), Since: r.GetSince().AsTime(),
 		}
 	}
+	for _, g := range api.Gaps(sd.GetGaps()) {
+		f.gaps = noteGap(f.gaps, g)
+	}
+	slices.SortFunc(f.gaps, func(a, b tidegate.Gap) int { return cmp.Compare(a.Epoch, b.Epoch) })
 	cfg, err := fencewire.Config(sd.GetConfig())
 	if err != nil {
 		return err
@@ -246,7 +252,7 @@ func (f *found) records(id tidegate.StreamID, missing []string, site tidegate.Si
 		Mode: mode, Bounds: f.bounds, Policy: tidegate.Policy{Reaction: tidegate.ReactBlock}, Members: f.members, W: f.config.W,
 		// What was declared stays so: the source has begun anew, or is about to, and its
 		// agent would go on to prove that it continues a log which was given up.
-		Renewal: f.renewal,
+		Renewal: f.renewal, Gaps: f.gaps,
 	}
 	if r := f.renewal; r.Pending(rec) {
 		warn = append(warn, fmt.Sprintf("stream %s: a new generation was declared by %s (%s), and is not opened yet: the agent on node %s at site %s does that with its next epoch", name, r.Actor, r.Reason, r.Node, r.Site))

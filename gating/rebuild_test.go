@@ -1,6 +1,7 @@
 package gating
 
 import (
+	"fmt"
 	"slices"
 	"strings"
 	"testing"
@@ -55,7 +56,21 @@ func TestRebuildKeepsADeclaredGeneration(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
+		// Each remembers gaps that another does not, and one that all do.
+		for i, m := range members {
+			sd := describe(5, c.said[i])
+			sd.Gaps = api.GapMessages([]tidegate.Gap{{Epoch: 3, Reason: "everybody's", Since: since}, {Epoch: tidegate.Epoch(i), Reason: "one's", Since: since}})
+			if err := f.add(m, sd); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if got := fmt.Sprint(len(f.gaps), f.gaps[0].Epoch, f.gaps[1].Epoch, f.gaps[2].Epoch, f.gaps[3].Epoch); got != "4 0 1 2 3" {
+			t.Errorf("%s: gaps %s", name, got)
+		}
 		rec, st, warn, err := f.records(id, nil, "east")
+		if len(st.Gaps) != 4 {
+			t.Errorf("%s: gaps %+v", name, st.Gaps)
+		}
 		if err != nil {
 			t.Fatalf("%s: %v", name, err)
 		}

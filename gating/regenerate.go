@@ -36,6 +36,7 @@ const (
 
 // declaring is a declaration as asked for.
 type declaring struct {
+	op, action string // action is that of the audit trail
 	reason     string
 	acceptLoss bool
 	dryRun     bool
@@ -46,41 +47,49 @@ type declared struct {
 	rules   []*pb.RuleVerdict
 	facts   []registry.Fact
 	renewal *registry.Renewal // nil when nothing was declared
+	gap     *tidegate.Gap     // that it accepts; nil when nothing was declared
 }
 
 // RegenerateStream implements OperatorService.
 func (s *operatorService) RegenerateStream(ctx context.Context, req *connect.Request[pb.RegenerateStreamRequest]) (*connect.Response[pb.RegenerateStreamResponse], error) {
 	m := req.Msg
-	const op = "regenerate stream"
-	if err := s.control.elsewhere(op); err != nil {
-		return nil, err // agents report to the gate that leads
-	}
-	subject := m.GetService() + "/" + m.GetStream()
-	release, err := s.control.hold(ctx, op, tidegate.ServiceName(m.GetService()))
+	d, err := s.declareFor(ctx, m.GetService(), m.GetStream(), declaring{op: "regenerate stream", action: ActionRegenerate, reason: m.GetReason(), acceptLoss: m.GetAcceptLoss(), dryRun: m.GetDryRun()})
 	if err != nil {
 		return nil, err
+	}
+	return connect.NewResponse(&pb.RegenerateStreamResponse{Rules: d.rules, Facts: factMessages(d.facts), Renewal: renewalMessage(d.renewal)}), nil
+}
+
+// declareFor is what an operator's verbs do.
+func (s *operatorService) declareFor(ctx context.Context, service, stream string, ask declaring) (declared, error) {
+	if err := s.control.elsewhere(ask.op); err != nil {
+		return declared{}, err // agents report to the gate that leads
+	}
+	subject := service + "/" + stream
+	release, err := s.control.hold(ctx, ask.op, tidegate.ServiceName(service))
+	if err != nil {
+		return declared{}, err
 	}
 	defer release()
 	v, err := s.store.Read(ctx)
 	if err != nil {
-		return nil, err
+		return declared{}, err
 	}
-	e, ok := v.Stream(tidegate.ServiceName(m.GetService()), tidegate.StreamName(m.GetStream()))
+	e, ok := v.Stream(tidegate.ServiceName(service), tidegate.StreamName(stream))
 	switch {
 	case !ok:
-		return nil, notFound(op, subject, "see `tidegate streams list`")
-	case m.GetReason() == "" && !m.GetDryRun():
-		return nil, misuse(op, subject, errors.New("reason: want one, it goes on the record"))
+		return declared{}, notFound(ask.op, subject, "see `tidegate streams list`")
+	case ask.reason == "" && !ask.dryRun:
+		return declared{}, misuse(ask.op, subject, errors.New("reason: want one, it goes on the record"))
 	}
-	d, err := s.declareGeneration(ctx, v, e, declaring{m.GetReason(), m.GetAcceptLoss(), m.GetDryRun()})
-	if err != nil {
-		return nil, err
+	return s.declareGeneration(ctx, v, e, ask)
+}
+
+func factMessages(facts []registry.Fact) (list []*pb.Fact) {
+	for _, f := range facts {
+		list = append(list, &pb.Fact{Key: f.Key, Value: f.Value})
 	}
-	out := &pb.RegenerateStreamResponse{Rules: d.rules, Renewal: renewalMessage(d.renewal)}
-	for _, f := range d.facts {
-		out.Facts = append(out.Facts, &pb.Fact{Key: f.Key, Value: f.Value})
-	}
-	return connect.NewResponse(out), nil
+	return list
 }
 
 // DeclareGeneration implements NodeService.
@@ -116,7 +125,7 @@ func (s *nodeService) DeclareGeneration(ctx context.Context, req *connect.Reques
 	if site := callerOf(ctx).Site; site != at.Site || m.GetNode() != string(at.Node) {
 		return nil, misuse(op, m.GetStreamId(), fmt.Errorf("node %s at site %s: the stream is written by node %s at site %s", m.GetNode(), site, at.Node, at.Site))
 	}
-	d, err := s.declareGeneration(ctx, v, e, declaring{reason: "by policy: " + m.GetReason()})
+	d, err := s.declareGeneration(ctx, v, e, declaring{op: op, action: ActionRegenerate, reason: "by policy: " + m.GetReason()})
 	if err != nil {
 		return nil, err
 	}
@@ -129,9 +138,17 @@ func (p parts) declareGeneration(ctx context.Context, v *registry.View, e regist
 	st, rec := e.Value, v.Epochs[e.Value.ID]
 	said := p.world.sourceOf(rec.Value, p.timing.Stale)
 	if r := st.Renewal; r.Pending(rec.Value) && (said.node == "" || r.Node == said.node) {
-		return declared{renewal: r}, nil // it is under way
+		d := declared{renewal: r} // it is under way
+		if i := slices.IndexFunc(st.Gaps, func(g tidegate.Gap) bool { return g.Epoch == r.Epoch }); i >= 0 {
+			d.gap = &st.Gaps[i]
+		}
+		return d, nil
 	}
-	d := declared{rules: regenerateRules(v, st, rec.Value, said, ask.acceptLoss), facts: regenerateFacts(st, rec.Value, said)}
+	gap := p.world.gapOf(rec.Value, said, p.timing.Stale)
+	d := declared{
+		rules: regenerateRules(v, st, rec.Value, said, ask),
+		facts: append(regenerateFacts(st, rec.Value, said), p.gapFacts(rec.Value, said, gap)...),
+	}
 	refused := &api.RulesError{Rules: d.rules}
 	if ask.dryRun {
 		return d, nil
@@ -139,14 +156,16 @@ func (p parts) declareGeneration(ctx context.Context, v *registry.View, e regist
 	subject := fmt.Sprintf("%s/%s", st.Service, st.Name)
 	if len(refused.Failing()) > 0 {
 		return d, &tidegate.Error{
-			Op: "regenerate stream", Subject: subject, Class: tidegate.Refused, Err: refused,
+			Op: ask.op, Subject: subject, Class: tidegate.Refused, Err: refused,
 			Hint: "see `tidegate doctor` for what the agent finds; --dry-run answers every rule",
 		}
 	}
+	gap.Reason, gap.Actor, gap.Since, gap.AcceptedLoss = ask.reason, actor(ctx), p.now().UTC(), ask.acceptLoss
 	st.Renewal = &registry.Renewal{
-		Epoch: rec.Value.ActiveEpoch, Node: said.node, Site: rec.Value.Active.Site, Reason: ask.reason, Actor: actor(ctx), Since: p.now().UTC(), AcceptedLoss: ask.acceptLoss,
+		Epoch: gap.Epoch, Node: gap.Node, Site: gap.Site, Reason: gap.Reason, Actor: gap.Actor, Since: gap.Since, AcceptedLoss: gap.AcceptedLoss,
 	}
-	entry := p.entry(ctx, ActionRegenerate, st.Service, ask.reason, d.facts...)
+	st.Gaps = noteGap(st.Gaps, gap)
+	entry := p.entry(ctx, ask.action, st.Service, ask.reason, d.facts...)
 	entry.Stream = st.Name
 	if ask.acceptLoss {
 		entry.Detail = append(entry.Detail, fact("accept_loss", "true"))
@@ -157,7 +176,7 @@ func (p parts) declareGeneration(ctx context.Context, v *registry.View, e regist
 		return d, err
 	}
 	p.log.Warn("new generation declared", "service", st.Service, "stream", st.Name, "up_to_epoch", st.Renewal.Epoch, "reason", ask.reason, "actor", actor(ctx))
-	d.renewal = st.Renewal
+	d.renewal, d.gap = st.Renewal, &gap
 	return d, nil
 }
 
@@ -207,7 +226,7 @@ func writes(r pb.AgentRole) bool {
 }
 
 // regenerateRules answers what a declaration needs.
-func regenerateRules(v *registry.View, st registry.Stream, rec fence.EpochRecord, said source, acceptLoss bool) []*pb.RuleVerdict {
+func regenerateRules(v *registry.View, st registry.Stream, rec fence.EpochRecord, said source, ask declaring) []*pb.RuleVerdict {
 	var out []*pb.RuleVerdict
 	add := func(rule string, holds, known bool, format string, args ...any) {
 		out = append(out, &pb.RuleVerdict{Rule: rule, Holds: holds, Known: known, Reason: fmt.Sprintf(format, args...)})
@@ -229,13 +248,15 @@ func regenerateRules(v *registry.View, st registry.Stream, rec fence.EpochRecord
 		add(ruleLost, false, false, "no agent at site %s reports the stream: nobody there could open a generation", rec.Active.Site)
 	case lost != "":
 		add(ruleLost, true, true, "%s: %s", said.node, lost)
-	case acceptLoss:
+	case ask.action == ActionGapAccept:
+		add(ruleLost, false, true, "%s does not say that the log ends: there is no gap to accept; see `tidegate gap list`", said.node)
+	case ask.acceptLoss:
 		add(ruleLost, true, true, "%s does not say so; whoever declares it does", said.node)
 	default:
 		add(ruleLost, false, true, "%s does not say that the log ends; --accept-loss declares it all the same", said.node)
 	}
 	switch {
-	case acceptLoss:
+	case ask.acceptLoss:
 		add(ruleShips, true, true, "what the source lacks of what was shipped is accepted as lost to it")
 	case said.report.GetLostDiverged():
 		add(ruleShips, false, true, "the source lacks what was shipped, or may: a failover keeps that; --accept-loss goes on without")

@@ -93,6 +93,10 @@ func (w *world) streamFacts(v *registry.View, q question, s registry.Stream, sta
 	out.Members = w.memberFacts(s, rec, stale)
 	out.Loss = w.lossFacts(rec, s.ID, stale)
 	w.contentFacts(&out, q.target, rec, stale)
+	if said := w.sourceOf(rec, stale); said.report.GetLost() != "" && !s.Renewal.Pending(rec) {
+		out.NoGap, out.GapWhy = new(false), fmt.Sprintf("the source beside %s has come to where it does not continue the log: %s; `tidegate gap accept %s/%s` goes on in a new generation",
+			said.node, said.report.GetLost(), s.Service, s.Name)
+	}
 	out.BeaconAge = w.beaconAge(rec, s.ID, stale)
 	out.WriterSilent = w.writerSilent(rec, q.service)
 	return out

@@ -108,6 +108,16 @@ func TestFacts(t *testing.T) {
 			w.agents["e1"].report.GetStreams()[0].GetMembers()[1].Counted = false
 		}, question{}, "content-verified"},
 		{"target reports an error", func(w *world, _ *handClock, _ *registry.View) { stream(w, "w1").Error = "apply stopped" }, question{}, "no-gap content-verified capacity"},
+		{"the source lost its log", func(w *world, _ *handClock, _ *registry.View) {
+			w.agents["e1"].report.GetStreams()[0].Lost = "the slot was dropped"
+		}, question{}, "no-gap"},
+		{"which somebody has accepted", func(w *world, _ *handClock, v *registry.View) {
+			w.agents["e1"].report.GetStreams()[0].Lost = "the slot was dropped"
+			for id, e := range v.Streams {
+				e.Value.Renewal = &registry.Renewal{Epoch: 3, Node: "e1", Site: "east"}
+				v.Streams[id] = e
+			}
+		}, question{}, ""},
 		{"disk not reported", func(w *world, _ *handClock, _ *registry.View) { w.standbys["w1"].report.DiskTotalBytes = 0 }, question{}, "capacity"},
 		{"growth not measured", func(w *world, _ *handClock, _ *registry.View) { w.standbys["w1"].report.GrowthBytesPerSecond = nil }, question{}, "capacity"},
 		{"a lease that does not bind", func(_ *world, _ *handClock, v *registry.View) {

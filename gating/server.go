@@ -47,6 +47,8 @@ var callers = map[string][]tidegate.Role{
 
 	tidegatev1connect.NodeServiceDeclareGenerationProcedure:    {tidegate.RoleAgent},
 	tidegatev1connect.OperatorServiceRegenerateStreamProcedure: writers,
+	tidegatev1connect.OperatorServiceAcceptGapProcedure:        writers,
+	tidegatev1connect.OperatorServiceListGapsProcedure:         readers,
 
 	tidegatev1connect.OperatorServiceStatusProcedure:       readers,
 	tidegatev1connect.OperatorServiceListStreamsProcedure:  readers,

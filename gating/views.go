@@ -62,7 +62,7 @@ func streamView(v *registry.View, s registry.Stream) *pb.StreamView {
 		Id: s.ID.String(), Service: string(s.Service), Name: string(s.Name), Store: s.Store,
 		Mode: api.ModeMessage(s.Mode), Bounds: api.BoundsMessage(s.Bounds), W: uint32(s.W), Paused: s.Paused, Brake: brakeMessage(s.Brake),
 		Policy: reactionMessages[s.Policy.Reaction], Grace: someDuration(s.Policy.Grace), Rearm: someDuration(s.Policy.Rearm),
-		LeaseTtl: someDuration(v.Services[s.Service].Value.LeaseTTL), Leaving: s.Leaving, Renewal: renewalMessage(s.Renewal),
+		LeaseTtl: someDuration(v.Services[s.Service].Value.LeaseTTL), Leaving: s.Leaving, Renewal: renewalMessage(s.Renewal), Gaps: api.GapMessages(s.Gaps),
 	}
 	for _, m := range s.Members {
 		out.Members = append(out.Members, string(m))

@@ -60,6 +60,7 @@ func (a archiveSource) Standing() archive.Standing {
 	return archive.Standing{
 		Follows: s.settled() && s.view.Name != "", Epoch: term.Epoch, Start: term.StartSeq, Commit: s.core.ApplyTo(),
 		Info: archive.StreamInfo{Service: s.view.Service, Name: s.view.Name, Store: s.view.store()},
+		Gaps: s.view.Gaps,
 	}
 }
 

@@ -33,6 +33,8 @@ type StreamView struct {
 	Record  *fence.EpochRecord   `json:"record,omitempty"` // nil before the stream is registered
 	// Renewal is kept for whoever rebuilds the registry; nil when there was none.
 	Renewal *Renewal `json:"renewal,omitempty"`
+	// Gaps are all that was ever given up, oldest first: for the archive, too.
+	Gaps []tidegate.Gap `json:"gaps,omitempty"`
 
 	// fresh: the gate has said so in this run. What the last run left on disk may be
 	// long over.

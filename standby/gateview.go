@@ -168,5 +168,6 @@ func parseStreamView(m *pb.StreamView) (s StreamView, err error) {
 			Reason: r.GetReason(), Actor: r.GetActor(), Since: r.GetSince().AsTime(),
 		}
 	}
+	s.Gaps = api.Gaps(m.GetGaps())
 	return s, nil
 }

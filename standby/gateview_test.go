@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -95,6 +96,10 @@ func TestDeclaredGenerationIsRemembered(t *testing.T) {
 	m := &pb.StreamView{
 		Id: theStream.String(), Service: "ledger", Name: "main", Store: "postgres", Mode: pb.Mode_MODE_SYNC,
 		Renewal: &pb.Renewal{Epoch: 5, Node: "app1", Site: "east", Reason: "slot lost", Actor: "ann", Since: timestamppb.New(time.Unix(1000, 5))},
+		Gaps: api.GapMessages([]tidegate.Gap{
+			{Epoch: 2, Node: "app1", Site: "east", Lost: "the disk was full", Reason: "why", Actor: "ann", Since: time.Unix(900, 0).UTC(), Durable: new(tidegate.Position(7)), AcceptedLoss: true},
+			{Epoch: 5, Node: "app1", Site: "east", Generation: 2, Reason: "slot lost", Actor: "ann", Since: time.Unix(1000, 5).UTC(), Head: new(tidegate.Position(9))},
+		}),
 	}
 	v, err := parseStreamView(m)
 	if err != nil {
@@ -108,7 +113,11 @@ func TestDeclaredGenerationIsRemembered(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := descriptionMessage(StreamStatus{View: again.Streams[0]}, tidegate.Incarnation{}).GetRenewal(); !proto.Equal(got, m.GetRenewal()) {
-		t.Errorf("told %v, remembered %v", m.GetRenewal(), got)
+	got := descriptionMessage(StreamStatus{View: again.Streams[0]}, tidegate.Incarnation{})
+	if !proto.Equal(got.GetRenewal(), m.GetRenewal()) {
+		t.Errorf("told %v, remembered %v", m.GetRenewal(), got.GetRenewal())
+	}
+	if !slices.EqualFunc(got.GetGaps(), m.GetGaps(), func(a, b *pb.Gap) bool { return proto.Equal(a, b) }) {
+		t.Errorf("told %v, remembered %v", m.GetGaps(), got.GetGaps())
 	}
 }

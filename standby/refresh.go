@@ -520,20 +520,20 @@ func (s *stream) refreshFinding() []local.Finding {
 	}}
 }
 
-// baseTaken returns when the newest base of the log's last generation was taken;
-// the zero time when none is held. mu is held.
-func (s *stream) baseTaken() (at time.Time) {
+// newestBase returns when the newest base of the log's last generation was taken, and
+// how many bytes its files have; the zero time when none is held. mu is held.
+func (s *stream) newestBase() (at time.Time, bytes int64) {
 	if s.bases == nil {
-		return at
+		return at, 0
 	}
 	g, opened, lacks := s.lacks()
 	if lacks || g == 0 {
-		return at
+		return at, 0
 	}
 	for _, l := range s.bases.store.Bases() { // by start
 		if l.Generation == g && l.Opened == opened && s.bases.verdict(&l) != verdictNot {
-			at = time.Unix(0, l.Taken)
+			at, bytes = time.Unix(0, l.Taken), l.Bytes
 		}
 	}
-	return at
+	return at, bytes
 }

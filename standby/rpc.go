@@ -161,6 +161,7 @@ func descriptionMessage(s StreamStatus, node tidegate.Incarnation) *pb.StreamDes
 			Opened: uint64(l.Opened), Lineage: string(l.Lineage), Epoch: l.Attrs[snapshot.AttrEpoch],
 		})
 	}
+	d.Gaps = api.GapMessages(s.View.Gaps)
 	for _, m := range s.View.Members {
 		d.Members = append(d.Members, string(m))
 	}
@@ -304,7 +305,7 @@ func streamMessage(s StreamStatus, node tidegate.Incarnation) *pb.StandbyStream 
 		StreamId: api.IDText(s.View.ID), Promise: fencewire.PromiseMessage(s.Promise), History: fencewire.HistoryMessage(s.History),
 		Received: api.LogPosMessage(s.Received), Durable: api.LogPosMessage(s.Durable), CommitSeq: uint64(s.Commit),
 		Limbo: s.Limbo, QuarantineBytes: uint64(s.Quarantined), Error: s.Err, Endpoint: s.Endpoint,
-		Findings: fencewire.FindingMessages(s.Findings),
+		Findings: fencewire.FindingMessages(s.Findings), Generation: uint32(s.Generation), DurablePosition: positionMessage(s.DurablePosition), BaseBytes: uint64(s.NewestBase),
 	}
 	if s.Applied != nil {
 		seq := uint64(*s.Applied)

@@ -41,7 +41,13 @@ type StreamStatus struct {
 	LogBytes int64
 	// BaseTaken is when the newest base of the log's last generation was taken, by the
 	// clock of who took it; zero while none is held.
-	BaseTaken time.Time
+	BaseTaken  time.Time
+	NewestBase int64 // bytes of that base's files; 0 while none is held
+	// DurablePosition is the source's behind the newest durable batch, which is of
+	// Generation; nil while there is none.
+	DurablePosition *tidegate.Position
+	Generation      tidegate.Generation
+
 	BaseBytes int64             // of the packs that bases are kept in; 0 where there are none
 	Bases     []snapshot.Listed // that are, or may be, of the log
 	Learner   bool              // configured, and not counted by the active epoch
@@ -112,7 +118,11 @@ func (s *stream) status() StreamStatus {
 		Received: s.log.End(), Durable: s.counted(s.core.DurablePos()), Commit: s.core.KnownCommit(), Limbo: meta.Limbo,
 		Err: s.joining.last, Lease: s.leases.own.running(s.n.deps.Clock.Boot()),
 	}
-	st.LogFirst, st.LogBytes, st.BaseTaken = s.log.First(), s.log.Bytes(), s.baseTaken()
+	st.LogFirst, st.LogBytes = s.log.First(), s.log.Bytes()
+	st.BaseTaken, st.NewestBase = s.newestBase()
+	if _, h, err := s.log.At(st.Durable.Seq); err == nil && st.Durable.Seq > 0 {
+		st.DurablePosition, st.Generation = new(h.Next), h.Generation
+	}
 	if s.bases != nil {
 		st.BaseBytes, st.Bases = s.bases.store.Bytes(), s.usableBases()
 	}

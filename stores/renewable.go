@@ -6,10 +6,10 @@ import (
 	"github.com/tidegate/tidegate"
 )
 
-// RegenerateCommand is what an operator types to have a stream whose source is lost go
+// AcceptGapCommand is what an operator types to have a stream whose source is lost go
 // on in a new generation, for hints.
-func RegenerateCommand(service tidegate.ServiceName, stream tidegate.StreamName) string {
-	return fmt.Sprintf("`tidegate streams regenerate %s/%s --reason WHY`", service, stream)
+func AcceptGapCommand(service tidegate.ServiceName, stream tidegate.StreamName) string {
+	return fmt.Sprintf("`tidegate gap accept %s/%s --reason WHY`", service, stream)
 }
 
 // Renewable is a Source that can come to where it does not go on: the store keeps

@@ -631,7 +631,9 @@ type StreamView struct {
 	// It is about to be removed: agents have its stores let go of what they keep for it.
 	Leaving bool `protobuf:"varint,17,opt,name=leaving,proto3" json:"leaving,omitempty"`
 	// What the log holds up to an epoch is given up; absent when nothing ever was.
-	Renewal       *Renewal `protobuf:"bytes,18,opt,name=renewal,proto3" json:"renewal,omitempty"`
+	Renewal *Renewal `protobuf:"bytes,18,opt,name=renewal,proto3" json:"renewal,omitempty"`
+	// All that was ever given up, oldest first.
+	Gaps          []*Gap `protobuf:"bytes,19,rep,name=gaps,proto3" json:"gaps,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -792,6 +794,105 @@ func (x *StreamView) GetRenewal() *Renewal {
 	return nil
 }
 
+func (x *StreamView) GetGaps() []*Gap {
+	if x != nil {
+		return x.Gaps
+	}
+	return nil
+}
+
+// Gap is that a source did not continue the log, and that somebody went on without
+// what it had come to in between.
+type Gap struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As declared; no two of a stream have one epoch.
+	Renewal *Renewal `protobuf:"bytes,1,opt,name=renewal,proto3" json:"renewal,omitempty"`
+	// Why the source did not go on, in its own words; empty when it had not said so.
+	Lost string `protobuf:"bytes,2,opt,name=lost,proto3" json:"lost,omitempty"`
+	// The source lacked what was shipped, or may have.
+	AcceptedLoss bool `protobuf:"varint,3,opt,name=accepted_loss,json=acceptedLoss,proto3" json:"accepted_loss,omitempty"`
+	// That ends; 0 while not known.
+	Generation uint32 `protobuf:"varint,4,opt,name=generation,proto3" json:"generation,omitempty"`
+	// Up to which the other site had the log then; absent when not known.
+	Durable *uint64 `protobuf:"varint,5,opt,name=durable,proto3,oneof" json:"durable,omitempty"`
+	// Where the source stood then; absent when not known.
+	Head          *uint64 `protobuf:"varint,6,opt,name=head,proto3,oneof" json:"head,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Gap) Reset() {
+	*x = Gap{}
+	mi := &file_tidegate_v1_node_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Gap) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Gap) ProtoMessage() {}
+
+func (x *Gap) ProtoReflect() protoreflect.Message {
+	mi := &file_tidegate_v1_node_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Gap.ProtoReflect.Descriptor instead.
+func (*Gap) Descriptor() ([]byte, []int) {
+	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *Gap) GetRenewal() *Renewal {
+	if x != nil {
+		return x.Renewal
+	}
+	return nil
+}
+
+func (x *Gap) GetLost() string {
+	if x != nil {
+		return x.Lost
+	}
+	return ""
+}
+
+func (x *Gap) GetAcceptedLoss() bool {
+	if x != nil {
+		return x.AcceptedLoss
+	}
+	return false
+}
+
+func (x *Gap) GetGeneration() uint32 {
+	if x != nil {
+		return x.Generation
+	}
+	return 0
+}
+
+func (x *Gap) GetDurable() uint64 {
+	if x != nil && x.Durable != nil {
+		return *x.Durable
+	}
+	return 0
+}
+
+func (x *Gap) GetHead() uint64 {
+	if x != nil && x.Head != nil {
+		return *x.Head
+	}
+	return 0
+}
+
 // Renewal says that the source at a site does not continue the log as it stands at
 // the end of an epoch: a writer there that begins after a batch of that epoch, or of
 // an older one, opens a new generation. Once the log goes on under a newer epoch it
@@ -811,7 +912,7 @@ type Renewal struct {
 
 func (x *Renewal) Reset() {
 	*x = Renewal{}
-	mi := &file_tidegate_v1_node_proto_msgTypes[6]
+	mi := &file_tidegate_v1_node_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -823,7 +924,7 @@ func (x *Renewal) String() string {
 func (*Renewal) ProtoMessage() {}
 
 func (x *Renewal) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_node_proto_msgTypes[6]
+	mi := &file_tidegate_v1_node_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -836,7 +937,7 @@ func (x *Renewal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Renewal.ProtoReflect.Descriptor instead.
 func (*Renewal) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{6}
+	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Renewal) GetEpoch() uint64 {
@@ -894,7 +995,7 @@ type Brake struct {
 
 func (x *Brake) Reset() {
 	*x = Brake{}
-	mi := &file_tidegate_v1_node_proto_msgTypes[7]
+	mi := &file_tidegate_v1_node_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -906,7 +1007,7 @@ func (x *Brake) String() string {
 func (*Brake) ProtoMessage() {}
 
 func (x *Brake) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_node_proto_msgTypes[7]
+	mi := &file_tidegate_v1_node_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -919,7 +1020,7 @@ func (x *Brake) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Brake.ProtoReflect.Descriptor instead.
 func (*Brake) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{7}
+	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Brake) GetReason() string {
@@ -958,7 +1059,7 @@ type NodeView struct {
 
 func (x *NodeView) Reset() {
 	*x = NodeView{}
-	mi := &file_tidegate_v1_node_proto_msgTypes[8]
+	mi := &file_tidegate_v1_node_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -970,7 +1071,7 @@ func (x *NodeView) String() string {
 func (*NodeView) ProtoMessage() {}
 
 func (x *NodeView) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_node_proto_msgTypes[8]
+	mi := &file_tidegate_v1_node_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -983,7 +1084,7 @@ func (x *NodeView) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeView.ProtoReflect.Descriptor instead.
 func (*NodeView) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{8}
+	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *NodeView) GetNode() string {
@@ -1051,7 +1152,7 @@ type AcquireEpochRequest struct {
 
 func (x *AcquireEpochRequest) Reset() {
 	*x = AcquireEpochRequest{}
-	mi := &file_tidegate_v1_node_proto_msgTypes[9]
+	mi := &file_tidegate_v1_node_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1063,7 +1164,7 @@ func (x *AcquireEpochRequest) String() string {
 func (*AcquireEpochRequest) ProtoMessage() {}
 
 func (x *AcquireEpochRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_node_proto_msgTypes[9]
+	mi := &file_tidegate_v1_node_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1076,7 +1177,7 @@ func (x *AcquireEpochRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AcquireEpochRequest.ProtoReflect.Descriptor instead.
 func (*AcquireEpochRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{9}
+	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *AcquireEpochRequest) GetService() string {
@@ -1139,7 +1240,7 @@ type StreamPosition struct {
 
 func (x *StreamPosition) Reset() {
 	*x = StreamPosition{}
-	mi := &file_tidegate_v1_node_proto_msgTypes[10]
+	mi := &file_tidegate_v1_node_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1151,7 +1252,7 @@ func (x *StreamPosition) String() string {
 func (*StreamPosition) ProtoMessage() {}
 
 func (x *StreamPosition) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_node_proto_msgTypes[10]
+	mi := &file_tidegate_v1_node_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1164,7 +1265,7 @@ func (x *StreamPosition) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StreamPosition.ProtoReflect.Descriptor instead.
 func (*StreamPosition) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{10}
+	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *StreamPosition) GetStreamId() string {
@@ -1191,7 +1292,7 @@ type AcquireEpochResponse struct {
 
 func (x *AcquireEpochResponse) Reset() {
 	*x = AcquireEpochResponse{}
-	mi := &file_tidegate_v1_node_proto_msgTypes[11]
+	mi := &file_tidegate_v1_node_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1203,7 +1304,7 @@ func (x *AcquireEpochResponse) String() string {
 func (*AcquireEpochResponse) ProtoMessage() {}
 
 func (x *AcquireEpochResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_node_proto_msgTypes[11]
+	mi := &file_tidegate_v1_node_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1216,7 +1317,7 @@ func (x *AcquireEpochResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AcquireEpochResponse.ProtoReflect.Descriptor instead.
 func (*AcquireEpochResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{11}
+	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *AcquireEpochResponse) GetGrants() []*StreamGrant {
@@ -1244,7 +1345,7 @@ type StreamGrant struct {
 
 func (x *StreamGrant) Reset() {
 	*x = StreamGrant{}
-	mi := &file_tidegate_v1_node_proto_msgTypes[12]
+	mi := &file_tidegate_v1_node_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1256,7 +1357,7 @@ func (x *StreamGrant) String() string {
 func (*StreamGrant) ProtoMessage() {}
 
 func (x *StreamGrant) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_node_proto_msgTypes[12]
+	mi := &file_tidegate_v1_node_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1269,7 +1370,7 @@ func (x *StreamGrant) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StreamGrant.ProtoReflect.Descriptor instead.
 func (*StreamGrant) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{12}
+	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *StreamGrant) GetStreamId() string {
@@ -1295,7 +1396,7 @@ type ReadEpochRequest struct {
 
 func (x *ReadEpochRequest) Reset() {
 	*x = ReadEpochRequest{}
-	mi := &file_tidegate_v1_node_proto_msgTypes[13]
+	mi := &file_tidegate_v1_node_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1307,7 +1408,7 @@ func (x *ReadEpochRequest) String() string {
 func (*ReadEpochRequest) ProtoMessage() {}
 
 func (x *ReadEpochRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_node_proto_msgTypes[13]
+	mi := &file_tidegate_v1_node_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1320,7 +1421,7 @@ func (x *ReadEpochRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadEpochRequest.ProtoReflect.Descriptor instead.
 func (*ReadEpochRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{13}
+	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ReadEpochRequest) GetStreamId() string {
@@ -1339,7 +1440,7 @@ type ReadEpochResponse struct {
 
 func (x *ReadEpochResponse) Reset() {
 	*x = ReadEpochResponse{}
-	mi := &file_tidegate_v1_node_proto_msgTypes[14]
+	mi := &file_tidegate_v1_node_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1351,7 +1452,7 @@ func (x *ReadEpochResponse) String() string {
 func (*ReadEpochResponse) ProtoMessage() {}
 
 func (x *ReadEpochResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_node_proto_msgTypes[14]
+	mi := &file_tidegate_v1_node_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1364,7 +1465,7 @@ func (x *ReadEpochResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadEpochResponse.ProtoReflect.Descriptor instead.
 func (*ReadEpochResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{14}
+	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *ReadEpochResponse) GetEpoch() *EpochRecord {
@@ -1391,7 +1492,7 @@ type RecordGateRequest struct {
 
 func (x *RecordGateRequest) Reset() {
 	*x = RecordGateRequest{}
-	mi := &file_tidegate_v1_node_proto_msgTypes[15]
+	mi := &file_tidegate_v1_node_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1403,7 +1504,7 @@ func (x *RecordGateRequest) String() string {
 func (*RecordGateRequest) ProtoMessage() {}
 
 func (x *RecordGateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_node_proto_msgTypes[15]
+	mi := &file_tidegate_v1_node_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1416,7 +1517,7 @@ func (x *RecordGateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecordGateRequest.ProtoReflect.Descriptor instead.
 func (*RecordGateRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{15}
+	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *RecordGateRequest) GetStreamId() string {
@@ -1477,7 +1578,7 @@ type RecordGateResponse struct {
 
 func (x *RecordGateResponse) Reset() {
 	*x = RecordGateResponse{}
-	mi := &file_tidegate_v1_node_proto_msgTypes[16]
+	mi := &file_tidegate_v1_node_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1489,7 +1590,7 @@ func (x *RecordGateResponse) String() string {
 func (*RecordGateResponse) ProtoMessage() {}
 
 func (x *RecordGateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_node_proto_msgTypes[16]
+	mi := &file_tidegate_v1_node_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1502,7 +1603,7 @@ func (x *RecordGateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RecordGateResponse.ProtoReflect.Descriptor instead.
 func (*RecordGateResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{16}
+	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *RecordGateResponse) GetEpoch() *EpochRecord {
@@ -1526,7 +1627,7 @@ type RenewLeaseRequest struct {
 
 func (x *RenewLeaseRequest) Reset() {
 	*x = RenewLeaseRequest{}
-	mi := &file_tidegate_v1_node_proto_msgTypes[17]
+	mi := &file_tidegate_v1_node_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1538,7 +1639,7 @@ func (x *RenewLeaseRequest) String() string {
 func (*RenewLeaseRequest) ProtoMessage() {}
 
 func (x *RenewLeaseRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_node_proto_msgTypes[17]
+	mi := &file_tidegate_v1_node_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1551,7 +1652,7 @@ func (x *RenewLeaseRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewLeaseRequest.ProtoReflect.Descriptor instead.
 func (*RenewLeaseRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{17}
+	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *RenewLeaseRequest) GetService() string {
@@ -1593,7 +1694,7 @@ type StreamEpoch struct {
 
 func (x *StreamEpoch) Reset() {
 	*x = StreamEpoch{}
-	mi := &file_tidegate_v1_node_proto_msgTypes[18]
+	mi := &file_tidegate_v1_node_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1605,7 +1706,7 @@ func (x *StreamEpoch) String() string {
 func (*StreamEpoch) ProtoMessage() {}
 
 func (x *StreamEpoch) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_node_proto_msgTypes[18]
+	mi := &file_tidegate_v1_node_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1618,7 +1719,7 @@ func (x *StreamEpoch) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StreamEpoch.ProtoReflect.Descriptor instead.
 func (*StreamEpoch) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{18}
+	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *StreamEpoch) GetStreamId() string {
@@ -1645,7 +1746,7 @@ type RenewLeaseResponse struct {
 
 func (x *RenewLeaseResponse) Reset() {
 	*x = RenewLeaseResponse{}
-	mi := &file_tidegate_v1_node_proto_msgTypes[19]
+	mi := &file_tidegate_v1_node_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1657,7 +1758,7 @@ func (x *RenewLeaseResponse) String() string {
 func (*RenewLeaseResponse) ProtoMessage() {}
 
 func (x *RenewLeaseResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_node_proto_msgTypes[19]
+	mi := &file_tidegate_v1_node_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1670,7 +1771,7 @@ func (x *RenewLeaseResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewLeaseResponse.ProtoReflect.Descriptor instead.
 func (*RenewLeaseResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{19}
+	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *RenewLeaseResponse) GetTtl() *durationpb.Duration {
@@ -1691,7 +1792,7 @@ type ReleaseLeaseRequest struct {
 
 func (x *ReleaseLeaseRequest) Reset() {
 	*x = ReleaseLeaseRequest{}
-	mi := &file_tidegate_v1_node_proto_msgTypes[20]
+	mi := &file_tidegate_v1_node_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1703,7 +1804,7 @@ func (x *ReleaseLeaseRequest) String() string {
 func (*ReleaseLeaseRequest) ProtoMessage() {}
 
 func (x *ReleaseLeaseRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_node_proto_msgTypes[20]
+	mi := &file_tidegate_v1_node_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1716,7 +1817,7 @@ func (x *ReleaseLeaseRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseLeaseRequest.ProtoReflect.Descriptor instead.
 func (*ReleaseLeaseRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{20}
+	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *ReleaseLeaseRequest) GetService() string {
@@ -1748,7 +1849,7 @@ type ReleaseLeaseResponse struct {
 
 func (x *ReleaseLeaseResponse) Reset() {
 	*x = ReleaseLeaseResponse{}
-	mi := &file_tidegate_v1_node_proto_msgTypes[21]
+	mi := &file_tidegate_v1_node_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1760,7 +1861,7 @@ func (x *ReleaseLeaseResponse) String() string {
 func (*ReleaseLeaseResponse) ProtoMessage() {}
 
 func (x *ReleaseLeaseResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_node_proto_msgTypes[21]
+	mi := &file_tidegate_v1_node_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1773,7 +1874,7 @@ func (x *ReleaseLeaseResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseLeaseResponse.ProtoReflect.Descriptor instead.
 func (*ReleaseLeaseResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{21}
+	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{22}
 }
 
 type HandOverRequest struct {
@@ -1789,7 +1890,7 @@ type HandOverRequest struct {
 
 func (x *HandOverRequest) Reset() {
 	*x = HandOverRequest{}
-	mi := &file_tidegate_v1_node_proto_msgTypes[22]
+	mi := &file_tidegate_v1_node_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1801,7 +1902,7 @@ func (x *HandOverRequest) String() string {
 func (*HandOverRequest) ProtoMessage() {}
 
 func (x *HandOverRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_node_proto_msgTypes[22]
+	mi := &file_tidegate_v1_node_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1814,7 +1915,7 @@ func (x *HandOverRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HandOverRequest.ProtoReflect.Descriptor instead.
 func (*HandOverRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{22}
+	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *HandOverRequest) GetService() string {
@@ -1859,7 +1960,7 @@ type StreamHandover struct {
 
 func (x *StreamHandover) Reset() {
 	*x = StreamHandover{}
-	mi := &file_tidegate_v1_node_proto_msgTypes[23]
+	mi := &file_tidegate_v1_node_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1871,7 +1972,7 @@ func (x *StreamHandover) String() string {
 func (*StreamHandover) ProtoMessage() {}
 
 func (x *StreamHandover) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_node_proto_msgTypes[23]
+	mi := &file_tidegate_v1_node_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1884,7 +1985,7 @@ func (x *StreamHandover) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StreamHandover.ProtoReflect.Descriptor instead.
 func (*StreamHandover) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{23}
+	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *StreamHandover) GetStreamId() string {
@@ -1924,7 +2025,7 @@ type HandOverResponse struct {
 
 func (x *HandOverResponse) Reset() {
 	*x = HandOverResponse{}
-	mi := &file_tidegate_v1_node_proto_msgTypes[24]
+	mi := &file_tidegate_v1_node_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1936,7 +2037,7 @@ func (x *HandOverResponse) String() string {
 func (*HandOverResponse) ProtoMessage() {}
 
 func (x *HandOverResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_node_proto_msgTypes[24]
+	mi := &file_tidegate_v1_node_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1949,7 +2050,7 @@ func (x *HandOverResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HandOverResponse.ProtoReflect.Descriptor instead.
 func (*HandOverResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{24}
+	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *HandOverResponse) GetEpochs() []*EpochRecord {
@@ -1973,7 +2074,7 @@ type Vantage struct {
 
 func (x *Vantage) Reset() {
 	*x = Vantage{}
-	mi := &file_tidegate_v1_node_proto_msgTypes[25]
+	mi := &file_tidegate_v1_node_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1985,7 +2086,7 @@ func (x *Vantage) String() string {
 func (*Vantage) ProtoMessage() {}
 
 func (x *Vantage) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_node_proto_msgTypes[25]
+	mi := &file_tidegate_v1_node_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1998,7 +2099,7 @@ func (x *Vantage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Vantage.ProtoReflect.Descriptor instead.
 func (*Vantage) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{25}
+	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Vantage) GetName() string {
@@ -2053,7 +2154,7 @@ type Observation struct {
 
 func (x *Observation) Reset() {
 	*x = Observation{}
-	mi := &file_tidegate_v1_node_proto_msgTypes[26]
+	mi := &file_tidegate_v1_node_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2065,7 +2166,7 @@ func (x *Observation) String() string {
 func (*Observation) ProtoMessage() {}
 
 func (x *Observation) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_node_proto_msgTypes[26]
+	mi := &file_tidegate_v1_node_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2078,7 +2179,7 @@ func (x *Observation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Observation.ProtoReflect.Descriptor instead.
 func (*Observation) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{26}
+	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Observation) GetService() string {
@@ -2153,7 +2254,7 @@ type ExitLimboRequest struct {
 
 func (x *ExitLimboRequest) Reset() {
 	*x = ExitLimboRequest{}
-	mi := &file_tidegate_v1_node_proto_msgTypes[27]
+	mi := &file_tidegate_v1_node_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2165,7 +2266,7 @@ func (x *ExitLimboRequest) String() string {
 func (*ExitLimboRequest) ProtoMessage() {}
 
 func (x *ExitLimboRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_node_proto_msgTypes[27]
+	mi := &file_tidegate_v1_node_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2178,7 +2279,7 @@ func (x *ExitLimboRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExitLimboRequest.ProtoReflect.Descriptor instead.
 func (*ExitLimboRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{27}
+	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *ExitLimboRequest) GetStreamId() string {
@@ -2225,7 +2326,7 @@ type ExitLimboResponse struct {
 
 func (x *ExitLimboResponse) Reset() {
 	*x = ExitLimboResponse{}
-	mi := &file_tidegate_v1_node_proto_msgTypes[28]
+	mi := &file_tidegate_v1_node_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2237,7 +2338,7 @@ func (x *ExitLimboResponse) String() string {
 func (*ExitLimboResponse) ProtoMessage() {}
 
 func (x *ExitLimboResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_node_proto_msgTypes[28]
+	mi := &file_tidegate_v1_node_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2250,7 +2351,7 @@ func (x *ExitLimboResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExitLimboResponse.ProtoReflect.Descriptor instead.
 func (*ExitLimboResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{28}
+	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *ExitLimboResponse) GetEpoch() *EpochRecord {
@@ -2275,7 +2376,7 @@ type ReportAgentRequest struct {
 
 func (x *ReportAgentRequest) Reset() {
 	*x = ReportAgentRequest{}
-	mi := &file_tidegate_v1_node_proto_msgTypes[29]
+	mi := &file_tidegate_v1_node_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2287,7 +2388,7 @@ func (x *ReportAgentRequest) String() string {
 func (*ReportAgentRequest) ProtoMessage() {}
 
 func (x *ReportAgentRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_node_proto_msgTypes[29]
+	mi := &file_tidegate_v1_node_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2300,7 +2401,7 @@ func (x *ReportAgentRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportAgentRequest.ProtoReflect.Descriptor instead.
 func (*ReportAgentRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{29}
+	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *ReportAgentRequest) GetNode() string {
@@ -2368,7 +2469,7 @@ type Rate struct {
 
 func (x *Rate) Reset() {
 	*x = Rate{}
-	mi := &file_tidegate_v1_node_proto_msgTypes[30]
+	mi := &file_tidegate_v1_node_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2380,7 +2481,7 @@ func (x *Rate) String() string {
 func (*Rate) ProtoMessage() {}
 
 func (x *Rate) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_node_proto_msgTypes[30]
+	mi := &file_tidegate_v1_node_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2393,7 +2494,7 @@ func (x *Rate) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Rate.ProtoReflect.Descriptor instead.
 func (*Rate) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{30}
+	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *Rate) GetName() string {
@@ -2498,7 +2599,7 @@ type AgentStream struct {
 
 func (x *AgentStream) Reset() {
 	*x = AgentStream{}
-	mi := &file_tidegate_v1_node_proto_msgTypes[31]
+	mi := &file_tidegate_v1_node_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2510,7 +2611,7 @@ func (x *AgentStream) String() string {
 func (*AgentStream) ProtoMessage() {}
 
 func (x *AgentStream) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_node_proto_msgTypes[31]
+	mi := &file_tidegate_v1_node_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2523,7 +2624,7 @@ func (x *AgentStream) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AgentStream.ProtoReflect.Descriptor instead.
 func (*AgentStream) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{31}
+	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *AgentStream) GetStreamId() string {
@@ -2806,7 +2907,7 @@ type AgentMember struct {
 
 func (x *AgentMember) Reset() {
 	*x = AgentMember{}
-	mi := &file_tidegate_v1_node_proto_msgTypes[32]
+	mi := &file_tidegate_v1_node_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2818,7 +2919,7 @@ func (x *AgentMember) String() string {
 func (*AgentMember) ProtoMessage() {}
 
 func (x *AgentMember) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_node_proto_msgTypes[32]
+	mi := &file_tidegate_v1_node_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2831,7 +2932,7 @@ func (x *AgentMember) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AgentMember.ProtoReflect.Descriptor instead.
 func (*AgentMember) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{32}
+	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *AgentMember) GetNode() string {
@@ -2870,7 +2971,7 @@ type ReportAgentResponse struct {
 
 func (x *ReportAgentResponse) Reset() {
 	*x = ReportAgentResponse{}
-	mi := &file_tidegate_v1_node_proto_msgTypes[33]
+	mi := &file_tidegate_v1_node_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2882,7 +2983,7 @@ func (x *ReportAgentResponse) String() string {
 func (*ReportAgentResponse) ProtoMessage() {}
 
 func (x *ReportAgentResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_node_proto_msgTypes[33]
+	mi := &file_tidegate_v1_node_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2895,7 +2996,7 @@ func (x *ReportAgentResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportAgentResponse.ProtoReflect.Descriptor instead.
 func (*ReportAgentResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{33}
+	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{34}
 }
 
 type DeclareGenerationRequest struct {
@@ -2910,7 +3011,7 @@ type DeclareGenerationRequest struct {
 
 func (x *DeclareGenerationRequest) Reset() {
 	*x = DeclareGenerationRequest{}
-	mi := &file_tidegate_v1_node_proto_msgTypes[34]
+	mi := &file_tidegate_v1_node_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2922,7 +3023,7 @@ func (x *DeclareGenerationRequest) String() string {
 func (*DeclareGenerationRequest) ProtoMessage() {}
 
 func (x *DeclareGenerationRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_node_proto_msgTypes[34]
+	mi := &file_tidegate_v1_node_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2935,7 +3036,7 @@ func (x *DeclareGenerationRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeclareGenerationRequest.ProtoReflect.Descriptor instead.
 func (*DeclareGenerationRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{34}
+	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *DeclareGenerationRequest) GetNode() string {
@@ -2968,7 +3069,7 @@ type DeclareGenerationResponse struct {
 
 func (x *DeclareGenerationResponse) Reset() {
 	*x = DeclareGenerationResponse{}
-	mi := &file_tidegate_v1_node_proto_msgTypes[35]
+	mi := &file_tidegate_v1_node_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2980,7 +3081,7 @@ func (x *DeclareGenerationResponse) String() string {
 func (*DeclareGenerationResponse) ProtoMessage() {}
 
 func (x *DeclareGenerationResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_node_proto_msgTypes[35]
+	mi := &file_tidegate_v1_node_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2993,7 +3094,7 @@ func (x *DeclareGenerationResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeclareGenerationResponse.ProtoReflect.Descriptor instead.
 func (*DeclareGenerationResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{35}
+	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *DeclareGenerationResponse) GetRenewal() *Renewal {
@@ -3022,7 +3123,7 @@ type ReportStandbyRequest struct {
 
 func (x *ReportStandbyRequest) Reset() {
 	*x = ReportStandbyRequest{}
-	mi := &file_tidegate_v1_node_proto_msgTypes[36]
+	mi := &file_tidegate_v1_node_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3034,7 +3135,7 @@ func (x *ReportStandbyRequest) String() string {
 func (*ReportStandbyRequest) ProtoMessage() {}
 
 func (x *ReportStandbyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_node_proto_msgTypes[36]
+	mi := &file_tidegate_v1_node_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3047,7 +3148,7 @@ func (x *ReportStandbyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportStandbyRequest.ProtoReflect.Descriptor instead.
 func (*ReportStandbyRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{36}
+	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *ReportStandbyRequest) GetNode() string {
@@ -3162,14 +3263,20 @@ type StandbyStream struct {
 	StateDigestPosition uint64          `protobuf:"varint,24,opt,name=state_digest_position,json=stateDigestPosition,proto3" json:"state_digest_position,omitempty"`
 	Findings            []*StoreFinding `protobuf:"bytes,25,rep,name=findings,proto3" json:"findings,omitempty"`
 	// Absent where the node has no archive.
-	Archive       *StandbyArchive `protobuf:"bytes,26,opt,name=archive,proto3" json:"archive,omitempty"`
+	Archive *StandbyArchive `protobuf:"bytes,26,opt,name=archive,proto3" json:"archive,omitempty"`
+	// Position behind the newest durable batch, and its generation; absent while the log
+	// has none.
+	DurablePosition *uint64 `protobuf:"varint,27,opt,name=durable_position,json=durablePosition,proto3,oneof" json:"durable_position,omitempty"`
+	Generation      uint32  `protobuf:"varint,28,opt,name=generation,proto3" json:"generation,omitempty"`
+	// Of the files of the newest base that is held; 0 where none is.
+	BaseBytes     uint64 `protobuf:"varint,29,opt,name=base_bytes,json=baseBytes,proto3" json:"base_bytes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *StandbyStream) Reset() {
 	*x = StandbyStream{}
-	mi := &file_tidegate_v1_node_proto_msgTypes[37]
+	mi := &file_tidegate_v1_node_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3181,7 +3288,7 @@ func (x *StandbyStream) String() string {
 func (*StandbyStream) ProtoMessage() {}
 
 func (x *StandbyStream) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_node_proto_msgTypes[37]
+	mi := &file_tidegate_v1_node_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3194,7 +3301,7 @@ func (x *StandbyStream) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StandbyStream.ProtoReflect.Descriptor instead.
 func (*StandbyStream) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{37}
+	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *StandbyStream) GetStreamId() string {
@@ -3379,6 +3486,27 @@ func (x *StandbyStream) GetArchive() *StandbyArchive {
 	return nil
 }
 
+func (x *StandbyStream) GetDurablePosition() uint64 {
+	if x != nil && x.DurablePosition != nil {
+		return *x.DurablePosition
+	}
+	return 0
+}
+
+func (x *StandbyStream) GetGeneration() uint32 {
+	if x != nil {
+		return x.Generation
+	}
+	return 0
+}
+
+func (x *StandbyStream) GetBaseBytes() uint64 {
+	if x != nil {
+		return x.BaseBytes
+	}
+	return 0
+}
+
 // StandbyArchive is what a standby node knows of a stream's archive.
 type StandbyArchive struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -3403,7 +3531,7 @@ type StandbyArchive struct {
 
 func (x *StandbyArchive) Reset() {
 	*x = StandbyArchive{}
-	mi := &file_tidegate_v1_node_proto_msgTypes[38]
+	mi := &file_tidegate_v1_node_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3415,7 +3543,7 @@ func (x *StandbyArchive) String() string {
 func (*StandbyArchive) ProtoMessage() {}
 
 func (x *StandbyArchive) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_node_proto_msgTypes[38]
+	mi := &file_tidegate_v1_node_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3428,7 +3556,7 @@ func (x *StandbyArchive) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StandbyArchive.ProtoReflect.Descriptor instead.
 func (*StandbyArchive) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{38}
+	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *StandbyArchive) GetArchivist() bool {
@@ -3493,7 +3621,7 @@ type NodeLease struct {
 
 func (x *NodeLease) Reset() {
 	*x = NodeLease{}
-	mi := &file_tidegate_v1_node_proto_msgTypes[39]
+	mi := &file_tidegate_v1_node_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3505,7 +3633,7 @@ func (x *NodeLease) String() string {
 func (*NodeLease) ProtoMessage() {}
 
 func (x *NodeLease) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_node_proto_msgTypes[39]
+	mi := &file_tidegate_v1_node_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3518,7 +3646,7 @@ func (x *NodeLease) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeLease.ProtoReflect.Descriptor instead.
 func (*NodeLease) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{39}
+	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *NodeLease) GetEpoch() uint64 {
@@ -3557,7 +3685,7 @@ type ReportStandbyResponse struct {
 
 func (x *ReportStandbyResponse) Reset() {
 	*x = ReportStandbyResponse{}
-	mi := &file_tidegate_v1_node_proto_msgTypes[40]
+	mi := &file_tidegate_v1_node_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3569,7 +3697,7 @@ func (x *ReportStandbyResponse) String() string {
 func (*ReportStandbyResponse) ProtoMessage() {}
 
 func (x *ReportStandbyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_node_proto_msgTypes[40]
+	mi := &file_tidegate_v1_node_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3582,7 +3710,7 @@ func (x *ReportStandbyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportStandbyResponse.ProtoReflect.Descriptor instead.
 func (*ReportStandbyResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{40}
+	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{41}
 }
 
 type ReportRouteRequest struct {
@@ -3596,7 +3724,7 @@ type ReportRouteRequest struct {
 
 func (x *ReportRouteRequest) Reset() {
 	*x = ReportRouteRequest{}
-	mi := &file_tidegate_v1_node_proto_msgTypes[41]
+	mi := &file_tidegate_v1_node_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3608,7 +3736,7 @@ func (x *ReportRouteRequest) String() string {
 func (*ReportRouteRequest) ProtoMessage() {}
 
 func (x *ReportRouteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_node_proto_msgTypes[41]
+	mi := &file_tidegate_v1_node_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3621,7 +3749,7 @@ func (x *ReportRouteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportRouteRequest.ProtoReflect.Descriptor instead.
 func (*ReportRouteRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{41}
+	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *ReportRouteRequest) GetName() string {
@@ -3662,7 +3790,7 @@ type RouteApplied struct {
 
 func (x *RouteApplied) Reset() {
 	*x = RouteApplied{}
-	mi := &file_tidegate_v1_node_proto_msgTypes[42]
+	mi := &file_tidegate_v1_node_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3674,7 +3802,7 @@ func (x *RouteApplied) String() string {
 func (*RouteApplied) ProtoMessage() {}
 
 func (x *RouteApplied) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_node_proto_msgTypes[42]
+	mi := &file_tidegate_v1_node_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3687,7 +3815,7 @@ func (x *RouteApplied) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RouteApplied.ProtoReflect.Descriptor instead.
 func (*RouteApplied) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{42}
+	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *RouteApplied) GetService() string {
@@ -3740,7 +3868,7 @@ type ReportRouteResponse struct {
 
 func (x *ReportRouteResponse) Reset() {
 	*x = ReportRouteResponse{}
-	mi := &file_tidegate_v1_node_proto_msgTypes[43]
+	mi := &file_tidegate_v1_node_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3752,7 +3880,7 @@ func (x *ReportRouteResponse) String() string {
 func (*ReportRouteResponse) ProtoMessage() {}
 
 func (x *ReportRouteResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_node_proto_msgTypes[43]
+	mi := &file_tidegate_v1_node_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3765,7 +3893,7 @@ func (x *ReportRouteResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportRouteResponse.ProtoReflect.Descriptor instead.
 func (*ReportRouteResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{43}
+	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{44}
 }
 
 type ReportQuarantineRequest struct {
@@ -3798,7 +3926,7 @@ type ReportQuarantineRequest struct {
 
 func (x *ReportQuarantineRequest) Reset() {
 	*x = ReportQuarantineRequest{}
-	mi := &file_tidegate_v1_node_proto_msgTypes[44]
+	mi := &file_tidegate_v1_node_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3810,7 +3938,7 @@ func (x *ReportQuarantineRequest) String() string {
 func (*ReportQuarantineRequest) ProtoMessage() {}
 
 func (x *ReportQuarantineRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_node_proto_msgTypes[44]
+	mi := &file_tidegate_v1_node_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3823,7 +3951,7 @@ func (x *ReportQuarantineRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportQuarantineRequest.ProtoReflect.Descriptor instead.
 func (*ReportQuarantineRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{44}
+	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *ReportQuarantineRequest) GetId() string {
@@ -3939,7 +4067,7 @@ type ReportQuarantineResponse struct {
 
 func (x *ReportQuarantineResponse) Reset() {
 	*x = ReportQuarantineResponse{}
-	mi := &file_tidegate_v1_node_proto_msgTypes[45]
+	mi := &file_tidegate_v1_node_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3951,7 +4079,7 @@ func (x *ReportQuarantineResponse) String() string {
 func (*ReportQuarantineResponse) ProtoMessage() {}
 
 func (x *ReportQuarantineResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_node_proto_msgTypes[45]
+	mi := &file_tidegate_v1_node_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3964,7 +4092,7 @@ func (x *ReportQuarantineResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportQuarantineResponse.ProtoReflect.Descriptor instead.
 func (*ReportQuarantineResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{45}
+	return file_tidegate_v1_node_proto_rawDescGZIP(), []int{46}
 }
 
 var File_tidegate_v1_node_proto protoreflect.FileDescriptor
@@ -4003,7 +4131,7 @@ const file_tidegate_v1_node_proto_rawDesc = "" +
 	"\x06frozen\x18\x04 \x01(\bR\x06frozen\x12\x17\n" +
 	"\aplan_id\x18\x05 \x01(\tR\x06planId\x12\x14\n" +
 	"\x05armed\x18\x06 \x01(\bR\x05armed\x126\n" +
-	"\tlease_ttl\x18\a \x01(\v2\x19.google.protobuf.DurationR\bleaseTtl\"\xff\x04\n" +
+	"\tlease_ttl\x18\a \x01(\v2\x19.google.protobuf.DurationR\bleaseTtl\"\xa5\x05\n" +
 	"\n" +
 	"StreamView\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
@@ -4024,7 +4152,20 @@ const file_tidegate_v1_node_proto_rawDesc = "" +
 	"\tlease_ttl\x18\x0f \x01(\v2\x19.google.protobuf.DurationR\bleaseTtl\x12\x1a\n" +
 	"\blearners\x18\x10 \x03(\tR\blearners\x12\x18\n" +
 	"\aleaving\x18\x11 \x01(\bR\aleaving\x12.\n" +
-	"\arenewal\x18\x12 \x01(\v2\x14.tidegate.v1.RenewalR\arenewal\"\xa7\x01\n" +
+	"\arenewal\x18\x12 \x01(\v2\x14.tidegate.v1.RenewalR\arenewal\x12$\n" +
+	"\x04gaps\x18\x13 \x03(\v2\x10.tidegate.v1.GapR\x04gaps\"\xdb\x01\n" +
+	"\x03Gap\x12.\n" +
+	"\arenewal\x18\x01 \x01(\v2\x14.tidegate.v1.RenewalR\arenewal\x12\x12\n" +
+	"\x04lost\x18\x02 \x01(\tR\x04lost\x12#\n" +
+	"\raccepted_loss\x18\x03 \x01(\bR\facceptedLoss\x12\x1e\n" +
+	"\n" +
+	"generation\x18\x04 \x01(\rR\n" +
+	"generation\x12\x1d\n" +
+	"\adurable\x18\x05 \x01(\x04H\x00R\adurable\x88\x01\x01\x12\x17\n" +
+	"\x04head\x18\x06 \x01(\x04H\x01R\x04head\x88\x01\x01B\n" +
+	"\n" +
+	"\b_durableB\a\n" +
+	"\x05_head\"\xa7\x01\n" +
 	"\aRenewal\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12\x12\n" +
 	"\x04site\x18\x02 \x01(\tR\x04site\x12\x16\n" +
@@ -4214,7 +4355,8 @@ const file_tidegate_v1_node_proto_rawDesc = "" +
 	"\x17growth_bytes_per_second\x18\t \x01(\x01H\x00R\x14growthBytesPerSecond\x88\x01\x01\x12'\n" +
 	"\x05rates\x18\n" +
 	" \x03(\v2\x11.tidegate.v1.RateR\x05ratesB\x1a\n" +
-	"\x18_growth_bytes_per_second\"\xf9\t\n" +
+	"\x18_growth_bytes_per_second\"\xfd\n" +
+	"\n" +
 	"\rStandbyStream\x12\x1b\n" +
 	"\tstream_id\x18\x01 \x01(\tR\bstreamId\x12.\n" +
 	"\apromise\x18\x02 \x01(\v2\x14.tidegate.v1.PromiseR\apromise\x12+\n" +
@@ -4246,13 +4388,20 @@ const file_tidegate_v1_node_proto_rawDesc = "" +
 	"\fstate_digest\x18\x17 \x01(\tR\vstateDigest\x122\n" +
 	"\x15state_digest_position\x18\x18 \x01(\x04R\x13stateDigestPosition\x125\n" +
 	"\bfindings\x18\x19 \x03(\v2\x19.tidegate.v1.StoreFindingR\bfindings\x125\n" +
-	"\aarchive\x18\x1a \x01(\v2\x1b.tidegate.v1.StandbyArchiveR\aarchiveB\x0e\n" +
+	"\aarchive\x18\x1a \x01(\v2\x1b.tidegate.v1.StandbyArchiveR\aarchive\x12.\n" +
+	"\x10durable_position\x18\x1b \x01(\x04H\x06R\x0fdurablePosition\x88\x01\x01\x12\x1e\n" +
+	"\n" +
+	"generation\x18\x1c \x01(\rR\n" +
+	"generation\x12\x1d\n" +
+	"\n" +
+	"base_bytes\x18\x1d \x01(\x04R\tbaseBytesB\x0e\n" +
 	"\f_applied_seqB\x13\n" +
 	"\x11_applied_positionB\x0e\n" +
 	"\f_beacon_headB\x12\n" +
 	"\x10_beacon_releasedB\x1b\n" +
 	"\x19_apply_records_per_secondB\x14\n" +
-	"\x12_apply_lag_records\"\xbe\x02\n" +
+	"\x12_apply_lag_recordsB\x13\n" +
+	"\x11_durable_position\"\xbe\x02\n" +
 	"\x0eStandbyArchive\x12\x1c\n" +
 	"\tarchivist\x18\x01 \x01(\bR\tarchivist\x12&\n" +
 	"\farchived_seq\x18\x02 \x01(\x04H\x00R\varchivedSeq\x88\x01\x01\x12&\n" +
@@ -4352,7 +4501,7 @@ func file_tidegate_v1_node_proto_rawDescGZIP() []byte {
 }
 
 var file_tidegate_v1_node_proto_enumTypes = make([]protoimpl.EnumInfo, 3)
-var file_tidegate_v1_node_proto_msgTypes = make([]protoimpl.MessageInfo, 46)
+var file_tidegate_v1_node_proto_msgTypes = make([]protoimpl.MessageInfo, 47)
 var file_tidegate_v1_node_proto_goTypes = []any{
 	(NodeKind)(0),                     // 0: tidegate.v1.NodeKind
 	(GatePolicy)(0),                   // 1: tidegate.v1.GatePolicy
@@ -4363,175 +4512,178 @@ var file_tidegate_v1_node_proto_goTypes = []any{
 	(*WatchResponse)(nil),             // 6: tidegate.v1.WatchResponse
 	(*ServiceView)(nil),               // 7: tidegate.v1.ServiceView
 	(*StreamView)(nil),                // 8: tidegate.v1.StreamView
-	(*Renewal)(nil),                   // 9: tidegate.v1.Renewal
-	(*Brake)(nil),                     // 10: tidegate.v1.Brake
-	(*NodeView)(nil),                  // 11: tidegate.v1.NodeView
-	(*AcquireEpochRequest)(nil),       // 12: tidegate.v1.AcquireEpochRequest
-	(*StreamPosition)(nil),            // 13: tidegate.v1.StreamPosition
-	(*AcquireEpochResponse)(nil),      // 14: tidegate.v1.AcquireEpochResponse
-	(*StreamGrant)(nil),               // 15: tidegate.v1.StreamGrant
-	(*ReadEpochRequest)(nil),          // 16: tidegate.v1.ReadEpochRequest
-	(*ReadEpochResponse)(nil),         // 17: tidegate.v1.ReadEpochResponse
-	(*RecordGateRequest)(nil),         // 18: tidegate.v1.RecordGateRequest
-	(*RecordGateResponse)(nil),        // 19: tidegate.v1.RecordGateResponse
-	(*RenewLeaseRequest)(nil),         // 20: tidegate.v1.RenewLeaseRequest
-	(*StreamEpoch)(nil),               // 21: tidegate.v1.StreamEpoch
-	(*RenewLeaseResponse)(nil),        // 22: tidegate.v1.RenewLeaseResponse
-	(*ReleaseLeaseRequest)(nil),       // 23: tidegate.v1.ReleaseLeaseRequest
-	(*ReleaseLeaseResponse)(nil),      // 24: tidegate.v1.ReleaseLeaseResponse
-	(*HandOverRequest)(nil),           // 25: tidegate.v1.HandOverRequest
-	(*StreamHandover)(nil),            // 26: tidegate.v1.StreamHandover
-	(*HandOverResponse)(nil),          // 27: tidegate.v1.HandOverResponse
-	(*Vantage)(nil),                   // 28: tidegate.v1.Vantage
-	(*Observation)(nil),               // 29: tidegate.v1.Observation
-	(*ExitLimboRequest)(nil),          // 30: tidegate.v1.ExitLimboRequest
-	(*ExitLimboResponse)(nil),         // 31: tidegate.v1.ExitLimboResponse
-	(*ReportAgentRequest)(nil),        // 32: tidegate.v1.ReportAgentRequest
-	(*Rate)(nil),                      // 33: tidegate.v1.Rate
-	(*AgentStream)(nil),               // 34: tidegate.v1.AgentStream
-	(*AgentMember)(nil),               // 35: tidegate.v1.AgentMember
-	(*ReportAgentResponse)(nil),       // 36: tidegate.v1.ReportAgentResponse
-	(*DeclareGenerationRequest)(nil),  // 37: tidegate.v1.DeclareGenerationRequest
-	(*DeclareGenerationResponse)(nil), // 38: tidegate.v1.DeclareGenerationResponse
-	(*ReportStandbyRequest)(nil),      // 39: tidegate.v1.ReportStandbyRequest
-	(*StandbyStream)(nil),             // 40: tidegate.v1.StandbyStream
-	(*StandbyArchive)(nil),            // 41: tidegate.v1.StandbyArchive
-	(*NodeLease)(nil),                 // 42: tidegate.v1.NodeLease
-	(*ReportStandbyResponse)(nil),     // 43: tidegate.v1.ReportStandbyResponse
-	(*ReportRouteRequest)(nil),        // 44: tidegate.v1.ReportRouteRequest
-	(*RouteApplied)(nil),              // 45: tidegate.v1.RouteApplied
-	(*ReportRouteResponse)(nil),       // 46: tidegate.v1.ReportRouteResponse
-	(*ReportQuarantineRequest)(nil),   // 47: tidegate.v1.ReportQuarantineRequest
-	(*ReportQuarantineResponse)(nil),  // 48: tidegate.v1.ReportQuarantineResponse
-	(*Route)(nil),                     // 49: tidegate.v1.Route
-	(*durationpb.Duration)(nil),       // 50: google.protobuf.Duration
-	(Mode)(0),                         // 51: tidegate.v1.Mode
-	(*Bounds)(nil),                    // 52: tidegate.v1.Bounds
-	(*EpochRecord)(nil),               // 53: tidegate.v1.EpochRecord
-	(*timestamppb.Timestamp)(nil),     // 54: google.protobuf.Timestamp
-	(*Holder)(nil),                    // 55: tidegate.v1.Holder
-	(*GateRecord)(nil),                // 56: tidegate.v1.GateRecord
-	(*Handover)(nil),                  // 57: tidegate.v1.Handover
-	(*Member)(nil),                    // 58: tidegate.v1.Member
-	(*Exposure)(nil),                  // 59: tidegate.v1.Exposure
-	(*Areas)(nil),                     // 60: tidegate.v1.Areas
-	(GateState)(0),                    // 61: tidegate.v1.GateState
-	(*StoreFinding)(nil),              // 62: tidegate.v1.StoreFinding
-	(*Promise)(nil),                   // 63: tidegate.v1.Promise
-	(*Term)(nil),                      // 64: tidegate.v1.Term
-	(*LogPos)(nil),                    // 65: tidegate.v1.LogPos
+	(*Gap)(nil),                       // 9: tidegate.v1.Gap
+	(*Renewal)(nil),                   // 10: tidegate.v1.Renewal
+	(*Brake)(nil),                     // 11: tidegate.v1.Brake
+	(*NodeView)(nil),                  // 12: tidegate.v1.NodeView
+	(*AcquireEpochRequest)(nil),       // 13: tidegate.v1.AcquireEpochRequest
+	(*StreamPosition)(nil),            // 14: tidegate.v1.StreamPosition
+	(*AcquireEpochResponse)(nil),      // 15: tidegate.v1.AcquireEpochResponse
+	(*StreamGrant)(nil),               // 16: tidegate.v1.StreamGrant
+	(*ReadEpochRequest)(nil),          // 17: tidegate.v1.ReadEpochRequest
+	(*ReadEpochResponse)(nil),         // 18: tidegate.v1.ReadEpochResponse
+	(*RecordGateRequest)(nil),         // 19: tidegate.v1.RecordGateRequest
+	(*RecordGateResponse)(nil),        // 20: tidegate.v1.RecordGateResponse
+	(*RenewLeaseRequest)(nil),         // 21: tidegate.v1.RenewLeaseRequest
+	(*StreamEpoch)(nil),               // 22: tidegate.v1.StreamEpoch
+	(*RenewLeaseResponse)(nil),        // 23: tidegate.v1.RenewLeaseResponse
+	(*ReleaseLeaseRequest)(nil),       // 24: tidegate.v1.ReleaseLeaseRequest
+	(*ReleaseLeaseResponse)(nil),      // 25: tidegate.v1.ReleaseLeaseResponse
+	(*HandOverRequest)(nil),           // 26: tidegate.v1.HandOverRequest
+	(*StreamHandover)(nil),            // 27: tidegate.v1.StreamHandover
+	(*HandOverResponse)(nil),          // 28: tidegate.v1.HandOverResponse
+	(*Vantage)(nil),                   // 29: tidegate.v1.Vantage
+	(*Observation)(nil),               // 30: tidegate.v1.Observation
+	(*ExitLimboRequest)(nil),          // 31: tidegate.v1.ExitLimboRequest
+	(*ExitLimboResponse)(nil),         // 32: tidegate.v1.ExitLimboResponse
+	(*ReportAgentRequest)(nil),        // 33: tidegate.v1.ReportAgentRequest
+	(*Rate)(nil),                      // 34: tidegate.v1.Rate
+	(*AgentStream)(nil),               // 35: tidegate.v1.AgentStream
+	(*AgentMember)(nil),               // 36: tidegate.v1.AgentMember
+	(*ReportAgentResponse)(nil),       // 37: tidegate.v1.ReportAgentResponse
+	(*DeclareGenerationRequest)(nil),  // 38: tidegate.v1.DeclareGenerationRequest
+	(*DeclareGenerationResponse)(nil), // 39: tidegate.v1.DeclareGenerationResponse
+	(*ReportStandbyRequest)(nil),      // 40: tidegate.v1.ReportStandbyRequest
+	(*StandbyStream)(nil),             // 41: tidegate.v1.StandbyStream
+	(*StandbyArchive)(nil),            // 42: tidegate.v1.StandbyArchive
+	(*NodeLease)(nil),                 // 43: tidegate.v1.NodeLease
+	(*ReportStandbyResponse)(nil),     // 44: tidegate.v1.ReportStandbyResponse
+	(*ReportRouteRequest)(nil),        // 45: tidegate.v1.ReportRouteRequest
+	(*RouteApplied)(nil),              // 46: tidegate.v1.RouteApplied
+	(*ReportRouteResponse)(nil),       // 47: tidegate.v1.ReportRouteResponse
+	(*ReportQuarantineRequest)(nil),   // 48: tidegate.v1.ReportQuarantineRequest
+	(*ReportQuarantineResponse)(nil),  // 49: tidegate.v1.ReportQuarantineResponse
+	(*Route)(nil),                     // 50: tidegate.v1.Route
+	(*durationpb.Duration)(nil),       // 51: google.protobuf.Duration
+	(Mode)(0),                         // 52: tidegate.v1.Mode
+	(*Bounds)(nil),                    // 53: tidegate.v1.Bounds
+	(*EpochRecord)(nil),               // 54: tidegate.v1.EpochRecord
+	(*timestamppb.Timestamp)(nil),     // 55: google.protobuf.Timestamp
+	(*Holder)(nil),                    // 56: tidegate.v1.Holder
+	(*GateRecord)(nil),                // 57: tidegate.v1.GateRecord
+	(*Handover)(nil),                  // 58: tidegate.v1.Handover
+	(*Member)(nil),                    // 59: tidegate.v1.Member
+	(*Exposure)(nil),                  // 60: tidegate.v1.Exposure
+	(*Areas)(nil),                     // 61: tidegate.v1.Areas
+	(GateState)(0),                    // 62: tidegate.v1.GateState
+	(*StoreFinding)(nil),              // 63: tidegate.v1.StoreFinding
+	(*Promise)(nil),                   // 64: tidegate.v1.Promise
+	(*Term)(nil),                      // 65: tidegate.v1.Term
+	(*LogPos)(nil),                    // 66: tidegate.v1.LogPos
 }
 var file_tidegate_v1_node_proto_depIdxs = []int32{
 	0,  // 0: tidegate.v1.RegisterRequest.kind:type_name -> tidegate.v1.NodeKind
 	0,  // 1: tidegate.v1.WatchRequest.kind:type_name -> tidegate.v1.NodeKind
 	7,  // 2: tidegate.v1.WatchResponse.services:type_name -> tidegate.v1.ServiceView
-	11, // 3: tidegate.v1.WatchResponse.nodes:type_name -> tidegate.v1.NodeView
+	12, // 3: tidegate.v1.WatchResponse.nodes:type_name -> tidegate.v1.NodeView
 	8,  // 4: tidegate.v1.ServiceView.streams:type_name -> tidegate.v1.StreamView
-	49, // 5: tidegate.v1.ServiceView.route:type_name -> tidegate.v1.Route
-	50, // 6: tidegate.v1.ServiceView.lease_ttl:type_name -> google.protobuf.Duration
-	51, // 7: tidegate.v1.StreamView.mode:type_name -> tidegate.v1.Mode
-	52, // 8: tidegate.v1.StreamView.bounds:type_name -> tidegate.v1.Bounds
-	53, // 9: tidegate.v1.StreamView.epoch:type_name -> tidegate.v1.EpochRecord
+	50, // 5: tidegate.v1.ServiceView.route:type_name -> tidegate.v1.Route
+	51, // 6: tidegate.v1.ServiceView.lease_ttl:type_name -> google.protobuf.Duration
+	52, // 7: tidegate.v1.StreamView.mode:type_name -> tidegate.v1.Mode
+	53, // 8: tidegate.v1.StreamView.bounds:type_name -> tidegate.v1.Bounds
+	54, // 9: tidegate.v1.StreamView.epoch:type_name -> tidegate.v1.EpochRecord
 	1,  // 10: tidegate.v1.StreamView.policy:type_name -> tidegate.v1.GatePolicy
-	50, // 11: tidegate.v1.StreamView.grace:type_name -> google.protobuf.Duration
-	50, // 12: tidegate.v1.StreamView.rearm:type_name -> google.protobuf.Duration
-	10, // 13: tidegate.v1.StreamView.brake:type_name -> tidegate.v1.Brake
-	50, // 14: tidegate.v1.StreamView.lease_ttl:type_name -> google.protobuf.Duration
-	9,  // 15: tidegate.v1.StreamView.renewal:type_name -> tidegate.v1.Renewal
-	54, // 16: tidegate.v1.Renewal.since:type_name -> google.protobuf.Timestamp
-	54, // 17: tidegate.v1.Brake.since:type_name -> google.protobuf.Timestamp
-	0,  // 18: tidegate.v1.NodeView.kind:type_name -> tidegate.v1.NodeKind
-	55, // 19: tidegate.v1.AcquireEpochRequest.holder:type_name -> tidegate.v1.Holder
-	13, // 20: tidegate.v1.AcquireEpochRequest.heads:type_name -> tidegate.v1.StreamPosition
-	21, // 21: tidegate.v1.AcquireEpochRequest.held:type_name -> tidegate.v1.StreamEpoch
-	21, // 22: tidegate.v1.AcquireEpochRequest.branches:type_name -> tidegate.v1.StreamEpoch
-	15, // 23: tidegate.v1.AcquireEpochResponse.grants:type_name -> tidegate.v1.StreamGrant
-	53, // 24: tidegate.v1.StreamGrant.epoch:type_name -> tidegate.v1.EpochRecord
-	53, // 25: tidegate.v1.ReadEpochResponse.epoch:type_name -> tidegate.v1.EpochRecord
-	56, // 26: tidegate.v1.RecordGateRequest.gate:type_name -> tidegate.v1.GateRecord
-	56, // 27: tidegate.v1.RecordGateRequest.was:type_name -> tidegate.v1.GateRecord
-	53, // 28: tidegate.v1.RecordGateResponse.epoch:type_name -> tidegate.v1.EpochRecord
-	21, // 29: tidegate.v1.RenewLeaseRequest.epochs:type_name -> tidegate.v1.StreamEpoch
-	50, // 30: tidegate.v1.RenewLeaseResponse.ttl:type_name -> google.protobuf.Duration
-	26, // 31: tidegate.v1.HandOverRequest.streams:type_name -> tidegate.v1.StreamHandover
-	57, // 32: tidegate.v1.StreamHandover.handover:type_name -> tidegate.v1.Handover
-	53, // 33: tidegate.v1.HandOverResponse.epochs:type_name -> tidegate.v1.EpochRecord
-	29, // 34: tidegate.v1.Vantage.observations:type_name -> tidegate.v1.Observation
-	54, // 35: tidegate.v1.Vantage.sent:type_name -> google.protobuf.Timestamp
-	50, // 36: tidegate.v1.Observation.last_good_age:type_name -> google.protobuf.Duration
-	50, // 37: tidegate.v1.Observation.age:type_name -> google.protobuf.Duration
-	58, // 38: tidegate.v1.ExitLimboRequest.member:type_name -> tidegate.v1.Member
-	53, // 39: tidegate.v1.ExitLimboResponse.epoch:type_name -> tidegate.v1.EpochRecord
-	34, // 40: tidegate.v1.ReportAgentRequest.streams:type_name -> tidegate.v1.AgentStream
-	54, // 41: tidegate.v1.ReportAgentRequest.sent:type_name -> google.protobuf.Timestamp
-	33, // 42: tidegate.v1.ReportAgentRequest.rates:type_name -> tidegate.v1.Rate
-	2,  // 43: tidegate.v1.AgentStream.role:type_name -> tidegate.v1.AgentRole
-	59, // 44: tidegate.v1.AgentStream.exposure:type_name -> tidegate.v1.Exposure
-	60, // 45: tidegate.v1.AgentStream.areas:type_name -> tidegate.v1.Areas
-	51, // 46: tidegate.v1.AgentStream.mode:type_name -> tidegate.v1.Mode
-	52, // 47: tidegate.v1.AgentStream.bounds:type_name -> tidegate.v1.Bounds
-	35, // 48: tidegate.v1.AgentStream.members:type_name -> tidegate.v1.AgentMember
-	50, // 49: tidegate.v1.AgentStream.gate_state_age:type_name -> google.protobuf.Duration
-	61, // 50: tidegate.v1.AgentStream.want:type_name -> tidegate.v1.GateState
-	50, // 51: tidegate.v1.AgentStream.slack:type_name -> google.protobuf.Duration
-	50, // 52: tidegate.v1.AgentStream.lease_remaining:type_name -> google.protobuf.Duration
-	62, // 53: tidegate.v1.AgentStream.findings:type_name -> tidegate.v1.StoreFinding
-	9,  // 54: tidegate.v1.DeclareGenerationResponse.renewal:type_name -> tidegate.v1.Renewal
-	40, // 55: tidegate.v1.ReportStandbyRequest.streams:type_name -> tidegate.v1.StandbyStream
-	54, // 56: tidegate.v1.ReportStandbyRequest.sent:type_name -> google.protobuf.Timestamp
-	33, // 57: tidegate.v1.ReportStandbyRequest.rates:type_name -> tidegate.v1.Rate
-	63, // 58: tidegate.v1.StandbyStream.promise:type_name -> tidegate.v1.Promise
-	64, // 59: tidegate.v1.StandbyStream.history:type_name -> tidegate.v1.Term
-	65, // 60: tidegate.v1.StandbyStream.received:type_name -> tidegate.v1.LogPos
-	65, // 61: tidegate.v1.StandbyStream.durable:type_name -> tidegate.v1.LogPos
-	50, // 62: tidegate.v1.StandbyStream.blind_window:type_name -> google.protobuf.Duration
-	50, // 63: tidegate.v1.StandbyStream.beacon_age:type_name -> google.protobuf.Duration
-	42, // 64: tidegate.v1.StandbyStream.lease:type_name -> tidegate.v1.NodeLease
-	57, // 65: tidegate.v1.StandbyStream.handover_applied:type_name -> tidegate.v1.Handover
-	62, // 66: tidegate.v1.StandbyStream.findings:type_name -> tidegate.v1.StoreFinding
-	41, // 67: tidegate.v1.StandbyStream.archive:type_name -> tidegate.v1.StandbyArchive
-	50, // 68: tidegate.v1.StandbyArchive.behind:type_name -> google.protobuf.Duration
-	54, // 69: tidegate.v1.StandbyArchive.last_success:type_name -> google.protobuf.Timestamp
-	50, // 70: tidegate.v1.NodeLease.ttl:type_name -> google.protobuf.Duration
-	50, // 71: tidegate.v1.NodeLease.remaining:type_name -> google.protobuf.Duration
-	45, // 72: tidegate.v1.ReportRouteRequest.services:type_name -> tidegate.v1.RouteApplied
-	54, // 73: tidegate.v1.RouteApplied.since:type_name -> google.protobuf.Timestamp
-	54, // 74: tidegate.v1.ReportQuarantineRequest.oldest:type_name -> google.protobuf.Timestamp
-	54, // 75: tidegate.v1.ReportQuarantineRequest.newest:type_name -> google.protobuf.Timestamp
-	54, // 76: tidegate.v1.ReportQuarantineRequest.released_newest:type_name -> google.protobuf.Timestamp
-	3,  // 77: tidegate.v1.NodeService.Register:input_type -> tidegate.v1.RegisterRequest
-	5,  // 78: tidegate.v1.NodeService.Watch:input_type -> tidegate.v1.WatchRequest
-	12, // 79: tidegate.v1.NodeService.AcquireEpoch:input_type -> tidegate.v1.AcquireEpochRequest
-	16, // 80: tidegate.v1.NodeService.ReadEpoch:input_type -> tidegate.v1.ReadEpochRequest
-	18, // 81: tidegate.v1.NodeService.RecordGate:input_type -> tidegate.v1.RecordGateRequest
-	20, // 82: tidegate.v1.NodeService.RenewLease:input_type -> tidegate.v1.RenewLeaseRequest
-	23, // 83: tidegate.v1.NodeService.ReleaseLease:input_type -> tidegate.v1.ReleaseLeaseRequest
-	25, // 84: tidegate.v1.NodeService.HandOver:input_type -> tidegate.v1.HandOverRequest
-	30, // 85: tidegate.v1.NodeService.ExitLimbo:input_type -> tidegate.v1.ExitLimboRequest
-	32, // 86: tidegate.v1.NodeService.ReportAgent:input_type -> tidegate.v1.ReportAgentRequest
-	39, // 87: tidegate.v1.NodeService.ReportStandby:input_type -> tidegate.v1.ReportStandbyRequest
-	44, // 88: tidegate.v1.NodeService.ReportRoute:input_type -> tidegate.v1.ReportRouteRequest
-	47, // 89: tidegate.v1.NodeService.ReportQuarantine:input_type -> tidegate.v1.ReportQuarantineRequest
-	37, // 90: tidegate.v1.NodeService.DeclareGeneration:input_type -> tidegate.v1.DeclareGenerationRequest
-	4,  // 91: tidegate.v1.NodeService.Register:output_type -> tidegate.v1.RegisterResponse
-	6,  // 92: tidegate.v1.NodeService.Watch:output_type -> tidegate.v1.WatchResponse
-	14, // 93: tidegate.v1.NodeService.AcquireEpoch:output_type -> tidegate.v1.AcquireEpochResponse
-	17, // 94: tidegate.v1.NodeService.ReadEpoch:output_type -> tidegate.v1.ReadEpochResponse
-	19, // 95: tidegate.v1.NodeService.RecordGate:output_type -> tidegate.v1.RecordGateResponse
-	22, // 96: tidegate.v1.NodeService.RenewLease:output_type -> tidegate.v1.RenewLeaseResponse
-	24, // 97: tidegate.v1.NodeService.ReleaseLease:output_type -> tidegate.v1.ReleaseLeaseResponse
-	27, // 98: tidegate.v1.NodeService.HandOver:output_type -> tidegate.v1.HandOverResponse
-	31, // 99: tidegate.v1.NodeService.ExitLimbo:output_type -> tidegate.v1.ExitLimboResponse
-	36, // 100: tidegate.v1.NodeService.ReportAgent:output_type -> tidegate.v1.ReportAgentResponse
-	43, // 101: tidegate.v1.NodeService.ReportStandby:output_type -> tidegate.v1.ReportStandbyResponse
-	46, // 102: tidegate.v1.NodeService.ReportRoute:output_type -> tidegate.v1.ReportRouteResponse
-	48, // 103: tidegate.v1.NodeService.ReportQuarantine:output_type -> tidegate.v1.ReportQuarantineResponse
-	38, // 104: tidegate.v1.NodeService.DeclareGeneration:output_type -> tidegate.v1.DeclareGenerationResponse
-	91, // [91:105] is the sub-list for method output_type
-	77, // [77:91] is the sub-list for method input_type
-	77, // [77:77] is the sub-list for extension type_name
-	77, // [77:77] is the sub-list for extension extendee
-	0,  // [0:77] is the sub-list for field type_name
+	51, // 11: tidegate.v1.StreamView.grace:type_name -> google.protobuf.Duration
+	51, // 12: tidegate.v1.StreamView.rearm:type_name -> google.protobuf.Duration
+	11, // 13: tidegate.v1.StreamView.brake:type_name -> tidegate.v1.Brake
+	51, // 14: tidegate.v1.StreamView.lease_ttl:type_name -> google.protobuf.Duration
+	10, // 15: tidegate.v1.StreamView.renewal:type_name -> tidegate.v1.Renewal
+	9,  // 16: tidegate.v1.StreamView.gaps:type_name -> tidegate.v1.Gap
+	10, // 17: tidegate.v1.Gap.renewal:type_name -> tidegate.v1.Renewal
+	55, // 18: tidegate.v1.Renewal.since:type_name -> google.protobuf.Timestamp
+	55, // 19: tidegate.v1.Brake.since:type_name -> google.protobuf.Timestamp
+	0,  // 20: tidegate.v1.NodeView.kind:type_name -> tidegate.v1.NodeKind
+	56, // 21: tidegate.v1.AcquireEpochRequest.holder:type_name -> tidegate.v1.Holder
+	14, // 22: tidegate.v1.AcquireEpochRequest.heads:type_name -> tidegate.v1.StreamPosition
+	22, // 23: tidegate.v1.AcquireEpochRequest.held:type_name -> tidegate.v1.StreamEpoch
+	22, // 24: tidegate.v1.AcquireEpochRequest.branches:type_name -> tidegate.v1.StreamEpoch
+	16, // 25: tidegate.v1.AcquireEpochResponse.grants:type_name -> tidegate.v1.StreamGrant
+	54, // 26: tidegate.v1.StreamGrant.epoch:type_name -> tidegate.v1.EpochRecord
+	54, // 27: tidegate.v1.ReadEpochResponse.epoch:type_name -> tidegate.v1.EpochRecord
+	57, // 28: tidegate.v1.RecordGateRequest.gate:type_name -> tidegate.v1.GateRecord
+	57, // 29: tidegate.v1.RecordGateRequest.was:type_name -> tidegate.v1.GateRecord
+	54, // 30: tidegate.v1.RecordGateResponse.epoch:type_name -> tidegate.v1.EpochRecord
+	22, // 31: tidegate.v1.RenewLeaseRequest.epochs:type_name -> tidegate.v1.StreamEpoch
+	51, // 32: tidegate.v1.RenewLeaseResponse.ttl:type_name -> google.protobuf.Duration
+	27, // 33: tidegate.v1.HandOverRequest.streams:type_name -> tidegate.v1.StreamHandover
+	58, // 34: tidegate.v1.StreamHandover.handover:type_name -> tidegate.v1.Handover
+	54, // 35: tidegate.v1.HandOverResponse.epochs:type_name -> tidegate.v1.EpochRecord
+	30, // 36: tidegate.v1.Vantage.observations:type_name -> tidegate.v1.Observation
+	55, // 37: tidegate.v1.Vantage.sent:type_name -> google.protobuf.Timestamp
+	51, // 38: tidegate.v1.Observation.last_good_age:type_name -> google.protobuf.Duration
+	51, // 39: tidegate.v1.Observation.age:type_name -> google.protobuf.Duration
+	59, // 40: tidegate.v1.ExitLimboRequest.member:type_name -> tidegate.v1.Member
+	54, // 41: tidegate.v1.ExitLimboResponse.epoch:type_name -> tidegate.v1.EpochRecord
+	35, // 42: tidegate.v1.ReportAgentRequest.streams:type_name -> tidegate.v1.AgentStream
+	55, // 43: tidegate.v1.ReportAgentRequest.sent:type_name -> google.protobuf.Timestamp
+	34, // 44: tidegate.v1.ReportAgentRequest.rates:type_name -> tidegate.v1.Rate
+	2,  // 45: tidegate.v1.AgentStream.role:type_name -> tidegate.v1.AgentRole
+	60, // 46: tidegate.v1.AgentStream.exposure:type_name -> tidegate.v1.Exposure
+	61, // 47: tidegate.v1.AgentStream.areas:type_name -> tidegate.v1.Areas
+	52, // 48: tidegate.v1.AgentStream.mode:type_name -> tidegate.v1.Mode
+	53, // 49: tidegate.v1.AgentStream.bounds:type_name -> tidegate.v1.Bounds
+	36, // 50: tidegate.v1.AgentStream.members:type_name -> tidegate.v1.AgentMember
+	51, // 51: tidegate.v1.AgentStream.gate_state_age:type_name -> google.protobuf.Duration
+	62, // 52: tidegate.v1.AgentStream.want:type_name -> tidegate.v1.GateState
+	51, // 53: tidegate.v1.AgentStream.slack:type_name -> google.protobuf.Duration
+	51, // 54: tidegate.v1.AgentStream.lease_remaining:type_name -> google.protobuf.Duration
+	63, // 55: tidegate.v1.AgentStream.findings:type_name -> tidegate.v1.StoreFinding
+	10, // 56: tidegate.v1.DeclareGenerationResponse.renewal:type_name -> tidegate.v1.Renewal
+	41, // 57: tidegate.v1.ReportStandbyRequest.streams:type_name -> tidegate.v1.StandbyStream
+	55, // 58: tidegate.v1.ReportStandbyRequest.sent:type_name -> google.protobuf.Timestamp
+	34, // 59: tidegate.v1.ReportStandbyRequest.rates:type_name -> tidegate.v1.Rate
+	64, // 60: tidegate.v1.StandbyStream.promise:type_name -> tidegate.v1.Promise
+	65, // 61: tidegate.v1.StandbyStream.history:type_name -> tidegate.v1.Term
+	66, // 62: tidegate.v1.StandbyStream.received:type_name -> tidegate.v1.LogPos
+	66, // 63: tidegate.v1.StandbyStream.durable:type_name -> tidegate.v1.LogPos
+	51, // 64: tidegate.v1.StandbyStream.blind_window:type_name -> google.protobuf.Duration
+	51, // 65: tidegate.v1.StandbyStream.beacon_age:type_name -> google.protobuf.Duration
+	43, // 66: tidegate.v1.StandbyStream.lease:type_name -> tidegate.v1.NodeLease
+	58, // 67: tidegate.v1.StandbyStream.handover_applied:type_name -> tidegate.v1.Handover
+	63, // 68: tidegate.v1.StandbyStream.findings:type_name -> tidegate.v1.StoreFinding
+	42, // 69: tidegate.v1.StandbyStream.archive:type_name -> tidegate.v1.StandbyArchive
+	51, // 70: tidegate.v1.StandbyArchive.behind:type_name -> google.protobuf.Duration
+	55, // 71: tidegate.v1.StandbyArchive.last_success:type_name -> google.protobuf.Timestamp
+	51, // 72: tidegate.v1.NodeLease.ttl:type_name -> google.protobuf.Duration
+	51, // 73: tidegate.v1.NodeLease.remaining:type_name -> google.protobuf.Duration
+	46, // 74: tidegate.v1.ReportRouteRequest.services:type_name -> tidegate.v1.RouteApplied
+	55, // 75: tidegate.v1.RouteApplied.since:type_name -> google.protobuf.Timestamp
+	55, // 76: tidegate.v1.ReportQuarantineRequest.oldest:type_name -> google.protobuf.Timestamp
+	55, // 77: tidegate.v1.ReportQuarantineRequest.newest:type_name -> google.protobuf.Timestamp
+	55, // 78: tidegate.v1.ReportQuarantineRequest.released_newest:type_name -> google.protobuf.Timestamp
+	3,  // 79: tidegate.v1.NodeService.Register:input_type -> tidegate.v1.RegisterRequest
+	5,  // 80: tidegate.v1.NodeService.Watch:input_type -> tidegate.v1.WatchRequest
+	13, // 81: tidegate.v1.NodeService.AcquireEpoch:input_type -> tidegate.v1.AcquireEpochRequest
+	17, // 82: tidegate.v1.NodeService.ReadEpoch:input_type -> tidegate.v1.ReadEpochRequest
+	19, // 83: tidegate.v1.NodeService.RecordGate:input_type -> tidegate.v1.RecordGateRequest
+	21, // 84: tidegate.v1.NodeService.RenewLease:input_type -> tidegate.v1.RenewLeaseRequest
+	24, // 85: tidegate.v1.NodeService.ReleaseLease:input_type -> tidegate.v1.ReleaseLeaseRequest
+	26, // 86: tidegate.v1.NodeService.HandOver:input_type -> tidegate.v1.HandOverRequest
+	31, // 87: tidegate.v1.NodeService.ExitLimbo:input_type -> tidegate.v1.ExitLimboRequest
+	33, // 88: tidegate.v1.NodeService.ReportAgent:input_type -> tidegate.v1.ReportAgentRequest
+	40, // 89: tidegate.v1.NodeService.ReportStandby:input_type -> tidegate.v1.ReportStandbyRequest
+	45, // 90: tidegate.v1.NodeService.ReportRoute:input_type -> tidegate.v1.ReportRouteRequest
+	48, // 91: tidegate.v1.NodeService.ReportQuarantine:input_type -> tidegate.v1.ReportQuarantineRequest
+	38, // 92: tidegate.v1.NodeService.DeclareGeneration:input_type -> tidegate.v1.DeclareGenerationRequest
+	4,  // 93: tidegate.v1.NodeService.Register:output_type -> tidegate.v1.RegisterResponse
+	6,  // 94: tidegate.v1.NodeService.Watch:output_type -> tidegate.v1.WatchResponse
+	15, // 95: tidegate.v1.NodeService.AcquireEpoch:output_type -> tidegate.v1.AcquireEpochResponse
+	18, // 96: tidegate.v1.NodeService.ReadEpoch:output_type -> tidegate.v1.ReadEpochResponse
+	20, // 97: tidegate.v1.NodeService.RecordGate:output_type -> tidegate.v1.RecordGateResponse
+	23, // 98: tidegate.v1.NodeService.RenewLease:output_type -> tidegate.v1.RenewLeaseResponse
+	25, // 99: tidegate.v1.NodeService.ReleaseLease:output_type -> tidegate.v1.ReleaseLeaseResponse
+	28, // 100: tidegate.v1.NodeService.HandOver:output_type -> tidegate.v1.HandOverResponse
+	32, // 101: tidegate.v1.NodeService.ExitLimbo:output_type -> tidegate.v1.ExitLimboResponse
+	37, // 102: tidegate.v1.NodeService.ReportAgent:output_type -> tidegate.v1.ReportAgentResponse
+	44, // 103: tidegate.v1.NodeService.ReportStandby:output_type -> tidegate.v1.ReportStandbyResponse
+	47, // 104: tidegate.v1.NodeService.ReportRoute:output_type -> tidegate.v1.ReportRouteResponse
+	49, // 105: tidegate.v1.NodeService.ReportQuarantine:output_type -> tidegate.v1.ReportQuarantineResponse
+	39, // 106: tidegate.v1.NodeService.DeclareGeneration:output_type -> tidegate.v1.DeclareGenerationResponse
+	93, // [93:107] is the sub-list for method output_type
+	79, // [79:93] is the sub-list for method input_type
+	79, // [79:79] is the sub-list for extension type_name
+	79, // [79:79] is the sub-list for extension extendee
+	0,  // [0:79] is the sub-list for field type_name
 }
 
 func init() { file_tidegate_v1_node_proto_init() }
@@ -4540,19 +4692,20 @@ func file_tidegate_v1_node_proto_init() {
 		return
 	}
 	file_tidegate_v1_types_proto_init()
-	file_tidegate_v1_node_proto_msgTypes[30].OneofWrappers = []any{}
+	file_tidegate_v1_node_proto_msgTypes[6].OneofWrappers = []any{}
 	file_tidegate_v1_node_proto_msgTypes[31].OneofWrappers = []any{}
-	file_tidegate_v1_node_proto_msgTypes[36].OneofWrappers = []any{}
+	file_tidegate_v1_node_proto_msgTypes[32].OneofWrappers = []any{}
 	file_tidegate_v1_node_proto_msgTypes[37].OneofWrappers = []any{}
 	file_tidegate_v1_node_proto_msgTypes[38].OneofWrappers = []any{}
-	file_tidegate_v1_node_proto_msgTypes[44].OneofWrappers = []any{}
+	file_tidegate_v1_node_proto_msgTypes[39].OneofWrappers = []any{}
+	file_tidegate_v1_node_proto_msgTypes[45].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tidegate_v1_node_proto_rawDesc), len(file_tidegate_v1_node_proto_rawDesc)),
 			NumEnums:      3,
-			NumMessages:   46,
+			NumMessages:   47,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

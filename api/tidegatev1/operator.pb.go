@@ -196,6 +196,65 @@ func (ArchiveState) EnumDescriptor() ([]byte, []int) {
 	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{2}
 }
 
+type GapState int32
+
+const (
+	GapState_GAP_STATE_UNSPECIFIED GapState = 0
+	// The source does not go on, and nobody has accepted that.
+	GapState_GAP_STATE_OPEN GapState = 1
+	// Somebody has accepted it, and the new generation is not opened yet.
+	GapState_GAP_STATE_PENDING GapState = 2
+	// Somebody has accepted it, and the log went on under a newer epoch.
+	GapState_GAP_STATE_ACCEPTED GapState = 3
+	// No agent beside the source says whether it goes on.
+	GapState_GAP_STATE_UNKNOWN GapState = 4
+)
+
+// Enum value maps for GapState.
+var (
+	GapState_name = map[int32]string{
+		0: "GAP_STATE_UNSPECIFIED",
+		1: "GAP_STATE_OPEN",
+		2: "GAP_STATE_PENDING",
+		3: "GAP_STATE_ACCEPTED",
+		4: "GAP_STATE_UNKNOWN",
+	}
+	GapState_value = map[string]int32{
+		"GAP_STATE_UNSPECIFIED": 0,
+		"GAP_STATE_OPEN":        1,
+		"GAP_STATE_PENDING":     2,
+		"GAP_STATE_ACCEPTED":    3,
+		"GAP_STATE_UNKNOWN":     4,
+	}
+)
+
+func (x GapState) Enum() *GapState {
+	p := new(GapState)
+	*p = x
+	return p
+}
+
+func (x GapState) String() string {
+	return protoimpl.X.EnumStringOf(x.Descriptor(), protoreflect.EnumNumber(x))
+}
+
+func (GapState) Descriptor() protoreflect.EnumDescriptor {
+	return file_tidegate_v1_operator_proto_enumTypes[3].Descriptor()
+}
+
+func (GapState) Type() protoreflect.EnumType {
+	return &file_tidegate_v1_operator_proto_enumTypes[3]
+}
+
+func (x GapState) Number() protoreflect.EnumNumber {
+	return protoreflect.EnumNumber(x)
+}
+
+// Deprecated: Use GapState.Descriptor instead.
+func (GapState) EnumDescriptor() ([]byte, []int) {
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{3}
+}
+
 // PlanOutcome is how a plan ended.
 type PlanOutcome int32
 
@@ -250,11 +309,11 @@ func (x PlanOutcome) String() string {
 }
 
 func (PlanOutcome) Descriptor() protoreflect.EnumDescriptor {
-	return file_tidegate_v1_operator_proto_enumTypes[3].Descriptor()
+	return file_tidegate_v1_operator_proto_enumTypes[4].Descriptor()
 }
 
 func (PlanOutcome) Type() protoreflect.EnumType {
-	return &file_tidegate_v1_operator_proto_enumTypes[3]
+	return &file_tidegate_v1_operator_proto_enumTypes[4]
 }
 
 func (x PlanOutcome) Number() protoreflect.EnumNumber {
@@ -263,7 +322,7 @@ func (x PlanOutcome) Number() protoreflect.EnumNumber {
 
 // Deprecated: Use PlanOutcome.Descriptor instead.
 func (PlanOutcome) EnumDescriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{3}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{4}
 }
 
 type StatusRequest struct {
@@ -2464,6 +2523,323 @@ func (x *RegenerateStreamResponse) GetRenewal() *Renewal {
 	return nil
 }
 
+type AcceptGapRequest struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Service string                 `protobuf:"bytes,1,opt,name=service,proto3" json:"service,omitempty"`
+	Stream  string                 `protobuf:"bytes,2,opt,name=stream,proto3" json:"stream,omitempty"`
+	Reason  string                 `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	// Answer the rules, and change nothing.
+	DryRun bool `protobuf:"varint,4,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
+	// Go on although the source lacks what was shipped of the log, or may.
+	AcceptLoss    bool `protobuf:"varint,5,opt,name=accept_loss,json=acceptLoss,proto3" json:"accept_loss,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AcceptGapRequest) Reset() {
+	*x = AcceptGapRequest{}
+	mi := &file_tidegate_v1_operator_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AcceptGapRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AcceptGapRequest) ProtoMessage() {}
+
+func (x *AcceptGapRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tidegate_v1_operator_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AcceptGapRequest.ProtoReflect.Descriptor instead.
+func (*AcceptGapRequest) Descriptor() ([]byte, []int) {
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *AcceptGapRequest) GetService() string {
+	if x != nil {
+		return x.Service
+	}
+	return ""
+}
+
+func (x *AcceptGapRequest) GetStream() string {
+	if x != nil {
+		return x.Stream
+	}
+	return ""
+}
+
+func (x *AcceptGapRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *AcceptGapRequest) GetDryRun() bool {
+	if x != nil {
+		return x.DryRun
+	}
+	return false
+}
+
+func (x *AcceptGapRequest) GetAcceptLoss() bool {
+	if x != nil {
+		return x.AcceptLoss
+	}
+	return false
+}
+
+type AcceptGapResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Rules []*RuleVerdict         `protobuf:"bytes,1,rep,name=rules,proto3" json:"rules,omitempty"`
+	// What is given up, and what becomes of it, in the order to read it.
+	Facts []*Fact `protobuf:"bytes,2,rep,name=facts,proto3" json:"facts,omitempty"`
+	// As accepted; absent when nothing was.
+	Gap           *Gap `protobuf:"bytes,3,opt,name=gap,proto3" json:"gap,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AcceptGapResponse) Reset() {
+	*x = AcceptGapResponse{}
+	mi := &file_tidegate_v1_operator_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AcceptGapResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AcceptGapResponse) ProtoMessage() {}
+
+func (x *AcceptGapResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_tidegate_v1_operator_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AcceptGapResponse.ProtoReflect.Descriptor instead.
+func (*AcceptGapResponse) Descriptor() ([]byte, []int) {
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *AcceptGapResponse) GetRules() []*RuleVerdict {
+	if x != nil {
+		return x.Rules
+	}
+	return nil
+}
+
+func (x *AcceptGapResponse) GetFacts() []*Fact {
+	if x != nil {
+		return x.Facts
+	}
+	return nil
+}
+
+func (x *AcceptGapResponse) GetGap() *Gap {
+	if x != nil {
+		return x.Gap
+	}
+	return nil
+}
+
+type ListGapsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Of all services when empty.
+	Service string `protobuf:"bytes,1,opt,name=service,proto3" json:"service,omitempty"`
+	// Of all of the service's streams when empty.
+	Stream        string `protobuf:"bytes,2,opt,name=stream,proto3" json:"stream,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListGapsRequest) Reset() {
+	*x = ListGapsRequest{}
+	mi := &file_tidegate_v1_operator_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListGapsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListGapsRequest) ProtoMessage() {}
+
+func (x *ListGapsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tidegate_v1_operator_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListGapsRequest.ProtoReflect.Descriptor instead.
+func (*ListGapsRequest) Descriptor() ([]byte, []int) {
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *ListGapsRequest) GetService() string {
+	if x != nil {
+		return x.Service
+	}
+	return ""
+}
+
+func (x *ListGapsRequest) GetStream() string {
+	if x != nil {
+		return x.Stream
+	}
+	return ""
+}
+
+type ListGapsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// By service and stream; oldest first.
+	Gaps          []*GapView `protobuf:"bytes,1,rep,name=gaps,proto3" json:"gaps,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListGapsResponse) Reset() {
+	*x = ListGapsResponse{}
+	mi := &file_tidegate_v1_operator_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListGapsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListGapsResponse) ProtoMessage() {}
+
+func (x *ListGapsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_tidegate_v1_operator_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListGapsResponse.ProtoReflect.Descriptor instead.
+func (*ListGapsResponse) Descriptor() ([]byte, []int) {
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{32}
+}
+
+func (x *ListGapsResponse) GetGaps() []*GapView {
+	if x != nil {
+		return x.Gaps
+	}
+	return nil
+}
+
+// GapView is a range of a stream's log that is lost. Where it ends is not known here.
+type GapView struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Service  string                 `protobuf:"bytes,1,opt,name=service,proto3" json:"service,omitempty"`
+	Stream   string                 `protobuf:"bytes,2,opt,name=stream,proto3" json:"stream,omitempty"`
+	StreamId string                 `protobuf:"bytes,3,opt,name=stream_id,json=streamId,proto3" json:"stream_id,omitempty"`
+	State    GapState               `protobuf:"varint,4,opt,name=state,proto3,enum=tidegate.v1.GapState" json:"state,omitempty"`
+	// Of an accepted one all; of an open one what is known of it.
+	Gap           *Gap `protobuf:"bytes,5,opt,name=gap,proto3" json:"gap,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GapView) Reset() {
+	*x = GapView{}
+	mi := &file_tidegate_v1_operator_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GapView) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GapView) ProtoMessage() {}
+
+func (x *GapView) ProtoReflect() protoreflect.Message {
+	mi := &file_tidegate_v1_operator_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GapView.ProtoReflect.Descriptor instead.
+func (*GapView) Descriptor() ([]byte, []int) {
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{33}
+}
+
+func (x *GapView) GetService() string {
+	if x != nil {
+		return x.Service
+	}
+	return ""
+}
+
+func (x *GapView) GetStream() string {
+	if x != nil {
+		return x.Stream
+	}
+	return ""
+}
+
+func (x *GapView) GetStreamId() string {
+	if x != nil {
+		return x.StreamId
+	}
+	return ""
+}
+
+func (x *GapView) GetState() GapState {
+	if x != nil {
+		return x.State
+	}
+	return GapState_GAP_STATE_UNSPECIFIED
+}
+
+func (x *GapView) GetGap() *Gap {
+	if x != nil {
+		return x.Gap
+	}
+	return nil
+}
+
 type RemoveStreamRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Service       string                 `protobuf:"bytes,1,opt,name=service,proto3" json:"service,omitempty"`
@@ -2475,7 +2851,7 @@ type RemoveStreamRequest struct {
 
 func (x *RemoveStreamRequest) Reset() {
 	*x = RemoveStreamRequest{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[29]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2487,7 +2863,7 @@ func (x *RemoveStreamRequest) String() string {
 func (*RemoveStreamRequest) ProtoMessage() {}
 
 func (x *RemoveStreamRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[29]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2500,7 +2876,7 @@ func (x *RemoveStreamRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveStreamRequest.ProtoReflect.Descriptor instead.
 func (*RemoveStreamRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{29}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *RemoveStreamRequest) GetService() string {
@@ -2535,7 +2911,7 @@ type RemoveStreamResponse struct {
 
 func (x *RemoveStreamResponse) Reset() {
 	*x = RemoveStreamResponse{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[30]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2547,7 +2923,7 @@ func (x *RemoveStreamResponse) String() string {
 func (*RemoveStreamResponse) ProtoMessage() {}
 
 func (x *RemoveStreamResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[30]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2560,7 +2936,7 @@ func (x *RemoveStreamResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveStreamResponse.ProtoReflect.Descriptor instead.
 func (*RemoveStreamResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{30}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *RemoveStreamResponse) GetRemnants() []*Remnant {
@@ -2581,7 +2957,7 @@ type Remnant struct {
 
 func (x *Remnant) Reset() {
 	*x = Remnant{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[31]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2593,7 +2969,7 @@ func (x *Remnant) String() string {
 func (*Remnant) ProtoMessage() {}
 
 func (x *Remnant) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[31]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2606,7 +2982,7 @@ func (x *Remnant) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Remnant.ProtoReflect.Descriptor instead.
 func (*Remnant) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{31}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *Remnant) GetNode() string {
@@ -2647,7 +3023,7 @@ type SetModeRequest struct {
 
 func (x *SetModeRequest) Reset() {
 	*x = SetModeRequest{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[32]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2659,7 +3035,7 @@ func (x *SetModeRequest) String() string {
 func (*SetModeRequest) ProtoMessage() {}
 
 func (x *SetModeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[32]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2672,7 +3048,7 @@ func (x *SetModeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetModeRequest.ProtoReflect.Descriptor instead.
 func (*SetModeRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{32}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *SetModeRequest) GetService() string {
@@ -2757,7 +3133,7 @@ type SetModeResponse struct {
 
 func (x *SetModeResponse) Reset() {
 	*x = SetModeResponse{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[33]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2769,7 +3145,7 @@ func (x *SetModeResponse) String() string {
 func (*SetModeResponse) ProtoMessage() {}
 
 func (x *SetModeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[33]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2782,7 +3158,7 @@ func (x *SetModeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetModeResponse.ProtoReflect.Descriptor instead.
 func (*SetModeResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{33}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *SetModeResponse) GetStream() *StreamView {
@@ -2815,7 +3191,7 @@ type SetDetectorRequest struct {
 
 func (x *SetDetectorRequest) Reset() {
 	*x = SetDetectorRequest{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[34]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2827,7 +3203,7 @@ func (x *SetDetectorRequest) String() string {
 func (*SetDetectorRequest) ProtoMessage() {}
 
 func (x *SetDetectorRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[34]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2840,7 +3216,7 @@ func (x *SetDetectorRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetDetectorRequest.ProtoReflect.Descriptor instead.
 func (*SetDetectorRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{34}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *SetDetectorRequest) GetService() string {
@@ -2887,7 +3263,7 @@ type SetDetectorResponse struct {
 
 func (x *SetDetectorResponse) Reset() {
 	*x = SetDetectorResponse{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[35]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2899,7 +3275,7 @@ func (x *SetDetectorResponse) String() string {
 func (*SetDetectorResponse) ProtoMessage() {}
 
 func (x *SetDetectorResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[35]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2912,7 +3288,7 @@ func (x *SetDetectorResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetDetectorResponse.ProtoReflect.Descriptor instead.
 func (*SetDetectorResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{35}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *SetDetectorResponse) GetService() *Service {
@@ -2934,7 +3310,7 @@ type OpenGateRequest struct {
 
 func (x *OpenGateRequest) Reset() {
 	*x = OpenGateRequest{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[36]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2946,7 +3322,7 @@ func (x *OpenGateRequest) String() string {
 func (*OpenGateRequest) ProtoMessage() {}
 
 func (x *OpenGateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[36]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2959,7 +3335,7 @@ func (x *OpenGateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OpenGateRequest.ProtoReflect.Descriptor instead.
 func (*OpenGateRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{36}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *OpenGateRequest) GetService() string {
@@ -2994,7 +3370,7 @@ type OpenGateResponse struct {
 
 func (x *OpenGateResponse) Reset() {
 	*x = OpenGateResponse{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[37]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3006,7 +3382,7 @@ func (x *OpenGateResponse) String() string {
 func (*OpenGateResponse) ProtoMessage() {}
 
 func (x *OpenGateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[37]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3019,7 +3395,7 @@ func (x *OpenGateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OpenGateResponse.ProtoReflect.Descriptor instead.
 func (*OpenGateResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{37}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *OpenGateResponse) GetService() *ServiceView {
@@ -3046,7 +3422,7 @@ type ArmGateRequest struct {
 
 func (x *ArmGateRequest) Reset() {
 	*x = ArmGateRequest{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[38]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3058,7 +3434,7 @@ func (x *ArmGateRequest) String() string {
 func (*ArmGateRequest) ProtoMessage() {}
 
 func (x *ArmGateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[38]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3071,7 +3447,7 @@ func (x *ArmGateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ArmGateRequest.ProtoReflect.Descriptor instead.
 func (*ArmGateRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{38}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *ArmGateRequest) GetService() string {
@@ -3099,7 +3475,7 @@ type ArmGateResponse struct {
 
 func (x *ArmGateResponse) Reset() {
 	*x = ArmGateResponse{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[39]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3111,7 +3487,7 @@ func (x *ArmGateResponse) String() string {
 func (*ArmGateResponse) ProtoMessage() {}
 
 func (x *ArmGateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[39]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3124,7 +3500,7 @@ func (x *ArmGateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ArmGateResponse.ProtoReflect.Descriptor instead.
 func (*ArmGateResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{39}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *ArmGateResponse) GetService() *ServiceView {
@@ -3155,7 +3531,7 @@ type GateExplainRequest struct {
 
 func (x *GateExplainRequest) Reset() {
 	*x = GateExplainRequest{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[40]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3167,7 +3543,7 @@ func (x *GateExplainRequest) String() string {
 func (*GateExplainRequest) ProtoMessage() {}
 
 func (x *GateExplainRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[40]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3180,7 +3556,7 @@ func (x *GateExplainRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GateExplainRequest.ProtoReflect.Descriptor instead.
 func (*GateExplainRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{40}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *GateExplainRequest) GetService() string {
@@ -3224,7 +3600,7 @@ type GateExplainResponse struct {
 
 func (x *GateExplainResponse) Reset() {
 	*x = GateExplainResponse{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[41]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3236,7 +3612,7 @@ func (x *GateExplainResponse) String() string {
 func (*GateExplainResponse) ProtoMessage() {}
 
 func (x *GateExplainResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[41]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3249,7 +3625,7 @@ func (x *GateExplainResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GateExplainResponse.ProtoReflect.Descriptor instead.
 func (*GateExplainResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{41}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *GateExplainResponse) GetRules() []*RuleVerdict {
@@ -3299,7 +3675,7 @@ type ChangeRoleRequest struct {
 
 func (x *ChangeRoleRequest) Reset() {
 	*x = ChangeRoleRequest{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[42]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3311,7 +3687,7 @@ func (x *ChangeRoleRequest) String() string {
 func (*ChangeRoleRequest) ProtoMessage() {}
 
 func (x *ChangeRoleRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[42]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3324,7 +3700,7 @@ func (x *ChangeRoleRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChangeRoleRequest.ProtoReflect.Descriptor instead.
 func (*ChangeRoleRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{42}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *ChangeRoleRequest) GetService() string {
@@ -3408,7 +3784,7 @@ type RuleOverride struct {
 
 func (x *RuleOverride) Reset() {
 	*x = RuleOverride{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[43]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3420,7 +3796,7 @@ func (x *RuleOverride) String() string {
 func (*RuleOverride) ProtoMessage() {}
 
 func (x *RuleOverride) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[43]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3433,7 +3809,7 @@ func (x *RuleOverride) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RuleOverride.ProtoReflect.Descriptor instead.
 func (*RuleOverride) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{43}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *RuleOverride) GetRule() string {
@@ -3464,7 +3840,7 @@ type ChangeRoleResponse struct {
 
 func (x *ChangeRoleResponse) Reset() {
 	*x = ChangeRoleResponse{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[44]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3476,7 +3852,7 @@ func (x *ChangeRoleResponse) String() string {
 func (*ChangeRoleResponse) ProtoMessage() {}
 
 func (x *ChangeRoleResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[44]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3489,7 +3865,7 @@ func (x *ChangeRoleResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChangeRoleResponse.ProtoReflect.Descriptor instead.
 func (*ChangeRoleResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{44}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *ChangeRoleResponse) GetEvent() isChangeRoleResponse_Event {
@@ -3569,7 +3945,7 @@ type ReconfigureRequest struct {
 
 func (x *ReconfigureRequest) Reset() {
 	*x = ReconfigureRequest{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[45]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3581,7 +3957,7 @@ func (x *ReconfigureRequest) String() string {
 func (*ReconfigureRequest) ProtoMessage() {}
 
 func (x *ReconfigureRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[45]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3594,7 +3970,7 @@ func (x *ReconfigureRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReconfigureRequest.ProtoReflect.Descriptor instead.
 func (*ReconfigureRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{45}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *ReconfigureRequest) GetService() string {
@@ -3653,7 +4029,7 @@ type ReconfigureResponse struct {
 
 func (x *ReconfigureResponse) Reset() {
 	*x = ReconfigureResponse{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[46]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3665,7 +4041,7 @@ func (x *ReconfigureResponse) String() string {
 func (*ReconfigureResponse) ProtoMessage() {}
 
 func (x *ReconfigureResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[46]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3678,7 +4054,7 @@ func (x *ReconfigureResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReconfigureResponse.ProtoReflect.Descriptor instead.
 func (*ReconfigureResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{46}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *ReconfigureResponse) GetEvent() isReconfigureResponse_Event {
@@ -3747,7 +4123,7 @@ type AbortPlanRequest struct {
 
 func (x *AbortPlanRequest) Reset() {
 	*x = AbortPlanRequest{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[47]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3759,7 +4135,7 @@ func (x *AbortPlanRequest) String() string {
 func (*AbortPlanRequest) ProtoMessage() {}
 
 func (x *AbortPlanRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[47]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3772,7 +4148,7 @@ func (x *AbortPlanRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AbortPlanRequest.ProtoReflect.Descriptor instead.
 func (*AbortPlanRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{47}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *AbortPlanRequest) GetId() string {
@@ -3800,7 +4176,7 @@ type AbortPlanResponse struct {
 
 func (x *AbortPlanResponse) Reset() {
 	*x = AbortPlanResponse{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[48]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3812,7 +4188,7 @@ func (x *AbortPlanResponse) String() string {
 func (*AbortPlanResponse) ProtoMessage() {}
 
 func (x *AbortPlanResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[48]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3825,7 +4201,7 @@ func (x *AbortPlanResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AbortPlanResponse.ProtoReflect.Descriptor instead.
 func (*AbortPlanResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{48}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *AbortPlanResponse) GetPlan() *Plan {
@@ -3852,7 +4228,7 @@ type ListOverridesRequest struct {
 
 func (x *ListOverridesRequest) Reset() {
 	*x = ListOverridesRequest{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[49]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3864,7 +4240,7 @@ func (x *ListOverridesRequest) String() string {
 func (*ListOverridesRequest) ProtoMessage() {}
 
 func (x *ListOverridesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[49]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3877,7 +4253,7 @@ func (x *ListOverridesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListOverridesRequest.ProtoReflect.Descriptor instead.
 func (*ListOverridesRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{49}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *ListOverridesRequest) GetService() string {
@@ -3896,7 +4272,7 @@ type ListOverridesResponse struct {
 
 func (x *ListOverridesResponse) Reset() {
 	*x = ListOverridesResponse{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[50]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3908,7 +4284,7 @@ func (x *ListOverridesResponse) String() string {
 func (*ListOverridesResponse) ProtoMessage() {}
 
 func (x *ListOverridesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[50]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3921,7 +4297,7 @@ func (x *ListOverridesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListOverridesResponse.ProtoReflect.Descriptor instead.
 func (*ListOverridesResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{50}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *ListOverridesResponse) GetOverrides() []*Override {
@@ -3945,7 +4321,7 @@ type PutOverridesRequest struct {
 
 func (x *PutOverridesRequest) Reset() {
 	*x = PutOverridesRequest{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[51]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3957,7 +4333,7 @@ func (x *PutOverridesRequest) String() string {
 func (*PutOverridesRequest) ProtoMessage() {}
 
 func (x *PutOverridesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[51]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3970,7 +4346,7 @@ func (x *PutOverridesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutOverridesRequest.ProtoReflect.Descriptor instead.
 func (*PutOverridesRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{51}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *PutOverridesRequest) GetService() string {
@@ -4011,7 +4387,7 @@ type PutOverridesResponse struct {
 
 func (x *PutOverridesResponse) Reset() {
 	*x = PutOverridesResponse{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[52]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4023,7 +4399,7 @@ func (x *PutOverridesResponse) String() string {
 func (*PutOverridesResponse) ProtoMessage() {}
 
 func (x *PutOverridesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[52]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4036,7 +4412,7 @@ func (x *PutOverridesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutOverridesResponse.ProtoReflect.Descriptor instead.
 func (*PutOverridesResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{52}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *PutOverridesResponse) GetOverrides() []*Override {
@@ -4056,7 +4432,7 @@ type RevokeOverrideRequest struct {
 
 func (x *RevokeOverrideRequest) Reset() {
 	*x = RevokeOverrideRequest{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[53]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4068,7 +4444,7 @@ func (x *RevokeOverrideRequest) String() string {
 func (*RevokeOverrideRequest) ProtoMessage() {}
 
 func (x *RevokeOverrideRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[53]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4081,7 +4457,7 @@ func (x *RevokeOverrideRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeOverrideRequest.ProtoReflect.Descriptor instead.
 func (*RevokeOverrideRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{53}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *RevokeOverrideRequest) GetId() string {
@@ -4106,7 +4482,7 @@ type RevokeOverrideResponse struct {
 
 func (x *RevokeOverrideResponse) Reset() {
 	*x = RevokeOverrideResponse{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[54]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4118,7 +4494,7 @@ func (x *RevokeOverrideResponse) String() string {
 func (*RevokeOverrideResponse) ProtoMessage() {}
 
 func (x *RevokeOverrideResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[54]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4131,7 +4507,7 @@ func (x *RevokeOverrideResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeOverrideResponse.ProtoReflect.Descriptor instead.
 func (*RevokeOverrideResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{54}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{59}
 }
 
 // AuditEntry is one thing that somebody did or that happened to a gate. Entries
@@ -4157,7 +4533,7 @@ type AuditEntry struct {
 
 func (x *AuditEntry) Reset() {
 	*x = AuditEntry{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[55]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4169,7 +4545,7 @@ func (x *AuditEntry) String() string {
 func (*AuditEntry) ProtoMessage() {}
 
 func (x *AuditEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[55]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4182,7 +4558,7 @@ func (x *AuditEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditEntry.ProtoReflect.Descriptor instead.
 func (*AuditEntry) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{55}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *AuditEntry) GetId() string {
@@ -4264,7 +4640,7 @@ type ListAuditRequest struct {
 
 func (x *ListAuditRequest) Reset() {
 	*x = ListAuditRequest{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[56]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4276,7 +4652,7 @@ func (x *ListAuditRequest) String() string {
 func (*ListAuditRequest) ProtoMessage() {}
 
 func (x *ListAuditRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[56]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4289,7 +4665,7 @@ func (x *ListAuditRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListAuditRequest.ProtoReflect.Descriptor instead.
 func (*ListAuditRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{56}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *ListAuditRequest) GetService() string {
@@ -4331,7 +4707,7 @@ type ListAuditResponse struct {
 
 func (x *ListAuditResponse) Reset() {
 	*x = ListAuditResponse{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[57]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4343,7 +4719,7 @@ func (x *ListAuditResponse) String() string {
 func (*ListAuditResponse) ProtoMessage() {}
 
 func (x *ListAuditResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[57]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4356,7 +4732,7 @@ func (x *ListAuditResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListAuditResponse.ProtoReflect.Descriptor instead.
 func (*ListAuditResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{57}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *ListAuditResponse) GetEntries() []*AuditEntry {
@@ -4384,7 +4760,7 @@ type FreezeRequest struct {
 
 func (x *FreezeRequest) Reset() {
 	*x = FreezeRequest{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[58]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4396,7 +4772,7 @@ func (x *FreezeRequest) String() string {
 func (*FreezeRequest) ProtoMessage() {}
 
 func (x *FreezeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[58]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4409,7 +4785,7 @@ func (x *FreezeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FreezeRequest.ProtoReflect.Descriptor instead.
 func (*FreezeRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{58}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *FreezeRequest) GetService() string {
@@ -4444,7 +4820,7 @@ type FreezeResponse struct {
 
 func (x *FreezeResponse) Reset() {
 	*x = FreezeResponse{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[59]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4456,7 +4832,7 @@ func (x *FreezeResponse) String() string {
 func (*FreezeResponse) ProtoMessage() {}
 
 func (x *FreezeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[59]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4469,7 +4845,7 @@ func (x *FreezeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FreezeResponse.ProtoReflect.Descriptor instead.
 func (*FreezeResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{59}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *FreezeResponse) GetService() *ServiceView {
@@ -4538,7 +4914,7 @@ type Plan struct {
 
 func (x *Plan) Reset() {
 	*x = Plan{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[60]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4550,7 +4926,7 @@ func (x *Plan) String() string {
 func (*Plan) ProtoMessage() {}
 
 func (x *Plan) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[60]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4563,7 +4939,7 @@ func (x *Plan) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Plan.ProtoReflect.Descriptor instead.
 func (*Plan) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{60}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *Plan) GetId() string {
@@ -4781,7 +5157,7 @@ type PlanAbort struct {
 
 func (x *PlanAbort) Reset() {
 	*x = PlanAbort{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[61]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4793,7 +5169,7 @@ func (x *PlanAbort) String() string {
 func (*PlanAbort) ProtoMessage() {}
 
 func (x *PlanAbort) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[61]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4806,7 +5182,7 @@ func (x *PlanAbort) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlanAbort.ProtoReflect.Descriptor instead.
 func (*PlanAbort) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{61}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *PlanAbort) GetActor() string {
@@ -4850,7 +5226,7 @@ type PlanStream struct {
 
 func (x *PlanStream) Reset() {
 	*x = PlanStream{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[62]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4862,7 +5238,7 @@ func (x *PlanStream) String() string {
 func (*PlanStream) ProtoMessage() {}
 
 func (x *PlanStream) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[62]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4875,7 +5251,7 @@ func (x *PlanStream) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlanStream.ProtoReflect.Descriptor instead.
 func (*PlanStream) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{62}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *PlanStream) GetStreamId() string {
@@ -4962,7 +5338,7 @@ type PlanStep struct {
 
 func (x *PlanStep) Reset() {
 	*x = PlanStep{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[63]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4974,7 +5350,7 @@ func (x *PlanStep) String() string {
 func (*PlanStep) ProtoMessage() {}
 
 func (x *PlanStep) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[63]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4987,7 +5363,7 @@ func (x *PlanStep) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlanStep.ProtoReflect.Descriptor instead.
 func (*PlanStep) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{63}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *PlanStep) GetName() string {
@@ -5055,7 +5431,7 @@ type ShowPlanRequest struct {
 
 func (x *ShowPlanRequest) Reset() {
 	*x = ShowPlanRequest{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[64]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5067,7 +5443,7 @@ func (x *ShowPlanRequest) String() string {
 func (*ShowPlanRequest) ProtoMessage() {}
 
 func (x *ShowPlanRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[64]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5080,7 +5456,7 @@ func (x *ShowPlanRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShowPlanRequest.ProtoReflect.Descriptor instead.
 func (*ShowPlanRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{64}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *ShowPlanRequest) GetId() string {
@@ -5099,7 +5475,7 @@ type ShowPlanResponse struct {
 
 func (x *ShowPlanResponse) Reset() {
 	*x = ShowPlanResponse{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[65]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5111,7 +5487,7 @@ func (x *ShowPlanResponse) String() string {
 func (*ShowPlanResponse) ProtoMessage() {}
 
 func (x *ShowPlanResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[65]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5124,7 +5500,7 @@ func (x *ShowPlanResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShowPlanResponse.ProtoReflect.Descriptor instead.
 func (*ShowPlanResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{65}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{70}
 }
 
 func (x *ShowPlanResponse) GetPlan() *Plan {
@@ -5147,7 +5523,7 @@ type ListPlansRequest struct {
 
 func (x *ListPlansRequest) Reset() {
 	*x = ListPlansRequest{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[66]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5159,7 +5535,7 @@ func (x *ListPlansRequest) String() string {
 func (*ListPlansRequest) ProtoMessage() {}
 
 func (x *ListPlansRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[66]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5172,7 +5548,7 @@ func (x *ListPlansRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPlansRequest.ProtoReflect.Descriptor instead.
 func (*ListPlansRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{66}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{71}
 }
 
 func (x *ListPlansRequest) GetService() string {
@@ -5207,7 +5583,7 @@ type ListPlansResponse struct {
 
 func (x *ListPlansResponse) Reset() {
 	*x = ListPlansResponse{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[67]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[72]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5219,7 +5595,7 @@ func (x *ListPlansResponse) String() string {
 func (*ListPlansResponse) ProtoMessage() {}
 
 func (x *ListPlansResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[67]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[72]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5232,7 +5608,7 @@ func (x *ListPlansResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPlansResponse.ProtoReflect.Descriptor instead.
 func (*ListPlansResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{67}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{72}
 }
 
 func (x *ListPlansResponse) GetPlans() []*Plan {
@@ -5266,7 +5642,7 @@ type RebuildRequest struct {
 
 func (x *RebuildRequest) Reset() {
 	*x = RebuildRequest{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[68]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[73]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5278,7 +5654,7 @@ func (x *RebuildRequest) String() string {
 func (*RebuildRequest) ProtoMessage() {}
 
 func (x *RebuildRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[68]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[73]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5291,7 +5667,7 @@ func (x *RebuildRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RebuildRequest.ProtoReflect.Descriptor instead.
 func (*RebuildRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{68}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{73}
 }
 
 func (x *RebuildRequest) GetStandbys() []string {
@@ -5339,7 +5715,7 @@ type RebuildResponse struct {
 
 func (x *RebuildResponse) Reset() {
 	*x = RebuildResponse{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[69]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[74]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5351,7 +5727,7 @@ func (x *RebuildResponse) String() string {
 func (*RebuildResponse) ProtoMessage() {}
 
 func (x *RebuildResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[69]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[74]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5364,7 +5740,7 @@ func (x *RebuildResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RebuildResponse.ProtoReflect.Descriptor instead.
 func (*RebuildResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{69}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{74}
 }
 
 func (x *RebuildResponse) GetStreams() []*StreamView {
@@ -5389,7 +5765,7 @@ type DoctorRequest struct {
 
 func (x *DoctorRequest) Reset() {
 	*x = DoctorRequest{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[70]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[75]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5401,7 +5777,7 @@ func (x *DoctorRequest) String() string {
 func (*DoctorRequest) ProtoMessage() {}
 
 func (x *DoctorRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[70]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[75]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5414,7 +5790,7 @@ func (x *DoctorRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DoctorRequest.ProtoReflect.Descriptor instead.
 func (*DoctorRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{70}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{75}
 }
 
 type DoctorResponse struct {
@@ -5426,7 +5802,7 @@ type DoctorResponse struct {
 
 func (x *DoctorResponse) Reset() {
 	*x = DoctorResponse{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[71]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[76]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5438,7 +5814,7 @@ func (x *DoctorResponse) String() string {
 func (*DoctorResponse) ProtoMessage() {}
 
 func (x *DoctorResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[71]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[76]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5451,7 +5827,7 @@ func (x *DoctorResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DoctorResponse.ProtoReflect.Descriptor instead.
 func (*DoctorResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{71}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{76}
 }
 
 func (x *DoctorResponse) GetFindings() []*Finding {
@@ -5473,7 +5849,7 @@ type Finding struct {
 
 func (x *Finding) Reset() {
 	*x = Finding{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[72]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[77]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5485,7 +5861,7 @@ func (x *Finding) String() string {
 func (*Finding) ProtoMessage() {}
 
 func (x *Finding) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[72]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[77]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5498,7 +5874,7 @@ func (x *Finding) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Finding.ProtoReflect.Descriptor instead.
 func (*Finding) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{72}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{77}
 }
 
 func (x *Finding) GetSeverity() Severity {
@@ -5710,7 +6086,29 @@ const file_tidegate_v1_operator_proto_rawDesc = "" +
 	"\x18RegenerateStreamResponse\x12.\n" +
 	"\x05rules\x18\x01 \x03(\v2\x18.tidegate.v1.RuleVerdictR\x05rules\x12'\n" +
 	"\x05facts\x18\x02 \x03(\v2\x11.tidegate.v1.FactR\x05facts\x12.\n" +
-	"\arenewal\x18\x03 \x01(\v2\x14.tidegate.v1.RenewalR\arenewal\"_\n" +
+	"\arenewal\x18\x03 \x01(\v2\x14.tidegate.v1.RenewalR\arenewal\"\x96\x01\n" +
+	"\x10AcceptGapRequest\x12\x18\n" +
+	"\aservice\x18\x01 \x01(\tR\aservice\x12\x16\n" +
+	"\x06stream\x18\x02 \x01(\tR\x06stream\x12\x16\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\x12\x17\n" +
+	"\adry_run\x18\x04 \x01(\bR\x06dryRun\x12\x1f\n" +
+	"\vaccept_loss\x18\x05 \x01(\bR\n" +
+	"acceptLoss\"\x90\x01\n" +
+	"\x11AcceptGapResponse\x12.\n" +
+	"\x05rules\x18\x01 \x03(\v2\x18.tidegate.v1.RuleVerdictR\x05rules\x12'\n" +
+	"\x05facts\x18\x02 \x03(\v2\x11.tidegate.v1.FactR\x05facts\x12\"\n" +
+	"\x03gap\x18\x03 \x01(\v2\x10.tidegate.v1.GapR\x03gap\"C\n" +
+	"\x0fListGapsRequest\x12\x18\n" +
+	"\aservice\x18\x01 \x01(\tR\aservice\x12\x16\n" +
+	"\x06stream\x18\x02 \x01(\tR\x06stream\"<\n" +
+	"\x10ListGapsResponse\x12(\n" +
+	"\x04gaps\x18\x01 \x03(\v2\x14.tidegate.v1.GapViewR\x04gaps\"\xa9\x01\n" +
+	"\aGapView\x12\x18\n" +
+	"\aservice\x18\x01 \x01(\tR\aservice\x12\x16\n" +
+	"\x06stream\x18\x02 \x01(\tR\x06stream\x12\x1b\n" +
+	"\tstream_id\x18\x03 \x01(\tR\bstreamId\x12+\n" +
+	"\x05state\x18\x04 \x01(\x0e2\x15.tidegate.v1.GapStateR\x05state\x12\"\n" +
+	"\x03gap\x18\x05 \x01(\v2\x10.tidegate.v1.GapR\x03gap\"_\n" +
 	"\x13RemoveStreamRequest\x12\x18\n" +
 	"\aservice\x18\x01 \x01(\tR\aservice\x12\x16\n" +
 	"\x06stream\x18\x02 \x01(\tR\x06stream\x12\x16\n" +
@@ -5951,7 +6349,13 @@ const file_tidegate_v1_operator_proto_rawDesc = "" +
 	"\x12ARCHIVE_STATE_NONE\x10\x01\x12\x19\n" +
 	"\x15ARCHIVE_STATE_UPLOADS\x10\x02\x12\x17\n" +
 	"\x13ARCHIVE_STATE_FAILS\x10\x03\x12\x16\n" +
-	"\x12ARCHIVE_STATE_IDLE\x10\x04*\xe0\x01\n" +
+	"\x12ARCHIVE_STATE_IDLE\x10\x04*\x7f\n" +
+	"\bGapState\x12\x19\n" +
+	"\x15GAP_STATE_UNSPECIFIED\x10\x00\x12\x12\n" +
+	"\x0eGAP_STATE_OPEN\x10\x01\x12\x15\n" +
+	"\x11GAP_STATE_PENDING\x10\x02\x12\x16\n" +
+	"\x12GAP_STATE_ACCEPTED\x10\x03\x12\x15\n" +
+	"\x11GAP_STATE_UNKNOWN\x10\x04*\xe0\x01\n" +
 	"\vPlanOutcome\x12\x1c\n" +
 	"\x18PLAN_OUTCOME_UNSPECIFIED\x10\x00\x12\x18\n" +
 	"\x14PLAN_OUTCOME_RUNNING\x10\x01\x12\x15\n" +
@@ -5960,7 +6364,7 @@ const file_tidegate_v1_operator_proto_rawDesc = "" +
 	"\x13PLAN_OUTCOME_FAILED\x10\x04\x12\x1b\n" +
 	"\x17PLAN_OUTCOME_SUPERSEDED\x10\x05\x12\x18\n" +
 	"\x14PLAN_OUTCOME_DRY_RUN\x10\x06\x12\x18\n" +
-	"\x14PLAN_OUTCOME_ABORTED\x10\a2\xbd\x0f\n" +
+	"\x14PLAN_OUTCOME_ABORTED\x10\a2\xd2\x10\n" +
 	"\x0fOperatorService\x12A\n" +
 	"\x06Status\x12\x1a.tidegate.v1.StatusRequest\x1a\x1b.tidegate.v1.StatusResponse\x12P\n" +
 	"\vListStreams\x12\x1f.tidegate.v1.ListStreamsRequest\x1a .tidegate.v1.ListStreamsResponse\x12M\n" +
@@ -5970,7 +6374,9 @@ const file_tidegate_v1_operator_proto_rawDesc = "" +
 	"\vPauseStream\x12\x1f.tidegate.v1.PauseStreamRequest\x1a .tidegate.v1.PauseStreamResponse\x12S\n" +
 	"\fResumeStream\x12 .tidegate.v1.ResumeStreamRequest\x1a!.tidegate.v1.ResumeStreamResponse\x12S\n" +
 	"\fRemoveStream\x12 .tidegate.v1.RemoveStreamRequest\x1a!.tidegate.v1.RemoveStreamResponse\x12_\n" +
-	"\x10RegenerateStream\x12$.tidegate.v1.RegenerateStreamRequest\x1a%.tidegate.v1.RegenerateStreamResponse\x12D\n" +
+	"\x10RegenerateStream\x12$.tidegate.v1.RegenerateStreamRequest\x1a%.tidegate.v1.RegenerateStreamResponse\x12J\n" +
+	"\tAcceptGap\x12\x1d.tidegate.v1.AcceptGapRequest\x1a\x1e.tidegate.v1.AcceptGapResponse\x12G\n" +
+	"\bListGaps\x12\x1c.tidegate.v1.ListGapsRequest\x1a\x1d.tidegate.v1.ListGapsResponse\x12D\n" +
 	"\aSetMode\x12\x1b.tidegate.v1.SetModeRequest\x1a\x1c.tidegate.v1.SetModeResponse\x12P\n" +
 	"\vSetDetector\x12\x1f.tidegate.v1.SetDetectorRequest\x1a .tidegate.v1.SetDetectorResponse\x12A\n" +
 	"\x06Freeze\x12\x1a.tidegate.v1.FreezeRequest\x1a\x1b.tidegate.v1.FreezeResponse\x12G\n" +
@@ -6002,314 +6408,331 @@ func file_tidegate_v1_operator_proto_rawDescGZIP() []byte {
 	return file_tidegate_v1_operator_proto_rawDescData
 }
 
-var file_tidegate_v1_operator_proto_enumTypes = make([]protoimpl.EnumInfo, 4)
-var file_tidegate_v1_operator_proto_msgTypes = make([]protoimpl.MessageInfo, 73)
+var file_tidegate_v1_operator_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
+var file_tidegate_v1_operator_proto_msgTypes = make([]protoimpl.MessageInfo, 78)
 var file_tidegate_v1_operator_proto_goTypes = []any{
 	(DetectorMode)(0),                // 0: tidegate.v1.DetectorMode
 	(DetectorVerdict)(0),             // 1: tidegate.v1.DetectorVerdict
 	(ArchiveState)(0),                // 2: tidegate.v1.ArchiveState
-	(PlanOutcome)(0),                 // 3: tidegate.v1.PlanOutcome
-	(*StatusRequest)(nil),            // 4: tidegate.v1.StatusRequest
-	(*StatusResponse)(nil),           // 5: tidegate.v1.StatusResponse
-	(*ServiceStatus)(nil),            // 6: tidegate.v1.ServiceStatus
-	(*LeaseStatus)(nil),              // 7: tidegate.v1.LeaseStatus
-	(*DetectorSettings)(nil),         // 8: tidegate.v1.DetectorSettings
-	(*DetectorStatus)(nil),           // 9: tidegate.v1.DetectorStatus
-	(*DetectorVote)(nil),             // 10: tidegate.v1.DetectorVote
-	(*DrillPolicy)(nil),              // 11: tidegate.v1.DrillPolicy
-	(*ProbeStatus)(nil),              // 12: tidegate.v1.ProbeStatus
-	(*StreamStatus)(nil),             // 13: tidegate.v1.StreamStatus
-	(*StreamArchive)(nil),            // 14: tidegate.v1.StreamArchive
-	(*MemberStatus)(nil),             // 15: tidegate.v1.MemberStatus
-	(*StandbyStatus)(nil),            // 16: tidegate.v1.StandbyStatus
-	(*AgentStatus)(nil),              // 17: tidegate.v1.AgentStatus
-	(*RouteStatus)(nil),              // 18: tidegate.v1.RouteStatus
-	(*ListStreamsRequest)(nil),       // 19: tidegate.v1.ListStreamsRequest
-	(*ListStreamsResponse)(nil),      // 20: tidegate.v1.ListStreamsResponse
-	(*Service)(nil),                  // 21: tidegate.v1.Service
-	(*SiteEndpoints)(nil),            // 22: tidegate.v1.SiteEndpoints
-	(*AddServiceRequest)(nil),        // 23: tidegate.v1.AddServiceRequest
-	(*AddServiceResponse)(nil),       // 24: tidegate.v1.AddServiceResponse
-	(*AddStreamRequest)(nil),         // 25: tidegate.v1.AddStreamRequest
-	(*AddStreamResponse)(nil),        // 26: tidegate.v1.AddStreamResponse
-	(*PauseStreamRequest)(nil),       // 27: tidegate.v1.PauseStreamRequest
-	(*PauseStreamResponse)(nil),      // 28: tidegate.v1.PauseStreamResponse
-	(*ResumeStreamRequest)(nil),      // 29: tidegate.v1.ResumeStreamRequest
-	(*ResumeStreamResponse)(nil),     // 30: tidegate.v1.ResumeStreamResponse
-	(*RegenerateStreamRequest)(nil),  // 31: tidegate.v1.RegenerateStreamRequest
-	(*RegenerateStreamResponse)(nil), // 32: tidegate.v1.RegenerateStreamResponse
-	(*RemoveStreamRequest)(nil),      // 33: tidegate.v1.RemoveStreamRequest
-	(*RemoveStreamResponse)(nil),     // 34: tidegate.v1.RemoveStreamResponse
-	(*Remnant)(nil),                  // 35: tidegate.v1.Remnant
-	(*SetModeRequest)(nil),           // 36: tidegate.v1.SetModeRequest
-	(*SetModeResponse)(nil),          // 37: tidegate.v1.SetModeResponse
-	(*SetDetectorRequest)(nil),       // 38: tidegate.v1.SetDetectorRequest
-	(*SetDetectorResponse)(nil),      // 39: tidegate.v1.SetDetectorResponse
-	(*OpenGateRequest)(nil),          // 40: tidegate.v1.OpenGateRequest
-	(*OpenGateResponse)(nil),         // 41: tidegate.v1.OpenGateResponse
-	(*ArmGateRequest)(nil),           // 42: tidegate.v1.ArmGateRequest
-	(*ArmGateResponse)(nil),          // 43: tidegate.v1.ArmGateResponse
-	(*GateExplainRequest)(nil),       // 44: tidegate.v1.GateExplainRequest
-	(*GateExplainResponse)(nil),      // 45: tidegate.v1.GateExplainResponse
-	(*ChangeRoleRequest)(nil),        // 46: tidegate.v1.ChangeRoleRequest
-	(*RuleOverride)(nil),             // 47: tidegate.v1.RuleOverride
-	(*ChangeRoleResponse)(nil),       // 48: tidegate.v1.ChangeRoleResponse
-	(*ReconfigureRequest)(nil),       // 49: tidegate.v1.ReconfigureRequest
-	(*ReconfigureResponse)(nil),      // 50: tidegate.v1.ReconfigureResponse
-	(*AbortPlanRequest)(nil),         // 51: tidegate.v1.AbortPlanRequest
-	(*AbortPlanResponse)(nil),        // 52: tidegate.v1.AbortPlanResponse
-	(*ListOverridesRequest)(nil),     // 53: tidegate.v1.ListOverridesRequest
-	(*ListOverridesResponse)(nil),    // 54: tidegate.v1.ListOverridesResponse
-	(*PutOverridesRequest)(nil),      // 55: tidegate.v1.PutOverridesRequest
-	(*PutOverridesResponse)(nil),     // 56: tidegate.v1.PutOverridesResponse
-	(*RevokeOverrideRequest)(nil),    // 57: tidegate.v1.RevokeOverrideRequest
-	(*RevokeOverrideResponse)(nil),   // 58: tidegate.v1.RevokeOverrideResponse
-	(*AuditEntry)(nil),               // 59: tidegate.v1.AuditEntry
-	(*ListAuditRequest)(nil),         // 60: tidegate.v1.ListAuditRequest
-	(*ListAuditResponse)(nil),        // 61: tidegate.v1.ListAuditResponse
-	(*FreezeRequest)(nil),            // 62: tidegate.v1.FreezeRequest
-	(*FreezeResponse)(nil),           // 63: tidegate.v1.FreezeResponse
-	(*Plan)(nil),                     // 64: tidegate.v1.Plan
-	(*PlanAbort)(nil),                // 65: tidegate.v1.PlanAbort
-	(*PlanStream)(nil),               // 66: tidegate.v1.PlanStream
-	(*PlanStep)(nil),                 // 67: tidegate.v1.PlanStep
-	(*ShowPlanRequest)(nil),          // 68: tidegate.v1.ShowPlanRequest
-	(*ShowPlanResponse)(nil),         // 69: tidegate.v1.ShowPlanResponse
-	(*ListPlansRequest)(nil),         // 70: tidegate.v1.ListPlansRequest
-	(*ListPlansResponse)(nil),        // 71: tidegate.v1.ListPlansResponse
-	(*RebuildRequest)(nil),           // 72: tidegate.v1.RebuildRequest
-	(*RebuildResponse)(nil),          // 73: tidegate.v1.RebuildResponse
-	(*DoctorRequest)(nil),            // 74: tidegate.v1.DoctorRequest
-	(*DoctorResponse)(nil),           // 75: tidegate.v1.DoctorResponse
-	(*Finding)(nil),                  // 76: tidegate.v1.Finding
-	(Verdict)(0),                     // 77: tidegate.v1.Verdict
-	(*timestamppb.Timestamp)(nil),    // 78: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),      // 79: google.protobuf.Duration
-	(*Route)(nil),                    // 80: tidegate.v1.Route
-	(*LossStatement)(nil),            // 81: tidegate.v1.LossStatement
-	(*Holder)(nil),                   // 82: tidegate.v1.Holder
-	(*Vantage)(nil),                  // 83: tidegate.v1.Vantage
-	(*Fact)(nil),                     // 84: tidegate.v1.Fact
-	(*StreamView)(nil),               // 85: tidegate.v1.StreamView
-	(*AgentStream)(nil),              // 86: tidegate.v1.AgentStream
-	(*StandbyArchive)(nil),           // 87: tidegate.v1.StandbyArchive
-	(*StandbyStream)(nil),            // 88: tidegate.v1.StandbyStream
-	(*NodeView)(nil),                 // 89: tidegate.v1.NodeView
-	(*ReportStandbyRequest)(nil),     // 90: tidegate.v1.ReportStandbyRequest
-	(*ReportAgentRequest)(nil),       // 91: tidegate.v1.ReportAgentRequest
-	(*RouteApplied)(nil),             // 92: tidegate.v1.RouteApplied
-	(*Bounds)(nil),                   // 93: tidegate.v1.Bounds
-	(*ServiceView)(nil),              // 94: tidegate.v1.ServiceView
-	(Mode)(0),                        // 95: tidegate.v1.Mode
-	(GatePolicy)(0),                  // 96: tidegate.v1.GatePolicy
-	(*RuleVerdict)(nil),              // 97: tidegate.v1.RuleVerdict
-	(*Renewal)(nil),                  // 98: tidegate.v1.Renewal
-	(PlanKind)(0),                    // 99: tidegate.v1.PlanKind
-	(*Override)(nil),                 // 100: tidegate.v1.Override
-	(*Phases)(nil),                   // 101: tidegate.v1.Phases
-	(*LogPos)(nil),                   // 102: tidegate.v1.LogPos
-	(*Config)(nil),                   // 103: tidegate.v1.Config
-	(*Handover)(nil),                 // 104: tidegate.v1.Handover
-	(Severity)(0),                    // 105: tidegate.v1.Severity
+	(GapState)(0),                    // 3: tidegate.v1.GapState
+	(PlanOutcome)(0),                 // 4: tidegate.v1.PlanOutcome
+	(*StatusRequest)(nil),            // 5: tidegate.v1.StatusRequest
+	(*StatusResponse)(nil),           // 6: tidegate.v1.StatusResponse
+	(*ServiceStatus)(nil),            // 7: tidegate.v1.ServiceStatus
+	(*LeaseStatus)(nil),              // 8: tidegate.v1.LeaseStatus
+	(*DetectorSettings)(nil),         // 9: tidegate.v1.DetectorSettings
+	(*DetectorStatus)(nil),           // 10: tidegate.v1.DetectorStatus
+	(*DetectorVote)(nil),             // 11: tidegate.v1.DetectorVote
+	(*DrillPolicy)(nil),              // 12: tidegate.v1.DrillPolicy
+	(*ProbeStatus)(nil),              // 13: tidegate.v1.ProbeStatus
+	(*StreamStatus)(nil),             // 14: tidegate.v1.StreamStatus
+	(*StreamArchive)(nil),            // 15: tidegate.v1.StreamArchive
+	(*MemberStatus)(nil),             // 16: tidegate.v1.MemberStatus
+	(*StandbyStatus)(nil),            // 17: tidegate.v1.StandbyStatus
+	(*AgentStatus)(nil),              // 18: tidegate.v1.AgentStatus
+	(*RouteStatus)(nil),              // 19: tidegate.v1.RouteStatus
+	(*ListStreamsRequest)(nil),       // 20: tidegate.v1.ListStreamsRequest
+	(*ListStreamsResponse)(nil),      // 21: tidegate.v1.ListStreamsResponse
+	(*Service)(nil),                  // 22: tidegate.v1.Service
+	(*SiteEndpoints)(nil),            // 23: tidegate.v1.SiteEndpoints
+	(*AddServiceRequest)(nil),        // 24: tidegate.v1.AddServiceRequest
+	(*AddServiceResponse)(nil),       // 25: tidegate.v1.AddServiceResponse
+	(*AddStreamRequest)(nil),         // 26: tidegate.v1.AddStreamRequest
+	(*AddStreamResponse)(nil),        // 27: tidegate.v1.AddStreamResponse
+	(*PauseStreamRequest)(nil),       // 28: tidegate.v1.PauseStreamRequest
+	(*PauseStreamResponse)(nil),      // 29: tidegate.v1.PauseStreamResponse
+	(*ResumeStreamRequest)(nil),      // 30: tidegate.v1.ResumeStreamRequest
+	(*ResumeStreamResponse)(nil),     // 31: tidegate.v1.ResumeStreamResponse
+	(*RegenerateStreamRequest)(nil),  // 32: tidegate.v1.RegenerateStreamRequest
+	(*RegenerateStreamResponse)(nil), // 33: tidegate.v1.RegenerateStreamResponse
+	(*AcceptGapRequest)(nil),         // 34: tidegate.v1.AcceptGapRequest
+	(*AcceptGapResponse)(nil),        // 35: tidegate.v1.AcceptGapResponse
+	(*ListGapsRequest)(nil),          // 36: tidegate.v1.ListGapsRequest
+	(*ListGapsResponse)(nil),         // 37: tidegate.v1.ListGapsResponse
+	(*GapView)(nil),                  // 38: tidegate.v1.GapView
+	(*RemoveStreamRequest)(nil),      // 39: tidegate.v1.RemoveStreamRequest
+	(*RemoveStreamResponse)(nil),     // 40: tidegate.v1.RemoveStreamResponse
+	(*Remnant)(nil),                  // 41: tidegate.v1.Remnant
+	(*SetModeRequest)(nil),           // 42: tidegate.v1.SetModeRequest
+	(*SetModeResponse)(nil),          // 43: tidegate.v1.SetModeResponse
+	(*SetDetectorRequest)(nil),       // 44: tidegate.v1.SetDetectorRequest
+	(*SetDetectorResponse)(nil),      // 45: tidegate.v1.SetDetectorResponse
+	(*OpenGateRequest)(nil),          // 46: tidegate.v1.OpenGateRequest
+	(*OpenGateResponse)(nil),         // 47: tidegate.v1.OpenGateResponse
+	(*ArmGateRequest)(nil),           // 48: tidegate.v1.ArmGateRequest
+	(*ArmGateResponse)(nil),          // 49: tidegate.v1.ArmGateResponse
+	(*GateExplainRequest)(nil),       // 50: tidegate.v1.GateExplainRequest
+	(*GateExplainResponse)(nil),      // 51: tidegate.v1.GateExplainResponse
+	(*ChangeRoleRequest)(nil),        // 52: tidegate.v1.ChangeRoleRequest
+	(*RuleOverride)(nil),             // 53: tidegate.v1.RuleOverride
+	(*ChangeRoleResponse)(nil),       // 54: tidegate.v1.ChangeRoleResponse
+	(*ReconfigureRequest)(nil),       // 55: tidegate.v1.ReconfigureRequest
+	(*ReconfigureResponse)(nil),      // 56: tidegate.v1.ReconfigureResponse
+	(*AbortPlanRequest)(nil),         // 57: tidegate.v1.AbortPlanRequest
+	(*AbortPlanResponse)(nil),        // 58: tidegate.v1.AbortPlanResponse
+	(*ListOverridesRequest)(nil),     // 59: tidegate.v1.ListOverridesRequest
+	(*ListOverridesResponse)(nil),    // 60: tidegate.v1.ListOverridesResponse
+	(*PutOverridesRequest)(nil),      // 61: tidegate.v1.PutOverridesRequest
+	(*PutOverridesResponse)(nil),     // 62: tidegate.v1.PutOverridesResponse
+	(*RevokeOverrideRequest)(nil),    // 63: tidegate.v1.RevokeOverrideRequest
+	(*RevokeOverrideResponse)(nil),   // 64: tidegate.v1.RevokeOverrideResponse
+	(*AuditEntry)(nil),               // 65: tidegate.v1.AuditEntry
+	(*ListAuditRequest)(nil),         // 66: tidegate.v1.ListAuditRequest
+	(*ListAuditResponse)(nil),        // 67: tidegate.v1.ListAuditResponse
+	(*FreezeRequest)(nil),            // 68: tidegate.v1.FreezeRequest
+	(*FreezeResponse)(nil),           // 69: tidegate.v1.FreezeResponse
+	(*Plan)(nil),                     // 70: tidegate.v1.Plan
+	(*PlanAbort)(nil),                // 71: tidegate.v1.PlanAbort
+	(*PlanStream)(nil),               // 72: tidegate.v1.PlanStream
+	(*PlanStep)(nil),                 // 73: tidegate.v1.PlanStep
+	(*ShowPlanRequest)(nil),          // 74: tidegate.v1.ShowPlanRequest
+	(*ShowPlanResponse)(nil),         // 75: tidegate.v1.ShowPlanResponse
+	(*ListPlansRequest)(nil),         // 76: tidegate.v1.ListPlansRequest
+	(*ListPlansResponse)(nil),        // 77: tidegate.v1.ListPlansResponse
+	(*RebuildRequest)(nil),           // 78: tidegate.v1.RebuildRequest
+	(*RebuildResponse)(nil),          // 79: tidegate.v1.RebuildResponse
+	(*DoctorRequest)(nil),            // 80: tidegate.v1.DoctorRequest
+	(*DoctorResponse)(nil),           // 81: tidegate.v1.DoctorResponse
+	(*Finding)(nil),                  // 82: tidegate.v1.Finding
+	(Verdict)(0),                     // 83: tidegate.v1.Verdict
+	(*timestamppb.Timestamp)(nil),    // 84: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),      // 85: google.protobuf.Duration
+	(*Route)(nil),                    // 86: tidegate.v1.Route
+	(*LossStatement)(nil),            // 87: tidegate.v1.LossStatement
+	(*Holder)(nil),                   // 88: tidegate.v1.Holder
+	(*Vantage)(nil),                  // 89: tidegate.v1.Vantage
+	(*Fact)(nil),                     // 90: tidegate.v1.Fact
+	(*StreamView)(nil),               // 91: tidegate.v1.StreamView
+	(*AgentStream)(nil),              // 92: tidegate.v1.AgentStream
+	(*StandbyArchive)(nil),           // 93: tidegate.v1.StandbyArchive
+	(*StandbyStream)(nil),            // 94: tidegate.v1.StandbyStream
+	(*NodeView)(nil),                 // 95: tidegate.v1.NodeView
+	(*ReportStandbyRequest)(nil),     // 96: tidegate.v1.ReportStandbyRequest
+	(*ReportAgentRequest)(nil),       // 97: tidegate.v1.ReportAgentRequest
+	(*RouteApplied)(nil),             // 98: tidegate.v1.RouteApplied
+	(*Bounds)(nil),                   // 99: tidegate.v1.Bounds
+	(*ServiceView)(nil),              // 100: tidegate.v1.ServiceView
+	(Mode)(0),                        // 101: tidegate.v1.Mode
+	(GatePolicy)(0),                  // 102: tidegate.v1.GatePolicy
+	(*RuleVerdict)(nil),              // 103: tidegate.v1.RuleVerdict
+	(*Renewal)(nil),                  // 104: tidegate.v1.Renewal
+	(*Gap)(nil),                      // 105: tidegate.v1.Gap
+	(PlanKind)(0),                    // 106: tidegate.v1.PlanKind
+	(*Override)(nil),                 // 107: tidegate.v1.Override
+	(*Phases)(nil),                   // 108: tidegate.v1.Phases
+	(*LogPos)(nil),                   // 109: tidegate.v1.LogPos
+	(*Config)(nil),                   // 110: tidegate.v1.Config
+	(*Handover)(nil),                 // 111: tidegate.v1.Handover
+	(Severity)(0),                    // 112: tidegate.v1.Severity
 }
 var file_tidegate_v1_operator_proto_depIdxs = []int32{
-	77,  // 0: tidegate.v1.StatusResponse.verdict:type_name -> tidegate.v1.Verdict
-	6,   // 1: tidegate.v1.StatusResponse.services:type_name -> tidegate.v1.ServiceStatus
-	16,  // 2: tidegate.v1.StatusResponse.standbys:type_name -> tidegate.v1.StandbyStatus
-	17,  // 3: tidegate.v1.StatusResponse.agents:type_name -> tidegate.v1.AgentStatus
-	18,  // 4: tidegate.v1.StatusResponse.routes:type_name -> tidegate.v1.RouteStatus
-	78,  // 5: tidegate.v1.StatusResponse.now:type_name -> google.protobuf.Timestamp
-	79,  // 6: tidegate.v1.StatusResponse.registry_age:type_name -> google.protobuf.Duration
-	77,  // 7: tidegate.v1.ServiceStatus.verdict:type_name -> tidegate.v1.Verdict
-	13,  // 8: tidegate.v1.ServiceStatus.streams:type_name -> tidegate.v1.StreamStatus
-	80,  // 9: tidegate.v1.ServiceStatus.route:type_name -> tidegate.v1.Route
-	79,  // 10: tidegate.v1.ServiceStatus.rpo:type_name -> google.protobuf.Duration
-	79,  // 11: tidegate.v1.ServiceStatus.rto:type_name -> google.protobuf.Duration
-	79,  // 12: tidegate.v1.ServiceStatus.rto_predicted:type_name -> google.protobuf.Duration
-	81,  // 13: tidegate.v1.ServiceStatus.loss_if_now:type_name -> tidegate.v1.LossStatement
-	12,  // 14: tidegate.v1.ServiceStatus.probe:type_name -> tidegate.v1.ProbeStatus
-	7,   // 15: tidegate.v1.ServiceStatus.lease:type_name -> tidegate.v1.LeaseStatus
-	9,   // 16: tidegate.v1.ServiceStatus.detector:type_name -> tidegate.v1.DetectorStatus
-	11,  // 17: tidegate.v1.ServiceStatus.drill:type_name -> tidegate.v1.DrillPolicy
-	79,  // 18: tidegate.v1.LeaseStatus.ttl:type_name -> google.protobuf.Duration
-	82,  // 19: tidegate.v1.LeaseStatus.holder:type_name -> tidegate.v1.Holder
-	78,  // 20: tidegate.v1.LeaseStatus.renewed:type_name -> google.protobuf.Timestamp
+	83,  // 0: tidegate.v1.StatusResponse.verdict:type_name -> tidegate.v1.Verdict
+	7,   // 1: tidegate.v1.StatusResponse.services:type_name -> tidegate.v1.ServiceStatus
+	17,  // 2: tidegate.v1.StatusResponse.standbys:type_name -> tidegate.v1.StandbyStatus
+	18,  // 3: tidegate.v1.StatusResponse.agents:type_name -> tidegate.v1.AgentStatus
+	19,  // 4: tidegate.v1.StatusResponse.routes:type_name -> tidegate.v1.RouteStatus
+	84,  // 5: tidegate.v1.StatusResponse.now:type_name -> google.protobuf.Timestamp
+	85,  // 6: tidegate.v1.StatusResponse.registry_age:type_name -> google.protobuf.Duration
+	83,  // 7: tidegate.v1.ServiceStatus.verdict:type_name -> tidegate.v1.Verdict
+	14,  // 8: tidegate.v1.ServiceStatus.streams:type_name -> tidegate.v1.StreamStatus
+	86,  // 9: tidegate.v1.ServiceStatus.route:type_name -> tidegate.v1.Route
+	85,  // 10: tidegate.v1.ServiceStatus.rpo:type_name -> google.protobuf.Duration
+	85,  // 11: tidegate.v1.ServiceStatus.rto:type_name -> google.protobuf.Duration
+	85,  // 12: tidegate.v1.ServiceStatus.rto_predicted:type_name -> google.protobuf.Duration
+	87,  // 13: tidegate.v1.ServiceStatus.loss_if_now:type_name -> tidegate.v1.LossStatement
+	13,  // 14: tidegate.v1.ServiceStatus.probe:type_name -> tidegate.v1.ProbeStatus
+	8,   // 15: tidegate.v1.ServiceStatus.lease:type_name -> tidegate.v1.LeaseStatus
+	10,  // 16: tidegate.v1.ServiceStatus.detector:type_name -> tidegate.v1.DetectorStatus
+	12,  // 17: tidegate.v1.ServiceStatus.drill:type_name -> tidegate.v1.DrillPolicy
+	85,  // 18: tidegate.v1.LeaseStatus.ttl:type_name -> google.protobuf.Duration
+	88,  // 19: tidegate.v1.LeaseStatus.holder:type_name -> tidegate.v1.Holder
+	84,  // 20: tidegate.v1.LeaseStatus.renewed:type_name -> google.protobuf.Timestamp
 	0,   // 21: tidegate.v1.DetectorSettings.mode:type_name -> tidegate.v1.DetectorMode
-	79,  // 22: tidegate.v1.DetectorSettings.down_after:type_name -> google.protobuf.Duration
-	79,  // 23: tidegate.v1.DetectorSettings.anti_flap:type_name -> google.protobuf.Duration
-	8,   // 24: tidegate.v1.DetectorStatus.settings:type_name -> tidegate.v1.DetectorSettings
+	85,  // 22: tidegate.v1.DetectorSettings.down_after:type_name -> google.protobuf.Duration
+	85,  // 23: tidegate.v1.DetectorSettings.anti_flap:type_name -> google.protobuf.Duration
+	9,   // 24: tidegate.v1.DetectorStatus.settings:type_name -> tidegate.v1.DetectorSettings
 	1,   // 25: tidegate.v1.DetectorStatus.verdict:type_name -> tidegate.v1.DetectorVerdict
-	78,  // 26: tidegate.v1.DetectorStatus.since:type_name -> google.protobuf.Timestamp
-	83,  // 27: tidegate.v1.DetectorStatus.vantages:type_name -> tidegate.v1.Vantage
-	10,  // 28: tidegate.v1.DetectorStatus.votes:type_name -> tidegate.v1.DetectorVote
-	84,  // 29: tidegate.v1.DetectorStatus.alarms:type_name -> tidegate.v1.Fact
-	79,  // 30: tidegate.v1.DetectorVote.silent:type_name -> google.protobuf.Duration
-	79,  // 31: tidegate.v1.DrillPolicy.max_age:type_name -> google.protobuf.Duration
-	79,  // 32: tidegate.v1.ProbeStatus.since_last_good:type_name -> google.protobuf.Duration
-	79,  // 33: tidegate.v1.ProbeStatus.latency:type_name -> google.protobuf.Duration
-	85,  // 34: tidegate.v1.StreamStatus.view:type_name -> tidegate.v1.StreamView
-	77,  // 35: tidegate.v1.StreamStatus.verdict:type_name -> tidegate.v1.Verdict
-	86,  // 36: tidegate.v1.StreamStatus.writer:type_name -> tidegate.v1.AgentStream
-	79,  // 37: tidegate.v1.StreamStatus.writer_report_age:type_name -> google.protobuf.Duration
-	15,  // 38: tidegate.v1.StreamStatus.members:type_name -> tidegate.v1.MemberStatus
-	14,  // 39: tidegate.v1.StreamStatus.archive:type_name -> tidegate.v1.StreamArchive
+	84,  // 26: tidegate.v1.DetectorStatus.since:type_name -> google.protobuf.Timestamp
+	89,  // 27: tidegate.v1.DetectorStatus.vantages:type_name -> tidegate.v1.Vantage
+	11,  // 28: tidegate.v1.DetectorStatus.votes:type_name -> tidegate.v1.DetectorVote
+	90,  // 29: tidegate.v1.DetectorStatus.alarms:type_name -> tidegate.v1.Fact
+	85,  // 30: tidegate.v1.DetectorVote.silent:type_name -> google.protobuf.Duration
+	85,  // 31: tidegate.v1.DrillPolicy.max_age:type_name -> google.protobuf.Duration
+	85,  // 32: tidegate.v1.ProbeStatus.since_last_good:type_name -> google.protobuf.Duration
+	85,  // 33: tidegate.v1.ProbeStatus.latency:type_name -> google.protobuf.Duration
+	91,  // 34: tidegate.v1.StreamStatus.view:type_name -> tidegate.v1.StreamView
+	83,  // 35: tidegate.v1.StreamStatus.verdict:type_name -> tidegate.v1.Verdict
+	92,  // 36: tidegate.v1.StreamStatus.writer:type_name -> tidegate.v1.AgentStream
+	85,  // 37: tidegate.v1.StreamStatus.writer_report_age:type_name -> google.protobuf.Duration
+	16,  // 38: tidegate.v1.StreamStatus.members:type_name -> tidegate.v1.MemberStatus
+	15,  // 39: tidegate.v1.StreamStatus.archive:type_name -> tidegate.v1.StreamArchive
 	2,   // 40: tidegate.v1.StreamArchive.state:type_name -> tidegate.v1.ArchiveState
-	79,  // 41: tidegate.v1.StreamArchive.report_age:type_name -> google.protobuf.Duration
-	87,  // 42: tidegate.v1.StreamArchive.said:type_name -> tidegate.v1.StandbyArchive
-	88,  // 43: tidegate.v1.MemberStatus.stream:type_name -> tidegate.v1.StandbyStream
-	79,  // 44: tidegate.v1.MemberStatus.report_age:type_name -> google.protobuf.Duration
-	89,  // 45: tidegate.v1.StandbyStatus.node:type_name -> tidegate.v1.NodeView
-	90,  // 46: tidegate.v1.StandbyStatus.report:type_name -> tidegate.v1.ReportStandbyRequest
-	79,  // 47: tidegate.v1.StandbyStatus.report_age:type_name -> google.protobuf.Duration
-	91,  // 48: tidegate.v1.AgentStatus.report:type_name -> tidegate.v1.ReportAgentRequest
-	79,  // 49: tidegate.v1.AgentStatus.report_age:type_name -> google.protobuf.Duration
-	92,  // 50: tidegate.v1.RouteStatus.services:type_name -> tidegate.v1.RouteApplied
-	79,  // 51: tidegate.v1.RouteStatus.report_age:type_name -> google.protobuf.Duration
-	85,  // 52: tidegate.v1.ListStreamsResponse.streams:type_name -> tidegate.v1.StreamView
-	79,  // 53: tidegate.v1.ListStreamsResponse.registry_age:type_name -> google.protobuf.Duration
-	79,  // 54: tidegate.v1.Service.rpo:type_name -> google.protobuf.Duration
-	79,  // 55: tidegate.v1.Service.rto:type_name -> google.protobuf.Duration
-	22,  // 56: tidegate.v1.Service.endpoints:type_name -> tidegate.v1.SiteEndpoints
-	93,  // 57: tidegate.v1.Service.max_loss:type_name -> tidegate.v1.Bounds
-	79,  // 58: tidegate.v1.Service.lease_ttl:type_name -> google.protobuf.Duration
-	8,   // 59: tidegate.v1.Service.detector:type_name -> tidegate.v1.DetectorSettings
-	11,  // 60: tidegate.v1.Service.drill:type_name -> tidegate.v1.DrillPolicy
-	21,  // 61: tidegate.v1.AddServiceRequest.service:type_name -> tidegate.v1.Service
-	94,  // 62: tidegate.v1.AddServiceResponse.service:type_name -> tidegate.v1.ServiceView
-	95,  // 63: tidegate.v1.AddStreamRequest.mode:type_name -> tidegate.v1.Mode
-	93,  // 64: tidegate.v1.AddStreamRequest.bounds:type_name -> tidegate.v1.Bounds
-	96,  // 65: tidegate.v1.AddStreamRequest.policy:type_name -> tidegate.v1.GatePolicy
-	79,  // 66: tidegate.v1.AddStreamRequest.grace:type_name -> google.protobuf.Duration
-	79,  // 67: tidegate.v1.AddStreamRequest.rearm:type_name -> google.protobuf.Duration
-	85,  // 68: tidegate.v1.AddStreamResponse.stream:type_name -> tidegate.v1.StreamView
-	85,  // 69: tidegate.v1.PauseStreamResponse.stream:type_name -> tidegate.v1.StreamView
-	85,  // 70: tidegate.v1.ResumeStreamResponse.stream:type_name -> tidegate.v1.StreamView
-	97,  // 71: tidegate.v1.RegenerateStreamResponse.rules:type_name -> tidegate.v1.RuleVerdict
-	84,  // 72: tidegate.v1.RegenerateStreamResponse.facts:type_name -> tidegate.v1.Fact
-	98,  // 73: tidegate.v1.RegenerateStreamResponse.renewal:type_name -> tidegate.v1.Renewal
-	35,  // 74: tidegate.v1.RemoveStreamResponse.remnants:type_name -> tidegate.v1.Remnant
-	95,  // 75: tidegate.v1.SetModeRequest.mode:type_name -> tidegate.v1.Mode
-	93,  // 76: tidegate.v1.SetModeRequest.bounds:type_name -> tidegate.v1.Bounds
-	96,  // 77: tidegate.v1.SetModeRequest.policy:type_name -> tidegate.v1.GatePolicy
-	79,  // 78: tidegate.v1.SetModeRequest.grace:type_name -> google.protobuf.Duration
-	79,  // 79: tidegate.v1.SetModeRequest.rearm:type_name -> google.protobuf.Duration
-	79,  // 80: tidegate.v1.SetModeRequest.lease_ttl:type_name -> google.protobuf.Duration
-	85,  // 81: tidegate.v1.SetModeResponse.stream:type_name -> tidegate.v1.StreamView
-	85,  // 82: tidegate.v1.SetModeResponse.streams:type_name -> tidegate.v1.StreamView
-	8,   // 83: tidegate.v1.SetDetectorRequest.detector:type_name -> tidegate.v1.DetectorSettings
-	11,  // 84: tidegate.v1.SetDetectorRequest.drill:type_name -> tidegate.v1.DrillPolicy
-	21,  // 85: tidegate.v1.SetDetectorResponse.service:type_name -> tidegate.v1.Service
-	94,  // 86: tidegate.v1.OpenGateResponse.service:type_name -> tidegate.v1.ServiceView
-	94,  // 87: tidegate.v1.ArmGateResponse.service:type_name -> tidegate.v1.ServiceView
-	99,  // 88: tidegate.v1.GateExplainRequest.kind:type_name -> tidegate.v1.PlanKind
-	97,  // 89: tidegate.v1.GateExplainResponse.rules:type_name -> tidegate.v1.RuleVerdict
-	99,  // 90: tidegate.v1.ChangeRoleRequest.kind:type_name -> tidegate.v1.PlanKind
-	47,  // 91: tidegate.v1.ChangeRoleRequest.overrides:type_name -> tidegate.v1.RuleOverride
-	79,  // 92: tidegate.v1.ChangeRoleRequest.expires:type_name -> google.protobuf.Duration
-	79,  // 93: tidegate.v1.ChangeRoleRequest.drain_timeout:type_name -> google.protobuf.Duration
-	64,  // 94: tidegate.v1.ChangeRoleResponse.plan:type_name -> tidegate.v1.Plan
-	67,  // 95: tidegate.v1.ChangeRoleResponse.step:type_name -> tidegate.v1.PlanStep
-	64,  // 96: tidegate.v1.ChangeRoleResponse.done:type_name -> tidegate.v1.Plan
-	64,  // 97: tidegate.v1.ReconfigureResponse.plan:type_name -> tidegate.v1.Plan
-	67,  // 98: tidegate.v1.ReconfigureResponse.step:type_name -> tidegate.v1.PlanStep
-	64,  // 99: tidegate.v1.ReconfigureResponse.done:type_name -> tidegate.v1.Plan
-	64,  // 100: tidegate.v1.AbortPlanResponse.plan:type_name -> tidegate.v1.Plan
-	100, // 101: tidegate.v1.ListOverridesResponse.overrides:type_name -> tidegate.v1.Override
-	47,  // 102: tidegate.v1.PutOverridesRequest.overrides:type_name -> tidegate.v1.RuleOverride
-	79,  // 103: tidegate.v1.PutOverridesRequest.expires:type_name -> google.protobuf.Duration
-	100, // 104: tidegate.v1.PutOverridesResponse.overrides:type_name -> tidegate.v1.Override
-	78,  // 105: tidegate.v1.AuditEntry.at:type_name -> google.protobuf.Timestamp
-	84,  // 106: tidegate.v1.AuditEntry.detail:type_name -> tidegate.v1.Fact
-	78,  // 107: tidegate.v1.ListAuditRequest.since:type_name -> google.protobuf.Timestamp
-	59,  // 108: tidegate.v1.ListAuditResponse.entries:type_name -> tidegate.v1.AuditEntry
-	94,  // 109: tidegate.v1.FreezeResponse.service:type_name -> tidegate.v1.ServiceView
-	99,  // 110: tidegate.v1.Plan.kind:type_name -> tidegate.v1.PlanKind
-	82,  // 111: tidegate.v1.Plan.target:type_name -> tidegate.v1.Holder
-	3,   // 112: tidegate.v1.Plan.outcome:type_name -> tidegate.v1.PlanOutcome
-	67,  // 113: tidegate.v1.Plan.steps:type_name -> tidegate.v1.PlanStep
-	97,  // 114: tidegate.v1.Plan.rules:type_name -> tidegate.v1.RuleVerdict
-	66,  // 115: tidegate.v1.Plan.streams:type_name -> tidegate.v1.PlanStream
-	81,  // 116: tidegate.v1.Plan.loss:type_name -> tidegate.v1.LossStatement
-	101, // 117: tidegate.v1.Plan.phases:type_name -> tidegate.v1.Phases
-	78,  // 118: tidegate.v1.Plan.started:type_name -> google.protobuf.Timestamp
-	78,  // 119: tidegate.v1.Plan.ended:type_name -> google.protobuf.Timestamp
-	79,  // 120: tidegate.v1.Plan.expected:type_name -> google.protobuf.Duration
-	79,  // 121: tidegate.v1.Plan.rpo_actual:type_name -> google.protobuf.Duration
-	79,  // 122: tidegate.v1.Plan.pause_expected:type_name -> google.protobuf.Duration
-	79,  // 123: tidegate.v1.Plan.pause_actual:type_name -> google.protobuf.Duration
-	79,  // 124: tidegate.v1.Plan.took:type_name -> google.protobuf.Duration
-	65,  // 125: tidegate.v1.Plan.abort:type_name -> tidegate.v1.PlanAbort
-	100, // 126: tidegate.v1.Plan.overrides:type_name -> tidegate.v1.Override
-	79,  // 127: tidegate.v1.Plan.rpo_actual_max:type_name -> google.protobuf.Duration
-	78,  // 128: tidegate.v1.PlanAbort.at:type_name -> google.protobuf.Timestamp
-	102, // 129: tidegate.v1.PlanStream.head:type_name -> tidegate.v1.LogPos
-	81,  // 130: tidegate.v1.PlanStream.loss:type_name -> tidegate.v1.LossStatement
-	103, // 131: tidegate.v1.PlanStream.from_config:type_name -> tidegate.v1.Config
-	103, // 132: tidegate.v1.PlanStream.config:type_name -> tidegate.v1.Config
-	104, // 133: tidegate.v1.PlanStream.handover:type_name -> tidegate.v1.Handover
-	78,  // 134: tidegate.v1.PlanStep.started:type_name -> google.protobuf.Timestamp
-	79,  // 135: tidegate.v1.PlanStep.took:type_name -> google.protobuf.Duration
-	79,  // 136: tidegate.v1.PlanStep.expected:type_name -> google.protobuf.Duration
-	64,  // 137: tidegate.v1.ShowPlanResponse.plan:type_name -> tidegate.v1.Plan
-	64,  // 138: tidegate.v1.ListPlansResponse.plans:type_name -> tidegate.v1.Plan
-	85,  // 139: tidegate.v1.RebuildResponse.streams:type_name -> tidegate.v1.StreamView
-	76,  // 140: tidegate.v1.DoctorResponse.findings:type_name -> tidegate.v1.Finding
-	105, // 141: tidegate.v1.Finding.severity:type_name -> tidegate.v1.Severity
-	4,   // 142: tidegate.v1.OperatorService.Status:input_type -> tidegate.v1.StatusRequest
-	19,  // 143: tidegate.v1.OperatorService.ListStreams:input_type -> tidegate.v1.ListStreamsRequest
-	23,  // 144: tidegate.v1.OperatorService.AddService:input_type -> tidegate.v1.AddServiceRequest
-	25,  // 145: tidegate.v1.OperatorService.AddStream:input_type -> tidegate.v1.AddStreamRequest
-	27,  // 146: tidegate.v1.OperatorService.PauseStream:input_type -> tidegate.v1.PauseStreamRequest
-	29,  // 147: tidegate.v1.OperatorService.ResumeStream:input_type -> tidegate.v1.ResumeStreamRequest
-	33,  // 148: tidegate.v1.OperatorService.RemoveStream:input_type -> tidegate.v1.RemoveStreamRequest
-	31,  // 149: tidegate.v1.OperatorService.RegenerateStream:input_type -> tidegate.v1.RegenerateStreamRequest
-	36,  // 150: tidegate.v1.OperatorService.SetMode:input_type -> tidegate.v1.SetModeRequest
-	38,  // 151: tidegate.v1.OperatorService.SetDetector:input_type -> tidegate.v1.SetDetectorRequest
-	62,  // 152: tidegate.v1.OperatorService.Freeze:input_type -> tidegate.v1.FreezeRequest
-	40,  // 153: tidegate.v1.OperatorService.OpenGate:input_type -> tidegate.v1.OpenGateRequest
-	42,  // 154: tidegate.v1.OperatorService.ArmGate:input_type -> tidegate.v1.ArmGateRequest
-	44,  // 155: tidegate.v1.OperatorService.GateExplain:input_type -> tidegate.v1.GateExplainRequest
-	46,  // 156: tidegate.v1.OperatorService.ChangeRole:input_type -> tidegate.v1.ChangeRoleRequest
-	49,  // 157: tidegate.v1.OperatorService.Reconfigure:input_type -> tidegate.v1.ReconfigureRequest
-	51,  // 158: tidegate.v1.OperatorService.AbortPlan:input_type -> tidegate.v1.AbortPlanRequest
-	53,  // 159: tidegate.v1.OperatorService.ListOverrides:input_type -> tidegate.v1.ListOverridesRequest
-	55,  // 160: tidegate.v1.OperatorService.PutOverrides:input_type -> tidegate.v1.PutOverridesRequest
-	57,  // 161: tidegate.v1.OperatorService.RevokeOverride:input_type -> tidegate.v1.RevokeOverrideRequest
-	60,  // 162: tidegate.v1.OperatorService.ListAudit:input_type -> tidegate.v1.ListAuditRequest
-	68,  // 163: tidegate.v1.OperatorService.ShowPlan:input_type -> tidegate.v1.ShowPlanRequest
-	70,  // 164: tidegate.v1.OperatorService.ListPlans:input_type -> tidegate.v1.ListPlansRequest
-	72,  // 165: tidegate.v1.OperatorService.Rebuild:input_type -> tidegate.v1.RebuildRequest
-	74,  // 166: tidegate.v1.OperatorService.Doctor:input_type -> tidegate.v1.DoctorRequest
-	5,   // 167: tidegate.v1.OperatorService.Status:output_type -> tidegate.v1.StatusResponse
-	20,  // 168: tidegate.v1.OperatorService.ListStreams:output_type -> tidegate.v1.ListStreamsResponse
-	24,  // 169: tidegate.v1.OperatorService.AddService:output_type -> tidegate.v1.AddServiceResponse
-	26,  // 170: tidegate.v1.OperatorService.AddStream:output_type -> tidegate.v1.AddStreamResponse
-	28,  // 171: tidegate.v1.OperatorService.PauseStream:output_type -> tidegate.v1.PauseStreamResponse
-	30,  // 172: tidegate.v1.OperatorService.ResumeStream:output_type -> tidegate.v1.ResumeStreamResponse
-	34,  // 173: tidegate.v1.OperatorService.RemoveStream:output_type -> tidegate.v1.RemoveStreamResponse
-	32,  // 174: tidegate.v1.OperatorService.RegenerateStream:output_type -> tidegate.v1.RegenerateStreamResponse
-	37,  // 175: tidegate.v1.OperatorService.SetMode:output_type -> tidegate.v1.SetModeResponse
-	39,  // 176: tidegate.v1.OperatorService.SetDetector:output_type -> tidegate.v1.SetDetectorResponse
-	63,  // 177: tidegate.v1.OperatorService.Freeze:output_type -> tidegate.v1.FreezeResponse
-	41,  // 178: tidegate.v1.OperatorService.OpenGate:output_type -> tidegate.v1.OpenGateResponse
-	43,  // 179: tidegate.v1.OperatorService.ArmGate:output_type -> tidegate.v1.ArmGateResponse
-	45,  // 180: tidegate.v1.OperatorService.GateExplain:output_type -> tidegate.v1.GateExplainResponse
-	48,  // 181: tidegate.v1.OperatorService.ChangeRole:output_type -> tidegate.v1.ChangeRoleResponse
-	50,  // 182: tidegate.v1.OperatorService.Reconfigure:output_type -> tidegate.v1.ReconfigureResponse
-	52,  // 183: tidegate.v1.OperatorService.AbortPlan:output_type -> tidegate.v1.AbortPlanResponse
-	54,  // 184: tidegate.v1.OperatorService.ListOverrides:output_type -> tidegate.v1.ListOverridesResponse
-	56,  // 185: tidegate.v1.OperatorService.PutOverrides:output_type -> tidegate.v1.PutOverridesResponse
-	58,  // 186: tidegate.v1.OperatorService.RevokeOverride:output_type -> tidegate.v1.RevokeOverrideResponse
-	61,  // 187: tidegate.v1.OperatorService.ListAudit:output_type -> tidegate.v1.ListAuditResponse
-	69,  // 188: tidegate.v1.OperatorService.ShowPlan:output_type -> tidegate.v1.ShowPlanResponse
-	71,  // 189: tidegate.v1.OperatorService.ListPlans:output_type -> tidegate.v1.ListPlansResponse
-	73,  // 190: tidegate.v1.OperatorService.Rebuild:output_type -> tidegate.v1.RebuildResponse
-	75,  // 191: tidegate.v1.OperatorService.Doctor:output_type -> tidegate.v1.DoctorResponse
-	167, // [167:192] is the sub-list for method output_type
-	142, // [142:167] is the sub-list for method input_type
-	142, // [142:142] is the sub-list for extension type_name
-	142, // [142:142] is the sub-list for extension extendee
-	0,   // [0:142] is the sub-list for field type_name
+	85,  // 41: tidegate.v1.StreamArchive.report_age:type_name -> google.protobuf.Duration
+	93,  // 42: tidegate.v1.StreamArchive.said:type_name -> tidegate.v1.StandbyArchive
+	94,  // 43: tidegate.v1.MemberStatus.stream:type_name -> tidegate.v1.StandbyStream
+	85,  // 44: tidegate.v1.MemberStatus.report_age:type_name -> google.protobuf.Duration
+	95,  // 45: tidegate.v1.StandbyStatus.node:type_name -> tidegate.v1.NodeView
+	96,  // 46: tidegate.v1.StandbyStatus.report:type_name -> tidegate.v1.ReportStandbyRequest
+	85,  // 47: tidegate.v1.StandbyStatus.report_age:type_name -> google.protobuf.Duration
+	97,  // 48: tidegate.v1.AgentStatus.report:type_name -> tidegate.v1.ReportAgentRequest
+	85,  // 49: tidegate.v1.AgentStatus.report_age:type_name -> google.protobuf.Duration
+	98,  // 50: tidegate.v1.RouteStatus.services:type_name -> tidegate.v1.RouteApplied
+	85,  // 51: tidegate.v1.RouteStatus.report_age:type_name -> google.protobuf.Duration
+	91,  // 52: tidegate.v1.ListStreamsResponse.streams:type_name -> tidegate.v1.StreamView
+	85,  // 53: tidegate.v1.ListStreamsResponse.registry_age:type_name -> google.protobuf.Duration
+	85,  // 54: tidegate.v1.Service.rpo:type_name -> google.protobuf.Duration
+	85,  // 55: tidegate.v1.Service.rto:type_name -> google.protobuf.Duration
+	23,  // 56: tidegate.v1.Service.endpoints:type_name -> tidegate.v1.SiteEndpoints
+	99,  // 57: tidegate.v1.Service.max_loss:type_name -> tidegate.v1.Bounds
+	85,  // 58: tidegate.v1.Service.lease_ttl:type_name -> google.protobuf.Duration
+	9,   // 59: tidegate.v1.Service.detector:type_name -> tidegate.v1.DetectorSettings
+	12,  // 60: tidegate.v1.Service.drill:type_name -> tidegate.v1.DrillPolicy
+	22,  // 61: tidegate.v1.AddServiceRequest.service:type_name -> tidegate.v1.Service
+	100, // 62: tidegate.v1.AddServiceResponse.service:type_name -> tidegate.v1.ServiceView
+	101, // 63: tidegate.v1.AddStreamRequest.mode:type_name -> tidegate.v1.Mode
+	99,  // 64: tidegate.v1.AddStreamRequest.bounds:type_name -> tidegate.v1.Bounds
+	102, // 65: tidegate.v1.AddStreamRequest.policy:type_name -> tidegate.v1.GatePolicy
+	85,  // 66: tidegate.v1.AddStreamRequest.grace:type_name -> google.protobuf.Duration
+	85,  // 67: tidegate.v1.AddStreamRequest.rearm:type_name -> google.protobuf.Duration
+	91,  // 68: tidegate.v1.AddStreamResponse.stream:type_name -> tidegate.v1.StreamView
+	91,  // 69: tidegate.v1.PauseStreamResponse.stream:type_name -> tidegate.v1.StreamView
+	91,  // 70: tidegate.v1.ResumeStreamResponse.stream:type_name -> tidegate.v1.StreamView
+	103, // 71: tidegate.v1.RegenerateStreamResponse.rules:type_name -> tidegate.v1.RuleVerdict
+	90,  // 72: tidegate.v1.RegenerateStreamResponse.facts:type_name -> tidegate.v1.Fact
+	104, // 73: tidegate.v1.RegenerateStreamResponse.renewal:type_name -> tidegate.v1.Renewal
+	103, // 74: tidegate.v1.AcceptGapResponse.rules:type_name -> tidegate.v1.RuleVerdict
+	90,  // 75: tidegate.v1.AcceptGapResponse.facts:type_name -> tidegate.v1.Fact
+	105, // 76: tidegate.v1.AcceptGapResponse.gap:type_name -> tidegate.v1.Gap
+	38,  // 77: tidegate.v1.ListGapsResponse.gaps:type_name -> tidegate.v1.GapView
+	3,   // 78: tidegate.v1.GapView.state:type_name -> tidegate.v1.GapState
+	105, // 79: tidegate.v1.GapView.gap:type_name -> tidegate.v1.Gap
+	41,  // 80: tidegate.v1.RemoveStreamResponse.remnants:type_name -> tidegate.v1.Remnant
+	101, // 81: tidegate.v1.SetModeRequest.mode:type_name -> tidegate.v1.Mode
+	99,  // 82: tidegate.v1.SetModeRequest.bounds:type_name -> tidegate.v1.Bounds
+	102, // 83: tidegate.v1.SetModeRequest.policy:type_name -> tidegate.v1.GatePolicy
+	85,  // 84: tidegate.v1.SetModeRequest.grace:type_name -> google.protobuf.Duration
+	85,  // 85: tidegate.v1.SetModeRequest.rearm:type_name -> google.protobuf.Duration
+	85,  // 86: tidegate.v1.SetModeRequest.lease_ttl:type_name -> google.protobuf.Duration
+	91,  // 87: tidegate.v1.SetModeResponse.stream:type_name -> tidegate.v1.StreamView
+	91,  // 88: tidegate.v1.SetModeResponse.streams:type_name -> tidegate.v1.StreamView
+	9,   // 89: tidegate.v1.SetDetectorRequest.detector:type_name -> tidegate.v1.DetectorSettings
+	12,  // 90: tidegate.v1.SetDetectorRequest.drill:type_name -> tidegate.v1.DrillPolicy
+	22,  // 91: tidegate.v1.SetDetectorResponse.service:type_name -> tidegate.v1.Service
+	100, // 92: tidegate.v1.OpenGateResponse.service:type_name -> tidegate.v1.ServiceView
+	100, // 93: tidegate.v1.ArmGateResponse.service:type_name -> tidegate.v1.ServiceView
+	106, // 94: tidegate.v1.GateExplainRequest.kind:type_name -> tidegate.v1.PlanKind
+	103, // 95: tidegate.v1.GateExplainResponse.rules:type_name -> tidegate.v1.RuleVerdict
+	106, // 96: tidegate.v1.ChangeRoleRequest.kind:type_name -> tidegate.v1.PlanKind
+	53,  // 97: tidegate.v1.ChangeRoleRequest.overrides:type_name -> tidegate.v1.RuleOverride
+	85,  // 98: tidegate.v1.ChangeRoleRequest.expires:type_name -> google.protobuf.Duration
+	85,  // 99: tidegate.v1.ChangeRoleRequest.drain_timeout:type_name -> google.protobuf.Duration
+	70,  // 100: tidegate.v1.ChangeRoleResponse.plan:type_name -> tidegate.v1.Plan
+	73,  // 101: tidegate.v1.ChangeRoleResponse.step:type_name -> tidegate.v1.PlanStep
+	70,  // 102: tidegate.v1.ChangeRoleResponse.done:type_name -> tidegate.v1.Plan
+	70,  // 103: tidegate.v1.ReconfigureResponse.plan:type_name -> tidegate.v1.Plan
+	73,  // 104: tidegate.v1.ReconfigureResponse.step:type_name -> tidegate.v1.PlanStep
+	70,  // 105: tidegate.v1.ReconfigureResponse.done:type_name -> tidegate.v1.Plan
+	70,  // 106: tidegate.v1.AbortPlanResponse.plan:type_name -> tidegate.v1.Plan
+	107, // 107: tidegate.v1.ListOverridesResponse.overrides:type_name -> tidegate.v1.Override
+	53,  // 108: tidegate.v1.PutOverridesRequest.overrides:type_name -> tidegate.v1.RuleOverride
+	85,  // 109: tidegate.v1.PutOverridesRequest.expires:type_name -> google.protobuf.Duration
+	107, // 110: tidegate.v1.PutOverridesResponse.overrides:type_name -> tidegate.v1.Override
+	84,  // 111: tidegate.v1.AuditEntry.at:type_name -> google.protobuf.Timestamp
+	90,  // 112: tidegate.v1.AuditEntry.detail:type_name -> tidegate.v1.Fact
+	84,  // 113: tidegate.v1.ListAuditRequest.since:type_name -> google.protobuf.Timestamp
+	65,  // 114: tidegate.v1.ListAuditResponse.entries:type_name -> tidegate.v1.AuditEntry
+	100, // 115: tidegate.v1.FreezeResponse.service:type_name -> tidegate.v1.ServiceView
+	106, // 116: tidegate.v1.Plan.kind:type_name -> tidegate.v1.PlanKind
+	88,  // 117: tidegate.v1.Plan.target:type_name -> tidegate.v1.Holder
+	4,   // 118: tidegate.v1.Plan.outcome:type_name -> tidegate.v1.PlanOutcome
+	73,  // 119: tidegate.v1.Plan.steps:type_name -> tidegate.v1.PlanStep
+	103, // 120: tidegate.v1.Plan.rules:type_name -> tidegate.v1.RuleVerdict
+	72,  // 121: tidegate.v1.Plan.streams:type_name -> tidegate.v1.PlanStream
+	87,  // 122: tidegate.v1.Plan.loss:type_name -> tidegate.v1.LossStatement
+	108, // 123: tidegate.v1.Plan.phases:type_name -> tidegate.v1.Phases
+	84,  // 124: tidegate.v1.Plan.started:type_name -> google.protobuf.Timestamp
+	84,  // 125: tidegate.v1.Plan.ended:type_name -> google.protobuf.Timestamp
+	85,  // 126: tidegate.v1.Plan.expected:type_name -> google.protobuf.Duration
+	85,  // 127: tidegate.v1.Plan.rpo_actual:type_name -> google.protobuf.Duration
+	85,  // 128: tidegate.v1.Plan.pause_expected:type_name -> google.protobuf.Duration
+	85,  // 129: tidegate.v1.Plan.pause_actual:type_name -> google.protobuf.Duration
+	85,  // 130: tidegate.v1.Plan.took:type_name -> google.protobuf.Duration
+	71,  // 131: tidegate.v1.Plan.abort:type_name -> tidegate.v1.PlanAbort
+	107, // 132: tidegate.v1.Plan.overrides:type_name -> tidegate.v1.Override
+	85,  // 133: tidegate.v1.Plan.rpo_actual_max:type_name -> google.protobuf.Duration
+	84,  // 134: tidegate.v1.PlanAbort.at:type_name -> google.protobuf.Timestamp
+	109, // 135: tidegate.v1.PlanStream.head:type_name -> tidegate.v1.LogPos
+	87,  // 136: tidegate.v1.PlanStream.loss:type_name -> tidegate.v1.LossStatement
+	110, // 137: tidegate.v1.PlanStream.from_config:type_name -> tidegate.v1.Config
+	110, // 138: tidegate.v1.PlanStream.config:type_name -> tidegate.v1.Config
+	111, // 139: tidegate.v1.PlanStream.handover:type_name -> tidegate.v1.Handover
+	84,  // 140: tidegate.v1.PlanStep.started:type_name -> google.protobuf.Timestamp
+	85,  // 141: tidegate.v1.PlanStep.took:type_name -> google.protobuf.Duration
+	85,  // 142: tidegate.v1.PlanStep.expected:type_name -> google.protobuf.Duration
+	70,  // 143: tidegate.v1.ShowPlanResponse.plan:type_name -> tidegate.v1.Plan
+	70,  // 144: tidegate.v1.ListPlansResponse.plans:type_name -> tidegate.v1.Plan
+	91,  // 145: tidegate.v1.RebuildResponse.streams:type_name -> tidegate.v1.StreamView
+	82,  // 146: tidegate.v1.DoctorResponse.findings:type_name -> tidegate.v1.Finding
+	112, // 147: tidegate.v1.Finding.severity:type_name -> tidegate.v1.Severity
+	5,   // 148: tidegate.v1.OperatorService.Status:input_type -> tidegate.v1.StatusRequest
+	20,  // 149: tidegate.v1.OperatorService.ListStreams:input_type -> tidegate.v1.ListStreamsRequest
+	24,  // 150: tidegate.v1.OperatorService.AddService:input_type -> tidegate.v1.AddServiceRequest
+	26,  // 151: tidegate.v1.OperatorService.AddStream:input_type -> tidegate.v1.AddStreamRequest
+	28,  // 152: tidegate.v1.OperatorService.PauseStream:input_type -> tidegate.v1.PauseStreamRequest
+	30,  // 153: tidegate.v1.OperatorService.ResumeStream:input_type -> tidegate.v1.ResumeStreamRequest
+	39,  // 154: tidegate.v1.OperatorService.RemoveStream:input_type -> tidegate.v1.RemoveStreamRequest
+	32,  // 155: tidegate.v1.OperatorService.RegenerateStream:input_type -> tidegate.v1.RegenerateStreamRequest
+	34,  // 156: tidegate.v1.OperatorService.AcceptGap:input_type -> tidegate.v1.AcceptGapRequest
+	36,  // 157: tidegate.v1.OperatorService.ListGaps:input_type -> tidegate.v1.ListGapsRequest
+	42,  // 158: tidegate.v1.OperatorService.SetMode:input_type -> tidegate.v1.SetModeRequest
+	44,  // 159: tidegate.v1.OperatorService.SetDetector:input_type -> tidegate.v1.SetDetectorRequest
+	68,  // 160: tidegate.v1.OperatorService.Freeze:input_type -> tidegate.v1.FreezeRequest
+	46,  // 161: tidegate.v1.OperatorService.OpenGate:input_type -> tidegate.v1.OpenGateRequest
+	48,  // 162: tidegate.v1.OperatorService.ArmGate:input_type -> tidegate.v1.ArmGateRequest
+	50,  // 163: tidegate.v1.OperatorService.GateExplain:input_type -> tidegate.v1.GateExplainRequest
+	52,  // 164: tidegate.v1.OperatorService.ChangeRole:input_type -> tidegate.v1.ChangeRoleRequest
+	55,  // 165: tidegate.v1.OperatorService.Reconfigure:input_type -> tidegate.v1.ReconfigureRequest
+	57,  // 166: tidegate.v1.OperatorService.AbortPlan:input_type -> tidegate.v1.AbortPlanRequest
+	59,  // 167: tidegate.v1.OperatorService.ListOverrides:input_type -> tidegate.v1.ListOverridesRequest
+	61,  // 168: tidegate.v1.OperatorService.PutOverrides:input_type -> tidegate.v1.PutOverridesRequest
+	63,  // 169: tidegate.v1.OperatorService.RevokeOverride:input_type -> tidegate.v1.RevokeOverrideRequest
+	66,  // 170: tidegate.v1.OperatorService.ListAudit:input_type -> tidegate.v1.ListAuditRequest
+	74,  // 171: tidegate.v1.OperatorService.ShowPlan:input_type -> tidegate.v1.ShowPlanRequest
+	76,  // 172: tidegate.v1.OperatorService.ListPlans:input_type -> tidegate.v1.ListPlansRequest
+	78,  // 173: tidegate.v1.OperatorService.Rebuild:input_type -> tidegate.v1.RebuildRequest
+	80,  // 174: tidegate.v1.OperatorService.Doctor:input_type -> tidegate.v1.DoctorRequest
+	6,   // 175: tidegate.v1.OperatorService.Status:output_type -> tidegate.v1.StatusResponse
+	21,  // 176: tidegate.v1.OperatorService.ListStreams:output_type -> tidegate.v1.ListStreamsResponse
+	25,  // 177: tidegate.v1.OperatorService.AddService:output_type -> tidegate.v1.AddServiceResponse
+	27,  // 178: tidegate.v1.OperatorService.AddStream:output_type -> tidegate.v1.AddStreamResponse
+	29,  // 179: tidegate.v1.OperatorService.PauseStream:output_type -> tidegate.v1.PauseStreamResponse
+	31,  // 180: tidegate.v1.OperatorService.ResumeStream:output_type -> tidegate.v1.ResumeStreamResponse
+	40,  // 181: tidegate.v1.OperatorService.RemoveStream:output_type -> tidegate.v1.RemoveStreamResponse
+	33,  // 182: tidegate.v1.OperatorService.RegenerateStream:output_type -> tidegate.v1.RegenerateStreamResponse
+	35,  // 183: tidegate.v1.OperatorService.AcceptGap:output_type -> tidegate.v1.AcceptGapResponse
+	37,  // 184: tidegate.v1.OperatorService.ListGaps:output_type -> tidegate.v1.ListGapsResponse
+	43,  // 185: tidegate.v1.OperatorService.SetMode:output_type -> tidegate.v1.SetModeResponse
+	45,  // 186: tidegate.v1.OperatorService.SetDetector:output_type -> tidegate.v1.SetDetectorResponse
+	69,  // 187: tidegate.v1.OperatorService.Freeze:output_type -> tidegate.v1.FreezeResponse
+	47,  // 188: tidegate.v1.OperatorService.OpenGate:output_type -> tidegate.v1.OpenGateResponse
+	49,  // 189: tidegate.v1.OperatorService.ArmGate:output_type -> tidegate.v1.ArmGateResponse
+	51,  // 190: tidegate.v1.OperatorService.GateExplain:output_type -> tidegate.v1.GateExplainResponse
+	54,  // 191: tidegate.v1.OperatorService.ChangeRole:output_type -> tidegate.v1.ChangeRoleResponse
+	56,  // 192: tidegate.v1.OperatorService.Reconfigure:output_type -> tidegate.v1.ReconfigureResponse
+	58,  // 193: tidegate.v1.OperatorService.AbortPlan:output_type -> tidegate.v1.AbortPlanResponse
+	60,  // 194: tidegate.v1.OperatorService.ListOverrides:output_type -> tidegate.v1.ListOverridesResponse
+	62,  // 195: tidegate.v1.OperatorService.PutOverrides:output_type -> tidegate.v1.PutOverridesResponse
+	64,  // 196: tidegate.v1.OperatorService.RevokeOverride:output_type -> tidegate.v1.RevokeOverrideResponse
+	67,  // 197: tidegate.v1.OperatorService.ListAudit:output_type -> tidegate.v1.ListAuditResponse
+	75,  // 198: tidegate.v1.OperatorService.ShowPlan:output_type -> tidegate.v1.ShowPlanResponse
+	77,  // 199: tidegate.v1.OperatorService.ListPlans:output_type -> tidegate.v1.ListPlansResponse
+	79,  // 200: tidegate.v1.OperatorService.Rebuild:output_type -> tidegate.v1.RebuildResponse
+	81,  // 201: tidegate.v1.OperatorService.Doctor:output_type -> tidegate.v1.DoctorResponse
+	175, // [175:202] is the sub-list for method output_type
+	148, // [148:175] is the sub-list for method input_type
+	148, // [148:148] is the sub-list for extension type_name
+	148, // [148:148] is the sub-list for extension extendee
+	0,   // [0:148] is the sub-list for field type_name
 }
 
 func init() { file_tidegate_v1_operator_proto_init() }
@@ -6320,12 +6743,12 @@ func file_tidegate_v1_operator_proto_init() {
 	file_tidegate_v1_error_proto_init()
 	file_tidegate_v1_node_proto_init()
 	file_tidegate_v1_types_proto_init()
-	file_tidegate_v1_operator_proto_msgTypes[44].OneofWrappers = []any{
+	file_tidegate_v1_operator_proto_msgTypes[49].OneofWrappers = []any{
 		(*ChangeRoleResponse_Plan)(nil),
 		(*ChangeRoleResponse_Step)(nil),
 		(*ChangeRoleResponse_Done)(nil),
 	}
-	file_tidegate_v1_operator_proto_msgTypes[46].OneofWrappers = []any{
+	file_tidegate_v1_operator_proto_msgTypes[51].OneofWrappers = []any{
 		(*ReconfigureResponse_Plan)(nil),
 		(*ReconfigureResponse_Step)(nil),
 		(*ReconfigureResponse_Done)(nil),
@@ -6335,8 +6758,8 @@ func file_tidegate_v1_operator_proto_init() {
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tidegate_v1_operator_proto_rawDesc), len(file_tidegate_v1_operator_proto_rawDesc)),
-			NumEnums:      4,
-			NumMessages:   73,
+			NumEnums:      5,
+			NumMessages:   78,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -180,7 +180,9 @@ type StreamDescription struct {
 	// The declaration of a new generation that it last saw; absent when there was none.
 	Renewal *Renewal `protobuf:"bytes,18,opt,name=renewal,proto3" json:"renewal,omitempty"`
 	// That the node can give.
-	Bases         []*HeldBase `protobuf:"bytes,19,rep,name=bases,proto3" json:"bases,omitempty"`
+	Bases []*HeldBase `protobuf:"bytes,19,rep,name=bases,proto3" json:"bases,omitempty"`
+	// All that was ever given up, oldest first, as it last saw it.
+	Gaps          []*Gap `protobuf:"bytes,20,rep,name=gaps,proto3" json:"gaps,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -344,6 +346,13 @@ func (x *StreamDescription) GetRenewal() *Renewal {
 func (x *StreamDescription) GetBases() []*HeldBase {
 	if x != nil {
 		return x.Bases
+	}
+	return nil
+}
+
+func (x *StreamDescription) GetGaps() []*Gap {
+	if x != nil {
+		return x.Gaps
 	}
 	return nil
 }
@@ -1272,7 +1281,7 @@ const file_tidegate_v1_standby_proto_rawDesc = "" +
 	"\fship_address\x18\x04 \x01(\tR\vshipAddress\x12\x1f\n" +
 	"\vapi_address\x18\x05 \x01(\tR\n" +
 	"apiAddress\x128\n" +
-	"\astreams\x18\x06 \x03(\v2\x1e.tidegate.v1.StreamDescriptionR\astreams\"\xec\x05\n" +
+	"\astreams\x18\x06 \x03(\v2\x1e.tidegate.v1.StreamDescriptionR\astreams\"\x92\x06\n" +
 	"\x11StreamDescription\x12\x1b\n" +
 	"\tstream_id\x18\x01 \x01(\tR\bstreamId\x12\x18\n" +
 	"\aservice\x18\x02 \x01(\tR\aservice\x12\x12\n" +
@@ -1295,7 +1304,8 @@ const file_tidegate_v1_standby_proto_rawDesc = "" +
 	"\x06beacon\x18\x10 \x01(\v2\x1b.tidegate.v1.BeaconEvidenceR\x06beacon\x12 \n" +
 	"\vincarnation\x18\x11 \x01(\tR\vincarnation\x12.\n" +
 	"\arenewal\x18\x12 \x01(\v2\x14.tidegate.v1.RenewalR\arenewal\x12+\n" +
-	"\x05bases\x18\x13 \x03(\v2\x15.tidegate.v1.HeldBaseR\x05basesB\x0e\n" +
+	"\x05bases\x18\x13 \x03(\v2\x15.tidegate.v1.HeldBaseR\x05bases\x12$\n" +
+	"\x04gaps\x18\x14 \x03(\v2\x10.tidegate.v1.GapR\x04gapsB\x0e\n" +
 	"\f_applied_seq\"\xf6\x01\n" +
 	"\bHeldBase\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x1e\n" +
@@ -1421,10 +1431,11 @@ var file_tidegate_v1_standby_proto_goTypes = []any{
 	(Mode)(0),                            // 18: tidegate.v1.Mode
 	(*Bounds)(nil),                       // 19: tidegate.v1.Bounds
 	(*Renewal)(nil),                      // 20: tidegate.v1.Renewal
-	(*timestamppb.Timestamp)(nil),        // 21: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),          // 22: google.protobuf.Duration
-	(*NodeView)(nil),                     // 23: tidegate.v1.NodeView
-	(*StandbyStream)(nil),                // 24: tidegate.v1.StandbyStream
+	(*Gap)(nil),                          // 21: tidegate.v1.Gap
+	(*timestamppb.Timestamp)(nil),        // 22: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),          // 23: google.protobuf.Duration
+	(*NodeView)(nil),                     // 24: tidegate.v1.NodeView
+	(*StandbyStream)(nil),                // 25: tidegate.v1.StandbyStream
 }
 var file_tidegate_v1_standby_proto_depIdxs = []int32{
 	2,  // 0: tidegate.v1.DescribeResponse.streams:type_name -> tidegate.v1.StreamDescription
@@ -1438,35 +1449,36 @@ var file_tidegate_v1_standby_proto_depIdxs = []int32{
 	6,  // 8: tidegate.v1.StreamDescription.beacon:type_name -> tidegate.v1.BeaconEvidence
 	20, // 9: tidegate.v1.StreamDescription.renewal:type_name -> tidegate.v1.Renewal
 	3,  // 10: tidegate.v1.StreamDescription.bases:type_name -> tidegate.v1.HeldBase
-	21, // 11: tidegate.v1.HeldBase.taken:type_name -> google.protobuf.Timestamp
-	13, // 12: tidegate.v1.FenceResponse.promise:type_name -> tidegate.v1.Promise
-	14, // 13: tidegate.v1.FenceResponse.history:type_name -> tidegate.v1.Term
-	15, // 14: tidegate.v1.FenceResponse.durable:type_name -> tidegate.v1.LogPos
-	6,  // 15: tidegate.v1.FenceResponse.beacon:type_name -> tidegate.v1.BeaconEvidence
-	22, // 16: tidegate.v1.FenceResponse.leased:type_name -> google.protobuf.Duration
-	22, // 17: tidegate.v1.BeaconEvidence.blind_window:type_name -> google.protobuf.Duration
-	14, // 18: tidegate.v1.AdoptRequest.history:type_name -> tidegate.v1.Term
-	15, // 19: tidegate.v1.AdoptRequest.head:type_name -> tidegate.v1.LogPos
-	23, // 20: tidegate.v1.AdoptRequest.others:type_name -> tidegate.v1.NodeView
-	13, // 21: tidegate.v1.AdoptResponse.promise:type_name -> tidegate.v1.Promise
-	15, // 22: tidegate.v1.AdoptResponse.durable:type_name -> tidegate.v1.LogPos
-	15, // 23: tidegate.v1.PromoteRequest.head:type_name -> tidegate.v1.LogPos
-	24, // 24: tidegate.v1.StandbyServiceStatusResponse.streams:type_name -> tidegate.v1.StandbyStream
-	0,  // 25: tidegate.v1.StandbyService.Describe:input_type -> tidegate.v1.DescribeRequest
-	4,  // 26: tidegate.v1.StandbyService.Fence:input_type -> tidegate.v1.FenceRequest
-	7,  // 27: tidegate.v1.StandbyService.Adopt:input_type -> tidegate.v1.AdoptRequest
-	9,  // 28: tidegate.v1.StandbyService.Promote:input_type -> tidegate.v1.PromoteRequest
-	11, // 29: tidegate.v1.StandbyService.Status:input_type -> tidegate.v1.StandbyServiceStatusRequest
-	1,  // 30: tidegate.v1.StandbyService.Describe:output_type -> tidegate.v1.DescribeResponse
-	5,  // 31: tidegate.v1.StandbyService.Fence:output_type -> tidegate.v1.FenceResponse
-	8,  // 32: tidegate.v1.StandbyService.Adopt:output_type -> tidegate.v1.AdoptResponse
-	10, // 33: tidegate.v1.StandbyService.Promote:output_type -> tidegate.v1.PromoteResponse
-	12, // 34: tidegate.v1.StandbyService.Status:output_type -> tidegate.v1.StandbyServiceStatusResponse
-	30, // [30:35] is the sub-list for method output_type
-	25, // [25:30] is the sub-list for method input_type
-	25, // [25:25] is the sub-list for extension type_name
-	25, // [25:25] is the sub-list for extension extendee
-	0,  // [0:25] is the sub-list for field type_name
+	21, // 11: tidegate.v1.StreamDescription.gaps:type_name -> tidegate.v1.Gap
+	22, // 12: tidegate.v1.HeldBase.taken:type_name -> google.protobuf.Timestamp
+	13, // 13: tidegate.v1.FenceResponse.promise:type_name -> tidegate.v1.Promise
+	14, // 14: tidegate.v1.FenceResponse.history:type_name -> tidegate.v1.Term
+	15, // 15: tidegate.v1.FenceResponse.durable:type_name -> tidegate.v1.LogPos
+	6,  // 16: tidegate.v1.FenceResponse.beacon:type_name -> tidegate.v1.BeaconEvidence
+	23, // 17: tidegate.v1.FenceResponse.leased:type_name -> google.protobuf.Duration
+	23, // 18: tidegate.v1.BeaconEvidence.blind_window:type_name -> google.protobuf.Duration
+	14, // 19: tidegate.v1.AdoptRequest.history:type_name -> tidegate.v1.Term
+	15, // 20: tidegate.v1.AdoptRequest.head:type_name -> tidegate.v1.LogPos
+	24, // 21: tidegate.v1.AdoptRequest.others:type_name -> tidegate.v1.NodeView
+	13, // 22: tidegate.v1.AdoptResponse.promise:type_name -> tidegate.v1.Promise
+	15, // 23: tidegate.v1.AdoptResponse.durable:type_name -> tidegate.v1.LogPos
+	15, // 24: tidegate.v1.PromoteRequest.head:type_name -> tidegate.v1.LogPos
+	25, // 25: tidegate.v1.StandbyServiceStatusResponse.streams:type_name -> tidegate.v1.StandbyStream
+	0,  // 26: tidegate.v1.StandbyService.Describe:input_type -> tidegate.v1.DescribeRequest
+	4,  // 27: tidegate.v1.StandbyService.Fence:input_type -> tidegate.v1.FenceRequest
+	7,  // 28: tidegate.v1.StandbyService.Adopt:input_type -> tidegate.v1.AdoptRequest
+	9,  // 29: tidegate.v1.StandbyService.Promote:input_type -> tidegate.v1.PromoteRequest
+	11, // 30: tidegate.v1.StandbyService.Status:input_type -> tidegate.v1.StandbyServiceStatusRequest
+	1,  // 31: tidegate.v1.StandbyService.Describe:output_type -> tidegate.v1.DescribeResponse
+	5,  // 32: tidegate.v1.StandbyService.Fence:output_type -> tidegate.v1.FenceResponse
+	8,  // 33: tidegate.v1.StandbyService.Adopt:output_type -> tidegate.v1.AdoptResponse
+	10, // 34: tidegate.v1.StandbyService.Promote:output_type -> tidegate.v1.PromoteResponse
+	12, // 35: tidegate.v1.StandbyService.Status:output_type -> tidegate.v1.StandbyServiceStatusResponse
+	31, // [31:36] is the sub-list for method output_type
+	26, // [26:31] is the sub-list for method input_type
+	26, // [26:26] is the sub-list for extension type_name
+	26, // [26:26] is the sub-list for extension extendee
+	0,  // [0:26] is the sub-list for field type_name
 }
 
 func init() { file_tidegate_v1_standby_proto_init() }

@@ -53,6 +53,7 @@ func commandTree() []*ucli.Command {
 		verifyCommand(),
 		keysCommand(),
 		restoreCommand(),
+		gapCommand(),
 		replayCommand(),
 		drillCommand(),
 		exportCommand(),

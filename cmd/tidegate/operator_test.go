@@ -37,7 +37,9 @@ type fakeGate struct {
 	added    *pb.AddStreamRequest
 	findings []*pb.Finding
 	explain  *pb.GateExplainResponse
+	gaps     []*pb.GapView
 
+	noGap     bool // there is none to accept
 	noService bool // Status knows no service
 	asked     any  // newest request that the test may look at
 }

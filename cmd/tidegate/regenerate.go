@@ -53,36 +53,46 @@ func regenerate(c *ucli.Context) error {
 			return err
 		}
 		if req.GetDryRun() {
-			return wouldBeRefused(service+"/"+stream, out.GetRules())
+			return wouldBeRefused("regenerate stream", service+"/"+stream, out.GetRules())
 		}
 		return nil
 	})
 }
 
 // wouldBeRefused is what a dry run ends with where the command itself would be refused.
-func wouldBeRefused(subject string, rules []*pb.RuleVerdict) error {
+func wouldBeRefused(op, subject string, rules []*pb.RuleVerdict) error {
 	refused := &api.RulesError{Rules: rules}
 	if len(refused.Failing()) == 0 {
 		return nil
 	}
 	return &tidegate.Error{
-		Op: "regenerate stream", Subject: subject, Class: tidegate.Refused, Err: refused,
+		Op: op, Subject: subject, Class: tidegate.Refused, Err: refused,
 		Hint: "see `tidegate doctor` for what the agent finds, and the rules above for what --accept-loss goes on without",
 	}
 }
 
 func writeRegenerate(w io.Writer, subject string, out *pb.RegenerateStreamResponse) error {
-	if len(out.GetRules()) > 0 {
-		writeRules(w, out.GetRules())
-	}
-	for _, f := range out.GetFacts() {
-		fmt.Fprintf(w, "%s: %s\n", f.GetKey(), f.GetValue())
-	}
 	r := out.GetRenewal()
+	if err := writeDeclared(w, out.GetRules(), out.GetFacts()); err != nil {
+		return err
+	}
 	if r == nil {
 		_, err := fmt.Fprintln(w, "nothing changed")
 		return err
 	}
 	_, err := fmt.Fprintf(w, "stream %s: a new generation is declared by %s, up to epoch %d at site %s; `tidegate status` shows how far its base is\n", subject, r.GetActor(), r.GetEpoch(), r.GetSite())
 	return err
+}
+
+// writeDeclared says what a declaration needs, and what becomes of the log.
+func writeDeclared(w io.Writer, rules []*pb.RuleVerdict, facts []*pb.Fact) error {
+	if len(rules) > 0 {
+		writeRules(w, rules)
+	}
+	for _, f := range facts {
+		if _, err := fmt.Fprintf(w, "%s: %s\n", f.GetKey(), f.GetValue()); err != nil {
+			return err
+		}
+	}
+	return nil
 }

@@ -19,7 +19,7 @@ func windowCommand() *ucli.Command {
 		Name: "window", Usage: "what can be restored out of an archive, or of a standby node, with its holes", ArgsUsage: " ",
 		Flags: fromFlags(), Action: showWindow,
 		Description: "Reads the archive alone, or with --from a node of the standby cluster. A stream can be restored to any moment from `since` to `to`, which is the time of its\n" +
-			"newest record; holes stay listed for ever. With --archive FILE that says what is kept (archive.keep) it lists what\n" +
+			"newest record; holes and scars, where one generation ends and the next begins, stay listed for ever. With --archive FILE that says what is kept (archive.keep) it lists what\n" +
 			"that would let go now; nothing is removed by it. Ends with 9 when a stream cannot be read; the others are listed.\n\n" +
 			"Examples:\n" +
 			"   tidegate window --url file:///srv/archive\n" +
@@ -35,6 +35,7 @@ type windowResult struct {
 	Name     tidegate.StreamName  `json:"stream"`
 	Store    string               `json:"store"`
 	Spans    []archive.Span       `json:"spans"`
+	Scars    []archive.Scar       `json:"scars"` // where one generation ends and the next begins
 	Holes    []archive.Hole       `json:"holes"`
 	Removed  []archive.Gone       `json:"removed"` // as archive.keep says
 	Keeps    *windowKeeps         `json:"keeps,omitempty"`
@@ -124,7 +125,7 @@ func showWindow(c *ucli.Context) error {
 func newWindow(info archive.StreamInfo) windowResult {
 	return windowResult{
 		Stream: info.Stream, Service: info.Service, Name: info.Name, Store: info.Store,
-		Spans: []archive.Span{}, Holes: []archive.Hole{}, Removed: []archive.Gone{}, Bases: []windowBase{}, Aside: []string{}, Faults: []string{},
+		Spans: []archive.Span{}, Scars: []archive.Scar{}, Holes: []archive.Hole{}, Removed: []archive.Gone{}, Bases: []windowBase{}, Aside: []string{}, Faults: []string{},
 	}
 }
 
@@ -149,7 +150,7 @@ func windowOf(c *ucli.Context, at place, info archive.StreamInfo, keep archive.R
 		return out, err
 	}
 	out.Spans, out.Holes, out.LogBytes = append(out.Spans, w.Spans...), append(out.Holes, w.Holes...), s.Bytes
-	out.Removed = append(out.Removed, w.Gone...)
+	out.Removed, out.Scars = append(out.Removed, w.Gone...), append(out.Scars, w.Scars...)
 	kept, err := s.Retain(c.Context, &w, keep, nil, time.Now())
 	if err != nil {
 		return out, err
@@ -205,6 +206,9 @@ func (o windowResult) write(w io.Writer) error {
 	}
 	if len(o.Spans) == 0 {
 		fmt.Fprintln(w, "  nothing of its log is archived")
+	}
+	for _, c := range o.Scars {
+		fmt.Fprintf(w, "  scar: %s\n", c)
 	}
 	for _, g := range o.Removed {
 		fmt.Fprintf(w, "  removed: batches %d to %d, as archive.keep says\n", uint64(g.First), uint64(g.Last))

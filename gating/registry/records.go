@@ -69,6 +69,9 @@ type Stream struct {
 	Leaving bool `json:"leaving,omitempty"`
 	// Renewal is the newest declaration of a new generation; nil when there was none.
 	Renewal *Renewal `json:"renewal,omitempty"`
+	// Gaps are all that was ever given up, oldest first, each up to another epoch: what
+	// each declaration accepted.
+	Gaps []tidegate.Gap `json:"gaps,omitempty"`
 }
 
 // Renewal says that the source at Site does not continue the log as it stands at the

@@ -147,7 +147,8 @@ func Rules() []Rule {
 		},
 		{
 			Name: NoGap, Asks: "no stretch of the source's log is missing at the target",
-			Evidence: "the target's report", Actions: all, ByName: true, Instead: "look at the stream's error in `tidegate status`",
+			Evidence: "the target's report; what the agent beside the source says of its log", Actions: all, ByName: true,
+			Instead: "look at the stream's error in `tidegate status`; where the source has lost its log, `tidegate gap accept`",
 		},
 		{
 			Name: ContentVerified, Asks: "the target holds what the writer wrote: it adopted the writer's epoch, which proves its log by its chain, and reports no error; no two members differ at one batch, and the writer distrusts none that answers",

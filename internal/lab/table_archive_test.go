@@ -20,13 +20,7 @@ func archived(p lab.Plant) lab.Plant {
 		if kind != "agent.yaml" && kind != "standby.yaml" {
 			return
 		}
-		// A path of the machine's own data, which begins with the lab's directory.
-		own, _ := file["data_dir"].(string)
-		root := filepath.Join(filepath.Dir(filepath.Dir(own)), "bucket")
-		if err := os.MkdirAll(root, 0o750); err != nil {
-			panic(err)
-		}
-		file["archive"] = map[string]any{"url": "file://" + root}
+		file["archive"] = map[string]any{"url": "file://" + bucketOf(file)}
 		if kind == "agent.yaml" {
 			file["drop"] = map[string]any{"after": "1s", "back": "1s", "every": "50ms"}
 		} else {
@@ -34,6 +28,17 @@ func archived(p lab.Plant) lab.Plant {
 		}
 	}
 	return p
+}
+
+// bucketOf makes the directory of a lab that is everybody's bucket.
+func bucketOf(file map[string]any) string {
+	// A path of the machine's own data, which begins with the lab's directory.
+	own, _ := file["data_dir"].(string)
+	root := filepath.Join(filepath.Dir(filepath.Dir(own)), "bucket")
+	if err := os.MkdirAll(root, 0o750); err != nil {
+		panic(err)
+	}
+	return root
 }
 
 // The link is cut, and clients of a sync stream are served all the same: everything crosses

@@ -56,6 +56,12 @@ const (
 	// OperatorServiceRegenerateStreamProcedure is the fully-qualified name of the OperatorService's
 	// RegenerateStream RPC.
 	OperatorServiceRegenerateStreamProcedure = "/tidegate.v1.OperatorService/RegenerateStream"
+	// OperatorServiceAcceptGapProcedure is the fully-qualified name of the OperatorService's AcceptGap
+	// RPC.
+	OperatorServiceAcceptGapProcedure = "/tidegate.v1.OperatorService/AcceptGap"
+	// OperatorServiceListGapsProcedure is the fully-qualified name of the OperatorService's ListGaps
+	// RPC.
+	OperatorServiceListGapsProcedure = "/tidegate.v1.OperatorService/ListGaps"
 	// OperatorServiceSetModeProcedure is the fully-qualified name of the OperatorService's SetMode RPC.
 	OperatorServiceSetModeProcedure = "/tidegate.v1.OperatorService/SetMode"
 	// OperatorServiceSetDetectorProcedure is the fully-qualified name of the OperatorService's
@@ -120,6 +126,11 @@ type OperatorServiceClient interface {
 	// standby nodes. The agent beside the source opens a new generation beside it, in a
 	// new epoch. Repeating it while that is under way changes nothing.
 	RegenerateStream(context.Context, *connect.Request[tidegatev1.RegenerateStreamRequest]) (*connect.Response[tidegatev1.RegenerateStreamResponse], error)
+	// AcceptGap is RegenerateStream of a stream whose source says that it does not go on;
+	// it is refused where none says so.
+	AcceptGap(context.Context, *connect.Request[tidegatev1.AcceptGapRequest]) (*connect.Response[tidegatev1.AcceptGapResponse], error)
+	// ListGaps tells what of streams is lost, and what was lost ever.
+	ListGaps(context.Context, *connect.Request[tidegatev1.ListGapsRequest]) (*connect.Response[tidegatev1.ListGapsResponse], error)
 	// SetMode changes what the operator wants of a stream's gate: mode, bounds,
 	// policy, lease. The writer brings the gate and its record to it in the safe order.
 	SetMode(context.Context, *connect.Request[tidegatev1.SetModeRequest]) (*connect.Response[tidegatev1.SetModeResponse], error)
@@ -216,6 +227,18 @@ func NewOperatorServiceClient(httpClient connect.HTTPClient, baseURL string, opt
 			httpClient,
 			baseURL+OperatorServiceRegenerateStreamProcedure,
 			connect.WithSchema(operatorServiceMethods.ByName("RegenerateStream")),
+			connect.WithClientOptions(opts...),
+		),
+		acceptGap: connect.NewClient[tidegatev1.AcceptGapRequest, tidegatev1.AcceptGapResponse](
+			httpClient,
+			baseURL+OperatorServiceAcceptGapProcedure,
+			connect.WithSchema(operatorServiceMethods.ByName("AcceptGap")),
+			connect.WithClientOptions(opts...),
+		),
+		listGaps: connect.NewClient[tidegatev1.ListGapsRequest, tidegatev1.ListGapsResponse](
+			httpClient,
+			baseURL+OperatorServiceListGapsProcedure,
+			connect.WithSchema(operatorServiceMethods.ByName("ListGaps")),
 			connect.WithClientOptions(opts...),
 		),
 		setMode: connect.NewClient[tidegatev1.SetModeRequest, tidegatev1.SetModeResponse](
@@ -333,6 +356,8 @@ type operatorServiceClient struct {
 	resumeStream     *connect.Client[tidegatev1.ResumeStreamRequest, tidegatev1.ResumeStreamResponse]
 	removeStream     *connect.Client[tidegatev1.RemoveStreamRequest, tidegatev1.RemoveStreamResponse]
 	regenerateStream *connect.Client[tidegatev1.RegenerateStreamRequest, tidegatev1.RegenerateStreamResponse]
+	acceptGap        *connect.Client[tidegatev1.AcceptGapRequest, tidegatev1.AcceptGapResponse]
+	listGaps         *connect.Client[tidegatev1.ListGapsRequest, tidegatev1.ListGapsResponse]
 	setMode          *connect.Client[tidegatev1.SetModeRequest, tidegatev1.SetModeResponse]
 	setDetector      *connect.Client[tidegatev1.SetDetectorRequest, tidegatev1.SetDetectorResponse]
 	freeze           *connect.Client[tidegatev1.FreezeRequest, tidegatev1.FreezeResponse]
@@ -390,6 +415,16 @@ func (c *operatorServiceClient) RemoveStream(ctx context.Context, req *connect.R
 // RegenerateStream calls tidegate.v1.OperatorService.RegenerateStream.
 func (c *operatorServiceClient) RegenerateStream(ctx context.Context, req *connect.Request[tidegatev1.RegenerateStreamRequest]) (*connect.Response[tidegatev1.RegenerateStreamResponse], error) {
 	return c.regenerateStream.CallUnary(ctx, req)
+}
+
+// AcceptGap calls tidegate.v1.OperatorService.AcceptGap.
+func (c *operatorServiceClient) AcceptGap(ctx context.Context, req *connect.Request[tidegatev1.AcceptGapRequest]) (*connect.Response[tidegatev1.AcceptGapResponse], error) {
+	return c.acceptGap.CallUnary(ctx, req)
+}
+
+// ListGaps calls tidegate.v1.OperatorService.ListGaps.
+func (c *operatorServiceClient) ListGaps(ctx context.Context, req *connect.Request[tidegatev1.ListGapsRequest]) (*connect.Response[tidegatev1.ListGapsResponse], error) {
+	return c.listGaps.CallUnary(ctx, req)
 }
 
 // SetMode calls tidegate.v1.OperatorService.SetMode.
@@ -493,6 +528,11 @@ type OperatorServiceHandler interface {
 	// standby nodes. The agent beside the source opens a new generation beside it, in a
 	// new epoch. Repeating it while that is under way changes nothing.
 	RegenerateStream(context.Context, *connect.Request[tidegatev1.RegenerateStreamRequest]) (*connect.Response[tidegatev1.RegenerateStreamResponse], error)
+	// AcceptGap is RegenerateStream of a stream whose source says that it does not go on;
+	// it is refused where none says so.
+	AcceptGap(context.Context, *connect.Request[tidegatev1.AcceptGapRequest]) (*connect.Response[tidegatev1.AcceptGapResponse], error)
+	// ListGaps tells what of streams is lost, and what was lost ever.
+	ListGaps(context.Context, *connect.Request[tidegatev1.ListGapsRequest]) (*connect.Response[tidegatev1.ListGapsResponse], error)
 	// SetMode changes what the operator wants of a stream's gate: mode, bounds,
 	// policy, lease. The writer brings the gate and its record to it in the safe order.
 	SetMode(context.Context, *connect.Request[tidegatev1.SetModeRequest]) (*connect.Response[tidegatev1.SetModeResponse], error)
@@ -585,6 +625,18 @@ func NewOperatorServiceHandler(svc OperatorServiceHandler, opts ...connect.Handl
 		OperatorServiceRegenerateStreamProcedure,
 		svc.RegenerateStream,
 		connect.WithSchema(operatorServiceMethods.ByName("RegenerateStream")),
+		connect.WithHandlerOptions(opts...),
+	)
+	operatorServiceAcceptGapHandler := connect.NewUnaryHandler(
+		OperatorServiceAcceptGapProcedure,
+		svc.AcceptGap,
+		connect.WithSchema(operatorServiceMethods.ByName("AcceptGap")),
+		connect.WithHandlerOptions(opts...),
+	)
+	operatorServiceListGapsHandler := connect.NewUnaryHandler(
+		OperatorServiceListGapsProcedure,
+		svc.ListGaps,
+		connect.WithSchema(operatorServiceMethods.ByName("ListGaps")),
 		connect.WithHandlerOptions(opts...),
 	)
 	operatorServiceSetModeHandler := connect.NewUnaryHandler(
@@ -707,6 +759,10 @@ func NewOperatorServiceHandler(svc OperatorServiceHandler, opts ...connect.Handl
 			operatorServiceRemoveStreamHandler.ServeHTTP(w, r)
 		case OperatorServiceRegenerateStreamProcedure:
 			operatorServiceRegenerateStreamHandler.ServeHTTP(w, r)
+		case OperatorServiceAcceptGapProcedure:
+			operatorServiceAcceptGapHandler.ServeHTTP(w, r)
+		case OperatorServiceListGapsProcedure:
+			operatorServiceListGapsHandler.ServeHTTP(w, r)
 		case OperatorServiceSetModeProcedure:
 			operatorServiceSetModeHandler.ServeHTTP(w, r)
 		case OperatorServiceSetDetectorProcedure:
@@ -780,6 +836,14 @@ func (UnimplementedOperatorServiceHandler) RemoveStream(context.Context, *connec
 
 func (UnimplementedOperatorServiceHandler) RegenerateStream(context.Context, *connect.Request[tidegatev1.RegenerateStreamRequest]) (*connect.Response[tidegatev1.RegenerateStreamResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("tidegate.v1.OperatorService.RegenerateStream is not implemented"))
+}
+
+func (UnimplementedOperatorServiceHandler) AcceptGap(context.Context, *connect.Request[tidegatev1.AcceptGapRequest]) (*connect.Response[tidegatev1.AcceptGapResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("tidegate.v1.OperatorService.AcceptGap is not implemented"))
+}
+
+func (UnimplementedOperatorServiceHandler) ListGaps(context.Context, *connect.Request[tidegatev1.ListGapsRequest]) (*connect.Response[tidegatev1.ListGapsResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("tidegate.v1.OperatorService.ListGaps is not implemented"))
 }
 
 func (UnimplementedOperatorServiceHandler) SetMode(context.Context, *connect.Request[tidegatev1.SetModeRequest]) (*connect.Response[tidegatev1.SetModeResponse], error) {

@@ -183,7 +183,7 @@ var ErrGeneration = errors.New("the server no longer has the log that the other 
 func (c *Capture) generation(op, subject string, err error) error {
 	return &tidegate.Error{
 		Op: op, Subject: subject, Class: tidegate.Permanent,
-		Hint: "begin a new generation beside the old: " + stores.RegenerateCommand(c.cfg.Service, c.cfg.Stream) + "; until it is whole nothing new of the server is protected. max_slot_wal_keep_size bounds what a slot keeps",
+		Hint: "begin a new generation beside the old: " + stores.AcceptGapCommand(c.cfg.Service, c.cfg.Stream) + "; until it is whole nothing new of the server is protected. max_slot_wal_keep_size bounds what a slot keeps",
 		Err:  fmt.Errorf("%w: %w", ErrGeneration, err),
 	}
 }

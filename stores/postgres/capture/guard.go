@@ -122,7 +122,7 @@ func (g *guard) look(ctx context.Context) (f *facts, err error) {
 			return nil, err
 		}
 	}
-	f = &facts{settings: c.cfg.Settings, anew: stores.RegenerateCommand(c.cfg.Service, c.cfg.Stream)}
+	f = &facts{settings: c.cfg.Settings, anew: stores.AcceptGapCommand(c.cfg.Service, c.cfg.Stream)}
 	if f.survey, err = g.sql.Survey(ctx); err != nil {
 		return nil, err
 	}

@@ -107,7 +107,7 @@ func (c *Capture) slotGivenUp(why string) error {
 	return &tidegate.Error{
 		Op: "keep log in slot", Subject: c.cfg.Slot, Class: tidegate.Permanent,
 		Err:  fmt.Errorf("%w: %w: %s", ErrGeneration, errSlotDropped, why),
-		Hint: "bring the other site or the link back, make room, and begin a new generation: " + stores.RegenerateCommand(c.cfg.Service, c.cfg.Stream),
+		Hint: "bring the other site or the link back, make room, and begin a new generation: " + stores.AcceptGapCommand(c.cfg.Service, c.cfg.Stream),
 	}
 }
 
