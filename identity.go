@@ -17,7 +17,7 @@ const (
 	RoleRoute    Role = "route"    // learn where a service is served
 	RoleOperator Role = "operator" // change the world
 	RoleViewer   Role = "viewer"   // read
-	RoleDrill    Role = "drill"    // read clones; never the live log
+	RoleDrill    Role = "drill"    // read what a standby node keeps, to rehearse with it; change nothing
 )
 
 // Identity is who a certificate speaks for: its URI SAN

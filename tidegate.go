@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"strconv"
+	"strings"
 )
 
 // Seq numbers a sealed batch within its stream, contiguous from 1; 0 is "none".
@@ -20,6 +21,11 @@ type Position uint64
 // Epoch is the fencing token of a stream, issued by the gate; 0 is "none".
 // Text form: decimal.
 type Epoch uint64
+
+// EpochDrillFirst is where the epochs of sandboxes begin. No gate ever issues one, and
+// what shows one is refused wherever a live log is written: a service that a drill has
+// promoted is of a history of its own, also where its files come to lie elsewhere.
+const EpochDrillFirst Epoch = 1 << 62
 
 // Generation numbers a base together with the log that follows it; the first is 1.
 type Generation uint32
@@ -73,6 +79,20 @@ func (e Epoch) String() string    { return strconv.FormatUint(uint64(e), 10) }
 func (i ID) String() string       { return hex.EncodeToString(i[:]) }
 func (d Digest) String() string   { return hex.EncodeToString(d[:]) }
 func (c Chain) String() string    { return hex.EncodeToString(c[:]) }
+
+// IsDrill reports whether e is of a sandbox.
+func (e Epoch) IsDrill() bool { return e >= EpochDrillFirst }
+
+// IsDrill reports whether l has a branch of a sandbox's epoch.
+func (l Lineage) IsDrill() bool {
+	for branch := range strings.SplitSeq(string(l), "+") {
+		epoch, _, is := strings.Cut(branch, "@")
+		if e, err := ParseEpoch(epoch); is && err == nil && e.IsDrill() {
+			return true
+		}
+	}
+	return false
+}
 
 // IsZero reports whether i is unset.
 func (i ID) IsZero() bool { return i == ID{} }

@@ -71,6 +71,21 @@ func TestNumbersSurviveJSON(t *testing.T) {
 	}
 }
 
+func TestEpochsOfDrills(t *testing.T) {
+	for lineage, want := range map[Lineage]bool{
+		"": false, "journal:01": false, "journal:01+7@0000000000000010": false,
+		"journal:01+7@0000000000000010+" + Lineage(EpochDrillFirst.String()) + "@0000000000000020": true,
+		"4611686018427387904/1": false, "pg:4611686018427387905+1@x": false,
+	} {
+		if got := lineage.IsDrill(); got != want {
+			t.Errorf("%q: %v, want %v", lineage, got, want)
+		}
+	}
+	if (EpochDrillFirst - 1).IsDrill() || !(EpochDrillFirst + 1).IsDrill() {
+		t.Error("the range begins elsewhere")
+	}
+}
+
 func TestLogPosComparesWithProof(t *testing.T) {
 	a, b := Chain{1}, Chain{2}
 	for _, tc := range []struct {

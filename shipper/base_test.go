@@ -320,6 +320,9 @@ func TestBaseRefusals(t *testing.T) {
 	}
 	fetch := push()
 	fetch.Way = BaseFetch
+	if _, _, err := c.easyDialer(tidegate.RoleDrill, "d1").DialBase(t.Context(), addr, push()); err == nil || refusalIn(t, err).Code != CodeRole {
+		t.Errorf("a drill pushes a base: %v", err)
+	}
 	if _, _, err := c.easyDialer(tidegate.RoleAgent, "app1").DialBase(t.Context(), addr, fetch); err == nil || refusalIn(t, err).Code != CodeRole {
 		t.Errorf("a fetch by an agent: %v", err)
 	}

@@ -34,7 +34,7 @@ type BaseWay uint8
 // The ways.
 const (
 	BasePush  BaseWay = iota + 1 // the dialer sends one: the stream's agent, role agent
-	BaseFetch                    // the dialer wants one: another node of the stream, role standby, or who restores from it, role operator
+	BaseFetch                    // the dialer wants one: another node of the stream, role standby, or who restores from it, role operator, or rehearses that, role drill
 	BasePick                     // the dialer wants the one that it names; likewise
 )
 
@@ -52,7 +52,8 @@ func (w BaseWay) String() string {
 
 // permits reports whether a certificate's role may go this way.
 func (w BaseWay) permits(r tidegate.Role) bool {
-	return w == BasePush && r == tidegate.RoleAgent || (w == BaseFetch || w == BasePick) && (r == tidegate.RoleStandby || r == tidegate.RoleOperator)
+	return w == BasePush && r == tidegate.RoleAgent ||
+		(w == BaseFetch || w == BasePick) && (r == tidegate.RoleStandby || r == tidegate.RoleOperator || r == tidegate.RoleDrill)
 }
 
 // BaseAttach binds a session to the base of one generation of a stream.

@@ -81,7 +81,7 @@ func (a As) permits(r tidegate.Role) bool {
 	case AsRelay:
 		return r == tidegate.RoleStandby
 	case AsObserver, AsReader:
-		return r == tidegate.RoleAgent || r == tidegate.RoleStandby || r == tidegate.RoleOperator
+		return r == tidegate.RoleAgent || r == tidegate.RoleStandby || r == tidegate.RoleOperator || r == tidegate.RoleDrill
 	}
 	return false
 }
@@ -277,6 +277,9 @@ func parseAttach(body []byte) (a Attach, err error) {
 	}
 	if a.As < AsWriter || a.As > AsReader {
 		d.Fail("%s", a.As)
+	}
+	if a.Epoch.IsDrill() {
+		d.Fail("epoch %s, which is a drill's", a.Epoch)
 	}
 	return a, finish(&d, "attach")
 }

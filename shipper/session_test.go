@@ -101,6 +101,9 @@ func TestHandshakeRefusals(t *testing.T) {
 		"gate as observer":     {ca.dialer(tidegate.RoleGate, "g1"), addr, attach(AsObserver), "role gate may not"},
 		"viewer as reader":     {ca.dialer(tidegate.RoleViewer, "v1"), addr, attach(AsReader), "role viewer may not"},
 		"operator as writer":   {ca.dialer(tidegate.RoleOperator, "o1"), addr, attach(AsWriter), "role operator may not"},
+		"drill as writer":      {ca.dialer(tidegate.RoleDrill, "d1"), addr, attach(AsWriter), "role drill may not"},
+		"drill as relay":       {ca.dialer(tidegate.RoleDrill, "d1"), addr, attach(AsRelay), "role drill may not"},
+		"a drill's epoch":      {ca.dialer(tidegate.RoleAgent, "app1"), addr, Attach{Stream: stream, As: AsWriter, Epoch: tidegate.EpochDrillFirst}, "a drill's"},
 		"attach as nothing":    {ca.dialer(tidegate.RoleAgent, "app1"), addr, attach(0), "as(0)"},
 		"not a standby server": {Dialer{TLS: ca.of(tidegate.RoleAgent, "app1").ClientTLS(expectGate()), Clock: fastClock()}, addr, attach(AsWriter), "role standby"},
 	} {

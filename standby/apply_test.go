@@ -309,6 +309,13 @@ func TestAPIAsksForTheRole(t *testing.T) {
 	if err != nil || len(d.Msg.GetStreams()) != 1 || d.Msg.GetStreams()[0].GetName() != "main" || d.Msg.GetShipAddress() == "" {
 		t.Errorf("describe: %v, %v", d, err)
 	}
+	drill := c.client(tidegate.RoleDrill, "dr1")
+	if _, err := drill.Status(ctx, connect.NewRequest(&pb.StandbyServiceStatusRequest{})); err != nil {
+		t.Errorf("a drill looks at the lag: %v", err)
+	}
+	if _, err := drill.Describe(ctx, connect.NewRequest(&pb.DescribeRequest{})); err != nil {
+		t.Errorf("a drill looks for what to rehearse with: %v", err)
+	}
 	if _, err := viewer.Fence(ctx, connect.NewRequest(&pb.FenceRequest{})); err == nil {
 		t.Error("viewer fenced with an empty request")
 	}

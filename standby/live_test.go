@@ -72,6 +72,13 @@ func TestNodeAsAnArchive(t *testing.T) {
 	if _, err := b.Put(c.ctx(), name, bytes.NewReader(nil), bucket.PutOptions{}); !errors.Is(err, tidegate.ErrUnsupported) {
 		t.Errorf("something is put: %v", err)
 	}
+	cfg.Dialer.TLS = c.creds(tidegate.RoleDrill, "dora").ClientTLS(pki.Expect{Role: tidegate.RoleStandby})
+	if r, err = archive.OpenReader(c.ctx(), live.New(cfg)); err != nil {
+		t.Fatal(err)
+	}
+	if s, err := r.Open(c.ctx(), infos[0]); err != nil || s.Branch.Tip().Seq != 26 {
+		t.Errorf("a drill reads what it rehearses with: %v", err)
+	}
 	cfg.Dialer.TLS = c.creds(tidegate.RoleViewer, "vic").ClientTLS(pki.Expect{Role: tidegate.RoleStandby})
 	if r, err = archive.OpenReader(c.ctx(), live.New(cfg)); err != nil {
 		t.Fatal(err)

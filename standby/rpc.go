@@ -116,7 +116,7 @@ func badRequest(op string, err error) error {
 
 // Describe implements the service.
 func (r rpc) Describe(ctx context.Context, req *connect.Request[pb.DescribeRequest]) (*connect.Response[pb.DescribeResponse], error) {
-	if err := permitted(ctx, "describe", tidegate.RoleGate, tidegate.RoleOperator, tidegate.RoleViewer); err != nil {
+	if err := permitted(ctx, "describe", tidegate.RoleGate, tidegate.RoleOperator, tidegate.RoleViewer, tidegate.RoleDrill); err != nil {
 		return nil, err
 	}
 	id, st := r.n.Identity(), r.n.Status()
@@ -274,7 +274,7 @@ func promotedMessage(p Promoted) *pb.PromoteResponse {
 
 // Status implements the service.
 func (r rpc) Status(ctx context.Context, _ *connect.Request[pb.StandbyServiceStatusRequest]) (*connect.Response[pb.StandbyServiceStatusResponse], error) {
-	if err := permitted(ctx, "status", tidegate.RoleGate, tidegate.RoleOperator, tidegate.RoleViewer); err != nil {
+	if err := permitted(ctx, "status", tidegate.RoleGate, tidegate.RoleOperator, tidegate.RoleViewer, tidegate.RoleDrill); err != nil {
 		return nil, err
 	}
 	report := ReportMessage(r.n.Status(), r.n.deps.Clock.Wall())

@@ -136,8 +136,14 @@ func (m *Finding) Err() error {
 }
 
 // CheckKind is for the check of [Conn.Serve]: it refuses a library of another
-// store than the stream's.
+// store than the stream's, and one that a drill has promoted.
 func (m Hello) CheckKind(store string) error {
+	if m.Lineage.IsDrill() {
+		return &tidegate.Error{
+			Op: "serve library of", Subject: m.Dir, Class: tidegate.Refused, Err: fmt.Errorf("its journal was promoted by a drill: %s", m.Lineage),
+			Hint: "a sandbox's data folder never becomes a live one: start the service with its own",
+		}
+	}
 	if m.Kind == store {
 		return nil
 	}

@@ -265,6 +265,11 @@ func TestUnknownVersionAndKindAreRefused(t *testing.T) {
 	if _, _, err, _, _, srvErr := meet(t, check, dialHello(t, other)); tidegate.ClassOf(err) != tidegate.Misuse || !errors.Is(srvErr, tidegate.ErrUnsupported) {
 		t.Errorf("kind: %v, %v", err, srvErr)
 	}
+	promoted := hello
+	promoted.Lineage += "+" + tidegate.Lineage(tidegate.EpochDrillFirst.String()) + "@0000000000000010"
+	if _, _, err, _, _, _ := meet(t, check, dialHello(t, promoted)); tidegate.ClassOf(err) != tidegate.Refused {
+		t.Errorf("promoted by a drill: %v", err)
+	}
 	future := func(path string) (*Conn, Welcome, error) {
 		nc, err := net.Dial("unix", path)
 		if err != nil {
