@@ -20,8 +20,11 @@
 //
 //	archive.Stream -> [Make] -> [Plan] -> [Replay.Run] -- local socket --> the service's journal library
 //
+// A replay that stays ([Config].Stay) is fed one range after the other in the same
+// session, and can promote the service in the end: it is what a drill rehearses with.
+//
 // [Replay.Run] plays the standby node: the service is started as one that follows, with
 // its run folder in a scratch directory. One Plan per stream; Run owns every goroutine
-// that it starts, [Replay.Progress] may be called at any time. Nothing is written but
-// the sockets.
+// that it starts, [Replay.Progress] may be called at any time, the other methods beside
+// Run by one goroutine. Nothing is written but the sockets.
 package replay

@@ -26,6 +26,12 @@ type feed struct {
 	marks    []Mark            // ahead
 	out      Outcome
 	ended    bool
+
+	// Of a replay that stays.
+	orders   chan order
+	fedAll   chan Outcome  // one value for each plan that was fed
+	told     bool          // it was put there
+	promoted chan struct{} // closed when the service says that it is active
 }
 
 // attemptsMax is how many sessions in a row may bring nothing: a service that ends whenever

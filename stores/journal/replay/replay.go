@@ -22,6 +22,9 @@ type Config struct {
 	// Wait is how long the service may be away: before it first connects, and each time
 	// that it has gone. Above 0.
 	Wait time.Duration
+	// Stay has the replay go on when its plans have been fed: it keeps the sessions, and
+	// waits for [Replay.Next] and [Replay.Promote] until its context ends.
+	Stay bool
 }
 
 // Validate reports every broken rule.
@@ -91,9 +94,13 @@ type Replay struct {
 
 	records atomic.Uint64
 	bytes   atomic.Int64
-	total   int64
+	total   atomic.Int64
 	waiting atomic.Int64 // streams whose service is not there
 	reached atomic.Int64
+
+	over  chan struct{} // closed when Run ends
+	final []Outcome     // what Run returns, both; of after over
+	err   error
 }
 
 // New makes a replay of at least one plan, all of one service. It does no I/O.
@@ -101,11 +108,13 @@ func New(clk clock.Clock, cfg Config, plans []*Plan) (*Replay, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
 	}
-	r := &Replay{cfg: cfg}
+	r := &Replay{cfg: cfg, over: make(chan struct{})}
 	since := plans[0].Since
 	for _, p := range plans {
-		r.feeds = append(r.feeds, &feed{r: r, p: p, marks: p.marks})
-		r.total += p.Bytes
+		r.feeds = append(r.feeds, &feed{
+			r: r, p: p, marks: p.marks, orders: make(chan order, 1), fedAll: make(chan Outcome, 1), promoted: make(chan struct{}),
+		})
+		r.total.Add(p.Bytes)
 		if p.Since.Before(since) {
 			since = p.Since
 		}
@@ -120,7 +129,7 @@ func (r *Replay) Since() time.Time { return r.pace.since }
 // Progress may be called at any time.
 func (r *Replay) Progress() Progress {
 	return Progress{
-		Records: r.records.Load(), Bytes: r.bytes.Load(), Total: r.total,
+		Records: r.records.Load(), Bytes: r.bytes.Load(), Total: r.total.Load(),
 		Waits: r.waiting.Load() > 0, Reached: r.reached.Load(),
 	}
 }
@@ -128,8 +137,15 @@ func (r *Replay) Progress() Progress {
 // Run waits for the service, feeds it, and returns what came of each plan, in their
 // order. A digest that differs is no error: it is in the outcomes, and ends the replay
 // of all streams. The service may go away and come back; one that does not is an error of
-// class Transient. May be called once.
+// class Transient. One that stays returns when ctx ends, or at the first error, and says
+// what came of the latest plans. May be called once.
 func (r *Replay) Run(ctx context.Context) ([]Outcome, error) {
+	r.final, r.err = r.run(ctx)
+	close(r.over)
+	return r.final, r.err
+}
+
+func (r *Replay) run(ctx context.Context) ([]Outcome, error) {
 	outer := ctx
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()

@@ -181,12 +181,21 @@ func (s *session) talk(ctx context.Context) error {
 	if end < f.p.First {
 		return s.seed(ctx)
 	}
-	from, lastData, err := f.p.locate(ctx, end)
-	if err != nil {
-		return err
+	lineage := s.hello.Lineage
+	for {
+		from, lastData, err := f.p.locate(ctx, end)
+		if err != nil {
+			return err
+		}
+		f.begin(end, lastData, lineage)
+		if err := s.feed(ctx, from); err != nil || !f.r.cfg.Stay {
+			return err
+		}
+		if err := s.stay(ctx); err != nil {
+			return err
+		}
+		end, lineage = f.fed, f.lineage
 	}
-	f.begin(end, lastData, s.hello.Lineage)
-	return s.feed(ctx, from)
 }
 
 // begin notes where a session begins. A service that was killed may lack what it had.
