@@ -2,6 +2,7 @@ package archive
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sort"
 	"time"
@@ -197,6 +198,37 @@ func (s *Stream) lastThat(ctx context.Context, before func(*batch.Header) bool) 
 	heads = heads[:min(len(heads), int(s.Branch.until(n-1)-heads[0].Seq)+1)]
 	i := sort.Search(len(heads), func(i int) bool { return !before(&heads[i]) })
 	return &heads[i-1], nil // it holds for the first
+}
+
+// Tail finds the last batch from which on at least so many records lie up to the end of
+// another one; where the branch has fewer, its first. For none it is the batch behind.
+func (s *Stream) Tail(ctx context.Context, end tidegate.Seq, records uint64) (tidegate.Seq, error) {
+	first := end + 1
+	for n := uint64(0); n < records; first-- {
+		h, err := s.header(ctx, first-1)
+		if errors.Is(err, tidegate.ErrNotFound) && first <= end {
+			break
+		}
+		if err != nil {
+			return 0, err
+		}
+		n += uint64(h.Records)
+	}
+	return first, nil
+}
+
+// Count counts the records of batches from first to last, both inclusive, and the bytes
+// of the source's log.
+func (s *Stream) Count(ctx context.Context, first, last tidegate.Seq) (records, size uint64, err error) {
+	for seq := first; seq <= last; seq++ {
+		h, err := s.header(ctx, seq)
+		if err != nil {
+			return 0, 0, err
+		}
+		records += uint64(h.Records)
+		size += uint64(h.Next - h.First)
+	}
+	return records, size, nil
 }
 
 // opened is the place of a generation's first batch; found is false when that is not

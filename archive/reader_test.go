@@ -83,6 +83,28 @@ func TestBatchesInOrder(t *testing.T) {
 	}
 }
 
+// TestTail: so many records from the end of a batch backwards, in whole batches.
+func TestTail(t *testing.T) {
+	m := newMaker(t)
+	fill(t, m, 20, 7) // a record of 100 bytes each
+	m.Heartbeat(t, m.Time)
+	m.Segment(t)
+	s := openStream(t, m)
+	for records, want := range map[uint64]tidegate.Seq{0: 22, 1: 20, 5: 16, 20: 1, 99: 1} {
+		first, err := s.Tail(t.Context(), 21, records)
+		if err != nil || first != want {
+			t.Errorf("%d records: from %d, %v, want %d", records, first, err, want)
+		}
+		n, size, err := s.Count(t.Context(), first, 21)
+		if err != nil || n != min(records, 20) || size != 100*n {
+			t.Errorf("%d records: counted %d of %d bytes, %v", records, n, size, err)
+		}
+	}
+	if _, err := s.Tail(t.Context(), 22, 1); !errors.Is(err, tidegate.ErrNotFound) {
+		t.Errorf("behind the end: %v", err)
+	}
+}
+
 func TestLocate(t *testing.T) {
 	m := newMaker(t)
 	fill(t, m, 60, 7)

@@ -37,6 +37,9 @@ type Config struct {
 	// SegmentBytes is how long the segments become that a log is shown as. Each that is
 	// read is a session, and some of what is behind it crosses in vain. Default 32 MiB.
 	SegmentBytes int64
+	// Wait is called before so many bytes more are taken from the node, and holds them
+	// back; nil: nothing is. Of several goroutines.
+	Wait func(ctx context.Context, n int) error
 }
 
 // Bucket is a node as an archive. Nothing can be put into it.
@@ -59,6 +62,9 @@ type loaded struct {
 func New(cfg Config) *Bucket {
 	if cfg.SegmentBytes == 0 {
 		cfg.SegmentBytes = segmentBytes
+	}
+	if cfg.Wait == nil {
+		cfg.Wait = func(context.Context, int) error { return nil }
 	}
 	b := &Bucket{cfg: cfg, streams: slices.Clone(cfg.Streams), logs: map[tidegate.StreamID]*loaded{}}
 	slices.SortFunc(b.streams, func(x, y archive.StreamInfo) int { return slices.Compare(x.Stream[:], y.Stream[:]) })

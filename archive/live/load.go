@@ -96,7 +96,7 @@ func (b *Bucket) segment(ctx context.Context, e archive.Entry) (io.ReadCloser, e
 	if err != nil {
 		return nil, err
 	}
-	r := &batches{conn: conn, next: e.Segment.First, last: e.Segment.Last}
+	r := &batches{conn: conn, next: e.Segment.First, last: e.Segment.Last, wait: func(n int) error { return b.cfg.Wait(ctx, n) }}
 	r.stop = context.AfterFunc(ctx, func() { _ = conn.Close() }) // Recv reports it
 	return r, nil
 }
@@ -107,6 +107,7 @@ type batches struct {
 	stop       func() bool
 	next, last tidegate.Seq
 	rest       []byte // of the session, until the next Recv
+	wait       func(n int) error
 }
 
 // Read implements io.Reader.
@@ -122,6 +123,9 @@ func (r *batches) Read(p []byte) (int, error) {
 		if ev, ok := ev.(*shipper.BatchEvent); ok {
 			if ev.Header.Seq != r.next {
 				return 0, fmt.Errorf("batch %d came where %d was due: %w", uint64(ev.Header.Seq), uint64(r.next), tidegate.ErrGap)
+			}
+			if err := r.wait(len(ev.Sealed)); err != nil {
+				return 0, err
 			}
 			r.rest, r.next = ev.Sealed, r.next+1
 		}
@@ -165,7 +169,9 @@ func (b *Bucket) Fetch(ctx context.Context, id tidegate.StreamID, name snapshot.
 	defer b.base.Store(nil)
 	r := shipper.BaseReceiver{
 		Link: conn, Intake: in, Meter: &m,
-		Wait: func(context.Context, int) error { return b.room(id, m.Progress()) },
+		Wait: func(ctx context.Context, n int) error {
+			return errors.Join(b.room(id, m.Progress()), b.cfg.Wait(ctx, n))
+		},
 		Commit: func(ctx context.Context, manifest []byte) (snapshot.Listed, error) {
 			return in.Commit(ctx, manifest, func(info snapshot.Info) error {
 				if info.Stream != id {

@@ -34,6 +34,13 @@ type Limiter struct {
 	since   time.Time     // from when on those who wait have not been counted in waited
 }
 
+// NewLimiter returns one that no operator's file holds, of so many units a second.
+func NewLimiter(perSecond int64) *Limiter {
+	l := newLimiter()
+	l.set(perSecond)
+	return l
+}
+
 func newLimiter() *Limiter {
 	l := &Limiter{turn: make(chan struct{}, 1), changed: make(chan struct{})}
 	l.rate.Store(noLimit)
