@@ -24,6 +24,8 @@ func drillCommand() *ucli.Command {
 	return &ucli.Command{
 		Name: "drill", Usage: "rehearsed recoveries: their evidence, and its proof",
 		Subcommands: []*ucli.Command{
+			drillPlanCommand(),
+			drillRunCommand(),
 			drillListCommand(),
 			drillShowCommand(),
 			drillHistoryCommand(),

@@ -32,6 +32,7 @@ func TestFaults(t *testing.T) {
 		name string
 		run  func(*testing.T, *stage)
 	}{
+		{"Drill", drill},
 		{"Stranger", stranger},
 		{"WipedStandby", wipedStandby},
 		{"ControlPlaneGone", controlPlaneGone},

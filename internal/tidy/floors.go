@@ -113,6 +113,7 @@ func House() []Entry {
 		{"internal/daemon", 50, "the frame of every long-running role"},
 		{"internal/daemon/agentd", 51, "the agent's process out of its file, for its binary and for `tidegate dev`"},
 		{"drills/judge", 50, "pure: verdicts of drills, and their phases against history"},
+		{"drills/shadow", 56, "the drill of level L1: promotes an isolated clone of a warm service"},
 		{"drills/evidence", 55, "reports of drills, signed and chained, and their proof"},
 		{"internal/sim", 50, "the simulator: drives the pure cores"},
 

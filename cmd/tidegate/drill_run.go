@@ -1,0 +1,273 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	ucli "github.com/urfave/cli/v2"
+
+	"github.com/tidegate/tidegate"
+	"github.com/tidegate/tidegate/archive/bucket/dir"
+	"github.com/tidegate/tidegate/drills/evidence"
+	"github.com/tidegate/tidegate/drills/judge"
+	"github.com/tidegate/tidegate/drills/shadow"
+	"github.com/tidegate/tidegate/internal/cli"
+	"github.com/tidegate/tidegate/internal/clock"
+	"github.com/tidegate/tidegate/internal/config"
+	"github.com/tidegate/tidegate/internal/durable"
+	"github.com/tidegate/tidegate/internal/vfs"
+)
+
+// drillDir is where the files of drills lie, one a service.
+const drillDir = "/etc/tidegate/drills"
+
+func drillFlags() []ucli.Flag {
+	return []ucli.Flag{
+		&ucli.StringFlag{Name: "service", Usage: "`SERVICE` to rehearse"},
+		&ucli.StringFlag{Name: "level", Value: string(evidence.L1), Usage: "`LEVEL` of the drill: L1, the shadow promote"},
+		&ucli.StringFlag{Name: "config", Aliases: []string{"c"}, Usage: "drill's `FILE`", DefaultText: drillDir + "/SERVICE.yaml"},
+		&ucli.Int64Flag{Name: "backlog", Usage: "`RECORDS` that are left to replay at t0", DefaultText: "those that the live standby has not applied"},
+		&ucli.DurationFlag{Name: "limit", Value: time.Hour, Usage: "how long the whole drill may take"},
+		cli.OutputFlag(),
+	}
+}
+
+func drillRunCommand() *ucli.Command {
+	return &ucli.Command{
+		Name: "run", Usage: "promote an isolated clone of a standby service, time it, and sign what came of it", ArgsUsage: " ",
+		Flags:  append(drillFlags(), &ucli.BoolFlag{Name: "dry-run", Usage: "look and try as a drill does before it begins; make and remove nothing, as `drill plan` does"}),
+		Action: drillRun,
+		Description: "Reads base and log of a standby node under the drill's own identity, into a sandbox, starts the service's program on them,\n" +
+			"replays the backlog, promotes the clone, writes canaries, asks the checks, and tears everything down; ^C does that at once.\n" +
+			"What is live is only read. The report is signed and appended to the service's chain in any case.\n\n" +
+			"Ends with 0 passed, 9 failed or slower, 11 over the RTO, 12 partial, 5 called off or interrupted, 4 refused.\n\n" +
+			"Examples:\n" +
+			"   tidegate drill run --service ledger\n" +
+			"   tidegate drill run --service ledger --backlog 100000 -o json",
+	}
+}
+
+func drillPlanCommand() *ucli.Command {
+	return &ucli.Command{
+		Name: "plan", Usage: "say what a drill would do, and whether it may", ArgsUsage: " ", Flags: drillFlags(), Action: drillPlan,
+		Description: "Tries everything that must be refused to a drill, looks at the live standby node and for left-overs, and changes nothing.\n" +
+			"Ends with 4 when a drill would be refused now.",
+	}
+}
+
+// drillAsk is a drill as the command line and its file ask for it.
+type drillAsk struct {
+	cfg   shadow.Config
+	drill *shadow.Drill
+}
+
+func drillOf(c *ucli.Context) (*drillAsk, error) {
+	if _, err := cli.Args(c); err != nil {
+		return nil, err
+	}
+	var errs []error
+	service, path := c.String("service"), c.String("config")
+	if service == "" && path == "" {
+		errs = append(errs, errors.New("rehearse which service? --service SERVICE"))
+	}
+	if path == "" {
+		path = filepath.Join(drillDir, service+".yaml")
+	}
+	if level := evidence.Level(c.String("level")); level != evidence.L1 {
+		errs = append(errs, fmt.Errorf("--level: this version rehearses L1 (got %q)", level))
+	}
+	if n := c.Int64("backlog"); n < 0 {
+		errs = append(errs, fmt.Errorf("--backlog: want a number of records, from 0 on (got %d)", n))
+	}
+	if d := c.Duration("limit"); d <= 0 {
+		errs = append(errs, fmt.Errorf("--limit: want more than 0 (got %s)", d))
+	}
+	if len(errs) > 0 {
+		return nil, cli.Usagef("%w", errors.Join(errs...))
+	}
+	cfg, err := config.Load[shadow.Config](path)
+	if err != nil {
+		return nil, err
+	}
+	if service != "" && service != string(cfg.Service) {
+		return nil, cli.Usagef("--service %s: %s is the file of service %s", service, path, cfg.Service)
+	}
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	host, err := os.Hostname()
+	if err != nil {
+		return nil, err
+	}
+	clk, fsys := clock.System(), vfs.OS()
+	node, err := shadow.NewNode(fsys, clk, &cfg)
+	if err != nil {
+		return nil, err
+	}
+	opts := shadow.Options{Limit: c.Duration("limit"), Version: cli.Version(), Host: host, Config: new(evidence.HashOf(text))}
+	if c.IsSet("backlog") {
+		opts.Backlog = new(c.Int64("backlog"))
+	}
+	return &drillAsk{cfg: cfg, drill: shadow.New(fsys, clk, node, cfg, opts)}, nil
+}
+
+func drillPlan(c *ucli.Context) error {
+	ask, err := drillOf(c)
+	if err != nil {
+		return err
+	}
+	return ask.plan(c)
+}
+
+func (a *drillAsk) plan(c *ucli.Context) error {
+	p, err := a.drill.Plan(c.Context)
+	if err != nil {
+		return err
+	}
+	if err := cli.Print(c, p, func(w io.Writer) error { return writeDrillPlan(w, &p) }); err != nil {
+		return err
+	}
+	if len(p.Refused) > 0 {
+		return &tidegate.Error{
+			Op: "rehearse", Subject: string(p.Service), Class: tidegate.Refused, Err: errors.New(strings.Join(p.Refused, "; ")),
+			Hint: "docs/operating/drills.md says what a drill needs",
+		}
+	}
+	return nil
+}
+
+func writeDrillPlan(w io.Writer, p *shadow.Plan) error {
+	var b strings.Builder
+	fmt.Fprintf(&b, "drill %s %s of %s, with what node %s keeps\n", p.Level, p.Scenario, p.Service, p.Standby)
+	fmt.Fprintf(&b, "backlog: %s records\n", cli.Count(p.Backlog))
+	for _, s := range p.Streams {
+		cut := "the end of what is committed; its service says no digest"
+		if s.DigestAt != nil {
+			cut = fmt.Sprintf("near %s, where the live service says digest %s", *s.DigestAt, *s.Digest)
+		}
+		fmt.Fprintf(&b, "stream %s: cut %s\n", s.ID, cut)
+	}
+	fmt.Fprintf(&b, "program: %s\ncanaries: %s\nchecks: %s\n", strings.Join(p.Program, " "), strings.Join(p.Canaries, ", "), strings.Join(p.Checks, ", "))
+	for _, l := range p.LeftOvers {
+		fmt.Fprintf(&b, "left over, and cleaned first: %s %s\n", l.What, l.Where)
+	}
+	for _, i := range p.Isolation {
+		fmt.Fprintf(&b, "isolation: %s: %s", i.Name, i.Outcome)
+		if i.Why != "" {
+			fmt.Fprintf(&b, ": %s", i.Why)
+		}
+		fmt.Fprintln(&b)
+	}
+	_, err := io.WriteString(w, b.String())
+	return err
+}
+
+func drillRun(c *ucli.Context) error {
+	ask, err := drillOf(c)
+	if err != nil {
+		return err
+	}
+	if c.Bool("dry-run") {
+		return ask.plan(c)
+	}
+	key, store, history, err := ask.chain(c.Context)
+	if err != nil {
+		return err
+	}
+	var result shadow.Result
+	line := func(elapsed time.Duration) string {
+		return fmt.Sprintf("%s: %s", cli.Span(elapsed), ask.drill.Progress())
+	}
+	err = withLines(c, "drill "+string(ask.cfg.Service), line, func(ctx context.Context) error {
+		result = ask.drill.Run(ctx)
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	verdict := result.Judge(history)
+	// What was rehearsed is put on record also when the operator has had enough.
+	sealed, err := keepReport(context.WithoutCancel(c.Context), store, key, &ask.cfg, result.Report)
+	if err != nil {
+		return err
+	}
+	if err := cli.Print(c, sealed.Report, func(w io.Writer) error { return writeReport(w, sealed) }); err != nil {
+		return err
+	}
+	return drillVerdict(ask.cfg.Service, verdict)
+}
+
+// chain opens what the drill's report goes on from: a chain that is not whole is not gone
+// on with.
+func (a *drillAsk) chain(ctx context.Context) (*evidence.Key, *evidence.Store, []evidence.Report, error) {
+	e := a.cfg.Evidence
+	key, err := evidence.LoadKey(e.Key)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	trusted := []evidence.PublicKey{key.Public()}
+	for _, path := range e.Trust {
+		k, err := evidence.LoadPublicKey(path)
+		if err != nil {
+			return nil, nil, nil, err
+		}
+		trusted = append(trusted, k)
+	}
+	if err := durable.MkdirAll(vfs.OS(), e.Directory); err != nil {
+		return nil, nil, nil, err
+	}
+	store := evidence.NewStore(dir.New(vfs.OS(), e.Directory))
+	files, err := store.Files(ctx, a.cfg.Service, 0)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	proof := evidence.Verify(files, trusted, evidence.VerifyOptions{Whole: true})
+	if err := proof.Err(); err != nil {
+		return nil, nil, nil, err
+	}
+	var history []evidence.Report
+	for _, chain := range proof.Chains {
+		for i := range chain.Reports {
+			history = append(history, chain.Reports[i].Report)
+		}
+	}
+	return key, store, history, nil
+}
+
+// keepReport appends the report to its chain. Where that fails, it is kept beside it.
+func keepReport(ctx context.Context, store *evidence.Store, key *evidence.Key, cfg *shadow.Config, r evidence.Report) (evidence.Sealed, error) {
+	sealed, err := store.Append(ctx, key, r)
+	if err == nil {
+		return sealed, nil
+	}
+	alone, sealErr := evidence.Seal(ctx, key, r)
+	if sealErr != nil {
+		return sealed, errors.Join(err, sealErr)
+	}
+	path := filepath.Join(filepath.Dir(cfg.Evidence.Directory), "drill-"+r.ID.String()+".dsse.json")
+	if writeErr := durable.WriteFile(vfs.OS(), path, alone.Data); writeErr != nil {
+		return sealed, errors.Join(err, writeErr)
+	}
+	return sealed, &tidegate.Error{
+		Op: "append report to", Subject: cfg.Evidence.Directory, Class: tidegate.ClassOf(err), Err: err,
+		Hint: "the drill has run, and its signed report, in no chain, is " + path,
+	}
+}
+
+// drillVerdict is the error that the command ends with.
+func drillVerdict(service tidegate.ServiceName, v judge.Verdict) error {
+	if v.Outcome == judge.Passed {
+		return nil
+	}
+	return cli.WithCode(cli.Code(v.ExitCode), &tidegate.Error{
+		Op: "rehearse", Subject: string(service), Class: tidegate.Permanent, Err: fmt.Errorf("%s: %s", v.Outcome, strings.Join(v.Sentences(), "; ")),
+		Hint: "the report above names each check and phase; docs/operating/drills.md says what to do",
+	})
+}

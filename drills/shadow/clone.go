@@ -1,0 +1,286 @@
+package shadow
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/tidegate/tidegate"
+	"github.com/tidegate/tidegate/archive"
+	"github.com/tidegate/tidegate/archive/bucket"
+	"github.com/tidegate/tidegate/archive/bucket/dir"
+	cold "github.com/tidegate/tidegate/archive/restore"
+	"github.com/tidegate/tidegate/internal/local"
+	"github.com/tidegate/tidegate/internal/vfs"
+	"github.com/tidegate/tidegate/stores/journal/replay"
+)
+
+// pieceBytes is how long the pieces become in which a log is copied.
+const pieceBytes = 8 << 20
+
+// roomLeft is what a clone leaves free on its file system.
+const roomLeft = 64 << 20
+
+// part is one stream of a clone.
+type part struct {
+	src    *archive.Stream
+	bases  *archive.Bases
+	to     cold.To
+	digest tidegate.Digest // that the live standby's service says it has there; zero: it says none
+	begin  archive.Place   // the first batch that is copied
+	end    archive.Place   // the last one: the cut lies in it
+	hold   tidegate.Seq    // the first one that is left for later
+	base   string          // that the state begins with; empty: the log's beginning
+
+	baseBytes      int64  // of its files
+	records, bytes uint64 // of the backlog
+	plan           *replay.Plan
+}
+
+// clone is a copy of a node's base and log in the sandbox.
+type clone struct {
+	fs    vfs.FS
+	b     *sandbox
+	log   bucket.Bucket // in the sandbox
+	parts []*part
+}
+
+// openClone chooses what is copied of each stream: all up to the cut, of which the last
+// records are the backlog.
+func openClone(ctx context.Context, fsys vfs.FS, b *sandbox, from Source, r *archive.Reader, service tidegate.ServiceName, look Look, backlog int64) (*clone, error) {
+	all, faults, err := r.Streams(ctx)
+	if err != nil {
+		return nil, err
+	}
+	c := &clone{fs: fsys, b: b, log: dir.New(fsys, b.log())}
+	for _, f := range faults {
+		return nil, f.Err
+	}
+	var infos []archive.StreamInfo
+	for _, info := range all {
+		if info.Service == service {
+			infos = append(infos, info)
+		}
+	}
+	if len(infos) == 0 {
+		return nil, &tidegate.Error{
+			Op: "rehearse", Subject: string(service), Class: tidegate.Refused, Err: fmt.Errorf("%s has no stream of it: %w", r, tidegate.ErrNotFound),
+			Hint: "a service is rehearsed at a node that keeps its log; `tidegate status` lists them",
+		}
+	}
+	for i, info := range infos {
+		if info.Store != local.KindJournal {
+			return nil, &tidegate.Error{
+				Op: "rehearse", Subject: fmt.Sprintf("%s/%s", service, info.Name), Class: tidegate.Refused, Err: fmt.Errorf("store of kind %q: %w", info.Store, tidegate.ErrUnsupported),
+				Hint: "an L1 drill is for event-sourced services",
+			}
+		}
+		share := backlog / int64(len(infos))
+		if int64(i) < backlog%int64(len(infos)) {
+			share++
+		}
+		p, err := choose(ctx, from, r, info, look[info.Stream], uint64(share)) //nolint:gosec // not negative
+		if p != nil {
+			c.parts = append(c.parts, p)
+		}
+		if err != nil {
+			return c, fmt.Errorf("%s/%s: %w", service, info.Name, err)
+		}
+	}
+	return c, nil
+}
+
+// choose opens a stream, and finds its cut: where the live standby's service says which
+// digest it has, and the end of what is committed where it says none.
+func choose(ctx context.Context, from Source, r *archive.Reader, info archive.StreamInfo, seen Seen, backlog uint64) (p *part, err error) {
+	src, err := r.Open(ctx, info)
+	if err != nil {
+		return nil, err
+	}
+	p = &part{src: src}
+	tip, err := src.Tip(ctx)
+	if err != nil {
+		return p, err
+	}
+	if !seen.Digest.IsZero() && (seen.DigestAt > 0 || tip.Next == 0) {
+		p.digest, p.to.Position = seen.Digest, seen.DigestAt
+	} else {
+		p.to.Seq = tip.Seq
+	}
+	if p.end, err = p.to.Place(ctx, src); err != nil {
+		return p, err
+	}
+	if p.hold, err = src.Tail(ctx, p.end.Seq, backlog); err != nil {
+		return p, err
+	}
+	// Something lies before it: a service that has nothing cannot be told where to begin.
+	before := cold.To{Seq: max(p.hold-1, src.Branch.Segments[0].First)}
+	at, err := before.Place(ctx, src)
+	if err != nil {
+		return p, err
+	}
+	if err := from.Base(ctx, info.Stream, at); err != nil {
+		return p, err
+	}
+	if src, err = r.Open(ctx, info); err != nil { // with the base that has come
+		return p, err
+	}
+	p.src = src
+	if p.bases, err = src.Bases(ctx); err != nil {
+		return p, err
+	}
+	plan, err := replay.Make(ctx, src, p.bases, replay.Choice{From: before, To: before})
+	if err != nil {
+		return p, err
+	}
+	if p.begin = plan.Begin; plan.Base != nil {
+		p.base, p.baseBytes = plan.Base.Name.String(), plan.Base.Bytes
+	}
+	p.hold = max(p.hold, p.begin.Seq+1)
+	p.records, p.bytes, err = src.Count(ctx, p.hold, p.end.Seq)
+	return p, err
+}
+
+func (c *clone) close() {
+	for _, p := range c.parts {
+		if p.bases != nil {
+			p.bases.Close()
+		}
+	}
+}
+
+// room refuses a clone that the sandbox's file system does not take: its log, and a
+// service that keeps the log and the state again.
+func (c *clone) room() error {
+	var need uint64
+	for _, p := range c.parts {
+		need += 2*uint64(p.end.Next-p.begin.First) + 2*uint64(max(0, p.baseBytes))
+	}
+	free, _, err := c.fs.Free(c.b.dir)
+	if err != nil {
+		return err
+	}
+	if free < need+roomLeft {
+		return &tidegate.Error{
+			Op: "clone into", Subject: c.b.dir, Class: tidegate.Refused, Err: fmt.Errorf("%d MiB are free, and %d MiB are needed: %w", free>>20, (need+roomLeft)>>20, tidegate.ErrFull),
+			Hint: "make room, or name a scratch directory on a larger file system",
+		}
+	}
+	return nil
+}
+
+// head copies the log up to the backlog, and plans how the service is fed it.
+func (c *clone) head(ctx context.Context, copied func(n int)) ([]*replay.Plan, error) {
+	if err := c.put(ctx, archive.FormatName, archive.FormatDocument()); err != nil {
+		return nil, err
+	}
+	for _, p := range c.parts {
+		info := p.src.Info
+		if err := c.put(ctx, archive.StreamName(info.Stream), info.Encode()); err != nil {
+			return nil, err
+		}
+		if err := c.copy(ctx, p, p.begin.Seq, p.hold-1, copied); err != nil {
+			return nil, err
+		}
+	}
+	return c.plans(ctx, func(p *part) replay.Choice {
+		if p.hold > p.end.Seq {
+			return replay.Choice{To: p.to} // there is no backlog, and the cut may lie within a batch
+		}
+		return replay.Choice{To: cold.To{Seq: p.hold - 1}}
+	})
+}
+
+// tail copies the backlog, and plans the rest.
+func (c *clone) tail(ctx context.Context) ([]*replay.Plan, error) {
+	for _, p := range c.parts {
+		if err := c.copy(ctx, p, p.hold, p.end.Seq, func(int) {}); err != nil {
+			return nil, err
+		}
+	}
+	return c.plans(ctx, func(p *part) replay.Choice { return replay.Choice{To: p.to, Digest: p.digest} })
+}
+
+func (c *clone) put(ctx context.Context, name string, text []byte) error {
+	_, err := c.log.Put(ctx, name, bytes.NewReader(text), bucket.PutOptions{IfAbsent: true})
+	return err
+}
+
+// copy copies batches from first to last, both inclusive, verified as they are read.
+func (c *clone) copy(ctx context.Context, p *part, first, last tidegate.Seq, copied func(n int)) error {
+	if first > last {
+		return nil
+	}
+	var piece []byte
+	seg := archive.Segment{First: first}
+	for b, err := range p.src.Batches(ctx, first) {
+		if err != nil {
+			return fmt.Errorf("copy log of %s/%s: %w", p.src.Info.Service, p.src.Info.Name, err)
+		}
+		piece = append(piece, b.Sealed...)
+		seg.Last, seg.Epoch, seg.Chain = b.Seq, b.Epoch, b.Chain
+		copied(len(b.Sealed))
+		if len(piece) >= pieceBytes || b.Seq == last {
+			if err := c.put(ctx, seg.Name(p.src.Info.Stream), piece); err != nil {
+				return err
+			}
+			piece, seg = piece[:0], archive.Segment{First: b.Seq + 1}
+		}
+		if b.Seq == last {
+			return nil
+		}
+	}
+	return fmt.Errorf("copy log of %s/%s: it ends before batch %d: %w", p.src.Info.Service, p.src.Info.Name, uint64(last), tidegate.ErrGap)
+}
+
+// plans plans out of the sandbox's own copy.
+func (c *clone) plans(ctx context.Context, choice func(*part) replay.Choice) ([]*replay.Plan, error) {
+	r, err := archive.OpenReader(ctx, c.log)
+	if err != nil {
+		return nil, err
+	}
+	var all []*replay.Plan
+	for _, p := range c.parts {
+		s, err := r.Open(ctx, p.src.Info)
+		if err != nil {
+			return nil, err
+		}
+		ch := choice(p)
+		ch.Base, ch.Beginning = p.base, p.base == ""
+		if p.plan, err = replay.Make(ctx, s, p.bases, ch); err != nil {
+			return nil, fmt.Errorf("%s/%s: %w", p.src.Info.Service, p.src.Info.Name, err)
+		}
+		all = append(all, p.plan)
+	}
+	return all, nil
+}
+
+func (c *clone) streams() (names []tidegate.StreamName) {
+	for _, p := range c.parts {
+		names = append(names, p.src.Info.Name)
+	}
+	return names
+}
+
+// backlog is what is left for t0, of all streams together.
+func (c *clone) backlog() (records, size int64) {
+	for _, p := range c.parts {
+		records += int64(p.records) //nolint:gosec // of one log
+		size += int64(p.bytes)      //nolint:gosec // of one log
+	}
+	return records, size
+}
+
+// isFull reports whether an error says that there was no room.
+func isFull(err error) bool {
+	return errors.Is(err, tidegate.ErrFull) || errors.Is(err, vfs.ErrNoSpace)
+}
+
+// plansNow are those that were made last.
+func (c *clone) plansNow() (all []*replay.Plan) {
+	for _, p := range c.parts {
+		all = append(all, p.plan)
+	}
+	return all
+}

@@ -1,0 +1,76 @@
+package shadow
+
+import (
+	"net/http"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/tidegate/tidegate/internal/config"
+)
+
+// sample is the one that operators begin with.
+func sample(t *testing.T) string {
+	t.Helper()
+	text, err := os.ReadFile("../../docs/operating/drills.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(text), "```yaml\n")
+	yaml, _, found := strings.Cut(rest, "```")
+	if !found {
+		t.Fatal("no sample in docs/operating/drills.md")
+	}
+	return yaml
+}
+
+func TestSample(t *testing.T) {
+	c, err := config.Parse[Config]("drills.md", []byte(sample(t)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.Wait != time.Minute || c.Checks[0].Timeout != 10*time.Second || c.Canaries[0].Read.HTTP.Method != http.MethodGet || len(c.Live) != 2 {
+		t.Errorf("defaults: %+v", c)
+	}
+	if got := strings.Join(c.addresses(), " "); got != "{address:http} {address:raft}" {
+		t.Errorf("addresses %s", got)
+	}
+}
+
+// TestMistakes: all of them at once, each with its place.
+func TestMistakes(t *testing.T) {
+	_, err := config.Parse[Config]("drill.yaml", []byte(`
+service: Bank
+standby: nowhere
+tls: {ca: a, cert: /b, key: /c}
+scratch: /var/lib/tidegate/a/very/long/path/to/the/scratch/folder/of/drills
+live: [run]
+program:
+  follow: [bank, "{data}", "{home}"]
+  environment: {TIDEGATE_DRILL: x}
+rate: fast
+canaries:
+  - name: one
+    write: {http: {url: "http://live.example/write"}}
+    read: {http: {url: "http://{address:http}/x", status: 7}, command: {run: [/bin/true]}}
+checks:
+  - name: one
+    command: {run: [ls], exit: 256}
+    timeout: 20m
+  - {name: two}
+wiat: 1s
+`))
+	if err == nil {
+		t.Fatal("taken")
+	}
+	for _, want := range []string{
+		"service", "standby", "gates", "tls.ca", "scratch", "live[0]", "program.follow[0]", "program.follow[2]", "{run}", "program.environment", "rate",
+		"canaries[0].write.http.url", "canaries[0].read", "checks[0].name", "checks[0].command.run[0]", "checks[0].command.exit", "checks[0].timeout", "checks[1]",
+		"evidence.directory", "evidence.key", `did you mean "wait"?`,
+	} {
+		if !strings.Contains(err.Error(), want) {
+			t.Errorf("nothing of %s in:\n%v", want, err)
+		}
+	}
+}

@@ -1,0 +1,421 @@
+package shadow
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/tidegate/tidegate"
+	"github.com/tidegate/tidegate/drills/evidence"
+	"github.com/tidegate/tidegate/internal/clock"
+	"github.com/tidegate/tidegate/internal/rates"
+	"github.com/tidegate/tidegate/internal/vfs"
+	"github.com/tidegate/tidegate/stores/journal/replay"
+)
+
+const (
+	lookEvery = time.Second            // at the live node's lag
+	looks     = 3                      // before and after
+	lookPause = 200 * time.Millisecond // between those
+)
+
+// Options are what is chosen for one drill.
+type Options struct {
+	Backlog *int64        // records that are left for t0; nil: those that the live node has not applied
+	Limit   time.Duration // of the whole drill; above 0
+	Version string        // of this binary
+	Host    string
+	Config  *evidence.Hash // of the configuration's file
+}
+
+// Drill is one L1 drill of one service.
+type Drill struct {
+	fs   vfs.FS
+	clk  clock.Clock
+	src  Source
+	cfg  Config
+	opts Options
+
+	pause  time.Duration // between the looks before and after
+	step   atomic.Int32
+	copied atomic.Int64
+	feeds  atomic.Pointer[replay.Replay]
+	timed  atomic.Bool
+}
+
+// New returns a drill; it does no I/O.
+func New(fsys vfs.FS, clk clock.Clock, src Source, cfg Config, opts Options) *Drill {
+	return &Drill{fs: fsys, clk: clk, src: src, cfg: cfg, opts: opts, pause: lookPause}
+}
+
+// Progress says how far the drill is. It may be called at any time.
+func (d *Drill) Progress() string {
+	step := Step(d.step.Load())
+	line := step.String()
+	if n := d.copied.Load(); step == Prepare && n > 0 {
+		line += fmt.Sprintf(": %d MiB of log read", n>>20)
+	}
+	if r := d.feeds.Load(); r != nil {
+		p := r.Progress()
+		line += fmt.Sprintf(", %d records applied, %d of %d MiB", p.Records, min(p.Bytes, p.Total)>>20, p.Total>>20)
+		if p.Waits {
+			line += ", waiting for the service"
+		}
+	}
+	return line
+}
+
+// Run rehearses, cleans up, and says what came of it; all but the verdict is in the
+// report. It returns when nothing of the sandbox is left, or what is left is named. May
+// be called once.
+func (d *Drill) Run(ctx context.Context) Result {
+	r := &run{d: d, lag: lag{harm: d.cfg.Harm}, began: d.clk.Wall()}
+	refused := r.enter(ctx)
+	if refused == nil {
+		r.rehearse(ctx)
+	} else if ctx.Err() != nil {
+		r.course = r.course.Next(Event{Called: calledOff}, d.clk.Boot())
+	} else {
+		r.refused = append(r.refused, sentence(refused))
+	}
+	r.leave()
+	return r.result()
+}
+
+const calledOff = "it was called off by its operator"
+
+// run is one drill while it runs. It belongs to one goroutine but where it says so.
+type run struct {
+	d       *Drill
+	began   time.Time
+	scratch *scratch
+	box     *sandbox
+	clone   *clone
+	prog    *program
+	asker   *asker
+	look    Look
+	epoch   tidegate.Epoch
+	stop    func() // ends what runs beside it; nil: nothing does
+	beside  *errgroup.Group
+
+	course    Course
+	lag       lag // of the watch, while that runs
+	refused   []string
+	isolation []evidence.Check
+	leftOvers []evidence.LeftOver
+	lost      []string // what could not be cleaned
+	checks    []evidence.Check
+	outcomes  []replay.Outcome
+}
+
+// enter makes sure that the drill can harm nothing. Its error refuses the drill.
+func (r *run) enter(ctx context.Context) (err error) {
+	d := r.d
+	r.isolation = append(r.isolation, whoami(d.src.Identity()))
+	r.isolation = append(r.isolation, apart(d.cfg.Scratch, d.cfg.Live)...)
+	if err := breached(r.isolation); err != nil {
+		return err
+	}
+	if r.scratch, err = openScratch(d.fs, d.cfg.Scratch); err != nil {
+		return err
+	}
+	if r.leftOvers, err = r.scratch.leftOvers(); err != nil {
+		return err
+	}
+	if r.look, err = d.src.Look(ctx); err != nil {
+		return err
+	}
+	r.isolation = append(r.isolation, d.src.Provoke(ctx)...)
+	if err := breached(r.isolation); err != nil {
+		return err
+	}
+	if err := r.lookAround(ctx, lagBefore); err != nil {
+		return err
+	}
+	if why := r.lag.ready(r.look.worst()); why != "" {
+		return &tidegate.Error{Op: "rehearse", Subject: string(d.cfg.Service), Class: tidegate.Refused, Err: errors.New(why), Hint: "a drill waits until the service is protected: `tidegate status`"}
+	}
+	r.box, err = r.scratch.make(&d.cfg, r.began)
+	return err
+}
+
+// lookAround looks at the live node a few times.
+func (r *run) lookAround(ctx context.Context, when lagWhen) error {
+	for i := range looks {
+		if i > 0 {
+			select {
+			case <-time.After(r.d.pause):
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		}
+		look, err := r.d.src.Look(ctx)
+		if err != nil {
+			return err
+		}
+		r.look = look
+		r.lag.take(when, look, r.d.clk.Boot())
+	}
+	return nil
+}
+
+// harmError calls a drill off that harms the live protection.
+type harmError struct{ error }
+
+// watch looks at the live node until ctx ends, and calls the drill off when it is harmed.
+func (r *run) watch(ctx context.Context, call func(error)) {
+	tick := time.NewTicker(lookEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+		look, err := r.d.src.Look(ctx)
+		if ctx.Err() != nil {
+			return
+		}
+		if err != nil {
+			look = nil // nobody says how far it is behind
+		}
+		if why := r.lag.take(lagDuring, look, r.d.clk.Boot()); why != "" {
+			call(harmError{errors.New(why)})
+		}
+	}
+}
+
+// rehearse carries the course out.
+func (r *run) rehearse(outer context.Context) {
+	d := r.d
+	limited, over := context.WithTimeoutCause(outer, d.opts.Limit, fmt.Errorf("it has not come to its end within %s", d.opts.Limit))
+	defer over()
+	ctx, call := context.WithCancelCause(limited)
+	r.beside = &errgroup.Group{}
+	r.stop = func() { call(context.Canceled) }
+	r.beside.Go(func() error {
+		r.watch(ctx, call)
+		return nil
+	})
+	for r.course.Step() != Over {
+		step := r.course.Step()
+		d.step.Store(int32(step)) //nolint:gosec // a few
+		err := r.do(ctx, step)
+		now := d.clk.Boot()
+		var e Event
+		if err != nil {
+			if cause := context.Cause(ctx); cause != nil {
+				err = cause
+			}
+			if _, harmed := errors.AsType[harmError](err); harmed || outer.Err() != nil {
+				e.Called = calledOff
+				if harmed {
+					e.Called = err.Error()
+				}
+			} else if r.prog == nil && (isFull(err) || tidegate.ClassOf(err) == tidegate.Refused) {
+				r.refused = append(r.refused, sentence(err))
+				e.Called = sentence(err)
+			} else {
+				e.Failed = sentence(err)
+			}
+		}
+		r.course = r.course.Next(e, now)
+	}
+	d.step.Store(int32(Over))
+}
+
+// do carries one step out.
+func (r *run) do(ctx context.Context, step Step) error {
+	if r.prog != nil {
+		var done context.CancelFunc
+		ctx, done = r.prog.within(ctx)
+		defer done()
+	}
+	err := r.carry(ctx, step)
+	if err != nil && r.prog != nil && r.prog.hasEnded(tidegate.ClassOf(err) == tidegate.Transient) {
+		return r.prog.gone() // what follows from it is not the cause
+	}
+	return err
+}
+
+func (r *run) carry(ctx context.Context, step Step) (err error) {
+	d := r.d
+	switch step {
+	case Prepare:
+		return r.prepare(ctx)
+	case CatchUp:
+		d.timed.Store(true)
+		_, err = r.clone.tail(ctx)
+		return err
+	case Apply:
+		d.feeds.Load().Next(r.clone.plansNow())
+		return r.fed(ctx)
+	case Promote:
+		return r.within(ctx, func(ctx context.Context) error { return d.feeds.Load().Promote(ctx, r.epoch) })
+	case Verify:
+		for i := range d.cfg.Canaries {
+			err := r.within(ctx, func(ctx context.Context) error {
+				c, err := r.asker.canary(ctx, &d.cfg.Canaries[i])
+				r.checks = append(r.checks, c)
+				return err
+			})
+			if err != nil {
+				return err
+			}
+		}
+		return nil
+	case Checks:
+		for i := range d.cfg.Canaries {
+			c := &d.cfg.Canaries[i]
+			r.checks = append(r.checks, r.asker.check(ctx, c.Name+" read back", "canary", &c.Read))
+		}
+		for i := range d.cfg.Checks {
+			c := &d.cfg.Checks[i]
+			r.checks = append(r.checks, r.asker.check(ctx, c.Name, c.kind(), &c.Ask))
+		}
+		return ctx.Err()
+	}
+	return nil
+}
+
+// within is do with the configured time to wait for the service.
+func (r *run) within(ctx context.Context, do func(context.Context) error) error {
+	late := fmt.Errorf("the service has not done it within %s", r.d.cfg.Wait)
+	ctx, cancel := context.WithTimeoutCause(ctx, r.d.cfg.Wait, late)
+	defer cancel()
+	err := do(ctx)
+	if err != nil && errors.Is(context.Cause(ctx), late) {
+		return fmt.Errorf("%w: %w", late, err)
+	}
+	return err
+}
+
+// prepare makes the clone up to its backlog, and starts the service on it.
+func (r *run) prepare(ctx context.Context) error {
+	d := r.d
+	limiter := rates.NewLimiter(int64(d.cfg.Rate))
+	reader, err := d.src.Open(ctx, r.box.stage(), func(ctx context.Context, n int) error {
+		if d.cfg.Rate == 0 || d.timed.Load() {
+			return nil
+		}
+		return limiter.Wait(ctx, n)
+	})
+	if err != nil {
+		return err
+	}
+	r.clone, err = openClone(ctx, d.fs, r.box, d.src, reader, d.cfg.Service, r.look, r.backlog())
+	if err != nil {
+		return err
+	}
+	if err := r.clone.room(); err != nil {
+		return err
+	}
+	plans, err := r.clone.head(ctx, func(n int) { d.copied.Add(int64(n)) })
+	if err != nil {
+		return err
+	}
+	return r.start(ctx, plans)
+}
+
+// backlog is how many records are left for t0. What the live node has not applied is
+// taken where it was not chosen; where that is unknown, none.
+func (r *run) backlog() int64 {
+	if n := r.d.opts.Backlog; n != nil {
+		return *n
+	}
+	if n := r.look.worst().Records; n != nil {
+		return *n
+	}
+	return 0
+}
+
+// start starts the service and feeds it the clone's head.
+func (r *run) start(ctx context.Context, plans []*replay.Plan) error {
+	d := r.d
+	feeds, err := replay.New(d.clk, replay.Config{RunDir: r.box.run(), Wait: d.cfg.Wait, Stay: true}, plans)
+	if err != nil {
+		return err
+	}
+	r.epoch = tidegate.EpochDrillFirst + tidegate.Epoch(r.began.Unix()) //nolint:gosec // after 1970
+	desk := &clearance{run: r.box.run(), service: d.cfg.Service, streams: r.clone.streams(), epoch: r.epoch}
+	lns, err := desk.listen()
+	if err != nil {
+		return err
+	}
+	r.beside.Go(func() error { return desk.serve(ctx, lns) })
+	if r.prog, err = r.box.start(&d.cfg.Program); err != nil {
+		return err
+	}
+	r.asker = &asker{clk: d.clk, b: r.box, env: d.cfg.Program.Environment, http: &http.Client{Transport: &http.Transport{}}}
+	d.feeds.Store(feeds)
+	r.beside.Go(func() error {
+		_, _ = feeds.Run(ctx) // Fed and Promote say what came of it
+		return nil
+	})
+	alive, done := r.prog.within(ctx)
+	defer done()
+	return r.fed(alive)
+}
+
+// fed waits until the service has what it was given.
+func (r *run) fed(ctx context.Context) error {
+	out, err := r.d.feeds.Load().Fed(ctx)
+	if err == nil {
+		r.outcomes = out
+	}
+	if err != nil {
+		return err
+	}
+	for i, o := range out {
+		if o.Verdict == replay.Differs {
+			return &tidegate.Error{
+				Op: "compare state of", Subject: string(r.clone.parts[i].src.Info.Name), Class: tidegate.Corrupt, Err: errors.New(o.Why),
+			}
+		}
+	}
+	return nil
+}
+
+// leave tears everything down, whatever has happened.
+func (r *run) leave() {
+	ctx := context.Background() // the drill's own has ended, and this must come to its end
+	if r.prog != nil {
+		r.prog.stop()
+	}
+	if r.stop != nil {
+		r.stop()
+		if err := r.beside.Wait(); err != nil {
+			r.lost = append(r.lost, sentence(err))
+		}
+	}
+	if r.asker != nil {
+		r.asker.http.CloseIdleConnections()
+	}
+	if r.clone != nil {
+		r.clone.close()
+	}
+	if r.box != nil {
+		found, err := r.box.tearDown()
+		r.leftOvers = append(r.leftOvers, found...)
+		if err != nil {
+			r.lost = append(r.lost, sentence(err))
+		}
+		if err := r.lookAround(ctx, lagAfter); err != nil {
+			r.lag.take(lagAfter, nil, r.d.clk.Boot())
+		}
+	}
+	if r.scratch != nil {
+		if err := r.scratch.close(); err != nil {
+			r.lost = append(r.lost, sentence(err))
+		}
+	}
+}
+
+// sentence is an error on one line.
+func sentence(err error) string { return strings.Join(strings.Fields(err.Error()), " ") }

@@ -1,0 +1,152 @@
+package shadow
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/tidegate/tidegate"
+	"github.com/tidegate/tidegate/drills/evidence"
+)
+
+// Seen is what one look at the live standby node says of a stream. What it does not know
+// is nil, or zero where that is said.
+type Seen struct {
+	Digest   tidegate.Digest   // of its service's state; zero: it gives none
+	DigestAt tidegate.Position // where
+	Records  *int64            // that are not applied there
+	Bytes    *int64
+	Blind    *time.Duration // its blind window: how much of the source it may not know of
+}
+
+// Look is one look at all streams of the service; nil when the node gave no answer.
+type Look map[tidegate.StreamID]Seen
+
+// lagWhen says which part of a drill a look belongs to.
+type lagWhen int
+
+const (
+	lagBefore lagWhen = iota
+	lagDuring
+	lagAfter
+)
+
+// lag keeps what was seen of the live node's lag, and says when the drill harms it. Pure;
+// it belongs to one goroutine at a time.
+type lag struct {
+	harm   Harm
+	seen   [lagAfter + 1][]Seen // the worst stream of each look
+	behind tidegate.Instant     // since when it is, without a break; 0: it is not
+	harmed string               // the drill has been called off for that
+}
+
+// worst is the stream of a look that is furthest behind in each respect; what is unknown
+// of one stream is unknown.
+func (l Look) worst() (w Seen) {
+	blind, records, bytes := time.Duration(0), int64(0), int64(0)
+	w = Seen{Blind: &blind, Records: &records, Bytes: &bytes}
+	for _, s := range l {
+		worse(&w.Blind, s.Blind)
+		worse(&w.Records, s.Records)
+		worse(&w.Bytes, s.Bytes)
+	}
+	if len(l) == 0 {
+		return Seen{}
+	}
+	return w
+}
+
+func worse[N ~int64](w **N, n *N) {
+	switch {
+	case *w == nil:
+	case n == nil:
+		*w = nil
+	case *n > **w:
+		*w = new(*n)
+	}
+}
+
+// take notes a look, and says why the drill must be called off; empty: it need not.
+func (l *lag) take(when lagWhen, look Look, now tidegate.Instant) (harmed string) {
+	w := look.worst()
+	l.seen[when] = append(l.seen[when], w)
+	switch {
+	case w.Blind != nil && *w.Blind <= l.harm.Blind:
+		l.behind = 0
+		return ""
+	case l.behind == 0:
+		l.behind = now
+	}
+	if when == lagAfter || time.Duration(now-l.behind) < l.harm.For {
+		return ""
+	}
+	if l.harmed == "" {
+		l.harmed = fmt.Sprintf("the live standby node has been behind for %s: %s", time.Duration(now-l.behind).Round(time.Millisecond), l.how(w))
+	}
+	return l.harmed
+}
+
+func (l *lag) how(w Seen) string {
+	if w.Blind == nil {
+		return fmt.Sprintf("how much it does not know of is unknown, and may be at most %s", l.harm.Blind)
+	}
+	return fmt.Sprintf("it may not know of the last %s, and that may be at most %s", w.Blind.Round(time.Millisecond), l.harm.Blind)
+}
+
+// ready says why a drill must not begin now; empty: it may.
+func (l *lag) ready(w Seen) string {
+	if w.Blind != nil && *w.Blind <= l.harm.Blind {
+		return ""
+	}
+	return "the live standby node is behind already: " + l.how(w)
+}
+
+// record is what goes into the report.
+func (l *lag) record() evidence.Lag {
+	return evidence.Lag{Before: sum(l.seen[lagBefore]), During: sum(l.seen[lagDuring]), After: sum(l.seen[lagAfter])}
+}
+
+// assertion is what came of the blocking assertion.
+func (l *lag) assertion() evidence.Check {
+	c := evidence.Check{
+		Name: "harm", Kind: evidence.KindAssertion, Outcome: evidence.CheckPassed,
+		Wanted: fmt.Sprintf("the live standby node's blind window is above %s for less than %s", l.harm.Blind, l.harm.For),
+	}
+	seen := slices.Concat(l.seen[lagBefore], l.seen[lagDuring])
+	known := slices.ContainsFunc(seen, func(s Seen) bool { return s.Blind != nil })
+	if s := sum(seen); s.Max != nil {
+		c.Got = new(fmt.Sprintf("%s at the most, in %d looks", s.Max.Round(time.Millisecond), s.Samples))
+	}
+	switch {
+	case l.harmed != "":
+		c.Outcome, c.Why = evidence.CheckFailed, l.harmed
+	case !known:
+		c.Outcome, c.Why = evidence.CheckUnknown, "the node did not say what it may not know of"
+	}
+	return c
+}
+
+// sum describes some looks. One of them at which a value was unknown makes it unknown.
+func sum(all []Seen) (s evidence.LagSeen) {
+	s.Samples = len(all)
+	var blind []time.Duration
+	records, bytes := new(int64), new(int64)
+	for _, one := range all {
+		if one.Blind != nil {
+			blind = append(blind, *one.Blind)
+		}
+		worse(&records, one.Records)
+		worse(&bytes, one.Bytes)
+	}
+	if len(all) == 0 {
+		return s
+	}
+	s.Records, s.Bytes = records, bytes
+	if len(blind) < len(all) {
+		return s
+	}
+	slices.Sort(blind)
+	at := func(q float64) *time.Duration { return new(blind[min(len(blind)-1, int(q*float64(len(blind))))]) }
+	s.Median, s.P99, s.Max = at(0.5), at(0.99), new(blind[len(blind)-1])
+	return s
+}

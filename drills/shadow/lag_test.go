@@ -1,0 +1,60 @@
+package shadow
+
+import (
+	"testing"
+	"time"
+
+	"github.com/tidegate/tidegate"
+	"github.com/tidegate/tidegate/drills/evidence"
+)
+
+// TestHarm: a live node that is behind in one stretch for long enough calls the drill off,
+// also one of which nobody knows; one that comes back in between does not.
+func TestHarm(t *testing.T) {
+	over, under := new(3*time.Second), new(time.Second)
+	one := func(blind *time.Duration) Look { return Look{{1}: {Blind: new(time.Duration)}, {2}: {Blind: blind}} }
+	for name, tc := range map[string]struct {
+		looks   []Look
+		harmed  bool
+		outcome evidence.CheckOutcome
+	}{
+		"well":          {[]Look{one(under), one(under), one(under)}, false, evidence.CheckPassed},
+		"behind":        {[]Look{one(under), one(over), one(over), one(over)}, true, evidence.CheckFailed},
+		"comes back":    {[]Look{one(over), one(over), one(under), one(over), one(over)}, false, evidence.CheckPassed},
+		"unknown":       {[]Look{one(under), one(nil), one(nil), one(nil)}, true, evidence.CheckFailed},
+		"no answer":     {[]Look{one(under), nil, nil, nil}, true, evidence.CheckFailed},
+		"never known":   {[]Look{one(nil)}, false, evidence.CheckUnknown},
+		"nothing there": {nil, false, evidence.CheckUnknown},
+	} {
+		l := lag{harm: Harm{Blind: 2 * time.Second, For: 2 * time.Second}}
+		harmed := false
+		for i, look := range tc.looks {
+			harmed = l.take(lagDuring, look, tidegate.Instant(time.Hour)+tidegate.Instant(i)*tidegate.Instant(time.Second)) != ""
+		}
+		if c := l.assertion(); harmed != tc.harmed || c.Outcome != tc.outcome || (c.Why == "") != (c.Outcome == evidence.CheckPassed) {
+			t.Errorf("%s: called off %v, %+v", name, harmed, c)
+		}
+		if ready := l.ready(one(over).worst()) == ""; ready || l.ready(one(under).worst()) != "" || l.ready(one(nil).worst()) == "" {
+			t.Errorf("%s: it would begin", name)
+		}
+	}
+}
+
+// TestLagIsNeverGuessed: one look that does not know a value makes its sum unknown.
+func TestLagIsNeverGuessed(t *testing.T) {
+	l := lag{harm: Harm{Blind: time.Hour}}
+	for i := range 10 {
+		l.take(lagBefore, Look{{1}: {Blind: new(time.Duration(i) * time.Second), Records: new(int64(i))}}, 1)
+	}
+	l.take(lagDuring, Look{{1}: {Records: new(int64)}, {2}: {Blind: new(time.Second)}}, 2)
+	got := l.record()
+	if b := got.Before; b.Samples != 10 || *b.Median != 5*time.Second || *b.P99 != 9*time.Second || *b.Max != 9*time.Second || *b.Records != 9 || b.Bytes != nil {
+		t.Errorf("before: %+v", b)
+	}
+	if d := got.During; d.Samples != 1 || d.Median != nil || d.P99 != nil || d.Max != nil || d.Records != nil {
+		t.Errorf("during: %+v", d)
+	}
+	if a := got.After; a.Samples != 0 || a.Median != nil || a.Records != nil {
+		t.Errorf("after: %+v", a)
+	}
+}

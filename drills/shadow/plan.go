@@ -1,0 +1,84 @@
+package shadow
+
+import (
+	"context"
+	"errors"
+	"path/filepath"
+	"slices"
+
+	"github.com/tidegate/tidegate"
+	"github.com/tidegate/tidegate/drills/evidence"
+)
+
+// Plan is what a drill would do, and whether it may.
+type Plan struct {
+	Service   tidegate.ServiceName `json:"service"`
+	Level     evidence.Level       `json:"level"`
+	Scenario  string               `json:"scenario"`
+	Standby   string               `json:"standby"`
+	Refused   []string             `json:"refused"` // why it would not start; none: it would
+	Isolation []evidence.Check     `json:"isolation"`
+	LeftOvers []evidence.LeftOver  `json:"left_overs"` // that it would clean first
+	Streams   []PlannedStream      `json:"streams"`
+	Backlog   *int64               `json:"backlog_records"` // null: unknown, and none would be left
+	Gate      evidence.Gate        `json:"gate"`
+	Program   []string             `json:"program"`
+	Canaries  []string             `json:"canaries"`
+	Checks    []string             `json:"checks"`
+}
+
+// PlannedStream is a stream as it is at the live standby node now.
+type PlannedStream struct {
+	ID       tidegate.StreamID  `json:"stream_id"`
+	Digest   *tidegate.Digest   `json:"digest"` // null: its service says none, and the cut would be the end of what is committed
+	DigestAt *tidegate.Position `json:"digest_at"`
+	Records  *int64             `json:"records_behind"`
+}
+
+// Plan looks and tries as Run does before it begins, and makes and removes nothing.
+func (d *Drill) Plan(ctx context.Context) (Plan, error) {
+	p := Plan{
+		Service: d.cfg.Service, Level: evidence.L1, Scenario: Scenario, Standby: d.cfg.Standby, Program: d.cfg.Program.Follow,
+		Refused: []string{}, LeftOvers: []evidence.LeftOver{}, Streams: []PlannedStream{}, Canaries: []string{}, Checks: []string{},
+	}
+	for _, c := range d.cfg.Canaries {
+		p.Canaries = append(p.Canaries, c.Name)
+	}
+	for _, c := range d.cfg.Checks {
+		p.Checks = append(p.Checks, c.Name)
+	}
+	look, err := d.src.Look(ctx)
+	if err != nil {
+		return p, err
+	}
+	p.Isolation = slices.Concat([]evidence.Check{whoami(d.src.Identity())}, apart(d.cfg.Scratch, d.cfg.Live), d.src.Provoke(ctx))
+	if err := breached(p.Isolation); err != nil {
+		p.Refused = append(p.Refused, sentence(err))
+	}
+	l := lag{harm: d.cfg.Harm}
+	if why := l.ready(look.worst()); why != "" {
+		p.Refused = append(p.Refused, why)
+	}
+	p.Gate, p.Backlog = d.src.Protection(), d.opts.Backlog
+	if p.Backlog == nil {
+		p.Backlog = look.worst().Records
+	}
+	for id, seen := range look {
+		s := PlannedStream{ID: id, Records: seen.Records}
+		if !seen.Digest.IsZero() {
+			s.Digest, s.DigestAt = &seen.Digest, &seen.DigestAt
+		}
+		p.Streams = append(p.Streams, s)
+	}
+	slices.SortFunc(p.Streams, func(a, b PlannedStream) int { return slices.Compare(a.ID[:], b.ID[:]) })
+	names, err := d.fs.List(d.cfg.Scratch)
+	if err != nil && !errors.Is(err, tidegate.ErrNotFound) {
+		return p, err
+	}
+	for _, name := range names {
+		if name != lockFile {
+			p.LeftOvers = append(p.LeftOvers, evidence.LeftOver{What: "sandbox", Where: filepath.Join(d.cfg.Scratch, name)})
+		}
+	}
+	return p, nil
+}

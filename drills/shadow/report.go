@@ -1,0 +1,198 @@
+package shadow
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/tidegate/tidegate/drills/evidence"
+	"github.com/tidegate/tidegate/drills/judge"
+	"github.com/tidegate/tidegate/stores/journal/replay"
+)
+
+// Scenario is what an L1 drill plays.
+const Scenario = "shadow-promote"
+
+// phaseNames are all that a recovery has, in the order in which they come here: those of a
+// real failover that a clone has not are not measured.
+var phaseNames = []string{"detect", "decide", "fence", "lease", CatchUp.String(), Apply.String(), Promote.String(), Verify.String(), "re-route", "reconstitute"}
+
+// noise is how far a phase may be off: how often the service says how far it is, or how
+// often a canary is tried.
+var noise = map[string]time.Duration{Apply.String(): 200 * time.Millisecond, Verify.String(): canaryEvery}
+
+// Result is what came of a drill.
+type Result struct {
+	Report evidence.Report // without a verdict until it is judged
+
+	refused     []string
+	interrupted []string
+	harm        evidence.Check
+	rto         time.Duration
+}
+
+// result writes down what came of it.
+func (r *run) result() Result {
+	d := r.d
+	now := d.clk.Wall().UTC()
+	id, err := evidence.NewID()
+	if err != nil {
+		r.lost = append(r.lost, sentence(err))
+	}
+	out := Result{refused: r.refused, harm: r.lag.assertion(), rto: d.cfg.Objectives.RTO, Report: evidence.Report{
+		ID: id, Cluster: d.src.Identity().Cluster, Service: d.cfg.Service, Level: evidence.L1, Scenario: Scenario,
+		Started: evidence.Moment{At: r.began.UTC()}, Ended: &now, Config: d.opts.Config,
+		Ran:       evidence.Ran{Identity: d.src.Identity().String(), Host: d.opts.Host, Version: d.opts.Version},
+		Gate:      d.src.Protection(),
+		Backlog:   evidence.Backlog{Chosen: d.opts.Backlog},
+		Lag:       r.lag.record(),
+		Isolation: r.isolation, LeftOvers: r.leftOvers,
+		Recovered: evidence.Recovered{},
+	}}
+	rep := &out.Report
+	r.phases(rep)
+	if o := d.cfg.Objectives.RTO; o > 0 {
+		rep.Recovered.Objective = &o
+	}
+	if r.clone != nil {
+		records, size := r.clone.backlog()
+		rep.Backlog.Records, rep.Backlog.Bytes = &records, &size
+		for i, p := range r.clone.parts {
+			rep.Streams = append(rep.Streams, r.stream(i, p))
+			rep.Checks = append(rep.Checks, r.digest(rep.Streams[i]))
+		}
+	}
+	rep.Checks = append(append(rep.Checks, r.checks...), out.harm)
+	if e, at := r.course.Ended(); e.Failed != "" {
+		rep.Checks = append(rep.Checks, evidence.Check{Name: at.String(), Kind: "step", Wanted: "it comes to its end", Outcome: evidence.CheckFailed, Why: e.Failed})
+	} else if e.Called != "" && len(r.refused) == 0 {
+		out.interrupted = append(out.interrupted, fmt.Sprintf("%s, in step %s", e.Called, at))
+	}
+	for _, why := range r.lost {
+		rep.Checks = append(rep.Checks, evidence.Check{Name: "teardown", Kind: "step", Wanted: "nothing is left", Outcome: evidence.CheckFailed, Why: why})
+	}
+	return out
+}
+
+func (r *run) phases(rep *evidence.Report) {
+	steps := map[string]Step{}
+	for s := CatchUp; s <= Verify; s++ {
+		steps[s.String()] = s
+	}
+	for _, name := range phaseNames {
+		p := evidence.Phase{Name: name, Absent: !ofClone(name)}
+		if off, is := noise[name]; is {
+			p.Noise = &off
+		}
+		if s, here := steps[name]; here {
+			if took, known := r.course.Phase(s); known {
+				p.Took = &took
+			}
+		}
+		rep.Phases = append(rep.Phases, p)
+	}
+	if rta, known := r.course.RTA(); known {
+		rep.Recovered.Actual = &rta
+	}
+}
+
+func (r *run) stream(i int, p *part) evidence.Stream {
+	info := p.src.Info
+	s := evidence.Stream{ID: info.Stream, Name: info.Name, Store: info.Store}
+	if p.plan == nil {
+		return s
+	}
+	s.Generation, s.CutSeq, s.Lineage = &p.end.Generation, &p.end.Seq, &p.plan.Origin
+	if !p.digest.IsZero() {
+		s.Expected = &p.digest
+	}
+	if i < len(r.outcomes) {
+		o := &r.outcomes[i]
+		s.Cut = &o.Position
+		if !o.Digest.IsZero() {
+			s.Observed = &o.Digest
+		}
+	}
+	return s
+}
+
+// digest is whether a stream's state at the cut is the one on record.
+func (r *run) digest(s evidence.Stream) evidence.Check {
+	c := evidence.Check{
+		Name: "digest " + string(s.Name), Kind: "digest", Wanted: "the digest that the live standby's service says of the same place", Outcome: evidence.CheckUnknown,
+	}
+	if s.Expected != nil {
+		c.Wanted = s.Expected.String()
+	}
+	if s.Observed != nil {
+		c.Got = new(s.Observed.String())
+	}
+	applied := r.course.Step() == Over && r.appliedAll()
+	switch {
+	case r.differs():
+		if s.Expected != nil && s.Observed != nil && *s.Expected == *s.Observed {
+			c.Outcome = evidence.CheckPassed
+			break
+		}
+		c.Outcome, c.Why = evidence.CheckFailed, "the clone's state is another one"
+	case !applied:
+		c.Why = "the clone has not come to the cut"
+	case s.Expected == nil:
+		c.Why = "the live standby's service says no digest"
+	case s.Observed == nil:
+		c.Why = "the clone's service says no digest"
+	case *s.Expected == *s.Observed:
+		c.Outcome = evidence.CheckPassed
+	default:
+		c.Outcome, c.Why = evidence.CheckFailed, "the clone's state is another one"
+	}
+	return c
+}
+
+// appliedAll reports whether the clone has everything up to the cut.
+func (r *run) appliedAll() bool {
+	_, known := r.course.Phase(Apply)
+	return known
+}
+
+func (r *run) differs() bool {
+	for i := range r.outcomes {
+		if r.outcomes[i].Verdict == replay.Differs {
+			return true
+		}
+	}
+	return false
+}
+
+// ofClone reports whether a clone has a phase.
+func ofClone(name string) bool {
+	for s := CatchUp; s <= Verify; s++ {
+		if s.String() == name {
+			return true
+		}
+	}
+	return false
+}
+
+// Judge gives the report its verdict, by itself and against the reports before it.
+func (r *Result) Judge(history []evidence.Report) judge.Verdict {
+	now := r.Report.Judged()
+	now.Refused, now.Interrupted = r.refused, r.interrupted
+	runs := make([]judge.Run, 0, len(history))
+	for i := range history {
+		if history[i].Level == evidence.L1 {
+			runs = append(runs, history[i].Judged())
+		}
+	}
+	v := judge.Judge(now, runs, judge.Objectives{RTO: r.rto})
+	r.Report.Verdict = evidence.Verdict{Outcome: evidence.Outcome(v.Outcome), Reasons: v.Sentences()}
+	r.Report.Compared = []evidence.Compared{}
+	for i := range v.Compared {
+		c := &v.Compared[i]
+		r.Report.Compared = append(r.Report.Compared, evidence.Compared{
+			Phase: c.Phase, Baseline: c.Baseline, Newest: c.Newest, BaselineMedian: c.BaselineMedian, NewestMedian: c.NewestMedian,
+			Shift: c.Shift, Ratio: c.Ratio, P: c.P, Limit: c.Limit, Finding: string(c.Trend),
+		})
+	}
+	r.Report.Proven = &evidence.Proven{Passes: v.Proof.Passes, Misses: v.Proof.Misses, Percentile: v.Proof.Percentile, Confidence: v.Proof.Confidence}
+	return v
+}

@@ -1,0 +1,255 @@
+package shadow
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/tidegate/tidegate"
+	"github.com/tidegate/tidegate/drills/evidence"
+	"github.com/tidegate/tidegate/internal/durable"
+	"github.com/tidegate/tidegate/internal/vfs"
+)
+
+// markName is the variable by which a process is known to belong to a sandbox.
+const markName = "TIDEGATE_DRILL"
+
+const (
+	sandboxPrefix = "drill-"
+	ownerFile     = "owner.json"
+	lockFile      = "lock"
+	idBytes       = 4 // of a sandbox, drawn
+)
+
+// owner is what lies in a sandbox, from its first moment on.
+type owner struct {
+	Service tidegate.ServiceName `json:"service"`
+	Mark    string               `json:"mark"` // the value of markName in its processes
+	PID     int                  `json:"pid"`  // of the drill
+	Begun   time.Time            `json:"begun"`
+}
+
+// scratch is the directory of drills, held by one of them.
+type scratch struct {
+	fs   vfs.FS
+	dir  string
+	lock *os.File
+}
+
+// openScratch takes the directory, or says that another drill has it.
+func openScratch(fsys vfs.FS, dir string) (*scratch, error) {
+	if err := durable.MkdirAll(fsys, dir); err != nil {
+		return nil, err
+	}
+	f, err := os.OpenFile(filepath.Join(dir, lockFile), os.O_RDWR|os.O_CREATE|unix.O_CLOEXEC, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB) //nolint:gosec // a descriptor
+	if errors.Is(err, unix.EWOULDBLOCK) {
+		err = &tidegate.Error{
+			Op: "begin drill in", Subject: dir, Class: tidegate.Refused, Err: fmt.Errorf("another drill runs there: %w", tidegate.ErrConflict),
+			Hint: "wait for its end, or name another scratch directory",
+		}
+	}
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return &scratch{fs: fsys, dir: dir, lock: f}, nil
+}
+
+func (s *scratch) close() error { return s.lock.Close() }
+
+// leftOvers finds the sandboxes of drills that were killed, ends what runs in them, and
+// removes them. What is not a sandbox is somebody's, and refused.
+func (s *scratch) leftOvers() ([]evidence.LeftOver, error) {
+	names, err := s.fs.List(s.dir)
+	if err != nil {
+		return nil, err
+	}
+	all := []evidence.LeftOver{}
+	for _, name := range names {
+		if name == lockFile {
+			continue
+		}
+		dir := filepath.Join(s.dir, name)
+		mark, is := strings.CutPrefix(name, sandboxPrefix)
+		if id, err := strconv.ParseUint(mark, 16, 8*idBytes); !is || err != nil || mark != markText(uint32(id)) {
+			return nil, &tidegate.Error{
+				Op: "begin drill in", Subject: s.dir, Class: tidegate.Refused, Err: fmt.Errorf("it has %s, which no drill has left", name),
+				Hint: "name a scratch directory of the drill's own; nothing in this one is touched",
+			}
+		}
+		found, err := s.clean(dir, mark)
+		if err != nil {
+			return nil, fmt.Errorf("clean up after a drill that was killed: %s: %w", dir, err)
+		}
+		all = append(all, found...)
+	}
+	return all, nil
+}
+
+// stopWait is how long a killed process may take to go.
+const stopWait = 10 * time.Second
+
+// clean ends the processes of a sandbox and removes it.
+func (s *scratch) clean(dir, mark string) ([]evidence.LeftOver, error) {
+	var found []evidence.LeftOver
+	deadline := time.Now().Add(stopWait)
+	for seen := map[int]bool{}; ; {
+		pids, err := marked(mark)
+		if err != nil {
+			return nil, err
+		}
+		if len(pids) == 0 {
+			break
+		}
+		if time.Now().After(deadline) {
+			return nil, fmt.Errorf("processes %v do not end", pids)
+		}
+		for _, pid := range pids {
+			if err := unix.Kill(pid, unix.SIGKILL); err != nil && !errors.Is(err, unix.ESRCH) {
+				return nil, fmt.Errorf("end process %d: %w", pid, err)
+			}
+			if !seen[pid] {
+				seen[pid] = true
+				found = append(found, evidence.LeftOver{What: "process", Where: fmt.Sprintf("pid %d of sandbox %s", pid, dir), Removed: true})
+			}
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	if err := durable.RemoveTree(s.fs, dir); err != nil {
+		return nil, err
+	}
+	return append(found, evidence.LeftOver{What: "sandbox", Where: dir, Removed: true}), nil
+}
+
+// marked lists the processes of a sandbox. Those of other users cannot be read, and are
+// none of a drill's, which started its own.
+func marked(mark string) (pids []int, err error) {
+	all, err := os.ReadDir("/proc")
+	if err != nil {
+		return nil, err
+	}
+	want := markName + "=" + mark
+	for _, e := range all {
+		pid, err := strconv.Atoi(e.Name())
+		if err != nil || pid == os.Getpid() {
+			continue
+		}
+		text, err := os.ReadFile(filepath.Join("/proc", e.Name(), "environ")) // a zombie's is empty
+		if err != nil {
+			continue // it has gone, or is another user's
+		}
+		for v := range strings.SplitSeq(string(text), "\x00") {
+			if v == want {
+				pids = append(pids, pid)
+			}
+		}
+	}
+	return pids, nil
+}
+
+func markText(id uint32) string { return fmt.Sprintf("%0*x", 2*idBytes, id) }
+
+// sandbox is where a clone lives: run, data, the log that was read, and the base.
+type sandbox struct {
+	s      *scratch
+	dir    string
+	mark   string
+	values map[string]string // for the names in braces
+}
+
+// make makes an empty sandbox. The addresses were free a moment ago.
+func (s *scratch) make(cfg *Config, now time.Time) (*sandbox, error) {
+	id := tidegate.NewID()
+	mark := fmt.Sprintf("%x", id[:idBytes])
+	b := &sandbox{s: s, dir: filepath.Join(s.dir, sandboxPrefix+mark), mark: mark}
+	if err := s.fs.MkdirAll(b.dir); err != nil {
+		return nil, err
+	}
+	text, err := json.Marshal(owner{Service: cfg.Service, Mark: mark, PID: os.Getpid(), Begun: now.UTC()})
+	if err != nil {
+		return nil, err
+	}
+	if err := durable.WriteFile(s.fs, filepath.Join(b.dir, ownerFile), text); err != nil {
+		return nil, err
+	}
+	for _, dir := range []string{b.data(), b.run(), b.log(), b.stage(), b.home()} {
+		if err := s.fs.MkdirAll(dir); err != nil {
+			return nil, err
+		}
+	}
+	b.values = map[string]string{"{data}": b.data(), "{run}": b.run(), "{canary}": tidegate.NewID().String()}
+	return b, b.addresses(cfg.addresses())
+}
+
+// addresses draws one on this machine's loopback for each name.
+func (b *sandbox) addresses(names []string) error {
+	var held []net.Listener // all at once: no address is drawn twice
+	defer func() {
+		for _, ln := range held {
+			_ = ln.Close() // nobody connected
+		}
+	}()
+	for _, name := range names {
+		ln, err := (&net.ListenConfig{}).Listen(context.Background(), "tcp", "127.0.0.1:0")
+		if err != nil {
+			return fmt.Errorf("find a free port for %s: %w", name, err)
+		}
+		held = append(held, ln)
+		b.values[name] = ln.Addr().String()
+	}
+	return nil
+}
+
+func (b *sandbox) data() string    { return filepath.Join(b.dir, "data") }
+func (b *sandbox) run() string     { return filepath.Join(b.dir, "run") }
+func (b *sandbox) log() string     { return filepath.Join(b.dir, "log") }
+func (b *sandbox) stage() string   { return filepath.Join(b.dir, "base") }
+func (b *sandbox) home() string    { return filepath.Join(b.dir, "home") }
+func (b *sandbox) program() string { return filepath.Join(b.dir, "program.log") }
+
+func (b *sandbox) fill(text string) string { return fill(text, b.values) }
+
+func (b *sandbox) fillAll(texts []string) []string {
+	out := make([]string, len(texts))
+	for i, t := range texts {
+		out[i] = b.fill(t)
+	}
+	return out
+}
+
+// environment is what processes in the sandbox get, and nothing else: no credential of
+// the drill's, and no socket of a live daemon, is in it.
+func (b *sandbox) environment(more map[string]string) []string {
+	env := []string{"PATH=" + os.Getenv("PATH"), "HOME=" + b.home(), "TMPDIR=" + b.home(), markName + "=" + b.mark}
+	for k, v := range more {
+		env = append(env, k+"="+v)
+	}
+	return env
+}
+
+// tearDown ends what runs in the sandbox and removes it; what it finds running is left
+// over. An error names what stays.
+func (b *sandbox) tearDown() ([]evidence.LeftOver, error) {
+	found, err := b.s.clean(b.dir, b.mark)
+	if err != nil {
+		return []evidence.LeftOver{{What: "sandbox", Where: b.dir}}, fmt.Errorf("remove sandbox %s: %w", b.dir, err)
+	}
+	return found[:len(found)-1], nil // the sandbox itself is no left-over
+}
+
+// sysProc puts a process at the head of a group of its own, so that ^C at the terminal
+// does not reach it: the drill ends it.
+func sysProc() *syscall.SysProcAttr { return &syscall.SysProcAttr{Setpgid: true} }

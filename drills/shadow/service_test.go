@@ -1,0 +1,165 @@
+package shadow
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/tidegate/tidegate"
+	"github.com/tidegate/tidegate/internal/local"
+	"github.com/tidegate/tidegate/journal"
+)
+
+// TestMain is also the service in the sandbox: a process of its own, of this binary.
+func TestMain(m *testing.M) {
+	if len(os.Args) == 6 && os.Args[1] == "service" {
+		ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+		err := serve(ctx, os.Args[2], os.Args[3], os.Args[4], os.Args[5])
+		stop()
+		if err != nil {
+			fmt.Fprintln(os.Stderr, "service:", err)
+			os.Exit(1)
+		}
+		return
+	}
+	if err := os.Setenv("SECRET", "of the drill's"); err != nil {
+		panic(err)
+	}
+	goleak.VerifyTestMain(m)
+}
+
+// The ways in which the service misbehaves.
+const (
+	well     = "well"
+	dies     = "dies"     // before it connects
+	slow     = "slow"     // it applies each event slowly
+	spoils   = "spoils"   // it carries one event out wrongly
+	refuses  = "refuses"  // it ends when it is to be promoted
+	deaf     = "deaf"     // it takes no writes
+	children = "children" // it leaves a process behind
+)
+
+const slowBy = 6 * time.Millisecond
+
+// chain is a service whose state is the chain of its events.
+type chain struct {
+	way string
+
+	mu       sync.Mutex
+	at       tidegate.Position
+	state    tidegate.Digest
+	seen     int
+	promoted bool
+}
+
+func after(state tidegate.Digest, event []byte) tidegate.Digest {
+	sum := sha256.Sum256(append(state[:], event...))
+	return tidegate.Digest(sum[:16])
+}
+
+func (s *chain) State() (tidegate.Position, tidegate.Digest) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.at, s.state
+}
+
+func (s *chain) Apply(r journal.Record) error {
+	if s.way == slow && r.Number > events/2 {
+		<-time.After(slowBy) // it is slow: that is what is tested
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.seen++
+	s.at, s.state = r.Next, after(s.state, r.Payload)
+	if s.way == spoils && s.seen == 7 {
+		s.state[0]++
+	}
+	return nil
+}
+
+func (s *chain) Promote(context.Context, tidegate.Epoch, tidegate.Position) error {
+	if s.way == refuses {
+		return errors.New("not today")
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.promoted = true
+	return nil
+}
+
+func (*chain) Fenced(tidegate.Epoch) {}
+
+// serve is the whole service.
+func serve(ctx context.Context, data, run, addr, way string) error {
+	if way == dies {
+		return errors.New("no such table")
+	}
+	for _, v := range []string{"SECRET", "AWS_ACCESS_KEY_ID"} {
+		if os.Getenv(v) != "" {
+			return errors.New("it has a credential: " + v)
+		}
+	}
+	if way == children {
+		if _, err := os.StartProcess("/bin/sleep", []string{"sleep", "600"}, &os.ProcAttr{Sys: sysProc()}); err != nil {
+			return err
+		}
+	}
+	j, err := journal.Open(filepath.Join(data, "journal"), journal.Config{
+		Service: "bank", Stream: "main", ProgressEvery: 5 * time.Millisecond,
+		StandbySocket: local.SocketPath(run, local.DaemonStandby, "bank", "main"), AgentSocket: local.SocketPath(run, local.DaemonAgent, "bank", "main"),
+	})
+	if err != nil {
+		return err
+	}
+	s := &chain{way: way}
+	mux := http.NewServeMux()
+	mux.HandleFunc("POST /events", func(w http.ResponseWriter, r *http.Request) { s.take(w, r, j) })
+	mux.HandleFunc("GET /count", func(w http.ResponseWriter, _ *http.Request) {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		_, _ = io.WriteString(w, strconv.Itoa(s.seen)+" events") // the client sees it
+	})
+	mux.HandleFunc("GET /hang", func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
+	srv := &http.Server{Addr: addr, Handler: mux, ReadHeaderTimeout: time.Second}
+	var g sync.WaitGroup
+	g.Go(func() { _ = srv.ListenAndServe() }) // a client sees it
+	err = j.Run(ctx, s)
+	_ = srv.Close()
+	g.Wait()
+	return errors.Join(err, j.Close())
+}
+
+// take takes one event, as an active service does.
+func (s *chain) take(w http.ResponseWriter, r *http.Request, j *journal.Journal) {
+	s.mu.Lock()
+	active := s.promoted && s.way != deaf
+	s.mu.Unlock()
+	body, err := io.ReadAll(r.Body)
+	if err != nil || !active {
+		http.Error(w, "not active", http.StatusServiceUnavailable)
+		return
+	}
+	at, err := j.Append(r.Context(), body, time.Now())
+	if err == nil {
+		err = s.Apply(journal.Record{Range: at, Kind: journal.KindData, Payload: body})
+	}
+	if err == nil {
+		err = j.Await(r.Context(), at.Next)
+	}
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusServiceUnavailable)
+	}
+}

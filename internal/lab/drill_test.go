@@ -1,0 +1,81 @@
+package lab_test
+
+import (
+	"encoding/json"
+	"os"
+	"strings"
+	"testing"
+
+	"go.yaml.in/yaml/v3"
+
+	"github.com/tidegate/tidegate/drills/evidence"
+	"github.com/tidegate/tidegate/internal/lab"
+)
+
+// drillFile writes the file of a drill that rehearses with d2, under an identity and a
+// key of its own.
+func drillFile(t *testing.T, s *stage) string {
+	t.Helper()
+	s.ask(t, 0, "tidegate", "dev", "pki", "--dir", s.File("pki"), "--cluster", "lab", "--identity", "dr/drill/dora")
+	s.ask(t, 0, "tidegate", "drill", "key", "new", s.File("drill.key"))
+	type tree = map[string]any
+	post := func(currency string) tree {
+		return tree{
+			"name": "open-" + currency,
+			"write": tree{"http": tree{
+				"method": "POST", "url": "http://{address:http}/accounts", "body": `{"client":"{canary}","currency":"` + currency + `","request":1,"to":"drill"}`,
+				"contains": `"code":"done"`,
+			}},
+			"read": tree{"http": tree{"url": "http://{address:http}/accounts/" + currency + "/drill", "contains": `"balance":0`}},
+		}
+	}
+	file := tree{
+		"service": lab.Service, "standby": s.APIAddr("d2"), "gates": []string{s.Gate()}, "scratch": s.File("drills"), "live": []string{s.File("none")},
+		"tls": tree{"ca": s.File("pki", "ca.crt"), "cert": s.File("pki", "dr-drill-dora.crt"), "key": s.File("pki", "dr-drill-dora.key")},
+		"program": tree{"follow": []string{
+			s.Bin("ledger"), "follow", "--name", "clone", "--service", lab.Service, "--data", "{data}", "--run", "{run}", "--http", "{address:http}", "--raft", "{address:raft}",
+		}},
+		"canaries":   []tree{post("eur"), post("usd")},
+		"checks":     []tree{{"name": "leads", "http": tree{"url": "http://{address:http}/status", "contains": `"promoted":true`}}},
+		"objectives": tree{"rto": "1m"},
+		"evidence":   tree{"directory": s.File("evidence"), "key": s.File("drill.key")},
+	}
+	text, err := yaml.Marshal(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := s.File("drill.yaml")
+	if err := os.WriteFile(path, text, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// drill rehearses the recovery of the ledger from d2 under load: a clone is promoted and
+// written to, and what is live goes on as if nothing had been.
+func drill(t *testing.T, s *stage) {
+	_, epoch := s.writer(t, s.Primaries(), 0)
+	file := drillFile(t, s)
+	says(t, s.ask(t, 0, "tidegate", "drill", "plan", "--config", file), "acquire an epoch: passed", "write stream", "open-eur")
+	text := s.ask(t, 0, "tidegate", "drill", "run", "--config", file, "--backlog", "100", "-o", "json")
+	var rep evidence.Report
+	if err := json.Unmarshal([]byte(text[strings.Index(text, "{"):]), &rep); err != nil {
+		t.Fatalf("%v in %s", err, text)
+	}
+	if rep.Verdict.Outcome != evidence.Passed || rep.Recovered.Actual == nil || len(rep.Streams) != 2 || *rep.Backlog.Records < 100 {
+		t.Errorf("%s", text)
+	}
+	for _, st := range rep.Streams {
+		if st.Expected == nil || st.Observed == nil || *st.Expected != *st.Observed {
+			t.Errorf("stream %s: %v expected, %v observed", st.Name, st.Expected, st.Observed)
+		}
+	}
+	s.flows(t, "transfers after the drill")
+	if _, now := s.writer(t, s.Primaries(), 0); now != epoch {
+		t.Errorf("epoch %d, and %d before the drill", now, epoch)
+	}
+	left, err := os.ReadDir(s.File("drills"))
+	if err != nil || len(left) != 1 {
+		t.Errorf("left over: %v, %v", left, err)
+	}
+}
