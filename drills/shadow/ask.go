@@ -5,12 +5,15 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
+	"os"
 	"os/exec"
 	"strings"
 	"syscall"
 	"time"
 
+	"github.com/tidegate/tidegate"
 	"github.com/tidegate/tidegate/drills/evidence"
 	"github.com/tidegate/tidegate/internal/clock"
 )
@@ -28,6 +31,24 @@ type asker struct {
 	b    *sandbox
 	env  map[string]string
 	http *http.Client
+}
+
+// client asks the clone and nobody else: a redirect is an answer like others, and no
+// address is dialled that the program was not given.
+func (b *sandbox) client() *http.Client {
+	var d net.Dialer
+	return &http.Client{
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+		Transport: &http.Transport{DialContext: func(ctx context.Context, network, addr string) (net.Conn, error) {
+			if !b.given(addr) {
+				return nil, &tidegate.Error{
+					Op: "ask", Subject: addr, Class: tidegate.Refused, Err: errors.New("it is no address of the clone's"),
+					Hint: "a drill asks the addresses that it gave to the program, and nothing else",
+				}
+			}
+			return d.DialContext(ctx, network, addr)
+		}},
+	}
 }
 
 // wrong is an answer that is not the wanted one. Any other error is no answer.
@@ -78,11 +99,21 @@ func (k *asker) command(ctx context.Context, c *Command) (string, error) {
 	run := k.b.fillAll(c.Run)
 	cmd := exec.CommandContext(ctx, run[0], run[1:]...)
 	cmd.Env, cmd.Dir, cmd.SysProcAttr = k.b.environment(k.env), k.b.home(), sysProc()
-	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) } // and what it started
+	var g group
+	cmd.Cancel = func() error { // and what it started
+		if !g.kill(cmd, syscall.SIGKILL) {
+			return os.ErrProcessDone
+		}
+		return nil
+	}
 	cmd.WaitDelay = time.Second
 	var out strings.Builder
-	cmd.Stdout, cmd.Stderr = &bounded{&out}, &bounded{&out}
-	err := cmd.Run()
+	cmd.Stdout = &bounded{&out}
+	cmd.Stderr = cmd.Stdout // the same one: it is written to by one goroutine
+	err := cmd.Start()
+	if err == nil {
+		err = g.wait(cmd)
+	}
 	if _, exited := errors.AsType[*exec.ExitError](err); err != nil && !exited || ctx.Err() != nil {
 		return "", err
 	}

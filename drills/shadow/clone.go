@@ -19,9 +19,6 @@ import (
 // pieceBytes is how long the pieces become in which a log is copied.
 const pieceBytes = 8 << 20
 
-// roomLeft is what a clone leaves free on its file system.
-const roomLeft = 64 << 20
-
 // part is one stream of a clone.
 type part struct {
 	src    *archive.Stream
@@ -152,22 +149,12 @@ func (c *clone) close() {
 
 // room refuses a clone that the sandbox's file system does not take: its log, and a
 // service that keeps the log and the state again.
-func (c *clone) room() error {
+func (c *clone) room(s space) error {
 	var need uint64
 	for _, p := range c.parts {
 		need += 2*uint64(p.end.Next-p.begin.First) + 2*uint64(max(0, p.baseBytes))
 	}
-	free, _, err := c.fs.Free(c.b.dir)
-	if err != nil {
-		return err
-	}
-	if free < need+roomLeft {
-		return &tidegate.Error{
-			Op: "clone into", Subject: c.b.dir, Class: tidegate.Refused, Err: fmt.Errorf("%d MiB are free, and %d MiB are needed: %w", free>>20, (need+roomLeft)>>20, tidegate.ErrFull),
-			Hint: "make room, or name a scratch directory on a larger file system",
-		}
-	}
-	return nil
+	return s.need(need)
 }
 
 // head copies the log up to the backlog, and plans how the service is fed it.

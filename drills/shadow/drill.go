@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net/http"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -43,6 +42,7 @@ type Drill struct {
 	opts Options
 
 	pause  time.Duration // between the looks before and after
+	every  time.Duration // between the looks during it
 	step   atomic.Int32
 	copied atomic.Int64
 	feeds  atomic.Pointer[replay.Replay]
@@ -51,7 +51,7 @@ type Drill struct {
 
 // New returns a drill; it does no I/O.
 func New(fsys vfs.FS, clk clock.Clock, src Source, cfg Config, opts Options) *Drill {
-	return &Drill{fs: fsys, clk: clk, src: src, cfg: cfg, opts: opts, pause: lookPause}
+	return &Drill{fs: fsys, clk: clk, src: src, cfg: cfg, opts: opts, pause: lookPause, every: lookEvery}
 }
 
 // Progress says how far the drill is. It may be called at any time.
@@ -95,6 +95,7 @@ type run struct {
 	d       *Drill
 	began   time.Time
 	scratch *scratch
+	space   space
 	box     *sandbox
 	clone   *clone
 	prog    *program
@@ -126,6 +127,10 @@ func (r *run) enter(ctx context.Context) (err error) {
 		return err
 	}
 	if r.leftOvers, err = r.scratch.leftOvers(); err != nil {
+		return err
+	}
+	r.space = spaceOf(d.fs, d.cfg.Scratch, d.cfg.Live)
+	if err := r.space.need(0); err != nil {
 		return err
 	}
 	if r.look, err = d.src.Look(ctx); err != nil {
@@ -170,7 +175,7 @@ type harmError struct{ error }
 
 // watch looks at the live node until ctx ends, and calls the drill off when it is harmed.
 func (r *run) watch(ctx context.Context, call func(error)) {
-	tick := time.NewTicker(lookEvery)
+	tick := time.NewTicker(r.d.every)
 	defer tick.Stop()
 	for {
 		select {
@@ -187,6 +192,9 @@ func (r *run) watch(ctx context.Context, call func(error)) {
 		}
 		if why := r.lag.take(lagDuring, look, r.d.clk.Boot()); why != "" {
 			call(harmError{errors.New(why)})
+		}
+		if err := r.space.harmed(); err != nil {
+			call(harmError{err})
 		}
 	}
 }
@@ -313,7 +321,7 @@ func (r *run) prepare(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := r.clone.room(); err != nil {
+	if err := r.clone.room(r.space); err != nil {
 		return err
 	}
 	plans, err := r.clone.head(ctx, func(n int) { d.copied.Add(int64(n)) })
@@ -349,10 +357,10 @@ func (r *run) start(ctx context.Context, plans []*replay.Plan) error {
 		return err
 	}
 	r.beside.Go(func() error { return desk.serve(ctx, lns) })
-	if r.prog, err = r.box.start(&d.cfg.Program); err != nil {
+	if r.prog, err = r.box.start(&d.cfg.Program, d.cfg.addresses()); err != nil {
 		return err
 	}
-	r.asker = &asker{clk: d.clk, b: r.box, env: d.cfg.Program.Environment, http: &http.Client{Transport: &http.Transport{}}}
+	r.asker = &asker{clk: d.clk, b: r.box, env: d.cfg.Program.Environment, http: r.box.client()}
 	d.feeds.Store(feeds)
 	r.beside.Go(func() error {
 		_, _ = feeds.Run(ctx) // Fed and Promote say what came of it

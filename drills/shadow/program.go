@@ -8,8 +8,11 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"sync"
 	"syscall"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/tidegate/tidegate"
 )
@@ -24,15 +27,19 @@ type program struct {
 	cmd *exec.Cmd
 	out *os.File
 
+	group group
 	ended chan struct{} // closed when it has
 	err   error         // of after ended
 }
 
-// start starts the program.
-func (b *sandbox) start(cfg *Program) (*program, error) {
+// start starts the program, at addresses of these names which are drawn just before.
+func (b *sandbox) start(cfg *Program, addresses []string) (*program, error) {
 	out, err := os.OpenFile(b.program(), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
 	if err != nil {
 		return nil, err
+	}
+	if err := b.draw(addresses); err != nil {
+		return nil, errors.Join(err, out.Close())
 	}
 	args := b.fillAll(cfg.Follow)
 	p := &program{b: b, cfg: cfg, out: out, ended: make(chan struct{}), cmd: &exec.Cmd{
@@ -45,7 +52,7 @@ func (b *sandbox) start(cfg *Program) (*program, error) {
 	}
 	// owned by the program: ends with the process, which stop ends.
 	go func() {
-		p.err = errors.Join(p.cmd.Wait(), out.Close())
+		p.err = errors.Join(p.group.wait(p.cmd), out.Close())
 		close(p.ended)
 	}()
 	return p, nil
@@ -119,16 +126,41 @@ func (b *sandbox) lastWords() string {
 	return string(bytes.TrimSpace(text))
 }
 
-// stop ends the program and whatever it has started, and waits for it.
+// stop ends the program and what is of its group, and waits for it. What it has started
+// besides, or what outlives it, has the sandbox's mark.
 func (p *program) stop() {
-	group := -p.cmd.Process.Pid
-	_ = syscall.Kill(group, syscall.SIGTERM) // it may have ended
+	p.group.kill(p.cmd, syscall.SIGTERM)
 	late := time.NewTimer(p.cfg.Stop)
 	defer late.Stop()
 	select {
 	case <-p.ended:
 	case <-late.C:
 	}
-	_ = syscall.Kill(group, syscall.SIGKILL) // what is left of the group
+	p.group.kill(p.cmd, syscall.SIGKILL)
 	<-p.ended
+}
+
+// group sends signals to the process group of a process that [sysProc] started, as long
+// as its number is surely its own: from the moment on in which the process is reaped, it
+// may be anybody's. Its zero value is of a process that runs.
+type group struct {
+	mu     sync.Mutex
+	reaped bool
+}
+
+// kill signals the group, unless its process has ended.
+func (g *group) kill(cmd *exec.Cmd, sig syscall.Signal) (sent bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return !g.reaped && syscall.Kill(-cmd.Process.Pid, sig) == nil
+}
+
+// wait is cmd.Wait.
+func (g *group) wait(cmd *exec.Cmd) error {
+	for errors.Is(unix.Waitid(unix.P_PID, cmd.Process.Pid, nil, unix.WEXITED|unix.WNOWAIT, nil), unix.EINTR) {
+	}
+	g.mu.Lock()
+	g.reaped = true
+	g.mu.Unlock()
+	return cmd.Wait()
 }

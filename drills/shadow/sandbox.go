@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -84,11 +85,12 @@ func (s *scratch) leftOvers() ([]evidence.LeftOver, error) {
 		}
 		dir := filepath.Join(s.dir, name)
 		mark, is := strings.CutPrefix(name, sandboxPrefix)
-		if id, err := strconv.ParseUint(mark, 16, 8*idBytes); !is || err != nil || mark != markText(uint32(id)) {
-			return nil, &tidegate.Error{
-				Op: "begin drill in", Subject: s.dir, Class: tidegate.Refused, Err: fmt.Errorf("it has %s, which no drill has left", name),
-				Hint: "name a scratch directory of the drill's own; nothing in this one is touched",
-			}
+		id, err := strconv.ParseUint(mark, 16, 8*idBytes)
+		if !is || err != nil || mark != markText(uint32(id)) {
+			return nil, s.foreign(name, errors.New("no drill calls anything so"))
+		}
+		if err := owned(dir, mark); err != nil {
+			return nil, s.foreign(name, err)
 		}
 		found, err := s.clean(dir, mark)
 		if err != nil {
@@ -97,6 +99,51 @@ func (s *scratch) leftOvers() ([]evidence.LeftOver, error) {
 		all = append(all, found...)
 	}
 	return all, nil
+}
+
+func (s *scratch) foreign(name string, why error) error {
+	return &tidegate.Error{
+		Op: "begin drill in", Subject: s.dir, Class: tidegate.Refused, Err: fmt.Errorf("it has %s, which no drill has left: %w", name, why),
+		Hint: "name a scratch directory of the drill's own; nothing in this one is touched",
+	}
+}
+
+// owned is an error when a directory is not what a drill of that mark has made: it says
+// so itself, and is empty only before it does and after it was emptied.
+func owned(dir, mark string) error {
+	if st, err := os.Lstat(dir); err != nil {
+		return err
+	} else if !st.IsDir() {
+		return errors.New("it is no directory")
+	}
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	begun := !slices.ContainsFunc(entries, func(e os.DirEntry) bool { // killed while it was written
+		return !e.Type().IsRegular() || !strings.HasPrefix(e.Name(), ownerFile+".")
+	})
+	if begun {
+		return nil
+	}
+	path := filepath.Join(dir, ownerFile)
+	if st, err := os.Lstat(path); err != nil {
+		return err
+	} else if !st.Mode().IsRegular() {
+		return fmt.Errorf("its %s is no file", ownerFile)
+	}
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	var o owner
+	if err := json.Unmarshal(text, &o); err != nil {
+		return fmt.Errorf("its %s: %w", ownerFile, err)
+	}
+	if o.Mark != mark {
+		return fmt.Errorf("its %s is of mark %q", ownerFile, o.Mark)
+	}
+	return nil
 }
 
 // stopWait is how long a killed process may take to go.
@@ -128,10 +175,29 @@ func (s *scratch) clean(dir, mark string) ([]evidence.LeftOver, error) {
 		}
 		time.Sleep(10 * time.Millisecond)
 	}
-	if err := durable.RemoveTree(s.fs, dir); err != nil {
+	if err := s.remove(dir); err != nil {
 		return nil, err
 	}
 	return append(found, evidence.LeftOver{What: "sandbox", Where: dir, Removed: true}), nil
+}
+
+// remove removes a sandbox; that it is one, it says until nothing else is in it.
+func (s *scratch) remove(dir string) error {
+	if st, err := os.Lstat(dir); err == nil && st.IsDir() {
+		names, err := s.fs.List(dir)
+		if err != nil {
+			return err
+		}
+		for _, name := range names {
+			if name == ownerFile {
+				continue
+			}
+			if err := durable.RemoveTree(s.fs, filepath.Join(dir, name)); err != nil {
+				return err
+			}
+		}
+	}
+	return durable.RemoveTree(s.fs, dir)
 }
 
 // marked lists the processes of a sandbox. Those of other users cannot be read, and are
@@ -167,35 +233,35 @@ type sandbox struct {
 	s      *scratch
 	dir    string
 	mark   string
-	values map[string]string // for the names in braces
+	values map[string]string // for the names in braces; addresses once the program has been started
 }
 
-// make makes an empty sandbox. The addresses were free a moment ago.
+// make makes an empty sandbox. With an error it may be there, and is to be torn down.
 func (s *scratch) make(cfg *Config, now time.Time) (*sandbox, error) {
 	id := tidegate.NewID()
 	mark := fmt.Sprintf("%x", id[:idBytes])
 	b := &sandbox{s: s, dir: filepath.Join(s.dir, sandboxPrefix+mark), mark: mark}
 	if err := s.fs.MkdirAll(b.dir); err != nil {
-		return nil, err
+		return b, err
 	}
 	text, err := json.Marshal(owner{Service: cfg.Service, Mark: mark, PID: os.Getpid(), Begun: now.UTC()})
 	if err != nil {
-		return nil, err
+		return b, err
 	}
 	if err := durable.WriteFile(s.fs, filepath.Join(b.dir, ownerFile), text); err != nil {
-		return nil, err
+		return b, err
 	}
 	for _, dir := range []string{b.data(), b.run(), b.log(), b.stage(), b.home()} {
 		if err := s.fs.MkdirAll(dir); err != nil {
-			return nil, err
+			return b, err
 		}
 	}
 	b.values = map[string]string{"{data}": b.data(), "{run}": b.run(), "{canary}": tidegate.NewID().String()}
-	return b, b.addresses(cfg.addresses())
+	return b, nil
 }
 
-// addresses draws one on this machine's loopback for each name.
-func (b *sandbox) addresses(names []string) error {
+// draw draws an address on this machine's loopback for each name. It was free a moment ago.
+func (b *sandbox) draw(names []string) error {
 	var held []net.Listener // all at once: no address is drawn twice
 	defer func() {
 		for _, ln := range held {
@@ -211,6 +277,16 @@ func (b *sandbox) addresses(names []string) error {
 		b.values[name] = ln.Addr().String()
 	}
 	return nil
+}
+
+// given reports whether an address is one that was drawn.
+func (b *sandbox) given(addr string) bool {
+	for name, v := range b.values {
+		if addressPlace.MatchString(name) && v == addr {
+			return true
+		}
+	}
+	return false
 }
 
 func (b *sandbox) data() string    { return filepath.Join(b.dir, "data") }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"strings"
+	"syscall"
 
 	"github.com/tidegate/tidegate"
 	"github.com/tidegate/tidegate/internal/vfs"
@@ -143,24 +144,23 @@ func SweepTemp(fsys vfs.FS, dir string) error {
 
 // RemoveTree removes path and what is below it, for what is left of work that was cut
 // short and was never counted on. What is missing is no error; nothing is synced, so
-// that a power cut may bring some of it back.
+// that a power cut may bring some of it back. A symbolic link is removed, wherever it
+// leads, and what it leads to stays as it is. Nobody may change the tree meanwhile.
 func RemoveTree(fsys vfs.FS, path string) error {
-	info, err := fsys.Stat(path)
-	if errors.Is(err, tidegate.ErrNotFound) {
+	err := fsys.Remove(path)
+	switch {
+	case errors.Is(err, tidegate.ErrNotFound):
 		return nil
+	case !errors.Is(err, syscall.ENOTEMPTY) && !errors.Is(err, syscall.EEXIST): // what a directory says that has something in it
+		return err
 	}
+	names, err := fsys.List(path)
 	if err != nil {
 		return err
 	}
-	if info.Dir {
-		names, err := fsys.List(path)
-		if err != nil {
+	for _, name := range names {
+		if err := RemoveTree(fsys, filepath.Join(path, name)); err != nil {
 			return err
-		}
-		for _, name := range names {
-			if err := RemoveTree(fsys, filepath.Join(path, name)); err != nil {
-				return err
-			}
 		}
 	}
 	return fsys.Remove(path)

@@ -3,6 +3,8 @@ package durable_test
 import (
 	"errors"
 	"io"
+	"os"
+	"path/filepath"
 	"testing"
 
 	"github.com/tidegate/tidegate"
@@ -127,5 +129,30 @@ func TestRemoveTree(t *testing.T) {
 	}
 	if names, err := fsys.List("/a"); err != nil || len(names) != 1 || names[0] != "y" {
 		t.Errorf("left %q, %v", names, err)
+	}
+}
+
+// TestRemoveTreeFollowsNoLink: what a link leads to stays, and one that leads nowhere is
+// removed too.
+func TestRemoveTreeFollowsNoLink(t *testing.T) {
+	dir := t.TempDir()
+	at := func(name string) string { return filepath.Join(dir, name) }
+	err := errors.Join(
+		os.MkdirAll(at("live/deep"), 0o700), os.WriteFile(at("live/deep/data"), nil, 0o600), os.MkdirAll(at("tree/sub"), 0o700), os.WriteFile(at("tree/sub/x"), nil, 0o600),
+		os.Symlink(at("live"), at("tree/sub/link")), os.Symlink(at("nowhere"), at("tree/dangling")), os.Symlink(at("live"), at("link")), os.Symlink(at("nowhere"), at("dangling")),
+	)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"tree", "link", "dangling", "tree"} {
+		if err := durable.RemoveTree(vfs.OS(), at(name)); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if left, err := os.ReadDir(dir); err != nil || len(left) != 1 {
+		t.Errorf("left %v, %v", left, err)
+	}
+	if _, err := os.Stat(at("live/deep/data")); err != nil {
+		t.Errorf("behind a link: %v", err)
 	}
 }

@@ -150,7 +150,7 @@ func pathError(op, name string, err error) error {
 var (
 	errIsDir    = errors.New("is a directory")
 	errNotDir   = error(syscall.ENOTDIR)
-	errNotEmpty = errors.New("directory not empty")
+	errNotEmpty = syscall.ENOTEMPTY
 	errReadOnly = errors.New("opened for reading only")
 )
 
