@@ -72,7 +72,7 @@ type exporter struct {
 // Export puts a range of the stream into an empty bucket, which is an archive then: the
 // batches as they were sealed, in segments of its own, and the bases with the packs that
 // they need. Every batch is verified as it is read. What was put of an export that failed
-// stays, and is none.
+// stays, and is none: what says that a bucket is an archive comes when all else is there.
 func (s *Stream) Export(ctx context.Context, to bucket.Bucket, x Exporting, made time.Time, m *ExportMeter) (*Export, error) {
 	e := &exporter{s: s, to: to, m: m, out: Export{
 		Version: Version, Archive: s.b.String(), Made: made.UTC(), Stream: s.Info, Begin: x.Begin, End: x.End, Bases: []string{},
@@ -91,9 +91,6 @@ func (s *Stream) Export(ctx context.Context, to bucket.Bucket, x Exporting, made
 			m.total.Add(s.Size(g))
 		}
 	}
-	if err := e.put(ctx, FormatName, bytes.NewReader(FormatDocument())); err != nil {
-		return nil, err
-	}
 	if err := e.put(ctx, StreamName(s.Info.Stream), bytes.NewReader(s.Info.Encode())); err != nil {
 		return nil, err
 	}
@@ -104,6 +101,10 @@ func (s *Stream) Export(ctx context.Context, to bucket.Bucket, x Exporting, made
 		if err := e.base(ctx, b); err != nil {
 			return nil, fmt.Errorf("export base %.12s: %w", b.Name, err)
 		}
+	}
+	// Without this it is no archive, so that nobody takes one that was cut off for a whole one.
+	if err := e.put(ctx, FormatName, bytes.NewReader(FormatDocument())); err != nil {
+		return nil, err
 	}
 	slices.SortFunc(e.out.Objects, func(a, b ExportedObject) int { return cmp.Compare(a.Name, b.Name) })
 	_, err := to.Put(ctx, ExportName, bytes.NewReader(document(e.out)), bucket.PutOptions{IfAbsent: true})

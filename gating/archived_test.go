@@ -25,6 +25,7 @@ func TestStreamArchive(t *testing.T) {
 	}{
 		"nobody reports":       {[]*pb.MemberStatus{{Node: "a"}, member("b", time.Minute, uploads)}, pb.ArchiveState_ARCHIVE_STATE_UNSPECIFIED, ""},
 		"none":                 {[]*pb.MemberStatus{member("a", 0, nil)}, pb.ArchiveState_ARCHIVE_STATE_NONE, ""},
+		"one is silent":        {[]*pb.MemberStatus{member("a", 0, nil), member("b", time.Minute, uploads)}, pb.ArchiveState_ARCHIVE_STATE_UNSPECIFIED, ""},
 		"one uploads":          {[]*pb.MemberStatus{member("a", 0, ahead), member("b", 0, uploads), member("c", 0, nil)}, pb.ArchiveState_ARCHIVE_STATE_UPLOADS, "b"},
 		"it fails":             {[]*pb.MemberStatus{member("a", 0, fails), member("b", 0, ahead)}, pb.ArchiveState_ARCHIVE_STATE_FAILS, "a"},
 		"it is silent":         {[]*pb.MemberStatus{member("a", time.Minute, uploads), member("b", 0, behind), member("c", 0, ahead)}, pb.ArchiveState_ARCHIVE_STATE_IDLE, "c"},

@@ -367,15 +367,14 @@ func (p *probes) status(s tidegate.ServiceName, now time.Time) *pb.ProbeStatus {
 // else the one that has the most archived. Reports older than stale say nothing.
 func streamArchive(members []*pb.MemberStatus, stale time.Duration) *pb.StreamArchive {
 	out := &pb.StreamArchive{}
+	silent := false // one that is may be the one that uploads
 	for _, m := range members {
 		if m.GetStream() == nil || m.GetReportAge().AsDuration() > stale {
+			silent = true
 			continue
 		}
 		a := m.GetStream().GetArchive()
 		if a == nil {
-			if out.GetSaid() == nil {
-				out.State = pb.ArchiveState_ARCHIVE_STATE_NONE
-			}
 			continue
 		}
 		if had := out.GetSaid(); had != nil && !(a.GetArchivist() && !had.GetArchivist() || a.GetArchivist() == had.GetArchivist() && a.GetArchivedSeq() > had.GetArchivedSeq()) {
@@ -390,6 +389,9 @@ func streamArchive(members []*pb.MemberStatus, stale time.Duration) *pb.StreamAr
 		default:
 			out.State = pb.ArchiveState_ARCHIVE_STATE_UPLOADS
 		}
+	}
+	if out.GetSaid() == nil && !silent && len(members) > 0 {
+		out.State = pb.ArchiveState_ARCHIVE_STATE_NONE
 	}
 	return out
 }

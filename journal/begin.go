@@ -158,7 +158,13 @@ func (j *Journal) resume(ctx context.Context, svc Service) error {
 	if err := f.close(); err != nil {
 		return err
 	}
-	if digest != f.digest && f.digest != (tidegate.Digest{}) {
+	_, goesBack := svc.(Rewinder)
+	switch {
+	case f.digest.IsZero() && goesBack:
+		// It may be one that the service did not take, and says that it has. It is brought
+		// again. A service that cannot go back could not have declined it either.
+		return j.giveUp(ctx, svc, at, j.End(), errors.New("it has no digest, and whether the service took it was cut off"))
+	case digest != f.digest && !f.digest.IsZero():
 		return j.giveUp(ctx, svc, at, j.End(), fmt.Errorf("the service has digest %s, written was %s: that it gives it up was cut off", digest, f.digest))
 	}
 	j.cfg.Log.Warn("journal begins at the state that its service has: a beginning was cut off", "stream", string(j.cfg.Stream), "position", at.String())

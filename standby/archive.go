@@ -135,9 +135,13 @@ func (s *stream) archiveStatus() (*ArchiveStatus, []local.Finding) {
 
 // lags returns how old the batch at next is, by the source's clock and this node's, and
 // how much of the source's log is committed from it on; 0 where it is not committed yet,
-// nil where it is not known. Positions of two generations have no distance.
+// nil where it is not known: after a start nobody has told of commits yet. Positions of
+// two generations have no distance.
 func (s *stream) lags(next, commit tidegate.Seq) (age *time.Duration, size *int64) {
-	if next > commit {
+	switch {
+	case commit == 0 && s.log.End().Seq > 0:
+		return nil, nil
+	case next > commit:
 		return new(time.Duration), new(int64)
 	}
 	_, first, err := s.log.At(next)

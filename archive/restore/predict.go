@@ -26,6 +26,13 @@ type Span struct {
 // what is done with it. The replay is the store's own, so of that no sample tells.
 func (p *Plan) Predict(ctx context.Context, clk clock.Clock, all past.Recoveries) (out Prediction, err error) {
 	want := p.recovery()
+	if p.Base != nil && p.Base.Store == nil {
+		// It has still to cross from a node, and of that nothing is known. What is behind
+		// it, the replay, is.
+		want.Parts = map[past.Part]past.Timing{past.Replay: {Bytes: p.ReplayBytes()}}
+		out.Replay.Took, out.Replay.By, out.Replay.Known = all.Predict(&want)
+		return out, nil
+	}
 	want.Parts = map[past.Part]past.Timing{past.Files: {Bytes: p.BaseBytes}, past.Log: {Bytes: p.RawBytes}, past.Rest: {}}
 	out.Restore.Took, out.Restore.By, out.Restore.Known = all.Predict(&want)
 	if !out.Restore.Known {

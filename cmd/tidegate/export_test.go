@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -39,6 +40,7 @@ func TestExport(t *testing.T) {
 	if len(res.Bases) != 2 || res.Begin.Seq <= 1 || res.Records >= 1500 {
 		t.Errorf("exported: %s", out)
 	}
+	comesLast(t, part.root, archive.FormatName, archive.ExportName)
 	part.run(t, cli.OK, "window")
 	part.run(t, cli.OK, "verify")
 	part.run(t, cli.NotFound, "where", "--service", "bank", "2026-03-01T00:00:10Z")
@@ -95,4 +97,27 @@ func journalText(t *testing.T, dir string) string {
 		all = append(all, text...)
 	}
 	return string(all)
+}
+
+// comesLast checks that a directory's file was written after all but the last one: a
+// bucket of an export that was cut off must be no archive.
+func comesLast(t *testing.T, root, name, last string) {
+	t.Helper()
+	at, err := os.Stat(filepath.Join(root, name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() || path == filepath.Join(root, last) {
+			return err
+		}
+		info, err := d.Info()
+		if err == nil && info.ModTime().After(at.ModTime()) {
+			t.Errorf("%s was written after %s", path, name)
+		}
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
 }

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"syscall"
+	"time"
 
 	"connectrpc.com/connect"
 	ucli "github.com/urfave/cli/v2"
@@ -43,6 +44,8 @@ type place struct {
 	s    *archive.Stream
 	kind storeKind
 	node *nodePlace // nil: an archive
+
+	fetched time.Duration // that the base took to come from the node; 0: none came
 }
 
 // nodePlace is a node, and the bases that it says it can give.
@@ -113,13 +116,14 @@ func (p *place) bases(ctx context.Context) (*archive.Bases, error) {
 func (p *place) fetch(c *ucli.Context, plan *cold.Plan, choice cold.Choice) (*cold.Plan, *archive.Bases, error) {
 	info := p.s.Info
 	if plan.Base != nil && plan.Base.Store == nil {
-		name := plan.Base.Name
+		name, began := plan.Base.Name, time.Now()
 		err := withProgress(c, "fetch base from "+p.node.String(), p.node.Progress, func(ctx context.Context) error {
 			return p.node.Fetch(ctx, info.Stream, name)
 		})
 		if err != nil {
 			return nil, nil, notPermitted(fmt.Errorf("fetch base %.12s: %w", name, err))
 		}
+		p.fetched = time.Since(began)
 	}
 	var err error
 	if p.s, err = p.r.Open(c.Context, info); err != nil {

@@ -87,6 +87,7 @@ type restoreResult struct {
 	Kept      int64              `json:"kept_bytes"`
 	Took      *float64           `json:"took_s,omitempty"`
 	StartTook *float64           `json:"start_took_s,omitempty"` // of it, with --start
+	FetchTook *float64           `json:"fetch_took_s,omitempty"` // before it: the base, from a node
 	Path      string             `json:"path,omitempty"`
 	Started   string             `json:"started,omitempty"`
 	Next      string             `json:"next,omitempty"`
@@ -141,6 +142,9 @@ func restoreArchive(c *ucli.Context) error {
 		}
 	}
 	out := restorePlanned(plan, dir, resumes, kind)
+	if at.fetched > 0 {
+		out.FetchTook = new(at.fetched.Seconds())
+	}
 	known := openRecoveries(c)
 	if err := out.predict(c.Context, clk, plan, known.all); err != nil {
 		return err
@@ -342,6 +346,9 @@ func (o *restoreResult) writeDone(w io.Writer) error {
 		predicted = o.Recovery
 	}
 	fmt.Fprintf(&b, "restored %s/%s to position %s in %s, predicted %s\n", o.Service, o.Stream, o.show(*o.Position), seconds(o.Took), seconds(predicted))
+	if o.FetchTook != nil {
+		fmt.Fprintf(&b, "before that the base came from the node in %s\n", seconds(o.FetchTook))
+	}
 	if o.Newest != nil {
 		fmt.Fprintf(&b, "newest record: %s\n", o.Newest.Format(time.RFC3339Nano))
 	}

@@ -81,7 +81,7 @@ func parse(id string, b []byte) (d Document, err error) {
 		rule(d.Format == formatText, "is no key document"),
 		rule(d.ID == id, "is of the key "+d.ID),
 		rule(validArchive(d.Archive), "names no archive"),
-		rule(place.KeyRegion(d.KMSKey) != "", "names no KMS key"),
+		rule(place.IsKeyARN(d.KMSKey), "names no KMS key"),
 		rule(len(d.Wrapped) > 0, "has no key"),
 	)
 	if err != nil {

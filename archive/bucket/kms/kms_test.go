@@ -531,3 +531,33 @@ func FuzzParse(f *testing.F) {
 		}
 	})
 }
+
+// TestKeyOfAStranger: a document that somebody put there names a key of another account.
+func TestKeyOfAStranger(t *testing.T) {
+	const theirs = "arn:aws:kms:eu-west-1:999900001111:key/11111111-2222-3333-4444-555555555555"
+	w := newWorld(t)
+	if _, _, err := w.ring(kmstest.Key, 0).Newest(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	first, err := parse("kms-0001", []byte(mustRead(t, w.in, documentName("kms-0001"))))
+	if err != nil {
+		t.Fatal(err)
+	}
+	d := Document{Archive: first.Archive, ID: "kms-0002", KMSKey: theirs, Wrapped: []byte("x"), Created: first.Created}
+	mustPut(t, w.in, documentName(d.ID), string(d.encode()))
+	if _, _, err := w.ring(kmstest.Key, 0).Newest(t.Context()); tidegate.ClassOf(err) != tidegate.Refused || tidegate.HintOf(err) == "" {
+		t.Errorf("encrypts under it: %v", err)
+	}
+	if _, _, err := w.ring(theirs, 0).Newest(t.Context()); err == nil || tidegate.ClassOf(err) == tidegate.Refused {
+		t.Errorf("named in the configuration: %v", err)
+	}
+}
+
+func mustRead(t *testing.T, b bucket.Bucket, name string) string {
+	t.Helper()
+	text, err := get(t, b, name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return text
+}

@@ -70,8 +70,26 @@ func (r *Ring) Newest(ctx context.Context) (id string, key [encrypt.KeyBytes]byt
 		}
 	}
 	newest := r.docs[len(r.docs)-1]
+	if err := r.ours(newest); err != nil {
+		return "", key, err
+	}
 	key, err = r.opened(ctx, newest)
 	return newest.ID, key, err
+}
+
+// ours refuses to encrypt under a key of another account than the archive's first one
+// and the configured one are of: whoever may write to the bucket could put a document
+// there that names a key of their own.
+func (r *Ring) ours(d Document) error {
+	account := place.KeyAccount(d.KMSKey)
+	if account == place.KeyAccount(r.docs[0].KMSKey) || account == place.KeyAccount(r.kms.cfg.Key) {
+		return nil
+	}
+	return &tidegate.Error{
+		Op: "encrypt under", Subject: documentName(d.ID), Class: tidegate.Refused,
+		Err:  fmt.Errorf("it names a KMS key of account %s, the archive was begun with one of account %s", account, place.KeyAccount(r.docs[0].KMSKey)),
+		Hint: "who put it there? If the archive is to go on in that account, name the key by its ARN in archive.encryption.kms.key",
+	}
 }
 
 // Key implements [encrypt.Keeper].

@@ -60,6 +60,17 @@ func KeyRegion(key string) string {
 	return parts[3]
 }
 
+// KeyAccount is the account that an ARN of a key names; empty for other keys.
+func KeyAccount(key string) string {
+	if KeyRegion(key) == "" {
+		return ""
+	}
+	return strings.SplitN(key, ":", arnParts)[4]
+}
+
+// IsKeyARN reports whether key is a whole ARN of a key.
+func IsKeyARN(key string) bool { return KeyRegion(key) != "" && arnResource.MatchString(key) }
+
 // MultiRegion reports whether key has replicas of the same id in other regions.
 func MultiRegion(key string) bool {
 	return strings.HasPrefix(key[strings.LastIndexAny(key, ":/")+1:], "mrk-")
@@ -72,7 +83,7 @@ const arnParts = 6
 func (k KMS) validate() error {
 	var all []error
 	region := KeyRegion(k.Key)
-	arn := region != "" && arnResource.MatchString(k.Key)
+	arn := IsKeyARN(k.Key)
 	if !arn && !keyName.MatchString(k.Key) {
 		all = append(all, config.Broken("key", "want arn:aws:kms:REGION:ACCOUNT:key/ID, a key's id, or alias/NAME", k.Key))
 	}
