@@ -93,6 +93,9 @@ func (p parts) gapsOf(st registry.Stream, rec fence.EpochRecord) (list []*pb.Gap
 		add(pb.GapState_GAP_STATE_UNKNOWN, g)
 	case g.Lost != "":
 		add(pb.GapState_GAP_STATE_OPEN, g)
+	case g.Head == nil: // who cannot look says nothing either
+		g.Lost = fmt.Sprintf("the agent on %s does not know where the log of its source ends", said.node)
+		add(pb.GapState_GAP_STATE_UNKNOWN, g)
 	}
 	return list
 }

@@ -111,6 +111,10 @@ func TestFacts(t *testing.T) {
 		{"the source lost its log", func(w *world, _ *handClock, _ *registry.View) {
 			w.agents["e1"].report.GetStreams()[0].Lost = "the slot was dropped"
 		}, question{}, "no-gap"},
+		{"the source was set back", func(w *world, _ *handClock, _ *registry.View) {
+			said := w.agents["e1"].report.GetStreams()[0]
+			said.Lost, said.LostDiverged = "it is of an older state", true
+		}, question{}, ""},
 		{"which somebody has accepted", func(w *world, _ *handClock, v *registry.View) {
 			w.agents["e1"].report.GetStreams()[0].Lost = "the slot was dropped"
 			for id, e := range v.Streams {

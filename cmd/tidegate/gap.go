@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -131,6 +132,7 @@ func gapList(c *ucli.Context) error {
 		}
 	}
 	var rows []gapRow
+	var damaged []error
 	return operate(c, "list gaps", strings.Trim(service+"/"+stream, "/"), func(ctx context.Context, gate client) error {
 		res, err := gate.ListGaps(ctx, connect.NewRequest(&pb.ListGapsRequest{Service: service, Stream: stream}))
 		if err != nil {
@@ -144,12 +146,15 @@ func gapList(c *ucli.Context) error {
 	}, func() error {
 		if c.String("archive") != "" || c.String("url") != "" {
 			var err error
-			if rows, err = archivedGaps(c, rows, service, stream); err != nil {
+			if rows, damaged, err = archivedGaps(c, rows, service, stream); err != nil {
 				return err
 			}
 		}
 		if err := cli.Print(c, rows, func(w io.Writer) error { return writeGaps(w, rows) }); err != nil {
 			return err
+		}
+		if len(damaged) > 0 {
+			return errors.Join(damaged...)
 		}
 		return gapVerdict(rows)
 	})
@@ -191,17 +196,18 @@ func (r *gapRow) accepted(g tidegate.Gap) {
 }
 
 // archivedGaps adds what an archive knows to what the gate does.
-func archivedGaps(c *ucli.Context, rows []gapRow, service, stream string) ([]gapRow, error) {
+// What is damaged there may be the only record of a gap.
+func archivedGaps(c *ucli.Context, rows []gapRow, service, stream string) (_ []gapRow, damaged []error, err error) {
 	r, _, err := openBlock(c)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	all, faults, err := r.Streams(c.Context)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	for _, f := range faults {
-		fmt.Fprintf(c.App.ErrWriter, "damaged: %v\n", f.Err)
+		damaged = append(damaged, f.Err)
 	}
 	for _, info := range all {
 		if service != "" && (string(info.Service) != service || string(info.Name) != stream) {
@@ -209,15 +215,13 @@ func archivedGaps(c *ucli.Context, rows []gapRow, service, stream string) ([]gap
 		}
 		s, err := r.Open(c.Context, info)
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		scars, faults, err := s.Scars(c.Context)
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
-		for _, f := range faults {
-			fmt.Fprintf(c.App.ErrWriter, "damaged: %v\n", f)
-		}
+		damaged = append(damaged, faults...)
 		for _, scar := range scars {
 			rows = withScar(rows, info, scar)
 		}
@@ -227,7 +231,7 @@ func archivedGaps(c *ucli.Context, rows []gapRow, service, stream string) ([]gap
 			})
 		}
 	}
-	return rows, nil
+	return rows, damaged, nil
 }
 
 // withScar says of a gap where it ended; one that the gate does not know of is added.
