@@ -193,15 +193,24 @@ func drillRun(c *ucli.Context) error {
 		return err
 	}
 	verdict := result.Judge(history)
-	// What was rehearsed is put on record also when the operator has had enough.
-	sealed, err := keepReport(context.WithoutCancel(c.Context), store, key, &ask.cfg, result.Report)
-	if err != nil {
-		return err
+	// What was rehearsed is put on record also when the operator has had enough, and
+	// printed also when that fails.
+	sealed, unkept := keepReport(context.WithoutCancel(c.Context), store, key, &ask.cfg, result.Report)
+	printed := cli.Print(c, sealed.Report, func(w io.Writer) error { return writeReport(w, sealed) })
+	return drillEnd(drillVerdict(ask.cfg.Service, verdict), unkept, printed)
+}
+
+// drillEnd is the error that the command ends with: whatever became of the report, a
+// verdict that is not passed keeps its code.
+func drillEnd(verdict error, others ...error) error {
+	other := errors.Join(others...)
+	switch {
+	case other == nil:
+		return verdict
+	case verdict == nil:
+		return other
 	}
-	if err := cli.Print(c, sealed.Report, func(w io.Writer) error { return writeReport(w, sealed) }); err != nil {
-		return err
-	}
-	return drillVerdict(ask.cfg.Service, verdict)
+	return cli.WithCode(cli.CodeOf(verdict), errors.Join(verdict, other))
 }
 
 // chain opens what the drill's report goes on from: a chain that is not whole is not gone
@@ -241,24 +250,29 @@ func (a *drillAsk) chain(ctx context.Context) (*evidence.Key, *evidence.Store, [
 	return key, store, history, nil
 }
 
-// keepReport appends the report to its chain. Where that fails, it is kept beside it.
+// keepReport appends the report to its chain. Where that fails, it is kept beside it, in
+// no chain. It returns the report in any case, sealed or not.
 func keepReport(ctx context.Context, store *evidence.Store, key *evidence.Key, cfg *shadow.Config, r evidence.Report) (evidence.Sealed, error) {
 	sealed, err := store.Append(ctx, key, r)
 	if err == nil {
 		return sealed, nil
 	}
+	fail := func(hint string, errs ...error) error {
+		return &tidegate.Error{
+			Op: "append report to", Subject: cfg.Evidence.Directory, Class: tidegate.ClassOf(err), Err: errors.Join(append([]error{err}, errs...)...), Hint: hint,
+		}
+	}
+	const lost = "the drill has run, and what is printed of its report is all that there is"
+	r.Number, r.Previous = 1, nil // as the first of a chain of its own
 	alone, sealErr := evidence.Seal(ctx, key, r)
 	if sealErr != nil {
-		return sealed, errors.Join(err, sealErr)
+		return evidence.Sealed{Report: r}, fail(lost, sealErr)
 	}
-	path := filepath.Join(filepath.Dir(cfg.Evidence.Directory), "drill-"+r.ID.String()+".dsse.json")
+	path := filepath.Join(filepath.Dir(cfg.Evidence.Directory), "drill-"+r.ID.String()+".unchained.dsse.json")
 	if writeErr := durable.WriteFile(vfs.OS(), path, alone.Data); writeErr != nil {
-		return sealed, errors.Join(err, writeErr)
+		return alone, fail(lost, writeErr)
 	}
-	return sealed, &tidegate.Error{
-		Op: "append report to", Subject: cfg.Evidence.Directory, Class: tidegate.ClassOf(err), Err: err,
-		Hint: "the drill has run, and its signed report, in no chain, is " + path,
-	}
+	return alone, fail("the drill has run, and its signed report, in no chain, is " + path)
 }
 
 // drillVerdict is the error that the command ends with.

@@ -204,9 +204,16 @@ func (k *asker) canary(ctx context.Context, c *Canary) (evidence.Check, error) {
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
-			return evidence.Check{
-				Name: c.Name, Kind: "canary", Wanted: c.Write.wanted(), Outcome: evidence.CheckFailed, Why: fmt.Sprintf("not accepted in %d attempts: %v", attempts, last),
-			}, fmt.Errorf("canary %s: %w: %w", c.Name, context.Cause(ctx), last)
+			cause := context.Cause(ctx)
+			out := evidence.Check{Name: c.Name, Kind: "canary", Wanted: c.Write.wanted(), Outcome: evidence.CheckUnknown, Why: "the drill ended before it was accepted"}
+			if _, is := errors.AsType[cloneError](cause); is {
+				out.Outcome, out.Why = evidence.CheckFailed, fmt.Sprintf("not accepted in %d attempts: %s", attempts, sentence(cause))
+			}
+			if last != nil {
+				out.Why += ": " + sentence(last)
+				cause = fmt.Errorf("%w: %w", cause, last)
+			}
+			return out, fmt.Errorf("canary %s: %w", c.Name, cause)
 		}
 	}
 }

@@ -170,10 +170,38 @@ func (c Config) Validate() error {
 	}
 	for i, k := range c.Canaries {
 		at := fmt.Sprintf("canaries[%d]", i)
-		errs = append(errs, config.Under(at+".write", k.Write.validate()), config.Under(at+".read", k.Read.validate()))
+		errs = append(errs, config.Under(at+".write", k.Write.validate()), config.Under(at+".read", k.Read.validate()), config.Under(at, k.validate()))
 	}
 	for i, k := range c.Checks {
 		errs = append(errs, config.Under(fmt.Sprintf("checks[%d]", i), k.validate()))
+	}
+	return errors.Join(errs...)
+}
+
+// validate makes sure that what is read back can only be there because it was written by
+// this drill.
+func (c Canary) validate() error {
+	var errs []error
+	says := func(a Ask) (texts []string, contains string) {
+		if a.HTTP != nil {
+			texts, contains = append(texts, a.HTTP.URL, a.HTTP.Body), a.HTTP.Contains
+		}
+		if a.Command != nil {
+			texts, contains = append(texts, a.Command.Run...), a.Command.Contains
+		}
+		return append(texts, contains), contains
+	}
+	const mark = "{canary}"
+	write, _ := says(c.Write)
+	if write = write[:len(write)-1]; !strings.Contains(strings.Join(write, " "), mark) {
+		errs = append(errs, config.Broken("write", "want {canary} in what is written: no other drill has written that", write))
+	}
+	read, contains := says(c.Read)
+	if contains == "" {
+		errs = append(errs, config.Broken("read", "want contains: an answer alone does not say that the write is there", contains))
+	}
+	if !strings.Contains(strings.Join(read, " "), mark) {
+		errs = append(errs, config.Broken("read", "want {canary} in what is asked or in contains: else it may be another write's", read))
 	}
 	return errors.Join(errs...)
 }

@@ -33,6 +33,11 @@ func TestSample(t *testing.T) {
 	if c.Wait != time.Minute || c.Checks[0].Timeout != 10*time.Second || c.Canaries[0].Read.HTTP.Method != http.MethodGet || len(c.Live) != 2 {
 		t.Errorf("defaults: %+v", c)
 	}
+	for i, k := range c.Canaries {
+		if err := k.validate(); err != nil {
+			t.Errorf("canary %d: %v", i, err)
+		}
+	}
 	if got := strings.Join(c.addresses(), " "); got != "{address:http} {address:raft}" {
 		t.Errorf("addresses %s", got)
 	}
@@ -54,6 +59,12 @@ canaries:
   - name: one
     write: {http: {url: "http://live.example/write"}}
     read: {http: {url: "http://{address:http}/x", status: 7}, command: {run: [/bin/true]}}
+  - name: of-nobody
+    write: {http: {url: "http://{address:http}/x", contains: "{canary}"}}
+    read: {http: {url: "http://{address:http}/x", contains: done}}
+  - name: of-anything
+    write: {command: {run: [/bin/true, "{canary}"]}}
+    read: {http: {url: "http://{address:http}/{canary}"}}
 checks:
   - name: one
     command: {run: [ls], exit: 256}
@@ -66,7 +77,7 @@ wiat: 1s
 	}
 	for _, want := range []string{
 		"service", "standby", "gates", "tls.ca", "scratch", "live[0]", "program.follow[0]", "program.follow[2]", "{run}", "program.environment", "rate",
-		"canaries[0].write.http.url", "canaries[0].read", "checks[0].name", "checks[0].command.run[0]", "checks[0].command.exit", "checks[0].timeout", "checks[1]",
+		"canaries[0].write.http.url", "canaries[0].read", "canaries[1].write: want {canary}", "canaries[1].read: want {canary}", "canaries[2].read: want contains", "checks[0].name", "checks[0].command.run[0]", "checks[0].command.exit", "checks[0].timeout", "checks[1]",
 		"evidence.directory", "evidence.key", `did you mean "wait"?`,
 	} {
 		if !strings.Contains(err.Error(), want) {

@@ -170,6 +170,12 @@ func (r *run) lookAround(ctx context.Context, when lagWhen) error {
 	return nil
 }
 
+// cloneError ends a wait that the clone has not fulfilled: by the clone's fault, and not
+// because somebody had enough.
+type cloneError struct{ error }
+
+func (e cloneError) Unwrap() error { return e.error }
+
 // harmError calls a drill off that harms the live protection.
 type harmError struct{ error }
 
@@ -202,7 +208,7 @@ func (r *run) watch(ctx context.Context, call func(error)) {
 // rehearse carries the course out.
 func (r *run) rehearse(outer context.Context) {
 	d := r.d
-	limited, over := context.WithTimeoutCause(outer, d.opts.Limit, fmt.Errorf("it has not come to its end within %s", d.opts.Limit))
+	limited, over := context.WithTimeoutCause(outer, d.opts.Limit, cloneError{fmt.Errorf("it has not come to its end within %s", d.opts.Limit)})
 	defer over()
 	ctx, call := context.WithCancelCause(limited)
 	r.beside = &errgroup.Group{}
@@ -294,7 +300,7 @@ func (r *run) carry(ctx context.Context, step Step) (err error) {
 
 // within is do with the configured time to wait for the service.
 func (r *run) within(ctx context.Context, do func(context.Context) error) error {
-	late := fmt.Errorf("the service has not done it within %s", r.d.cfg.Wait)
+	late := cloneError{fmt.Errorf("the service has not done it within %s", r.d.cfg.Wait)}
 	ctx, cancel := context.WithTimeoutCause(ctx, r.d.cfg.Wait, late)
 	defer cancel()
 	err := do(ctx)
@@ -400,6 +406,13 @@ func (r *run) leave() {
 		r.stop()
 		if err := r.beside.Wait(); err != nil {
 			r.lost = append(r.lost, sentence(err))
+		}
+	}
+	if r.stop != nil && len(r.lag.seen[lagDuring]) == 0 { // it was over before the first one
+		if look, err := r.d.src.Look(ctx); err == nil {
+			r.lag.take(lagDuring, look, r.d.clk.Boot())
+		} else {
+			r.lag.take(lagDuring, nil, r.d.clk.Boot())
 		}
 	}
 	if r.asker != nil {

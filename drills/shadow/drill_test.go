@@ -101,7 +101,7 @@ func (s *site) config(t *testing.T, way string) Config {
 		Wait:       10 * time.Second,
 		Objectives: Objectives{RTO: time.Minute},
 		Canaries: []Canary{{
-			Name: "one", Write: Ask{HTTP: &HTTP{Method: "POST", URL: url + "/events", Body: "{canary}"}}, Read: Ask{HTTP: &HTTP{URL: url + "/count", Contains: fmt.Sprint(events + 1)}},
+			Name: "one", Write: Ask{HTTP: &HTTP{Method: "POST", URL: url + "/events", Body: "{canary}"}}, Read: Ask{HTTP: &HTTP{URL: url + "/events/{canary}", Contains: "here"}},
 		}},
 		Checks: []Check{
 			{Name: "count", Ask: Ask{HTTP: &HTTP{URL: url + "/count", Contains: "events"}}},

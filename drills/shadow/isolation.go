@@ -26,10 +26,7 @@ func whoami(id tidegate.Identity) evidence.Check {
 // apart looks whether the sandbox is nobody's: scratch lies in no live directory and in
 // none of a daemon's, and live directories cannot be written by this process.
 func apart(scratch string, lives []string) []evidence.Check {
-	at := filepath.Clean(scratch)
-	if real, err := filepath.EvalSymlinks(at); err == nil {
-		at = real
-	}
+	at := resolved(scratch)
 	place := evidence.Check{Name: "sandbox", Kind: "isolation", Wanted: "a directory that is no daemon's", Got: &at, Outcome: evidence.CheckPassed}
 	if why := occupied(at, lives); why != "" {
 		place.Outcome, place.Why = evidence.CheckFailed, why
@@ -44,11 +41,26 @@ func apart(scratch string, lives []string) []evidence.Check {
 			c.Outcome, c.Why = evidence.CheckFailed, "this process can write it: run the drill as a user of its own"
 		case errors.Is(err, unix.ENOENT):
 			got = "it is not there"
+		case !errors.Is(err, unix.EACCES) && !errors.Is(err, unix.EPERM) && !errors.Is(err, unix.EROFS):
+			got = err.Error()
+			c.Outcome, c.Why = evidence.CheckUnknown, "nobody says whether this process can write it"
 		}
 		c.Got = &got
 		all = append(all, c)
 	}
 	return all
+}
+
+// resolved is where a path leads, whose end may not be there yet.
+func resolved(path string) string {
+	path = filepath.Clean(path)
+	if real, err := filepath.EvalSymlinks(path); err == nil {
+		return real
+	}
+	if dir := filepath.Dir(path); dir != path {
+		return filepath.Join(resolved(dir), filepath.Base(path))
+	}
+	return path
 }
 
 // daemonFiles are what lies in the data directory of a daemon, or of a journal.
@@ -57,6 +69,7 @@ var daemonFiles = []string{"node.json", "run.json", "meta.json"}
 // occupied says whose directory a path lies in; empty: nobody's.
 func occupied(at string, lives []string) string {
 	for _, live := range lives {
+		live := resolved(live)
 		if at == live || strings.HasPrefix(at, strings.TrimSuffix(live, "/")+"/") {
 			return "it lies in the live directory " + live
 		}

@@ -112,16 +112,20 @@ func (l *lag) assertion() evidence.Check {
 		Name: "harm", Kind: evidence.KindAssertion, Outcome: evidence.CheckPassed,
 		Wanted: fmt.Sprintf("the live standby node's blind window is above %s for less than %s", l.harm.Blind, l.harm.For),
 	}
-	seen := slices.Concat(l.seen[lagBefore], l.seen[lagDuring])
-	known := slices.ContainsFunc(seen, func(s Seen) bool { return s.Blind != nil })
+	seen := slices.Concat(l.seen[:]...)
+	unknown := slices.ContainsFunc(seen, func(s Seen) bool { return s.Blind == nil })
 	if s := sum(seen); s.Max != nil {
 		c.Got = new(fmt.Sprintf("%s at the most, in %d looks", s.Max.Round(time.Millisecond), s.Samples))
 	}
 	switch {
 	case l.harmed != "":
 		c.Outcome, c.Why = evidence.CheckFailed, l.harmed
-	case !known:
-		c.Outcome, c.Why = evidence.CheckUnknown, "the node did not say what it may not know of"
+	case len(l.seen[lagDuring]) == 0:
+		c.Outcome, c.Why = evidence.CheckUnknown, "nobody looked at the node during the drill"
+	case unknown:
+		c.Outcome, c.Why = evidence.CheckUnknown, "the node did not say each time what it may not know of"
+	case l.behind != 0:
+		c.Outcome, c.Why = evidence.CheckUnknown, "the node was behind when the drill had ended, and whether it comes back is not known"
 	}
 	return c
 }

@@ -20,7 +20,9 @@ func TestHarm(t *testing.T) {
 	}{
 		"well":          {[]Look{one(under), one(under), one(under)}, false, evidence.CheckPassed},
 		"behind":        {[]Look{one(under), one(over), one(over), one(over)}, true, evidence.CheckFailed},
-		"comes back":    {[]Look{one(over), one(over), one(under), one(over), one(over)}, false, evidence.CheckPassed},
+		"comes back":    {[]Look{one(over), one(over), one(under), one(over), one(under)}, false, evidence.CheckPassed},
+		"ends behind":   {[]Look{one(over), one(over), one(under), one(over), one(over)}, false, evidence.CheckUnknown},
+		"once unknown":  {[]Look{one(under), one(nil), one(under)}, false, evidence.CheckUnknown},
 		"unknown":       {[]Look{one(under), one(nil), one(nil), one(nil)}, true, evidence.CheckFailed},
 		"no answer":     {[]Look{one(under), nil, nil, nil}, true, evidence.CheckFailed},
 		"never known":   {[]Look{one(nil)}, false, evidence.CheckUnknown},
@@ -36,6 +38,31 @@ func TestHarm(t *testing.T) {
 		}
 		if ready := l.ready(one(over).worst()) == ""; ready || l.ready(one(under).worst()) != "" || l.ready(one(nil).worst()) == "" {
 			t.Errorf("%s: it would begin", name)
+		}
+	}
+}
+
+// TestHarmWantsALookDuringIt: what was seen before and after says nothing of the drill;
+// what was seen after it counts too.
+func TestHarmWantsALookDuringIt(t *testing.T) {
+	well, behind := Look{{1}: {Blind: new(time.Duration)}}, Look{{1}: {Blind: new(time.Minute)}}
+	for name, tc := range map[string]struct {
+		looks   map[lagWhen]Look
+		outcome evidence.CheckOutcome
+	}{
+		"none":         {map[lagWhen]Look{lagBefore: well, lagAfter: well}, evidence.CheckUnknown},
+		"one":          {map[lagWhen]Look{lagBefore: well, lagDuring: well, lagAfter: well}, evidence.CheckPassed},
+		"behind after": {map[lagWhen]Look{lagBefore: well, lagDuring: well, lagAfter: behind}, evidence.CheckUnknown},
+		"silent after": {map[lagWhen]Look{lagBefore: well, lagDuring: well, lagAfter: nil}, evidence.CheckUnknown},
+	} {
+		l := lag{harm: Harm{Blind: time.Second, For: time.Second}}
+		for when := lagBefore; when <= lagAfter; when++ {
+			if look, looked := tc.looks[when]; looked {
+				l.take(when, look, 1)
+			}
+		}
+		if c := l.assertion(); c.Outcome != tc.outcome {
+			t.Errorf("%s: %+v", name, c)
 		}
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"sync"
 	"time"
 
 	"connectrpc.com/connect"
@@ -53,12 +54,25 @@ type Node struct {
 	clk     clock.Clock
 	api     tidegatev1connect.StandbyServiceClient
 
-	// Of the answer to the first Open.
+	live *live.Bucket // of Open, whose caller alone asks for it
+
+	mu   sync.Mutex
+	last described // the latest answer; zero: there is none
+}
+
+// described is what a node says that it has of the service. It is not changed any more
+// once it is a node's last.
+type described struct {
 	ship    string
 	streams []tidegate.StreamID
 	gate    evidence.Gate
 	held    map[tidegate.StreamID][]*pb.HeldBase
-	live    *live.Bucket
+}
+
+func (n *Node) described() described {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.last
 }
 
 var _ Source = (*Node)(nil)
@@ -86,7 +100,7 @@ func NewNode(fsys vfs.FS, clk clock.Clock, cfg *Config) (*Node, error) {
 func (n *Node) Identity() tidegate.Identity { return n.creds.Identity() }
 
 // Protection implements [Source].
-func (n *Node) Protection() evidence.Gate { return n.gate }
+func (n *Node) Protection() evidence.Gate { return n.described().gate }
 
 func (n *Node) dialer() shipper.Dialer {
 	return shipper.Dialer{TLS: n.creds.ClientTLS(pki.Expect{Role: tidegate.RoleStandby}), Clock: n.clk}
@@ -100,40 +114,43 @@ func (n *Node) describe(ctx context.Context) (said *pb.DescribeResponse, infos [
 	if err != nil {
 		return nil, nil, api.FromError("ask node", n.addr, err)
 	}
-	n.ship, n.streams, n.gate, n.held = res.Msg.GetShipAddress(), nil, evidence.Gate{}, map[tidegate.StreamID][]*pb.HeldBase{}
-	for _, d := range res.Msg.GetStreams() {
-		if d.GetService() != string(n.service) {
+	d := described{ship: res.Msg.GetShipAddress(), streams: []tidegate.StreamID{}, held: map[tidegate.StreamID][]*pb.HeldBase{}}
+	for _, s := range res.Msg.GetStreams() {
+		if s.GetService() != string(n.service) {
 			continue
 		}
-		id, err := tidegate.ParseID(d.GetStreamId())
+		id, err := tidegate.ParseID(s.GetStreamId())
 		if err != nil {
-			return nil, nil, fmt.Errorf("node %s: stream %q: %w", n.addr, d.GetStreamId(), err)
+			return nil, nil, fmt.Errorf("node %s: stream %q: %w", n.addr, s.GetStreamId(), err)
 		}
-		n.streams, n.held[id] = append(n.streams, id), d.GetBases()
-		infos = append(infos, archive.StreamInfo{Stream: id, Service: n.service, Name: tidegate.StreamName(d.GetName()), Store: d.GetStore()})
-		if err := n.protected(d); err != nil {
+		d.streams, d.held[id] = append(d.streams, id), s.GetBases()
+		infos = append(infos, archive.StreamInfo{Stream: id, Service: n.service, Name: tidegate.StreamName(s.GetName()), Store: s.GetStore()})
+		if err := d.protected(s); err != nil {
 			return nil, nil, fmt.Errorf("node %s: %w", n.addr, err)
 		}
 	}
+	n.mu.Lock()
+	n.last = d
+	n.mu.Unlock()
 	return res.Msg, infos, nil
 }
 
 // protected notes a stream's mode and bounds; what is not the same of all streams has no
 // one answer.
-func (n *Node) protected(d *pb.StreamDescription) error {
-	mode := api.Mode(d.GetMode())
-	bounds, err := api.Bounds(d.GetBounds())
+func (d *described) protected(s *pb.StreamDescription) error {
+	mode := api.Mode(s.GetMode())
+	bounds, err := api.Bounds(s.GetBounds())
 	switch {
 	case err != nil:
 		return err
-	case len(n.streams) == 1:
-		n.gate = evidence.Gate{Mode: &mode, Bounds: &bounds}
+	case len(d.streams) == 1:
+		d.gate = evidence.Gate{Mode: &mode, Bounds: &bounds}
 	}
-	if n.gate.Mode != nil && *n.gate.Mode != mode {
-		n.gate.Mode = nil
+	if d.gate.Mode != nil && *d.gate.Mode != mode {
+		d.gate.Mode = nil
 	}
-	if n.gate.Bounds != nil && *n.gate.Bounds != bounds {
-		n.gate.Bounds = nil
+	if d.gate.Bounds != nil && *d.gate.Bounds != bounds {
+		d.gate.Bounds = nil
 	}
 	return nil
 }
@@ -145,7 +162,7 @@ func (n *Node) Open(ctx context.Context, stage string, wait func(context.Context
 		return nil, err
 	}
 	n.live = live.New(live.Config{
-		Dialer: n.dialer(), Addr: n.ship, Node: tidegate.NodeName(said.GetNode()), Streams: infos,
+		Dialer: n.dialer(), Addr: said.GetShipAddress(), Node: tidegate.NodeName(said.GetNode()), Streams: infos,
 		FS: n.fs, Stage: stage, SegmentBytes: pieceBytes, Wait: wait,
 	})
 	return archive.OpenReader(ctx, n.live)
@@ -154,7 +171,7 @@ func (n *Node) Open(ctx context.Context, stage string, wait func(context.Context
 // Base implements [Source].
 func (n *Node) Base(ctx context.Context, id tidegate.StreamID, at archive.Place) error {
 	var newest *pb.HeldBase
-	for _, h := range n.held[id] {
+	for _, h := range n.described().held[id] {
 		if h.GetGeneration() == uint32(at.Generation) && h.GetStart() <= uint64(at.First) && (newest == nil || h.GetStart() > newest.GetStart()) {
 			newest = h
 		}
@@ -174,7 +191,7 @@ func (n *Node) Base(ctx context.Context, id tidegate.StreamID, at archive.Place)
 
 // Look implements [Source].
 func (n *Node) Look(ctx context.Context) (Look, error) {
-	if n.streams == nil {
+	if n.described().streams == nil {
 		if _, _, err := n.describe(ctx); err != nil {
 			return nil, err
 		}
@@ -186,7 +203,7 @@ func (n *Node) Look(ctx context.Context) (Look, error) {
 		return nil, api.FromError("ask node", n.addr, err)
 	}
 	look := Look{}
-	for _, id := range n.streams {
+	for _, id := range n.described().streams {
 		look[id] = Seen{} // what the node does not speak of is unknown
 	}
 	for _, s := range res.Msg.GetStreams() {
@@ -283,10 +300,11 @@ func (n *Node) atNode() []attempt {
 		{where, "adopt", streaming(n.api.Adopt)},
 		{where, "promote", streaming(n.api.Promote)},
 	}
-	for _, id := range n.streams {
+	d := n.described()
+	for _, id := range d.streams {
 		ship := func(as shipper.As) func(context.Context) error {
 			return func(ctx context.Context) error {
-				c, _, err := n.dialer().Dial(ctx, n.ship, shipper.Attach{Stream: id, As: as, Epoch: 1})
+				c, _, err := n.dialer().Dial(ctx, d.ship, shipper.Attach{Stream: id, As: as, Epoch: 1})
 				if err != nil {
 					return err
 				}
@@ -296,7 +314,7 @@ func (n *Node) atNode() []attempt {
 		all = append(
 			all, attempt{where, fmt.Sprintf("write stream %s", id), ship(shipper.AsWriter)}, attempt{where, fmt.Sprintf("relay stream %s", id), ship(shipper.AsRelay)},
 			attempt{where, fmt.Sprintf("push a base of stream %s", id), func(ctx context.Context) error {
-				c, _, err := n.dialer().DialBase(ctx, n.ship, shipper.BaseAttach{Stream: id, Way: shipper.BasePush, Generation: 1})
+				c, _, err := n.dialer().DialBase(ctx, d.ship, shipper.BaseAttach{Stream: id, Way: shipper.BasePush, Generation: 1})
 				if err != nil {
 					return err
 				}

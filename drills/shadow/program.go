@@ -65,7 +65,7 @@ func (p *program) within(ctx context.Context) (context.Context, context.CancelFu
 	go func() {
 		select {
 		case <-p.ended:
-			cancel(p.gone())
+			cancel(cloneError{p.gone()})
 		case <-ctx.Done():
 		}
 	}()

@@ -1,6 +1,7 @@
 package shadow
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -63,6 +64,7 @@ type chain struct {
 	state    tidegate.Digest
 	seen     int
 	promoted bool
+	last     []byte // event
 }
 
 func after(state tidegate.Digest, event []byte) tidegate.Digest {
@@ -83,7 +85,7 @@ func (s *chain) Apply(r journal.Record) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.seen++
-	s.at, s.state = r.Next, after(s.state, r.Payload)
+	s.at, s.state, s.last = r.Next, after(s.state, r.Payload), bytes.Clone(r.Payload)
 	if s.way == spoils && s.seen == 7 {
 		s.state[0]++
 	}
@@ -131,6 +133,13 @@ func serve(ctx context.Context, data, run, addr, way string) error {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		_, _ = io.WriteString(w, strconv.Itoa(s.seen)+" events") // the client sees it
+	})
+	mux.HandleFunc("GET /events/{event}", func(w http.ResponseWriter, r *http.Request) {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if string(s.last) == r.PathValue("event") {
+			_, _ = io.WriteString(w, "here") // the client sees it
+		}
 	})
 	mux.HandleFunc("GET /hang", func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
 	srv := &http.Server{Addr: addr, Handler: mux, ReadHeaderTimeout: time.Second}
