@@ -23,10 +23,10 @@ func drillFile(t *testing.T, s *stage) string {
 		return tree{
 			"name": "open-" + currency,
 			"write": tree{"http": tree{
-				"method": "POST", "url": "http://{address:http}/accounts", "body": `{"client":"{canary}","currency":"` + currency + `","request":1,"to":"{canary}"}`,
+				"method": "POST", "url": "http://{address:http}/accounts", "body": `{"client":"{canary}","currency":"` + currency + `","request":1,"to":"drill-{canary}"}`,
 				"contains": `"code":"done"`,
 			}},
-			"read": tree{"http": tree{"url": "http://{address:http}/accounts/" + currency + "/{canary}", "contains": `"balance":0`}},
+			"read": tree{"http": tree{"url": "http://{address:http}/accounts/" + currency + "/drill-{canary}", "contains": `"balance":0`}},
 		}
 	}
 	file := tree{
