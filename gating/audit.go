@@ -26,6 +26,7 @@ const (
 	ActionGapAccept    = "gap-accept"        // the same, of a source that says that it does not go on
 	ActionModeSet      = "mode-set"
 	ActionDetectorSet  = "detector-set"
+	ActionDrill        = "drill-record"
 	ActionFreeze       = "freeze"
 	ActionThaw         = "thaw"
 	ActionGateOpen     = "gate-open"     // the brake
@@ -49,7 +50,7 @@ const (
 // Actions lists every action of the audit trail, sorted.
 func Actions() []string {
 	all := []string{
-		ActionServiceSet, ActionStreamAdd, ActionStreamRemove, ActionStreamPause, ActionStreamResume, ActionRegenerate, ActionGapAccept, ActionModeSet, ActionDetectorSet,
+		ActionServiceSet, ActionStreamAdd, ActionStreamRemove, ActionStreamPause, ActionStreamResume, ActionRegenerate, ActionGapAccept, ActionModeSet, ActionDetectorSet, ActionDrill,
 		ActionFreeze, ActionThaw, ActionGateOpen, ActionGateArm, ActionGateDegraded, ActionGateArmed, ActionGateSet, ActionHandOver,
 		ActionPlanStart, ActionPlanEnd, ActionPlanAbort, ActionOverride, ActionRevoke, ActionDeclare, ActionRebuild, ActionDistrust,
 		ActionNotify, ActionRefused,

@@ -23,6 +23,12 @@ type Config struct {
 	Notify   []notify.Config    `yaml:"notify"`
 	Timing   Timing             `yaml:"timing"`
 	Backup   BackupConfig       `yaml:"backup"` // of the registry, to the archive that the file names
+	Drills   DrillsConfig       `yaml:"drills"`
+}
+
+// DrillsConfig says whose reports of drills count.
+type DrillsConfig struct {
+	Keys []string `yaml:"keys"` // PEM files of the public keys; none: no report is taken
 }
 
 // Timing is the gate's patience.
@@ -136,6 +142,9 @@ func (c Config) Validate() error {
 			errs = append(errs, config.Broken(path+".service", "want each service once", p.Service))
 		}
 		seen[p.Service] = true
+	}
+	for i, path := range c.Drills.Keys {
+		errs = append(errs, config.AbsPath(fmt.Sprintf("drills.keys[%d]", i), path))
 	}
 	named := map[string]bool{}
 	for i, n := range c.Notify {

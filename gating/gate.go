@@ -34,6 +34,9 @@ type Deps struct {
 	Probes  probe.Kinds          // kinds of synthetic client that the file may name
 	// Archive opens the archive that the registry is backed up to; nil for none.
 	Archive func(context.Context) (bucket.Bucket, error)
+	// DrillReport proves the signature of a drill's report, and reads it; nil: no key is
+	// trusted, and no report is taken. May be called concurrently.
+	DrillReport func(envelope []byte) (DrillReport, error)
 }
 
 // Gate is the controller's process. Run may be called once.
@@ -103,7 +106,7 @@ func (g *Gate) serve(ctx context.Context) (err error) {
 	node := &nodeService{parts: p, control: control}
 	op := &operatorService{
 		parts: p, control: control, cfg: g.cfg, cluster: g.cluster(),
-		certificate: func() time.Duration { return g.deps.Creds.ExpiresIn(g.deps.Clock.Wall()) },
+		certificate: func() time.Duration { return g.deps.Creds.ExpiresIn(g.deps.Clock.Wall()) }, reports: g.deps.DrillReport,
 	}
 	if err := g.deps.Metrics.Register(&collector{p: p, control: control}); err != nil {
 		return err

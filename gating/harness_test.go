@@ -49,6 +49,7 @@ type site struct {
 	log      *slog.Logger
 	kinds    probe.Kinds
 	archive  func(context.Context) (bucket.Bucket, error)
+	reports  func([]byte) (DrillReport, error)
 
 	mu      *sync.Mutex
 	clients map[string]*http.Client // by identity
@@ -135,7 +136,7 @@ func (s *site) startGateAt(where tidegate.SiteName, name string, afterSave func(
 	}
 	g := New(Deps{
 		FS: vfs.OS(), Clock: clock.System(), Log: s.log.With("gate", name), Metrics: prometheus.NewRegistry(),
-		Creds: s.creds(tidegate.RoleGate, where, name), Probes: s.kinds, Archive: s.archive,
+		Creds: s.creds(tidegate.RoleGate, where, name), Probes: s.kinds, Archive: s.archive, DrillReport: s.reports,
 	}, cfg)
 	g.afterSave = afterSave
 	ctx, cancel := context.WithCancel(context.Background())

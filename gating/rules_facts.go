@@ -25,6 +25,7 @@ func (w *world) facts(v *registry.View, q question, stale time.Duration) rules.F
 			MaxLoss: maxLoss(svc.Value),
 		}
 		f.Limits.DrillAge = svc.Value.DrillAge
+		f.Service.DrillAge = w.drillAge(v, q.service)
 	}
 	streams := v.StreamsOf(q.service)
 	for _, s := range streams {

@@ -74,6 +74,7 @@ var callers = map[string][]tidegate.Role{
 	tidegatev1connect.OperatorServiceOpenGateProcedure:       writers,
 	tidegatev1connect.OperatorServiceArmGateProcedure:        writers,
 	tidegatev1connect.OperatorServiceSetDetectorProcedure:    writers,
+	tidegatev1connect.OperatorServiceRecordDrillProcedure:    {tidegate.RoleOperator, tidegate.RoleDrill},
 	tidegatev1connect.OperatorServicePutOverridesProcedure:   writers,
 	tidegatev1connect.OperatorServiceRevokeOverrideProcedure: writers,
 }

@@ -101,6 +101,9 @@ func (j *judgement) say(v pb.Verdict, format string, args ...any) {
 func (p parts) serviceStatus(v *registry.View, name tidegate.ServiceName) *pb.ServiceStatus {
 	svc := v.Services[name].Value
 	out := &pb.ServiceStatus{Name: string(name), Route: routeView(v, name), Frozen: svc.Frozen, Armed: !svc.Disarmed, Drill: drillPolicy(svc)}
+	if d, ok := v.Drills[name]; ok {
+		out.LastDrill, out.PassedDrill = drillMessage(&d.Value.Last), drillMessage(d.Value.Passed)
+	}
 	if svc.RPO > 0 {
 		out.Rpo = durationpb.New(svc.RPO)
 	}

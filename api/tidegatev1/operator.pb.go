@@ -533,9 +533,13 @@ type ServiceStatus struct {
 	// The arm switch; off while the brake is on.
 	Armed bool `protobuf:"varint,13,opt,name=armed,proto3" json:"armed,omitempty"`
 	// Absent when the service's streams have no output lease.
-	Lease         *LeaseStatus    `protobuf:"bytes,14,opt,name=lease,proto3" json:"lease,omitempty"`
-	Detector      *DetectorStatus `protobuf:"bytes,15,opt,name=detector,proto3" json:"detector,omitempty"`
-	Drill         *DrillPolicy    `protobuf:"bytes,16,opt,name=drill,proto3" json:"drill,omitempty"`
+	Lease    *LeaseStatus    `protobuf:"bytes,14,opt,name=lease,proto3" json:"lease,omitempty"`
+	Detector *DetectorStatus `protobuf:"bytes,15,opt,name=detector,proto3" json:"detector,omitempty"`
+	Drill    *DrillPolicy    `protobuf:"bytes,16,opt,name=drill,proto3" json:"drill,omitempty"`
+	// Newest drill on record; absent when there is none.
+	LastDrill *DrillRecord `protobuf:"bytes,17,opt,name=last_drill,json=lastDrill,proto3" json:"last_drill,omitempty"`
+	// Newest one on record that passed and counts for drill-fresh; absent when there is none.
+	PassedDrill   *DrillRecord `protobuf:"bytes,18,opt,name=passed_drill,json=passedDrill,proto3" json:"passed_drill,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -678,6 +682,20 @@ func (x *ServiceStatus) GetDetector() *DetectorStatus {
 func (x *ServiceStatus) GetDrill() *DrillPolicy {
 	if x != nil {
 		return x.Drill
+	}
+	return nil
+}
+
+func (x *ServiceStatus) GetLastDrill() *DrillRecord {
+	if x != nil {
+		return x.LastDrill
+	}
+	return nil
+}
+
+func (x *ServiceStatus) GetPassedDrill() *DrillRecord {
+	if x != nil {
+		return x.PassedDrill
 	}
 	return nil
 }
@@ -1064,6 +1082,123 @@ func (x *DrillPolicy) GetMaxAge() *durationpb.Duration {
 	return nil
 }
 
+// DrillRecord is a drill as the registry keeps it; the signed report says the rest.
+type DrillRecord struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Of the report, a UUID.
+	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// In the service's chain of reports, from 1.
+	Number uint64 `protobuf:"varint,2,opt,name=number,proto3" json:"number,omitempty"`
+	// L0 to L4.
+	Level    string `protobuf:"bytes,3,opt,name=level,proto3" json:"level,omitempty"`
+	Scenario string `protobuf:"bytes,4,opt,name=scenario,proto3" json:"scenario,omitempty"`
+	// passed, partial, failed, interrupted, refused.
+	Outcome string `protobuf:"bytes,5,opt,name=outcome,proto3" json:"outcome,omitempty"`
+	// On the clock of whoever ran the drill.
+	Ended *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=ended,proto3" json:"ended,omitempty"`
+	// From the fault to the first accepted write; absent when it was not measured.
+	Rta *durationpb.Duration `protobuf:"bytes,7,opt,name=rta,proto3" json:"rta,omitempty"`
+	// SHA-256 of the report, hex: the head of the chain.
+	Hash string `protobuf:"bytes,8,opt,name=hash,proto3" json:"hash,omitempty"`
+	// Id of the key that signed it.
+	Key           string `protobuf:"bytes,9,opt,name=key,proto3" json:"key,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DrillRecord) Reset() {
+	*x = DrillRecord{}
+	mi := &file_tidegate_v1_operator_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DrillRecord) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DrillRecord) ProtoMessage() {}
+
+func (x *DrillRecord) ProtoReflect() protoreflect.Message {
+	mi := &file_tidegate_v1_operator_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DrillRecord.ProtoReflect.Descriptor instead.
+func (*DrillRecord) Descriptor() ([]byte, []int) {
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *DrillRecord) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *DrillRecord) GetNumber() uint64 {
+	if x != nil {
+		return x.Number
+	}
+	return 0
+}
+
+func (x *DrillRecord) GetLevel() string {
+	if x != nil {
+		return x.Level
+	}
+	return ""
+}
+
+func (x *DrillRecord) GetScenario() string {
+	if x != nil {
+		return x.Scenario
+	}
+	return ""
+}
+
+func (x *DrillRecord) GetOutcome() string {
+	if x != nil {
+		return x.Outcome
+	}
+	return ""
+}
+
+func (x *DrillRecord) GetEnded() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Ended
+	}
+	return nil
+}
+
+func (x *DrillRecord) GetRta() *durationpb.Duration {
+	if x != nil {
+		return x.Rta
+	}
+	return nil
+}
+
+func (x *DrillRecord) GetHash() string {
+	if x != nil {
+		return x.Hash
+	}
+	return ""
+}
+
+func (x *DrillRecord) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
 // ProbeStatus is the synthetic client's view of the service.
 type ProbeStatus struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -1084,7 +1219,7 @@ type ProbeStatus struct {
 
 func (x *ProbeStatus) Reset() {
 	*x = ProbeStatus{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[8]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1096,7 +1231,7 @@ func (x *ProbeStatus) String() string {
 func (*ProbeStatus) ProtoMessage() {}
 
 func (x *ProbeStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[8]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1109,7 +1244,7 @@ func (x *ProbeStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProbeStatus.ProtoReflect.Descriptor instead.
 func (*ProbeStatus) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{8}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *ProbeStatus) GetEnabled() bool {
@@ -1191,7 +1326,7 @@ type StreamStatus struct {
 
 func (x *StreamStatus) Reset() {
 	*x = StreamStatus{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[9]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1203,7 +1338,7 @@ func (x *StreamStatus) String() string {
 func (*StreamStatus) ProtoMessage() {}
 
 func (x *StreamStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[9]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1216,7 +1351,7 @@ func (x *StreamStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StreamStatus.ProtoReflect.Descriptor instead.
 func (*StreamStatus) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{9}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *StreamStatus) GetView() *StreamView {
@@ -1304,7 +1439,7 @@ type StreamArchive struct {
 
 func (x *StreamArchive) Reset() {
 	*x = StreamArchive{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[10]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1316,7 +1451,7 @@ func (x *StreamArchive) String() string {
 func (*StreamArchive) ProtoMessage() {}
 
 func (x *StreamArchive) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[10]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1329,7 +1464,7 @@ func (x *StreamArchive) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StreamArchive.ProtoReflect.Descriptor instead.
 func (*StreamArchive) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{10}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *StreamArchive) GetState() ArchiveState {
@@ -1372,7 +1507,7 @@ type MemberStatus struct {
 
 func (x *MemberStatus) Reset() {
 	*x = MemberStatus{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[11]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1384,7 +1519,7 @@ func (x *MemberStatus) String() string {
 func (*MemberStatus) ProtoMessage() {}
 
 func (x *MemberStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[11]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1397,7 +1532,7 @@ func (x *MemberStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MemberStatus.ProtoReflect.Descriptor instead.
 func (*MemberStatus) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{11}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *MemberStatus) GetNode() string {
@@ -1440,7 +1575,7 @@ type StandbyStatus struct {
 
 func (x *StandbyStatus) Reset() {
 	*x = StandbyStatus{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[12]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1452,7 +1587,7 @@ func (x *StandbyStatus) String() string {
 func (*StandbyStatus) ProtoMessage() {}
 
 func (x *StandbyStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[12]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1465,7 +1600,7 @@ func (x *StandbyStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StandbyStatus.ProtoReflect.Descriptor instead.
 func (*StandbyStatus) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{12}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *StandbyStatus) GetNode() *NodeView {
@@ -1502,7 +1637,7 @@ type AgentStatus struct {
 
 func (x *AgentStatus) Reset() {
 	*x = AgentStatus{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[13]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1514,7 +1649,7 @@ func (x *AgentStatus) String() string {
 func (*AgentStatus) ProtoMessage() {}
 
 func (x *AgentStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[13]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1527,7 +1662,7 @@ func (x *AgentStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AgentStatus.ProtoReflect.Descriptor instead.
 func (*AgentStatus) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{13}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *AgentStatus) GetNode() string {
@@ -1577,7 +1712,7 @@ type RouteStatus struct {
 
 func (x *RouteStatus) Reset() {
 	*x = RouteStatus{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[14]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1589,7 +1724,7 @@ func (x *RouteStatus) String() string {
 func (*RouteStatus) ProtoMessage() {}
 
 func (x *RouteStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[14]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1602,7 +1737,7 @@ func (x *RouteStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RouteStatus.ProtoReflect.Descriptor instead.
 func (*RouteStatus) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{14}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *RouteStatus) GetName() string {
@@ -1642,7 +1777,7 @@ type ListStreamsRequest struct {
 
 func (x *ListStreamsRequest) Reset() {
 	*x = ListStreamsRequest{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[15]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1654,7 +1789,7 @@ func (x *ListStreamsRequest) String() string {
 func (*ListStreamsRequest) ProtoMessage() {}
 
 func (x *ListStreamsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[15]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1667,7 +1802,7 @@ func (x *ListStreamsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListStreamsRequest.ProtoReflect.Descriptor instead.
 func (*ListStreamsRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{15}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ListStreamsRequest) GetService() string {
@@ -1689,7 +1824,7 @@ type ListStreamsResponse struct {
 
 func (x *ListStreamsResponse) Reset() {
 	*x = ListStreamsResponse{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[16]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1701,7 +1836,7 @@ func (x *ListStreamsResponse) String() string {
 func (*ListStreamsResponse) ProtoMessage() {}
 
 func (x *ListStreamsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[16]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1714,7 +1849,7 @@ func (x *ListStreamsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListStreamsResponse.ProtoReflect.Descriptor instead.
 func (*ListStreamsResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{16}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ListStreamsResponse) GetStreams() []*StreamView {
@@ -1761,7 +1896,7 @@ type Service struct {
 
 func (x *Service) Reset() {
 	*x = Service{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[17]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1773,7 +1908,7 @@ func (x *Service) String() string {
 func (*Service) ProtoMessage() {}
 
 func (x *Service) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[17]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1786,7 +1921,7 @@ func (x *Service) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Service.ProtoReflect.Descriptor instead.
 func (*Service) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{17}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Service) GetName() string {
@@ -1862,7 +1997,7 @@ type SiteEndpoints struct {
 
 func (x *SiteEndpoints) Reset() {
 	*x = SiteEndpoints{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[18]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1874,7 +2009,7 @@ func (x *SiteEndpoints) String() string {
 func (*SiteEndpoints) ProtoMessage() {}
 
 func (x *SiteEndpoints) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[18]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1887,7 +2022,7 @@ func (x *SiteEndpoints) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SiteEndpoints.ProtoReflect.Descriptor instead.
 func (*SiteEndpoints) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{18}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *SiteEndpoints) GetSite() string {
@@ -1916,7 +2051,7 @@ type AddServiceRequest struct {
 
 func (x *AddServiceRequest) Reset() {
 	*x = AddServiceRequest{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[19]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1928,7 +2063,7 @@ func (x *AddServiceRequest) String() string {
 func (*AddServiceRequest) ProtoMessage() {}
 
 func (x *AddServiceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[19]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1941,7 +2076,7 @@ func (x *AddServiceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddServiceRequest.ProtoReflect.Descriptor instead.
 func (*AddServiceRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{19}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *AddServiceRequest) GetService() *Service {
@@ -1967,7 +2102,7 @@ type AddServiceResponse struct {
 
 func (x *AddServiceResponse) Reset() {
 	*x = AddServiceResponse{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[20]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1979,7 +2114,7 @@ func (x *AddServiceResponse) String() string {
 func (*AddServiceResponse) ProtoMessage() {}
 
 func (x *AddServiceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[20]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1992,7 +2127,7 @@ func (x *AddServiceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddServiceResponse.ProtoReflect.Descriptor instead.
 func (*AddServiceResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{20}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *AddServiceResponse) GetService() *ServiceView {
@@ -2027,7 +2162,7 @@ type AddStreamRequest struct {
 
 func (x *AddStreamRequest) Reset() {
 	*x = AddStreamRequest{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[21]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2039,7 +2174,7 @@ func (x *AddStreamRequest) String() string {
 func (*AddStreamRequest) ProtoMessage() {}
 
 func (x *AddStreamRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[21]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2052,7 +2187,7 @@ func (x *AddStreamRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddStreamRequest.ProtoReflect.Descriptor instead.
 func (*AddStreamRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{21}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *AddStreamRequest) GetService() string {
@@ -2148,7 +2283,7 @@ type AddStreamResponse struct {
 
 func (x *AddStreamResponse) Reset() {
 	*x = AddStreamResponse{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[22]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2160,7 +2295,7 @@ func (x *AddStreamResponse) String() string {
 func (*AddStreamResponse) ProtoMessage() {}
 
 func (x *AddStreamResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[22]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2173,7 +2308,7 @@ func (x *AddStreamResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddStreamResponse.ProtoReflect.Descriptor instead.
 func (*AddStreamResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{22}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *AddStreamResponse) GetStream() *StreamView {
@@ -2194,7 +2329,7 @@ type PauseStreamRequest struct {
 
 func (x *PauseStreamRequest) Reset() {
 	*x = PauseStreamRequest{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[23]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2206,7 +2341,7 @@ func (x *PauseStreamRequest) String() string {
 func (*PauseStreamRequest) ProtoMessage() {}
 
 func (x *PauseStreamRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[23]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2219,7 +2354,7 @@ func (x *PauseStreamRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PauseStreamRequest.ProtoReflect.Descriptor instead.
 func (*PauseStreamRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{23}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *PauseStreamRequest) GetService() string {
@@ -2252,7 +2387,7 @@ type PauseStreamResponse struct {
 
 func (x *PauseStreamResponse) Reset() {
 	*x = PauseStreamResponse{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[24]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2264,7 +2399,7 @@ func (x *PauseStreamResponse) String() string {
 func (*PauseStreamResponse) ProtoMessage() {}
 
 func (x *PauseStreamResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[24]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2277,7 +2412,7 @@ func (x *PauseStreamResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PauseStreamResponse.ProtoReflect.Descriptor instead.
 func (*PauseStreamResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{24}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *PauseStreamResponse) GetStream() *StreamView {
@@ -2297,7 +2432,7 @@ type ResumeStreamRequest struct {
 
 func (x *ResumeStreamRequest) Reset() {
 	*x = ResumeStreamRequest{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[25]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2309,7 +2444,7 @@ func (x *ResumeStreamRequest) String() string {
 func (*ResumeStreamRequest) ProtoMessage() {}
 
 func (x *ResumeStreamRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[25]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2322,7 +2457,7 @@ func (x *ResumeStreamRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResumeStreamRequest.ProtoReflect.Descriptor instead.
 func (*ResumeStreamRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{25}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *ResumeStreamRequest) GetService() string {
@@ -2348,7 +2483,7 @@ type ResumeStreamResponse struct {
 
 func (x *ResumeStreamResponse) Reset() {
 	*x = ResumeStreamResponse{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[26]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2360,7 +2495,7 @@ func (x *ResumeStreamResponse) String() string {
 func (*ResumeStreamResponse) ProtoMessage() {}
 
 func (x *ResumeStreamResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[26]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2373,7 +2508,7 @@ func (x *ResumeStreamResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResumeStreamResponse.ProtoReflect.Descriptor instead.
 func (*ResumeStreamResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{26}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *ResumeStreamResponse) GetStream() *StreamView {
@@ -2398,7 +2533,7 @@ type RegenerateStreamRequest struct {
 
 func (x *RegenerateStreamRequest) Reset() {
 	*x = RegenerateStreamRequest{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[27]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2410,7 +2545,7 @@ func (x *RegenerateStreamRequest) String() string {
 func (*RegenerateStreamRequest) ProtoMessage() {}
 
 func (x *RegenerateStreamRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[27]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2423,7 +2558,7 @@ func (x *RegenerateStreamRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RegenerateStreamRequest.ProtoReflect.Descriptor instead.
 func (*RegenerateStreamRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{27}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *RegenerateStreamRequest) GetService() string {
@@ -2474,7 +2609,7 @@ type RegenerateStreamResponse struct {
 
 func (x *RegenerateStreamResponse) Reset() {
 	*x = RegenerateStreamResponse{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[28]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2486,7 +2621,7 @@ func (x *RegenerateStreamResponse) String() string {
 func (*RegenerateStreamResponse) ProtoMessage() {}
 
 func (x *RegenerateStreamResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[28]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2499,7 +2634,7 @@ func (x *RegenerateStreamResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RegenerateStreamResponse.ProtoReflect.Descriptor instead.
 func (*RegenerateStreamResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{28}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *RegenerateStreamResponse) GetRules() []*RuleVerdict {
@@ -2538,7 +2673,7 @@ type AcceptGapRequest struct {
 
 func (x *AcceptGapRequest) Reset() {
 	*x = AcceptGapRequest{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[29]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2550,7 +2685,7 @@ func (x *AcceptGapRequest) String() string {
 func (*AcceptGapRequest) ProtoMessage() {}
 
 func (x *AcceptGapRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[29]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2563,7 +2698,7 @@ func (x *AcceptGapRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AcceptGapRequest.ProtoReflect.Descriptor instead.
 func (*AcceptGapRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{29}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *AcceptGapRequest) GetService() string {
@@ -2614,7 +2749,7 @@ type AcceptGapResponse struct {
 
 func (x *AcceptGapResponse) Reset() {
 	*x = AcceptGapResponse{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[30]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2626,7 +2761,7 @@ func (x *AcceptGapResponse) String() string {
 func (*AcceptGapResponse) ProtoMessage() {}
 
 func (x *AcceptGapResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[30]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2639,7 +2774,7 @@ func (x *AcceptGapResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AcceptGapResponse.ProtoReflect.Descriptor instead.
 func (*AcceptGapResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{30}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *AcceptGapResponse) GetRules() []*RuleVerdict {
@@ -2675,7 +2810,7 @@ type ListGapsRequest struct {
 
 func (x *ListGapsRequest) Reset() {
 	*x = ListGapsRequest{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[31]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2687,7 +2822,7 @@ func (x *ListGapsRequest) String() string {
 func (*ListGapsRequest) ProtoMessage() {}
 
 func (x *ListGapsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[31]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2700,7 +2835,7 @@ func (x *ListGapsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListGapsRequest.ProtoReflect.Descriptor instead.
 func (*ListGapsRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{31}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *ListGapsRequest) GetService() string {
@@ -2727,7 +2862,7 @@ type ListGapsResponse struct {
 
 func (x *ListGapsResponse) Reset() {
 	*x = ListGapsResponse{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[32]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2739,7 +2874,7 @@ func (x *ListGapsResponse) String() string {
 func (*ListGapsResponse) ProtoMessage() {}
 
 func (x *ListGapsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[32]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2752,7 +2887,7 @@ func (x *ListGapsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListGapsResponse.ProtoReflect.Descriptor instead.
 func (*ListGapsResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{32}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *ListGapsResponse) GetGaps() []*GapView {
@@ -2777,7 +2912,7 @@ type GapView struct {
 
 func (x *GapView) Reset() {
 	*x = GapView{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[33]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2789,7 +2924,7 @@ func (x *GapView) String() string {
 func (*GapView) ProtoMessage() {}
 
 func (x *GapView) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[33]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2802,7 +2937,7 @@ func (x *GapView) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GapView.ProtoReflect.Descriptor instead.
 func (*GapView) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{33}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *GapView) GetService() string {
@@ -2851,7 +2986,7 @@ type RemoveStreamRequest struct {
 
 func (x *RemoveStreamRequest) Reset() {
 	*x = RemoveStreamRequest{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[34]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2863,7 +2998,7 @@ func (x *RemoveStreamRequest) String() string {
 func (*RemoveStreamRequest) ProtoMessage() {}
 
 func (x *RemoveStreamRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[34]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2876,7 +3011,7 @@ func (x *RemoveStreamRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveStreamRequest.ProtoReflect.Descriptor instead.
 func (*RemoveStreamRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{34}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *RemoveStreamRequest) GetService() string {
@@ -2911,7 +3046,7 @@ type RemoveStreamResponse struct {
 
 func (x *RemoveStreamResponse) Reset() {
 	*x = RemoveStreamResponse{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[35]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2923,7 +3058,7 @@ func (x *RemoveStreamResponse) String() string {
 func (*RemoveStreamResponse) ProtoMessage() {}
 
 func (x *RemoveStreamResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[35]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2936,7 +3071,7 @@ func (x *RemoveStreamResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveStreamResponse.ProtoReflect.Descriptor instead.
 func (*RemoveStreamResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{35}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *RemoveStreamResponse) GetRemnants() []*Remnant {
@@ -2957,7 +3092,7 @@ type Remnant struct {
 
 func (x *Remnant) Reset() {
 	*x = Remnant{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[36]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2969,7 +3104,7 @@ func (x *Remnant) String() string {
 func (*Remnant) ProtoMessage() {}
 
 func (x *Remnant) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[36]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2982,7 +3117,7 @@ func (x *Remnant) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Remnant.ProtoReflect.Descriptor instead.
 func (*Remnant) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{36}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *Remnant) GetNode() string {
@@ -3023,7 +3158,7 @@ type SetModeRequest struct {
 
 func (x *SetModeRequest) Reset() {
 	*x = SetModeRequest{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[37]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3035,7 +3170,7 @@ func (x *SetModeRequest) String() string {
 func (*SetModeRequest) ProtoMessage() {}
 
 func (x *SetModeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[37]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3048,7 +3183,7 @@ func (x *SetModeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetModeRequest.ProtoReflect.Descriptor instead.
 func (*SetModeRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{37}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *SetModeRequest) GetService() string {
@@ -3133,7 +3268,7 @@ type SetModeResponse struct {
 
 func (x *SetModeResponse) Reset() {
 	*x = SetModeResponse{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[38]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3145,7 +3280,7 @@ func (x *SetModeResponse) String() string {
 func (*SetModeResponse) ProtoMessage() {}
 
 func (x *SetModeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[38]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3158,7 +3293,7 @@ func (x *SetModeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetModeResponse.ProtoReflect.Descriptor instead.
 func (*SetModeResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{38}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *SetModeResponse) GetStream() *StreamView {
@@ -3191,7 +3326,7 @@ type SetDetectorRequest struct {
 
 func (x *SetDetectorRequest) Reset() {
 	*x = SetDetectorRequest{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[39]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3203,7 +3338,7 @@ func (x *SetDetectorRequest) String() string {
 func (*SetDetectorRequest) ProtoMessage() {}
 
 func (x *SetDetectorRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[39]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3216,7 +3351,7 @@ func (x *SetDetectorRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetDetectorRequest.ProtoReflect.Descriptor instead.
 func (*SetDetectorRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{39}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *SetDetectorRequest) GetService() string {
@@ -3263,7 +3398,7 @@ type SetDetectorResponse struct {
 
 func (x *SetDetectorResponse) Reset() {
 	*x = SetDetectorResponse{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[40]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3275,7 +3410,7 @@ func (x *SetDetectorResponse) String() string {
 func (*SetDetectorResponse) ProtoMessage() {}
 
 func (x *SetDetectorResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[40]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3288,12 +3423,109 @@ func (x *SetDetectorResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SetDetectorResponse.ProtoReflect.Descriptor instead.
 func (*SetDetectorResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{40}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *SetDetectorResponse) GetService() *Service {
 	if x != nil {
 		return x.Service
+	}
+	return nil
+}
+
+type RecordDrillRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// A DSSE envelope, docs/formats/evidence.md. The service is the one that it names.
+	Envelope      []byte `protobuf:"bytes,1,opt,name=envelope,proto3" json:"envelope,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RecordDrillRequest) Reset() {
+	*x = RecordDrillRequest{}
+	mi := &file_tidegate_v1_operator_proto_msgTypes[42]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RecordDrillRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RecordDrillRequest) ProtoMessage() {}
+
+func (x *RecordDrillRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tidegate_v1_operator_proto_msgTypes[42]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RecordDrillRequest.ProtoReflect.Descriptor instead.
+func (*RecordDrillRequest) Descriptor() ([]byte, []int) {
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{42}
+}
+
+func (x *RecordDrillRequest) GetEnvelope() []byte {
+	if x != nil {
+		return x.Envelope
+	}
+	return nil
+}
+
+type RecordDrillResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Service       string                 `protobuf:"bytes,1,opt,name=service,proto3" json:"service,omitempty"`
+	Drill         *DrillRecord           `protobuf:"bytes,2,opt,name=drill,proto3" json:"drill,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RecordDrillResponse) Reset() {
+	*x = RecordDrillResponse{}
+	mi := &file_tidegate_v1_operator_proto_msgTypes[43]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RecordDrillResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RecordDrillResponse) ProtoMessage() {}
+
+func (x *RecordDrillResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_tidegate_v1_operator_proto_msgTypes[43]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RecordDrillResponse.ProtoReflect.Descriptor instead.
+func (*RecordDrillResponse) Descriptor() ([]byte, []int) {
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{43}
+}
+
+func (x *RecordDrillResponse) GetService() string {
+	if x != nil {
+		return x.Service
+	}
+	return ""
+}
+
+func (x *RecordDrillResponse) GetDrill() *DrillRecord {
+	if x != nil {
+		return x.Drill
 	}
 	return nil
 }
@@ -3310,7 +3542,7 @@ type OpenGateRequest struct {
 
 func (x *OpenGateRequest) Reset() {
 	*x = OpenGateRequest{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[41]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3322,7 +3554,7 @@ func (x *OpenGateRequest) String() string {
 func (*OpenGateRequest) ProtoMessage() {}
 
 func (x *OpenGateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[41]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3335,7 +3567,7 @@ func (x *OpenGateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OpenGateRequest.ProtoReflect.Descriptor instead.
 func (*OpenGateRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{41}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *OpenGateRequest) GetService() string {
@@ -3370,7 +3602,7 @@ type OpenGateResponse struct {
 
 func (x *OpenGateResponse) Reset() {
 	*x = OpenGateResponse{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[42]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3382,7 +3614,7 @@ func (x *OpenGateResponse) String() string {
 func (*OpenGateResponse) ProtoMessage() {}
 
 func (x *OpenGateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[42]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3395,7 +3627,7 @@ func (x *OpenGateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OpenGateResponse.ProtoReflect.Descriptor instead.
 func (*OpenGateResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{42}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *OpenGateResponse) GetService() *ServiceView {
@@ -3422,7 +3654,7 @@ type ArmGateRequest struct {
 
 func (x *ArmGateRequest) Reset() {
 	*x = ArmGateRequest{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[43]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3434,7 +3666,7 @@ func (x *ArmGateRequest) String() string {
 func (*ArmGateRequest) ProtoMessage() {}
 
 func (x *ArmGateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[43]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3447,7 +3679,7 @@ func (x *ArmGateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ArmGateRequest.ProtoReflect.Descriptor instead.
 func (*ArmGateRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{43}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *ArmGateRequest) GetService() string {
@@ -3475,7 +3707,7 @@ type ArmGateResponse struct {
 
 func (x *ArmGateResponse) Reset() {
 	*x = ArmGateResponse{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[44]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3487,7 +3719,7 @@ func (x *ArmGateResponse) String() string {
 func (*ArmGateResponse) ProtoMessage() {}
 
 func (x *ArmGateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[44]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3500,7 +3732,7 @@ func (x *ArmGateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ArmGateResponse.ProtoReflect.Descriptor instead.
 func (*ArmGateResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{44}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *ArmGateResponse) GetService() *ServiceView {
@@ -3531,7 +3763,7 @@ type GateExplainRequest struct {
 
 func (x *GateExplainRequest) Reset() {
 	*x = GateExplainRequest{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[45]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3543,7 +3775,7 @@ func (x *GateExplainRequest) String() string {
 func (*GateExplainRequest) ProtoMessage() {}
 
 func (x *GateExplainRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[45]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3556,7 +3788,7 @@ func (x *GateExplainRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GateExplainRequest.ProtoReflect.Descriptor instead.
 func (*GateExplainRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{45}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *GateExplainRequest) GetService() string {
@@ -3600,7 +3832,7 @@ type GateExplainResponse struct {
 
 func (x *GateExplainResponse) Reset() {
 	*x = GateExplainResponse{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[46]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3612,7 +3844,7 @@ func (x *GateExplainResponse) String() string {
 func (*GateExplainResponse) ProtoMessage() {}
 
 func (x *GateExplainResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[46]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3625,7 +3857,7 @@ func (x *GateExplainResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GateExplainResponse.ProtoReflect.Descriptor instead.
 func (*GateExplainResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{46}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *GateExplainResponse) GetRules() []*RuleVerdict {
@@ -3675,7 +3907,7 @@ type ChangeRoleRequest struct {
 
 func (x *ChangeRoleRequest) Reset() {
 	*x = ChangeRoleRequest{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[47]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3687,7 +3919,7 @@ func (x *ChangeRoleRequest) String() string {
 func (*ChangeRoleRequest) ProtoMessage() {}
 
 func (x *ChangeRoleRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[47]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3700,7 +3932,7 @@ func (x *ChangeRoleRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChangeRoleRequest.ProtoReflect.Descriptor instead.
 func (*ChangeRoleRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{47}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *ChangeRoleRequest) GetService() string {
@@ -3784,7 +4016,7 @@ type RuleOverride struct {
 
 func (x *RuleOverride) Reset() {
 	*x = RuleOverride{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[48]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3796,7 +4028,7 @@ func (x *RuleOverride) String() string {
 func (*RuleOverride) ProtoMessage() {}
 
 func (x *RuleOverride) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[48]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3809,7 +4041,7 @@ func (x *RuleOverride) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RuleOverride.ProtoReflect.Descriptor instead.
 func (*RuleOverride) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{48}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *RuleOverride) GetRule() string {
@@ -3840,7 +4072,7 @@ type ChangeRoleResponse struct {
 
 func (x *ChangeRoleResponse) Reset() {
 	*x = ChangeRoleResponse{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[49]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3852,7 +4084,7 @@ func (x *ChangeRoleResponse) String() string {
 func (*ChangeRoleResponse) ProtoMessage() {}
 
 func (x *ChangeRoleResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[49]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3865,7 +4097,7 @@ func (x *ChangeRoleResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChangeRoleResponse.ProtoReflect.Descriptor instead.
 func (*ChangeRoleResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{49}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *ChangeRoleResponse) GetEvent() isChangeRoleResponse_Event {
@@ -3945,7 +4177,7 @@ type ReconfigureRequest struct {
 
 func (x *ReconfigureRequest) Reset() {
 	*x = ReconfigureRequest{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[50]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3957,7 +4189,7 @@ func (x *ReconfigureRequest) String() string {
 func (*ReconfigureRequest) ProtoMessage() {}
 
 func (x *ReconfigureRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[50]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3970,7 +4202,7 @@ func (x *ReconfigureRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReconfigureRequest.ProtoReflect.Descriptor instead.
 func (*ReconfigureRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{50}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *ReconfigureRequest) GetService() string {
@@ -4029,7 +4261,7 @@ type ReconfigureResponse struct {
 
 func (x *ReconfigureResponse) Reset() {
 	*x = ReconfigureResponse{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[51]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4041,7 +4273,7 @@ func (x *ReconfigureResponse) String() string {
 func (*ReconfigureResponse) ProtoMessage() {}
 
 func (x *ReconfigureResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[51]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4054,7 +4286,7 @@ func (x *ReconfigureResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReconfigureResponse.ProtoReflect.Descriptor instead.
 func (*ReconfigureResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{51}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *ReconfigureResponse) GetEvent() isReconfigureResponse_Event {
@@ -4123,7 +4355,7 @@ type AbortPlanRequest struct {
 
 func (x *AbortPlanRequest) Reset() {
 	*x = AbortPlanRequest{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[52]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4135,7 +4367,7 @@ func (x *AbortPlanRequest) String() string {
 func (*AbortPlanRequest) ProtoMessage() {}
 
 func (x *AbortPlanRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[52]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4148,7 +4380,7 @@ func (x *AbortPlanRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AbortPlanRequest.ProtoReflect.Descriptor instead.
 func (*AbortPlanRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{52}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *AbortPlanRequest) GetId() string {
@@ -4176,7 +4408,7 @@ type AbortPlanResponse struct {
 
 func (x *AbortPlanResponse) Reset() {
 	*x = AbortPlanResponse{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[53]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4188,7 +4420,7 @@ func (x *AbortPlanResponse) String() string {
 func (*AbortPlanResponse) ProtoMessage() {}
 
 func (x *AbortPlanResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[53]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4201,7 +4433,7 @@ func (x *AbortPlanResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AbortPlanResponse.ProtoReflect.Descriptor instead.
 func (*AbortPlanResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{53}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *AbortPlanResponse) GetPlan() *Plan {
@@ -4228,7 +4460,7 @@ type ListOverridesRequest struct {
 
 func (x *ListOverridesRequest) Reset() {
 	*x = ListOverridesRequest{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[54]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4240,7 +4472,7 @@ func (x *ListOverridesRequest) String() string {
 func (*ListOverridesRequest) ProtoMessage() {}
 
 func (x *ListOverridesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[54]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4253,7 +4485,7 @@ func (x *ListOverridesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListOverridesRequest.ProtoReflect.Descriptor instead.
 func (*ListOverridesRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{54}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *ListOverridesRequest) GetService() string {
@@ -4272,7 +4504,7 @@ type ListOverridesResponse struct {
 
 func (x *ListOverridesResponse) Reset() {
 	*x = ListOverridesResponse{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[55]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4284,7 +4516,7 @@ func (x *ListOverridesResponse) String() string {
 func (*ListOverridesResponse) ProtoMessage() {}
 
 func (x *ListOverridesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[55]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4297,7 +4529,7 @@ func (x *ListOverridesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListOverridesResponse.ProtoReflect.Descriptor instead.
 func (*ListOverridesResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{55}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *ListOverridesResponse) GetOverrides() []*Override {
@@ -4321,7 +4553,7 @@ type PutOverridesRequest struct {
 
 func (x *PutOverridesRequest) Reset() {
 	*x = PutOverridesRequest{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[56]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4333,7 +4565,7 @@ func (x *PutOverridesRequest) String() string {
 func (*PutOverridesRequest) ProtoMessage() {}
 
 func (x *PutOverridesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[56]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4346,7 +4578,7 @@ func (x *PutOverridesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutOverridesRequest.ProtoReflect.Descriptor instead.
 func (*PutOverridesRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{56}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *PutOverridesRequest) GetService() string {
@@ -4387,7 +4619,7 @@ type PutOverridesResponse struct {
 
 func (x *PutOverridesResponse) Reset() {
 	*x = PutOverridesResponse{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[57]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4399,7 +4631,7 @@ func (x *PutOverridesResponse) String() string {
 func (*PutOverridesResponse) ProtoMessage() {}
 
 func (x *PutOverridesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[57]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4412,7 +4644,7 @@ func (x *PutOverridesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutOverridesResponse.ProtoReflect.Descriptor instead.
 func (*PutOverridesResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{57}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *PutOverridesResponse) GetOverrides() []*Override {
@@ -4432,7 +4664,7 @@ type RevokeOverrideRequest struct {
 
 func (x *RevokeOverrideRequest) Reset() {
 	*x = RevokeOverrideRequest{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[58]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4444,7 +4676,7 @@ func (x *RevokeOverrideRequest) String() string {
 func (*RevokeOverrideRequest) ProtoMessage() {}
 
 func (x *RevokeOverrideRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[58]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4457,7 +4689,7 @@ func (x *RevokeOverrideRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeOverrideRequest.ProtoReflect.Descriptor instead.
 func (*RevokeOverrideRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{58}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *RevokeOverrideRequest) GetId() string {
@@ -4482,7 +4714,7 @@ type RevokeOverrideResponse struct {
 
 func (x *RevokeOverrideResponse) Reset() {
 	*x = RevokeOverrideResponse{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[59]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4494,7 +4726,7 @@ func (x *RevokeOverrideResponse) String() string {
 func (*RevokeOverrideResponse) ProtoMessage() {}
 
 func (x *RevokeOverrideResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[59]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4507,7 +4739,7 @@ func (x *RevokeOverrideResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeOverrideResponse.ProtoReflect.Descriptor instead.
 func (*RevokeOverrideResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{59}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{62}
 }
 
 // AuditEntry is one thing that somebody did or that happened to a gate. Entries
@@ -4533,7 +4765,7 @@ type AuditEntry struct {
 
 func (x *AuditEntry) Reset() {
 	*x = AuditEntry{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[60]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4545,7 +4777,7 @@ func (x *AuditEntry) String() string {
 func (*AuditEntry) ProtoMessage() {}
 
 func (x *AuditEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[60]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4558,7 +4790,7 @@ func (x *AuditEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditEntry.ProtoReflect.Descriptor instead.
 func (*AuditEntry) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{60}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *AuditEntry) GetId() string {
@@ -4640,7 +4872,7 @@ type ListAuditRequest struct {
 
 func (x *ListAuditRequest) Reset() {
 	*x = ListAuditRequest{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[61]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4652,7 +4884,7 @@ func (x *ListAuditRequest) String() string {
 func (*ListAuditRequest) ProtoMessage() {}
 
 func (x *ListAuditRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[61]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4665,7 +4897,7 @@ func (x *ListAuditRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListAuditRequest.ProtoReflect.Descriptor instead.
 func (*ListAuditRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{61}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *ListAuditRequest) GetService() string {
@@ -4707,7 +4939,7 @@ type ListAuditResponse struct {
 
 func (x *ListAuditResponse) Reset() {
 	*x = ListAuditResponse{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[62]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4719,7 +4951,7 @@ func (x *ListAuditResponse) String() string {
 func (*ListAuditResponse) ProtoMessage() {}
 
 func (x *ListAuditResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[62]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4732,7 +4964,7 @@ func (x *ListAuditResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListAuditResponse.ProtoReflect.Descriptor instead.
 func (*ListAuditResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{62}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *ListAuditResponse) GetEntries() []*AuditEntry {
@@ -4760,7 +4992,7 @@ type FreezeRequest struct {
 
 func (x *FreezeRequest) Reset() {
 	*x = FreezeRequest{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[63]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4772,7 +5004,7 @@ func (x *FreezeRequest) String() string {
 func (*FreezeRequest) ProtoMessage() {}
 
 func (x *FreezeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[63]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4785,7 +5017,7 @@ func (x *FreezeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FreezeRequest.ProtoReflect.Descriptor instead.
 func (*FreezeRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{63}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *FreezeRequest) GetService() string {
@@ -4820,7 +5052,7 @@ type FreezeResponse struct {
 
 func (x *FreezeResponse) Reset() {
 	*x = FreezeResponse{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[64]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4832,7 +5064,7 @@ func (x *FreezeResponse) String() string {
 func (*FreezeResponse) ProtoMessage() {}
 
 func (x *FreezeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[64]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4845,7 +5077,7 @@ func (x *FreezeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FreezeResponse.ProtoReflect.Descriptor instead.
 func (*FreezeResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{64}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *FreezeResponse) GetService() *ServiceView {
@@ -4914,7 +5146,7 @@ type Plan struct {
 
 func (x *Plan) Reset() {
 	*x = Plan{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[65]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4926,7 +5158,7 @@ func (x *Plan) String() string {
 func (*Plan) ProtoMessage() {}
 
 func (x *Plan) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[65]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4939,7 +5171,7 @@ func (x *Plan) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Plan.ProtoReflect.Descriptor instead.
 func (*Plan) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{65}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *Plan) GetId() string {
@@ -5157,7 +5389,7 @@ type PlanAbort struct {
 
 func (x *PlanAbort) Reset() {
 	*x = PlanAbort{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[66]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5169,7 +5401,7 @@ func (x *PlanAbort) String() string {
 func (*PlanAbort) ProtoMessage() {}
 
 func (x *PlanAbort) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[66]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5182,7 +5414,7 @@ func (x *PlanAbort) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlanAbort.ProtoReflect.Descriptor instead.
 func (*PlanAbort) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{66}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *PlanAbort) GetActor() string {
@@ -5226,7 +5458,7 @@ type PlanStream struct {
 
 func (x *PlanStream) Reset() {
 	*x = PlanStream{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[67]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5238,7 +5470,7 @@ func (x *PlanStream) String() string {
 func (*PlanStream) ProtoMessage() {}
 
 func (x *PlanStream) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[67]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5251,7 +5483,7 @@ func (x *PlanStream) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlanStream.ProtoReflect.Descriptor instead.
 func (*PlanStream) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{67}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{70}
 }
 
 func (x *PlanStream) GetStreamId() string {
@@ -5338,7 +5570,7 @@ type PlanStep struct {
 
 func (x *PlanStep) Reset() {
 	*x = PlanStep{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[68]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5350,7 +5582,7 @@ func (x *PlanStep) String() string {
 func (*PlanStep) ProtoMessage() {}
 
 func (x *PlanStep) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[68]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5363,7 +5595,7 @@ func (x *PlanStep) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlanStep.ProtoReflect.Descriptor instead.
 func (*PlanStep) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{68}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{71}
 }
 
 func (x *PlanStep) GetName() string {
@@ -5431,7 +5663,7 @@ type ShowPlanRequest struct {
 
 func (x *ShowPlanRequest) Reset() {
 	*x = ShowPlanRequest{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[69]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[72]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5443,7 +5675,7 @@ func (x *ShowPlanRequest) String() string {
 func (*ShowPlanRequest) ProtoMessage() {}
 
 func (x *ShowPlanRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[69]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[72]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5456,7 +5688,7 @@ func (x *ShowPlanRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShowPlanRequest.ProtoReflect.Descriptor instead.
 func (*ShowPlanRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{69}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{72}
 }
 
 func (x *ShowPlanRequest) GetId() string {
@@ -5475,7 +5707,7 @@ type ShowPlanResponse struct {
 
 func (x *ShowPlanResponse) Reset() {
 	*x = ShowPlanResponse{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[70]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[73]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5487,7 +5719,7 @@ func (x *ShowPlanResponse) String() string {
 func (*ShowPlanResponse) ProtoMessage() {}
 
 func (x *ShowPlanResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[70]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[73]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5500,7 +5732,7 @@ func (x *ShowPlanResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShowPlanResponse.ProtoReflect.Descriptor instead.
 func (*ShowPlanResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{70}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{73}
 }
 
 func (x *ShowPlanResponse) GetPlan() *Plan {
@@ -5523,7 +5755,7 @@ type ListPlansRequest struct {
 
 func (x *ListPlansRequest) Reset() {
 	*x = ListPlansRequest{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[71]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[74]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5535,7 +5767,7 @@ func (x *ListPlansRequest) String() string {
 func (*ListPlansRequest) ProtoMessage() {}
 
 func (x *ListPlansRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[71]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[74]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5548,7 +5780,7 @@ func (x *ListPlansRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPlansRequest.ProtoReflect.Descriptor instead.
 func (*ListPlansRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{71}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{74}
 }
 
 func (x *ListPlansRequest) GetService() string {
@@ -5583,7 +5815,7 @@ type ListPlansResponse struct {
 
 func (x *ListPlansResponse) Reset() {
 	*x = ListPlansResponse{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[72]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[75]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5595,7 +5827,7 @@ func (x *ListPlansResponse) String() string {
 func (*ListPlansResponse) ProtoMessage() {}
 
 func (x *ListPlansResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[72]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[75]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5608,7 +5840,7 @@ func (x *ListPlansResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPlansResponse.ProtoReflect.Descriptor instead.
 func (*ListPlansResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{72}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{75}
 }
 
 func (x *ListPlansResponse) GetPlans() []*Plan {
@@ -5642,7 +5874,7 @@ type RebuildRequest struct {
 
 func (x *RebuildRequest) Reset() {
 	*x = RebuildRequest{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[73]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[76]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5654,7 +5886,7 @@ func (x *RebuildRequest) String() string {
 func (*RebuildRequest) ProtoMessage() {}
 
 func (x *RebuildRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[73]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[76]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5667,7 +5899,7 @@ func (x *RebuildRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RebuildRequest.ProtoReflect.Descriptor instead.
 func (*RebuildRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{73}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{76}
 }
 
 func (x *RebuildRequest) GetStandbys() []string {
@@ -5715,7 +5947,7 @@ type RebuildResponse struct {
 
 func (x *RebuildResponse) Reset() {
 	*x = RebuildResponse{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[74]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[77]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5727,7 +5959,7 @@ func (x *RebuildResponse) String() string {
 func (*RebuildResponse) ProtoMessage() {}
 
 func (x *RebuildResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[74]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[77]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5740,7 +5972,7 @@ func (x *RebuildResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RebuildResponse.ProtoReflect.Descriptor instead.
 func (*RebuildResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{74}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{77}
 }
 
 func (x *RebuildResponse) GetStreams() []*StreamView {
@@ -5765,7 +5997,7 @@ type DoctorRequest struct {
 
 func (x *DoctorRequest) Reset() {
 	*x = DoctorRequest{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[75]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[78]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5777,7 +6009,7 @@ func (x *DoctorRequest) String() string {
 func (*DoctorRequest) ProtoMessage() {}
 
 func (x *DoctorRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[75]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[78]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5790,7 +6022,7 @@ func (x *DoctorRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DoctorRequest.ProtoReflect.Descriptor instead.
 func (*DoctorRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{75}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{78}
 }
 
 type DoctorResponse struct {
@@ -5802,7 +6034,7 @@ type DoctorResponse struct {
 
 func (x *DoctorResponse) Reset() {
 	*x = DoctorResponse{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[76]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[79]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5814,7 +6046,7 @@ func (x *DoctorResponse) String() string {
 func (*DoctorResponse) ProtoMessage() {}
 
 func (x *DoctorResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[76]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[79]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5827,7 +6059,7 @@ func (x *DoctorResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DoctorResponse.ProtoReflect.Descriptor instead.
 func (*DoctorResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{76}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{79}
 }
 
 func (x *DoctorResponse) GetFindings() []*Finding {
@@ -5849,7 +6081,7 @@ type Finding struct {
 
 func (x *Finding) Reset() {
 	*x = Finding{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[77]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[80]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5861,7 +6093,7 @@ func (x *Finding) String() string {
 func (*Finding) ProtoMessage() {}
 
 func (x *Finding) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[77]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[80]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5874,7 +6106,7 @@ func (x *Finding) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Finding.ProtoReflect.Descriptor instead.
 func (*Finding) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{77}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{80}
 }
 
 func (x *Finding) GetSeverity() Severity {
@@ -5926,7 +6158,7 @@ const file_tidegate_v1_operator_proto_rawDesc = "" +
 	" \x01(\bR\x0fregistrySuspect\x12,\n" +
 	"\x03now\x18\v \x01(\v2\x1a.google.protobuf.TimestampR\x03now\x12<\n" +
 	"\fregistry_age\x18\f \x01(\v2\x19.google.protobuf.DurationR\vregistryAge\x124\n" +
-	"\x16registry_survives_site\x18\r \x01(\bR\x14registrySurvivesSite\"\xb2\x05\n" +
+	"\x16registry_survives_site\x18\r \x01(\bR\x14registrySurvivesSite\"\xa8\x06\n" +
 	"\rServiceStatus\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12.\n" +
 	"\averdict\x18\x02 \x01(\x0e2\x14.tidegate.v1.VerdictR\averdict\x12\x18\n" +
@@ -5944,7 +6176,10 @@ const file_tidegate_v1_operator_proto_rawDesc = "" +
 	"\x05armed\x18\r \x01(\bR\x05armed\x12.\n" +
 	"\x05lease\x18\x0e \x01(\v2\x18.tidegate.v1.LeaseStatusR\x05lease\x127\n" +
 	"\bdetector\x18\x0f \x01(\v2\x1b.tidegate.v1.DetectorStatusR\bdetector\x12.\n" +
-	"\x05drill\x18\x10 \x01(\v2\x18.tidegate.v1.DrillPolicyR\x05drill\"\x9d\x01\n" +
+	"\x05drill\x18\x10 \x01(\v2\x18.tidegate.v1.DrillPolicyR\x05drill\x127\n" +
+	"\n" +
+	"last_drill\x18\x11 \x01(\v2\x18.tidegate.v1.DrillRecordR\tlastDrill\x12;\n" +
+	"\fpassed_drill\x18\x12 \x01(\v2\x18.tidegate.v1.DrillRecordR\vpassedDrill\"\x9d\x01\n" +
 	"\vLeaseStatus\x12+\n" +
 	"\x03ttl\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\x03ttl\x12+\n" +
 	"\x06holder\x18\x02 \x01(\v2\x13.tidegate.v1.HolderR\x06holder\x124\n" +
@@ -5973,7 +6208,17 @@ const file_tidegate_v1_operator_proto_rawDesc = "" +
 	"\x06silent\x18\x05 \x01(\v2\x19.google.protobuf.DurationR\x06silent\x12\x10\n" +
 	"\x03why\x18\x06 \x01(\tR\x03why\"A\n" +
 	"\vDrillPolicy\x122\n" +
-	"\amax_age\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\x06maxAge\"\x8b\x02\n" +
+	"\amax_age\x18\x01 \x01(\v2\x19.google.protobuf.DurationR\x06maxAge\"\x86\x02\n" +
+	"\vDrillRecord\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x16\n" +
+	"\x06number\x18\x02 \x01(\x04R\x06number\x12\x14\n" +
+	"\x05level\x18\x03 \x01(\tR\x05level\x12\x1a\n" +
+	"\bscenario\x18\x04 \x01(\tR\bscenario\x12\x18\n" +
+	"\aoutcome\x18\x05 \x01(\tR\aoutcome\x120\n" +
+	"\x05ended\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\x05ended\x12+\n" +
+	"\x03rta\x18\a \x01(\v2\x19.google.protobuf.DurationR\x03rta\x12\x12\n" +
+	"\x04hash\x18\b \x01(\tR\x04hash\x12\x10\n" +
+	"\x03key\x18\t \x01(\tR\x03key\"\x8b\x02\n" +
 	"\vProbeStatus\x12\x18\n" +
 	"\aenabled\x18\x01 \x01(\bR\aenabled\x12\x12\n" +
 	"\x04good\x18\x02 \x01(\bR\x04good\x12A\n" +
@@ -6140,7 +6385,12 @@ const file_tidegate_v1_operator_proto_rawDesc = "" +
 	"\x06reason\x18\x04 \x01(\tR\x06reason\x12'\n" +
 	"\x0fsingle_registry\x18\x05 \x01(\bR\x0esingleRegistry\"E\n" +
 	"\x13SetDetectorResponse\x12.\n" +
-	"\aservice\x18\x01 \x01(\v2\x14.tidegate.v1.ServiceR\aservice\"[\n" +
+	"\aservice\x18\x01 \x01(\v2\x14.tidegate.v1.ServiceR\aservice\"0\n" +
+	"\x12RecordDrillRequest\x12\x1a\n" +
+	"\benvelope\x18\x01 \x01(\fR\benvelope\"_\n" +
+	"\x13RecordDrillResponse\x12\x18\n" +
+	"\aservice\x18\x01 \x01(\tR\aservice\x12.\n" +
+	"\x05drill\x18\x02 \x01(\v2\x18.tidegate.v1.DrillRecordR\x05drill\"[\n" +
 	"\x0fOpenGateRequest\x12\x18\n" +
 	"\aservice\x18\x01 \x01(\tR\aservice\x12\x16\n" +
 	"\x06stream\x18\x02 \x01(\tR\x06stream\x12\x16\n" +
@@ -6364,7 +6614,7 @@ const file_tidegate_v1_operator_proto_rawDesc = "" +
 	"\x13PLAN_OUTCOME_FAILED\x10\x04\x12\x1b\n" +
 	"\x17PLAN_OUTCOME_SUPERSEDED\x10\x05\x12\x18\n" +
 	"\x14PLAN_OUTCOME_DRY_RUN\x10\x06\x12\x18\n" +
-	"\x14PLAN_OUTCOME_ABORTED\x10\a2\xd2\x10\n" +
+	"\x14PLAN_OUTCOME_ABORTED\x10\a2\xa4\x11\n" +
 	"\x0fOperatorService\x12A\n" +
 	"\x06Status\x12\x1a.tidegate.v1.StatusRequest\x1a\x1b.tidegate.v1.StatusResponse\x12P\n" +
 	"\vListStreams\x12\x1f.tidegate.v1.ListStreamsRequest\x1a .tidegate.v1.ListStreamsResponse\x12M\n" +
@@ -6378,7 +6628,8 @@ const file_tidegate_v1_operator_proto_rawDesc = "" +
 	"\tAcceptGap\x12\x1d.tidegate.v1.AcceptGapRequest\x1a\x1e.tidegate.v1.AcceptGapResponse\x12G\n" +
 	"\bListGaps\x12\x1c.tidegate.v1.ListGapsRequest\x1a\x1d.tidegate.v1.ListGapsResponse\x12D\n" +
 	"\aSetMode\x12\x1b.tidegate.v1.SetModeRequest\x1a\x1c.tidegate.v1.SetModeResponse\x12P\n" +
-	"\vSetDetector\x12\x1f.tidegate.v1.SetDetectorRequest\x1a .tidegate.v1.SetDetectorResponse\x12A\n" +
+	"\vSetDetector\x12\x1f.tidegate.v1.SetDetectorRequest\x1a .tidegate.v1.SetDetectorResponse\x12P\n" +
+	"\vRecordDrill\x12\x1f.tidegate.v1.RecordDrillRequest\x1a .tidegate.v1.RecordDrillResponse\x12A\n" +
 	"\x06Freeze\x12\x1a.tidegate.v1.FreezeRequest\x1a\x1b.tidegate.v1.FreezeResponse\x12G\n" +
 	"\bOpenGate\x12\x1c.tidegate.v1.OpenGateRequest\x1a\x1d.tidegate.v1.OpenGateResponse\x12D\n" +
 	"\aArmGate\x12\x1b.tidegate.v1.ArmGateRequest\x1a\x1c.tidegate.v1.ArmGateResponse\x12P\n" +
@@ -6409,7 +6660,7 @@ func file_tidegate_v1_operator_proto_rawDescGZIP() []byte {
 }
 
 var file_tidegate_v1_operator_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
-var file_tidegate_v1_operator_proto_msgTypes = make([]protoimpl.MessageInfo, 78)
+var file_tidegate_v1_operator_proto_msgTypes = make([]protoimpl.MessageInfo, 81)
 var file_tidegate_v1_operator_proto_goTypes = []any{
 	(DetectorMode)(0),                // 0: tidegate.v1.DetectorMode
 	(DetectorVerdict)(0),             // 1: tidegate.v1.DetectorVerdict
@@ -6424,315 +6675,325 @@ var file_tidegate_v1_operator_proto_goTypes = []any{
 	(*DetectorStatus)(nil),           // 10: tidegate.v1.DetectorStatus
 	(*DetectorVote)(nil),             // 11: tidegate.v1.DetectorVote
 	(*DrillPolicy)(nil),              // 12: tidegate.v1.DrillPolicy
-	(*ProbeStatus)(nil),              // 13: tidegate.v1.ProbeStatus
-	(*StreamStatus)(nil),             // 14: tidegate.v1.StreamStatus
-	(*StreamArchive)(nil),            // 15: tidegate.v1.StreamArchive
-	(*MemberStatus)(nil),             // 16: tidegate.v1.MemberStatus
-	(*StandbyStatus)(nil),            // 17: tidegate.v1.StandbyStatus
-	(*AgentStatus)(nil),              // 18: tidegate.v1.AgentStatus
-	(*RouteStatus)(nil),              // 19: tidegate.v1.RouteStatus
-	(*ListStreamsRequest)(nil),       // 20: tidegate.v1.ListStreamsRequest
-	(*ListStreamsResponse)(nil),      // 21: tidegate.v1.ListStreamsResponse
-	(*Service)(nil),                  // 22: tidegate.v1.Service
-	(*SiteEndpoints)(nil),            // 23: tidegate.v1.SiteEndpoints
-	(*AddServiceRequest)(nil),        // 24: tidegate.v1.AddServiceRequest
-	(*AddServiceResponse)(nil),       // 25: tidegate.v1.AddServiceResponse
-	(*AddStreamRequest)(nil),         // 26: tidegate.v1.AddStreamRequest
-	(*AddStreamResponse)(nil),        // 27: tidegate.v1.AddStreamResponse
-	(*PauseStreamRequest)(nil),       // 28: tidegate.v1.PauseStreamRequest
-	(*PauseStreamResponse)(nil),      // 29: tidegate.v1.PauseStreamResponse
-	(*ResumeStreamRequest)(nil),      // 30: tidegate.v1.ResumeStreamRequest
-	(*ResumeStreamResponse)(nil),     // 31: tidegate.v1.ResumeStreamResponse
-	(*RegenerateStreamRequest)(nil),  // 32: tidegate.v1.RegenerateStreamRequest
-	(*RegenerateStreamResponse)(nil), // 33: tidegate.v1.RegenerateStreamResponse
-	(*AcceptGapRequest)(nil),         // 34: tidegate.v1.AcceptGapRequest
-	(*AcceptGapResponse)(nil),        // 35: tidegate.v1.AcceptGapResponse
-	(*ListGapsRequest)(nil),          // 36: tidegate.v1.ListGapsRequest
-	(*ListGapsResponse)(nil),         // 37: tidegate.v1.ListGapsResponse
-	(*GapView)(nil),                  // 38: tidegate.v1.GapView
-	(*RemoveStreamRequest)(nil),      // 39: tidegate.v1.RemoveStreamRequest
-	(*RemoveStreamResponse)(nil),     // 40: tidegate.v1.RemoveStreamResponse
-	(*Remnant)(nil),                  // 41: tidegate.v1.Remnant
-	(*SetModeRequest)(nil),           // 42: tidegate.v1.SetModeRequest
-	(*SetModeResponse)(nil),          // 43: tidegate.v1.SetModeResponse
-	(*SetDetectorRequest)(nil),       // 44: tidegate.v1.SetDetectorRequest
-	(*SetDetectorResponse)(nil),      // 45: tidegate.v1.SetDetectorResponse
-	(*OpenGateRequest)(nil),          // 46: tidegate.v1.OpenGateRequest
-	(*OpenGateResponse)(nil),         // 47: tidegate.v1.OpenGateResponse
-	(*ArmGateRequest)(nil),           // 48: tidegate.v1.ArmGateRequest
-	(*ArmGateResponse)(nil),          // 49: tidegate.v1.ArmGateResponse
-	(*GateExplainRequest)(nil),       // 50: tidegate.v1.GateExplainRequest
-	(*GateExplainResponse)(nil),      // 51: tidegate.v1.GateExplainResponse
-	(*ChangeRoleRequest)(nil),        // 52: tidegate.v1.ChangeRoleRequest
-	(*RuleOverride)(nil),             // 53: tidegate.v1.RuleOverride
-	(*ChangeRoleResponse)(nil),       // 54: tidegate.v1.ChangeRoleResponse
-	(*ReconfigureRequest)(nil),       // 55: tidegate.v1.ReconfigureRequest
-	(*ReconfigureResponse)(nil),      // 56: tidegate.v1.ReconfigureResponse
-	(*AbortPlanRequest)(nil),         // 57: tidegate.v1.AbortPlanRequest
-	(*AbortPlanResponse)(nil),        // 58: tidegate.v1.AbortPlanResponse
-	(*ListOverridesRequest)(nil),     // 59: tidegate.v1.ListOverridesRequest
-	(*ListOverridesResponse)(nil),    // 60: tidegate.v1.ListOverridesResponse
-	(*PutOverridesRequest)(nil),      // 61: tidegate.v1.PutOverridesRequest
-	(*PutOverridesResponse)(nil),     // 62: tidegate.v1.PutOverridesResponse
-	(*RevokeOverrideRequest)(nil),    // 63: tidegate.v1.RevokeOverrideRequest
-	(*RevokeOverrideResponse)(nil),   // 64: tidegate.v1.RevokeOverrideResponse
-	(*AuditEntry)(nil),               // 65: tidegate.v1.AuditEntry
-	(*ListAuditRequest)(nil),         // 66: tidegate.v1.ListAuditRequest
-	(*ListAuditResponse)(nil),        // 67: tidegate.v1.ListAuditResponse
-	(*FreezeRequest)(nil),            // 68: tidegate.v1.FreezeRequest
-	(*FreezeResponse)(nil),           // 69: tidegate.v1.FreezeResponse
-	(*Plan)(nil),                     // 70: tidegate.v1.Plan
-	(*PlanAbort)(nil),                // 71: tidegate.v1.PlanAbort
-	(*PlanStream)(nil),               // 72: tidegate.v1.PlanStream
-	(*PlanStep)(nil),                 // 73: tidegate.v1.PlanStep
-	(*ShowPlanRequest)(nil),          // 74: tidegate.v1.ShowPlanRequest
-	(*ShowPlanResponse)(nil),         // 75: tidegate.v1.ShowPlanResponse
-	(*ListPlansRequest)(nil),         // 76: tidegate.v1.ListPlansRequest
-	(*ListPlansResponse)(nil),        // 77: tidegate.v1.ListPlansResponse
-	(*RebuildRequest)(nil),           // 78: tidegate.v1.RebuildRequest
-	(*RebuildResponse)(nil),          // 79: tidegate.v1.RebuildResponse
-	(*DoctorRequest)(nil),            // 80: tidegate.v1.DoctorRequest
-	(*DoctorResponse)(nil),           // 81: tidegate.v1.DoctorResponse
-	(*Finding)(nil),                  // 82: tidegate.v1.Finding
-	(Verdict)(0),                     // 83: tidegate.v1.Verdict
-	(*timestamppb.Timestamp)(nil),    // 84: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),      // 85: google.protobuf.Duration
-	(*Route)(nil),                    // 86: tidegate.v1.Route
-	(*LossStatement)(nil),            // 87: tidegate.v1.LossStatement
-	(*Holder)(nil),                   // 88: tidegate.v1.Holder
-	(*Vantage)(nil),                  // 89: tidegate.v1.Vantage
-	(*Fact)(nil),                     // 90: tidegate.v1.Fact
-	(*StreamView)(nil),               // 91: tidegate.v1.StreamView
-	(*AgentStream)(nil),              // 92: tidegate.v1.AgentStream
-	(*StandbyArchive)(nil),           // 93: tidegate.v1.StandbyArchive
-	(*StandbyStream)(nil),            // 94: tidegate.v1.StandbyStream
-	(*NodeView)(nil),                 // 95: tidegate.v1.NodeView
-	(*ReportStandbyRequest)(nil),     // 96: tidegate.v1.ReportStandbyRequest
-	(*ReportAgentRequest)(nil),       // 97: tidegate.v1.ReportAgentRequest
-	(*RouteApplied)(nil),             // 98: tidegate.v1.RouteApplied
-	(*Bounds)(nil),                   // 99: tidegate.v1.Bounds
-	(*ServiceView)(nil),              // 100: tidegate.v1.ServiceView
-	(Mode)(0),                        // 101: tidegate.v1.Mode
-	(GatePolicy)(0),                  // 102: tidegate.v1.GatePolicy
-	(*RuleVerdict)(nil),              // 103: tidegate.v1.RuleVerdict
-	(*Renewal)(nil),                  // 104: tidegate.v1.Renewal
-	(*Gap)(nil),                      // 105: tidegate.v1.Gap
-	(PlanKind)(0),                    // 106: tidegate.v1.PlanKind
-	(*Override)(nil),                 // 107: tidegate.v1.Override
-	(*Phases)(nil),                   // 108: tidegate.v1.Phases
-	(*LogPos)(nil),                   // 109: tidegate.v1.LogPos
-	(*Config)(nil),                   // 110: tidegate.v1.Config
-	(*Handover)(nil),                 // 111: tidegate.v1.Handover
-	(Severity)(0),                    // 112: tidegate.v1.Severity
+	(*DrillRecord)(nil),              // 13: tidegate.v1.DrillRecord
+	(*ProbeStatus)(nil),              // 14: tidegate.v1.ProbeStatus
+	(*StreamStatus)(nil),             // 15: tidegate.v1.StreamStatus
+	(*StreamArchive)(nil),            // 16: tidegate.v1.StreamArchive
+	(*MemberStatus)(nil),             // 17: tidegate.v1.MemberStatus
+	(*StandbyStatus)(nil),            // 18: tidegate.v1.StandbyStatus
+	(*AgentStatus)(nil),              // 19: tidegate.v1.AgentStatus
+	(*RouteStatus)(nil),              // 20: tidegate.v1.RouteStatus
+	(*ListStreamsRequest)(nil),       // 21: tidegate.v1.ListStreamsRequest
+	(*ListStreamsResponse)(nil),      // 22: tidegate.v1.ListStreamsResponse
+	(*Service)(nil),                  // 23: tidegate.v1.Service
+	(*SiteEndpoints)(nil),            // 24: tidegate.v1.SiteEndpoints
+	(*AddServiceRequest)(nil),        // 25: tidegate.v1.AddServiceRequest
+	(*AddServiceResponse)(nil),       // 26: tidegate.v1.AddServiceResponse
+	(*AddStreamRequest)(nil),         // 27: tidegate.v1.AddStreamRequest
+	(*AddStreamResponse)(nil),        // 28: tidegate.v1.AddStreamResponse
+	(*PauseStreamRequest)(nil),       // 29: tidegate.v1.PauseStreamRequest
+	(*PauseStreamResponse)(nil),      // 30: tidegate.v1.PauseStreamResponse
+	(*ResumeStreamRequest)(nil),      // 31: tidegate.v1.ResumeStreamRequest
+	(*ResumeStreamResponse)(nil),     // 32: tidegate.v1.ResumeStreamResponse
+	(*RegenerateStreamRequest)(nil),  // 33: tidegate.v1.RegenerateStreamRequest
+	(*RegenerateStreamResponse)(nil), // 34: tidegate.v1.RegenerateStreamResponse
+	(*AcceptGapRequest)(nil),         // 35: tidegate.v1.AcceptGapRequest
+	(*AcceptGapResponse)(nil),        // 36: tidegate.v1.AcceptGapResponse
+	(*ListGapsRequest)(nil),          // 37: tidegate.v1.ListGapsRequest
+	(*ListGapsResponse)(nil),         // 38: tidegate.v1.ListGapsResponse
+	(*GapView)(nil),                  // 39: tidegate.v1.GapView
+	(*RemoveStreamRequest)(nil),      // 40: tidegate.v1.RemoveStreamRequest
+	(*RemoveStreamResponse)(nil),     // 41: tidegate.v1.RemoveStreamResponse
+	(*Remnant)(nil),                  // 42: tidegate.v1.Remnant
+	(*SetModeRequest)(nil),           // 43: tidegate.v1.SetModeRequest
+	(*SetModeResponse)(nil),          // 44: tidegate.v1.SetModeResponse
+	(*SetDetectorRequest)(nil),       // 45: tidegate.v1.SetDetectorRequest
+	(*SetDetectorResponse)(nil),      // 46: tidegate.v1.SetDetectorResponse
+	(*RecordDrillRequest)(nil),       // 47: tidegate.v1.RecordDrillRequest
+	(*RecordDrillResponse)(nil),      // 48: tidegate.v1.RecordDrillResponse
+	(*OpenGateRequest)(nil),          // 49: tidegate.v1.OpenGateRequest
+	(*OpenGateResponse)(nil),         // 50: tidegate.v1.OpenGateResponse
+	(*ArmGateRequest)(nil),           // 51: tidegate.v1.ArmGateRequest
+	(*ArmGateResponse)(nil),          // 52: tidegate.v1.ArmGateResponse
+	(*GateExplainRequest)(nil),       // 53: tidegate.v1.GateExplainRequest
+	(*GateExplainResponse)(nil),      // 54: tidegate.v1.GateExplainResponse
+	(*ChangeRoleRequest)(nil),        // 55: tidegate.v1.ChangeRoleRequest
+	(*RuleOverride)(nil),             // 56: tidegate.v1.RuleOverride
+	(*ChangeRoleResponse)(nil),       // 57: tidegate.v1.ChangeRoleResponse
+	(*ReconfigureRequest)(nil),       // 58: tidegate.v1.ReconfigureRequest
+	(*ReconfigureResponse)(nil),      // 59: tidegate.v1.ReconfigureResponse
+	(*AbortPlanRequest)(nil),         // 60: tidegate.v1.AbortPlanRequest
+	(*AbortPlanResponse)(nil),        // 61: tidegate.v1.AbortPlanResponse
+	(*ListOverridesRequest)(nil),     // 62: tidegate.v1.ListOverridesRequest
+	(*ListOverridesResponse)(nil),    // 63: tidegate.v1.ListOverridesResponse
+	(*PutOverridesRequest)(nil),      // 64: tidegate.v1.PutOverridesRequest
+	(*PutOverridesResponse)(nil),     // 65: tidegate.v1.PutOverridesResponse
+	(*RevokeOverrideRequest)(nil),    // 66: tidegate.v1.RevokeOverrideRequest
+	(*RevokeOverrideResponse)(nil),   // 67: tidegate.v1.RevokeOverrideResponse
+	(*AuditEntry)(nil),               // 68: tidegate.v1.AuditEntry
+	(*ListAuditRequest)(nil),         // 69: tidegate.v1.ListAuditRequest
+	(*ListAuditResponse)(nil),        // 70: tidegate.v1.ListAuditResponse
+	(*FreezeRequest)(nil),            // 71: tidegate.v1.FreezeRequest
+	(*FreezeResponse)(nil),           // 72: tidegate.v1.FreezeResponse
+	(*Plan)(nil),                     // 73: tidegate.v1.Plan
+	(*PlanAbort)(nil),                // 74: tidegate.v1.PlanAbort
+	(*PlanStream)(nil),               // 75: tidegate.v1.PlanStream
+	(*PlanStep)(nil),                 // 76: tidegate.v1.PlanStep
+	(*ShowPlanRequest)(nil),          // 77: tidegate.v1.ShowPlanRequest
+	(*ShowPlanResponse)(nil),         // 78: tidegate.v1.ShowPlanResponse
+	(*ListPlansRequest)(nil),         // 79: tidegate.v1.ListPlansRequest
+	(*ListPlansResponse)(nil),        // 80: tidegate.v1.ListPlansResponse
+	(*RebuildRequest)(nil),           // 81: tidegate.v1.RebuildRequest
+	(*RebuildResponse)(nil),          // 82: tidegate.v1.RebuildResponse
+	(*DoctorRequest)(nil),            // 83: tidegate.v1.DoctorRequest
+	(*DoctorResponse)(nil),           // 84: tidegate.v1.DoctorResponse
+	(*Finding)(nil),                  // 85: tidegate.v1.Finding
+	(Verdict)(0),                     // 86: tidegate.v1.Verdict
+	(*timestamppb.Timestamp)(nil),    // 87: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),      // 88: google.protobuf.Duration
+	(*Route)(nil),                    // 89: tidegate.v1.Route
+	(*LossStatement)(nil),            // 90: tidegate.v1.LossStatement
+	(*Holder)(nil),                   // 91: tidegate.v1.Holder
+	(*Vantage)(nil),                  // 92: tidegate.v1.Vantage
+	(*Fact)(nil),                     // 93: tidegate.v1.Fact
+	(*StreamView)(nil),               // 94: tidegate.v1.StreamView
+	(*AgentStream)(nil),              // 95: tidegate.v1.AgentStream
+	(*StandbyArchive)(nil),           // 96: tidegate.v1.StandbyArchive
+	(*StandbyStream)(nil),            // 97: tidegate.v1.StandbyStream
+	(*NodeView)(nil),                 // 98: tidegate.v1.NodeView
+	(*ReportStandbyRequest)(nil),     // 99: tidegate.v1.ReportStandbyRequest
+	(*ReportAgentRequest)(nil),       // 100: tidegate.v1.ReportAgentRequest
+	(*RouteApplied)(nil),             // 101: tidegate.v1.RouteApplied
+	(*Bounds)(nil),                   // 102: tidegate.v1.Bounds
+	(*ServiceView)(nil),              // 103: tidegate.v1.ServiceView
+	(Mode)(0),                        // 104: tidegate.v1.Mode
+	(GatePolicy)(0),                  // 105: tidegate.v1.GatePolicy
+	(*RuleVerdict)(nil),              // 106: tidegate.v1.RuleVerdict
+	(*Renewal)(nil),                  // 107: tidegate.v1.Renewal
+	(*Gap)(nil),                      // 108: tidegate.v1.Gap
+	(PlanKind)(0),                    // 109: tidegate.v1.PlanKind
+	(*Override)(nil),                 // 110: tidegate.v1.Override
+	(*Phases)(nil),                   // 111: tidegate.v1.Phases
+	(*LogPos)(nil),                   // 112: tidegate.v1.LogPos
+	(*Config)(nil),                   // 113: tidegate.v1.Config
+	(*Handover)(nil),                 // 114: tidegate.v1.Handover
+	(Severity)(0),                    // 115: tidegate.v1.Severity
 }
 var file_tidegate_v1_operator_proto_depIdxs = []int32{
-	83,  // 0: tidegate.v1.StatusResponse.verdict:type_name -> tidegate.v1.Verdict
+	86,  // 0: tidegate.v1.StatusResponse.verdict:type_name -> tidegate.v1.Verdict
 	7,   // 1: tidegate.v1.StatusResponse.services:type_name -> tidegate.v1.ServiceStatus
-	17,  // 2: tidegate.v1.StatusResponse.standbys:type_name -> tidegate.v1.StandbyStatus
-	18,  // 3: tidegate.v1.StatusResponse.agents:type_name -> tidegate.v1.AgentStatus
-	19,  // 4: tidegate.v1.StatusResponse.routes:type_name -> tidegate.v1.RouteStatus
-	84,  // 5: tidegate.v1.StatusResponse.now:type_name -> google.protobuf.Timestamp
-	85,  // 6: tidegate.v1.StatusResponse.registry_age:type_name -> google.protobuf.Duration
-	83,  // 7: tidegate.v1.ServiceStatus.verdict:type_name -> tidegate.v1.Verdict
-	14,  // 8: tidegate.v1.ServiceStatus.streams:type_name -> tidegate.v1.StreamStatus
-	86,  // 9: tidegate.v1.ServiceStatus.route:type_name -> tidegate.v1.Route
-	85,  // 10: tidegate.v1.ServiceStatus.rpo:type_name -> google.protobuf.Duration
-	85,  // 11: tidegate.v1.ServiceStatus.rto:type_name -> google.protobuf.Duration
-	85,  // 12: tidegate.v1.ServiceStatus.rto_predicted:type_name -> google.protobuf.Duration
-	87,  // 13: tidegate.v1.ServiceStatus.loss_if_now:type_name -> tidegate.v1.LossStatement
-	13,  // 14: tidegate.v1.ServiceStatus.probe:type_name -> tidegate.v1.ProbeStatus
+	18,  // 2: tidegate.v1.StatusResponse.standbys:type_name -> tidegate.v1.StandbyStatus
+	19,  // 3: tidegate.v1.StatusResponse.agents:type_name -> tidegate.v1.AgentStatus
+	20,  // 4: tidegate.v1.StatusResponse.routes:type_name -> tidegate.v1.RouteStatus
+	87,  // 5: tidegate.v1.StatusResponse.now:type_name -> google.protobuf.Timestamp
+	88,  // 6: tidegate.v1.StatusResponse.registry_age:type_name -> google.protobuf.Duration
+	86,  // 7: tidegate.v1.ServiceStatus.verdict:type_name -> tidegate.v1.Verdict
+	15,  // 8: tidegate.v1.ServiceStatus.streams:type_name -> tidegate.v1.StreamStatus
+	89,  // 9: tidegate.v1.ServiceStatus.route:type_name -> tidegate.v1.Route
+	88,  // 10: tidegate.v1.ServiceStatus.rpo:type_name -> google.protobuf.Duration
+	88,  // 11: tidegate.v1.ServiceStatus.rto:type_name -> google.protobuf.Duration
+	88,  // 12: tidegate.v1.ServiceStatus.rto_predicted:type_name -> google.protobuf.Duration
+	90,  // 13: tidegate.v1.ServiceStatus.loss_if_now:type_name -> tidegate.v1.LossStatement
+	14,  // 14: tidegate.v1.ServiceStatus.probe:type_name -> tidegate.v1.ProbeStatus
 	8,   // 15: tidegate.v1.ServiceStatus.lease:type_name -> tidegate.v1.LeaseStatus
 	10,  // 16: tidegate.v1.ServiceStatus.detector:type_name -> tidegate.v1.DetectorStatus
 	12,  // 17: tidegate.v1.ServiceStatus.drill:type_name -> tidegate.v1.DrillPolicy
-	85,  // 18: tidegate.v1.LeaseStatus.ttl:type_name -> google.protobuf.Duration
-	88,  // 19: tidegate.v1.LeaseStatus.holder:type_name -> tidegate.v1.Holder
-	84,  // 20: tidegate.v1.LeaseStatus.renewed:type_name -> google.protobuf.Timestamp
-	0,   // 21: tidegate.v1.DetectorSettings.mode:type_name -> tidegate.v1.DetectorMode
-	85,  // 22: tidegate.v1.DetectorSettings.down_after:type_name -> google.protobuf.Duration
-	85,  // 23: tidegate.v1.DetectorSettings.anti_flap:type_name -> google.protobuf.Duration
-	9,   // 24: tidegate.v1.DetectorStatus.settings:type_name -> tidegate.v1.DetectorSettings
-	1,   // 25: tidegate.v1.DetectorStatus.verdict:type_name -> tidegate.v1.DetectorVerdict
-	84,  // 26: tidegate.v1.DetectorStatus.since:type_name -> google.protobuf.Timestamp
-	89,  // 27: tidegate.v1.DetectorStatus.vantages:type_name -> tidegate.v1.Vantage
-	11,  // 28: tidegate.v1.DetectorStatus.votes:type_name -> tidegate.v1.DetectorVote
-	90,  // 29: tidegate.v1.DetectorStatus.alarms:type_name -> tidegate.v1.Fact
-	85,  // 30: tidegate.v1.DetectorVote.silent:type_name -> google.protobuf.Duration
-	85,  // 31: tidegate.v1.DrillPolicy.max_age:type_name -> google.protobuf.Duration
-	85,  // 32: tidegate.v1.ProbeStatus.since_last_good:type_name -> google.protobuf.Duration
-	85,  // 33: tidegate.v1.ProbeStatus.latency:type_name -> google.protobuf.Duration
-	91,  // 34: tidegate.v1.StreamStatus.view:type_name -> tidegate.v1.StreamView
-	83,  // 35: tidegate.v1.StreamStatus.verdict:type_name -> tidegate.v1.Verdict
-	92,  // 36: tidegate.v1.StreamStatus.writer:type_name -> tidegate.v1.AgentStream
-	85,  // 37: tidegate.v1.StreamStatus.writer_report_age:type_name -> google.protobuf.Duration
-	16,  // 38: tidegate.v1.StreamStatus.members:type_name -> tidegate.v1.MemberStatus
-	15,  // 39: tidegate.v1.StreamStatus.archive:type_name -> tidegate.v1.StreamArchive
-	2,   // 40: tidegate.v1.StreamArchive.state:type_name -> tidegate.v1.ArchiveState
-	85,  // 41: tidegate.v1.StreamArchive.report_age:type_name -> google.protobuf.Duration
-	93,  // 42: tidegate.v1.StreamArchive.said:type_name -> tidegate.v1.StandbyArchive
-	94,  // 43: tidegate.v1.MemberStatus.stream:type_name -> tidegate.v1.StandbyStream
-	85,  // 44: tidegate.v1.MemberStatus.report_age:type_name -> google.protobuf.Duration
-	95,  // 45: tidegate.v1.StandbyStatus.node:type_name -> tidegate.v1.NodeView
-	96,  // 46: tidegate.v1.StandbyStatus.report:type_name -> tidegate.v1.ReportStandbyRequest
-	85,  // 47: tidegate.v1.StandbyStatus.report_age:type_name -> google.protobuf.Duration
-	97,  // 48: tidegate.v1.AgentStatus.report:type_name -> tidegate.v1.ReportAgentRequest
-	85,  // 49: tidegate.v1.AgentStatus.report_age:type_name -> google.protobuf.Duration
-	98,  // 50: tidegate.v1.RouteStatus.services:type_name -> tidegate.v1.RouteApplied
-	85,  // 51: tidegate.v1.RouteStatus.report_age:type_name -> google.protobuf.Duration
-	91,  // 52: tidegate.v1.ListStreamsResponse.streams:type_name -> tidegate.v1.StreamView
-	85,  // 53: tidegate.v1.ListStreamsResponse.registry_age:type_name -> google.protobuf.Duration
-	85,  // 54: tidegate.v1.Service.rpo:type_name -> google.protobuf.Duration
-	85,  // 55: tidegate.v1.Service.rto:type_name -> google.protobuf.Duration
-	23,  // 56: tidegate.v1.Service.endpoints:type_name -> tidegate.v1.SiteEndpoints
-	99,  // 57: tidegate.v1.Service.max_loss:type_name -> tidegate.v1.Bounds
-	85,  // 58: tidegate.v1.Service.lease_ttl:type_name -> google.protobuf.Duration
-	9,   // 59: tidegate.v1.Service.detector:type_name -> tidegate.v1.DetectorSettings
-	12,  // 60: tidegate.v1.Service.drill:type_name -> tidegate.v1.DrillPolicy
-	22,  // 61: tidegate.v1.AddServiceRequest.service:type_name -> tidegate.v1.Service
-	100, // 62: tidegate.v1.AddServiceResponse.service:type_name -> tidegate.v1.ServiceView
-	101, // 63: tidegate.v1.AddStreamRequest.mode:type_name -> tidegate.v1.Mode
-	99,  // 64: tidegate.v1.AddStreamRequest.bounds:type_name -> tidegate.v1.Bounds
-	102, // 65: tidegate.v1.AddStreamRequest.policy:type_name -> tidegate.v1.GatePolicy
-	85,  // 66: tidegate.v1.AddStreamRequest.grace:type_name -> google.protobuf.Duration
-	85,  // 67: tidegate.v1.AddStreamRequest.rearm:type_name -> google.protobuf.Duration
-	91,  // 68: tidegate.v1.AddStreamResponse.stream:type_name -> tidegate.v1.StreamView
-	91,  // 69: tidegate.v1.PauseStreamResponse.stream:type_name -> tidegate.v1.StreamView
-	91,  // 70: tidegate.v1.ResumeStreamResponse.stream:type_name -> tidegate.v1.StreamView
-	103, // 71: tidegate.v1.RegenerateStreamResponse.rules:type_name -> tidegate.v1.RuleVerdict
-	90,  // 72: tidegate.v1.RegenerateStreamResponse.facts:type_name -> tidegate.v1.Fact
-	104, // 73: tidegate.v1.RegenerateStreamResponse.renewal:type_name -> tidegate.v1.Renewal
-	103, // 74: tidegate.v1.AcceptGapResponse.rules:type_name -> tidegate.v1.RuleVerdict
-	90,  // 75: tidegate.v1.AcceptGapResponse.facts:type_name -> tidegate.v1.Fact
-	105, // 76: tidegate.v1.AcceptGapResponse.gap:type_name -> tidegate.v1.Gap
-	38,  // 77: tidegate.v1.ListGapsResponse.gaps:type_name -> tidegate.v1.GapView
-	3,   // 78: tidegate.v1.GapView.state:type_name -> tidegate.v1.GapState
-	105, // 79: tidegate.v1.GapView.gap:type_name -> tidegate.v1.Gap
-	41,  // 80: tidegate.v1.RemoveStreamResponse.remnants:type_name -> tidegate.v1.Remnant
-	101, // 81: tidegate.v1.SetModeRequest.mode:type_name -> tidegate.v1.Mode
-	99,  // 82: tidegate.v1.SetModeRequest.bounds:type_name -> tidegate.v1.Bounds
-	102, // 83: tidegate.v1.SetModeRequest.policy:type_name -> tidegate.v1.GatePolicy
-	85,  // 84: tidegate.v1.SetModeRequest.grace:type_name -> google.protobuf.Duration
-	85,  // 85: tidegate.v1.SetModeRequest.rearm:type_name -> google.protobuf.Duration
-	85,  // 86: tidegate.v1.SetModeRequest.lease_ttl:type_name -> google.protobuf.Duration
-	91,  // 87: tidegate.v1.SetModeResponse.stream:type_name -> tidegate.v1.StreamView
-	91,  // 88: tidegate.v1.SetModeResponse.streams:type_name -> tidegate.v1.StreamView
-	9,   // 89: tidegate.v1.SetDetectorRequest.detector:type_name -> tidegate.v1.DetectorSettings
-	12,  // 90: tidegate.v1.SetDetectorRequest.drill:type_name -> tidegate.v1.DrillPolicy
-	22,  // 91: tidegate.v1.SetDetectorResponse.service:type_name -> tidegate.v1.Service
-	100, // 92: tidegate.v1.OpenGateResponse.service:type_name -> tidegate.v1.ServiceView
-	100, // 93: tidegate.v1.ArmGateResponse.service:type_name -> tidegate.v1.ServiceView
-	106, // 94: tidegate.v1.GateExplainRequest.kind:type_name -> tidegate.v1.PlanKind
-	103, // 95: tidegate.v1.GateExplainResponse.rules:type_name -> tidegate.v1.RuleVerdict
-	106, // 96: tidegate.v1.ChangeRoleRequest.kind:type_name -> tidegate.v1.PlanKind
-	53,  // 97: tidegate.v1.ChangeRoleRequest.overrides:type_name -> tidegate.v1.RuleOverride
-	85,  // 98: tidegate.v1.ChangeRoleRequest.expires:type_name -> google.protobuf.Duration
-	85,  // 99: tidegate.v1.ChangeRoleRequest.drain_timeout:type_name -> google.protobuf.Duration
-	70,  // 100: tidegate.v1.ChangeRoleResponse.plan:type_name -> tidegate.v1.Plan
-	73,  // 101: tidegate.v1.ChangeRoleResponse.step:type_name -> tidegate.v1.PlanStep
-	70,  // 102: tidegate.v1.ChangeRoleResponse.done:type_name -> tidegate.v1.Plan
-	70,  // 103: tidegate.v1.ReconfigureResponse.plan:type_name -> tidegate.v1.Plan
-	73,  // 104: tidegate.v1.ReconfigureResponse.step:type_name -> tidegate.v1.PlanStep
-	70,  // 105: tidegate.v1.ReconfigureResponse.done:type_name -> tidegate.v1.Plan
-	70,  // 106: tidegate.v1.AbortPlanResponse.plan:type_name -> tidegate.v1.Plan
-	107, // 107: tidegate.v1.ListOverridesResponse.overrides:type_name -> tidegate.v1.Override
-	53,  // 108: tidegate.v1.PutOverridesRequest.overrides:type_name -> tidegate.v1.RuleOverride
-	85,  // 109: tidegate.v1.PutOverridesRequest.expires:type_name -> google.protobuf.Duration
-	107, // 110: tidegate.v1.PutOverridesResponse.overrides:type_name -> tidegate.v1.Override
-	84,  // 111: tidegate.v1.AuditEntry.at:type_name -> google.protobuf.Timestamp
-	90,  // 112: tidegate.v1.AuditEntry.detail:type_name -> tidegate.v1.Fact
-	84,  // 113: tidegate.v1.ListAuditRequest.since:type_name -> google.protobuf.Timestamp
-	65,  // 114: tidegate.v1.ListAuditResponse.entries:type_name -> tidegate.v1.AuditEntry
-	100, // 115: tidegate.v1.FreezeResponse.service:type_name -> tidegate.v1.ServiceView
-	106, // 116: tidegate.v1.Plan.kind:type_name -> tidegate.v1.PlanKind
-	88,  // 117: tidegate.v1.Plan.target:type_name -> tidegate.v1.Holder
-	4,   // 118: tidegate.v1.Plan.outcome:type_name -> tidegate.v1.PlanOutcome
-	73,  // 119: tidegate.v1.Plan.steps:type_name -> tidegate.v1.PlanStep
-	103, // 120: tidegate.v1.Plan.rules:type_name -> tidegate.v1.RuleVerdict
-	72,  // 121: tidegate.v1.Plan.streams:type_name -> tidegate.v1.PlanStream
-	87,  // 122: tidegate.v1.Plan.loss:type_name -> tidegate.v1.LossStatement
-	108, // 123: tidegate.v1.Plan.phases:type_name -> tidegate.v1.Phases
-	84,  // 124: tidegate.v1.Plan.started:type_name -> google.protobuf.Timestamp
-	84,  // 125: tidegate.v1.Plan.ended:type_name -> google.protobuf.Timestamp
-	85,  // 126: tidegate.v1.Plan.expected:type_name -> google.protobuf.Duration
-	85,  // 127: tidegate.v1.Plan.rpo_actual:type_name -> google.protobuf.Duration
-	85,  // 128: tidegate.v1.Plan.pause_expected:type_name -> google.protobuf.Duration
-	85,  // 129: tidegate.v1.Plan.pause_actual:type_name -> google.protobuf.Duration
-	85,  // 130: tidegate.v1.Plan.took:type_name -> google.protobuf.Duration
-	71,  // 131: tidegate.v1.Plan.abort:type_name -> tidegate.v1.PlanAbort
-	107, // 132: tidegate.v1.Plan.overrides:type_name -> tidegate.v1.Override
-	85,  // 133: tidegate.v1.Plan.rpo_actual_max:type_name -> google.protobuf.Duration
-	84,  // 134: tidegate.v1.PlanAbort.at:type_name -> google.protobuf.Timestamp
-	109, // 135: tidegate.v1.PlanStream.head:type_name -> tidegate.v1.LogPos
-	87,  // 136: tidegate.v1.PlanStream.loss:type_name -> tidegate.v1.LossStatement
-	110, // 137: tidegate.v1.PlanStream.from_config:type_name -> tidegate.v1.Config
-	110, // 138: tidegate.v1.PlanStream.config:type_name -> tidegate.v1.Config
-	111, // 139: tidegate.v1.PlanStream.handover:type_name -> tidegate.v1.Handover
-	84,  // 140: tidegate.v1.PlanStep.started:type_name -> google.protobuf.Timestamp
-	85,  // 141: tidegate.v1.PlanStep.took:type_name -> google.protobuf.Duration
-	85,  // 142: tidegate.v1.PlanStep.expected:type_name -> google.protobuf.Duration
-	70,  // 143: tidegate.v1.ShowPlanResponse.plan:type_name -> tidegate.v1.Plan
-	70,  // 144: tidegate.v1.ListPlansResponse.plans:type_name -> tidegate.v1.Plan
-	91,  // 145: tidegate.v1.RebuildResponse.streams:type_name -> tidegate.v1.StreamView
-	82,  // 146: tidegate.v1.DoctorResponse.findings:type_name -> tidegate.v1.Finding
-	112, // 147: tidegate.v1.Finding.severity:type_name -> tidegate.v1.Severity
-	5,   // 148: tidegate.v1.OperatorService.Status:input_type -> tidegate.v1.StatusRequest
-	20,  // 149: tidegate.v1.OperatorService.ListStreams:input_type -> tidegate.v1.ListStreamsRequest
-	24,  // 150: tidegate.v1.OperatorService.AddService:input_type -> tidegate.v1.AddServiceRequest
-	26,  // 151: tidegate.v1.OperatorService.AddStream:input_type -> tidegate.v1.AddStreamRequest
-	28,  // 152: tidegate.v1.OperatorService.PauseStream:input_type -> tidegate.v1.PauseStreamRequest
-	30,  // 153: tidegate.v1.OperatorService.ResumeStream:input_type -> tidegate.v1.ResumeStreamRequest
-	39,  // 154: tidegate.v1.OperatorService.RemoveStream:input_type -> tidegate.v1.RemoveStreamRequest
-	32,  // 155: tidegate.v1.OperatorService.RegenerateStream:input_type -> tidegate.v1.RegenerateStreamRequest
-	34,  // 156: tidegate.v1.OperatorService.AcceptGap:input_type -> tidegate.v1.AcceptGapRequest
-	36,  // 157: tidegate.v1.OperatorService.ListGaps:input_type -> tidegate.v1.ListGapsRequest
-	42,  // 158: tidegate.v1.OperatorService.SetMode:input_type -> tidegate.v1.SetModeRequest
-	44,  // 159: tidegate.v1.OperatorService.SetDetector:input_type -> tidegate.v1.SetDetectorRequest
-	68,  // 160: tidegate.v1.OperatorService.Freeze:input_type -> tidegate.v1.FreezeRequest
-	46,  // 161: tidegate.v1.OperatorService.OpenGate:input_type -> tidegate.v1.OpenGateRequest
-	48,  // 162: tidegate.v1.OperatorService.ArmGate:input_type -> tidegate.v1.ArmGateRequest
-	50,  // 163: tidegate.v1.OperatorService.GateExplain:input_type -> tidegate.v1.GateExplainRequest
-	52,  // 164: tidegate.v1.OperatorService.ChangeRole:input_type -> tidegate.v1.ChangeRoleRequest
-	55,  // 165: tidegate.v1.OperatorService.Reconfigure:input_type -> tidegate.v1.ReconfigureRequest
-	57,  // 166: tidegate.v1.OperatorService.AbortPlan:input_type -> tidegate.v1.AbortPlanRequest
-	59,  // 167: tidegate.v1.OperatorService.ListOverrides:input_type -> tidegate.v1.ListOverridesRequest
-	61,  // 168: tidegate.v1.OperatorService.PutOverrides:input_type -> tidegate.v1.PutOverridesRequest
-	63,  // 169: tidegate.v1.OperatorService.RevokeOverride:input_type -> tidegate.v1.RevokeOverrideRequest
-	66,  // 170: tidegate.v1.OperatorService.ListAudit:input_type -> tidegate.v1.ListAuditRequest
-	74,  // 171: tidegate.v1.OperatorService.ShowPlan:input_type -> tidegate.v1.ShowPlanRequest
-	76,  // 172: tidegate.v1.OperatorService.ListPlans:input_type -> tidegate.v1.ListPlansRequest
-	78,  // 173: tidegate.v1.OperatorService.Rebuild:input_type -> tidegate.v1.RebuildRequest
-	80,  // 174: tidegate.v1.OperatorService.Doctor:input_type -> tidegate.v1.DoctorRequest
-	6,   // 175: tidegate.v1.OperatorService.Status:output_type -> tidegate.v1.StatusResponse
-	21,  // 176: tidegate.v1.OperatorService.ListStreams:output_type -> tidegate.v1.ListStreamsResponse
-	25,  // 177: tidegate.v1.OperatorService.AddService:output_type -> tidegate.v1.AddServiceResponse
-	27,  // 178: tidegate.v1.OperatorService.AddStream:output_type -> tidegate.v1.AddStreamResponse
-	29,  // 179: tidegate.v1.OperatorService.PauseStream:output_type -> tidegate.v1.PauseStreamResponse
-	31,  // 180: tidegate.v1.OperatorService.ResumeStream:output_type -> tidegate.v1.ResumeStreamResponse
-	40,  // 181: tidegate.v1.OperatorService.RemoveStream:output_type -> tidegate.v1.RemoveStreamResponse
-	33,  // 182: tidegate.v1.OperatorService.RegenerateStream:output_type -> tidegate.v1.RegenerateStreamResponse
-	35,  // 183: tidegate.v1.OperatorService.AcceptGap:output_type -> tidegate.v1.AcceptGapResponse
-	37,  // 184: tidegate.v1.OperatorService.ListGaps:output_type -> tidegate.v1.ListGapsResponse
-	43,  // 185: tidegate.v1.OperatorService.SetMode:output_type -> tidegate.v1.SetModeResponse
-	45,  // 186: tidegate.v1.OperatorService.SetDetector:output_type -> tidegate.v1.SetDetectorResponse
-	69,  // 187: tidegate.v1.OperatorService.Freeze:output_type -> tidegate.v1.FreezeResponse
-	47,  // 188: tidegate.v1.OperatorService.OpenGate:output_type -> tidegate.v1.OpenGateResponse
-	49,  // 189: tidegate.v1.OperatorService.ArmGate:output_type -> tidegate.v1.ArmGateResponse
-	51,  // 190: tidegate.v1.OperatorService.GateExplain:output_type -> tidegate.v1.GateExplainResponse
-	54,  // 191: tidegate.v1.OperatorService.ChangeRole:output_type -> tidegate.v1.ChangeRoleResponse
-	56,  // 192: tidegate.v1.OperatorService.Reconfigure:output_type -> tidegate.v1.ReconfigureResponse
-	58,  // 193: tidegate.v1.OperatorService.AbortPlan:output_type -> tidegate.v1.AbortPlanResponse
-	60,  // 194: tidegate.v1.OperatorService.ListOverrides:output_type -> tidegate.v1.ListOverridesResponse
-	62,  // 195: tidegate.v1.OperatorService.PutOverrides:output_type -> tidegate.v1.PutOverridesResponse
-	64,  // 196: tidegate.v1.OperatorService.RevokeOverride:output_type -> tidegate.v1.RevokeOverrideResponse
-	67,  // 197: tidegate.v1.OperatorService.ListAudit:output_type -> tidegate.v1.ListAuditResponse
-	75,  // 198: tidegate.v1.OperatorService.ShowPlan:output_type -> tidegate.v1.ShowPlanResponse
-	77,  // 199: tidegate.v1.OperatorService.ListPlans:output_type -> tidegate.v1.ListPlansResponse
-	79,  // 200: tidegate.v1.OperatorService.Rebuild:output_type -> tidegate.v1.RebuildResponse
-	81,  // 201: tidegate.v1.OperatorService.Doctor:output_type -> tidegate.v1.DoctorResponse
-	175, // [175:202] is the sub-list for method output_type
-	148, // [148:175] is the sub-list for method input_type
-	148, // [148:148] is the sub-list for extension type_name
-	148, // [148:148] is the sub-list for extension extendee
-	0,   // [0:148] is the sub-list for field type_name
+	13,  // 18: tidegate.v1.ServiceStatus.last_drill:type_name -> tidegate.v1.DrillRecord
+	13,  // 19: tidegate.v1.ServiceStatus.passed_drill:type_name -> tidegate.v1.DrillRecord
+	88,  // 20: tidegate.v1.LeaseStatus.ttl:type_name -> google.protobuf.Duration
+	91,  // 21: tidegate.v1.LeaseStatus.holder:type_name -> tidegate.v1.Holder
+	87,  // 22: tidegate.v1.LeaseStatus.renewed:type_name -> google.protobuf.Timestamp
+	0,   // 23: tidegate.v1.DetectorSettings.mode:type_name -> tidegate.v1.DetectorMode
+	88,  // 24: tidegate.v1.DetectorSettings.down_after:type_name -> google.protobuf.Duration
+	88,  // 25: tidegate.v1.DetectorSettings.anti_flap:type_name -> google.protobuf.Duration
+	9,   // 26: tidegate.v1.DetectorStatus.settings:type_name -> tidegate.v1.DetectorSettings
+	1,   // 27: tidegate.v1.DetectorStatus.verdict:type_name -> tidegate.v1.DetectorVerdict
+	87,  // 28: tidegate.v1.DetectorStatus.since:type_name -> google.protobuf.Timestamp
+	92,  // 29: tidegate.v1.DetectorStatus.vantages:type_name -> tidegate.v1.Vantage
+	11,  // 30: tidegate.v1.DetectorStatus.votes:type_name -> tidegate.v1.DetectorVote
+	93,  // 31: tidegate.v1.DetectorStatus.alarms:type_name -> tidegate.v1.Fact
+	88,  // 32: tidegate.v1.DetectorVote.silent:type_name -> google.protobuf.Duration
+	88,  // 33: tidegate.v1.DrillPolicy.max_age:type_name -> google.protobuf.Duration
+	87,  // 34: tidegate.v1.DrillRecord.ended:type_name -> google.protobuf.Timestamp
+	88,  // 35: tidegate.v1.DrillRecord.rta:type_name -> google.protobuf.Duration
+	88,  // 36: tidegate.v1.ProbeStatus.since_last_good:type_name -> google.protobuf.Duration
+	88,  // 37: tidegate.v1.ProbeStatus.latency:type_name -> google.protobuf.Duration
+	94,  // 38: tidegate.v1.StreamStatus.view:type_name -> tidegate.v1.StreamView
+	86,  // 39: tidegate.v1.StreamStatus.verdict:type_name -> tidegate.v1.Verdict
+	95,  // 40: tidegate.v1.StreamStatus.writer:type_name -> tidegate.v1.AgentStream
+	88,  // 41: tidegate.v1.StreamStatus.writer_report_age:type_name -> google.protobuf.Duration
+	17,  // 42: tidegate.v1.StreamStatus.members:type_name -> tidegate.v1.MemberStatus
+	16,  // 43: tidegate.v1.StreamStatus.archive:type_name -> tidegate.v1.StreamArchive
+	2,   // 44: tidegate.v1.StreamArchive.state:type_name -> tidegate.v1.ArchiveState
+	88,  // 45: tidegate.v1.StreamArchive.report_age:type_name -> google.protobuf.Duration
+	96,  // 46: tidegate.v1.StreamArchive.said:type_name -> tidegate.v1.StandbyArchive
+	97,  // 47: tidegate.v1.MemberStatus.stream:type_name -> tidegate.v1.StandbyStream
+	88,  // 48: tidegate.v1.MemberStatus.report_age:type_name -> google.protobuf.Duration
+	98,  // 49: tidegate.v1.StandbyStatus.node:type_name -> tidegate.v1.NodeView
+	99,  // 50: tidegate.v1.StandbyStatus.report:type_name -> tidegate.v1.ReportStandbyRequest
+	88,  // 51: tidegate.v1.StandbyStatus.report_age:type_name -> google.protobuf.Duration
+	100, // 52: tidegate.v1.AgentStatus.report:type_name -> tidegate.v1.ReportAgentRequest
+	88,  // 53: tidegate.v1.AgentStatus.report_age:type_name -> google.protobuf.Duration
+	101, // 54: tidegate.v1.RouteStatus.services:type_name -> tidegate.v1.RouteApplied
+	88,  // 55: tidegate.v1.RouteStatus.report_age:type_name -> google.protobuf.Duration
+	94,  // 56: tidegate.v1.ListStreamsResponse.streams:type_name -> tidegate.v1.StreamView
+	88,  // 57: tidegate.v1.ListStreamsResponse.registry_age:type_name -> google.protobuf.Duration
+	88,  // 58: tidegate.v1.Service.rpo:type_name -> google.protobuf.Duration
+	88,  // 59: tidegate.v1.Service.rto:type_name -> google.protobuf.Duration
+	24,  // 60: tidegate.v1.Service.endpoints:type_name -> tidegate.v1.SiteEndpoints
+	102, // 61: tidegate.v1.Service.max_loss:type_name -> tidegate.v1.Bounds
+	88,  // 62: tidegate.v1.Service.lease_ttl:type_name -> google.protobuf.Duration
+	9,   // 63: tidegate.v1.Service.detector:type_name -> tidegate.v1.DetectorSettings
+	12,  // 64: tidegate.v1.Service.drill:type_name -> tidegate.v1.DrillPolicy
+	23,  // 65: tidegate.v1.AddServiceRequest.service:type_name -> tidegate.v1.Service
+	103, // 66: tidegate.v1.AddServiceResponse.service:type_name -> tidegate.v1.ServiceView
+	104, // 67: tidegate.v1.AddStreamRequest.mode:type_name -> tidegate.v1.Mode
+	102, // 68: tidegate.v1.AddStreamRequest.bounds:type_name -> tidegate.v1.Bounds
+	105, // 69: tidegate.v1.AddStreamRequest.policy:type_name -> tidegate.v1.GatePolicy
+	88,  // 70: tidegate.v1.AddStreamRequest.grace:type_name -> google.protobuf.Duration
+	88,  // 71: tidegate.v1.AddStreamRequest.rearm:type_name -> google.protobuf.Duration
+	94,  // 72: tidegate.v1.AddStreamResponse.stream:type_name -> tidegate.v1.StreamView
+	94,  // 73: tidegate.v1.PauseStreamResponse.stream:type_name -> tidegate.v1.StreamView
+	94,  // 74: tidegate.v1.ResumeStreamResponse.stream:type_name -> tidegate.v1.StreamView
+	106, // 75: tidegate.v1.RegenerateStreamResponse.rules:type_name -> tidegate.v1.RuleVerdict
+	93,  // 76: tidegate.v1.RegenerateStreamResponse.facts:type_name -> tidegate.v1.Fact
+	107, // 77: tidegate.v1.RegenerateStreamResponse.renewal:type_name -> tidegate.v1.Renewal
+	106, // 78: tidegate.v1.AcceptGapResponse.rules:type_name -> tidegate.v1.RuleVerdict
+	93,  // 79: tidegate.v1.AcceptGapResponse.facts:type_name -> tidegate.v1.Fact
+	108, // 80: tidegate.v1.AcceptGapResponse.gap:type_name -> tidegate.v1.Gap
+	39,  // 81: tidegate.v1.ListGapsResponse.gaps:type_name -> tidegate.v1.GapView
+	3,   // 82: tidegate.v1.GapView.state:type_name -> tidegate.v1.GapState
+	108, // 83: tidegate.v1.GapView.gap:type_name -> tidegate.v1.Gap
+	42,  // 84: tidegate.v1.RemoveStreamResponse.remnants:type_name -> tidegate.v1.Remnant
+	104, // 85: tidegate.v1.SetModeRequest.mode:type_name -> tidegate.v1.Mode
+	102, // 86: tidegate.v1.SetModeRequest.bounds:type_name -> tidegate.v1.Bounds
+	105, // 87: tidegate.v1.SetModeRequest.policy:type_name -> tidegate.v1.GatePolicy
+	88,  // 88: tidegate.v1.SetModeRequest.grace:type_name -> google.protobuf.Duration
+	88,  // 89: tidegate.v1.SetModeRequest.rearm:type_name -> google.protobuf.Duration
+	88,  // 90: tidegate.v1.SetModeRequest.lease_ttl:type_name -> google.protobuf.Duration
+	94,  // 91: tidegate.v1.SetModeResponse.stream:type_name -> tidegate.v1.StreamView
+	94,  // 92: tidegate.v1.SetModeResponse.streams:type_name -> tidegate.v1.StreamView
+	9,   // 93: tidegate.v1.SetDetectorRequest.detector:type_name -> tidegate.v1.DetectorSettings
+	12,  // 94: tidegate.v1.SetDetectorRequest.drill:type_name -> tidegate.v1.DrillPolicy
+	23,  // 95: tidegate.v1.SetDetectorResponse.service:type_name -> tidegate.v1.Service
+	13,  // 96: tidegate.v1.RecordDrillResponse.drill:type_name -> tidegate.v1.DrillRecord
+	103, // 97: tidegate.v1.OpenGateResponse.service:type_name -> tidegate.v1.ServiceView
+	103, // 98: tidegate.v1.ArmGateResponse.service:type_name -> tidegate.v1.ServiceView
+	109, // 99: tidegate.v1.GateExplainRequest.kind:type_name -> tidegate.v1.PlanKind
+	106, // 100: tidegate.v1.GateExplainResponse.rules:type_name -> tidegate.v1.RuleVerdict
+	109, // 101: tidegate.v1.ChangeRoleRequest.kind:type_name -> tidegate.v1.PlanKind
+	56,  // 102: tidegate.v1.ChangeRoleRequest.overrides:type_name -> tidegate.v1.RuleOverride
+	88,  // 103: tidegate.v1.ChangeRoleRequest.expires:type_name -> google.protobuf.Duration
+	88,  // 104: tidegate.v1.ChangeRoleRequest.drain_timeout:type_name -> google.protobuf.Duration
+	73,  // 105: tidegate.v1.ChangeRoleResponse.plan:type_name -> tidegate.v1.Plan
+	76,  // 106: tidegate.v1.ChangeRoleResponse.step:type_name -> tidegate.v1.PlanStep
+	73,  // 107: tidegate.v1.ChangeRoleResponse.done:type_name -> tidegate.v1.Plan
+	73,  // 108: tidegate.v1.ReconfigureResponse.plan:type_name -> tidegate.v1.Plan
+	76,  // 109: tidegate.v1.ReconfigureResponse.step:type_name -> tidegate.v1.PlanStep
+	73,  // 110: tidegate.v1.ReconfigureResponse.done:type_name -> tidegate.v1.Plan
+	73,  // 111: tidegate.v1.AbortPlanResponse.plan:type_name -> tidegate.v1.Plan
+	110, // 112: tidegate.v1.ListOverridesResponse.overrides:type_name -> tidegate.v1.Override
+	56,  // 113: tidegate.v1.PutOverridesRequest.overrides:type_name -> tidegate.v1.RuleOverride
+	88,  // 114: tidegate.v1.PutOverridesRequest.expires:type_name -> google.protobuf.Duration
+	110, // 115: tidegate.v1.PutOverridesResponse.overrides:type_name -> tidegate.v1.Override
+	87,  // 116: tidegate.v1.AuditEntry.at:type_name -> google.protobuf.Timestamp
+	93,  // 117: tidegate.v1.AuditEntry.detail:type_name -> tidegate.v1.Fact
+	87,  // 118: tidegate.v1.ListAuditRequest.since:type_name -> google.protobuf.Timestamp
+	68,  // 119: tidegate.v1.ListAuditResponse.entries:type_name -> tidegate.v1.AuditEntry
+	103, // 120: tidegate.v1.FreezeResponse.service:type_name -> tidegate.v1.ServiceView
+	109, // 121: tidegate.v1.Plan.kind:type_name -> tidegate.v1.PlanKind
+	91,  // 122: tidegate.v1.Plan.target:type_name -> tidegate.v1.Holder
+	4,   // 123: tidegate.v1.Plan.outcome:type_name -> tidegate.v1.PlanOutcome
+	76,  // 124: tidegate.v1.Plan.steps:type_name -> tidegate.v1.PlanStep
+	106, // 125: tidegate.v1.Plan.rules:type_name -> tidegate.v1.RuleVerdict
+	75,  // 126: tidegate.v1.Plan.streams:type_name -> tidegate.v1.PlanStream
+	90,  // 127: tidegate.v1.Plan.loss:type_name -> tidegate.v1.LossStatement
+	111, // 128: tidegate.v1.Plan.phases:type_name -> tidegate.v1.Phases
+	87,  // 129: tidegate.v1.Plan.started:type_name -> google.protobuf.Timestamp
+	87,  // 130: tidegate.v1.Plan.ended:type_name -> google.protobuf.Timestamp
+	88,  // 131: tidegate.v1.Plan.expected:type_name -> google.protobuf.Duration
+	88,  // 132: tidegate.v1.Plan.rpo_actual:type_name -> google.protobuf.Duration
+	88,  // 133: tidegate.v1.Plan.pause_expected:type_name -> google.protobuf.Duration
+	88,  // 134: tidegate.v1.Plan.pause_actual:type_name -> google.protobuf.Duration
+	88,  // 135: tidegate.v1.Plan.took:type_name -> google.protobuf.Duration
+	74,  // 136: tidegate.v1.Plan.abort:type_name -> tidegate.v1.PlanAbort
+	110, // 137: tidegate.v1.Plan.overrides:type_name -> tidegate.v1.Override
+	88,  // 138: tidegate.v1.Plan.rpo_actual_max:type_name -> google.protobuf.Duration
+	87,  // 139: tidegate.v1.PlanAbort.at:type_name -> google.protobuf.Timestamp
+	112, // 140: tidegate.v1.PlanStream.head:type_name -> tidegate.v1.LogPos
+	90,  // 141: tidegate.v1.PlanStream.loss:type_name -> tidegate.v1.LossStatement
+	113, // 142: tidegate.v1.PlanStream.from_config:type_name -> tidegate.v1.Config
+	113, // 143: tidegate.v1.PlanStream.config:type_name -> tidegate.v1.Config
+	114, // 144: tidegate.v1.PlanStream.handover:type_name -> tidegate.v1.Handover
+	87,  // 145: tidegate.v1.PlanStep.started:type_name -> google.protobuf.Timestamp
+	88,  // 146: tidegate.v1.PlanStep.took:type_name -> google.protobuf.Duration
+	88,  // 147: tidegate.v1.PlanStep.expected:type_name -> google.protobuf.Duration
+	73,  // 148: tidegate.v1.ShowPlanResponse.plan:type_name -> tidegate.v1.Plan
+	73,  // 149: tidegate.v1.ListPlansResponse.plans:type_name -> tidegate.v1.Plan
+	94,  // 150: tidegate.v1.RebuildResponse.streams:type_name -> tidegate.v1.StreamView
+	85,  // 151: tidegate.v1.DoctorResponse.findings:type_name -> tidegate.v1.Finding
+	115, // 152: tidegate.v1.Finding.severity:type_name -> tidegate.v1.Severity
+	5,   // 153: tidegate.v1.OperatorService.Status:input_type -> tidegate.v1.StatusRequest
+	21,  // 154: tidegate.v1.OperatorService.ListStreams:input_type -> tidegate.v1.ListStreamsRequest
+	25,  // 155: tidegate.v1.OperatorService.AddService:input_type -> tidegate.v1.AddServiceRequest
+	27,  // 156: tidegate.v1.OperatorService.AddStream:input_type -> tidegate.v1.AddStreamRequest
+	29,  // 157: tidegate.v1.OperatorService.PauseStream:input_type -> tidegate.v1.PauseStreamRequest
+	31,  // 158: tidegate.v1.OperatorService.ResumeStream:input_type -> tidegate.v1.ResumeStreamRequest
+	40,  // 159: tidegate.v1.OperatorService.RemoveStream:input_type -> tidegate.v1.RemoveStreamRequest
+	33,  // 160: tidegate.v1.OperatorService.RegenerateStream:input_type -> tidegate.v1.RegenerateStreamRequest
+	35,  // 161: tidegate.v1.OperatorService.AcceptGap:input_type -> tidegate.v1.AcceptGapRequest
+	37,  // 162: tidegate.v1.OperatorService.ListGaps:input_type -> tidegate.v1.ListGapsRequest
+	43,  // 163: tidegate.v1.OperatorService.SetMode:input_type -> tidegate.v1.SetModeRequest
+	45,  // 164: tidegate.v1.OperatorService.SetDetector:input_type -> tidegate.v1.SetDetectorRequest
+	47,  // 165: tidegate.v1.OperatorService.RecordDrill:input_type -> tidegate.v1.RecordDrillRequest
+	71,  // 166: tidegate.v1.OperatorService.Freeze:input_type -> tidegate.v1.FreezeRequest
+	49,  // 167: tidegate.v1.OperatorService.OpenGate:input_type -> tidegate.v1.OpenGateRequest
+	51,  // 168: tidegate.v1.OperatorService.ArmGate:input_type -> tidegate.v1.ArmGateRequest
+	53,  // 169: tidegate.v1.OperatorService.GateExplain:input_type -> tidegate.v1.GateExplainRequest
+	55,  // 170: tidegate.v1.OperatorService.ChangeRole:input_type -> tidegate.v1.ChangeRoleRequest
+	58,  // 171: tidegate.v1.OperatorService.Reconfigure:input_type -> tidegate.v1.ReconfigureRequest
+	60,  // 172: tidegate.v1.OperatorService.AbortPlan:input_type -> tidegate.v1.AbortPlanRequest
+	62,  // 173: tidegate.v1.OperatorService.ListOverrides:input_type -> tidegate.v1.ListOverridesRequest
+	64,  // 174: tidegate.v1.OperatorService.PutOverrides:input_type -> tidegate.v1.PutOverridesRequest
+	66,  // 175: tidegate.v1.OperatorService.RevokeOverride:input_type -> tidegate.v1.RevokeOverrideRequest
+	69,  // 176: tidegate.v1.OperatorService.ListAudit:input_type -> tidegate.v1.ListAuditRequest
+	77,  // 177: tidegate.v1.OperatorService.ShowPlan:input_type -> tidegate.v1.ShowPlanRequest
+	79,  // 178: tidegate.v1.OperatorService.ListPlans:input_type -> tidegate.v1.ListPlansRequest
+	81,  // 179: tidegate.v1.OperatorService.Rebuild:input_type -> tidegate.v1.RebuildRequest
+	83,  // 180: tidegate.v1.OperatorService.Doctor:input_type -> tidegate.v1.DoctorRequest
+	6,   // 181: tidegate.v1.OperatorService.Status:output_type -> tidegate.v1.StatusResponse
+	22,  // 182: tidegate.v1.OperatorService.ListStreams:output_type -> tidegate.v1.ListStreamsResponse
+	26,  // 183: tidegate.v1.OperatorService.AddService:output_type -> tidegate.v1.AddServiceResponse
+	28,  // 184: tidegate.v1.OperatorService.AddStream:output_type -> tidegate.v1.AddStreamResponse
+	30,  // 185: tidegate.v1.OperatorService.PauseStream:output_type -> tidegate.v1.PauseStreamResponse
+	32,  // 186: tidegate.v1.OperatorService.ResumeStream:output_type -> tidegate.v1.ResumeStreamResponse
+	41,  // 187: tidegate.v1.OperatorService.RemoveStream:output_type -> tidegate.v1.RemoveStreamResponse
+	34,  // 188: tidegate.v1.OperatorService.RegenerateStream:output_type -> tidegate.v1.RegenerateStreamResponse
+	36,  // 189: tidegate.v1.OperatorService.AcceptGap:output_type -> tidegate.v1.AcceptGapResponse
+	38,  // 190: tidegate.v1.OperatorService.ListGaps:output_type -> tidegate.v1.ListGapsResponse
+	44,  // 191: tidegate.v1.OperatorService.SetMode:output_type -> tidegate.v1.SetModeResponse
+	46,  // 192: tidegate.v1.OperatorService.SetDetector:output_type -> tidegate.v1.SetDetectorResponse
+	48,  // 193: tidegate.v1.OperatorService.RecordDrill:output_type -> tidegate.v1.RecordDrillResponse
+	72,  // 194: tidegate.v1.OperatorService.Freeze:output_type -> tidegate.v1.FreezeResponse
+	50,  // 195: tidegate.v1.OperatorService.OpenGate:output_type -> tidegate.v1.OpenGateResponse
+	52,  // 196: tidegate.v1.OperatorService.ArmGate:output_type -> tidegate.v1.ArmGateResponse
+	54,  // 197: tidegate.v1.OperatorService.GateExplain:output_type -> tidegate.v1.GateExplainResponse
+	57,  // 198: tidegate.v1.OperatorService.ChangeRole:output_type -> tidegate.v1.ChangeRoleResponse
+	59,  // 199: tidegate.v1.OperatorService.Reconfigure:output_type -> tidegate.v1.ReconfigureResponse
+	61,  // 200: tidegate.v1.OperatorService.AbortPlan:output_type -> tidegate.v1.AbortPlanResponse
+	63,  // 201: tidegate.v1.OperatorService.ListOverrides:output_type -> tidegate.v1.ListOverridesResponse
+	65,  // 202: tidegate.v1.OperatorService.PutOverrides:output_type -> tidegate.v1.PutOverridesResponse
+	67,  // 203: tidegate.v1.OperatorService.RevokeOverride:output_type -> tidegate.v1.RevokeOverrideResponse
+	70,  // 204: tidegate.v1.OperatorService.ListAudit:output_type -> tidegate.v1.ListAuditResponse
+	78,  // 205: tidegate.v1.OperatorService.ShowPlan:output_type -> tidegate.v1.ShowPlanResponse
+	80,  // 206: tidegate.v1.OperatorService.ListPlans:output_type -> tidegate.v1.ListPlansResponse
+	82,  // 207: tidegate.v1.OperatorService.Rebuild:output_type -> tidegate.v1.RebuildResponse
+	84,  // 208: tidegate.v1.OperatorService.Doctor:output_type -> tidegate.v1.DoctorResponse
+	181, // [181:209] is the sub-list for method output_type
+	153, // [153:181] is the sub-list for method input_type
+	153, // [153:153] is the sub-list for extension type_name
+	153, // [153:153] is the sub-list for extension extendee
+	0,   // [0:153] is the sub-list for field type_name
 }
 
 func init() { file_tidegate_v1_operator_proto_init() }
@@ -6743,12 +7004,12 @@ func file_tidegate_v1_operator_proto_init() {
 	file_tidegate_v1_error_proto_init()
 	file_tidegate_v1_node_proto_init()
 	file_tidegate_v1_types_proto_init()
-	file_tidegate_v1_operator_proto_msgTypes[49].OneofWrappers = []any{
+	file_tidegate_v1_operator_proto_msgTypes[52].OneofWrappers = []any{
 		(*ChangeRoleResponse_Plan)(nil),
 		(*ChangeRoleResponse_Step)(nil),
 		(*ChangeRoleResponse_Done)(nil),
 	}
-	file_tidegate_v1_operator_proto_msgTypes[51].OneofWrappers = []any{
+	file_tidegate_v1_operator_proto_msgTypes[54].OneofWrappers = []any{
 		(*ReconfigureResponse_Plan)(nil),
 		(*ReconfigureResponse_Step)(nil),
 		(*ReconfigureResponse_Done)(nil),
@@ -6759,7 +7020,7 @@ func file_tidegate_v1_operator_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tidegate_v1_operator_proto_rawDesc), len(file_tidegate_v1_operator_proto_rawDesc)),
 			NumEnums:      5,
-			NumMessages:   78,
+			NumMessages:   81,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

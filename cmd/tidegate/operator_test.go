@@ -172,6 +172,7 @@ func TestStatusAnswersInTheFirstLine(t *testing.T) {
 service bank  AT RISK: main: 2 of 3 members count
   rpo 2s, rto 1m0s (predicted 4.3s), a failover now: loses nothing acknowledged (sync and armed)
   served at n1:8080 (site east, epoch 3)
+  drills: none on record
   STREAM  VERDICT  WRITER  EPOCH  MODE  GATE   EXPOSED     AGE  MEMBERS      ARCHIVE             NOTES
   main    AT RISK  n1      3      sync  armed  0 rec, 0 B  0s   2 of 3, w 2  3s, 2.0 KiB behind  -
 

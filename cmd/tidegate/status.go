@@ -95,7 +95,7 @@ func writeStatus(w io.Writer, st *pb.StatusResponse) error {
 		fmt.Fprintln(w, "The registry may have been restored from a backup: no zero-loss claim until a live writer arms its gate again.")
 	}
 	for _, s := range st.GetServices() {
-		writeService(w, s)
+		writeService(w, s, st.GetNow().AsTime())
 	}
 	return writeNodes(w, st)
 }
@@ -108,13 +108,32 @@ func answer(v pb.Verdict, reasons []string) string {
 	return verdictWord(v) + ": " + strings.Join(reasons, "; ")
 }
 
-func writeService(w io.Writer, s *pb.ServiceStatus) {
+// drillText says how long ago a drill has passed, and what came of the newest if that
+// was another one; now is the gate's time.
+func drillText(s *pb.ServiceStatus, now time.Time) string {
+	one := func(d *pb.DrillRecord) string {
+		return fmt.Sprintf("%s %s %s ago", d.GetLevel(), d.GetOutcome(), now.Sub(d.GetEnded().AsTime()).Round(time.Second))
+	}
+	last, passed := s.GetLastDrill(), s.GetPassedDrill()
+	switch {
+	case last == nil:
+		return "drills: none on record"
+	case passed == nil:
+		return "drills: none has passed; the newest: " + one(last)
+	case passed.GetId() == last.GetId():
+		return "drills: " + one(passed)
+	}
+	return "drills: " + one(passed) + "; the newest: " + one(last)
+}
+
+func writeService(w io.Writer, s *pb.ServiceStatus, now time.Time) {
 	fmt.Fprintf(w, "\nservice %s  %s\n", s.GetName(), answer(s.GetVerdict(), s.GetReasons()))
 	fmt.Fprintf(w, "  rpo %s, rto %s (predicted %s), a failover now: %s\n",
 		span(s.GetRpo(), "none"), span(s.GetRto(), "none"), span(s.GetRtoPredicted(), cli.Unknown), lossText(s.GetLossIfNow()))
 	if r := s.GetRoute(); r != nil {
 		fmt.Fprintf(w, "  served at %s (site %s, epoch %d)\n", strings.Join(r.GetEndpoints(), ", "), r.GetSite(), r.GetEpoch())
 	}
+	fmt.Fprintln(w, "  "+drillText(s, now))
 	if s.GetFrozen() {
 		fmt.Fprintln(w, "  role changes are frozen")
 	}

@@ -18,6 +18,7 @@ const (
 	nodesTable     = liveTable + "nodes/"
 	epochsTable    = liveTable + "epochs/"
 	routesTable    = liveTable + "routes/"
+	drillsTable    = liveTable + "drills/"
 	historyTable   = "history/"
 	plansTable     = "plans/"
 	planIndexTable = "plans-of/"
@@ -48,6 +49,9 @@ func EpochKey(id tidegate.StreamID) Key { return Key(epochsTable + id.String()) 
 
 // RouteKey is the key of a [Route].
 func RouteKey(s tidegate.ServiceName) Key { return Key(routesTable + string(s)) }
+
+// DrillsKey is the key of a service's [Drills].
+func DrillsKey(s tidegate.ServiceName) Key { return Key(drillsTable + string(s)) }
 
 // HistoryKey is the key of an epoch record that will not change any more. The
 // epoch is written with fixed width, so that keys sort as epochs do.

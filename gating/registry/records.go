@@ -44,6 +44,26 @@ type Detector struct {
 	Agree     int           `json:"agree"`      // vantage points that must; 0 is the detector's default
 }
 
+// Drills is what is on record of a service's drills.
+type Drills struct {
+	Last Drill `json:"last"`
+	// Passed is the newest that passed and counts for the rule drill-fresh; nil when none has.
+	Passed *Drill `json:"passed"`
+}
+
+// Drill is one drill, as its signed report says.
+type Drill struct {
+	ID       string         `json:"id"`
+	Number   uint64         `json:"number"` // in the chain of the service's reports, from 1
+	Level    string         `json:"level"`
+	Scenario string         `json:"scenario"`
+	Outcome  string         `json:"outcome"`
+	Ended    time.Time      `json:"ended"` // on the clock of whoever ran it
+	RTA      *time.Duration `json:"rta"`   // nanoseconds; nil: not measured
+	Hash     string         `json:"hash"`  // of the report, hex
+	Key      string         `json:"key"`   // id of the key that signed it
+}
+
 // Brake says that a stream's primary runs unprotected because somebody wants it so.
 type Brake struct {
 	Reason string    `json:"reason"`

@@ -21,6 +21,7 @@ type View struct {
 	Epochs   map[tidegate.StreamID]Entry[fence.EpochRecord]
 	Nodes    map[Key]Entry[Node] // by [NodeKey]
 	Routes   map[tidegate.ServiceName]Entry[Route]
+	Drills   map[tidegate.ServiceName]Entry[Drills]
 }
 
 // StreamsOf returns a service's streams ordered by name.
@@ -68,7 +69,7 @@ func (s *Store) Read(ctx context.Context) (*View, error) {
 		Revision: r.Header.Revision,
 		Services: map[tidegate.ServiceName]Entry[Service]{}, Streams: map[tidegate.StreamID]Entry[Stream]{},
 		Epochs: map[tidegate.StreamID]Entry[fence.EpochRecord]{}, Nodes: map[Key]Entry[Node]{},
-		Routes: map[tidegate.ServiceName]Entry[Route]{},
+		Routes: map[tidegate.ServiceName]Entry[Route]{}, Drills: map[tidegate.ServiceName]Entry[Drills]{},
 	}
 	for _, kv := range r.Kvs {
 		if err := v.add(Key(kv.Key[len(s.root):]), kv.Value, kv.ModRevision); err != nil {
@@ -95,6 +96,8 @@ func (v *View) add(k Key, value []byte, rev int64) error {
 		err = put1(v.Nodes, k, value, rev)
 	case strings.TrimPrefix(routesTable, liveTable):
 		err = put1(v.Routes, tidegate.ServiceName(rest), value, rev)
+	case strings.TrimPrefix(drillsTable, liveTable):
+		err = put1(v.Drills, tidegate.ServiceName(rest), value, rev)
 	}
 	if err != nil {
 		return corrupt(k, err)

@@ -481,7 +481,7 @@ evidence it needs an override of drill-fresh that has not expired.
 The flags `+"`--accept-loss` and `--attest-primary-down`"+` belong to one request. They mean nothing to a planned
 change, which loses nothing, and the detector never gives them.
 
-No drill leaves evidence in this version. drill-fresh is therefore unknown and refuses every change of role
+A service that was never drilled has no evidence: drill-fresh is unknown then, and refuses every change of role
 until it is overridden; the override says on the record that the change was not rehearsed.
 `, l.DatumAge, l.DiskLasts, l.DiskFree>>20, days(l.DrillAge), OverrideTTL, OverrideTTLMax)
 	return b.String()

@@ -162,8 +162,8 @@ func Rules() []Rule {
 		},
 		{
 			Name: DrillFresh, Asks: "a drill of this service has passed lately",
-			Evidence: "drill evidence", Actions: all, ByName: true,
-			Instead: "rehearse; until there is evidence each change of role says so",
+			Evidence: "the newest signed report of a passed drill on record, of L1 or above", Actions: all, ByName: true,
+			Instead: "rehearse with `tidegate drill run`; `tidegate status` shows the newest drill on record",
 		},
 	}
 }

@@ -67,6 +67,9 @@ const (
 	// OperatorServiceSetDetectorProcedure is the fully-qualified name of the OperatorService's
 	// SetDetector RPC.
 	OperatorServiceSetDetectorProcedure = "/tidegate.v1.OperatorService/SetDetector"
+	// OperatorServiceRecordDrillProcedure is the fully-qualified name of the OperatorService's
+	// RecordDrill RPC.
+	OperatorServiceRecordDrillProcedure = "/tidegate.v1.OperatorService/RecordDrill"
 	// OperatorServiceFreezeProcedure is the fully-qualified name of the OperatorService's Freeze RPC.
 	OperatorServiceFreezeProcedure = "/tidegate.v1.OperatorService/Freeze"
 	// OperatorServiceOpenGateProcedure is the fully-qualified name of the OperatorService's OpenGate
@@ -136,6 +139,10 @@ type OperatorServiceClient interface {
 	SetMode(context.Context, *connect.Request[tidegatev1.SetModeRequest]) (*connect.Response[tidegatev1.SetModeResponse], error)
 	// SetDetector sets how a service's failure detector may act, and how fresh its drills must be.
 	SetDetector(context.Context, *connect.Request[tidegatev1.SetDetectorRequest]) (*connect.Response[tidegatev1.SetDetectorResponse], error)
+	// RecordDrill writes down what came of a drill, by its signed report. A drill's own
+	// certificate may call it, and nothing else that writes: its reports must follow one
+	// another. An operator may begin another chain.
+	RecordDrill(context.Context, *connect.Request[tidegatev1.RecordDrillRequest]) (*connect.Response[tidegatev1.RecordDrillResponse], error)
 	// Freeze stops role changes of a service, and nothing else.
 	Freeze(context.Context, *connect.Request[tidegatev1.FreezeRequest]) (*connect.Response[tidegatev1.FreezeResponse], error)
 	// OpenGate is the brake: it records that the gates of a service are open before
@@ -253,6 +260,12 @@ func NewOperatorServiceClient(httpClient connect.HTTPClient, baseURL string, opt
 			connect.WithSchema(operatorServiceMethods.ByName("SetDetector")),
 			connect.WithClientOptions(opts...),
 		),
+		recordDrill: connect.NewClient[tidegatev1.RecordDrillRequest, tidegatev1.RecordDrillResponse](
+			httpClient,
+			baseURL+OperatorServiceRecordDrillProcedure,
+			connect.WithSchema(operatorServiceMethods.ByName("RecordDrill")),
+			connect.WithClientOptions(opts...),
+		),
 		freeze: connect.NewClient[tidegatev1.FreezeRequest, tidegatev1.FreezeResponse](
 			httpClient,
 			baseURL+OperatorServiceFreezeProcedure,
@@ -360,6 +373,7 @@ type operatorServiceClient struct {
 	listGaps         *connect.Client[tidegatev1.ListGapsRequest, tidegatev1.ListGapsResponse]
 	setMode          *connect.Client[tidegatev1.SetModeRequest, tidegatev1.SetModeResponse]
 	setDetector      *connect.Client[tidegatev1.SetDetectorRequest, tidegatev1.SetDetectorResponse]
+	recordDrill      *connect.Client[tidegatev1.RecordDrillRequest, tidegatev1.RecordDrillResponse]
 	freeze           *connect.Client[tidegatev1.FreezeRequest, tidegatev1.FreezeResponse]
 	openGate         *connect.Client[tidegatev1.OpenGateRequest, tidegatev1.OpenGateResponse]
 	armGate          *connect.Client[tidegatev1.ArmGateRequest, tidegatev1.ArmGateResponse]
@@ -435,6 +449,11 @@ func (c *operatorServiceClient) SetMode(ctx context.Context, req *connect.Reques
 // SetDetector calls tidegate.v1.OperatorService.SetDetector.
 func (c *operatorServiceClient) SetDetector(ctx context.Context, req *connect.Request[tidegatev1.SetDetectorRequest]) (*connect.Response[tidegatev1.SetDetectorResponse], error) {
 	return c.setDetector.CallUnary(ctx, req)
+}
+
+// RecordDrill calls tidegate.v1.OperatorService.RecordDrill.
+func (c *operatorServiceClient) RecordDrill(ctx context.Context, req *connect.Request[tidegatev1.RecordDrillRequest]) (*connect.Response[tidegatev1.RecordDrillResponse], error) {
+	return c.recordDrill.CallUnary(ctx, req)
 }
 
 // Freeze calls tidegate.v1.OperatorService.Freeze.
@@ -538,6 +557,10 @@ type OperatorServiceHandler interface {
 	SetMode(context.Context, *connect.Request[tidegatev1.SetModeRequest]) (*connect.Response[tidegatev1.SetModeResponse], error)
 	// SetDetector sets how a service's failure detector may act, and how fresh its drills must be.
 	SetDetector(context.Context, *connect.Request[tidegatev1.SetDetectorRequest]) (*connect.Response[tidegatev1.SetDetectorResponse], error)
+	// RecordDrill writes down what came of a drill, by its signed report. A drill's own
+	// certificate may call it, and nothing else that writes: its reports must follow one
+	// another. An operator may begin another chain.
+	RecordDrill(context.Context, *connect.Request[tidegatev1.RecordDrillRequest]) (*connect.Response[tidegatev1.RecordDrillResponse], error)
 	// Freeze stops role changes of a service, and nothing else.
 	Freeze(context.Context, *connect.Request[tidegatev1.FreezeRequest]) (*connect.Response[tidegatev1.FreezeResponse], error)
 	// OpenGate is the brake: it records that the gates of a service are open before
@@ -649,6 +672,12 @@ func NewOperatorServiceHandler(svc OperatorServiceHandler, opts ...connect.Handl
 		OperatorServiceSetDetectorProcedure,
 		svc.SetDetector,
 		connect.WithSchema(operatorServiceMethods.ByName("SetDetector")),
+		connect.WithHandlerOptions(opts...),
+	)
+	operatorServiceRecordDrillHandler := connect.NewUnaryHandler(
+		OperatorServiceRecordDrillProcedure,
+		svc.RecordDrill,
+		connect.WithSchema(operatorServiceMethods.ByName("RecordDrill")),
 		connect.WithHandlerOptions(opts...),
 	)
 	operatorServiceFreezeHandler := connect.NewUnaryHandler(
@@ -767,6 +796,8 @@ func NewOperatorServiceHandler(svc OperatorServiceHandler, opts ...connect.Handl
 			operatorServiceSetModeHandler.ServeHTTP(w, r)
 		case OperatorServiceSetDetectorProcedure:
 			operatorServiceSetDetectorHandler.ServeHTTP(w, r)
+		case OperatorServiceRecordDrillProcedure:
+			operatorServiceRecordDrillHandler.ServeHTTP(w, r)
 		case OperatorServiceFreezeProcedure:
 			operatorServiceFreezeHandler.ServeHTTP(w, r)
 		case OperatorServiceOpenGateProcedure:
@@ -852,6 +883,10 @@ func (UnimplementedOperatorServiceHandler) SetMode(context.Context, *connect.Req
 
 func (UnimplementedOperatorServiceHandler) SetDetector(context.Context, *connect.Request[tidegatev1.SetDetectorRequest]) (*connect.Response[tidegatev1.SetDetectorResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("tidegate.v1.OperatorService.SetDetector is not implemented"))
+}
+
+func (UnimplementedOperatorServiceHandler) RecordDrill(context.Context, *connect.Request[tidegatev1.RecordDrillRequest]) (*connect.Response[tidegatev1.RecordDrillResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("tidegate.v1.OperatorService.RecordDrill is not implemented"))
 }
 
 func (UnimplementedOperatorServiceHandler) Freeze(context.Context, *connect.Request[tidegatev1.FreezeRequest]) (*connect.Response[tidegatev1.FreezeResponse], error) {

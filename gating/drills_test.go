@@ -1,0 +1,181 @@
+package gating
+
+import (
+	"encoding/json"
+	"errors"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"connectrpc.com/connect"
+
+	"github.com/tidegate/tidegate"
+	"github.com/tidegate/tidegate/api"
+	pb "github.com/tidegate/tidegate/api/tidegatev1"
+	"github.com/tidegate/tidegate/gating/registry"
+	"github.com/tidegate/tidegate/gating/rules"
+	"github.com/tidegate/tidegate/internal/clock"
+)
+
+func TestTakeDrill(t *testing.T) {
+	now := time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)
+	report := func(n uint64, hash, previous, outcome string, ago time.Duration) DrillReport {
+		return DrillReport{
+			Drill:   registry.Drill{ID: "id-" + hash, Number: n, Level: "L1", Outcome: outcome, Ended: now.Add(-ago), Hash: hash},
+			Cluster: "demo", Service: "bank", Previous: previous,
+		}
+	}
+	first := report(1, "aa", "", "passed", 2*time.Hour)
+	on := &registry.Drills{Last: first.Drill, Passed: &first.Drill}
+	lint, other, endless := report(2, "bb", "aa", "passed", time.Hour), report(2, "bb", "aa", "passed", time.Hour), report(2, "bb", "aa", "passed", time.Hour)
+	lint.Level, other.Cluster, endless.Ended = "L0", "else", time.Time{}
+	for _, c := range []struct {
+		name   string
+		on     *registry.Drills
+		report DrillReport
+		free   bool
+		passed string // hash of the newest pass; empty: none
+		why    string // refused; "same": nothing changes
+	}{
+		{name: "first", report: first, passed: "aa"},
+		{name: "next", on: on, report: report(2, "bb", "aa", "passed", time.Hour), passed: "bb"},
+		{name: "failed", on: on, report: report(2, "bb", "aa", "failed", time.Hour), passed: "aa"},
+		{name: "partial", on: on, report: report(2, "bb", "aa", "partial", time.Hour), passed: "aa"},
+		{name: "never passed", report: report(1, "bb", "", "failed", time.Hour)},
+		{name: "lint", on: on, report: lint, passed: "aa"},
+		{name: "again", on: on, report: first, why: "same"},
+		{name: "a failed one left out", on: on, report: report(3, "cc", "bb", "passed", time.Hour), why: "the next one is wanted"},
+		{name: "another chain", on: on, report: report(2, "cc", "dd", "passed", time.Hour), why: "it follows report dd"},
+		{name: "another chain, an operator", on: on, report: report(1, "cc", "", "passed", time.Hour), free: true, passed: "cc"},
+		{name: "an old pass, an operator", on: on, report: report(2, "cc", "dd", "passed", 3*time.Hour), free: true, why: "ended later"},
+		{name: "an old pass", on: on, report: report(2, "cc", "aa", "passed", 3*time.Hour), why: "ended later"},
+		{name: "future", on: on, report: report(2, "cc", "aa", "passed", -time.Hour), free: true, why: "ahead of this gate's clock"},
+		{name: "a clock a little ahead", on: on, report: report(2, "cc", "aa", "passed", -drillAhead), passed: "cc"},
+		{name: "another cluster", report: other, free: true, why: "of cluster"},
+		{name: "no end", report: endless, free: true, why: "when it ended"},
+	} {
+		s := &operatorService{cluster: "demo"}
+		got, err := s.takeDrill(c.on, c.report, now, c.free)
+		switch {
+		case c.why == "same":
+			if got != nil || err != nil {
+				t.Errorf("%s: %+v, %v; want no change", c.name, got, err)
+			}
+		case c.why != "":
+			if err == nil || tidegate.ClassOf(err) != tidegate.Refused || !strings.Contains(err.Error(), c.why) {
+				t.Errorf("%s: %v, want refused: %s", c.name, err, c.why)
+			}
+		case err != nil:
+			t.Errorf("%s: %v", c.name, err)
+		case got.Last.Hash != c.report.Hash || (got.Passed == nil) != (c.passed == "") || got.Passed != nil && got.Passed.Hash != c.passed:
+			t.Errorf("%s: %+v, want last %s, passed %q", c.name, got, c.report.Hash, c.passed)
+		}
+	}
+}
+
+func TestDrillAge(t *testing.T) {
+	now := time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)
+	w := newWorld(clock.NewFake(now))
+	for _, c := range []struct{ ahead, want time.Duration }{{-time.Hour, time.Hour}, {drillAhead / 2, 0}, {time.Hour, -time.Hour}} {
+		v := &registry.View{Drills: map[tidegate.ServiceName]registry.Entry[registry.Drills]{"bank": {Value: registry.Drills{Passed: &registry.Drill{Ended: now.Add(c.ahead)}}}}}
+		if got := w.drillAge(v, "bank"); got == nil || *got != c.want {
+			t.Errorf("passed %s from now: age %v, want %s", c.ahead, got, c.want)
+		}
+	}
+	for _, d := range []map[tidegate.ServiceName]registry.Entry[registry.Drills]{nil, {"bank": {}}} {
+		if got := w.drillAge(&registry.View{Drills: d}, "bank"); got != nil {
+			t.Errorf("without a pass: age %s, want unknown", *got)
+		}
+	}
+}
+
+// TestDrillEvidence has reports recorded at a real gate over its API.
+func TestDrillEvidence(t *testing.T) {
+	s := newSite(t, "w1", "w2", "w3")
+	errForged := errors.New("forged")
+	s.reports = func(b []byte) (r DrillReport, err error) {
+		if json.Unmarshal(b, &r) != nil {
+			return r, &tidegate.Error{Op: "read report", Class: tidegate.Corrupt, Err: errForged}
+		}
+		return r, nil
+	}
+	s.startGate("gate-a", nil, nil)
+	op, drill := s.operator(tidegate.RoleOperator), s.operator(tidegate.RoleDrill)
+	s.register()
+	s.addStreams(pb.Mode_MODE_SYNC, nil) // with an override of drill-fresh
+	record := func(r any) error {
+		b, err := json.Marshal(r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = drill.RecordDrill(t.Context(), connect.NewRequest(&pb.RecordDrillRequest{Envelope: b}))
+		return api.FromError("record drill", "ledger", err)
+	}
+	fresh := func() *pb.RuleVerdict {
+		t.Helper()
+		var found *pb.RuleVerdict
+		s.eventually("the rules to be asked", func() error {
+			got, err := op.GateExplain(t.Context(), connect.NewRequest(&pb.GateExplainRequest{Service: "ledger"}))
+			if err != nil {
+				return err
+			}
+			i := slices.IndexFunc(got.Msg.GetRules(), func(r *pb.RuleVerdict) bool { return r.GetRule() == rules.DrillFresh })
+			found = got.Msg.GetRules()[i]
+			return nil
+		})
+		return found
+	}
+	if r := fresh(); r.GetKnown() || r.GetOverriddenBy() == nil {
+		t.Fatalf("without evidence: %v", r)
+	}
+	if err := record("x"); tidegate.ClassOf(err) != tidegate.Corrupt {
+		t.Fatalf("forged: %v", err)
+	}
+	ended := time.Now().Add(-time.Minute)
+	pass := DrillReport{Drill: registry.Drill{ID: "a", Number: 1, Level: "L1", Scenario: "shadow", Outcome: "passed", Ended: ended, RTA: new(2 * time.Second), Hash: "aa"}, Cluster: "demo", Service: "ledger"}
+	strange := pass
+	strange.Service = "nobody"
+	if err := record(strange); !errors.Is(err, tidegate.ErrNotFound) {
+		t.Fatalf("a service that is not there: %v", err)
+	}
+	for range 2 { // the answer to the first may have been lost
+		if err := record(pass); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.eventually("drill-fresh to hold", func() error {
+		if r := fresh(); !r.GetKnown() || !r.GetHolds() || r.GetOverriddenBy() != nil {
+			return errors.New(r.GetReason())
+		}
+		return nil
+	})
+	fail := pass
+	fail.ID, fail.Number, fail.Hash, fail.Previous, fail.Outcome = "b", 2, "bb", "aa", "failed"
+	if err := record(fail); err != nil {
+		t.Fatal(err)
+	}
+	s.eventually("the status to show both", func() error {
+		st, err := op.Status(t.Context(), connect.NewRequest(&pb.StatusRequest{Service: "ledger"}))
+		if err != nil {
+			return err
+		}
+		one := st.Msg.GetServices()[0]
+		if one.GetLastDrill().GetId() != "b" || one.GetPassedDrill().GetId() != "a" || one.GetPassedDrill().GetRta().AsDuration() != 2*time.Second {
+			return errors.New(one.String())
+		}
+		return nil
+	})
+	if _, err := drill.SetMode(t.Context(), connect.NewRequest(&pb.SetModeRequest{Service: "ledger"})); tidegate.ClassOf(api.FromError("set mode", "ledger", err)) != tidegate.Refused {
+		t.Fatalf("a drill sets the mode: %v", err)
+	}
+	noted := 0
+	for _, e := range s.audit("ledger", time.Time{}) {
+		if e.GetAction() == ActionDrill {
+			noted++
+		}
+	}
+	if noted != 2 {
+		t.Fatalf("%d audit entries of drills, want 2", noted)
+	}
+}
