@@ -45,7 +45,13 @@ func (s *operatorService) RecordDrill(ctx context.Context, req *connect.Request[
 	if err != nil {
 		return nil, err
 	}
-	free := callerOf(ctx).Role == tidegate.RoleOperator
+	m := req.Msg
+	switch {
+	case m.GetAnew() && callerOf(ctx).Role != tidegate.RoleOperator:
+		return nil, &tidegate.Error{Op: op, Subject: string(r.Service), Class: tidegate.Refused, Err: errors.New("only an operator may go on with another report than the next one")}
+	case m.GetAnew() && m.GetReason() == "":
+		return nil, misuse(op, string(r.Service), errors.New("want a reason for going on with another report than the next one"))
+	}
 	err = s.change(ctx, func() error {
 		v, svc, _, err := s.ofService(ctx, op, string(r.Service), "")
 		if err != nil {
@@ -56,12 +62,19 @@ func (s *operatorService) RecordDrill(ctx context.Context, req *connect.Request[
 		if known {
 			on = &old.Value
 		}
-		next, err := s.takeDrill(on, r, s.now(), free)
+		next, err := s.takeDrill(on, r, s.now(), m.GetAnew())
 		if err != nil || next == nil {
 			return err
 		}
-		e := s.entry(ctx, ActionDrill, r.Service, "", fact("report", "%s", r.ID), fact("number", "%d", r.Number),
+		e := s.entry(ctx, ActionDrill, r.Service, m.GetReason(), fact("report", "%s", r.ID), fact("number", "%d", r.Number),
 			fact("level", "%s", r.Level), fact("outcome", "%s", r.Outcome), fact("hash", "%s", r.Hash), fact("key", "%s", r.Key))
+		if m.GetAnew() {
+			before := uint64(0)
+			if on != nil {
+				before = on.Last.Number
+			}
+			e.Detail = append(e.Detail, fact("anew", "report %d was on record", before))
+		}
 		key := registry.DrillsKey(r.Service)
 		// Against the service's revision, too: it may be on its way out.
 		_, err = s.store.Commit(ctx, new(registry.Tx).Unchanged(registry.ServiceKey(r.Service), svc.Revision).Unchanged(key, old.Revision).Put(key, *next).Audit(e))
@@ -75,9 +88,9 @@ func (s *operatorService) RecordDrill(ctx context.Context, req *connect.Request[
 }
 
 // takeDrill decides what is on record once r is; nil with nil: it is there already. on
-// is nil while nothing is. Reports follow one another, so that one which failed can
-// not be left out; free is somebody who may begin another chain.
-func (s *operatorService) takeDrill(on *registry.Drills, r DrillReport, now time.Time, free bool) (*registry.Drills, error) {
+// is nil while nothing is. Reports follow one another from the first one on, so that one
+// which failed can not be left out; with anew they need not, which is an operator's to say.
+func (s *operatorService) takeDrill(on *registry.Drills, r DrillReport, now time.Time, anew bool) (*registry.Drills, error) {
 	refuse := func(hint, format string, args ...any) error {
 		return &tidegate.Error{Op: "record drill", Subject: string(r.Service) + "/" + r.ID, Class: tidegate.Refused, Err: fmt.Errorf(format, args...), Hint: hint}
 	}
@@ -91,21 +104,21 @@ func (s *operatorService) takeDrill(on *registry.Drills, r DrillReport, now time
 			r.Ended.UTC().Format(time.RFC3339), r.Ended.Sub(now).Round(time.Second))
 	}
 	next := registry.Drills{Last: r.Drill}
+	const hint = "`tidegate drill list` shows the chain, of which the reports are taken in their order; an operator can go on with this one: `tidegate drill record --anew`"
+	var last registry.Drill // its zero value is what report 1 follows
 	if on != nil {
-		const hint = "`tidegate drill list` shows the chain; an operator's certificate may begin another one"
-		last := on.Last
-		switch {
-		case r.Hash == last.Hash:
-			return nil, nil //nolint:nilnil // nothing to be done, as documented
-		case r.Ended.Before(last.Ended):
-			return nil, refuse(hint, "report %d of %s is on record, and ended later", last.Number, last.Ended.UTC().Format(time.RFC3339))
-		case free:
-		case r.Number != last.Number+1:
-			return nil, refuse(hint, "it is report %d of its chain, report %d is on record: the next one is wanted", r.Number, last.Number)
-		case r.Previous != last.Hash:
-			return nil, refuse(hint, "it follows report %.12s, report %.12s is on record", r.Previous, last.Hash)
-		}
-		next.Passed = on.Passed
+		last, next.Passed = on.Last, on.Passed
+	}
+	switch {
+	case on != nil && r.Hash == last.Hash:
+		return nil, nil //nolint:nilnil // nothing to be done, as documented
+	case anew:
+	case r.Number != last.Number+1:
+		return nil, refuse(hint, "it is report %d of its chain, %d are on record: the next one is wanted", r.Number, last.Number)
+	case r.Previous != last.Hash:
+		return nil, refuse(hint, "it follows report %.12s, report %.12s is on record", r.Previous, last.Hash)
+	case r.Ended.Before(last.Ended):
+		return nil, refuse("a clock was set back; "+hint, "report %d of %s is on record, and ended later", last.Number, last.Ended.UTC().Format(time.RFC3339))
 	}
 	if r.Outcome == drillPassed && r.Level != drillLint {
 		next.Passed = &next.Last

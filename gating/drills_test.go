@@ -34,7 +34,7 @@ func TestTakeDrill(t *testing.T) {
 		name   string
 		on     *registry.Drills
 		report DrillReport
-		free   bool
+		anew   bool
 		passed string // hash of the newest pass; empty: none
 		why    string // refused; "same": nothing changes
 	}{
@@ -47,16 +47,18 @@ func TestTakeDrill(t *testing.T) {
 		{name: "again", on: on, report: first, why: "same"},
 		{name: "a failed one left out", on: on, report: report(3, "cc", "bb", "passed", time.Hour), why: "the next one is wanted"},
 		{name: "another chain", on: on, report: report(2, "cc", "dd", "passed", time.Hour), why: "it follows report dd"},
-		{name: "another chain, an operator", on: on, report: report(1, "cc", "", "passed", time.Hour), free: true, passed: "cc"},
-		{name: "an old pass, an operator", on: on, report: report(2, "cc", "dd", "passed", 3*time.Hour), free: true, why: "ended later"},
+		{name: "failed ones before it left out", report: report(5, "cc", "bb", "passed", time.Hour), why: "the next one is wanted"},
+		{name: "begun anew", report: report(5, "cc", "bb", "passed", time.Hour), anew: true, passed: "cc"},
+		{name: "another chain, an operator", on: on, report: report(1, "cc", "", "passed", time.Hour), anew: true, passed: "cc"},
+		{name: "an old pass, an operator", on: on, report: report(2, "cc", "dd", "passed", 3*time.Hour), anew: true, passed: "cc"},
 		{name: "an old pass", on: on, report: report(2, "cc", "aa", "passed", 3*time.Hour), why: "ended later"},
-		{name: "future", on: on, report: report(2, "cc", "aa", "passed", -time.Hour), free: true, why: "ahead of this gate's clock"},
+		{name: "future", on: on, report: report(2, "cc", "aa", "passed", -time.Hour), anew: true, why: "ahead of this gate's clock"},
 		{name: "a clock a little ahead", on: on, report: report(2, "cc", "aa", "passed", -drillAhead), passed: "cc"},
-		{name: "another cluster", report: other, free: true, why: "of cluster"},
-		{name: "no end", report: endless, free: true, why: "when it ended"},
+		{name: "another cluster", report: other, anew: true, why: "of cluster"},
+		{name: "no end", report: endless, anew: true, why: "when it ended"},
 	} {
 		s := &operatorService{cluster: "demo"}
-		got, err := s.takeDrill(c.on, c.report, now, c.free)
+		got, err := s.takeDrill(c.on, c.report, now, c.anew)
 		switch {
 		case c.why == "same":
 			if got != nil || err != nil {

@@ -26,7 +26,7 @@ type operatorService struct {
 	cfg     Config
 	cluster string
 
-	certificate func() time.Duration                      // how long the gate's own is valid still
+	certificate func() time.Duration                       // how long the gate's own is valid still
 	reports     func(envelope []byte) (DrillReport, error) // nil: see [Deps]
 }
 

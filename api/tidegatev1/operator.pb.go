@@ -3436,7 +3436,10 @@ func (x *SetDetectorResponse) GetService() *Service {
 type RecordDrillRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// A DSSE envelope, docs/formats/evidence.md. The service is the one that it names.
-	Envelope      []byte `protobuf:"bytes,1,opt,name=envelope,proto3" json:"envelope,omitempty"`
+	Envelope []byte `protobuf:"bytes,1,opt,name=envelope,proto3" json:"envelope,omitempty"`
+	// It need not follow the report on record. An operator's alone, with a reason.
+	Anew          bool   `protobuf:"varint,2,opt,name=anew,proto3" json:"anew,omitempty"`
+	Reason        string `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3476,6 +3479,20 @@ func (x *RecordDrillRequest) GetEnvelope() []byte {
 		return x.Envelope
 	}
 	return nil
+}
+
+func (x *RecordDrillRequest) GetAnew() bool {
+	if x != nil {
+		return x.Anew
+	}
+	return false
+}
+
+func (x *RecordDrillRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
 }
 
 type RecordDrillResponse struct {
@@ -6385,9 +6402,11 @@ const file_tidegate_v1_operator_proto_rawDesc = "" +
 	"\x06reason\x18\x04 \x01(\tR\x06reason\x12'\n" +
 	"\x0fsingle_registry\x18\x05 \x01(\bR\x0esingleRegistry\"E\n" +
 	"\x13SetDetectorResponse\x12.\n" +
-	"\aservice\x18\x01 \x01(\v2\x14.tidegate.v1.ServiceR\aservice\"0\n" +
+	"\aservice\x18\x01 \x01(\v2\x14.tidegate.v1.ServiceR\aservice\"\\\n" +
 	"\x12RecordDrillRequest\x12\x1a\n" +
-	"\benvelope\x18\x01 \x01(\fR\benvelope\"_\n" +
+	"\benvelope\x18\x01 \x01(\fR\benvelope\x12\x12\n" +
+	"\x04anew\x18\x02 \x01(\bR\x04anew\x12\x16\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\"_\n" +
 	"\x13RecordDrillResponse\x12\x18\n" +
 	"\aservice\x18\x01 \x01(\tR\aservice\x12.\n" +
 	"\x05drill\x18\x02 \x01(\v2\x18.tidegate.v1.DrillRecordR\x05drill\"[\n" +

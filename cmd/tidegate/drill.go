@@ -30,6 +30,7 @@ func drillCommand() *ucli.Command {
 			drillShowCommand(),
 			drillHistoryCommand(),
 			drillVerifyCommand(),
+			drillRecordCommand(),
 			drillKeyCommand(),
 		},
 	}

@@ -197,6 +197,9 @@ func drillRun(c *ucli.Context) error {
 	// printed also when that fails.
 	sealed, unkept := keepReport(context.WithoutCancel(c.Context), store, key, &ask.cfg, result.Report)
 	printed := cli.Print(c, sealed.Report, func(w io.Writer) error { return writeReport(w, sealed) })
+	if unkept == nil {
+		ask.tellGate(c, store)
+	}
 	return drillEnd(drillVerdict(ask.cfg.Service, verdict), unkept, printed)
 }
 

@@ -84,6 +84,9 @@ func gateParts(f gateFile, log *slog.Logger) ([]daemon.Part, error) {
 	if !f.Archive.IsZero() {
 		deps.Archive = func(ctx context.Context) (bucket.Bucket, error) { return open.Open(ctx, f.Archive) }
 	}
+	if deps.DrillReport, err = drillReports(f.Gate.Drills.Keys); err != nil {
+		return nil, err
+	}
 	gate := gating.New(deps, f.Gate)
 	return []daemon.Part{{Name: "gate", Run: gate.Run, Ready: gate.Ready()}}, nil
 }

@@ -25,6 +25,7 @@ import (
 	"github.com/tidegate/tidegate/api"
 	pb "github.com/tidegate/tidegate/api/tidegatev1"
 	"github.com/tidegate/tidegate/api/tidegatev1/tidegatev1connect"
+	"github.com/tidegate/tidegate/gating"
 	"github.com/tidegate/tidegate/internal/cli"
 	"github.com/tidegate/tidegate/internal/pki"
 )
@@ -40,6 +41,7 @@ type fakeGate struct {
 	gaps     []*pb.GapView
 
 	noGap     bool // there is none to accept
+	reports   func([]byte) (gating.DrillReport, error)
 	noService bool // Status knows no service
 	asked     any  // newest request that the test may look at
 }

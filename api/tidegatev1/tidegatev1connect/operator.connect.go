@@ -140,8 +140,7 @@ type OperatorServiceClient interface {
 	// SetDetector sets how a service's failure detector may act, and how fresh its drills must be.
 	SetDetector(context.Context, *connect.Request[tidegatev1.SetDetectorRequest]) (*connect.Response[tidegatev1.SetDetectorResponse], error)
 	// RecordDrill writes down what came of a drill, by its signed report. A drill's own
-	// certificate may call it, and nothing else that writes: its reports must follow one
-	// another. An operator may begin another chain.
+	// certificate may call it, and nothing else that writes. Reports must follow one another.
 	RecordDrill(context.Context, *connect.Request[tidegatev1.RecordDrillRequest]) (*connect.Response[tidegatev1.RecordDrillResponse], error)
 	// Freeze stops role changes of a service, and nothing else.
 	Freeze(context.Context, *connect.Request[tidegatev1.FreezeRequest]) (*connect.Response[tidegatev1.FreezeResponse], error)
@@ -558,8 +557,7 @@ type OperatorServiceHandler interface {
 	// SetDetector sets how a service's failure detector may act, and how fresh its drills must be.
 	SetDetector(context.Context, *connect.Request[tidegatev1.SetDetectorRequest]) (*connect.Response[tidegatev1.SetDetectorResponse], error)
 	// RecordDrill writes down what came of a drill, by its signed report. A drill's own
-	// certificate may call it, and nothing else that writes: its reports must follow one
-	// another. An operator may begin another chain.
+	// certificate may call it, and nothing else that writes. Reports must follow one another.
 	RecordDrill(context.Context, *connect.Request[tidegatev1.RecordDrillRequest]) (*connect.Response[tidegatev1.RecordDrillResponse], error)
 	// Freeze stops role changes of a service, and nothing else.
 	Freeze(context.Context, *connect.Request[tidegatev1.FreezeRequest]) (*connect.Response[tidegatev1.FreezeResponse], error)
