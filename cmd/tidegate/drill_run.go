@@ -148,11 +148,11 @@ func writeDrillPlan(w io.Writer, p *shadow.Plan) error {
 	fmt.Fprintf(&b, "drill %s %s of %s, with what node %s keeps\n", p.Level, p.Scenario, p.Service, p.Standby)
 	fmt.Fprintf(&b, "backlog: %s records\n", cli.Count(p.Backlog))
 	for _, s := range p.Streams {
-		cut := "the end of what is committed; its service says no digest"
+		said := "its service says no digest"
 		if s.DigestAt != nil {
-			cut = fmt.Sprintf("near %s, where the live service says digest %s", *s.DigestAt, *s.Digest)
+			said = fmt.Sprintf("compared at %s, where the live service says digest %s", *s.DigestAt, *s.Digest)
 		}
-		fmt.Fprintf(&b, "stream %s: cut %s\n", s.ID, cut)
+		fmt.Fprintf(&b, "stream %s: cut at the end of what is committed; %s\n", s.ID, said)
 	}
 	fmt.Fprintf(&b, "program: %s\ncanaries: %s\nchecks: %s\n", strings.Join(p.Program, " "), strings.Join(p.Canaries, ", "), strings.Join(p.Checks, ", "))
 	for _, l := range p.LeftOvers {

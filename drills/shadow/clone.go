@@ -24,11 +24,13 @@ type part struct {
 	src    *archive.Stream
 	bases  *archive.Bases
 	to     cold.To
-	digest tidegate.Digest // that the live standby's service says it has there; zero: it says none
-	begin  archive.Place   // the first batch that is copied
-	end    archive.Place   // the last one: the cut lies in it
-	hold   tidegate.Seq    // the first one that is left for later
-	base   string          // that the state begins with; empty: the log's beginning
+	digest tidegate.Digest   // that the live standby's service says; zero: it says none
+	at     tidegate.Position // where it says so
+	behind uint64            // records of the batches behind that one
+	begin  archive.Place     // the first batch that is copied
+	end    archive.Place     // the last one: the cut lies in it
+	hold   tidegate.Seq      // the first one that is left for later
+	base   string            // that the state begins with; empty: the log's beginning
 
 	baseBytes      int64  // of its files
 	records, bytes uint64 // of the backlog
@@ -88,8 +90,9 @@ func openClone(ctx context.Context, fsys vfs.FS, b *sandbox, from Source, r *arc
 	return c, nil
 }
 
-// choose opens a stream, and finds its cut: where the live standby's service says which
-// digest it has, and the end of what is committed where it says none.
+// choose opens a stream. Its cut is the end of what is committed, which lies behind what
+// the live standby's service says the digest of: what that has not applied yet is what
+// must be rehearsed.
 func choose(ctx context.Context, from Source, r *archive.Reader, info archive.StreamInfo, seen Seen, backlog uint64) (p *part, err error) {
 	src, err := r.Open(ctx, info)
 	if err != nil {
@@ -100,19 +103,24 @@ func choose(ctx context.Context, from Source, r *archive.Reader, info archive.St
 	if err != nil {
 		return p, err
 	}
+	p.end, p.to.Seq = tip, tip.Seq
+	latest := tip.Seq // that a base may lie before: the digest must lie in what is fed
 	if !seen.Digest.IsZero() && (seen.DigestAt > 0 || tip.Next == 0) {
-		p.digest, p.to.Position = seen.Digest, seen.DigestAt
-	} else {
-		p.to.Seq = tip.Seq
-	}
-	if p.end, err = p.to.Place(ctx, src); err != nil {
-		return p, err
+		p.digest, p.at = seen.Digest, seen.DigestAt
+		said, err := cold.To{Position: p.at}.Place(ctx, src)
+		if err != nil {
+			return p, err
+		}
+		latest = said.Seq
+		if p.behind, _, err = src.Count(ctx, said.Seq+1, tip.Seq); err != nil {
+			return p, err
+		}
 	}
 	if p.hold, err = src.Tail(ctx, p.end.Seq, backlog); err != nil {
 		return p, err
 	}
 	// Something lies before it: a service that has nothing cannot be told where to begin.
-	before := cold.To{Seq: max(p.hold-1, src.Branch.Segments[0].First)}
+	before := cold.To{Seq: max(min(p.hold-1, latest), src.Branch.Segments[0].First)}
 	at, err := before.Place(ctx, src)
 	if err != nil {
 		return p, err
@@ -171,12 +179,7 @@ func (c *clone) head(ctx context.Context, copied func(n int)) ([]*replay.Plan, e
 			return nil, err
 		}
 	}
-	return c.plans(ctx, func(p *part) replay.Choice {
-		if p.hold > p.end.Seq {
-			return replay.Choice{To: p.to} // there is no backlog, and the cut may lie within a batch
-		}
-		return replay.Choice{To: cold.To{Seq: p.hold - 1}}
-	})
+	return c.plans(ctx, func(p *part) replay.Choice { return replay.Choice{To: cold.To{Seq: p.hold - 1}} })
 }
 
 // tail copies the backlog, and plans the rest.
@@ -186,7 +189,13 @@ func (c *clone) tail(ctx context.Context) ([]*replay.Plan, error) {
 			return nil, err
 		}
 	}
-	return c.plans(ctx, func(p *part) replay.Choice { return replay.Choice{To: p.to, Digest: p.digest} })
+	return c.plans(ctx, func(p *part) replay.Choice {
+		ch := replay.Choice{To: p.to}
+		if p.at == 0 {
+			ch.Digest = p.digest // of a log with nothing in it
+		}
+		return ch
+	})
 }
 
 func (c *clone) put(ctx context.Context, name string, text []byte) error {
@@ -235,6 +244,9 @@ func (c *clone) plans(ctx context.Context, choice func(*part) replay.Choice) ([]
 		}
 		ch := choice(p)
 		ch.Base, ch.Beginning = p.base, p.base == ""
+		if p.at > 0 {
+			ch.Marks = []replay.Mark{{Position: p.at, Digest: p.digest, From: "the live standby's service"}}
+		}
 		if p.plan, err = replay.Make(ctx, s, p.bases, ch); err != nil {
 			return nil, fmt.Errorf("%s/%s: %w", p.src.Info.Service, p.src.Info.Name, err)
 		}

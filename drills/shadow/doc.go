@@ -14,8 +14,8 @@
 //     carry its mark in their environment
 //   - clone:   base and log out of the standby node, copied into the sandbox, and the
 //     service's own program that follows them there
-//   - cut:     where the clone ends: the place of the live standby's newest state digest,
-//     or the end of what is committed where its service says none
+//   - cut:     where the clone ends: the end of what is committed when it is opened. The
+//     state is compared at the live standby's newest digest, on the way there
 //   - backlog: the last records before the cut, which are left for what is timed
 //   - course:  the steps of a drill; those between t0 and the canary are phases
 //

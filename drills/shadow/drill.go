@@ -112,7 +112,8 @@ type run struct {
 	leftOvers []evidence.LeftOver
 	lost      []string // what could not be cleaned
 	checks    []evidence.Check
-	outcomes  []replay.Outcome
+	outcomes  []replay.Outcome   // of the latest plans
+	checked   [][]replay.Checked // of all plans, one list a stream
 }
 
 // enter makes sure that the drill can harm nothing. Its error refuses the drill.
@@ -380,11 +381,14 @@ func (r *run) start(ctx context.Context, plans []*replay.Plan) error {
 // fed waits until the service has what it was given.
 func (r *run) fed(ctx context.Context) error {
 	out, err := r.d.feeds.Load().Fed(ctx)
-	if err == nil {
-		r.outcomes = out
-	}
 	if err != nil {
 		return err
+	}
+	if r.outcomes = out; r.checked == nil {
+		r.checked = make([][]replay.Checked, len(out))
+	}
+	for i := range out {
+		r.checked[i] = append(r.checked[i], out[i].Checked...)
 	}
 	for i, o := range out {
 		if o.Verdict == replay.Differs {

@@ -32,8 +32,12 @@ const events = 300
 type site struct {
 	m        *archivetest.Maker
 	segments []string
-	digest   tidegate.Digest
+	digest   tidegate.Digest // that the live service says, at at
 	at       tidegate.Position
+	early    struct { // what it said in the middle
+		digest tidegate.Digest
+		at     tidegate.Position
+	}
 
 	blind   *time.Duration
 	letIn   bool // it refuses nothing
@@ -58,7 +62,9 @@ func newSite(t *testing.T) *site {
 		if err != nil {
 			t.Fatal(err)
 		}
-		s.digest, s.at = after(s.digest, event), at.Next
+		if s.digest, s.at = after(s.digest, event), at.Next; i == events/2 {
+			s.early.digest, s.early.at = s.digest, s.at
+		}
 	}
 	if err := j.Sync(t.Context()); err != nil {
 		t.Fatal(err)
@@ -204,6 +210,33 @@ func TestDrill(t *testing.T) {
 	late, v := s.drill(t, t.Context(), 150, history...)
 	if v.Outcome != judge.Failed || v.ExitCode != 9 || !strings.Contains(strings.Join(v.Sentences(), "\n"), "apply") {
 		t.Errorf("slow: %s %d, %v\n%s", v.Outcome, v.ExitCode, v.Sentences(), outcomes(&late))
+	}
+}
+
+// TestBehindTheDigest: what is committed behind the place of which the live service says
+// the digest is rehearsed too. A record there that a service cannot carry out is what a
+// drill is for; one that it carries out is no reason to doubt the others.
+func TestBehindTheDigest(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	end := s.at
+	s.digest, s.at = s.early.digest, s.early.at
+	for _, backlog := range []int64{10, events - 50} { // the digest lies before t0, and behind it
+		rep, v := s.drill(t, t.Context(), backlog)
+		if st := rep.Streams[0]; v.Outcome != judge.Passed || *st.Cut < end || st.Expected != nil || st.Observed == nil {
+			t.Errorf("%s: %v, %+v", v.Outcome, v.Sentences(), st)
+		}
+		if c := rep.Checks[0]; c.Got == nil || *c.Got != s.digest.String() || !strings.Contains(c.Wanted, "records lie in the batches behind it") {
+			t.Errorf("%+v", c)
+		}
+	}
+	s.cfg = s.config(t, poisoned)
+	if rep, v := s.drill(t, t.Context(), 10); v.Outcome != judge.Failed || !strings.Contains(outcomes(&rep), "cannot carry it out") {
+		t.Errorf("poisoned: %s: %v", v.Outcome, v.Sentences())
+	}
+	s.cfg, s.digest = s.config(t, well), after(s.digest, nil)
+	if rep, v := s.drill(t, t.Context(), 10); v.Outcome != judge.Failed || rep.Checks[0].Outcome != evidence.CheckFailed {
+		t.Errorf("another state there: %s: %v", v.Outcome, v.Sentences())
 	}
 }
 

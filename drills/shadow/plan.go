@@ -30,7 +30,7 @@ type Plan struct {
 // PlannedStream is a stream as it is at the live standby node now.
 type PlannedStream struct {
 	ID       tidegate.StreamID  `json:"stream_id"`
-	Digest   *tidegate.Digest   `json:"digest"` // null: its service says none, and the cut would be the end of what is committed
+	Digest   *tidegate.Digest   `json:"digest"` // null: its service says none, and nothing would be compared
 	DigestAt *tidegate.Position `json:"digest_at"`
 	Records  *int64             `json:"records_behind"`
 }

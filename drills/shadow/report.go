@@ -58,7 +58,7 @@ func (r *run) result() Result {
 		rep.Backlog.Records, rep.Backlog.Bytes = &records, &size
 		for i, p := range r.clone.parts {
 			rep.Streams = append(rep.Streams, r.stream(i, p))
-			rep.Checks = append(rep.Checks, r.digest(i, rep.Streams[i]))
+			rep.Checks = append(rep.Checks, r.digest(i, p))
 		}
 	}
 	rep.Checks = append(append(rep.Checks, r.checks...), out.harm)
@@ -102,12 +102,12 @@ func (r *run) stream(i int, p *part) evidence.Stream {
 		return s
 	}
 	s.Generation, s.CutSeq, s.Lineage = &p.end.Generation, &p.end.Seq, &p.plan.Origin
-	if !p.digest.IsZero() {
-		s.Expected = &p.digest
-	}
 	if i < len(r.outcomes) {
 		o := &r.outcomes[i]
 		s.Cut = &o.Position
+		if o.Verdict != replay.Unknown && len(o.Checked) > 0 { // on record at the cut, or where it came to its end
+			s.Expected = &o.Checked[len(o.Checked)-1].Digest
+		}
 		if !o.Digest.IsZero() {
 			s.Observed = &o.Digest
 		}
@@ -115,33 +115,46 @@ func (r *run) stream(i int, p *part) evidence.Stream {
 	return s
 }
 
-// digest is whether a stream's state at the cut is the one on record.
-func (r *run) digest(i int, s evidence.Stream) evidence.Check {
+// digest is whether a stream's state is what the live standby's service says of the same
+// place: at the cut, or on the way to it where that service is behind or has gone on.
+func (r *run) digest(i int, p *part) evidence.Check {
 	c := evidence.Check{
-		Name: "digest " + string(s.Name), Kind: "digest", Wanted: "the digest that the live standby's service says of the same place", Outcome: evidence.CheckUnknown,
+		Name: "digest " + string(p.src.Info.Name), Kind: "digest", Wanted: "the digest that the live standby's service says of the same place", Outcome: evidence.CheckUnknown,
 	}
-	if s.Expected != nil {
-		c.Wanted = s.Expected.String()
+	if !p.digest.IsZero() {
+		c.Wanted = fmt.Sprintf("%s at %s; %d records lie in the batches behind it", p.digest, p.at, p.behind)
 	}
-	if s.Observed != nil {
-		c.Got = new(s.Observed.String())
+	var o replay.Outcome
+	if i < len(r.outcomes) {
+		o = r.outcomes[i]
+		c.Got = r.said(i, p)
 	}
-	applied := r.course.Step() == Over && r.appliedAll()
 	switch {
-	case i < len(r.outcomes) && r.outcomes[i].Verdict == replay.Differs:
-		c.Outcome, c.Why = evidence.CheckFailed, "the clone's state is another one"
-	case !applied:
+	case o.Verdict == replay.Differs:
+		c.Outcome, c.Why = evidence.CheckFailed, "the clone's state is another one: "+o.Why
+	case !r.appliedAll():
 		c.Why = "the clone has not come to the cut"
-	case s.Expected == nil:
+	case p.digest.IsZero():
 		c.Why = "the live standby's service says no digest"
-	case s.Observed == nil:
+	case c.Got == nil && o.Digest.IsZero():
 		c.Why = "the clone's service says no digest"
-	case *s.Expected == *s.Observed:
-		c.Outcome = evidence.CheckPassed
+	case c.Got == nil:
+		c.Why = "the clone's service said no digest at that place"
 	default:
-		c.Outcome, c.Why = evidence.CheckFailed, "the clone's state is another one"
+		c.Outcome = evidence.CheckPassed // else the replay had ended there
 	}
 	return c
+}
+
+// said is the digest that the clone's service said at the place where the live one's is
+// known; nil: it did not.
+func (r *run) said(i int, p *part) *string {
+	for _, k := range r.checked[i] {
+		if k.Position == p.at && k.Digest == p.digest {
+			return new(k.Got.String())
+		}
+	}
+	return nil
 }
 
 // appliedAll reports whether the clone has everything up to the cut.

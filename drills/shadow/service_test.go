@@ -48,6 +48,7 @@ const (
 	dies     = "dies"     // before it connects
 	slow     = "slow"     // it applies each event slowly
 	spoils   = "spoils"   // it carries one event out wrongly
+	poisoned = "poisoned" // it cannot carry out one of the last events
 	refuses  = "refuses"  // it ends when it is to be promoted
 	deaf     = "deaf"     // it takes no writes
 	children = "children" // it leaves a process behind
@@ -85,6 +86,9 @@ func (s *chain) Apply(r journal.Record) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.seen++
+	if s.way == poisoned && s.seen == events-20 {
+		return errors.New("cannot carry it out")
+	}
 	s.at, s.state, s.last = r.Next, after(s.state, r.Payload), bytes.Clone(r.Payload)
 	if s.way == spoils && s.seen == 7 {
 		s.state[0]++

@@ -29,6 +29,9 @@ type Choice struct {
 	Beginning bool
 	// Digest, unless it is zero, is what the state must have at the target.
 	Digest tidegate.Digest
+	// Marks are further places at which the state's digest is known, of the history that
+	// is fed. Those outside of the range are not looked at.
+	Marks []Mark
 }
 
 // Mark is a place where the digest of the service's state is on record.
@@ -37,7 +40,7 @@ type Mark struct {
 	Digest   tidegate.Digest   `json:"digest"`
 	From     string            `json:"from"` // who recorded it, for people
 
-	lineage tidegate.Lineage // of the journal before it; of a base only
+	lineage tidegate.Lineage // of the journal before it; of a base only, empty: the one that is fed
 }
 
 // Plan is what is fed of one stream.
@@ -98,7 +101,7 @@ func Make(ctx context.Context, s *archive.Stream, bases *archive.Bases, c Choice
 		p.Since = p.Begin.Oldest
 	}
 	p.Bytes = int64(p.End.Next - p.First) //nolint:gosec // a size
-	return p, p.findMarks(bases)
+	return p, p.findMarks(bases, c.Marks)
 }
 
 // unbroken is an error when there is a hole between a batch and the end.
@@ -192,8 +195,14 @@ func (p *Plan) lineage(ctx context.Context) (tidegate.Lineage, error) {
 	return "", refuse("", fmt.Errorf("the log does not say which journal it is of: %w", tidegate.ErrUnsupported))
 }
 
-// findMarks lists the bases within the range whose services said a digest.
-func (p *Plan) findMarks(bases *archive.Bases) error {
+// findMarks lists the bases within the range whose services said a digest, and what is
+// known besides.
+func (p *Plan) findMarks(bases *archive.Bases, more []Mark) error {
+	for _, m := range more {
+		if m.Position > p.First && m.Position <= p.End.Next {
+			p.marks = append(p.marks, m)
+		}
+	}
 	for i := range bases.All {
 		b := &bases.All[i]
 		if b.Generation != p.End.Generation || b.Start <= p.First || b.Start > p.End.Next {
@@ -212,7 +221,7 @@ func (p *Plan) findMarks(bases *archive.Bases) error {
 	return nil
 }
 
-// Marks are the bases within the range whose services said a digest, by position.
+// Marks are the places within the range where a digest is on record, by position.
 func (p *Plan) Marks() []Mark { return p.marks }
 
 // paced reports whether a record is fed at the source's pace.

@@ -419,7 +419,7 @@ func (s *session) checkHere(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if m.Position < f.lastData || there != m.lineage {
+		if m.Position < f.lastData || m.lineage != "" && there != m.lineage {
 			continue // of a history that a failover left
 		}
 		if err := s.check(ctx, m); err != nil {
