@@ -33,11 +33,12 @@ func TestRegenerate(t *testing.T) {
 		}
 		return r.Msg, nil
 	}
+	head := new(uint64(7)) // where the source's log ends; nil: not known
 	report := func(lost string, diverged bool) {
 		t.Helper()
 		_, err := s.node(tidegate.RoleAgent, "east", "e1").ReportAgent(t.Context(), connect.NewRequest(&pb.ReportAgentRequest{
 			Node: "e1", Site: "east", Holder: s.agents["e1"].String(),
-			Streams: []*pb.AgentStream{{StreamId: ids["a"].String(), Lost: lost, LostDiverged: diverged}},
+			Streams: []*pb.AgentStream{{StreamId: ids["a"].String(), Lost: lost, LostDiverged: diverged, Head: head}},
 		}))
 		if err != nil {
 			t.Fatal(err)
@@ -65,6 +66,12 @@ func TestRegenerate(t *testing.T) {
 	report("", false)
 	refused(ruleLost, &pb.RegenerateStreamRequest{})
 	gaps("nothing is lost", nil)
+	was := head
+	head = nil
+	report("", false)
+	gaps("nobody can look", func(g *pb.GapView) bool { return g.GetState() == pb.GapState_GAP_STATE_UNKNOWN })
+	head = was
+	report("", false)
 	for _, loss := range []bool{false, true} {
 		if _, err := accept(&pb.AcceptGapRequest{Reason: "a test", AcceptLoss: loss}); tidegate.ClassOf(err) != tidegate.Refused || !strings.Contains(err.Error(), "there is no gap to accept") {
 			t.Errorf("no gap, accept loss %t: %v", loss, err)
@@ -149,7 +156,7 @@ func TestRegenerate(t *testing.T) {
 		t.Errorf("asked again: %+v, %v", again, err)
 	}
 	_, err = s.node(tidegate.RoleAgent, "east", "e1").ReportAgent(t.Context(), connect.NewRequest(&pb.ReportAgentRequest{
-		Node: "e1", Site: "east", Holder: s.agents["e1"].String(), Streams: []*pb.AgentStream{{StreamId: ids["a"].String(), Role: pb.AgentRole_AGENT_ROLE_WRITER, Epoch: 2}},
+		Node: "e1", Site: "east", Holder: s.agents["e1"].String(), Streams: []*pb.AgentStream{{StreamId: ids["a"].String(), Role: pb.AgentRole_AGENT_ROLE_WRITER, Epoch: 2, Head: head}},
 	}))
 	if err != nil {
 		t.Fatal(err)
