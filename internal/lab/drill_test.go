@@ -1,7 +1,9 @@
 package lab_test
 
 import (
+	"context"
 	"encoding/json"
+	"errors"
 	"os"
 	"strings"
 	"testing"
@@ -12,12 +14,23 @@ import (
 	"github.com/tidegate/tidegate/internal/lab"
 )
 
+// signingKey makes the key that drills sign with, and its public half for the gate.
+func signingKey(t *testing.T, s *stage) {
+	t.Helper()
+	key, err := evidence.NewKey(s.File("drill.key"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(s.File("drill.pub"), key.Public().PEM(), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // drillFile writes the file of a drill that rehearses with d2, under an identity and a
 // key of its own.
 func drillFile(t *testing.T, s *stage) string {
 	t.Helper()
 	s.ask(t, 0, "tidegate", "dev", "pki", "--dir", s.File("pki"), "--cluster", "lab", "--identity", "dr/drill/dora")
-	s.ask(t, 0, "tidegate", "drill", "key", "new", s.File("drill.key"))
 	type tree = map[string]any
 	post := func(currency string) tree {
 		return tree{
@@ -70,6 +83,15 @@ func drill(t *testing.T, s *stage) {
 			t.Errorf("%+v", c)
 		}
 	}
+	s.until(t, "the gate to have the drill on record", func(ctx context.Context) error {
+		st, err := s.Status(ctx)
+		if err == nil && st.GetServices()[0].GetPassedDrill().GetId() != rep.ID.String() {
+			err = errors.New(st.GetServices()[0].GetPassedDrill().String())
+		}
+		return err
+	})
+	explained, _ := s.Tidegate(t.Context(), "gate", "explain", lab.Service) // other rules may not hold
+	says(t, string(explained), "a drill passed")
 	s.flows(t, "transfers after the drill")
 	if _, now := s.writer(t, s.Primaries(), 0); now != epoch {
 		t.Errorf("epoch %d, and %d before the drill", now, epoch)

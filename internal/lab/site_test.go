@@ -25,8 +25,14 @@ const smallDisk = 256 << 20
 // and in the end loses its primary site. Nothing acknowledged may be missing
 // then, and the logs of all standby nodes must be whole and equal.
 func TestFaults(t *testing.T) {
-	s := layOut(t, lab.Plant{})
+	var s *stage
+	s = layOut(t, lab.Plant{Tune: func(name string, file map[string]any) {
+		if strings.HasPrefix(name, "gate") {
+			file["gate"].(map[string]any)["drills"] = map[string]any{"keys": []string{s.File("drill.pub")}}
+		}
+	}})
 	mountSmall(t, s)
+	signingKey(t, s)
 	s.up(t)
 	for _, fault := range []struct {
 		name string
