@@ -145,28 +145,23 @@ func drillReportOf(s evidence.Sealed, key evidence.KeyID) gating.DrillReport {
 const tellBack = 200
 
 // tell sends a chain's newest report, and before it those that the gate lacks: it takes
-// each only when it has the one before. send must be safe to repeat. It returns how many
-// were taken.
-func tell(files []evidence.File, send func(evidence.File) error) (sent int, err error) {
-	if len(files) == 0 {
-		return 0, nil
-	}
+// each only when it has the one before. send must be safe to repeat.
+func tell(files []evidence.File, send func(evidence.File) error) (err error) {
 	first := len(files) - 1
 	for ; first >= 0; first-- {
-		if err = send(files[first]); err == nil || tidegate.ClassOf(err) != tidegate.Refused || len(files)-first >= tellBack {
+		if err = send(files[first]); tidegate.ClassOf(err) != tidegate.Refused {
 			break
 		}
 	}
 	if err != nil {
-		return 0, err
+		return err
 	}
-	for _, f := range files[max(0, first)+1:] {
+	for _, f := range files[first+1:] {
 		if err := send(f); err != nil {
-			return sent + 1, err
+			return err
 		}
-		sent++
 	}
-	return sent + 1, nil
+	return nil
 }
 
 // tellGate has a gate that the drill's file names write down what came of the drill, and
@@ -194,7 +189,7 @@ func (a *drillAsk) tellGate(c *ucli.Context, store *evidence.Store) {
 	}
 	op := &operator{gates: a.cfg.Gates, http: api.NewHTTPClient(creds.ClientTLS(pki.Expect{Role: tidegate.RoleGate}))}
 	defer op.http.CloseIdleConnections()
-	n, err := tell(files, func(f evidence.File) error {
+	err = tell(files, func(f evidence.File) error {
 		_, err := recordDrill(ctx, op, f.Name, &pb.RecordDrillRequest{Envelope: f.Data})
 		return err
 	})
@@ -202,7 +197,7 @@ func (a *drillAsk) tellGate(c *ucli.Context, store *evidence.Store) {
 		say(err)
 		return
 	}
-	fmt.Fprintf(c.App.ErrWriter, "on record at the gate: %d reports more\n", n)
+	fmt.Fprintln(c.App.ErrWriter, "the gate has the report on record")
 }
 
 // tellFor bounds how long the gates are asked to write reports down.

@@ -73,7 +73,7 @@ func (r *recoveries) say(what string, err error) {
 	if hint := tidegate.HintOf(err); hint != "" {
 		text += " (" + hint + ")"
 	}
-	_, _ = fmt.Fprintln(r.errs, text)
+	_, _ = fmt.Fprintln(r.errs, text) // to stderr, of which nobody can be told
 }
 
 // keep notes what a recovery took.

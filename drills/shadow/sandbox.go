@@ -173,7 +173,7 @@ func (s *scratch) clean(dir, mark string) ([]evidence.LeftOver, error) {
 				found = append(found, evidence.LeftOver{What: "process", Where: fmt.Sprintf("pid %d of sandbox %s", pid, dir), Removed: true})
 			}
 		}
-		time.Sleep(10 * time.Millisecond)
+		time.Sleep(10 * time.Millisecond) // they are no children of this process: nothing tells when they have ended
 	}
 	if err := s.remove(dir); err != nil {
 		return nil, err

@@ -150,7 +150,7 @@ func serve(ctx context.Context, data, run, addr, way string) error {
 	var g sync.WaitGroup
 	g.Go(func() { _ = srv.ListenAndServe() }) // a client sees it
 	err = j.Run(ctx, s)
-	_ = srv.Close()
+	_ = srv.Close() // the process ends
 	g.Wait()
 	return errors.Join(err, j.Close())
 }
