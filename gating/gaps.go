@@ -86,7 +86,7 @@ func (p parts) gapsOf(st registry.Stream, rec fence.EpochRecord) (list []*pb.Gap
 	if pending || rec.ActiveEpoch == 0 || st.Store == local.KindJournal { // no journal says that it does not go on
 		return list
 	}
-	said := p.world.sourceOf(rec, p.timing.Stale)
+	said := p.world.sourceOf(st, rec, p.timing.Stale)
 	switch g := p.world.gapOf(rec, said, p.timing.Stale); {
 	case said.node == "":
 		g.Lost = fmt.Sprintf("no agent at site %s reports the stream", rec.Active.Site)

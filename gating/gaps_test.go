@@ -20,14 +20,14 @@ func TestWhatIsKnownOfAGap(t *testing.T) {
 	st, rec := v.Streams[id].Value, v.Epochs[id].Value
 	p := parts{world: w, timing: Timing{Stale: stale}}
 	agent := w.agents["e1"].report.GetStreams()[0]
-	gap := func() tidegate.Gap { return w.gapOf(rec, w.sourceOf(rec, stale), stale) }
+	gap := func() tidegate.Gap { return w.gapOf(rec, w.sourceOf(st, rec, stale), stale) }
 
 	agent.Lost = "the slot was dropped"
 	if g := gap(); g.Durable != nil || g.Head != nil || g.Generation != 0 || g.Epoch != 3 || g.Node != "e1" || g.Lost != agent.GetLost() {
 		t.Errorf("nobody tells: %+v", g)
 	}
 	facts := func() (text string) {
-		for _, f := range p.gapFacts(rec, w.sourceOf(rec, stale), gap()) {
+		for _, f := range p.gapFacts(rec, w.sourceOf(st, rec, stale), gap()) {
 			text += f.Key + "=" + f.Value + "\n"
 		}
 		return text
@@ -59,7 +59,11 @@ func TestWhatIsKnownOfAGap(t *testing.T) {
 	state(pb.GapState_GAP_STATE_OPEN)
 	st.Gaps, st.Renewal = []tidegate.Gap{{Epoch: 3}}, &registry.Renewal{Epoch: 3, Node: "e1", Site: "east"}
 	state(pb.GapState_GAP_STATE_PENDING)
-	st.Renewal.Epoch, st.Gaps[0].Epoch, agent.Lost = 2, 2, ""
+	st.Renewal.Epoch, st.Gaps[0].Epoch, agent.Epoch = 2, 2, 2
+	if list := p.gapsOf(st, rec); len(list) != 2 || list[0].GetState() != pb.GapState_GAP_STATE_ACCEPTED || list[1].GetState() != pb.GapState_GAP_STATE_UNKNOWN {
+		t.Errorf("what was said before the log was given up: %v", list)
+	}
+	agent.Epoch, agent.Lost = 3, ""
 	state(pb.GapState_GAP_STATE_ACCEPTED)
 	st.Gaps = nil
 	if list := p.gapsOf(st, rec); len(list) > 0 {

@@ -136,7 +136,7 @@ func (s *nodeService) DeclareGeneration(ctx context.Context, req *connect.Reques
 // held by the caller, so that no plan runs.
 func (p parts) declareGeneration(ctx context.Context, v *registry.View, e registry.Entry[registry.Stream], ask declaring) (declared, error) {
 	st, rec := e.Value, v.Epochs[e.Value.ID]
-	said := p.world.sourceOf(rec.Value, p.timing.Stale)
+	said := p.world.sourceOf(st, rec.Value, p.timing.Stale)
 	if r := st.Renewal; r.Pending(rec.Value) && (said.node == "" || r.Node == said.node) {
 		d := declared{renewal: r} // it is under way
 		if i := slices.IndexFunc(st.Gaps, func(g tidegate.Gap) bool { return g.Epoch == r.Epoch }); i >= 0 {
@@ -188,8 +188,8 @@ type source struct {
 
 // sourceOf finds the agent beside the source: the writer's while it is one, whatever
 // an old primary beside it says of itself; else one at its site that says its log is
-// lost.
-func (w *world) sourceOf(rec fence.EpochRecord, stale time.Duration) (best source) {
+// lost. What was said of a log that has been given up since does not count.
+func (w *world) sourceOf(st registry.Stream, rec fence.EpochRecord, stale time.Duration) (best source) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	most := 0
@@ -199,7 +199,7 @@ func (w *world) sourceOf(rec fence.EpochRecord, stale time.Duration) (best sourc
 			continue
 		}
 		for _, one := range a.report.GetStreams() {
-			if one.GetStreamId() != rec.Stream.String() {
+			if one.GetStreamId() != rec.Stream.String() || st.Renewal.Past(rec, tidegate.Epoch(one.GetEpoch())) {
 				continue
 			}
 			if node == rec.Active.Node && writes(one.GetRole()) {

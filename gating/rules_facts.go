@@ -95,7 +95,7 @@ func (w *world) streamFacts(v *registry.View, q question, s registry.Stream, sta
 	out.Loss = w.lossFacts(rec, s.ID, stale)
 	w.contentFacts(&out, q.target, rec, stale)
 	// A source that was set back lacks what the members hold: a change of role is what brings it back.
-	if said := w.sourceOf(rec, stale); said.report.GetLost() != "" && !said.report.GetLostDiverged() && !s.Renewal.Pending(rec) {
+	if said := w.sourceOf(s, rec, stale); said.report.GetLost() != "" && !said.report.GetLostDiverged() && !s.Renewal.Pending(rec) {
 		out.NoGap, out.GapWhy = new(false), fmt.Sprintf("the source beside %s has come to where it does not continue the log: %s; `tidegate gap accept %s/%s` goes on in a new generation",
 			said.node, said.report.GetLost(), s.Service, s.Name)
 	}

@@ -114,6 +114,12 @@ func (r *Renewal) Pending(rec fence.EpochRecord) bool {
 	return r != nil && rec.ActiveEpoch <= r.Epoch && rec.Active.Site == r.Site
 }
 
+// Past reports whether the log was given up behind an epoch, and goes on without it: what
+// an agent said in that epoch is about the log before.
+func (r *Renewal) Past(rec fence.EpochRecord, e tidegate.Epoch) bool {
+	return r != nil && rec.ActiveEpoch > r.Epoch && e <= r.Epoch
+}
+
 // Kind is what a registered node does.
 type Kind string
 

@@ -60,7 +60,8 @@ func FuzzPieces(f *testing.F) {
 					want = append(want, piece...)
 				}
 			}
-			if err := conn.SetReadDeadline(time.Now().Add(time.Hour)); err != nil {
+			// The end may have come already, when the first piece is an empty one.
+			if err := conn.SetReadDeadline(time.Now().Add(time.Hour)); err != nil && !(errors.Is(err, io.EOF) && len(want) == 0) {
 				t.Fatal(err)
 			}
 			got, err := io.ReadAll(conn)
