@@ -15,6 +15,7 @@ import (
 	pb "github.com/tidegate/tidegate/api/tidegatev1"
 	"github.com/tidegate/tidegate/api/tidegatev1/tidegatev1connect"
 	"github.com/tidegate/tidegate/drills/evidence"
+	"github.com/tidegate/tidegate/drills/shadow"
 	"github.com/tidegate/tidegate/gating"
 	"github.com/tidegate/tidegate/gating/registry"
 	"github.com/tidegate/tidegate/internal/cli"
@@ -167,37 +168,45 @@ func tell(files []evidence.File, send func(evidence.File) error) (err error) {
 // tellGate has a gate that the drill's file names write down what came of the drill, and
 // of those before it that it lacks, and says on stderr when it does not: the verdict
 // stands all the same.
-func (a *drillAsk) tellGate(c *ucli.Context, store *evidence.Store) {
-	say := func(err error) {
-		fmt.Fprintf(c.App.ErrWriter, "WARNING: no gate has the report on record, so drill-fresh does not count this drill: %v\n", err)
+func (a *drillAsk) tellGate(ctx context.Context, w io.Writer, store *evidence.Store) {
+	if err := a.record(ctx, store); err != nil {
+		fmt.Fprintf(w, "WARNING: no gate has the report on record, so drill-fresh does not count this drill: %v\n", err)
 		if hint := tidegate.HintOf(err); hint != "" {
-			fmt.Fprintf(c.App.ErrWriter, "hint: %s\n", hint)
+			fmt.Fprintf(w, "hint: %s\n", hint)
 		}
-		fmt.Fprintln(c.App.ErrWriter, "hint: the next drill sends it, too; `tidegate drill record FILE...` does so before")
+		fmt.Fprintln(w, "hint: the next drill sends it, too; `tidegate drill record FILE...` does so before")
+		return
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(c.Context), tellFor)
+	fmt.Fprintln(w, "the gate has the report on record")
+}
+
+// record sends the newest report to a gate that the drill's file names, also when ctx has
+// ended, and before it those that the gate lacks.
+func (a *drillAsk) record(ctx context.Context, store *evidence.Store) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), tellFor)
 	defer cancel()
 	files, err := store.Files(ctx, a.cfg.Service, tellBack)
 	if err != nil {
-		say(err)
-		return
+		return err
 	}
-	creds, err := pki.Load(a.cfg.TLS.Cert, a.cfg.TLS.Key, a.cfg.TLS.CA)
+	op, err := gatesOf(&a.cfg)
 	if err != nil {
-		say(err)
-		return
+		return err
 	}
-	op := &operator{gates: a.cfg.Gates, http: api.NewHTTPClient(creds.ClientTLS(pki.Expect{Role: tidegate.RoleGate}))}
 	defer op.http.CloseIdleConnections()
-	err = tell(files, func(f evidence.File) error {
+	return tell(files, func(f evidence.File) error {
 		_, err := recordDrill(ctx, op, f.Name, &pb.RecordDrillRequest{Envelope: f.Data})
 		return err
 	})
+}
+
+// gatesOf talks to the gates of a drill's file under the drill's identity.
+func gatesOf(cfg *shadow.Config) (*operator, error) {
+	creds, err := pki.Load(cfg.TLS.Cert, cfg.TLS.Key, cfg.TLS.CA)
 	if err != nil {
-		say(err)
-		return
+		return nil, err
 	}
-	fmt.Fprintln(c.App.ErrWriter, "the gate has the report on record")
+	return &operator{gates: cfg.Gates, http: api.NewHTTPClient(creds.ClientTLS(pki.Expect{Role: tidegate.RoleGate}))}, nil
 }
 
 // tellFor bounds how long the gates are asked to write reports down.

@@ -91,19 +91,31 @@ func drillOf(c *ucli.Context) (*drillAsk, error) {
 	if len(errs) > 0 {
 		return nil, cli.Usagef("%w", errors.Join(errs...))
 	}
-	cfg, err := config.Load[shadow.Config](path)
+	opts := shadow.Options{Limit: c.Duration("limit")}
+	if c.IsSet("backlog") {
+		opts.Backlog = new(c.Int64("backlog"))
+	}
+	ask, err := openDrill(path, opts)
 	if err != nil {
 		return nil, err
 	}
-	if service != "" && service != string(cfg.Service) {
-		return nil, cli.Usagef("--service %s: %s is the file of service %s", service, path, cfg.Service)
+	if service != "" && service != string(ask.cfg.Service) {
+		return nil, cli.Usagef("--service %s: %s is the file of service %s", service, path, ask.cfg.Service)
+	}
+	return ask, nil
+}
+
+// openDrill makes a drill out of its file; opts is what is chosen for this one.
+func openDrill(path string, opts shadow.Options) (*drillAsk, error) {
+	cfg, err := config.Load[shadow.Config](path)
+	if err != nil {
+		return nil, err
 	}
 	text, err := os.ReadFile(path)
 	if err != nil {
 		return nil, err
 	}
-	host, err := os.Hostname()
-	if err != nil {
+	if opts.Host, err = os.Hostname(); err != nil {
 		return nil, err
 	}
 	clk, fsys := clock.System(), vfs.OS()
@@ -111,10 +123,7 @@ func drillOf(c *ucli.Context) (*drillAsk, error) {
 	if err != nil {
 		return nil, err
 	}
-	opts := shadow.Options{Limit: c.Duration("limit"), Version: cli.Version(), Host: host, Config: new(evidence.HashOf(text))}
-	if c.IsSet("backlog") {
-		opts.Backlog = new(c.Int64("backlog"))
-	}
+	opts.Version, opts.Config = cli.Version(), new(evidence.HashOf(text))
 	return &drillAsk{cfg: cfg, drill: shadow.New(fsys, clk, node, cfg, opts)}, nil
 }
 
@@ -177,30 +186,45 @@ func drillRun(c *ucli.Context) error {
 	if c.Bool("dry-run") {
 		return ask.plan(c)
 	}
-	key, store, history, err := ask.chain(c.Context)
-	if err != nil {
-		return err
-	}
-	var result shadow.Result
+	var done rehearsed
 	line := func(elapsed time.Duration) string {
 		return fmt.Sprintf("%s: %s", cli.Span(elapsed), ask.drill.Progress())
 	}
-	err = withLines(c, "drill "+string(ask.cfg.Service), line, func(ctx context.Context) error {
-		result = ask.drill.Run(ctx)
-		return nil
+	err = withLines(c, "drill "+string(ask.cfg.Service), line, func(ctx context.Context) (err error) {
+		done, err = ask.rehearse(ctx)
+		return err
 	})
 	if err != nil {
 		return err
 	}
-	verdict := result.Judge(history)
+	printed := cli.Print(c, done.sealed.Report, func(w io.Writer) error { return writeReport(w, done.sealed) })
+	if done.unkept == nil {
+		ask.tellGate(c.Context, c.App.ErrWriter, done.store)
+	}
+	return drillEnd(drillVerdict(ask.cfg.Service, done.verdict), done.unkept, printed)
+}
+
+// rehearsed is what came of a drill.
+type rehearsed struct {
+	verdict judge.Verdict
+	sealed  evidence.Sealed // as far as it was kept
+	store   *evidence.Store
+	unkept  error // the report is not in its chain
+}
+
+// rehearse runs the drill, judges it against its history and appends its report. An error
+// says that it did not begin.
+func (a *drillAsk) rehearse(ctx context.Context) (rehearsed, error) {
+	key, store, history, err := a.chain(ctx)
+	if err != nil {
+		return rehearsed{}, err
+	}
+	result := a.drill.Run(ctx)
+	out := rehearsed{store: store, verdict: result.Judge(history)}
 	// What was rehearsed is put on record also when the operator has had enough, and
 	// printed also when that fails.
-	sealed, unkept := keepReport(context.WithoutCancel(c.Context), store, key, &ask.cfg, result.Report)
-	printed := cli.Print(c, sealed.Report, func(w io.Writer) error { return writeReport(w, sealed) })
-	if unkept == nil {
-		ask.tellGate(c, store)
-	}
-	return drillEnd(drillVerdict(ask.cfg.Service, verdict), unkept, printed)
+	out.sealed, out.unkept = keepReport(context.WithoutCancel(ctx), store, key, &a.cfg, result.Report)
+	return out, nil
 }
 
 // drillEnd is the error that the command ends with: whatever became of the report, a
