@@ -3,21 +3,19 @@ package shadow
 import (
 	"errors"
 	"fmt"
-	"net/http"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/tidegate/tidegate"
+	"github.com/tidegate/tidegate/drills/probe"
 	"github.com/tidegate/tidegate/internal/config"
 )
 
-// Limits.
-const (
-	scratchLenMax = 50               // the path of a socket below it has at most 108 bytes
-	askTimeoutMax = 10 * time.Minute // of one check
-)
+// scratchLenMax bounds scratch: the path of a socket below it has at most 108 bytes.
+const scratchLenMax = 50
 
 // Config is a drill's configuration file. docs/operating/drills.md has a sample.
 type Config struct {
@@ -39,11 +37,11 @@ type Config struct {
 	// go. What is timed is not held back.
 	Rate config.Bytes `yaml:"rate"`
 
-	Canaries   []Canary   `yaml:"canaries"` // at least one; the recovery time ends when the clone has taken each
-	Checks     []Check    `yaml:"checks"`
-	Objectives Objectives `yaml:"objectives"`
-	Harm       Harm       `yaml:"harm"`
-	Evidence   Evidence   `yaml:"evidence"`
+	Canaries   []probe.Canary `yaml:"canaries"` // at least one; the recovery time ends when the clone has taken each
+	Checks     []probe.Check  `yaml:"checks"`
+	Objectives Objectives     `yaml:"objectives"`
+	Harm       Harm           `yaml:"harm"`
+	Evidence   Evidence       `yaml:"evidence"`
 }
 
 // Program is the service's own program, in the part that it has at the standby site.
@@ -51,42 +49,6 @@ type Program struct {
 	Follow      []string          `yaml:"follow"`      // command line: an absolute path and its arguments
 	Environment map[string]string `yaml:"environment"` // of it and of commands; besides these there are PATH, HOME, TMPDIR and TIDEGATE_DRILL
 	Stop        time.Duration     `yaml:"stop"`        // between SIGTERM and SIGKILL; default 5s
-}
-
-// Canary is a write that the clone must accept, and what reads it back.
-type Canary struct {
-	Name  string `yaml:"name"`
-	Write Ask    `yaml:"write"`
-	Read  Ask    `yaml:"read"`
-}
-
-// Check is one of the operator's own.
-type Check struct {
-	Name string `yaml:"name"`
-	Ask  `yaml:",inline"`
-}
-
-// Ask is a question to the clone: by HTTP, or by a command. Exactly one is set.
-type Ask struct {
-	HTTP    *HTTP         `yaml:"http"`
-	Command *Command      `yaml:"command"`
-	Timeout time.Duration `yaml:"timeout"` // default 10s
-}
-
-// HTTP is a request to the clone, and the answer that is wanted.
-type HTTP struct {
-	Method   string `yaml:"method"` // default GET
-	URL      string `yaml:"url"`    // http://{address:NAME}/...: nothing else can be asked
-	Body     string `yaml:"body"`
-	Status   int    `yaml:"status"`   // default 200
-	Contains string `yaml:"contains"` // of the answer's body
-}
-
-// Command is a program, and the end that is wanted of it.
-type Command struct {
-	Run      []string `yaml:"run"`
-	Exit     int      `yaml:"exit"`
-	Contains string   `yaml:"contains"` // of what it prints
 }
 
 // Objectives of the service, as the drill judges them.
@@ -117,15 +79,13 @@ func (c Config) SetDefaults() Config {
 	setDefault(&c.Program.Stop, 5*time.Second)
 	setDefault(&c.Harm.Blind, 10*time.Second)
 	setDefault(&c.Harm.For, 10*time.Second)
-	canaries := make([]Canary, len(c.Canaries))
+	c.Canaries, c.Checks = slices.Clone(c.Canaries), slices.Clone(c.Checks)
 	for i, k := range c.Canaries {
-		canaries[i] = Canary{Name: k.Name, Write: k.Write.withDefaults(), Read: k.Read.withDefaults()}
+		c.Canaries[i] = k.WithDefaults()
 	}
-	checks := make([]Check, len(c.Checks))
 	for i, k := range c.Checks {
-		checks[i] = Check{Name: k.Name, Ask: k.Ask.withDefaults()}
+		c.Checks[i] = k.WithDefaults()
 	}
-	c.Canaries, c.Checks = canaries, checks
 	return c
 }
 
@@ -134,17 +94,6 @@ func setDefault[T comparable](v *T, to T) {
 	if *v == zero {
 		*v = to
 	}
-}
-
-func (a Ask) withDefaults() Ask {
-	setDefault(&a.Timeout, 10*time.Second)
-	if a.HTTP != nil {
-		h := *a.HTTP
-		setDefault(&h.Method, http.MethodGet)
-		setDefault(&h.Status, http.StatusOK)
-		a.HTTP = &h
-	}
-	return a
 }
 
 // Validate reports every broken rule.
@@ -168,40 +117,11 @@ func (c Config) Validate() error {
 	if len(c.Canaries) == 0 {
 		errs = append(errs, config.Broken("canaries", "want at least one: the recovery time ends with it", c.Canaries))
 	}
-	for i, k := range c.Canaries {
-		at := fmt.Sprintf("canaries[%d]", i)
-		errs = append(errs, config.Under(at+".write", k.Write.validate()), config.Under(at+".read", k.Read.validate()), config.Under(at, k.validate()))
+	for i := range c.Canaries {
+		errs = append(errs, config.Under(fmt.Sprintf("canaries[%d]", i), rules.Canary(&c.Canaries[i])))
 	}
-	for i, k := range c.Checks {
-		errs = append(errs, config.Under(fmt.Sprintf("checks[%d]", i), k.validate()))
-	}
-	return errors.Join(errs...)
-}
-
-// validate makes sure that what is read back can only be there because it was written by
-// this drill.
-func (c Canary) validate() error {
-	var errs []error
-	says := func(a Ask) (texts []string, contains string) {
-		if a.HTTP != nil {
-			texts, contains = append(texts, a.HTTP.URL, a.HTTP.Body), a.HTTP.Contains
-		}
-		if a.Command != nil {
-			texts, contains = append(texts, a.Command.Run...), a.Command.Contains
-		}
-		return append(texts, contains), contains
-	}
-	const mark = "{canary}"
-	write, _ := says(c.Write)
-	if write = write[:len(write)-1]; !strings.Contains(strings.Join(write, " "), mark) {
-		errs = append(errs, config.Broken("write", "want {canary} in what is written: no other drill has written that", write))
-	}
-	read, contains := says(c.Read)
-	if contains == "" {
-		errs = append(errs, config.Broken("read", "want contains: an answer alone does not say that the write is there", contains))
-	}
-	if !strings.Contains(strings.Join(read, " "), mark) {
-		errs = append(errs, config.Broken("read", "want {canary} in what is asked or in contains: else it may be another write's", read))
+	for i := range c.Checks {
+		errs = append(errs, config.Under(fmt.Sprintf("checks[%d]", i), rules.Check(&c.Checks[i])))
 	}
 	return errors.Join(errs...)
 }
@@ -222,21 +142,12 @@ func (c Config) validateScratch() error {
 // validateNames checks what canaries and checks are called in the report.
 func (c Config) validateNames() error {
 	var errs []error
-	seen := map[string]bool{}
-	name := func(path, name string) {
-		switch {
-		case seen[name]:
-			errs = append(errs, config.Broken(path, "want a name that no other canary or check has", name))
-		default:
-			errs = append(errs, config.Name(path, name))
-		}
-		seen[name] = true
-	}
+	names := probe.Names{}
 	for i, k := range c.Canaries {
-		name(fmt.Sprintf("canaries[%d].name", i), k.Name)
+		errs = append(errs, names.Check(fmt.Sprintf("canaries[%d].name", i), k.Name))
 	}
 	for i, k := range c.Checks {
-		name(fmt.Sprintf("checks[%d].name", i), k.Name)
+		errs = append(errs, names.Check(fmt.Sprintf("checks[%d].name", i), k.Name))
 	}
 	return errors.Join(errs...)
 }
@@ -249,7 +160,7 @@ func (p Program) validate() error {
 	errs = append(errs, config.AbsPath("follow[0]", p.Follow[0]))
 	needs := map[string]bool{"{data}": false, "{run}": false}
 	for i, arg := range p.Follow {
-		errs = append(errs, placeholders(fmt.Sprintf("follow[%d]", i), arg))
+		errs = append(errs, rules.Text(fmt.Sprintf("follow[%d]", i), arg))
 		for n := range needs {
 			needs[n] = needs[n] || strings.Contains(arg, n)
 		}
@@ -275,95 +186,32 @@ func (e Evidence) validate() error {
 	return errors.Join(errs...)
 }
 
-// cloneURL is what can be asked by HTTP: an address that the drill gave to the program.
-var cloneURL = regexp.MustCompile(`^http://\{address:[a-z][a-z0-9-]*\}(/|$)`)
+// addressPlace begins the names of addresses that a drill gives to the program.
+const addressPlace = "{address:"
 
-func (a Ask) validate() error {
-	errs := []error{config.AtLeast("timeout", a.Timeout, time.Millisecond)}
-	if a.Timeout > askTimeoutMax {
-		errs = append(errs, config.Broken("timeout", "want at most "+askTimeoutMax.String(), a.Timeout))
-	}
-	switch {
-	case (a.HTTP == nil) == (a.Command == nil):
-		errs = append(errs, config.Broken("", "want http or command, one of them", "both or none"))
-	case a.HTTP != nil:
-		errs = append(errs, config.Under("http", a.HTTP.validate()))
-	default:
-		errs = append(errs, config.Under("command", a.Command.validate()))
-	}
-	return errors.Join(errs...)
-}
-
-func (h HTTP) validate() error {
-	errs := []error{placeholders("url", h.URL), placeholders("body", h.Body), placeholders("contains", h.Contains)}
-	if !cloneURL.MatchString(h.URL) {
-		errs = append(errs, config.Broken("url", "want http://{address:NAME}/...: a drill asks its clone and nothing else", h.URL))
-	}
-	if h.Status < 100 || h.Status > 599 {
-		errs = append(errs, config.Broken("status", "want an HTTP status", h.Status))
-	}
-	return errors.Join(errs...)
-}
-
-func (c Command) validate() error {
-	if len(c.Run) == 0 {
-		return config.Broken("run", "want a command line", c.Run)
-	}
-	errs := []error{config.AbsPath("run[0]", c.Run[0]), placeholders("contains", c.Contains)}
-	for i, arg := range c.Run {
-		errs = append(errs, placeholders(fmt.Sprintf("run[%d]", i), arg))
-	}
-	if c.Exit < 0 || c.Exit > 255 {
-		errs = append(errs, config.Broken("exit", "want an exit code, 0 to 255", c.Exit))
-	}
-	return errors.Join(errs...)
-}
-
-// place is a name in braces that a drill fills in. JSON has none: its braces hold quotes.
-var place = regexp.MustCompile(`\{[a-z][a-z0-9:_-]*\}`)
-
-var addressPlace = regexp.MustCompile(`^\{address:([a-z][a-z0-9-]*)\}$`)
-
-func placeholders(path, text string) error {
-	for _, p := range place.FindAllString(text, -1) {
-		if p != "{data}" && p != "{run}" && p != "{canary}" && !addressPlace.MatchString(p) {
-			return config.Broken(path, "want {data}, {run}, {canary} or {address:NAME} in braces", p)
-		}
-	}
-	return nil
-}
-
-// fill puts values in for the names in braces.
-func fill(text string, values map[string]string) string {
-	return place.ReplaceAllStringFunc(text, func(p string) string { return values[p] })
+// rules: a drill asks its clone and nothing else.
+var rules = probe.Rules{
+	URL: probe.Form{
+		Matches: regexp.MustCompile(`^http://\{address:[a-z][a-z0-9-]*\}(/|$)`),
+		Want:    "want http://{address:NAME}/...: a drill asks its clone and nothing else",
+	},
+	Where: probe.Form{
+		Matches: regexp.MustCompile(`\{address:[a-z][a-z0-9-]*\}|\{run\}`),
+		Want:    "want {address:NAME} or {run} as the host: a drill asks its clone and nothing else",
+	},
+	Places: []string{"{data}", "{run}", "{canary}", addressPlace + "NAME}"},
 }
 
 // addresses lists the names of the addresses that a configuration speaks of.
 func (c Config) addresses() []string {
-	seen := map[string]bool{}
-	var all []string
-	look := func(texts ...string) {
-		for _, text := range texts {
-			for _, p := range place.FindAllString(text, -1) {
-				if addressPlace.MatchString(p) && !seen[p] {
-					seen[p] = true
-					all = append(all, p)
-				}
-			}
-		}
-	}
-	look(c.Program.Follow...)
+	texts := slices.Clone(c.Program.Follow)
 	for _, a := range c.asks() {
-		if a.HTTP != nil {
-			look(a.HTTP.URL, a.HTTP.Body, a.HTTP.Contains)
-		} else {
-			look(append(a.Command.Run, a.Command.Contains)...)
-		}
+		texts = append(append(texts, a.Asked()...), a.Answered()...)
 	}
-	return all
+	return slices.DeleteFunc(probe.Places(texts...), func(p string) bool { return !strings.HasPrefix(p, addressPlace) })
 }
 
-func (c Config) asks() (all []Ask) {
+func (c Config) asks() (all []probe.Ask) {
 	for _, k := range c.Canaries {
 		all = append(all, k.Write, k.Read)
 	}

@@ -33,11 +33,6 @@ func TestSample(t *testing.T) {
 	if c.Wait != time.Minute || c.Checks[0].Timeout != 10*time.Second || c.Canaries[0].Read.HTTP.Method != http.MethodGet || len(c.Live) != 2 {
 		t.Errorf("defaults: %+v", c)
 	}
-	for i, k := range c.Canaries {
-		if err := k.validate(); err != nil {
-			t.Errorf("canary %d: %v", i, err)
-		}
-	}
 	if got := strings.Join(c.addresses(), " "); got != "{address:http} {address:raft}" {
 		t.Errorf("addresses %s", got)
 	}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/tidegate/tidegate"
 	"github.com/tidegate/tidegate/drills/evidence"
+	"github.com/tidegate/tidegate/drills/probe"
 	"github.com/tidegate/tidegate/internal/clock"
 	"github.com/tidegate/tidegate/internal/rates"
 	"github.com/tidegate/tidegate/internal/vfs"
@@ -99,7 +100,7 @@ type run struct {
 	box     *sandbox
 	clone   *clone
 	prog    *program
-	asker   *asker
+	asker   *probe.Asker
 	look    Look
 	epoch   tidegate.Epoch
 	stop    func() // ends what runs beside it; nil: nothing does
@@ -171,12 +172,6 @@ func (r *run) lookAround(ctx context.Context, when lagWhen) error {
 	return nil
 }
 
-// cloneError ends a wait that the clone has not fulfilled: by the clone's fault, and not
-// because somebody had enough.
-type cloneError struct{ error }
-
-func (e cloneError) Unwrap() error { return e.error }
-
 // harmError calls a drill off that harms the live protection.
 type harmError struct{ error }
 
@@ -209,7 +204,7 @@ func (r *run) watch(ctx context.Context, call func(error)) {
 // rehearse carries the course out.
 func (r *run) rehearse(outer context.Context) {
 	d := r.d
-	limited, over := context.WithTimeoutCause(outer, d.opts.Limit, cloneError{fmt.Errorf("it has not come to its end within %s", d.opts.Limit)})
+	limited, over := context.WithTimeoutCause(outer, d.opts.Limit, probe.Fault{Err: fmt.Errorf("it has not come to its end within %s", d.opts.Limit)})
 	defer over()
 	ctx, call := context.WithCancelCause(limited)
 	r.beside = &errgroup.Group{}
@@ -276,7 +271,7 @@ func (r *run) carry(ctx context.Context, step Step) (err error) {
 	case Verify:
 		for i := range d.cfg.Canaries {
 			err := r.within(ctx, func(ctx context.Context) error {
-				c, err := r.asker.canary(ctx, &d.cfg.Canaries[i])
+				c, err := r.asker.Canary(ctx, &d.cfg.Canaries[i])
 				r.checks = append(r.checks, c)
 				return err
 			})
@@ -288,11 +283,11 @@ func (r *run) carry(ctx context.Context, step Step) (err error) {
 	case Checks:
 		for i := range d.cfg.Canaries {
 			c := &d.cfg.Canaries[i]
-			r.checks = append(r.checks, r.asker.check(ctx, c.Name+" read back", "canary", &c.Read))
+			r.checks = append(r.checks, r.asker.Check(ctx, c.Name+" read back", "canary", &c.Read))
 		}
 		for i := range d.cfg.Checks {
 			c := &d.cfg.Checks[i]
-			r.checks = append(r.checks, r.asker.check(ctx, c.Name, c.kind(), &c.Ask))
+			r.checks = append(r.checks, r.asker.Check(ctx, c.Name, c.Kind(), &c.Ask))
 		}
 		return ctx.Err()
 	}
@@ -301,7 +296,7 @@ func (r *run) carry(ctx context.Context, step Step) (err error) {
 
 // within is do with the configured time to wait for the service.
 func (r *run) within(ctx context.Context, do func(context.Context) error) error {
-	late := cloneError{fmt.Errorf("the service has not done it within %s", r.d.cfg.Wait)}
+	late := probe.Fault{Err: fmt.Errorf("the service has not done it within %s", r.d.cfg.Wait)}
 	ctx, cancel := context.WithTimeoutCause(ctx, r.d.cfg.Wait, late)
 	defer cancel()
 	err := do(ctx)
@@ -367,7 +362,7 @@ func (r *run) start(ctx context.Context, plans []*replay.Plan) error {
 	if r.prog, err = r.box.start(&d.cfg.Program, d.cfg.addresses()); err != nil {
 		return err
 	}
-	r.asker = &asker{clk: d.clk, b: r.box, env: d.cfg.Program.Environment, http: r.box.client()}
+	r.asker = probe.New(d.clk, r.box, d.cfg.Program.Environment)
 	d.feeds.Store(feeds)
 	r.beside.Go(func() error {
 		_, _ = feeds.Run(ctx) // Fed and Promote say what came of it
@@ -420,7 +415,7 @@ func (r *run) leave() {
 		}
 	}
 	if r.asker != nil {
-		r.asker.http.CloseIdleConnections()
+		r.asker.Close()
 	}
 	if r.clone != nil {
 		r.clone.close()

@@ -19,6 +19,7 @@ import (
 	"github.com/tidegate/tidegate/archive/bucket/dir"
 	"github.com/tidegate/tidegate/drills/evidence"
 	"github.com/tidegate/tidegate/drills/judge"
+	"github.com/tidegate/tidegate/drills/probe"
 	"github.com/tidegate/tidegate/internal/clock"
 	"github.com/tidegate/tidegate/internal/local"
 	"github.com/tidegate/tidegate/internal/vfs"
@@ -106,12 +107,12 @@ func (s *site) config(t *testing.T, way string) Config {
 		Program:    Program{Follow: []string{exe, "service", "{data}", "{run}", "{address:http}", way}, Stop: 2 * time.Second, Environment: map[string]string{"GORACE": "atexit_sleep_ms=0"}},
 		Wait:       10 * time.Second,
 		Objectives: Objectives{RTO: time.Minute},
-		Canaries: []Canary{{
-			Name: "one", Write: Ask{HTTP: &HTTP{Method: "POST", URL: url + "/events", Body: "{canary}"}}, Read: Ask{HTTP: &HTTP{URL: url + "/events/{canary}", Contains: "here"}},
+		Canaries: []probe.Canary{{
+			Name: "one", Write: probe.Ask{HTTP: &probe.HTTP{Method: "POST", URL: url + "/events", Body: "{canary}"}}, Read: probe.Ask{HTTP: &probe.HTTP{URL: url + "/events/{canary}", Contains: "here"}},
 		}},
-		Checks: []Check{
-			{Name: "count", Ask: Ask{HTTP: &HTTP{URL: url + "/count", Contains: "events"}}},
-			{Name: "files", Ask: Ask{Command: &Command{Run: []string{"/bin/ls", "{data}"}, Contains: "journal"}}},
+		Checks: []probe.Check{
+			{Name: "count", Ask: probe.Ask{HTTP: &probe.HTTP{URL: url + "/count", Contains: "events"}}},
+			{Name: "files", Ask: probe.Ask{Command: &probe.Command{Run: []string{"/bin/ls", "{data}"}, Contains: "journal"}}},
 		},
 	}.SetDefaults()
 }
@@ -268,10 +269,10 @@ func TestNegative(t *testing.T) {
 		{"not promoted", refuses, nil, nil, judge.Failed, "promote", "not today"},
 		{"takes no canary", deaf, func(*testing.T) { s.cfg.Wait = time.Second }, nil, judge.Failed, "one", "503"},
 		{"hangs", well, func(*testing.T) {
-			s.cfg.Checks[0].HTTP, s.cfg.Checks[0].Timeout = &HTTP{Method: "GET", URL: "http://{address:http}/hang", Status: 200}, 50*time.Millisecond
+			s.cfg.Checks[0].HTTP, s.cfg.Checks[0].Timeout = &probe.HTTP{Method: "GET", URL: "http://{address:http}/hang", Status: 200}, 50*time.Millisecond
 		}, nil, judge.Failed, "count", "no answer within 50ms"},
 		{"command hangs", well, func(*testing.T) {
-			s.cfg.Checks[1].Command, s.cfg.Checks[1].Timeout = &Command{Run: []string{"/bin/sleep", "60"}}, 50*time.Millisecond
+			s.cfg.Checks[1].Command, s.cfg.Checks[1].Timeout = &probe.Command{Run: []string{"/bin/sleep", "60"}}, 50*time.Millisecond
 		}, nil, judge.Failed, "files", "no answer within 50ms"},
 		{"dropped batches", well, func(t *testing.T) {
 			if err := s.m.B.Remove(t.Context(), middle); err != nil {
@@ -371,7 +372,7 @@ func TestCalledOff(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.cfg.Checks[0].HTTP = nil
-	s.cfg.Checks[0].Command = &Command{Run: []string{"/bin/sh", "-c", "read x < " + fifo + "; sleep 600"}}
+	s.cfg.Checks[0].Command = &probe.Command{Run: []string{"/bin/sh", "-c", "read x < " + fifo + "; sleep 600"}}
 	asked := make(chan error, 1)
 	go func() { // owned by the test, which waits for it: ends when the check reads
 		f, err := os.OpenFile(fifo, os.O_WRONLY, 0)
@@ -418,7 +419,7 @@ func TestAfterAKill(t *testing.T) {
 		}
 		return cmd
 	}
-	orphan, stranger := run(box.environment(nil)), run([]string{markName + "=" + box.mark + "0"})
+	orphan, stranger := run(box.Environment(nil)), run([]string{markName + "=" + box.mark + "0"})
 	reaped := make(chan error, 1)
 	go func() { reaped <- orphan.Wait() }() // owned by the test: ends with the process
 	rep, v := s.drill(t, t.Context(), 20)

@@ -16,6 +16,7 @@ import (
 	"github.com/tidegate/tidegate/archive"
 	"github.com/tidegate/tidegate/archive/live"
 	"github.com/tidegate/tidegate/drills/evidence"
+	"github.com/tidegate/tidegate/drills/probe"
 	"github.com/tidegate/tidegate/internal/clock"
 	"github.com/tidegate/tidegate/internal/pki"
 	"github.com/tidegate/tidegate/internal/vfs"
@@ -265,7 +266,7 @@ func (n *Node) provoke(ctx context.Context, a attempt) evidence.Check {
 	c := evidence.Check{Name: a.where + ": " + a.what, Kind: "refusal", Wanted: "refused to role drill", Took: &took}
 	got := "it was let in"
 	if err != nil {
-		got = short(err.Error())
+		got = probe.Short(err.Error())
 	}
 	switch class := tidegate.ClassOf(err); {
 	case err != nil && class == tidegate.Refused && strings.Contains(err.Error(), "role "+string(tidegate.RoleDrill)):

@@ -8,13 +8,12 @@ import (
 	"io"
 	"os"
 	"os/exec"
-	"sync"
 	"syscall"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/tidegate/tidegate"
+	"github.com/tidegate/tidegate/drills/probe"
+	"github.com/tidegate/tidegate/internal/procgroup"
 )
 
 // tailBytes is how much of the program's own log goes into an error.
@@ -27,7 +26,7 @@ type program struct {
 	cmd *exec.Cmd
 	out *os.File
 
-	group group
+	group procgroup.Group
 	ended chan struct{} // closed when it has
 	err   error         // of after ended
 }
@@ -43,7 +42,7 @@ func (b *sandbox) start(cfg *Program, addresses []string) (*program, error) {
 	}
 	args := b.fillAll(cfg.Follow)
 	p := &program{b: b, cfg: cfg, out: out, ended: make(chan struct{}), cmd: &exec.Cmd{
-		Path: args[0], Args: args, Env: b.environment(cfg.Environment), Dir: b.home(), Stdout: out, Stderr: out, SysProcAttr: sysProc(),
+		Path: args[0], Args: args, Env: b.Environment(cfg.Environment), Dir: b.Home(), Stdout: out, Stderr: out, SysProcAttr: procgroup.Apart(),
 	}}
 	if err := p.cmd.Start(); err != nil {
 		return nil, errors.Join(&tidegate.Error{
@@ -52,7 +51,7 @@ func (b *sandbox) start(cfg *Program, addresses []string) (*program, error) {
 	}
 	// owned by the program: ends with the process, which stop ends.
 	go func() {
-		p.err = errors.Join(p.group.wait(p.cmd), out.Close())
+		p.err = errors.Join(p.group.Wait(p.cmd), out.Close())
 		close(p.ended)
 	}()
 	return p, nil
@@ -65,7 +64,7 @@ func (p *program) within(ctx context.Context) (context.Context, context.CancelFu
 	go func() {
 		select {
 		case <-p.ended:
-			cancel(cloneError{p.gone()})
+			cancel(probe.Fault{Err: p.gone()})
 		case <-ctx.Done():
 		}
 	}()
@@ -129,38 +128,13 @@ func (b *sandbox) lastWords() string {
 // stop ends the program and what is of its group, and waits for it. What it has started
 // besides, or what outlives it, has the sandbox's mark.
 func (p *program) stop() {
-	p.group.kill(p.cmd, syscall.SIGTERM)
+	p.group.Kill(p.cmd, syscall.SIGTERM)
 	late := time.NewTimer(p.cfg.Stop)
 	defer late.Stop()
 	select {
 	case <-p.ended:
 	case <-late.C:
 	}
-	p.group.kill(p.cmd, syscall.SIGKILL)
+	p.group.Kill(p.cmd, syscall.SIGKILL)
 	<-p.ended
-}
-
-// group sends signals to the process group of a process that [sysProc] started, as long
-// as its number is surely its own: from the moment on in which the process is reaped, it
-// may be anybody's. Its zero value is of a process that runs.
-type group struct {
-	mu     sync.Mutex
-	reaped bool
-}
-
-// kill signals the group, unless its process has ended.
-func (g *group) kill(cmd *exec.Cmd, sig syscall.Signal) (sent bool) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	return !g.reaped && syscall.Kill(-cmd.Process.Pid, sig) == nil
-}
-
-// wait is cmd.Wait.
-func (g *group) wait(cmd *exec.Cmd) error {
-	for errors.Is(unix.Waitid(unix.P_PID, cmd.Process.Pid, nil, unix.WEXITED|unix.WNOWAIT, nil), unix.EINTR) {
-	}
-	g.mu.Lock()
-	g.reaped = true
-	g.mu.Unlock()
-	return cmd.Wait()
 }

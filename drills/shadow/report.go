@@ -6,6 +6,7 @@ import (
 
 	"github.com/tidegate/tidegate/drills/evidence"
 	"github.com/tidegate/tidegate/drills/judge"
+	"github.com/tidegate/tidegate/drills/probe"
 	"github.com/tidegate/tidegate/stores/journal/replay"
 )
 
@@ -18,7 +19,7 @@ var phaseNames = []string{"detect", "decide", "fence", "lease", CatchUp.String()
 
 // noise is how far a phase may be off: how often the service says how far it is, or how
 // often a canary is tried.
-var noise = map[string]time.Duration{Apply.String(): 200 * time.Millisecond, Verify.String(): canaryEvery}
+var noise = map[string]time.Duration{Apply.String(): 200 * time.Millisecond, Verify.String(): probe.CanaryEvery}
 
 // Result is what came of a drill.
 type Result struct {

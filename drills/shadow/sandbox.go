@@ -11,13 +11,13 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/tidegate/tidegate"
 	"github.com/tidegate/tidegate/drills/evidence"
+	"github.com/tidegate/tidegate/drills/probe"
 	"github.com/tidegate/tidegate/internal/durable"
 	"github.com/tidegate/tidegate/internal/vfs"
 )
@@ -251,7 +251,7 @@ func (s *scratch) make(cfg *Config, now time.Time) (*sandbox, error) {
 	if err := durable.WriteFile(s.fs, filepath.Join(b.dir, ownerFile), text); err != nil {
 		return b, err
 	}
-	for _, dir := range []string{b.data(), b.run(), b.log(), b.stage(), b.home()} {
+	for _, dir := range []string{b.data(), b.run(), b.log(), b.stage(), b.Home()} {
 		if err := s.fs.MkdirAll(dir); err != nil {
 			return b, err
 		}
@@ -279,10 +279,14 @@ func (b *sandbox) draw(names []string) error {
 	return nil
 }
 
-// given reports whether an address is one that was drawn.
-func (b *sandbox) given(addr string) bool {
+// Given implements [probe.Place]: an address is one that was drawn, or a socket's in the
+// folder for such.
+func (b *sandbox) Given(addr string) bool {
+	if strings.HasPrefix(filepath.Clean(addr), b.run()+"/") {
+		return true
+	}
 	for name, v := range b.values {
-		if addressPlace.MatchString(name) && v == addr {
+		if strings.HasPrefix(name, addressPlace) && v == addr {
 			return true
 		}
 	}
@@ -293,23 +297,26 @@ func (b *sandbox) data() string    { return filepath.Join(b.dir, "data") }
 func (b *sandbox) run() string     { return filepath.Join(b.dir, "run") }
 func (b *sandbox) log() string     { return filepath.Join(b.dir, "log") }
 func (b *sandbox) stage() string   { return filepath.Join(b.dir, "base") }
-func (b *sandbox) home() string    { return filepath.Join(b.dir, "home") }
 func (b *sandbox) program() string { return filepath.Join(b.dir, "program.log") }
 
-func (b *sandbox) fill(text string) string { return fill(text, b.values) }
+// Home implements [probe.Place].
+func (b *sandbox) Home() string { return filepath.Join(b.dir, "home") }
+
+// Fill implements [probe.Place].
+func (b *sandbox) Fill(text string) string { return probe.Fill(text, b.values) }
 
 func (b *sandbox) fillAll(texts []string) []string {
 	out := make([]string, len(texts))
 	for i, t := range texts {
-		out[i] = b.fill(t)
+		out[i] = b.Fill(t)
 	}
 	return out
 }
 
-// environment is what processes in the sandbox get, and nothing else: no credential of
-// the drill's, and no socket of a live daemon, is in it.
-func (b *sandbox) environment(more map[string]string) []string {
-	env := []string{"PATH=" + os.Getenv("PATH"), "HOME=" + b.home(), "TMPDIR=" + b.home(), markName + "=" + b.mark}
+// Environment implements [probe.Place]: it is what processes in the sandbox get, and
+// nothing else. No credential of the drill's, and no socket of a live daemon, is in it.
+func (b *sandbox) Environment(more map[string]string) []string {
+	env := []string{"PATH=" + os.Getenv("PATH"), "HOME=" + b.Home(), "TMPDIR=" + b.Home(), markName + "=" + b.mark}
 	for k, v := range more {
 		env = append(env, k+"="+v)
 	}
@@ -325,7 +332,3 @@ func (b *sandbox) tearDown() ([]evidence.LeftOver, error) {
 	}
 	return found[:len(found)-1], nil // the sandbox itself is no left-over
 }
-
-// sysProc puts a process at the head of a group of its own, so that ^C at the terminal
-// does not reach it: the drill ends it.
-func sysProc() *syscall.SysProcAttr { return &syscall.SysProcAttr{Setpgid: true} }

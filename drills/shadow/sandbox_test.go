@@ -1,15 +1,10 @@
 package shadow
 
 import (
-	"context"
 	"errors"
-	"net/http"
-	"net/http/httptest"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -155,109 +150,19 @@ func TestHalfMadeSandbox(t *testing.T) {
 	}
 }
 
-// TestAsksTheCloneOnly: neither a redirect nor an address of somebody else's is followed.
-func TestAsksTheCloneOnly(t *testing.T) {
-	hits := 0
-	live := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { hits++ }))
-	defer live.Close()
-	clone := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		http.Redirect(w, r, live.URL, http.StatusTemporaryRedirect)
-	}))
-	defer clone.Close()
-	b := &sandbox{values: map[string]string{"{address:http}": strings.TrimPrefix(clone.URL, "http://"), "{data}": strings.TrimPrefix(live.URL, "http://")}}
-	k := &asker{clk: clock.System(), b: b, http: b.client()}
-	defer k.http.CloseIdleConnections()
-	_, err := k.ask(t.Context(), &Ask{Timeout: time.Minute, HTTP: &HTTP{Method: http.MethodPost, URL: "http://{address:http}/", Body: "canary", Status: http.StatusOK}})
-	if _, is := errors.AsType[wrong](err); !is || hits > 0 {
-		t.Errorf("redirected: %v, %d requests at the live service", err, hits)
-	}
-	res, err := k.http.Post(live.URL, "text/plain", strings.NewReader("canary"))
-	if err == nil {
-		_ = res.Body.Close() // it must not be there: said below
-	}
-	if err == nil || hits > 0 || !strings.Contains(err.Error(), "no address of the clone's") {
-		t.Errorf("dialled: %v, %d requests at the live service", err, hits)
-	}
-}
-
 // TestAddressesAreDrawnLate: an address that is drawn minutes before it is used may be
 // somebody else's by then.
 func TestAddressesAreDrawnLate(t *testing.T) {
 	s, _ := inScratch(t)
 	cfg := Config{Service: "bank", Program: Program{Follow: []string{"/bin/true", "{address:http}"}}}
 	box, err := s.make(&cfg, time.Now())
-	if err != nil || box.fill("{address:http}") != "" {
+	if err != nil || box.Fill("{address:http}") != "" {
 		t.Fatalf("drawn already: %v, %v", box.values, err)
 	}
 	p, err := box.start(&cfg.Program, cfg.addresses())
-	if err != nil || !box.given(p.cmd.Args[1]) {
+	if err != nil || !box.Given(p.cmd.Args[1]) || !box.Given(box.run()+"/.s.PGSQL.5432") || box.Given(box.run()+"/../../live.sock") {
 		t.Fatalf("%v, %v", box.values, err)
 	}
 	<-p.ended
 	p.stop()
-}
-
-// TestEndedGroupIsLeftAlone: the number of a process that was reaped may be anybody's.
-func TestEndedGroupIsLeftAlone(t *testing.T) {
-	cmd := exec.Command("/bin/true")
-	cmd.SysProcAttr = sysProc()
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	var g group
-	if err := g.wait(cmd); err != nil || g.kill(cmd, syscall.Signal(0)) {
-		t.Errorf("signalled after its end, %v", err)
-	}
-	cmd.Process.Pid = syscall.Getpgrp() // as if its number were this test's by now
-	if g.kill(cmd, syscall.Signal(0)) {
-		t.Error("somebody else's group was signalled")
-	}
-}
-
-// disk says how much of it is free.
-type disk struct {
-	vfs.FS
-	free, total uint64
-}
-
-func (d disk) Free(string) (free, total uint64, err error) { return d.free, d.total, nil }
-
-// TestRoomOfLiveData: on the file system of live data a drill leaves a tenth of it free
-// and at least 1 GiB, before it begins and while it runs.
-func TestRoomOfLiveData(t *testing.T) {
-	dir := t.TempDir()
-	for name, tc := range map[string]struct {
-		lives         []string
-		free, total   uint64
-		begins, harms bool
-	}{
-		"elsewhere":           {[]string{"/proc", filepath.Join(dir, "none")}, 1 << 29, 1 << 40, true, false},
-		"elsewhere, full":     {nil, 1 << 25, 1 << 40, false, false},
-		"beside, room":        {[]string{"/proc", dir}, 2 << 40, 10 << 40, true, false},
-		"beside, a tenth":     {[]string{dir}, 1 << 40, 10 << 40, false, false},
-		"beside, less":        {[]string{dir}, 1<<40 - 1, 10 << 40, false, true},
-		"beside, small":       {[]string{dir}, 1<<30 - 1, 2 << 30, false, true},
-		"beside, small, room": {[]string{dir}, 3 << 29, 2 << 30, true, false},
-	} {
-		s := spaceOf(disk{vfs.OS(), tc.free, tc.total}, dir, tc.lives)
-		if begins := s.need(1<<20) == nil; begins != tc.begins {
-			t.Errorf("%s: begins %v", name, begins)
-		}
-		if err := s.harmed(); (err != nil) != tc.harms {
-			t.Errorf("%s: %v", name, err)
-		}
-	}
-}
-
-// TestWatchesTheRoom: a clone that grows into the room of live data is called off.
-func TestWatchesTheRoom(t *testing.T) {
-	d := New(vfs.OS(), clock.System(), &site{blind: new(time.Duration)}, Config{}.SetDefaults(), Options{})
-	d.every = time.Millisecond
-	dir := t.TempDir()
-	r := &run{d: d, lag: lag{harm: d.cfg.Harm}, space: spaceOf(disk{vfs.OS(), 1 << 29, 1 << 40}, dir, []string{dir})}
-	ctx, call := context.WithCancelCause(t.Context())
-	r.watch(ctx, call)
-	if why, is := errors.AsType[harmError](context.Cause(ctx)); !is || !strings.Contains(why.Error(), "must stay free") {
-		t.Errorf("%v", context.Cause(ctx))
-	}
 }

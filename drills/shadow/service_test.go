@@ -21,6 +21,7 @@ import (
 
 	"github.com/tidegate/tidegate"
 	"github.com/tidegate/tidegate/internal/local"
+	"github.com/tidegate/tidegate/internal/procgroup"
 	"github.com/tidegate/tidegate/journal"
 )
 
@@ -119,7 +120,7 @@ func serve(ctx context.Context, data, run, addr, way string) error {
 		}
 	}
 	if way == children {
-		if _, err := os.StartProcess("/bin/sleep", []string{"sleep", "600"}, &os.ProcAttr{Sys: sysProc()}); err != nil {
+		if _, err := os.StartProcess("/bin/sleep", []string{"sleep", "600"}, &os.ProcAttr{Sys: procgroup.Apart()}); err != nil {
 			return err
 		}
 	}

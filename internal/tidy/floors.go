@@ -27,6 +27,7 @@ func House() []Entry {
 		{"internal/config", 1, "strict reading of files, knows no role"},
 		{"internal/invariant", 1, "broken invariants, and nothing else"},
 		{"internal/mutate", 1, "names of rules that a test build can break; imports nothing"},
+		{"internal/procgroup", 1, "processes that are ended with what they have started"},
 		{"internal/pgrun", 1, "real PostgreSQL servers on this machine"},
 		{"internal/pgtest", 2, "the same for tests, which fail with them"},
 		{"internal/racetest", 1, "tests that run without the race detector; imports nothing"},
@@ -113,7 +114,8 @@ func House() []Entry {
 		{"internal/daemon", 50, "the frame of every long-running role"},
 		{"internal/daemon/agentd", 51, "the agent's process out of its file, for its binary and for `tidegate dev`"},
 		{"drills/judge", 50, "pure: verdicts of drills, and their phases against history"},
-		{"drills/shadow", 56, "the drill of level L1: promotes an isolated clone of a warm service"},
+		{"drills/probe", 56, "what a drill asks of a service that it has recovered"},
+		{"drills/shadow", 57, "the drill of level L1: promotes an isolated clone of a warm service"},
 		{"drills/evidence", 55, "reports of drills, signed and chained, and their proof"},
 		{"internal/sim", 50, "the simulator: drives the pure cores"},
 

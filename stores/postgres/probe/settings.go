@@ -64,7 +64,7 @@ func (s Settings) Validate() error {
 	switch {
 	case s.Conn == "":
 		all = append(all, config.Broken("conn", "want a connection string such as host=route1.example user=tidegate_probe dbname=postgres", s.Conn))
-	case hasPassword(s.Conn):
+	case HasPassword(s.Conn):
 		all = append(all, config.Broken("conn", "want no password here: name a file, passfile=/etc/tidegate/pgpass", "one with a password"))
 	case err != nil:
 		all = append(all, config.Broken("conn", "want a connection string ("+err.Error()+")", "one that is not")) // pgconn leaves the password out
@@ -86,8 +86,8 @@ func (s Settings) Validate() error {
 	return errors.Join(all...)
 }
 
-// hasPassword reports whether a connection string holds a password in either form.
-func hasPassword(conn string) bool {
+// HasPassword reports whether a connection string holds a password in either form.
+func HasPassword(conn string) bool {
 	if strings.HasPrefix(conn, "postgres://") || strings.HasPrefix(conn, "postgresql://") {
 		u, err := url.Parse(conn)
 		if err != nil {

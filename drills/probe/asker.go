@@ -1,0 +1,188 @@
+package probe
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/tidegate/tidegate"
+	"github.com/tidegate/tidegate/drills/evidence"
+	"github.com/tidegate/tidegate/internal/clock"
+	"github.com/tidegate/tidegate/internal/procgroup"
+)
+
+// answerBytesMax is how much of an answer is looked at, and gotLenMax how much of it is
+// put on record.
+const (
+	answerBytesMax = 1 << 20
+	gotLenMax      = 300
+)
+
+// Place is where the asked service lives. Its methods may be called concurrently.
+type Place interface {
+	// Fill puts values in for the names in braces.
+	Fill(text string) string
+	// Given reports whether an address may be dialled: host:port, or the path of a socket.
+	Given(addr string) bool
+	// Environment is that of commands, with more variables.
+	Environment(more map[string]string) []string
+	// Home is the directory in which commands run.
+	Home() string
+}
+
+// Asker asks the service of one place.
+type Asker struct {
+	clk  clock.Clock
+	at   Place
+	env  map[string]string
+	http *http.Client
+}
+
+// New returns one that gives commands env besides; it does no I/O.
+func New(clk clock.Clock, at Place, env map[string]string) *Asker {
+	k := &Asker{clk: clk, at: at, env: env}
+	k.http = &http.Client{
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }, // an answer like others
+		Transport:     &http.Transport{DialContext: k.dial},
+	}
+	return k
+}
+
+// Close ends the connections that wait for the next question.
+func (k *Asker) Close() { k.http.CloseIdleConnections() }
+
+// dial dials what the place has given, and nothing else.
+func (k *Asker) dial(ctx context.Context, network, addr string) (net.Conn, error) {
+	if !k.at.Given(addr) {
+		return nil, &tidegate.Error{
+			Op: "ask", Subject: addr, Class: tidegate.Refused, Err: errors.New("it is no address of the asked service's"),
+			Hint: "a drill asks the addresses that it gave to the program or that its file names, and nothing else",
+		}
+	}
+	var d net.Dialer
+	return d.DialContext(ctx, network, addr)
+}
+
+// Wrong is an answer that is not the wanted one. Any other error is no answer.
+type Wrong struct{ Got string }
+
+func (w Wrong) Error() string { return "got " + w.Got }
+
+// Ask asks once, for at most a.Timeout. got is what was answered, shortened.
+func (k *Asker) Ask(ctx context.Context, a *Ask) (got string, err error) {
+	ctx, cancel := context.WithTimeout(ctx, a.Timeout)
+	defer cancel()
+	switch {
+	case a.HTTP != nil:
+		got, err = k.get(ctx, a.HTTP)
+	case a.SQL != nil:
+		got, err = k.query(ctx, a.SQL)
+	default:
+		got, err = k.command(ctx, a.Command)
+	}
+	if err != nil && errors.Is(ctx.Err(), context.DeadlineExceeded) {
+		err = fmt.Errorf("no answer within %s: %w", a.Timeout, err)
+	}
+	return got, err
+}
+
+func (k *Asker) get(ctx context.Context, h *HTTP) (string, error) {
+	req, err := http.NewRequestWithContext(ctx, h.Method, k.at.Fill(h.URL), strings.NewReader(k.at.Fill(h.Body)))
+	if err != nil {
+		return "", err
+	}
+	if h.Body != "" {
+		req.Header.Set("Content-Type", "application/json")
+	}
+	res, err := k.http.Do(req)
+	if err != nil {
+		return "", err
+	}
+	defer func() { _ = res.Body.Close() }() // it was read
+	body, err := io.ReadAll(io.LimitReader(res.Body, answerBytesMax))
+	if err != nil {
+		return "", err
+	}
+	got := Short(fmt.Sprintf("%d %s", res.StatusCode, body))
+	if res.StatusCode != h.Status || !strings.Contains(string(body), k.at.Fill(h.Contains)) {
+		return got, Wrong{got}
+	}
+	return got, nil
+}
+
+func (k *Asker) command(ctx context.Context, c *Command) (string, error) {
+	run := make([]string, len(c.Run))
+	for i, arg := range c.Run {
+		run[i] = k.at.Fill(arg)
+	}
+	cmd := exec.CommandContext(ctx, run[0], run[1:]...)
+	cmd.Env, cmd.Dir, cmd.SysProcAttr = k.at.Environment(k.env), k.at.Home(), procgroup.Apart()
+	var g procgroup.Group
+	cmd.Cancel = func() error { // and what it started
+		if !g.Kill(cmd, syscall.SIGKILL) {
+			return os.ErrProcessDone
+		}
+		return nil
+	}
+	cmd.WaitDelay = time.Second
+	var out strings.Builder
+	cmd.Stdout = &bounded{&out}
+	cmd.Stderr = cmd.Stdout // the same one: it is written to by one goroutine
+	err := cmd.Start()
+	if err == nil {
+		err = g.Wait(cmd)
+	}
+	if _, exited := errors.AsType[*exec.ExitError](err); err != nil && !exited || ctx.Err() != nil {
+		return "", err
+	}
+	got := Short(fmt.Sprintf("exit %d: %s", cmd.ProcessState.ExitCode(), strings.TrimSpace(out.String())))
+	if cmd.ProcessState.ExitCode() != c.Exit || !strings.Contains(out.String(), k.at.Fill(c.Contains)) {
+		return got, Wrong{got}
+	}
+	return got, nil
+}
+
+// bounded keeps the beginning of what is written, and lets the rest go.
+type bounded struct{ b *strings.Builder }
+
+func (w *bounded) Write(p []byte) (int, error) {
+	w.b.Write(p[:min(len(p), max(0, answerBytesMax-w.b.Len()))])
+	return len(p), nil
+}
+
+// Short is a text as it is put on record: its beginning.
+func Short(s string) string {
+	s = strings.ToValidUTF8(strings.TrimSpace(s), "?")
+	if len(s) > gotLenMax {
+		s = strings.ToValidUTF8(s[:gotLenMax], "") + "..."
+	}
+	return s
+}
+
+// Check asks once, and writes down what came of it. One that has no answer in time has
+// failed, unless ctx ended meanwhile.
+func (k *Asker) Check(ctx context.Context, name, kind string, a *Ask) evidence.Check {
+	began := k.clk.Boot()
+	got, err := k.Ask(ctx, a)
+	took := time.Duration(k.clk.Boot() - began)
+	out := evidence.Check{Name: name, Kind: kind, Wanted: a.Wanted(), Outcome: evidence.CheckPassed, Took: &took}
+	if got != "" {
+		out.Got = &got
+	}
+	switch {
+	case err == nil:
+	case ctx.Err() != nil:
+		out.Outcome, out.Why = evidence.CheckUnknown, "the drill ended before the answer"
+	default:
+		out.Outcome, out.Why = evidence.CheckFailed, oneLine(err.Error())
+	}
+	return out
+}

@@ -1,0 +1,114 @@
+package probe
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/tidegate/tidegate/drills/evidence"
+	"github.com/tidegate/tidegate/internal/clock"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// somewhere is a place with these values; those of addresses were given.
+type somewhere map[string]string
+
+func (s somewhere) Fill(text string) string { return Fill(text, s) }
+
+func (s somewhere) Given(addr string) bool {
+	for name, v := range s {
+		if strings.HasPrefix(name, "{address:") && v == addr {
+			return true
+		}
+	}
+	return false
+}
+
+func (somewhere) Environment(more map[string]string) []string {
+	env := []string{"PATH=" + os.Getenv("PATH")}
+	for k, v := range more {
+		env = append(env, k+"="+v)
+	}
+	return env
+}
+
+func (somewhere) Home() string { return "/" }
+
+func of(srv *httptest.Server) string { return strings.TrimPrefix(srv.URL, "http://") }
+
+// TestCanaryCutOff: a canary has failed when the clone did not take it in time or ended,
+// and not when the drill was called off meanwhile; one that had no answer yet says no more.
+func TestCanaryCutOff(t *testing.T) {
+	for name, tc := range map[string]struct {
+		cause   error
+		outcome evidence.CheckOutcome
+	}{
+		"by the clone":    {Fault{errors.New("the program ended")}, evidence.CheckFailed},
+		"by its operator": {context.Canceled, evidence.CheckUnknown},
+		"by a signal":     {errors.New("interrupt signal received"), evidence.CheckUnknown},
+	} {
+		for _, answers := range []int{0, 1} {
+			ctx, call := context.WithCancelCause(t.Context())
+			asked := 0
+			clone := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				if asked++; asked > answers {
+					call(tc.cause)
+					<-r.Context().Done() // no answer before the asker has gone
+				}
+				http.Error(w, "not active", http.StatusServiceUnavailable)
+			}))
+			k := New(clock.System(), somewhere{"{address:http}": of(clone)}, nil)
+			got, err := k.Canary(ctx, &Canary{Name: "one", Write: Ask{Timeout: time.Minute, HTTP: &HTTP{Method: http.MethodPost, URL: "http://{address:http}/", Status: http.StatusOK}}})
+			k.Close()
+			clone.Close()
+			if got.Outcome != tc.outcome || !errors.Is(err, tc.cause) || strings.Contains(got.Why+err.Error(), "%!") || strings.Contains(got.Why, "not active") != (answers > 0) {
+				t.Errorf("%s after %d answers: %+v, %v", name, answers, got, err)
+			}
+		}
+	}
+}
+
+// TestBothOutputs: what a command says on either comes into one answer.
+func TestBothOutputs(t *testing.T) {
+	k := New(clock.System(), somewhere{"{canary}": "49"}, map[string]string{"OF": "the drill"})
+	script := `[ "$OF" = "the drill" ] || exit 1; i=0; while [ $i -lt 50 ]; do echo out$i; echo err$i >&2; i=$((i+1)); done | cat`
+	for _, last := range []string{"out{canary}", "err{canary}"} {
+		if got, err := k.Ask(t.Context(), &Ask{Timeout: time.Minute, Command: &Command{Run: []string{"/bin/sh", "-c", script}, Contains: last}}); err != nil {
+			t.Errorf("%s: %q, %v", last, got, err)
+		}
+	}
+}
+
+// TestAsksItsPlaceOnly: neither a redirect nor an address of somebody else's is followed.
+func TestAsksItsPlaceOnly(t *testing.T) {
+	hits := 0
+	live := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { hits++ }))
+	defer live.Close()
+	clone := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		http.Redirect(w, r, live.URL, http.StatusTemporaryRedirect)
+	}))
+	defer clone.Close()
+	k := New(clock.System(), somewhere{"{address:http}": of(clone), "{data}": of(live)}, nil)
+	defer k.Close()
+	_, err := k.Ask(t.Context(), &Ask{Timeout: time.Minute, HTTP: &HTTP{Method: http.MethodPost, URL: "http://{address:http}/", Body: "canary", Status: http.StatusOK}})
+	if _, is := errors.AsType[Wrong](err); !is || hits > 0 {
+		t.Errorf("redirected: %v, %d requests at the live service", err, hits)
+	}
+	for name, a := range map[string]Ask{
+		"http": {HTTP: &HTTP{Method: http.MethodPost, URL: "http://{data}/"}},
+		"sql":  {SQL: &SQL{Where: "postgres://{data}/bank", Query: "SELECT 1"}},
+	} {
+		a.Timeout = time.Minute
+		if _, err := k.Ask(t.Context(), &a); err == nil || hits > 0 || !strings.Contains(err.Error(), "no address of the asked service's") {
+			t.Errorf("%s: %v, %d requests at the live service", name, err, hits)
+		}
+	}
+}

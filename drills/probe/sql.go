@@ -1,0 +1,92 @@
+package probe
+
+import (
+	"context"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+)
+
+const (
+	application = "tidegate-drill"
+	hangUpWait  = time.Second // for the server to hear that a connection ends
+)
+
+// query asks one statement on a connection of its own. When ctx ends before the answer,
+// the connection is cut, and whether a write was committed is not known.
+func (k *Asker) query(ctx context.Context, s *SQL) (string, error) {
+	cfg, err := pgconn.ParseConfig(k.at.Fill(s.Where))
+	if err != nil {
+		return "", err // pgconn leaves the password out
+	}
+	cfg.DialFunc, cfg.MaxProtocolMessageBodyLen = k.dial, answerBytesMax
+	cfg.LookupFunc = func(_ context.Context, host string) ([]string, error) { return []string{host}, nil } // a place gives names; dialling looks them up
+	cfg.RuntimeParams["application_name"] = application
+	a, err := execute(ctx, cfg, k.at.Fill(s.Query))
+	if err != nil {
+		return "", redacted{err, cfg.Password}
+	}
+	got := Short(without(a.text+a.none, cfg.Password))
+	want, contains := k.at.Fill(s.Want), k.at.Fill(s.Contains)
+	if (want != "" || contains != "") && a.none != "" || want != "" && a.text != want || !strings.Contains(a.text, contains) {
+		return got, Wrong{got}
+	}
+	return got, nil
+}
+
+// answer is the first column of the first row, or the tag of a statement without rows.
+type answer struct {
+	text string
+	none string // why there is no text; empty: there is
+}
+
+func execute(ctx context.Context, cfg *pgconn.Config, query string) (a answer, err error) {
+	conn, err := pgconn.ConnectConfig(ctx, cfg)
+	if err != nil {
+		return a, err
+	}
+	defer func() {
+		end, cancel := context.WithTimeout(context.WithoutCancel(ctx), hangUpWait)
+		defer cancel()
+		_ = conn.Close(end) // the answer is there
+	}()
+	rr := conn.ExecParams(ctx, query, nil, nil, nil, nil)
+	rows := false
+	if rr.NextRow() && len(rr.Values()) > 0 {
+		rows = true
+		if first := rr.Values()[0]; first == nil {
+			a.none = "null"
+		} else {
+			a.text = string(first)
+		}
+	}
+	columns := len(rr.FieldDescriptions())
+	tag, err := rr.Close() // all of it is read: what fails behind the first row fails
+	switch {
+	case rows:
+	case columns > 0:
+		a.none = "no row"
+	default:
+		a.text = tag.String()
+	}
+	return a, err
+}
+
+// redacted is an error whose text does not have a secret: the password, which is out of a
+// passfile or the environment.
+type redacted struct {
+	err    error
+	secret string
+}
+
+func (r redacted) Error() string { return without(r.err.Error(), r.secret) }
+
+func (r redacted) Unwrap() error { return r.err }
+
+func without(text, secret string) string {
+	if secret == "" {
+		return text
+	}
+	return strings.ReplaceAll(text, secret, "(password)")
+}
