@@ -41,6 +41,20 @@ func (r *Report) Judged() judge.Run {
 	return out
 }
 
+// Conclude writes a verdict into the report.
+func (r *Report) Conclude(v judge.Verdict) {
+	r.Verdict = Verdict{Outcome: Outcome(v.Outcome), Reasons: v.Sentences()}
+	r.Compared = []Compared{}
+	for i := range v.Compared {
+		c := &v.Compared[i]
+		r.Compared = append(r.Compared, Compared{
+			Phase: c.Phase, Baseline: c.Baseline, Newest: c.Newest, BaselineMedian: c.BaselineMedian, NewestMedian: c.NewestMedian,
+			Shift: c.Shift, Ratio: c.Ratio, P: c.P, Limit: c.Limit, Finding: string(c.Trend),
+		})
+	}
+	r.Proven = &Proven{Passes: v.Proof.Passes, Misses: v.Proof.Misses, Percentile: v.Proof.Percentile, Confidence: v.Proof.Confidence}
+}
+
 func (r *Recovery) judged() (out judge.Recovery) {
 	if r.Required != nil {
 		out.Required = *r.Required

@@ -100,7 +100,7 @@ func setDefault[T comparable](v *T, to T) {
 func (c Config) Validate() error {
 	errs := []error{
 		config.Name("service", string(c.Service)), config.Reachable("standby", c.Standby), config.Under("tls", c.TLS.Validate()),
-		config.Under("program", c.Program.validate()), config.Under("evidence", c.Evidence.validate()),
+		config.Under("program", c.Program.validate()), config.Under("evidence", c.Evidence.Validate()),
 		c.validateScratch(), c.validateNames(),
 		config.AtLeast("wait", c.Wait, time.Second), config.AtLeast("rate", int64(c.Rate), 0), config.AtLeast("objectives.rto", c.Objectives.RTO, 0),
 		config.AtLeast("harm.blind", c.Harm.Blind, time.Millisecond), config.AtLeast("harm.for", c.Harm.For, 0),
@@ -178,7 +178,8 @@ func (p Program) validate() error {
 	return errors.Join(errs...)
 }
 
-func (e Evidence) validate() error {
+// Validate reports every broken rule.
+func (e Evidence) Validate() error {
 	errs := []error{config.AbsPath("directory", e.Directory), config.AbsPath("key", e.Key)}
 	for i, k := range e.Trust {
 		errs = append(errs, config.AbsPath(fmt.Sprintf("trust[%d]", i), k))

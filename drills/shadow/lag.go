@@ -103,7 +103,7 @@ func (l *lag) ready(w Seen) string {
 
 // record is what goes into the report.
 func (l *lag) record() evidence.Lag {
-	return evidence.Lag{Before: sum(l.seen[lagBefore]), During: sum(l.seen[lagDuring]), After: sum(l.seen[lagAfter])}
+	return evidence.Lag{Before: SumLag(l.seen[lagBefore]), During: SumLag(l.seen[lagDuring]), After: SumLag(l.seen[lagAfter])}
 }
 
 // assertion is what came of the blocking assertion.
@@ -114,7 +114,7 @@ func (l *lag) assertion() evidence.Check {
 	}
 	seen := slices.Concat(l.seen[:]...)
 	unknown := slices.ContainsFunc(seen, func(s Seen) bool { return s.Blind == nil })
-	if s := sum(seen); s.Max != nil {
+	if s := SumLag(seen); s.Max != nil {
 		c.Got = new(fmt.Sprintf("%s at the most, in %d looks", s.Max.Round(time.Millisecond), s.Samples))
 	}
 	switch {
@@ -130,8 +130,8 @@ func (l *lag) assertion() evidence.Check {
 	return c
 }
 
-// sum describes some looks. One of them at which a value was unknown makes it unknown.
-func sum(all []Seen) (s evidence.LagSeen) {
+// SumLag describes some looks. One of them at which a value was unknown makes it unknown.
+func SumLag(all []Seen) (s evidence.LagSeen) {
 	s.Samples = len(all)
 	var blind []time.Duration
 	records, bytes := new(int64), new(int64)

@@ -185,15 +185,6 @@ func (r *Result) Judge(history []evidence.Report) judge.Verdict {
 		}
 	}
 	v := judge.Judge(now, runs, judge.Objectives{RTO: r.rto})
-	r.Report.Verdict = evidence.Verdict{Outcome: evidence.Outcome(v.Outcome), Reasons: v.Sentences()}
-	r.Report.Compared = []evidence.Compared{}
-	for i := range v.Compared {
-		c := &v.Compared[i]
-		r.Report.Compared = append(r.Report.Compared, evidence.Compared{
-			Phase: c.Phase, Baseline: c.Baseline, Newest: c.Newest, BaselineMedian: c.BaselineMedian, NewestMedian: c.NewestMedian,
-			Shift: c.Shift, Ratio: c.Ratio, P: c.P, Limit: c.Limit, Finding: string(c.Trend),
-		})
-	}
-	r.Report.Proven = &evidence.Proven{Passes: v.Proof.Passes, Misses: v.Proof.Misses, Percentile: v.Proof.Percentile, Confidence: v.Proof.Confidence}
+	r.Report.Conclude(v)
 	return v
 }
