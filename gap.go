@@ -1,6 +1,10 @@
 package tidegate
 
-import "time"
+import (
+	"cmp"
+	"slices"
+	"time"
+)
 
 // Gap is that the source of a stream did not continue its log, and that somebody went
 // on without what it had come to in between: a new generation began. It is on record
@@ -24,4 +28,12 @@ type Gap struct {
 	Since  time.Time `json:"since"` // when it was accepted
 	// AcceptedLoss: the source lacked what the other site had, or may have.
 	AcceptedLoss bool `json:"accepted_loss,omitempty"`
+}
+
+// MergeGaps returns the gaps of both lists, by epoch. Of two of one epoch, of which the
+// earlier came to nothing, the one that was accepted later is it. The result is a new slice.
+func MergeGaps(a, b []Gap) []Gap {
+	all := slices.Concat(a, b)
+	slices.SortStableFunc(all, func(x, y Gap) int { return cmp.Or(cmp.Compare(x.Epoch, y.Epoch), y.Since.Compare(x.Since)) })
+	return slices.CompactFunc(all, func(x, y Gap) bool { return x.Epoch == y.Epoch })
 }

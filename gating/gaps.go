@@ -107,15 +107,17 @@ func (w *world) gapOf(rec fence.EpochRecord, said source, stale time.Duration) t
 	if said.report != nil && said.report.Head != nil {
 		g.Head = new(tidegate.Position(said.report.GetHead()))
 	}
-	if end := w.furthest(rec, stale); end != nil {
-		g.Generation, g.Durable = tidegate.Generation(end.GetGeneration()), new(tidegate.Position(end.GetDurablePosition()))
+	if all := w.logs(rec, stale); rec.Config.W > 0 && len(all) >= rec.Config.W {
+		sure := all[rec.Config.W-1]
+		g.Generation, g.Durable = tidegate.Generation(sure.GetGeneration()), new(tidegate.Position(sure.GetDurablePosition()))
 	}
 	return g
 }
 
-// furthest is the report of the member whose log goes furthest in the active epoch, or in the
-// newest one that any has adopted; nil when none says where its log ends.
-func (w *world) furthest(rec fence.EpochRecord, stale time.Duration) (best *pb.StandbyStream) {
+// logs are the reports of the members that say where their log ends, those that go furthest
+// first, by adopted epoch and then by batch. Up to the end of the W-th of them the log is kept
+// whichever members a recovery reads; what lies behind that may be lost with one of them.
+func (w *world) logs(rec fence.EpochRecord, stale time.Duration) (all []*pb.StandbyStream) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for _, m := range rec.Config.Members {
@@ -123,15 +125,14 @@ func (w *world) furthest(rec fence.EpochRecord, stale time.Duration) (best *pb.S
 		if st == nil || w.age(st.at) > stale {
 			continue
 		}
-		one := reportOf(st.report, rec.Stream)
-		if one == nil || one.DurablePosition == nil || one.GetLimbo() {
-			continue
-		}
-		if best == nil || adoptedEpoch(one) > adoptedEpoch(best) || adoptedEpoch(one) == adoptedEpoch(best) && one.GetDurable().GetSeq() > best.GetDurable().GetSeq() {
-			best = one
+		if one := reportOf(st.report, rec.Stream); one != nil && one.DurablePosition != nil && !one.GetLimbo() {
+			all = append(all, one)
 		}
 	}
-	return best
+	slices.SortStableFunc(all, func(a, b *pb.StandbyStream) int {
+		return cmp.Or(cmp.Compare(adoptedEpoch(b), adoptedEpoch(a)), cmp.Compare(b.GetDurable().GetSeq(), a.GetDurable().GetSeq()))
+	})
+	return all
 }
 
 // gapFacts are what becomes of the log when a new generation begins.
@@ -141,8 +142,8 @@ func (p parts) gapFacts(rec fence.EpochRecord, said source, g tidegate.Gap) []re
 		from = g.Durable.String()
 	}
 	size := "of unknown size: no standby node has one"
-	if end := p.world.furthest(rec, p.timing.Stale); end.GetBaseBytes() > 0 {
-		size = fmt.Sprintf("of about %d bytes, as the newest one is that a standby node has", end.GetBaseBytes())
+	if all := p.world.logs(rec, p.timing.Stale); len(all) > 0 && all[0].GetBaseBytes() > 0 {
+		size = fmt.Sprintf("of about %d bytes, as the newest one is that a standby node has", all[0].GetBaseBytes())
 	}
 	return []registry.Fact{
 		fact("lost", "from %s to where the new generation begins, which is not known yet", from),

@@ -1,7 +1,6 @@
 package gating
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -185,10 +184,7 @@ func (f *found) add(m fence.Member, sd *pb.StreamDescription) error {
 			Reason: r.GetReason(), Actor: r.GetActor(), Since: r.GetSince().AsTime(),
 		}
 	}
-	for _, g := range api.Gaps(sd.GetGaps()) {
-		f.gaps = noteGap(f.gaps, g)
-	}
-	slices.SortFunc(f.gaps, func(a, b tidegate.Gap) int { return cmp.Compare(a.Epoch, b.Epoch) })
+	f.gaps = tidegate.MergeGaps(f.gaps, api.Gaps(sd.GetGaps()))
 	cfg, err := fencewire.Config(sd.GetConfig())
 	if err != nil {
 		return err

@@ -121,3 +121,32 @@ func TestDeclaredGenerationIsRemembered(t *testing.T) {
 		t.Errorf("told %v, remembered %v", m.GetGaps(), got.GetGaps())
 	}
 }
+
+// A gap that the gate has forgotten, because its registry came back out of an old backup,
+// is not forgotten by a node.
+func TestForgottenGapIsRemembered(t *testing.T) {
+	fsys := vfs.NewMem()
+	if err := fsys.MkdirAll("/d"); err != nil {
+		t.Fatal(err)
+	}
+	n := &Standby{cfg: Config{DataDir: "/d"}, deps: Deps{FS: fsys, Log: slog.New(slog.DiscardHandler)}, changed: newBell()}
+	told := func(gaps ...tidegate.Gap) View {
+		return View{Version: viewVersion, Streams: []StreamView{{ID: theStream, Gaps: gaps}}}
+	}
+	n.see(told(tidegate.Gap{Epoch: 2, Reason: "a"}, tidegate.Gap{Epoch: 5, Reason: "b"}))
+	n.see(told(tidegate.Gap{Epoch: 2, Reason: "a"}))
+	n.see(told(tidegate.Gap{Epoch: 7, Reason: "c"}))
+	kept, err := readView(fsys, "/d/"+viewFileName)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, v := range []View{n.view, kept} {
+		var epochs []tidegate.Epoch
+		for _, g := range v.Streams[0].Gaps {
+			epochs = append(epochs, g.Epoch)
+		}
+		if !slices.Equal(epochs, []tidegate.Epoch{2, 5, 7}) {
+			t.Errorf("remembered %v", epochs)
+		}
+	}
+}

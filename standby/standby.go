@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"path/filepath"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -206,8 +207,18 @@ func (n *Standby) listen(ctx context.Context) (shipLn, apiLn net.Listener, err e
 	return shipLn, apiLn, nil
 }
 
-// see takes a view of the gate's.
+// see takes a view of the gate's. A gap that was ever accepted stays, although a registry
+// that came back out of a backup, or a gate of an older version, does not say it.
 func (n *Standby) see(v View) {
+	n.mu.Lock()
+	old := n.view
+	n.mu.Unlock()
+	for i := range v.Streams {
+		s := &v.Streams[i]
+		if k := slices.IndexFunc(old.Streams, func(o StreamView) bool { return o.ID == s.ID }); k >= 0 {
+			s.Gaps = tidegate.MergeGaps(old.Streams[k].Gaps, s.Gaps)
+		}
+	}
 	if err := writeView(n.deps.FS, filepath.Join(n.cfg.DataDir, viewFileName), v); err != nil {
 		// The file only spares the wait for a gate after a restart.
 		n.deps.Log.Warn("view is not kept", keyErr, err)
