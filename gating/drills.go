@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"time"
 
 	"connectrpc.com/connect"
@@ -120,9 +121,16 @@ func (s *operatorService) takeDrill(on *registry.Drills, r DrillReport, now time
 	case r.Ended.Before(last.Ended):
 		return nil, refuse("a clock was set back; "+hint, "report %d of %s is on record, and ended later", last.Number, last.Ended.UTC().Format(time.RFC3339))
 	}
-	if r.Outcome == drillPassed && r.Level != drillLint {
-		next.Passed = &next.Last
+	level := registry.LevelDrills{Last: r.Drill}
+	next.Levels = map[string]registry.LevelDrills{}
+	if on != nil {
+		maps.Copy(next.Levels, on.Levels)
+		level.Passed = on.Levels[r.Level].Passed
 	}
+	if r.Outcome == drillPassed && r.Level != drillLint {
+		next.Passed, level.Passed = &next.Last, &next.Last
+	}
+	next.Levels[r.Level] = level
 	return &next, nil
 }
 

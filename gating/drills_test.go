@@ -92,6 +92,28 @@ func TestDrillAge(t *testing.T) {
 	}
 }
 
+// A level's newest drill hides neither another level's nor its own newest pass.
+func TestDrillsByLevel(t *testing.T) {
+	now := time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)
+	s := &operatorService{cluster: "demo"}
+	var on *registry.Drills
+	for i, c := range []struct{ level, outcome string }{{"L0", "passed"}, {"L1", "passed"}, {"L2", "passed"}, {"L1", "failed"}} {
+		r := DrillReport{Drill: registry.Drill{Number: uint64(i + 1), Level: c.level, Outcome: c.outcome, Ended: now, Hash: strings.Repeat("a", i+1)}, Cluster: "demo", Service: "bank"}
+		if on != nil {
+			r.Previous = on.Last.Hash
+		}
+		next, err := s.takeDrill(on, r, now, false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		on = next
+	}
+	l := on.Levels
+	if len(l) != 3 || l["L0"].Last.Number != 1 || l["L0"].Passed != nil || l["L1"].Last.Number != 4 || l["L1"].Passed.Number != 2 || l["L2"].Passed.Number != 3 || on.Passed.Number != 3 {
+		t.Errorf("%+v", on)
+	}
+}
+
 // TestDrillEvidence has reports recorded at a real gate over its API.
 func TestDrillEvidence(t *testing.T) {
 	s := newSite(t, "w1", "w2", "w3")

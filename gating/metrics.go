@@ -1,12 +1,15 @@
 package gating
 
 import (
+	"slices"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/tidegate/tidegate"
 	pb "github.com/tidegate/tidegate/api/tidegatev1"
+	"github.com/tidegate/tidegate/gating/fence"
+	"github.com/tidegate/tidegate/gating/registry"
 )
 
 type metrics struct {
@@ -64,6 +67,14 @@ var (
 	descMembers   = prometheus.NewDesc("tidegate_gate_stream_members_alive", "Members that reported lately and know what they had.", []string{"service", "stream"}, nil)
 	descRecords   = prometheus.NewDesc("tidegate_gate_stream_exposure_records", "Exposed records as the writer reports them; absent when not known.", []string{"service", "stream"}, nil)
 	descBytes     = prometheus.NewDesc("tidegate_gate_stream_exposure_bytes", "Exposed bytes as the writer reports them; absent when not known.", []string{"service", "stream"}, nil)
+	descAge       = prometheus.NewDesc("tidegate_gate_stream_exposure_age_seconds", "Age of the oldest release that is not durable at the DR site, as the writer reports it; absent when not known.", []string{"service", "stream"}, nil)
+	descHead      = prometheus.NewDesc("tidegate_gate_stream_head_position", "Newest position durable on the primary (L), as the writer reports it; absent when not known.", []string{"service", "stream"}, nil)
+	descCaptured  = prometheus.NewDesc("tidegate_gate_stream_captured_position", "Newest position sealed, as the writer reports it; absent when not known.", []string{"service", "stream"}, nil)
+	descDurable   = prometheus.NewDesc("tidegate_gate_stream_durable_position", "Newest position durable at the DR site (D), as the writer reports it; absent when not known.", []string{"service", "stream"}, nil)
+	descBlocked   = prometheus.NewDesc("tidegate_gate_stream_blocked", "1 while the writer says that the service waits for the DR site; absent when not known.", []string{"service", "stream"}, nil)
+	descState     = prometheus.NewDesc("tidegate_gate_stream_gate_state_info", "1 for the state the gate beside the ceiling is in, as the writer reports it; absent when not known.", []string{"service", "stream", "state"}, nil)
+	descRecord    = prometheus.NewDesc("tidegate_gate_stream_gate_record_info", "1 for what the gate's record says: armed, degraded, blind-ok or unknown.", []string{"service", "stream", "record"}, nil)
+	descRule      = prometheus.NewDesc("tidegate_gate_service_rule_holds", "1 for a rule that lets a failover begin now, 0 for one that refuses it, both without overrides; absent when not known.", []string{"service", "rule"}, nil)
 	descBackup    = prometheus.NewDesc("tidegate_gate_registry_backup_timestamp_seconds", "Wall time of the newest backup of the registry in the archive, as this gate has found or made it; absent when not known, or there is none.", nil, nil)
 	descBackupOf  = prometheus.NewDesc("tidegate_gate_registry_backup_bytes", "Its size.", nil, nil)
 	descBackups   = prometheus.NewDesc("tidegate_gate_registry_backups_total", "Attempts of this gate to back the registry up, by outcome: taken or failed.", []string{"outcome"}, nil)
@@ -75,7 +86,11 @@ func (c *collector) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
 		descLeading, descReachable, descVerdict, descRPO, descRTO, descPredicted, descRoute, descProbe, descProbeAt, descProbeTook, descArmed, descBrake,
 		descEpoch, descMembers, descRecords, descBytes, descReport, descBackup, descBackupOf, descBackups,
+		descAge, descHead, descCaptured, descDurable, descBlocked, descState, descRecord, descRule,
 	} {
+		ch <- d
+	}
+	for _, d := range drillDescs {
 		ch <- d
 	}
 }
@@ -119,6 +134,8 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 			}
 		}
 		c.streams(gauge, svc, s)
+		c.rules(gauge, v, name)
+		c.drills(gauge, v, name)
 	}
 	c.reports(gauge)
 	c.backups(ch)
@@ -149,16 +166,63 @@ func (c *collector) streams(gauge func(*prometheus.Desc, float64, ...string), sv
 		if id, err := tidegate.ParseID(st.GetView().GetId()); err == nil {
 			gauge(descMembers, float64(len(c.p.world.aliveMembers(v.Epochs[id].Value.Config, id, c.p.timing.Stale))), svc, name)
 		}
+		if id, err := tidegate.ParseID(st.GetView().GetId()); err == nil {
+			if e, ok := v.Epochs[id]; ok {
+				for record, label := range recordLabels {
+					gauge(descRecord, oneIf(e.Value.Gate.State == record), svc, name, label)
+				}
+			}
+		}
 		if st.GetWriterReportAge() == nil || st.GetWriterReportAge().AsDuration() > c.p.timing.Stale {
 			continue
 		}
-		if x := st.GetWriter().GetExposure(); x != nil {
-			if x.Records != nil {
-				gauge(descRecords, float64(x.GetRecords()), svc, name)
-			}
-			if x.Bytes != nil {
-				gauge(descBytes, float64(x.GetBytes()), svc, name)
-			}
+		writerGauges(gauge, svc, name, st.GetWriter())
+	}
+}
+
+// recordLabels are the label values of what a gate's record says.
+var recordLabels = map[fence.GateState]string{
+	fence.GateArmed: "armed", fence.GateDegraded: "degraded", fence.GateBlindOK: "blind-ok", fence.GateUnknown: "unknown",
+}
+
+// writerGauges exports what a stream's writer has reported lately.
+func writerGauges(gauge func(*prometheus.Desc, float64, ...string), svc, name string, w *pb.AgentStream) {
+	if x := w.GetExposure(); x != nil {
+		if x.Records != nil {
+			gauge(descRecords, float64(x.GetRecords()), svc, name)
+		}
+		if x.Bytes != nil {
+			gauge(descBytes, float64(x.GetBytes()), svc, name)
+		}
+		if x.Records != nil && x.GetAge() != nil { // as the verdict has it: without records nothing is known
+			gauge(descAge, x.GetAge().AsDuration().Seconds(), svc, name)
+		}
+	}
+	for d, position := range map[*prometheus.Desc]*uint64{descHead: w.Head, descCaptured: w.Captured, descDurable: w.Durable} {
+		if position != nil {
+			gauge(d, float64(*position), svc, name)
+		}
+	}
+	if w.GetGateState() != "" {
+		gauge(descState, 1, svc, name, w.GetGateState())
+	}
+	if w.GetGateState() != "" || w.GetExposure().Records != nil { // it is told from either
+		gauge(descBlocked, oneIf(w.GetBlocked()), svc, name)
+	}
+}
+
+// rules exports what a failover to the target that would be chosen now is judged by.
+func (c *collector) rules(gauge func(*prometheus.Desc, float64, ...string), v *registry.View, service tidegate.ServiceName) {
+	q := question{service: service, target: c.p.world.chooseTarget(v, service, c.p.timing.Stale)}
+	answers := map[string][]*pb.RuleVerdict{}
+	for _, r := range c.p.world.evaluate(v, q, c.p.timing.Stale) {
+		answers[r.GetRule()] = append(answers[r.GetRule()], r) // one per stream, where the rule is about streams
+	}
+	for rule, all := range answers {
+		refuses := slices.ContainsFunc(all, func(r *pb.RuleVerdict) bool { return r.GetKnown() && !r.GetHolds() })
+		unknown := slices.ContainsFunc(all, func(r *pb.RuleVerdict) bool { return !r.GetKnown() })
+		if refuses || !unknown {
+			gauge(descRule, oneIf(!refuses), string(service), rule)
 		}
 	}
 }

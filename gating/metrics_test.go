@@ -2,12 +2,14 @@ package gating
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -19,6 +21,7 @@ import (
 	"github.com/tidegate/tidegate"
 	pb "github.com/tidegate/tidegate/api/tidegatev1"
 	"github.com/tidegate/tidegate/archive/bucket"
+	"github.com/tidegate/tidegate/gating/registry"
 )
 
 // scrape reads the gate's /metrics as text lines.
@@ -40,6 +43,23 @@ func (s *site) scrape() []string {
 	return strings.Split(string(b), "\n")
 }
 
+// drilled has a report of a drill of the ledger recorded.
+func (s *site) drilled(outcome string, number uint64, ended time.Time) {
+	s.t.Helper()
+	b, err := json.Marshal(DrillReport{Cluster: "demo", Service: "ledger", Previous: strings.Repeat("aa", int(number-1)), Drill: registry.Drill{
+		ID: "d", Number: number, Level: "L1", Outcome: outcome, Ended: ended, Hash: strings.Repeat("aa", int(number)),
+		RTA: new(2 * time.Second), RTO: new(30 * time.Second), Phases: []registry.DrillPhase{
+			{Name: "promote"}, {Name: "apply", Took: new(time.Second), Slower: new(outcome == "failed")}, {Name: "total", Slower: new(false)},
+		},
+	}})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	if _, err := s.operator(tidegate.RoleDrill).RecordDrill(s.t.Context(), connect.NewRequest(&pb.RecordDrillRequest{Envelope: b})); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
 // Every metric of the gate is exported once there is something to say, and none
 // that is not known.
 func TestMetrics(t *testing.T) {
@@ -49,6 +69,7 @@ func TestMetrics(t *testing.T) {
 	s := newSite(t, "w1", "w2", "w3")
 	b := s.bucket()
 	s.archive = func(context.Context) (bucket.Bucket, error) { return b, nil }
+	s.reports = func(b []byte) (r DrillReport, err error) { return r, json.Unmarshal(b, &r) }
 	s.startGate("gate-a", nil, func(c *Config) {
 		c.Probes = []ProbeConfig{{Service: "ledger", Every: 20 * time.Millisecond, Settings: section(t, "url: "+service.URL)}}
 	})
@@ -64,7 +85,10 @@ func TestMetrics(t *testing.T) {
 		s.agent(n, "west")
 	}
 	recs := s.mustAcquire("e1", "east")
-	for _, absent := range []string{"exposure_records", "rto_predicted", "node_report"} {
+	for _, absent := range []string{
+		"exposure_records", "exposure_age", "stream_blocked", "stream_head", "gate_state_info", "rto_predicted", "node_report", "drill_last", "drill_outcome", "drill_phase",
+		`rule_holds{rule="drill-fresh"`,
+	} {
 		if i := slices.IndexFunc(s.scrape(), func(l string) bool { return strings.HasPrefix(l, "tidegate_gate_") && strings.Contains(l, absent) }); i >= 0 {
 			t.Errorf("exported before anybody reported: %s", s.scrape()[i])
 		}
@@ -73,14 +97,19 @@ func TestMetrics(t *testing.T) {
 	n, bytes := int64(3), int64(77)
 	for _, r := range recs {
 		st := &pb.AgentStream{
-			StreamId: r.Stream.String(), Role: pb.AgentRole_AGENT_ROLE_WRITER, Epoch: 1, Endpoint: "e1:8080",
-			Exposure: &pb.Exposure{Records: &n, Bytes: &bytes, Age: durationpb.New(0)},
+			StreamId: r.Stream.String(), Role: pb.AgentRole_AGENT_ROLE_WRITER, Epoch: 1, Endpoint: "e1:8080", GateState: "flowing",
+			Head: new(uint64(9)), Captured: new(uint64(8)), Durable: new(uint64(7)),
+			Exposure: &pb.Exposure{Records: &n, Bytes: &bytes, Age: durationpb.New(125 * time.Millisecond)},
 		}
 		for _, m := range r.Config.Members {
 			st.Members = append(st.Members, &pb.AgentMember{Node: string(m.Node), Counted: true})
 		}
 		req.Streams = append(req.Streams, st)
 	}
+	passed := time.Now().Add(-time.Hour).Truncate(time.Second)
+	s.drilled("passed", 1, passed)
+	s.drilled("failed", 2, passed.Add(time.Minute))
+	stamp := func(at time.Time) string { return strconv.FormatFloat(float64(at.Unix()), 'g', -1, 64) }
 	agent := s.node(tidegate.RoleAgent, "east", "e1")
 	name := regexp.MustCompile(`fqName: "([^"]+)"`)
 	want := []string{"tidegate_gate_plans_total", "tidegate_gate_watchers"}
@@ -108,6 +137,17 @@ func TestMetrics(t *testing.T) {
 			`tidegate_gate_service_rto_seconds{service="ledger"} 60`, `tidegate_gate_route_epoch{service="ledger"} 1`,
 			`tidegate_gate_stream_exposure_records{service="ledger",stream="a"} 3`, `tidegate_gate_stream_exposure_bytes{service="ledger",stream="b"} 77`,
 			`tidegate_gate_stream_members_alive{service="ledger",stream="a"} 3`, `tidegate_gate_stream_epoch{service="ledger",stream="a"} 1`,
+			`tidegate_gate_stream_exposure_age_seconds{service="ledger",stream="a"} 0.125`, `tidegate_gate_stream_blocked{service="ledger",stream="a"} 0`,
+			`tidegate_gate_stream_captured_position{service="ledger",stream="b"} 8`, `tidegate_gate_stream_gate_state_info{service="ledger",state="flowing",stream="a"} 1`,
+			`tidegate_gate_stream_gate_record_info{record="armed",service="ledger",stream="a"} 1`, `tidegate_gate_stream_gate_record_info{record="degraded",service="ledger",stream="a"} 0`,
+			`tidegate_gate_service_rule_holds{rule="freeze-off",service="ledger"} 1`, `tidegate_gate_service_rule_holds{rule="drill-fresh",service="ledger"} 1`,
+			`tidegate_gate_drill_age_limit_seconds{service="ledger"} 604800`,
+			`tidegate_gate_drill_last_timestamp_seconds{level="L1",service="ledger"} ` + stamp(passed.Add(time.Minute)),
+			`tidegate_gate_drill_last_pass_timestamp_seconds{level="L1",service="ledger"} ` + stamp(passed),
+			`tidegate_gate_drill_outcome{level="L1",outcome="failed",service="ledger"} 1`, `tidegate_gate_drill_outcome{level="L1",outcome="passed",service="ledger"} 0`,
+			`tidegate_gate_drill_rta_seconds{level="L1",service="ledger"} 2`, `tidegate_gate_drill_rto_seconds{level="L1",service="ledger"} 30`,
+			`tidegate_gate_drill_phase_seconds{level="L1",phase="apply",service="ledger"} 1`, `tidegate_gate_drill_phase_slower{level="L1",phase="apply",service="ledger"} 1`,
+			`tidegate_gate_drill_phase_slower{level="L1",phase="total",service="ledger"} 0`,
 			`tidegate_gate_plans_total{kind="acquire",outcome="done"} 1`, `tidegate_gate_probe_good{service="ledger"} 1`,
 		} {
 			if !slices.Contains(lines, exact) {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"time"
 
 	"connectrpc.com/connect"
@@ -15,6 +16,7 @@ import (
 	pb "github.com/tidegate/tidegate/api/tidegatev1"
 	"github.com/tidegate/tidegate/api/tidegatev1/tidegatev1connect"
 	"github.com/tidegate/tidegate/drills/evidence"
+	"github.com/tidegate/tidegate/drills/judge"
 	"github.com/tidegate/tidegate/drills/shadow"
 	"github.com/tidegate/tidegate/gating"
 	"github.com/tidegate/tidegate/gating/registry"
@@ -129,7 +131,7 @@ func drillReportOf(s evidence.Sealed, key evidence.KeyID) gating.DrillReport {
 	out := gating.DrillReport{
 		Drill: registry.Drill{
 			ID: r.ID.String(), Number: uint64(r.Number), Level: string(r.Level), Scenario: r.Scenario, Outcome: string(r.Verdict.Outcome),
-			RTA: r.Recovered.Actual, Hash: s.Hash.String(), Key: string(key),
+			RTA: r.Recovered.Actual, RTO: r.Recovered.Objective, Phases: drillPhases(r), Hash: s.Hash.String(), Key: string(key),
 		},
 		Cluster: r.Cluster, Service: r.Service,
 	}
@@ -138,6 +140,34 @@ func drillReportOf(s evidence.Sealed, key evidence.KeyID) gating.DrillReport {
 	}
 	if r.Previous != nil {
 		out.Previous = r.Previous.String()
+	}
+	return out
+}
+
+// drillPhases are the phases that drills of the level have, each with what the
+// comparison with its history came to, and the total's behind them.
+func drillPhases(r evidence.Report) []registry.DrillPhase {
+	var out []registry.DrillPhase
+	for _, p := range r.Phases {
+		if !p.Absent {
+			out = append(out, registry.DrillPhase{Name: p.Name, Took: p.Took})
+		}
+	}
+	for _, c := range r.Compared {
+		var slower *bool
+		switch t := judge.Trend(c.Finding); {
+		case t.Regressed():
+			slower = new(true)
+		case t == judge.Steady:
+			slower = new(false)
+		}
+		i := slices.IndexFunc(out, func(p registry.DrillPhase) bool { return p.Name == c.Phase })
+		switch {
+		case i >= 0:
+			out[i].Slower = slower
+		case c.Phase == judge.Total:
+			out = append(out, registry.DrillPhase{Name: c.Phase, Slower: slower})
+		}
 	}
 	return out
 }

@@ -12,12 +12,14 @@ import (
 	"time"
 
 	"connectrpc.com/connect"
+	"github.com/google/go-cmp/cmp"
 
 	"github.com/tidegate/tidegate"
 	"github.com/tidegate/tidegate/api"
 	pb "github.com/tidegate/tidegate/api/tidegatev1"
 	"github.com/tidegate/tidegate/drills/evidence"
 	"github.com/tidegate/tidegate/gating"
+	"github.com/tidegate/tidegate/gating/registry"
 	"github.com/tidegate/tidegate/internal/cli"
 )
 
@@ -107,6 +109,30 @@ func TestDrillRecord(t *testing.T) {
 	}
 	if code, _, _ := run("drill", "record"); code != cli.Usage {
 		t.Errorf("no file: exit code %d", code)
+	}
+}
+
+// What a gate shows of phases: measured, compared, both, or neither, and never 0 or
+// false for what is not known.
+func TestDrillPhases(t *testing.T) {
+	got := drillPhases(evidence.Report{
+		Phases: []evidence.Phase{{Name: "fence", Absent: true}, {Name: "apply", Took: new(time.Second)}, {Name: "promote"}, {Name: "verify", Took: new(time.Minute)}},
+		Compared: []evidence.Compared{
+			{Phase: "apply", Finding: "doubled"},
+			{Phase: "promote", Finding: "unknown"},
+			{Phase: "verify", Finding: "steady"},
+			{Phase: "fence", Finding: "absent"},
+			{Phase: "total", Finding: "slower"},
+		},
+	})
+	want := []registry.DrillPhase{
+		{Name: "apply", Took: new(time.Second), Slower: new(true)},
+		{Name: "promote"},
+		{Name: "verify", Took: new(time.Minute), Slower: new(false)},
+		{Name: "total", Slower: new(true)},
+	}
+	if d := cmp.Diff(want, got); d != "" {
+		t.Errorf("-want +got:\n%s", d)
 	}
 }
 

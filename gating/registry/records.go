@@ -49,6 +49,14 @@ type Drills struct {
 	Last Drill `json:"last"`
 	// Passed is the newest that passed and counts for the rule drill-fresh; nil when none has.
 	Passed *Drill `json:"passed"`
+	// Levels are the same by level, such as L1, and only of what was drilled.
+	Levels map[string]LevelDrills `json:"levels,omitempty"`
+}
+
+// LevelDrills is what is on record of a service's drills at one level.
+type LevelDrills struct {
+	Last   Drill  `json:"last"`
+	Passed *Drill `json:"passed"` // as of [Drills]: nil at a level that recovers nothing
 }
 
 // Drill is one drill, as its signed report says.
@@ -60,8 +68,18 @@ type Drill struct {
 	Outcome  string         `json:"outcome"`
 	Ended    time.Time      `json:"ended"` // on the clock of whoever ran it
 	RTA      *time.Duration `json:"rta"`   // nanoseconds; nil: not measured
-	Hash     string         `json:"hash"`  // of the report, hex
-	Key      string         `json:"key"`   // id of the key that signed it
+	RTO      *time.Duration `json:"rto"`   // objective that it was held against, nanoseconds; nil: none
+	Phases   []DrillPhase   `json:"phases,omitempty"`
+	Hash     string         `json:"hash"` // of the report, hex
+	Key      string         `json:"key"`  // id of the key that signed it
+}
+
+// DrillPhase is what a drill's report says of one phase, or of the total, of which
+// Took is nil: it is the drill's RTA.
+type DrillPhase struct {
+	Name   string         `json:"name"`
+	Took   *time.Duration `json:"took"`   // nanoseconds; nil: not measured
+	Slower *bool          `json:"slower"` // than its own history; nil: not compared, or on too few drills
 }
 
 // Brake says that a stream's primary runs unprotected because somebody wants it so.
