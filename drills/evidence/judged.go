@@ -6,8 +6,11 @@ import (
 	"github.com/tidegate/tidegate/drills/judge"
 )
 
-// KindAssertion is of the check that the drill did no harm to the live protection.
-const KindAssertion = "assertion"
+// Kinds of checks that are judged by their kind, or made in more than one place.
+const (
+	KindHarm      = "harm"      // the drill did no harm to the live protection: what calls a drill off
+	KindAssertion = "assertion" // a service-level assertion, judged as other checks are
+)
 
 // Judged is the drill as it is judged, and as later ones are compared with it. Why it
 // was refused or interrupted is not in it.
@@ -32,8 +35,8 @@ func (r *Report) Judged() judge.Run {
 	}
 	for _, c := range slices.Concat(r.Isolation, r.Checks) {
 		f := judge.Finding{Name: c.Name, Outcome: judge.Found(c.Outcome), Why: c.Why}
-		if c.Kind == KindAssertion {
-			out.Harm = f
+		if c.Kind == KindHarm {
+			out.Harm = worse(out.Harm, f)
 			continue
 		}
 		out.Checks = append(out.Checks, f)
@@ -53,6 +56,15 @@ func (r *Report) Conclude(v judge.Verdict) {
 		})
 	}
 	r.Proven = &Proven{Passes: v.Proof.Passes, Misses: v.Proof.Misses, Percentile: v.Proof.Percentile, Confidence: v.Proof.Confidence}
+}
+
+// worse is the graver of two findings; the zero one is none.
+func worse(a, b judge.Finding) judge.Finding {
+	gravity := map[judge.Found]int{judge.Fail: 2, judge.Unknown: 1}
+	if a == (judge.Finding{}) || gravity[b.Outcome] > gravity[a.Outcome] {
+		return b
+	}
+	return a
 }
 
 func (r *Recovery) judged() (out judge.Recovery) {

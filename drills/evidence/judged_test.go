@@ -12,7 +12,7 @@ import (
 
 func TestJudged(t *testing.T) {
 	r := full()
-	r.Checks = append(r.Checks[1:2:2], evidence.Check{Name: "harm", Kind: evidence.KindAssertion, Outcome: evidence.CheckFailed, Why: "it fell behind"})
+	r.Checks = append(r.Checks[1:2:2], evidence.Check{Name: "harm", Kind: evidence.KindHarm, Outcome: evidence.CheckFailed, Why: "it fell behind"})
 	want := judge.Run{
 		ID: r.ID.String(), Started: started, RTA: new(4200 * time.Millisecond), RPA: new(time.Duration(0)), Outcome: judge.Failed,
 		Stratum: judge.Stratum{Service: "bank", Level: "L1", Scenario: "shadow-promote", Mode: "bounded", Backlog: judge.ClassOf(nil, new(int64(16<<20)))},
@@ -29,6 +29,13 @@ func TestJudged(t *testing.T) {
 	}
 	if d := cmp.Diff(want, r.Judged()); d != "" {
 		t.Errorf("-want +got:\n%s", d)
+	}
+	for _, outcome := range []evidence.CheckOutcome{evidence.CheckPassed, evidence.CheckUnknown} { // the graver stays
+		r.Checks = append(r.Checks, evidence.Check{Name: "blocking", Kind: evidence.KindHarm, Outcome: outcome})
+	}
+	r.Checks = append([]evidence.Check{{Name: "first", Kind: evidence.KindHarm, Outcome: evidence.CheckUnknown}, {Name: "asserted", Kind: evidence.KindAssertion, Outcome: evidence.CheckFailed}}, r.Checks...)
+	if got := r.Judged(); got.Harm.Name != "harm" || len(got.Checks) != 3 {
+		t.Errorf("%+v", got)
 	}
 	b := bare()
 	got := b.Judged()

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/tidegate/tidegate"
+	"github.com/tidegate/tidegate/drills/assert"
 	"github.com/tidegate/tidegate/drills/probe"
 	"github.com/tidegate/tidegate/internal/config"
 )
@@ -41,7 +42,13 @@ type Config struct {
 	Checks     []probe.Check  `yaml:"checks"`
 	Objectives Objectives     `yaml:"objectives"`
 	Harm       Harm           `yaml:"harm"`
-	Evidence   Evidence       `yaml:"evidence"`
+
+	// Assertions are held against what the live standby node says of itself: judged, and
+	// blocking ones, which call the drill off.
+	Assertions []assert.Assertion `yaml:"assertions"`
+	Blocking   []assert.Assertion `yaml:"blocking"`
+
+	Evidence Evidence `yaml:"evidence"`
 }
 
 // Program is the service's own program, in the part that it has at the standby site.
@@ -123,7 +130,21 @@ func (c Config) Validate() error {
 	for i := range c.Checks {
 		errs = append(errs, config.Under(fmt.Sprintf("checks[%d]", i), rules.Check(&c.Checks[i])))
 	}
+	for i, a := range c.Assertions {
+		errs = append(errs, broken(fmt.Sprintf("assertions[%d]", i), a, a.Over(looked...)))
+	}
+	for i, a := range c.Blocking {
+		errs = append(errs, broken(fmt.Sprintf("blocking[%d]", i), a, a.Over(looked...), a.Blocking()))
+	}
 	return errors.Join(errs...)
+}
+
+// broken is what is wrong with an assertion.
+func broken(path string, a assert.Assertion, whys ...error) error {
+	if err := errors.Join(whys...); err != nil {
+		return config.Broken(path, err.Error(), a)
+	}
+	return nil
 }
 
 func (c Config) validateScratch() error {

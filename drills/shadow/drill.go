@@ -76,7 +76,7 @@ func (d *Drill) Progress() string {
 // report. It returns when nothing of the sandbox is left, or what is left is named. May
 // be called once.
 func (d *Drill) Run(ctx context.Context) Result {
-	r := &run{d: d, lag: lag{harm: d.cfg.Harm}, began: d.clk.Wall()}
+	r := &run{d: d, lag: newLag(&d.cfg), began: d.clk.Wall()}
 	refused := r.enter(ctx)
 	if refused == nil {
 		r.rehearse(ctx)

@@ -1,11 +1,13 @@
 package shadow
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"time"
 
 	"github.com/tidegate/tidegate"
+	"github.com/tidegate/tidegate/drills/assert"
 	"github.com/tidegate/tidegate/drills/evidence"
 )
 
@@ -38,6 +40,39 @@ type lag struct {
 	seen   [lagAfter + 1][]Seen // the worst stream of each look
 	behind tidegate.Instant     // since when it is, without a break; 0: it is not
 	harmed string               // the drill has been called off for that
+
+	judged   []*assert.Watch
+	blocking []*assert.Watch
+	broken   string // one of the blocking ones, which calls the drill off
+}
+
+// looked are the metrics that a look knows.
+var looked = []assert.Metric{assert.BlindWindow, assert.RecordsBehind, assert.BytesBehind}
+
+func newLag(cfg *Config) lag {
+	l := lag{harm: cfg.Harm}
+	for _, a := range cfg.Assertions {
+		l.judged = append(l.judged, assert.NewWatch(a))
+	}
+	for _, a := range cfg.Blocking {
+		l.blocking = append(l.blocking, assert.NewWatch(a))
+	}
+	return l
+}
+
+// values are s as assertions have it.
+func (s Seen) values() assert.Values {
+	v := assert.Values{}
+	if s.Blind != nil {
+		v[assert.BlindWindow] = int64(*s.Blind)
+	}
+	if s.Records != nil {
+		v[assert.RecordsBehind] = *s.Records
+	}
+	if s.Bytes != nil {
+		v[assert.BytesBehind] = *s.Bytes
+	}
+	return v
 }
 
 // worst is the stream of a look that is furthest behind in each respect; what is unknown
@@ -70,20 +105,35 @@ func worse[N ~int64](w **N, n *N) {
 func (l *lag) take(when lagWhen, look Look, now tidegate.Instant) (harmed string) {
 	w := look.worst()
 	l.seen[when] = append(l.seen[when], w)
+	if broken := l.hold(w, now); l.broken == "" && when != lagAfter {
+		l.broken = broken
+	}
 	switch {
 	case w.Blind != nil && *w.Blind <= l.harm.Blind:
 		l.behind = 0
-		return ""
+		return cmp.Or(l.harmed, l.broken)
 	case l.behind == 0:
 		l.behind = now
 	}
-	if when == lagAfter || time.Duration(now-l.behind) < l.harm.For {
-		return ""
-	}
-	if l.harmed == "" {
+	if when != lagAfter && l.harmed == "" && time.Duration(now-l.behind) >= l.harm.For {
 		l.harmed = fmt.Sprintf("the live standby node has been behind for %s: %s", time.Duration(now-l.behind).Round(time.Millisecond), l.how(w))
 	}
-	return l.harmed
+	return cmp.Or(l.harmed, l.broken)
+}
+
+// hold holds the assertions against a look, and says which blocking one is broken.
+func (l *lag) hold(w Seen, now tidegate.Instant) (broken string) {
+	v := w.values()
+	for _, a := range l.judged {
+		a.Take(now, v)
+	}
+	for _, a := range l.blocking {
+		a.Take(now, v)
+		if broken == "" {
+			broken = a.Broken(now)
+		}
+	}
+	return broken
 }
 
 func (l *lag) how(w Seen) string {
@@ -96,7 +146,7 @@ func (l *lag) how(w Seen) string {
 // ready says why a drill must not begin now; empty: it may.
 func (l *lag) ready(w Seen) string {
 	if w.Blind != nil && *w.Blind <= l.harm.Blind {
-		return ""
+		return l.broken
 	}
 	return "the live standby node is behind already: " + l.how(w)
 }
@@ -106,10 +156,22 @@ func (l *lag) record() evidence.Lag {
 	return evidence.Lag{Before: SumLag(l.seen[lagBefore]), During: SumLag(l.seen[lagDuring]), After: SumLag(l.seen[lagAfter])}
 }
 
-// assertion is what came of the blocking assertion.
-func (l *lag) assertion() evidence.Check {
+// checks are what came of the assertions.
+func (l *lag) checks() []evidence.Check {
+	all := []evidence.Check{l.notHarmed()}
+	for _, a := range l.blocking {
+		all = append(all, a.Check(evidence.KindHarm))
+	}
+	for _, a := range l.judged {
+		all = append(all, a.Check(evidence.KindAssertion))
+	}
+	return all
+}
+
+// notHarmed is whether the live node fell behind for too long.
+func (l *lag) notHarmed() evidence.Check {
 	c := evidence.Check{
-		Name: "harm", Kind: evidence.KindAssertion, Outcome: evidence.CheckPassed,
+		Name: "harm", Kind: evidence.KindHarm, Outcome: evidence.CheckPassed,
 		Wanted: fmt.Sprintf("the live standby node's blind window is above %s for less than %s", l.harm.Blind, l.harm.For),
 	}
 	seen := slices.Concat(l.seen[:]...)

@@ -1,10 +1,12 @@
 package shadow
 
 import (
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/tidegate/tidegate"
+	"github.com/tidegate/tidegate/drills/assert"
 	"github.com/tidegate/tidegate/drills/evidence"
 )
 
@@ -33,11 +35,52 @@ func TestHarm(t *testing.T) {
 		for i, look := range tc.looks {
 			harmed = l.take(lagDuring, look, tidegate.Instant(time.Hour)+tidegate.Instant(i)*tidegate.Instant(time.Second)) != ""
 		}
-		if c := l.assertion(); harmed != tc.harmed || c.Outcome != tc.outcome || (c.Why == "") != (c.Outcome == evidence.CheckPassed) {
+		if c := l.notHarmed(); harmed != tc.harmed || c.Outcome != tc.outcome || (c.Why == "") != (c.Outcome == evidence.CheckPassed) {
 			t.Errorf("%s: called off %v, %+v", name, harmed, c)
 		}
 		if ready := l.ready(one(over).worst()) == ""; ready || l.ready(one(under).worst()) != "" || l.ready(one(nil).worst()) == "" {
 			t.Errorf("%s: it would begin", name)
+		}
+	}
+}
+
+// TestAssertions: a blocking one that is broken calls the drill off, or refuses it; what is
+// broken after the drill has failed all the same.
+func TestAssertions(t *testing.T) {
+	cfg := Config{Harm: Harm{Blind: time.Hour, For: time.Hour}}
+	for to, text := range map[*[]assert.Assertion]string{&cfg.Blocking: "records_behind < 5", &cfg.Assertions: "blind_window <= 1s"} {
+		a, err := assert.Parse(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		*to = []assert.Assertion{a}
+	}
+	look := func(records int64, blind time.Duration) Look { return Look{{1}: {Blind: &blind, Records: &records}} }
+	for name, tc := range map[string]struct {
+		looks    map[lagWhen]Look
+		called   string
+		refused  bool
+		blocking evidence.CheckOutcome
+		judged   evidence.CheckOutcome
+	}{
+		"well":           {map[lagWhen]Look{lagBefore: look(1, 0), lagDuring: look(1, 0), lagAfter: look(1, 0)}, "", false, evidence.CheckPassed, evidence.CheckPassed},
+		"blocked":        {map[lagWhen]Look{lagDuring: look(5, 0)}, "records_behind < 5 does not hold: records_behind = 5", true, evidence.CheckFailed, evidence.CheckPassed},
+		"blocked before": {map[lagWhen]Look{lagBefore: look(5, 0)}, "records_behind < 5 does not hold", true, evidence.CheckFailed, evidence.CheckPassed},
+		"broken after":   {map[lagWhen]Look{lagDuring: look(1, 0), lagAfter: look(5, 2*time.Second)}, "", false, evidence.CheckFailed, evidence.CheckFailed},
+		"unknown":        {map[lagWhen]Look{lagDuring: {{1}: {Blind: new(time.Duration)}}}, "", false, evidence.CheckUnknown, evidence.CheckPassed},
+	} {
+		l, called := newLag(&cfg), ""
+		for when := lagBefore; when <= lagAfter; when++ {
+			if look, looked := tc.looks[when]; looked {
+				called = l.take(when, look, tidegate.Instant(time.Hour)+tidegate.Instant(when))
+			}
+		}
+		all := l.checks()
+		if len(all) != 3 || all[0].Name != "harm" || all[1].Kind != evidence.KindHarm || all[1].Outcome != tc.blocking || all[2].Kind != evidence.KindAssertion || all[2].Outcome != tc.judged {
+			t.Errorf("%s: %+v", name, all)
+		}
+		if why := l.ready(look(1, 0).worst()); !strings.HasPrefix(called, tc.called) || (called == "") != (tc.called == "") || (why != "") != tc.refused {
+			t.Errorf("%s: called off for %q, refused for %q", name, called, why)
 		}
 	}
 }
@@ -61,7 +104,7 @@ func TestHarmWantsALookDuringIt(t *testing.T) {
 				l.take(when, look, 1)
 			}
 		}
-		if c := l.assertion(); c.Outcome != tc.outcome {
+		if c := l.notHarmed(); c.Outcome != tc.outcome {
 			t.Errorf("%s: %+v", name, c)
 		}
 	}

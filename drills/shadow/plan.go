@@ -55,7 +55,8 @@ func (d *Drill) Plan(ctx context.Context) (Plan, error) {
 	if err := breached(p.Isolation); err != nil {
 		p.Refused = append(p.Refused, sentence(err))
 	}
-	l := lag{harm: d.cfg.Harm}
+	l := newLag(&d.cfg)
+	l.take(lagBefore, look, d.clk.Boot())
 	if why := l.ready(look.worst()); why != "" {
 		p.Refused = append(p.Refused, why)
 	}

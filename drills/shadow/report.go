@@ -27,7 +27,6 @@ type Result struct {
 
 	refused     []string
 	interrupted []string
-	harm        evidence.Check
 	rto         time.Duration
 }
 
@@ -39,7 +38,7 @@ func (r *run) result() Result {
 	if err != nil {
 		r.lost = append(r.lost, sentence(err))
 	}
-	out := Result{refused: r.refused, harm: r.lag.assertion(), rto: d.cfg.Objectives.RTO, Report: evidence.Report{
+	out := Result{refused: r.refused, rto: d.cfg.Objectives.RTO, Report: evidence.Report{
 		ID: id, Cluster: d.src.Identity().Cluster, Service: d.cfg.Service, Level: evidence.L1, Scenario: Scenario,
 		Started: evidence.Moment{At: r.began.UTC()}, Ended: &now, Config: d.opts.Config,
 		Ran:       evidence.Ran{Identity: d.src.Identity().String(), Host: d.opts.Host, Version: d.opts.Version},
@@ -62,7 +61,7 @@ func (r *run) result() Result {
 			rep.Checks = append(rep.Checks, r.digest(i, p))
 		}
 	}
-	rep.Checks = append(append(rep.Checks, r.checks...), out.harm)
+	rep.Checks = append(append(rep.Checks, r.checks...), r.lag.checks()...)
 	if e, at := r.course.Ended(); e.Failed != "" {
 		rep.Checks = append(rep.Checks, evidence.Check{Name: at.String(), Kind: "step", Wanted: "it comes to its end", Outcome: evidence.CheckFailed, Why: e.Failed})
 	} else if e.Called != "" && len(r.refused) == 0 {

@@ -114,6 +114,7 @@ func House() []Entry {
 		{"internal/daemon", 50, "the frame of every long-running role"},
 		{"internal/daemon/agentd", 51, "the agent's process out of its file, for its binary and for `tidegate dev`"},
 		{"drills/judge", 50, "pure: verdicts of drills, and their phases against history"},
+		{"drills/assert", 56, "service-level assertions, and what came of them"},
 		{"drills/probe", 56, "what a drill asks of a service that it has recovered"},
 		{"drills/shadow", 57, "the drill of level L1: promotes an isolated clone of a warm service"},
 		{"drills/evidence", 55, "reports of drills, signed and chained, and their proof"},

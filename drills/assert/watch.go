@@ -1,0 +1,198 @@
+package assert
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/tidegate/tidegate"
+	"github.com/tidegate/tidegate/drills/evidence"
+)
+
+// unknownMax is how long, in one stretch, a blocking assertion with no longer window may
+// be over something unknown.
+const unknownMax = 10 * time.Second
+
+// seen is one look at the metric.
+type seen struct {
+	at    tidegate.Instant
+	value int64
+	known bool
+}
+
+// Watch is an assertion while it is looked at.
+//
+// Invariants:
+//
+//  1. it has failed once a look, or a window that is whole, was known to break it, and
+//     stays so;
+//  2. it has passed only if its window was whole at least once, or it has none and there
+//     was a look, and nothing that it speaks of was unknown.
+type Watch struct {
+	a     Assertion
+	began tidegate.Instant // the first look at all
+	looks int              // that counted
+
+	window  []seen // without a break, no longer than needed
+	whole   bool   // a window was, and held
+	failed  string
+	unknown string           // what was not known first
+	blank   tidegate.Instant // since when nothing is known, without a break; 0: it is
+	lowest  int64            // of the known
+	highest int64
+	known   bool // there are those
+}
+
+// NewWatch returns one that nothing was seen of.
+func NewWatch(a Assertion) *Watch { return &Watch{a: a} }
+
+// Take notes a look. Looks come in the order of their moments, which are above 0; one that
+// got no answer is empty Values.
+func (w *Watch) Take(now tidegate.Instant, v Values) {
+	if w.began == 0 {
+		w.began = now
+	}
+	what := w.a.must.metric
+	n, known := v[what]
+	s := seen{now, n, known}
+	if c := w.a.while; c != nil {
+		n, known := v[c.metric]
+		switch {
+		case !known:
+			s.known, what = false, c.metric
+		case !c.cmp.holds(n, c.limit):
+			if w.blank = 0; w.a.window > 0 { // a window has no break; all looks are all that count
+				w.window = nil
+			}
+			return
+		}
+	}
+	w.looks++
+	w.note(s, what)
+	w.window = append(w.window, s)
+	w.hold(now)
+}
+
+// note keeps what the report says of a look.
+func (w *Watch) note(s seen, what Metric) {
+	if !s.known {
+		if w.blank == 0 {
+			w.blank = s.at
+		}
+		if w.unknown == "" {
+			w.unknown = fmt.Sprintf("%s was unknown, first %s", what, w.after(s.at))
+		}
+		return
+	}
+	w.blank = 0
+	if !w.known {
+		w.lowest, w.highest, w.known = s.value, s.value, true
+	}
+	w.lowest, w.highest = min(w.lowest, s.value), max(w.highest, s.value)
+}
+
+// hold holds the assertion against the window that ends now.
+func (w *Watch) hold(now tidegate.Instant) {
+	must, last := w.a.must, w.window[len(w.window)-1]
+	if must.everyLook() && last.known && !must.cmp.holds(last.value, must.limit) {
+		w.fail(now, last.value)
+	}
+	from := now - tidegate.Instant(w.a.window)
+	covered := w.a.window == 0 || w.window[0].at <= from
+	if w.a.window > 0 || must.everyLook() { // what lies before the look that opens the window is not needed any more
+		first := 0
+		for first+1 < len(w.window) && w.window[first+1].at <= from {
+			first++
+		}
+		w.window = w.window[first:]
+	}
+	if !covered || !must.everyLook() && w.a.window == 0 { // a statistic of all looks waits for the last one
+		return
+	}
+	w.judge(now)
+}
+
+// judge is hold once the window is whole.
+func (w *Watch) judge(now tidegate.Instant) {
+	if slices.ContainsFunc(w.window, func(s seen) bool { return !s.known }) {
+		return
+	}
+	w.whole = true
+	if must := w.a.must; !must.everyLook() {
+		if n := must.of.over(w.window); !must.cmp.holds(n, must.limit) {
+			w.fail(now, n)
+		}
+	}
+}
+
+func (w *Watch) fail(now tidegate.Instant, n int64) {
+	if w.failed != "" {
+		return
+	}
+	c := condition{w.a.must.metric, w.a.must.of, "=", n}
+	w.failed = fmt.Sprintf("%s, %s", c, w.after(now))
+}
+
+// after says when something was.
+func (w *Watch) after(at tidegate.Instant) string {
+	return time.Duration(at-w.began).Round(time.Millisecond).String() + " after the first look"
+}
+
+// over is the statistic of looks that are all known; there is at least one.
+func (s statistic) over(all []seen) int64 {
+	sorted := make([]int64, len(all))
+	for i := range all {
+		sorted[i] = all[i].value
+	}
+	slices.Sort(sorted)
+	rank := 1 // by the nearest-rank method
+	switch s {
+	case median:
+		rank = (len(sorted)*50 + 99) / 100
+	case p99:
+		rank = (len(sorted)*99 + 99) / 100
+	case most:
+		rank = len(sorted)
+	}
+	return sorted[rank-1]
+}
+
+// Broken says why what goes on must be called off by the looks up to now; empty: it need
+// not. That is once the assertion has failed, or is over something unknown for its window,
+// and for at least 10 s.
+func (w *Watch) Broken(now tidegate.Instant) string {
+	switch {
+	case w.failed != "":
+		return fmt.Sprintf("%s does not hold: %s", w.a, w.failed)
+	case w.blank != 0 && time.Duration(now-w.blank) >= max(w.a.window, unknownMax):
+		return fmt.Sprintf("whether %s holds is unknown since %s", w.a, time.Duration(now-w.blank).Round(time.Millisecond))
+	}
+	return ""
+}
+
+// Check is what came of the assertion by its last look, as a check of that kind.
+func (w *Watch) Check(kind string) evidence.Check {
+	if must := w.a.must; !must.everyLook() && w.a.window == 0 && len(w.window) > 0 {
+		w.judge(w.window[len(w.window)-1].at)
+	}
+	c := evidence.Check{Name: w.a.String(), Kind: kind, Wanted: "it holds", Outcome: evidence.CheckUnknown}
+	if w.known {
+		u := units[w.a.must.metric]
+		c.Got = new(fmt.Sprintf("%s from %s to %s, in %d looks", w.a.must.metric, u.format(w.lowest), u.format(w.highest), w.looks))
+	}
+	switch {
+	case w.failed != "":
+		c.Outcome, c.Why = evidence.CheckFailed, w.failed
+	case w.unknown != "":
+		c.Why = w.unknown
+	case w.looks == 0 && w.a.while != nil:
+		c.Why = fmt.Sprintf("%s was at no look", w.a.while)
+	case w.looks == 0:
+		c.Why = "nobody looked"
+	case !w.whole:
+		c.Why = fmt.Sprintf("it was not looked at for %s without a break", w.a.window)
+	default:
+		c.Outcome = evidence.CheckPassed
+	}
+	return c
+}
