@@ -2,6 +2,7 @@ package evidence
 
 import (
 	"slices"
+	"strings"
 
 	"github.com/tidegate/tidegate/drills/judge"
 )
@@ -71,16 +72,21 @@ func (r *Recovery) judged() (out judge.Recovery) {
 	if r.Required != nil {
 		out.Required = *r.Required
 	}
+	if r.Predicted != nil {
+		out.Predicted = *r.Predicted
+	}
 	if r.Observed != nil {
 		out.Observed = *r.Observed
 	}
 	switch wordOf(r.Outcome) {
 	case "holds", "lucky":
 		out.Met = judge.Pass
+		return out
 	case "failed":
 		out.Met = judge.Fail
 	default:
 		out.Met = judge.Unknown
 	}
+	out.Why = strings.Join(r.Reasons, "; ")
 	return out
 }

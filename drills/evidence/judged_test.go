@@ -25,7 +25,7 @@ func TestJudged(t *testing.T) {
 		},
 		Checks:   []judge.Finding{{Name: "acquire epoch", Outcome: judge.Pass}, {Name: "canary", Outcome: judge.Pass}},
 		Harm:     judge.Finding{Name: "harm", Outcome: judge.Fail, Why: "it fell behind"},
-		Recovery: judge.Recovery{Required: "precise", Observed: "repeating", Met: judge.Fail},
+		Recovery: judge.Recovery{Required: "precise", Predicted: "repeating", Observed: "repeating", Met: judge.Fail},
 	}
 	if d := cmp.Diff(want, r.Judged()); d != "" {
 		t.Errorf("-want +got:\n%s", d)

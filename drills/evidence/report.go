@@ -202,6 +202,12 @@ type Recovery struct {
 	Observed  *string         `json:"observed"`
 	Outcome   *string         `json:"outcome"` // of comparing the three: holds, lucky, failed, unknown
 	Vector    json.RawMessage `json:"vector"`  // the whole result of the classifier; nil: not classified
+
+	// What the prediction is made of, and why the outcome is what it is; left out where
+	// they are not known, as in reports of versions before them.
+	Approach *string  `json:"approach,omitempty"`
+	Class    *string  `json:"class,omitempty"`
+	Reasons  []string `json:"reasons,omitempty"`
 }
 
 // LeftOver is what a drill, this one or one before it, left behind.

@@ -111,8 +111,12 @@ func (v *Verdict) wrong(now Run, o Objectives, add func(Kind, string, ...any)) {
 			add(ByCheck, "check %s failed%s", c.Name, because(c.Why))
 		}
 	}
-	if r := now.Recovery; r.Required != "" && r.Met == Fail {
-		add(ByRecovery, "the recovery type is %s, and %s is required", r.Observed, r.Required)
+	if r := now.Recovery; r.asked() && r.Met == Fail {
+		seen := r.Observed
+		if seen == "" {
+			seen = "not made out"
+		}
+		add(ByRecovery, "the recovery type is %s, and %s%s", seen, r.against(), because(r.Why))
 	}
 	if rpa := known(now.RPA); o.RPO > 0 && rpa != nil && *rpa > o.RPO {
 		add(ByRPO, "%s of acknowledged work was lost, and the RPO is %s", *rpa, o.RPO)
@@ -142,8 +146,8 @@ func unknown(now Run, o Objectives, add func(Kind, string, ...any)) {
 	if !passed {
 		add(ByUnknown, "no check has passed")
 	}
-	if r := now.Recovery; r.Required != "" && r.Met != Pass && r.Met != Fail {
-		add(ByUnknown, "the recovery type is not known, and %s is required", r.Required)
+	if r := now.Recovery; r.asked() && r.Met != Pass && r.Met != Fail {
+		add(ByUnknown, "whether the recovery type is as it must be is not known, and %s%s", r.against(), because(r.Why))
 	}
 	if o.RPO > 0 && known(now.RPA) == nil {
 		add(ByUnknown, "what was lost was not measured, and the RPO is %s", o.RPO)

@@ -72,9 +72,9 @@ func parts() []part {
 		}},
 		{"recovery type", []piece{
 			{"", func(*Run, *Objectives) {}},
-			{"", func(r *Run, _ *Objectives) { r.Recovery = Recovery{Met: Fail} }}, // none is required
+			{"", func(r *Run, _ *Objectives) { r.Recovery = Recovery{Met: Fail} }}, // none is required or predicted
 			{"U", func(r *Run, _ *Objectives) { r.Recovery.Met = Unknown }},
-			{"C", func(r *Run, _ *Objectives) { r.Recovery = Recovery{"precise", "gap", Fail} }},
+			{"C", func(r *Run, _ *Objectives) { r.Recovery = Recovery{Required: "precise", Observed: "gap", Met: Fail} }},
 		}},
 		{"loss", []piece{
 			{"", func(*Run, *Objectives) {}},
@@ -186,7 +186,7 @@ func TestJudgeNames(t *testing.T) {
 	now.Interrupted = []string{"standby was 9s behind for 30s"}
 	now.Checks = append(now.Checks,
 		Finding{"balance", Fail, "wanted 10, got 9"}, Finding{"orders", Unknown, "no answer in 5s"})
-	now.Recovery = Recovery{"precise", "gap", Fail}
+	now.Recovery = Recovery{Required: "precise", Observed: "gap", Met: Fail}
 	now.RPA, now.RTA = &ms(2500)[0], &ms(12_000)[0]
 	now.Harm = Finding{"lag", Fail, "p99 of 9s, and 2s are allowed"}
 	now.Phases = append(now.Phases, Phase{Name: "promote"})
@@ -233,5 +233,29 @@ func TestJudgeNothing(t *testing.T) {
 	if want := `{"phase":"apply","took_ns":null,"baseline_runs":0,"newest_runs":0,"baseline_median_ns":null,` +
 		`"newest_median_ns":null,"shift_ns":null,"ratio":null,"p":null,"p_limit":null,"trend":"unknown"}`; err != nil || string(text) != want {
 		t.Errorf("%s, %v", text, err)
+	}
+}
+
+// TestJudgePredicted: a type that is weaker than its prediction fails a drill also where
+// none is required, and one that is not known makes it partial.
+func TestJudgePredicted(t *testing.T) {
+	for _, tc := range []struct {
+		met     Found
+		outcome Outcome
+		says    string
+	}{
+		{Fail, Failed, "the recovery type is gap, and precise is predicted: outputs are missing"},
+		{Unknown, Partial, "whether the recovery type is as it must be is not known, and precise is predicted: outputs are missing"},
+		{Pass, Passed, ""},
+	} {
+		took := time.Second
+		now := Run{
+			RTA: &took, Checks: []Finding{{Name: "content", Outcome: Pass}}, Harm: Finding{Outcome: Pass},
+			Recovery: Recovery{Predicted: "precise", Observed: "gap", Met: tc.met, Why: "outputs are missing"},
+		}
+		v := Judge(now, nil, Objectives{})
+		if said := strings.Join(v.Sentences(), "\n"); v.Outcome != tc.outcome || said != tc.says {
+			t.Errorf("%s: %s, %q", tc.met, v.Outcome, said)
+		}
 	}
 }

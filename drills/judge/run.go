@@ -97,11 +97,24 @@ type Finding struct {
 
 func (f Finding) unknown() bool { return f.Outcome != Pass && f.Outcome != Fail }
 
-// Recovery is the recovery type that the service requires and the one that was seen.
+// Recovery is the recovery type that the service requires, the one that its making lets
+// expect, and the one that was seen. Where neither is known, nothing is judged by it.
 type Recovery struct {
-	Required string // "": none is
-	Observed string // "": none was made out
-	Met      Found  // whether the one is at least the other, by drills/recovery
+	Required  string // "": none is
+	Predicted string // "": none is
+	Observed  string // "": none was made out
+	Met       Found  // whether the last is at least both others, by drills/recovery
+	Why       string // of one that is not, or is not known; "" if there is no more to say
+}
+
+func (r Recovery) asked() bool { return r.Required != "" || r.Predicted != "" }
+
+// against says what was to be seen.
+func (r Recovery) against() string {
+	if r.Required == "" {
+		return r.Predicted + " is predicted"
+	}
+	return r.Required + " is required"
 }
 
 // Objectives are the most that the service allows; 0 is none set, as in the registry,
