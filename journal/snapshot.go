@@ -93,6 +93,26 @@ func (j *Journal) Restore(ctx context.Context, svc Service) (Restored, error) {
 	return Restored{}, nil
 }
 
+// RestoreOldest gives a service that holds nothing the oldest state that lies beside the
+// journal, whatever newer ones there are: for who carries the journal out once more, from
+// where it begins. tidegate.ErrNotFound: there is none.
+func (j *Journal) RestoreOldest(ctx context.Context, svc Service) error {
+	s, can := svc.(Snapshotter)
+	list, err := j.states().list()
+	switch {
+	case !can:
+		err = fmt.Errorf("the service is no Snapshotter: %w", tidegate.ErrUnsupported)
+	case err == nil && len(list) == 0:
+		err = fmt.Errorf("no state lies beside the journal: %w", tidegate.ErrNotFound)
+	case err == nil:
+		_, err = j.restoreFrom(ctx, svc, s, list[0])
+	}
+	if err != nil {
+		return fmt.Errorf("restore oldest state beside %s: %w", j.dir, err)
+	}
+	return nil
+}
+
 // restoreFrom gives the service the state at a position, and asks it what it made of it.
 func (j *Journal) restoreFrom(ctx context.Context, svc Service, s Snapshotter, at tidegate.Position) (h stateHead, err error) {
 	f, err := j.states().open(at)

@@ -30,6 +30,7 @@ func serveFlags() []cli.Flag {
 		&cli.StringFlag{Name: "run", Usage: "`FOLDER` of the daemons on this machine: <run>/agent and <run>/standby hold their sockets"},
 		&cli.DurationFlag{Name: "heartbeat", DefaultText: "1s, 50ms alone", Usage: "how long raft waits for a leader"},
 		&cli.Uint64Flag{Name: "snapshot-entries", DefaultText: "65536", Usage: "raft entries between snapshots"},
+		&cli.IntFlag{Name: "receipts", Usage: "keep the newest `N` receipts of each book in memory, for GET /receipts"},
 		&cli.StringFlag{Name: "log-level", Value: "info", Usage: "`LEVEL`: debug, info, warn or error"},
 	}
 }
@@ -38,7 +39,7 @@ func serveConfig(c *cli.Context) node.Config {
 	return node.Config{
 		Name: tidegate.NodeName(c.String("name")), Service: tidegate.ServiceName(c.String("service")),
 		History: c.String("history"), Dir: c.String("data"), HTTP: c.String("http"),
-		RunDir:  c.String("run"),
+		RunDir: c.String("run"), Receipts: c.Int("receipts"),
 		Cluster: cluster.Config{Heartbeat: c.Duration("heartbeat"), SnapshotEntries: c.Uint64("snapshot-entries")},
 	}
 }

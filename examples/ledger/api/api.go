@@ -17,6 +17,7 @@ const (
 	PathAccount   = "/accounts/{currency}/{id}"
 	PathDigest    = "/digest"             // ?currency=eur[&at=<position>]
 	PathJournal   = "/journal/{currency}" // ?from=<position>[&to=<position>]
+	PathReceipts  = "/receipts"           // ?anew=true; [Output], one a line
 	PathStatus    = "/status"
 	PathHealth    = "/healthz"
 )
@@ -64,6 +65,13 @@ type Receipt struct {
 	Balance   int64             `json:"balance"`
 	Duplicate bool              `json:"duplicate,omitempty"` // an earlier request had already been carried out
 	Epoch     tidegate.Epoch    `json:"epoch"`               // under which it was released; never part of its identity
+}
+
+// Output is one line of the answer to [PathReceipts]: a receipt with the name that it has
+// for ever, as `tidegate drill` reads outputs.
+type Output struct {
+	ID string `json:"id"` // currency/position/0, of the record that it came of
+	Receipt
 }
 
 // Reason says why a command was not answered, or a question not.

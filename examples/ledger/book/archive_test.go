@@ -3,7 +3,10 @@ package book
 import (
 	"math/rand/v2"
 	"path/filepath"
+	"slices"
 	"testing"
+
+	"github.com/google/go-cmp/cmp"
 
 	"github.com/tidegate/tidegate/archive"
 	"github.com/tidegate/tidegate/archive/archivetest"
@@ -80,7 +83,11 @@ func TestRestoredBookHasItsState(t *testing.T) {
 	}
 	defer bases.Close()
 	random := rand.New(rand.NewPCG(1, 9))
-	based := 0
+	receipts, kept := b.Receipts()
+	if len(receipts) != len(then) || !kept {
+		t.Fatalf("%d receipts of %d records", len(receipts), len(then))
+	}
+	based, executed := 0, 0
 	for i := range 20 {
 		want := then[random.IntN(len(then))]
 		choice := []string{"", "", cold.NoBase}[i%3]
@@ -91,17 +98,25 @@ func TestRestoredBookHasItsState(t *testing.T) {
 		if plan.Base != nil {
 			based++
 		}
-		if got := restored(t, plan); got != want {
+		got, again := restored(t, plan)
+		if got != want {
 			t.Errorf("restored to %s, from %s: %+v, want %+v", want.Position, plan.From(), got, want)
 		}
+		if begin := slices.IndexFunc(receipts, func(r Receipt) bool { return r.At >= plan.From() }); begin >= 0 && len(again) > 0 {
+			if d := cmp.Diff(receipts[begin:begin+len(again)], again); d != "" || again[len(again)-1].Next != want.Position {
+				t.Errorf("executed anew from %s up to %s: -want +got:\n%s", plan.From(), want.Position, d)
+			}
+			executed++
+		}
 	}
-	if based < 5 {
-		t.Errorf("%d were from a state", based)
+	if based < 5 || executed < 15 {
+		t.Errorf("%d were from a state, %d executed anew", based, executed)
 	}
 }
 
-// restored is what a book comes to whose journal a plan has restored.
-func restored(t *testing.T, plan *cold.Plan) ledger.Checkpoint {
+// restored is what a book comes to whose journal a plan has restored, and the receipts of
+// that journal carried out once more.
+func restored(t *testing.T, plan *cold.Plan) (now ledger.Checkpoint, again []Receipt) {
 	t.Helper()
 	into := filepath.Join(t.TempDir(), "into")
 	res, err := plan.Run(t.Context(), cold.Target{FS: vfs.OS(), Clock: clock.System(), Dir: into}, restore.New(vfs.OS(), restore.Config{Dir: into}), &cold.Meter{})
@@ -121,7 +136,10 @@ func restored(t *testing.T, plan *cold.Plan) ledger.Checkpoint {
 	if err := b.Recover(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	return b.Digest()
+	if err := b.Execute(t.Context(), func(r Receipt) error { again = append(again, r); return nil }); err != nil {
+		t.Fatal(err)
+	}
+	return b.Digest(), again
 }
 
 func archiveBook(t *testing.T, m *archivetest.Maker, b *Book) {

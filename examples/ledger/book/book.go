@@ -27,9 +27,11 @@ type Book struct {
 	dir      string
 	journal  *journal.Journal
 
-	mu      sync.Mutex
-	state   *ledger.State
-	waiters []*waiter // of DigestAt, beyond the state's position
+	mu          sync.Mutex
+	state       *ledger.State
+	waiters     []*waiter // of DigestAt, beyond the state's position
+	receipts    []Receipt // oldest first
+	receiptsMax int       // so many are kept, and up to twice that; 0: none
 
 	taken  atomic.Bool           // raft alone feeds the state
 	broken atomic.Pointer[error] // why nothing more can be appended
@@ -183,7 +185,10 @@ func (b *Book) Append(ctx context.Context, recs [][]byte) ([]ledger.Outcome, err
 	out := make([]ledger.Outcome, len(recs))
 	for i, rec := range recs {
 		var err error
-		if out[i], err = b.state.Apply(ranges[i].First, ranges[i].Next, rec); err != nil {
+		if out[i], err = b.state.Apply(ranges[i].First, ranges[i].Next, rec); err == nil {
+			err = b.keep(ranges[i].First, rec, out[i])
+		}
+		if err != nil {
 			return nil, b.breakDown(err)
 		}
 		b.reached()
@@ -207,7 +212,10 @@ func (b *Book) Apply(r journal.Record) error {
 	}
 	var err error
 	if r.Kind == journal.KindData {
-		_, err = b.state.Apply(r.First, r.Next, r.Payload)
+		var o ledger.Outcome
+		if o, err = b.state.Apply(r.First, r.Next, r.Payload); err == nil {
+			err = b.keep(r.First, r.Payload, o)
+		}
 	} else {
 		err = b.state.Skip(r.First, r.Next)
 	}

@@ -19,7 +19,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 func open(tb testing.TB, dir string) *Shelf {
 	tb.Helper()
-	s, err := Open(slog.New(slog.DiscardHandler), Config{Dir: dir, Service: "ledger", History: "test"})
+	s, err := Open(slog.New(slog.DiscardHandler), Config{Dir: dir, Service: "ledger", History: "test", Receipts: 400})
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -256,5 +256,26 @@ func TestStateIsHeldAndRestored(t *testing.T) {
 	other.TakeOver()
 	if err := svc.Restore(t.Context(), want.Position, bytes.NewReader(raw.Bytes())); !errors.Is(err, tidegate.ErrConflict) {
 		t.Errorf("beside raft: %v", err)
+	}
+}
+
+// TestReceipts: the newest are kept, those of records that are only repeated too.
+func TestReceipts(t *testing.T) {
+	b := open(t, t.TempDir()).Book(ledger.EUR)
+	b.receiptsMax = 20
+	recs := opens(t, 0, 70)
+	appendAll(t, b, append(recs, recs[69]))
+	got, kept := b.Receipts()
+	if !kept || len(got) < 20 || len(got) >= 40 {
+		t.Fatalf("%d receipts, %v", len(got), kept)
+	}
+	last, first := got[len(got)-1], got[len(got)-2]
+	if last.Request != 70 || !last.Duplicate || last.First != first.At || last.At <= first.At || first.Code != ledger.Done {
+		t.Errorf("%+v behind %+v", last, first)
+	}
+	b.receiptsMax, b.receipts = 0, nil
+	appendAll(t, b, opens(t, 70, 1))
+	if got, kept := b.Receipts(); kept || len(got) > 0 {
+		t.Errorf("%d receipts that nobody wants", len(got))
 	}
 }

@@ -24,6 +24,7 @@ type Config struct {
 	Run      string               // run folder of the daemons on this machine, see [local.SocketPath]; empty: no daemons
 	Standby  bool                 // a standby node's daemon is among them
 	Endpoint string               // host:port where this node answers clients
+	Receipts int                  // how many receipts each book keeps, see [Book.Receipts]; 0: none
 }
 
 // Desk is told what the daemons decide about the node's part.
@@ -74,7 +75,9 @@ func Open(log *slog.Logger, cfg Config) (*Shelf, error) {
 		if r := j.Recovery(); r.Quarantined != "" {
 			log.Warn("torn end of journal moved aside", "stream", c.String(), "bytes", r.TornBytes, "path", r.Quarantined)
 		}
-		s.books = append(s.books, newBook(c, dir, j))
+		b := newBook(c, dir, j)
+		b.receiptsMax = cfg.Receipts
+		s.books = append(s.books, b)
 	}
 	return s, nil
 }

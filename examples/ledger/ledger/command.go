@@ -258,3 +258,12 @@ func RecordCurrency(rec []byte) (Currency, error) {
 	}
 	return f.currency, nil
 }
+
+// RecordRequest returns whose request an encoded command is, and which.
+func RecordRequest(rec []byte) (ClientID, Request, error) {
+	f, err := parseFields(rec)
+	if err != nil {
+		return ClientID{}, 0, fmt.Errorf("decode command: %w", err)
+	}
+	return f.client, f.request, nil
+}

@@ -13,16 +13,17 @@ import (
 
 // Config of a [Node].
 type Config struct {
-	Name    tidegate.NodeName
-	Service tidegate.ServiceName
-	History string // name of the ledger's history, the same on every node of every site; default Service
-	Dir     string
-	HTTP    string         // host:port to listen on
-	Follow  bool           // begin as a standby
-	Return  bool           // begin as a primary, and follow through the standby node's daemon here while another site serves
-	Peers   []cluster.Peer // of a primary: all nodes of its cluster; of a standby: itself, for the time after a promotion
-	RunDir  string         // run folder of the Tidegate daemons on this machine; empty: none, and nothing is ever released
-	Cluster cluster.Config // its tunables; Dir, Self and Peers are set by the node
+	Name     tidegate.NodeName
+	Service  tidegate.ServiceName
+	History  string // name of the ledger's history, the same on every node of every site; default Service
+	Dir      string
+	HTTP     string         // host:port to listen on
+	Follow   bool           // begin as a standby
+	Return   bool           // begin as a primary, and follow through the standby node's daemon here while another site serves
+	Peers    []cluster.Peer // of a primary: all nodes of its cluster; of a standby: itself, for the time after a promotion
+	RunDir   string         // run folder of the Tidegate daemons on this machine; empty: none, and nothing is ever released
+	Receipts int            // how many receipts each book keeps for GET /receipts, at least; 0: none
+	Cluster  cluster.Config // its tunables; Dir, Self and Peers are set by the node
 
 	// ShutdownTimeout bounds how long requests in flight may take when the node stops. Default 2 s.
 	ShutdownTimeout time.Duration
@@ -58,6 +59,7 @@ func (c Config) Validate() error {
 	rule(tidegate.ValidName(string(c.Service)) == nil, "service: want a name (got %q)", c.Service)
 	_, _, err := net.SplitHostPort(c.HTTP)
 	rule(err == nil, "http: want host:port (got %q)", c.HTTP)
+	rule(c.Receipts >= 0, "receipts: want a number, from 0 on (got %d)", c.Receipts)
 	rule(!c.Follow || c.RunDir != "", "run: want the daemons' run folder: a standby follows through the socket there")
 	rule(!c.Return || c.RunDir != "", "run: want the daemons' run folder: a primary that comes back follows through the socket there")
 	rule(!c.Follow || !c.Return, "return: a standby comes back by itself")

@@ -62,7 +62,7 @@ func (n *Node) Run(ctx context.Context) (err error) {
 	defer n.http.CloseIdleConnections()
 	n.shelf, err = book.Open(n.log, book.Config{
 		Dir: filepath.Join(n.cfg.Dir, "journal"), Service: n.cfg.Service, History: n.cfg.History,
-		Run: n.cfg.RunDir, Standby: n.cfg.Follow || n.cfg.Return, Endpoint: n.endpoint(),
+		Run: n.cfg.RunDir, Standby: n.cfg.Follow || n.cfg.Return, Endpoint: n.endpoint(), Receipts: n.cfg.Receipts,
 	})
 	if err != nil {
 		return err
