@@ -29,6 +29,7 @@ func drillCommand() *ucli.Command {
 			drillListCommand(),
 			drillShowCommand(),
 			drillHistoryCommand(),
+			drillMatrixCommand(),
 			drillVerifyCommand(),
 			drillRecordCommand(),
 			drillKeyCommand(),

@@ -27,26 +27,9 @@ func drillHistoryCommand() *ucli.Command {
 }
 
 func showHistory(c *ucli.Context) error {
-	keys, err := trustedKeys(c)
+	reports, err := trustedReports(c)
 	if err != nil {
 		return err
-	}
-	read, err := readEvidence(c, 0)
-	if err != nil {
-		return err
-	}
-	if len(keys) > 0 {
-		if err := evidence.Verify(read.files, keys, evidence.VerifyOptions{Whole: read.whole}).Err(); err != nil {
-			return err
-		}
-	}
-	var reports []evidence.Report
-	for _, f := range read.files {
-		s, err := evidence.Open(f)
-		if err != nil {
-			return err
-		}
-		reports = append(reports, s.Report)
 	}
 	out := historyOf(reports, time.Now())
 	return cli.Print(c, out, func(w io.Writer) error {
@@ -60,6 +43,31 @@ func showHistory(c *ucli.Context) error {
 		}
 		return nil
 	})
+}
+
+// trustedReports reads all the evidence that is named, verified where keys are.
+func trustedReports(c *ucli.Context) (reports []evidence.Report, err error) {
+	keys, err := trustedKeys(c)
+	if err != nil {
+		return nil, err
+	}
+	read, err := readEvidence(c, 0)
+	if err != nil {
+		return nil, err
+	}
+	if len(keys) > 0 {
+		if err := evidence.Verify(read.files, keys, evidence.VerifyOptions{Whole: read.whole}).Err(); err != nil {
+			return nil, err
+		}
+	}
+	for _, f := range read.files {
+		s, err := evidence.Open(f)
+		if err != nil {
+			return nil, err
+		}
+		reports = append(reports, s.Report)
+	}
+	return reports, nil
 }
 
 // historyOf sums the drills of each service up, with the objective of its newest one.

@@ -142,7 +142,7 @@ func writeReport(w io.Writer, s evidence.Sealed) error {
 	fmt.Fprintf(w, "backlog %s records, %s; gate %s\n", cli.Count(r.Backlog.Records), cli.MaybeSize(r.Backlog.Bytes), orUnknown(r.Gate.Mode))
 	fmt.Fprintf(w, "recovery time %s of %s, predicted %s\n", took(r.Recovered.Actual), took(r.Recovered.Objective), took(r.Recovered.Predicted))
 	fmt.Fprintf(w, "loss %s of %s: %s records, %s\n", took(r.Lost.Actual), took(r.Lost.Objective), cli.Count(r.Lost.Records), cli.MaybeSize(r.Lost.Bytes))
-	fmt.Fprintf(w, "recovery type %s, predicted %s, required %s\n", orUnknown(r.Recovery.Observed), orUnknown(r.Recovery.Predicted), orUnknown(r.Recovery.Required))
+	writeRecoveryType(w, &r.Recovery)
 	for _, part := range []func(io.Writer, evidence.Report) error{writeReportPhases, writeReportChecks, writeReportAround} {
 		fmt.Fprintln(w)
 		if err := part(w, r); err != nil {
@@ -157,6 +157,17 @@ func writeReport(w io.Writer, s evidence.Sealed) error {
 		fmt.Fprintf(w, "signed with key %s\n", id)
 	}
 	return nil
+}
+
+func writeRecoveryType(w io.Writer, r *evidence.Recovery) {
+	fmt.Fprintf(w, "recovery type %s, predicted %s, required %s", orUnknown(r.Observed), orUnknown(r.Predicted), orUnknown(r.Required))
+	if r.Outcome != nil {
+		fmt.Fprintf(w, ": %s", *r.Outcome)
+	}
+	fmt.Fprintln(w)
+	for _, why := range r.Reasons {
+		fmt.Fprintf(w, "  %s\n", why)
+	}
 }
 
 func writeReportPhases(w io.Writer, r evidence.Report) error {

@@ -1,6 +1,7 @@
 package probe
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -95,30 +96,50 @@ func (k *Asker) Ask(ctx context.Context, a *Ask) (got string, err error) {
 }
 
 func (k *Asker) get(ctx context.Context, h *HTTP) (string, error) {
-	req, err := http.NewRequestWithContext(ctx, h.Method, k.at.Fill(h.URL), strings.NewReader(k.at.Fill(h.Body)))
+	status, body, err := k.fetch(ctx, h, answerBytesMax)
 	if err != nil {
 		return "", err
+	}
+	got := Short(fmt.Sprintf("%d %s", status, body))
+	if status != h.Status || !strings.Contains(string(body), k.at.Fill(h.Contains)) {
+		return got, Wrong{got}
+	}
+	return got, nil
+}
+
+// fetch returns the first bytes of the answer's body.
+func (k *Asker) fetch(ctx context.Context, h *HTTP, bytesMax int64) (status int, body []byte, err error) {
+	req, err := http.NewRequestWithContext(ctx, h.Method, k.at.Fill(h.URL), strings.NewReader(k.at.Fill(h.Body)))
+	if err != nil {
+		return 0, nil, err
 	}
 	if h.Body != "" {
 		req.Header.Set("Content-Type", "application/json")
 	}
 	res, err := k.http.Do(req)
 	if err != nil {
-		return "", err
+		return 0, nil, err
 	}
 	defer func() { _ = res.Body.Close() }() // it was read
-	body, err := io.ReadAll(io.LimitReader(res.Body, answerBytesMax))
+	body, err = io.ReadAll(io.LimitReader(res.Body, bytesMax))
+	return res.StatusCode, body, err
+}
+
+func (k *Asker) command(ctx context.Context, c *Command) (string, error) {
+	out := &bounded{max: answerBytesMax}
+	exit, err := k.run(ctx, c, out, out) // the same one: it is written to by one goroutine
 	if err != nil {
 		return "", err
 	}
-	got := Short(fmt.Sprintf("%d %s", res.StatusCode, body))
-	if res.StatusCode != h.Status || !strings.Contains(string(body), k.at.Fill(h.Contains)) {
+	got := Short(fmt.Sprintf("exit %d: %s", exit, bytes.TrimSpace(out.b.Bytes())))
+	if exit != c.Exit || !strings.Contains(out.b.String(), k.at.Fill(c.Contains)) {
 		return got, Wrong{got}
 	}
 	return got, nil
 }
 
-func (k *Asker) command(ctx context.Context, c *Command) (string, error) {
+// run runs a command to its end, and returns its exit code.
+func (k *Asker) run(ctx context.Context, c *Command, stdout, stderr io.Writer) (exit int, err error) {
 	run := make([]string, len(c.Run))
 	for i, arg := range c.Run {
 		run[i] = k.at.Fill(arg)
@@ -133,28 +154,24 @@ func (k *Asker) command(ctx context.Context, c *Command) (string, error) {
 		return nil
 	}
 	cmd.WaitDelay = time.Second
-	var out strings.Builder
-	cmd.Stdout = &bounded{&out}
-	cmd.Stderr = cmd.Stdout // the same one: it is written to by one goroutine
-	err := cmd.Start()
-	if err == nil {
+	cmd.Stdout, cmd.Stderr = stdout, stderr
+	if err = cmd.Start(); err == nil {
 		err = g.Wait(cmd)
 	}
-	if _, exited := errors.AsType[*exec.ExitError](err); err != nil && !exited || ctx.Err() != nil {
-		return "", err
+	if _, exited := errors.AsType[*exec.ExitError](err); err != nil && !exited {
+		return 0, err
 	}
-	got := Short(fmt.Sprintf("exit %d: %s", cmd.ProcessState.ExitCode(), strings.TrimSpace(out.String())))
-	if cmd.ProcessState.ExitCode() != c.Exit || !strings.Contains(out.String(), k.at.Fill(c.Contains)) {
-		return got, Wrong{got}
-	}
-	return got, nil
+	return cmd.ProcessState.ExitCode(), ctx.Err()
 }
 
 // bounded keeps the beginning of what is written, and lets the rest go.
-type bounded struct{ b *strings.Builder }
+type bounded struct {
+	b   bytes.Buffer
+	max int
+}
 
 func (w *bounded) Write(p []byte) (int, error) {
-	w.b.Write(p[:min(len(p), max(0, answerBytesMax-w.b.Len()))])
+	w.b.Write(p[:min(len(p), max(0, w.max-w.b.Len()))])
 	return len(p), nil
 }
 

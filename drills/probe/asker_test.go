@@ -3,6 +3,7 @@ package probe
 import (
 	"context"
 	"errors"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -88,6 +89,45 @@ func TestBothOutputs(t *testing.T) {
 }
 
 // TestAsksItsPlaceOnly: neither a redirect nor an address of somebody else's is followed.
+// TestRead: a whole answer comes, or none; what a command complains of is no part of it.
+func TestRead(t *testing.T) {
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/none" {
+			http.Error(w, "none here", http.StatusNotFound)
+			return
+		}
+		_, _ = io.WriteString(w, strings.Repeat("line\n", 300_000)) // the client sees it
+	}))
+	defer srv.Close()
+	k := New(clock.System(), somewhere{"{address:http}": of(srv)}, nil)
+	defer k.Close()
+	get := func(path string) *Ask {
+		return new(Ask{HTTP: &HTTP{URL: "http://{address:http}" + path}}.WithDefaults())
+	}
+	run := func(script string, exit int) *Ask {
+		return new(Ask{Command: &Command{Run: []string{"/bin/sh", "-c", script}, Exit: exit}}.WithDefaults())
+	}
+	for name, tc := range map[string]struct {
+		ask  *Ask
+		max  int
+		want int    // bytes
+		err  string // of it
+	}{
+		"whole body":    {get("/"), 2 << 20, 1_500_000, ""},
+		"too long":      {get("/"), 1 << 20, 0, "the answer has more than 1 MiB"},
+		"another":       {get("/none"), 1 << 20, 0, "got 404 none here"},
+		"whole output":  {run("seq 200000; echo wrong >&2", 0), 2 << 20, 1288895, ""},
+		"output, long":  {run("seq 200000", 0), 1 << 20, 0, "the answer has more than 1 MiB"},
+		"another exit":  {run("echo one; echo no such book >&2; exit 3", 0), 1 << 20, 0, "got exit 3: no such book"},
+		"not by itself": {new(Ask{SQL: &SQL{Where: "host={run}", Query: "select 1"}}.WithDefaults()), 1, 0, "neither by HTTP nor by a command"},
+	} {
+		got, err := k.Read(t.Context(), tc.ask, tc.max)
+		if len(got) != tc.want || (err == nil) != (tc.err == "") || err != nil && !strings.Contains(err.Error(), tc.err) {
+			t.Errorf("%s: %d bytes, %v, want %d, %q", name, len(got), err, tc.want, tc.err)
+		}
+	}
+}
+
 func TestAsksItsPlaceOnly(t *testing.T) {
 	hits := 0
 	live := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { hits++ }))

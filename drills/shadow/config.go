@@ -40,6 +40,7 @@ type Config struct {
 
 	Canaries   []probe.Canary `yaml:"canaries"` // at least one; the recovery time ends when the clone has taken each
 	Checks     []probe.Check  `yaml:"checks"`
+	Recovery   *Recovery      `yaml:"recovery"` // nil: the recovery type is not looked for
 	Objectives Objectives     `yaml:"objectives"`
 	Harm       Harm           `yaml:"harm"`
 
@@ -86,6 +87,7 @@ func (c Config) SetDefaults() Config {
 	setDefault(&c.Program.Stop, 5*time.Second)
 	setDefault(&c.Harm.Blind, 10*time.Second)
 	setDefault(&c.Harm.For, 10*time.Second)
+	c.Recovery = c.Recovery.withDefaults()
 	c.Canaries, c.Checks = slices.Clone(c.Canaries), slices.Clone(c.Checks)
 	for i, k := range c.Canaries {
 		c.Canaries[i] = k.WithDefaults()
@@ -107,7 +109,7 @@ func setDefault[T comparable](v *T, to T) {
 func (c Config) Validate() error {
 	errs := []error{
 		config.Name("service", string(c.Service)), config.Reachable("standby", c.Standby), config.Under("tls", c.TLS.Validate()),
-		config.Under("program", c.Program.validate()), config.Under("evidence", c.Evidence.Validate()),
+		config.Under("program", c.Program.validate()), config.Under("evidence", c.Evidence.Validate()), config.Under("recovery", c.Recovery.validate()),
 		c.validateScratch(), c.validateNames(),
 		config.AtLeast("wait", c.Wait, time.Second), config.AtLeast("rate", int64(c.Rate), 0), config.AtLeast("objectives.rto", c.Objectives.RTO, 0),
 		config.AtLeast("harm.blind", c.Harm.Blind, time.Millisecond), config.AtLeast("harm.for", c.Harm.For, 0),
@@ -240,5 +242,5 @@ func (c Config) asks() (all []probe.Ask) {
 	for _, k := range c.Checks {
 		all = append(all, k.Ask)
 	}
-	return all
+	return append(all, c.Recovery.asks()...)
 }

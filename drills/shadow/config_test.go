@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/tidegate/tidegate/drills/recovery"
 	"github.com/tidegate/tidegate/internal/config"
 )
 
@@ -30,7 +31,8 @@ func TestSample(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if c.Wait != time.Minute || c.Checks[0].Timeout != 10*time.Second || c.Canaries[0].Read.HTTP.Method != http.MethodGet || len(c.Live) != 2 || c.Blocking[0].String() != "records_behind_min < 100000 for 10s" {
+	if c.Wait != time.Minute || c.Checks[0].Timeout != 10*time.Second || c.Canaries[0].Read.HTTP.Method != http.MethodGet || len(c.Live) != 2 || c.Blocking[0].String() != "records_behind_min < 100000 for 10s" ||
+		c.Recovery.Approach != recovery.PassiveStandby || c.Recovery.Outputs.TailMin != 10 || c.Recovery.Outputs.Golden.Timeout != time.Minute {
 		t.Errorf("defaults: %+v", c)
 	}
 	if got := strings.Join(c.addresses(), " "); got != "{address:http} {address:raft}" {
@@ -65,6 +67,13 @@ checks:
     command: {run: [ls], exit: 256}
     timeout: 20m
   - {name: two}
+recovery:
+  required: perfect
+  approach: hot
+  outputs:
+    before: {http: {url: "http://live.example/outputs"}}
+    golden: {sql: {where: "host={run}", query: "select 1"}}
+    tail_min: -1
 assertions: [blind_window < 1s, exposure_age < 2s, blind_window]
 blocking: [blind_window_p99 < 1s]
 wiat: 1s
@@ -75,6 +84,7 @@ wiat: 1s
 	for _, want := range []string{
 		"service", "standby", "gates", "tls.ca", "scratch", "live[0]", "program.follow[0]", "program.follow[2]", "{run}", "program.environment", "rate",
 		"canaries[0].write.http.url", "canaries[0].read", "canaries[1].write: want {canary}", "canaries[1].read: want {canary}", "canaries[2].read: want contains", "checks[0].name", "checks[0].command.run[0]", "checks[0].command.exit", "checks[0].timeout", "checks[1]",
+		"recovery.required", "recovery.approach", "recovery.outputs.before.http.url", "recovery.outputs.after: want http or command", "recovery.outputs.golden: want http or command", "recovery.outputs.tail_min",
 		"assertions[1]: want one of blind_window, bytes_behind, records_behind: nobody says exposure_age here", "assertions[2]", "blocking[0]: want `for TIME`", "evidence.directory", "evidence.key", `did you mean "wait"?`,
 	} {
 		if !strings.Contains(err.Error(), want) {

@@ -113,6 +113,7 @@ type run struct {
 	leftOvers []evidence.LeftOver
 	lost      []string // what could not be cleaned
 	checks    []evidence.Check
+	typing    typing
 	outcomes  []replay.Outcome   // of the latest plans
 	checked   [][]replay.Checked // of all plans, one list a stream
 }
@@ -258,7 +259,10 @@ func (r *run) carry(ctx context.Context, step Step) (err error) {
 	d := r.d
 	switch step {
 	case Prepare:
-		return r.prepare(ctx)
+		if err = r.prepare(ctx); err == nil {
+			r.outputsBefore(ctx)
+		}
+		return err
 	case CatchUp:
 		d.timed.Store(true)
 		_, err = r.clone.tail(ctx)
@@ -289,6 +293,7 @@ func (r *run) carry(ctx context.Context, step Step) (err error) {
 			c := &d.cfg.Checks[i]
 			r.checks = append(r.checks, r.asker.Check(ctx, c.Name, c.Kind(), &c.Ask))
 		}
+		r.outputsAfter(ctx)
 		return ctx.Err()
 	}
 	return nil

@@ -61,7 +61,8 @@ func (r *run) result() Result {
 			rep.Checks = append(rep.Checks, r.digest(i, p))
 		}
 	}
-	rep.Checks = append(append(rep.Checks, r.checks...), r.lag.checks()...)
+	rep.Recovery = r.recoveryType()
+	rep.Checks = append(append(append(rep.Checks, r.checks...), r.typing.checks...), r.lag.checks()...)
 	if e, at := r.course.Ended(); e.Failed != "" {
 		rep.Checks = append(rep.Checks, evidence.Check{Name: at.String(), Kind: "step", Wanted: "it comes to its end", Outcome: evidence.CheckFailed, Why: e.Failed})
 	} else if e.Called != "" && len(r.refused) == 0 {

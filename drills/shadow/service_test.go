@@ -67,6 +67,7 @@ type chain struct {
 	seen     int
 	promoted bool
 	last     []byte // event
+	out      outbox
 }
 
 func after(state tidegate.Digest, event []byte) tidegate.Digest {
@@ -91,19 +92,20 @@ func (s *chain) Apply(r journal.Record) error {
 		return errors.New("cannot carry it out")
 	}
 	s.at, s.state, s.last = r.Next, after(s.state, r.Payload), bytes.Clone(r.Payload)
+	s.out.events = append(s.out.events, event{r.First, s.last})
 	if s.way == spoils && s.seen == 7 {
 		s.state[0]++
 	}
 	return nil
 }
 
-func (s *chain) Promote(context.Context, tidegate.Epoch, tidegate.Position) error {
+func (s *chain) Promote(_ context.Context, epoch tidegate.Epoch, _ tidegate.Position) error {
 	if s.way == refuses {
 		return errors.New("not today")
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.promoted = true
+	s.promoted, s.out.epoch = true, epoch
 	return nil
 }
 
@@ -146,6 +148,7 @@ func serve(ctx context.Context, data, run, addr, way string) error {
 			_, _ = io.WriteString(w, "here") // the client sees it
 		}
 	})
+	s.serveOutputs(mux, j)
 	mux.HandleFunc("GET /hang", func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
 	srv := &http.Server{Addr: addr, Handler: mux, ReadHeaderTimeout: time.Second}
 	var g sync.WaitGroup

@@ -46,10 +46,14 @@ func drillFile(t *testing.T, s *stage) string {
 		"service": lab.Service, "standby": s.APIAddr("d2"), "gates": []string{s.Gate()}, "scratch": s.File("drills"), "live": []string{s.File("none")},
 		"tls": tree{"ca": s.File("pki", "ca.crt"), "cert": s.File("pki", "dr-drill-dora.crt"), "key": s.File("pki", "dr-drill-dora.key")},
 		"program": tree{"follow": []string{
-			s.Bin("ledger"), "follow", "--name", "clone", "--service", lab.Service, "--data", "{data}", "--run", "{run}", "--http", "{address:http}", "--raft", "{address:raft}",
+			s.Bin("ledger"), "follow", "--name", "clone", "--service", lab.Service, "--data", "{data}", "--run", "{run}", "--http", "{address:http}", "--raft", "{address:raft}", "--receipts", "1000000",
 		}},
-		"canaries":   []tree{post("eur"), post("usd")},
-		"checks":     []tree{{"name": "leads", "http": tree{"url": "http://{address:http}/status", "contains": `"promoted":true`}}},
+		"canaries": []tree{post("eur"), post("usd")},
+		"checks":   []tree{{"name": "leads", "http": tree{"url": "http://{address:http}/status", "contains": `"promoted":true`}}},
+		"recovery": tree{"required": "repeating", "approach": "passive-standby", "class": "deterministic", "outputs": tree{
+			"before": tree{"http": tree{"url": "http://{address:http}/receipts"}}, "after": tree{"http": tree{"url": "http://{address:http}/receipts"}},
+			"golden": tree{"http": tree{"url": "http://{address:http}/receipts?anew=true"}, "timeout": "1m"},
+		}},
 		"objectives": tree{"rto": "1m"},
 		"evidence":   tree{"directory": s.File("evidence"), "key": s.File("drill.key")},
 	}
@@ -78,6 +82,10 @@ func drill(t *testing.T, s *stage) {
 	if rep.Verdict.Outcome != evidence.Passed || rep.Recovered.Actual == nil || len(rep.Streams) != 2 || *rep.Backlog.Records < 100 {
 		t.Errorf("%s", text)
 	}
+	if r := rep.Recovery; r.Observed == nil || *r.Observed != "repeating" || *r.Predicted != "repeating" || *r.Outcome != "holds" {
+		t.Errorf("%+v", r)
+	}
+	says(t, s.ask(t, 0, "tidegate", "drill", "matrix", s.File("evidence"), "--key", s.File("drill.pub")), "holds", "repeating / repeating")
 	for _, c := range rep.Checks { // the live service goes on: the digest lies before the cut
 		if c.Kind == "digest" && (c.Outcome != evidence.CheckPassed || c.Got == nil) {
 			t.Errorf("%+v", c)
