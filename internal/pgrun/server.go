@@ -53,7 +53,7 @@ type Server struct {
 // New makes a cluster and starts its server. Beside an error nothing is left.
 func New(cfg Config) (*Server, error) {
 	return build("primary", cfg, func(s *Server) error {
-		args := []string{"-D", s.DataDir, "-U", Superuser, "-A", "trust", "-E", "UTF8", "--locale=C", "-N"}
+		args := []string{"-U", Superuser, "-A", "trust", "-E", "UTF8", "--locale=C", "-N"}
 		if cfg.SegmentSizeMiB != 0 {
 			args = append(args, "--wal-segsize="+strconv.Itoa(cfg.SegmentSizeMiB))
 		}
@@ -63,7 +63,7 @@ func New(cfg Config) (*Server, error) {
 		case s.Install.Version >= 18: // which has them by itself
 			args = append(args, "--no-data-checksums")
 		}
-		if _, err := s.Install.Run("initdb", args...); err != nil {
+		if err := s.Install.initdb(s.DataDir, args...); err != nil {
 			return err
 		}
 		if err := s.configure(nil); err != nil {
