@@ -25,6 +25,9 @@ type somewhere map[string]string
 func (s somewhere) Fill(text string) string { return Fill(text, s) }
 
 func (s somewhere) Given(addr string) bool {
+	if run := s["{run}"]; run != "" && strings.HasPrefix(addr, run+"/") {
+		return true
+	}
 	for name, v := range s {
 		if strings.HasPrefix(name, "{address:") && v == addr {
 			return true
