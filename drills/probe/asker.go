@@ -79,32 +79,53 @@ func (w Wrong) Error() string { return "got " + w.Got }
 
 // Ask asks once, for at most a.Timeout. got is what was answered, shortened.
 func (k *Asker) Ask(ctx context.Context, a *Ask) (got string, err error) {
-	ctx, cancel := context.WithTimeout(ctx, a.Timeout)
-	defer cancel()
-	switch {
-	case a.HTTP != nil:
-		got, err = k.get(ctx, a.HTTP)
-	case a.SQL != nil:
-		got, err = k.query(ctx, a.SQL)
-	default:
-		got, err = k.command(ctx, a.Command)
+	out, err := k.ask(ctx, a)
+	if err != nil {
+		return "", err
 	}
-	if err != nil && errors.Is(ctx.Err(), context.DeadlineExceeded) {
-		err = fmt.Errorf("no answer within %s: %w", a.Timeout, err)
+	return out.record(out.said)
+}
+
+// answered is an answer: its text, all of what may be put on record, and whether it is the
+// wanted one.
+type answered struct {
+	text, said string
+	wanted     bool
+}
+
+// record shortens said, and is an error where the answer is not the wanted one.
+func (a answered) record(said string) (got string, err error) {
+	if got = Short(said); !a.wanted {
+		err = Wrong{got}
 	}
 	return got, err
 }
 
-func (k *Asker) get(ctx context.Context, h *HTTP) (string, error) {
+func (k *Asker) ask(ctx context.Context, a *Ask) (out answered, err error) {
+	ctx, cancel := context.WithTimeout(ctx, a.Timeout)
+	defer cancel()
+	switch {
+	case a.HTTP != nil:
+		out, err = k.get(ctx, a.HTTP)
+	case a.SQL != nil:
+		out, err = k.query(ctx, a.SQL)
+	default:
+		out, err = k.command(ctx, a.Command)
+	}
+	if err != nil && errors.Is(ctx.Err(), context.DeadlineExceeded) {
+		err = fmt.Errorf("no answer within %s: %w", a.Timeout, err)
+	}
+	return out, err
+}
+
+func (k *Asker) get(ctx context.Context, h *HTTP) (out answered, err error) {
 	status, body, err := k.fetch(ctx, h, answerBytesMax)
 	if err != nil {
-		return "", err
+		return out, err
 	}
-	got := Short(fmt.Sprintf("%d %s", status, body))
-	if status != h.Status || !strings.Contains(string(body), k.at.Fill(h.Contains)) {
-		return got, Wrong{got}
-	}
-	return got, nil
+	text := string(body)
+	wanted := status == h.Status && strings.Contains(text, k.at.Fill(h.Contains))
+	return answered{text, fmt.Sprintf("%d %s", status, text), wanted}, nil
 }
 
 // fetch returns the first bytes of the answer's body.
@@ -125,17 +146,15 @@ func (k *Asker) fetch(ctx context.Context, h *HTTP, bytesMax int64) (status int,
 	return res.StatusCode, body, err
 }
 
-func (k *Asker) command(ctx context.Context, c *Command) (string, error) {
+func (k *Asker) command(ctx context.Context, c *Command) (a answered, err error) {
 	out := &bounded{max: answerBytesMax}
 	exit, err := k.run(ctx, c, out, out) // the same one: it is written to by one goroutine
 	if err != nil {
-		return "", err
+		return a, err
 	}
-	got := Short(fmt.Sprintf("exit %d: %s", exit, bytes.TrimSpace(out.b.Bytes())))
-	if exit != c.Exit || !strings.Contains(out.b.String(), k.at.Fill(c.Contains)) {
-		return got, Wrong{got}
-	}
-	return got, nil
+	text := out.b.String()
+	wanted := exit == c.Exit && strings.Contains(text, k.at.Fill(c.Contains))
+	return answered{text, fmt.Sprintf("exit %d: %s", exit, strings.TrimSpace(text)), wanted}, nil
 }
 
 // run runs a command to its end, and returns its exit code.
@@ -190,16 +209,23 @@ func (k *Asker) Check(ctx context.Context, name, kind string, a *Ask) evidence.C
 	began := k.clk.Boot()
 	got, err := k.Ask(ctx, a)
 	took := time.Duration(k.clk.Boot() - began)
-	out := evidence.Check{Name: name, Kind: kind, Wanted: a.Wanted(), Outcome: evidence.CheckPassed, Took: &took}
+	out := evidence.Check{Name: name, Kind: kind, Wanted: a.Wanted(), Took: &took}
 	if got != "" {
 		out.Got = &got
 	}
+	out.Outcome, out.Why = outcome(ctx, err)
+	return out
+}
+
+// outcome is what an error says of a check.
+func outcome(ctx context.Context, err error) (evidence.CheckOutcome, string) {
 	switch {
 	case err == nil:
+		return evidence.CheckPassed, ""
 	case ctx.Err() != nil:
-		out.Outcome, out.Why = evidence.CheckUnknown, "the drill ended before the answer"
-	default:
-		out.Outcome, out.Why = evidence.CheckFailed, oneLine(err.Error())
+		return evidence.CheckUnknown, "the drill ended before the answer"
+	case errors.As(err, new(newer)):
+		return evidence.CheckUnknown, oneLine(err.Error())
 	}
-	return out
+	return evidence.CheckFailed, oneLine(err.Error())
 }

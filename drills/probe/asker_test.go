@@ -91,7 +91,6 @@ func TestBothOutputs(t *testing.T) {
 	}
 }
 
-// TestAsksItsPlaceOnly: neither a redirect nor an address of somebody else's is followed.
 // TestRead: a whole answer comes, or none; what a command complains of is no part of it.
 func TestRead(t *testing.T) {
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -131,6 +130,7 @@ func TestRead(t *testing.T) {
 	}
 }
 
+// TestAsksItsPlaceOnly: neither a redirect nor an address of somebody else's is followed.
 func TestAsksItsPlaceOnly(t *testing.T) {
 	hits := 0
 	live := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { hits++ }))

@@ -8,9 +8,11 @@
 //
 // # Words
 //
-//   - ask:    one question, the answer that is wanted, and how long that may take
-//   - canary: a write that must be accepted, and what reads it back
-//   - place:  where the asked service lives, and the values of the names in braces
+//   - ask:     one question, the answer that is wanted, and how long that may take
+//   - canary:  a write that must be accepted, and what reads it back
+//   - record:  the newest of a writer outside of the drill, which writes at the live service
+//   - journey: several steps in order, each an ask, with values handed on
+//   - place:   where the asked service lives, and the values of the names in braces
 //
 // # Picture
 //

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/url"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -76,13 +77,47 @@ func (r Rules) Canary(c *Canary) error {
 	return errors.Join(errs...)
 }
 
+// Journey is every mistake in j; its name is [Names]' to check. A step has the values that
+// steps before it have saved.
+func (r Rules) Journey(j *Journey) error {
+	errs := []error{config.AtLeast("within", j.Within, 0)}
+	if len(j.Steps) == 0 {
+		errs = append(errs, config.Broken("steps", "want at least one", j.Steps))
+	}
+	r.Places = slices.Clone(r.Places)
+	for i := range j.Steps {
+		s, at := &j.Steps[i], fmt.Sprintf("steps[%d]", i)
+		errs = append(errs, config.Under(at, r.Ask(&s.Ask)))
+		if s.Age != nil {
+			errs = append(errs, config.Under(at+".age", s.Age.validate()))
+		}
+		for name, p := range s.Save {
+			if !placeName.MatchString(name) {
+				errs = append(errs, config.Broken(at+".save", "want a name of a-z, 0-9 and -", name))
+			}
+			if p.re == nil {
+				errs = append(errs, config.Broken(at+".save."+name, "want a regular expression with one group around the value", ""))
+			}
+			r.Places = append(r.Places, savedPlace(name))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Record is every mistake in c; its name is [Names]' to check.
+func (r Rules) Record(c *Record) error {
+	return errors.Join(r.Ask(&c.Ask), config.Under("age", c.Age.validate()))
+}
+
+func (a *Age) validate() error { return config.AtLeast("within", a.Within, time.Millisecond) }
+
 // Names checks what questions are called in the report; each name is its own.
 type Names map[string]bool
 
 // Check is the mistake in the name that stands at path.
 func (n Names) Check(path, name string) error {
 	if n[name] {
-		return config.Broken(path, "want a name that no other canary, check or journey has", name)
+		return config.Broken(path, "want a name that no other question has", name)
 	}
 	n[name] = true
 	return config.Name(path, name)

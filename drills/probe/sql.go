@@ -15,24 +15,21 @@ const (
 
 // query asks one statement on a connection of its own. When ctx ends before the answer,
 // the connection is cut, and whether a write was committed is not known.
-func (k *Asker) query(ctx context.Context, s *SQL) (string, error) {
+func (k *Asker) query(ctx context.Context, s *SQL) (out answered, err error) {
 	cfg, err := pgconn.ParseConfig(k.at.Fill(s.Where))
 	if err != nil {
-		return "", err // pgconn leaves the password out
+		return out, err // pgconn leaves the password out
 	}
 	cfg.DialFunc, cfg.MaxProtocolMessageBodyLen = k.dial, answerBytesMax
 	cfg.LookupFunc = func(_ context.Context, host string) ([]string, error) { return []string{host}, nil } // a place gives names; dialling looks them up
 	cfg.RuntimeParams["application_name"] = application
 	a, err := execute(ctx, cfg, k.at.Fill(s.Query))
 	if err != nil {
-		return "", redacted{err, cfg.Password}
+		return out, redacted{err, cfg.Password}
 	}
-	got := Short(without(a.text+a.none, cfg.Password))
 	want, contains := k.at.Fill(s.Want), k.at.Fill(s.Contains)
-	if (want != "" || contains != "") && a.none != "" || want != "" && a.text != want || !strings.Contains(a.text, contains) {
-		return got, Wrong{got}
-	}
-	return got, nil
+	wrong := (want != "" || contains != "") && a.none != "" || want != "" && a.text != want || !strings.Contains(a.text, contains)
+	return answered{a.text, without(a.text+a.none, cfg.Password), !wrong}, nil
 }
 
 // answer is the first column of the first row, or the tag of a statement without rows.

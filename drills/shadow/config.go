@@ -38,11 +38,16 @@ type Config struct {
 	// go. What is timed is not held back.
 	Rate config.Bytes `yaml:"rate"`
 
-	Canaries   []probe.Canary `yaml:"canaries"` // at least one; the recovery time ends when the clone has taken each
-	Checks     []probe.Check  `yaml:"checks"`
-	Recovery   *Recovery      `yaml:"recovery"` // nil: the recovery type is not looked for
-	Objectives Objectives     `yaml:"objectives"`
-	Harm       Harm           `yaml:"harm"`
+	Canaries []probe.Canary `yaml:"canaries"` // at least one; the recovery time ends when the clone has taken each
+	Checks   []probe.Check  `yaml:"checks"`
+	// Records are of a writer outside of the drill, at the live service: the newest one that
+	// the clone has says what is measured of the loss.
+	Records  []probe.Record  `yaml:"records"`
+	Journeys []probe.Journey `yaml:"journeys"`
+
+	Recovery   *Recovery  `yaml:"recovery"` // nil: the recovery type is not looked for
+	Objectives Objectives `yaml:"objectives"`
+	Harm       Harm       `yaml:"harm"`
 
 	// Assertions are held against what the live standby node says of itself: judged, and
 	// blocking ones, which call the drill off.
@@ -95,6 +100,13 @@ func (c Config) SetDefaults() Config {
 	for i, k := range c.Checks {
 		c.Checks[i] = k.WithDefaults()
 	}
+	c.Records, c.Journeys = slices.Clone(c.Records), slices.Clone(c.Journeys)
+	for i, k := range c.Records {
+		c.Records[i] = k.WithDefaults()
+	}
+	for i, k := range c.Journeys {
+		c.Journeys[i] = k.WithDefaults()
+	}
 	return c
 }
 
@@ -132,6 +144,12 @@ func (c Config) Validate() error {
 	for i := range c.Checks {
 		errs = append(errs, config.Under(fmt.Sprintf("checks[%d]", i), rules.Check(&c.Checks[i])))
 	}
+	for i := range c.Records {
+		errs = append(errs, config.Under(fmt.Sprintf("records[%d]", i), rules.Record(&c.Records[i])))
+	}
+	for i := range c.Journeys {
+		errs = append(errs, config.Under(fmt.Sprintf("journeys[%d]", i), rules.Journey(&c.Journeys[i])))
+	}
 	for i, a := range c.Assertions {
 		errs = append(errs, broken(fmt.Sprintf("assertions[%d]", i), a, a.Over(looked...)))
 	}
@@ -162,7 +180,7 @@ func (c Config) validateScratch() error {
 	return nil
 }
 
-// validateNames checks what canaries and checks are called in the report.
+// validateNames checks what questions are called in the report.
 func (c Config) validateNames() error {
 	var errs []error
 	names := probe.Names{}
@@ -171,6 +189,12 @@ func (c Config) validateNames() error {
 	}
 	for i, k := range c.Checks {
 		errs = append(errs, names.Check(fmt.Sprintf("checks[%d].name", i), k.Name))
+	}
+	for i, k := range c.Records {
+		errs = append(errs, names.Check(fmt.Sprintf("records[%d].name", i), k.Name))
+	}
+	for i, k := range c.Journeys {
+		errs = append(errs, names.Check(fmt.Sprintf("journeys[%d].name", i), k.Name))
 	}
 	return errors.Join(errs...)
 }
@@ -241,6 +265,14 @@ func (c Config) asks() (all []probe.Ask) {
 	}
 	for _, k := range c.Checks {
 		all = append(all, k.Ask)
+	}
+	for _, k := range c.Records {
+		all = append(all, k.Ask)
+	}
+	for _, j := range c.Journeys {
+		for _, s := range j.Steps {
+			all = append(all, s.Ask)
+		}
 	}
 	return append(all, c.Recovery.asks()...)
 }

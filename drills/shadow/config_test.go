@@ -31,7 +31,7 @@ func TestSample(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if c.Wait != time.Minute || c.Checks[0].Timeout != 10*time.Second || c.Canaries[0].Read.HTTP.Method != http.MethodGet || len(c.Live) != 2 || c.Blocking[0].String() != "records_behind_min < 100000 for 10s" ||
+	if c.Wait != time.Minute || c.Checks[0].Timeout != 10*time.Second || c.Journeys[0].Steps[1].HTTP.Status != 200 || c.Canaries[0].Read.HTTP.Method != http.MethodGet || len(c.Live) != 2 || c.Blocking[0].String() != "records_behind_min < 100000 for 10s" ||
 		c.Recovery.Approach != recovery.PassiveStandby || c.Recovery.Outputs.TailMin != 10 || c.Recovery.Outputs.Golden.Timeout != time.Minute {
 		t.Errorf("defaults: %+v", c)
 	}
@@ -76,6 +76,8 @@ recovery:
     tail_min: -1
 assertions: [blind_window < 1s, exposure_age < 2s, blind_window]
 blocking: [blind_window_p99 < 1s]
+records: [{name: two, command: {run: [/bin/true]}}]
+journeys: [{name: three, steps: []}]
 wiat: 1s
 `))
 	if err == nil {
@@ -85,7 +87,7 @@ wiat: 1s
 		"service", "standby", "gates", "tls.ca", "scratch", "live[0]", "program.follow[0]", "program.follow[2]", "{run}", "program.environment", "rate",
 		"canaries[0].write.http.url", "canaries[0].read", "canaries[1].write: want {canary}", "canaries[1].read: want {canary}", "canaries[2].read: want contains", "checks[0].name", "checks[0].command.run[0]", "checks[0].command.exit", "checks[0].timeout", "checks[1]",
 		"recovery.required", "recovery.approach", "recovery.outputs.before.http.url", "recovery.outputs.after: want http or command", "recovery.outputs.golden: want http or command", "recovery.outputs.tail_min",
-		"assertions[1]: want one of blind_window, bytes_behind, records_behind: nobody says exposure_age here", "assertions[2]", "blocking[0]: want `for TIME`", "evidence.directory", "evidence.key", `did you mean "wait"?`,
+		"records[0].name", "records[0].age.within", "journeys[0].steps", "assertions[1]: want one of blind_window, bytes_behind, records_behind: nobody says exposure_age here", "assertions[2]", "blocking[0]: want `for TIME`", "evidence.directory", "evidence.key", `did you mean "wait"?`,
 	} {
 		if !strings.Contains(err.Error(), want) {
 			t.Errorf("nothing of %s in:\n%v", want, err)

@@ -99,6 +99,7 @@ type run struct {
 	space   space
 	box     *sandbox
 	clone   *clone
+	cut     time.Time // when the clone was opened; zero: it was not
 	prog    *program
 	asker   *probe.Asker
 	look    Look
@@ -294,6 +295,12 @@ func (r *run) carry(ctx context.Context, step Step) (err error) {
 			r.checks = append(r.checks, r.asker.Check(ctx, c.Name, c.Kind(), &c.Ask))
 		}
 		r.outputsAfter(ctx)
+		for i := range d.cfg.Records {
+			r.checks = append(r.checks, r.asker.Record(ctx, &d.cfg.Records[i], r.cut))
+		}
+		for i := range d.cfg.Journeys {
+			r.checks = append(r.checks, r.asker.Journey(ctx, &d.cfg.Journeys[i]))
+		}
 		return ctx.Err()
 	}
 	return nil
@@ -328,6 +335,7 @@ func (r *run) prepare(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	r.cut = d.clk.Wall()
 	if err := r.clone.room(r.space); err != nil {
 		return err
 	}

@@ -102,6 +102,10 @@ func (s *site) config(t *testing.T, way string) Config {
 		t.Fatal(err)
 	}
 	url := "http://{address:http}"
+	var pattern probe.Pattern
+	if err := pattern.UnmarshalText([]byte(`(\d+) events`)); err != nil {
+		t.Fatal(err)
+	}
 	return Config{
 		Service: "bank", Standby: "node", Scratch: s.scratch, Live: []string{filepath.Join(s.dir, "live")},
 		Program:    Program{Follow: []string{exe, "service", "{data}", "{run}", "{address:http}", way}, Stop: 2 * time.Second, Environment: map[string]string{"GORACE": "atexit_sleep_ms=0"}},
@@ -114,6 +118,11 @@ func (s *site) config(t *testing.T, way string) Config {
 			{Name: "count", Ask: probe.Ask{HTTP: &probe.HTTP{URL: url + "/count", Contains: "events"}}},
 			{Name: "files", Ask: probe.Ask{Command: &probe.Command{Run: []string{"/bin/ls", "{data}"}, Contains: "journal"}}},
 		},
+		Records: []probe.Record{{Name: "newest", Ask: probe.Ask{Command: &probe.Command{Run: []string{"/bin/date", "+%s"}}}, Age: probe.Age{Within: time.Minute}}},
+		Journeys: []probe.Journey{{Name: "visit", Steps: []probe.Step{
+			{Ask: probe.Ask{HTTP: &probe.HTTP{URL: url + "/count"}}, Save: map[string]probe.Pattern{"count": pattern}},
+			{Ask: probe.Ask{Command: &probe.Command{Run: []string{"/bin/echo", "{saved:count}"}, Contains: fmt.Sprint(events + 1)}}},
+		}}},
 	}.SetDefaults()
 }
 
@@ -183,6 +192,9 @@ func TestDrill(t *testing.T) {
 	rep, v := s.drill(t, t.Context(), 150)
 	if v.Outcome != judge.Passed {
 		t.Fatalf("%s: %v\n%s", v.Outcome, v.Sentences(), outcomes(&rep))
+	}
+	if all := outcomes(&rep); !strings.Contains(all, "newest: passed") || !strings.Contains(all, "visit: passed") {
+		t.Error(all)
 	}
 	known := map[string]bool{}
 	for _, p := range rep.Phases {
