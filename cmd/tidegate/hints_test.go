@@ -65,6 +65,8 @@ func misnamed(commands []*ucli.Command, words []string) string {
 		name = strings.TrimRight(name, ".,;:)")
 		i := slices.IndexFunc(commands, func(c *ucli.Command) bool { return c.HasName(name) })
 		switch {
+		case name == "--": // what follows is another program's
+			return ""
 		case strings.HasPrefix(name, "--"):
 			if !slices.Contains(flags, name) {
 				return "flag " + name

@@ -56,6 +56,7 @@ func commandTree() []*ucli.Command {
 		gapCommand(),
 		replayCommand(),
 		drillCommand(),
+		opclassCommand(),
 		exportCommand(),
 		routeCommand(),
 		checkConfigCommand(),

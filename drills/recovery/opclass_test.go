@@ -84,6 +84,9 @@ func TestOperatorClasses(t *testing.T) {
 			if test.inputs >= 0 && (*report.WindowInputs != test.inputs || *report.WindowOutputs != test.outputs) {
 				t.Errorf("window of %d inputs and %d outputs, want %d and %d", *report.WindowInputs, *report.WindowOutputs, test.inputs, test.outputs)
 			}
+			if most := (recovery.OperatorPlan{Inputs: numbers(400)}).FedMax(); fed > most || test.class > recovery.Arbitrary && fed < most/2 {
+				t.Errorf("%d fed, at most %d were foretold", fed, most)
+			}
 			if made != closed || made < 2 || fed != report.Coverage.Fed {
 				t.Errorf("%d made, %d closed, %d fed of %d", made, closed, fed, report.Coverage.Fed)
 			}

@@ -91,6 +91,23 @@ func (p OperatorPlan) setDefaults() OperatorPlan {
 	return p
 }
 
+// FedMax is how many inputs all executions of the plan take together, at most: without
+// those that a class that is refuted early spares. 0 for a plan that is not valid.
+func (p OperatorPlan) FedMax() (most int64) {
+	p = p.setDefaults()
+	n := int64(len(p.Inputs))
+	most = n * int64(len(p.Surroundings))
+	for _, k := range p.Positions {
+		most += (n - int64(k)) * int64(len(p.Surroundings)-1) // of those that can begin at states
+		for _, d := range p.Offsets {
+			if k > d {
+				most += n - int64(k) + int64(d)
+			}
+		}
+	}
+	return max(most, 0)
+}
+
 func (p OperatorPlan) validate() error {
 	var errs []error
 	bad := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }

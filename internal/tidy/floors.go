@@ -109,6 +109,7 @@ func House() []Entry {
 		{"gating", 40, "the controller"},
 
 		{"drills/recovery", 50, "pure: how a service recovered, from its outputs, and what was to be expected"},
+		{"drills/recovery/program", 51, "programs of their own under the test of operator classes"},
 
 		{"internal/cli", 50, "the frame of every command"},
 		{"internal/daemon", 50, "the frame of every long-running role"},
