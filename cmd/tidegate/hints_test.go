@@ -36,7 +36,7 @@ func TestHintsNameCommandsThatExist(t *testing.T) {
 			return nil
 		case d.IsDir() && (d.Name() == "testdata" || d.Name() == "tools" || strings.HasPrefix(d.Name(), "_") || strings.HasPrefix(d.Name(), ".")):
 			return filepath.SkipDir
-		case filepath.Ext(path) != ".go" && filepath.Ext(path) != ".md", strings.HasSuffix(path, "_test.go"):
+		case !slices.Contains([]string{".go", ".md", ".yaml"}, filepath.Ext(path)), strings.HasSuffix(path, "_test.go"):
 			return nil
 		}
 		text, err := os.ReadFile(path)

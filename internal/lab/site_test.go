@@ -34,11 +34,13 @@ func TestFaults(t *testing.T) {
 	mountSmall(t, s)
 	signingKey(t, s)
 	s.up(t)
+	prometheus := startPrometheus(t, s)
 	for _, fault := range []struct {
 		name string
 		run  func(*testing.T, *stage)
 	}{
 		{"Drill", drill},
+		{"Alerts", prometheus.alerts},
 		{"Stranger", stranger},
 		{"WipedStandby", wipedStandby},
 		{"ControlPlaneGone", controlPlaneGone},
