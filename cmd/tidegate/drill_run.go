@@ -30,26 +30,32 @@ const drillDir = "/etc/tidegate/drills"
 func drillFlags() []ucli.Flag {
 	return []ucli.Flag{
 		&ucli.StringFlag{Name: "service", Usage: "`SERVICE` to rehearse"},
-		&ucli.StringFlag{Name: "level", Value: string(evidence.L1), Usage: "`LEVEL` of the drill: L1, the shadow promote"},
-		&ucli.StringFlag{Name: "config", Aliases: []string{"c"}, Usage: "drill's `FILE`", DefaultText: drillDir + "/SERVICE.yaml"},
+		&ucli.StringFlag{Name: "level", Value: string(evidence.L1), Usage: "`LEVEL` of the drill: L1, the shadow promote; of the live service L2, there and back, L3, a fault, L4, its whole site"},
+		&ucli.StringFlag{Name: "config", Aliases: []string{"c"}, Usage: "drill's `FILE`", DefaultText: drillDir + "/SERVICE.yaml, from L2 on SERVICE.live.yaml"},
 		&ucli.Int64Flag{Name: "backlog", Usage: "`RECORDS` that are left to replay at t0", DefaultText: "those that the live standby has not applied"},
 		&ucli.DurationFlag{Name: "limit", Value: time.Hour, Usage: "how long the whole drill may take"},
+		&ucli.StringFlag{Name: "scenario", Usage: "`FAULT` that the live service meets, at level L3", DefaultText: "of L2 and L4 the only one that there is"},
 		cli.OutputFlag(),
 	}
 }
 
 func drillRunCommand() *ucli.Command {
 	return &ucli.Command{
-		Name: "run", Usage: "promote an isolated clone of a standby service, time it, and sign what came of it", ArgsUsage: " ",
-		Flags:  append(drillFlags(), &ucli.BoolFlag{Name: "dry-run", Usage: "look and try as a drill does before it begins; make and remove nothing, as `drill plan` does"}),
+		Name: "run", Usage: "rehearse a recovery, time it, and sign what came of it: on an isolated clone, or live", ArgsUsage: " ",
+		Flags: append(drillFlags(), &ucli.BoolFlag{Name: "dry-run", Usage: "look and try as a drill does before it begins; make and remove nothing, as `drill plan` does"},
+			&ucli.BoolFlag{Name: "yes", Usage: "have clients of the live service concerned, from L2 on, without being asked to type its name"}),
 		Action: drillRun,
 		Description: "Reads base and log of a standby node under the drill's own identity, into a sandbox, starts the service's program on them,\n" +
 			"replays the backlog, promotes the clone, writes canaries, asks the checks, and tears everything down; ^C does that at once.\n" +
 			"What is live is only read. The report is signed and appended to the service's chain in any case.\n\n" +
-			"Ends with 0 passed, 9 failed or slower, 11 over the RTO, 12 partial, 5 called off or interrupted, 4 refused.\n\n" +
+			"Levels L2 to L4 are not isolated. They run under an operator's certificate, move the live service or have it meet a fault by the\n" +
+			"file's own commands, heal that in any case, also after ^C, and time it by canaries that are written through the clients' route.\n\n" +
+			"Ends with 0 passed, 9 failed or slower, 10 over the RPO, 11 over the RTO, 12 partial, 5 called off or interrupted, 4 refused.\n\n" +
 			"Examples:\n" +
 			"   tidegate drill run --service ledger\n" +
-			"   tidegate drill run --service ledger --backlog 100000 -o json",
+			"   tidegate drill run --service ledger --backlog 100000 -o json\n" +
+			"   tidegate drill run --service ledger --level L2\n" +
+			"   tidegate drill run --service ledger --level L3 --scenario link-cut --yes",
 	}
 }
 
@@ -57,7 +63,7 @@ func drillPlanCommand() *ucli.Command {
 	return &ucli.Command{
 		Name: "plan", Usage: "say what a drill would do, and whether it may", ArgsUsage: " ", Flags: drillFlags(), Action: drillPlan,
 		Description: "Tries everything that must be refused to a drill, looks at the live standby node and for left-overs, and changes nothing.\n" +
-			"Ends with 4 when a drill would be refused now.",
+			"From level L2 on: what would be run, and what the gate expects it to take. Ends with 4 when a drill would be refused now.",
 	}
 }
 
@@ -80,7 +86,10 @@ func drillOf(c *ucli.Context) (*drillAsk, error) {
 		path = filepath.Join(drillDir, service+".yaml")
 	}
 	if level := evidence.Level(c.String("level")); level != evidence.L1 {
-		errs = append(errs, fmt.Errorf("--level: this version rehearses L1 (got %q)", level))
+		errs = append(errs, fmt.Errorf("--level: want L1, L2, L3 or L4 (got %q)", level))
+	}
+	if c.String("scenario") != "" {
+		errs = append(errs, fmt.Errorf("--scenario: is of live drills, from L2 on (got %q)", c.String("scenario")))
 	}
 	if n := c.Int64("backlog"); n < 0 {
 		errs = append(errs, fmt.Errorf("--backlog: want a number of records, from 0 on (got %d)", n))
@@ -128,6 +137,9 @@ func openDrill(path string, opts shadow.Options) (*drillAsk, error) {
 }
 
 func drillPlan(c *ucli.Context) error {
+	if isLive(c) {
+		return livePlan(c)
+	}
 	ask, err := drillOf(c)
 	if err != nil {
 		return err
@@ -179,6 +191,9 @@ func writeDrillPlan(w io.Writer, p *shadow.Plan) error {
 }
 
 func drillRun(c *ucli.Context) error {
+	if isLive(c) {
+		return liveRun(c)
+	}
 	ask, err := drillOf(c)
 	if err != nil {
 		return err

@@ -77,7 +77,7 @@ func scenarios() []scenario {
 		{name: "standby frozen", plant: sync, run: standbyFrozen},
 		{name: "primary suspended", plant: sync, run: primarySuspended},
 		{name: "primary lost", plant: sync, run: primaryLost},
-		{name: "link cut", plant: networked(bounded), run: cutFor([2]string{lab.SitePrimary, lab.SiteDR}, [2]string{lab.SiteDR, lab.SitePrimary})},
+		{name: "link cut", plant: networked(bounded), run: linkDrilled},
 		{name: "link one way, data lost", plant: networked(bounded), run: cutFor([2]string{lab.SitePrimary, lab.SiteDR})},
 		{name: "link one way, acks lost", plant: networked(bounded), run: cutFor([2]string{lab.SiteDR, lab.SitePrimary})},
 		{name: "primary cut off, then back", plant: networked(bounded), run: zombie, lossy: true},
