@@ -176,6 +176,9 @@ func writeDrillPlan(w io.Writer, p *shadow.Plan) error {
 		fmt.Fprintf(&b, "stream %s: cut at the end of what is committed; %s\n", s.ID, said)
 	}
 	fmt.Fprintf(&b, "program: %s\ncanaries: %s\nchecks: %s\n", strings.Join(p.Program, " "), strings.Join(p.Canaries, ", "), strings.Join(p.Checks, ", "))
+	if t := p.Recovery; t != nil {
+		fmt.Fprintf(&b, "recovery type: %s required, %s predicted\n", orUnknown(t.Required), orUnknown(t.Predicted))
+	}
 	for _, l := range p.LeftOvers {
 		fmt.Fprintf(&b, "left over, and cleaned first: %s %s\n", l.What, l.Where)
 	}

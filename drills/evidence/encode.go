@@ -11,6 +11,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/tidegate/tidegate"
+	"github.com/tidegate/tidegate/drills/recovery"
 )
 
 // NewID draws the id of a report: a UUID of version 7, which sorts by its time.
@@ -192,6 +193,7 @@ func (c *checker) verdict(r *Report) {
 	for _, k := range slices.Concat(r.Checks, r.Isolation) {
 		c.want(k.Outcome != CheckFailed, "verdict: passed, and the check %s failed", k.Name)
 	}
+	c.want(wordOf(r.Recovery.Outcome) != string(recovery.Failed), "verdict: passed, and the recovery type is weaker than it must be")
 	for _, t := range []struct{ objective, actual *time.Duration }{{r.Recovered.Objective, r.Recovered.Actual}, {r.Lost.Objective, r.Lost.Actual}} {
 		c.want(t.objective == nil || t.actual == nil || *t.actual <= *t.objective, "verdict: passed, and an objective was missed")
 	}

@@ -162,6 +162,7 @@ func TestReportsThatContradictThemselves(t *testing.T) {
 		"failed without a reason":        func(r *evidence.Report) { r.Verdict.Reasons = nil },
 		`outcome "good"`:                 func(r *evidence.Report) { r.Verdict.Outcome = "good" },
 		"passed, and the check content":  func(r *evidence.Report) { r.Verdict.Outcome = evidence.Passed },
+		"weaker than it must be":         func(r *evidence.Report) { r.Verdict.Outcome, r.Checks = evidence.Passed, nil },
 		"an objective was missed": func(r *evidence.Report) {
 			r.Verdict.Outcome, r.Checks, r.Recovered.Actual = evidence.Passed, nil, new(time.Hour)
 		},

@@ -25,6 +25,13 @@ type Plan struct {
 	Program   []string             `json:"program"`
 	Canaries  []string             `json:"canaries"`
 	Checks    []string             `json:"checks"`
+	Recovery  *PlannedRecovery     `json:"recovery_type"` // null: it would not be looked for
+}
+
+// PlannedRecovery is what the recovery type would be held against; null: nothing.
+type PlannedRecovery struct {
+	Required  *string `json:"required"`
+	Predicted *string `json:"predicted"`
 }
 
 // PlannedStream is a stream as it is at the live standby node now.
@@ -46,6 +53,10 @@ func (d *Drill) Plan(ctx context.Context) (Plan, error) {
 	}
 	for _, c := range d.cfg.Checks {
 		p.Checks = append(p.Checks, c.Name)
+	}
+	if c := d.cfg.Recovery; c != nil {
+		expected := (&run{d: d}).recoveryType()
+		p.Recovery = &PlannedRecovery{expected.Required, expected.Predicted}
 	}
 	look, err := d.src.Look(ctx)
 	if err != nil {

@@ -73,7 +73,7 @@ func drillFile(t *testing.T, s *stage) string {
 func drill(t *testing.T, s *stage) {
 	_, epoch := s.writer(t, s.Primaries(), 0)
 	file := drillFile(t, s)
-	says(t, s.ask(t, 0, "tidegate", "drill", "plan", "--config", file), "acquire an epoch: passed", "write stream", "open-eur")
+	says(t, s.ask(t, 0, "tidegate", "drill", "plan", "--config", file), "acquire an epoch: passed", "repeating required, repeating predicted", "write stream", "open-eur")
 	text := s.ask(t, 0, "tidegate", "drill", "run", "--config", file, "--backlog", "100", "-o", "json")
 	var rep evidence.Report
 	if err := json.Unmarshal([]byte(text[strings.Index(text, "{"):]), &rep); err != nil {
