@@ -150,7 +150,7 @@ func TestRecoveryType(t *testing.T) {
 		why     string // among the verdict's reasons, or the report's
 	}{
 		{"well behaved", well, nil, "precise", recovery.Holds, judge.Passed, ""},
-		{"repeats", repeats, nil, "repeating", recovery.Failed, judge.Failed, "observed repeating is weaker than the predicted precise"},
+		{"repeats", repeats, func(c *Recovery) { c.Required = "" }, "repeating", recovery.Failed, judge.Failed, "observed repeating is weaker than the predicted precise"},
 		{"repeats, as predicted", repeats, func(c *Recovery) { c.Dedup = false }, "repeating", recovery.Holds, judge.Passed, "20 outputs again, identical"},
 		{"forgets", forgets, nil, "convergent", recovery.Failed, judge.Failed, "weaker than the required repeating"},
 		{"diverges", diverges, nil, "divergent", recovery.Failed, judge.Failed, "weaker than the required repeating"},

@@ -105,12 +105,16 @@ func operate(name string) error {
 	if !is {
 		make = operators["filter"]
 	}
-	op, out := make(), json.NewEncoder(os.Stdout)
+	op, out, next := make(), json.NewEncoder(os.Stdout), tidegate.Position(0)
 	for lines := bufio.NewScanner(os.Stdin); lines.Scan(); {
 		var q question
 		if err := json.Unmarshal(lines.Bytes(), &q); err != nil {
 			return err
 		}
+		if next > 0 && q.Position != next {
+			return fmt.Errorf("input at %s, want %s: a process begins empty, and gets one stretch of inputs", q.Position, next)
+		}
+		next = q.Position + 1
 		if err := out.Encode(op(q)); err != nil {
 			return err
 		}
