@@ -89,6 +89,7 @@ func House() []Entry {
 		{"stores/postgres/wal", 20, "PostgreSQL's log, pure: positions, timelines, the parser"},
 		{"stores/postgres/server", 21, "the real server on a node: restored, followed, promoted"},
 		{"stores/postgres/restore", 22, "rebuilds a PostgreSQL server from a base and its log alone"},
+		{"stores/postgres/restore/restoretest", 23, "a primary whose base and log are archived, for tests"},
 		{"stores/journal/base", 20, "what a journal's base is: nodes make and give them, restores read them"},
 		{"stores/journal/restore", 21, "rebuilds a journal from its log, alone or behind a base"},
 		{"stores/journal/replay", 23, "feeds a range of an archive to a service in a sandbox, and compares digests"},

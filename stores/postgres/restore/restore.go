@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/tidegate/tidegate"
 	"github.com/tidegate/tidegate/batch"
@@ -27,13 +28,24 @@ type Config struct {
 	Port    uint16          // 0: 5432
 	// Settings are for this machine, by name; they win over the base's.
 	Settings map[string]string
+	// Follows makes a server that follows the log that is laid, and is promoted by who
+	// started it: Finish leaves one that has what came before, Batch may be called after
+	// it, and [Restorer.Show] ends that.
+	Follows bool
+	// SocketDirs, User, Name, Final and Environment are as in [server.Config].
+	SocketDirs  []string
+	User        string
+	Name        string
+	Final       map[string]string
+	Environment []string
 }
 
 // Restorer implements [stores.Restorer].
 type Restorer struct {
-	server *server.Server
-	what   stores.Restoration
-	rec    *server.Recovery
+	server  *server.Server
+	follows bool
+	what    stores.Restoration
+	rec     *server.Recovery
 
 	parser *wal.Parser
 	line   wal.Lineage // of the log, where it ends now
@@ -43,6 +55,9 @@ type Restorer struct {
 	stop   wal.LSN // where the log ends by its time; 0: it has not come to that
 	commit uint64
 	newest int64
+	last   int64 // as newest, of the last transaction in the log's order, committed or not
+
+	finished bool
 }
 
 var _ stores.Restorer = (*Restorer)(nil)
@@ -58,13 +73,14 @@ func New(fsys vfs.FS, clk clock.Clock, log *slog.Logger, cfg Config) (*Restorer,
 	}
 	s, err := server.New(fsys, clk, log, server.Config{
 		Home: cfg.Home, BinDir: bin, Account: cfg.Account, Port: cfg.Port, Settings: cfg.Settings,
+		SocketDirs: cfg.SocketDirs, User: cfg.User, Name: cfg.Name, Final: cfg.Final, Environment: cfg.Environment,
 		// It follows nobody; the directory is its own.
 		Upstream: server.Upstream{SocketDir: filepath.Join(cfg.Home, "run")},
 	})
 	if err != nil {
 		return nil, err
 	}
-	return &Restorer{server: s}, nil
+	return &Restorer{server: s, follows: cfg.Follows}, nil
 }
 
 // Begin implements [stores.Restorer].
@@ -138,7 +154,7 @@ func (r *Restorer) Log(context.Context) (tidegate.Position, error) {
 	// The parser goes on at its last record end, whatever it met behind that.
 	if end == from {
 		r.parser.Begin(from)
-		r.commit, r.newest = 0, 0
+		r.commit, r.newest, r.last = 0, 0, 0
 		return from.Position(), nil
 	}
 	return end.Position(), r.parser.Resume(r.parser.Mark())
@@ -151,6 +167,9 @@ func (r *Restorer) event(e wal.Event) {
 	}
 	if t := r.what.Target.Time; t != 0 && e.Time > t && r.stop == 0 {
 		r.stop = e.Start
+	}
+	if r.stop == 0 {
+		r.last = e.Time
 	}
 	if r.stop == 0 && e.Kind == wal.Commit {
 		r.commit++
@@ -194,9 +213,19 @@ func (r *Restorer) history(text tidegate.Lineage) error {
 		return fail(tidegate.Permanent, "restore an older base: `--base`, of those that `tidegate window` lists",
 			fmt.Errorf("the base is of %s up to %s, and the log went on as %s: %w", r.based, end, line, tidegate.ErrDiverged))
 	}
+	if r.finished && line.Text() != r.line.Text() {
+		return fail(tidegate.Transient, "", fmt.Errorf("the log goes on as %s, and a server follows it as %s: %w", line, r.line, ErrHistory))
+	}
 	r.line = line
+	if r.finished {
+		return nil
+	}
 	return r.rec.History(line)
 }
+
+// ErrHistory says that what a server follows has begun another timeline since it was
+// started.
+var ErrHistory = errors.New("its history has changed")
 
 func (r *Restorer) data(h *batch.Header, payload []byte) (bool, error) {
 	first := wal.LSN(h.First)
@@ -238,8 +267,36 @@ func (r *Restorer) Finish(ctx context.Context, known func(stores.Restored) error
 		Position: r.next.Position(), Records: r.commit, Newest: r.newest, Path: r.server.DataDir(),
 		Next: "pg_ctl -D " + r.server.DataDir() + " start, as the owner of that directory",
 	}
-	return out, r.rec.Finish(ctx, func() error { return known(out) })
+	end := r.rec.Finish
+	if r.follows {
+		end = r.rec.Follow
+	}
+	if err := end(ctx, func() error { return known(out) }); err != nil {
+		return out, err
+	}
+	r.finished = true
+	return out, nil
 }
+
+// Show makes what Batch took since Finish durable, and visible to the server that follows.
+// It returns where that ends, a record's end; no Batch comes after it.
+func (r *Restorer) Show() (wal.LSN, error) { return r.next, r.rec.Show() }
+
+// Last is when the last transaction in the log that was laid ended, committed or not, by
+// the source's clock; zero: there was none. A server that has replayed that log says it of
+// itself (pg_last_xact_replay_timestamp).
+func (r *Restorer) Last() time.Time {
+	if r.last == 0 {
+		return time.Time{}
+	}
+	return time.Unix(0, r.last).UTC()
+}
+
+// Lineage is the log's, where it ends.
+func (r *Restorer) Lineage() tidegate.Lineage { return r.line.Text() }
+
+// Server is the restored one; to be used after Finish.
+func (r *Restorer) Server() *server.Server { return r.server }
 
 // Abort implements [stores.Restorer].
 func (r *Restorer) Abort() error {

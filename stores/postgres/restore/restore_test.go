@@ -1,16 +1,13 @@
 package restore_test
 
 import (
-	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"log/slog"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
-	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -20,177 +17,19 @@ import (
 
 	"github.com/tidegate/tidegate"
 	"github.com/tidegate/tidegate/archive"
-	"github.com/tidegate/tidegate/archive/archivetest"
-	"github.com/tidegate/tidegate/archive/bucket/dir"
 	cold "github.com/tidegate/tidegate/archive/restore"
 	"github.com/tidegate/tidegate/internal/clock"
-	"github.com/tidegate/tidegate/internal/pgtest"
 	"github.com/tidegate/tidegate/internal/vfs"
-	"github.com/tidegate/tidegate/snapshot"
-	"github.com/tidegate/tidegate/stores/postgres/replication"
 	"github.com/tidegate/tidegate/stores/postgres/restore"
+	"github.com/tidegate/tidegate/stores/postgres/restore/restoretest"
 	"github.com/tidegate/tidegate/stores/postgres/server"
 	"github.com/tidegate/tidegate/stores/postgres/wal"
 )
 
-const segmentSize = wal.SegmentSize(1 << 20)
-
 // source is a primary that is archived.
-type source struct {
-	*pgtest.Server
-	m      *archivetest.Maker
-	line   wal.Lineage
-	parser *wal.Parser
-	events []wal.Event // commits archived so far
-	began  wal.LSN
-	batch  int    // of bytes, about
-	full   string // names of the base, and of one that only looks like it
-	thin   string
-}
+type source struct{ *restoretest.Source }
 
-func newSource(t *testing.T) *source {
-	t.Helper()
-	p := pgtest.New(t, pgtest.Config{SegmentSizeMiB: 1, Checksums: true, Settings: map[string]string{
-		"wal_keep_size": "512MB", "archive_mode": "on", "archive_command": "false", "synchronous_standby_names": "",
-	}})
-	s := &source{Server: p, m: archivetest.New(t, dir.New(vfs.OS(), t.TempDir()), "postgres"), batch: 300_000}
-	s.m.Time = time.Now().UnixNano()
-	p.SQL(t, "CREATE TABLE t (n int PRIMARY KEY, s text); INSERT INTO t SELECT n, md5(n::text) FROM generate_series(1, 2000) n")
-	return s
-}
-
-// base takes a base, as an agent does, and archives it; the log begins with the first.
-func (s *source) base(t *testing.T) snapshot.Listed {
-	t.Helper()
-	ctx := t.Context()
-	c, err := replication.Connect(ctx, replication.Config{Conn: s.Conn(), ApplicationName: "archive"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = c.Close() }() // only read
-	_, line, err := c.Lineage(ctx)
-	if err != nil {
-		t.Fatal(err)
-	}
-	root := t.TempDir()
-	few := &tee{}
-	info := snapshot.Info{Stream: archivetest.Stream, Generation: 1, Opened: 1, Taken: time.Now().UnixNano()}
-	l := archivetest.BaseOf(t, root, info,
-		func(ctx context.Context, w snapshot.Writer) (snapshot.Base, error) {
-			few.Writer = w
-			b, err := c.BaseBackup(ctx, replication.BackupOptions{Label: "test"}, few)
-			few.base = snapshot.Base{
-				Start: segmentSize.Start(b.Start).Position(), End: b.End.Position(), Lineage: line.Text(),
-				Attrs: map[string]string{"setting.shared_buffers": "32MB"},
-			}
-			return few.base, err
-		})
-	s.full, s.thin = l.Name.String(), archivetest.BaseOf(t, root, info, few.again).Name.String()
-	s.m.Mirror(t, root)
-	if s.parser == nil {
-		s.began, s.line, s.m.At = wal.LSN(l.Start), line, l.Start
-		s.m.Lineage(t, line.Text(), "")
-		s.parser, err = wal.NewParser(wal.Config{SegmentSize: segmentSize, System: line.System, Event: func(e wal.Event) {
-			if e.Kind == wal.Commit {
-				s.events = append(s.events, e)
-			}
-		}})
-		if err != nil {
-			t.Fatal(err)
-		}
-		s.parser.Begin(s.began)
-	}
-	return l
-}
-
-// tee keeps the files that no restore goes without: a base of them alone is enough
-// to look at the log that is laid for it.
-type tee struct {
-	snapshot.Writer
-	base snapshot.Base
-	kept map[string]*bytes.Buffer
-}
-
-type teed struct {
-	io.WriteCloser
-	b *bytes.Buffer
-}
-
-func (t *tee) Create(ctx context.Context, f snapshot.File) (io.WriteCloser, error) {
-	w, err := t.Writer.Create(ctx, f)
-	if err != nil || !slices.Contains([]string{"PG_VERSION", "backup_label", "global/pg_control"}, f.Path) {
-		return w, err
-	}
-	if t.kept == nil {
-		t.kept = map[string]*bytes.Buffer{}
-	}
-	t.kept[f.Path] = &bytes.Buffer{}
-	return teed{w, t.kept[f.Path]}, nil
-}
-
-func (t teed) Write(b []byte) (int, error) {
-	_, _ = t.b.Write(b) // a buffer never fails
-	return t.WriteCloser.Write(b)
-}
-
-// again writes the base of the files that were kept.
-func (t *tee) again(ctx context.Context, w snapshot.Writer) (snapshot.Base, error) {
-	for path, b := range t.kept {
-		to, err := w.Create(ctx, snapshot.File{Path: path, Kind: snapshot.KindFile, Mode: 0o600, Size: int64(b.Len())})
-		if err != nil {
-			return t.base, err
-		}
-		_, err = to.Write(b.Bytes())
-		if err = errors.Join(err, to.Close()); err != nil {
-			return t.base, err
-		}
-	}
-	return t.base, nil
-}
-
-// archive seals the log up to now, and puts it in segments.
-func (s *source) archive(t *testing.T) {
-	t.Helper()
-	end, err := wal.ParseLSN(s.SQL(t, "SELECT pg_switch_wal()")) // all of it flushed
-	if err != nil {
-		t.Fatal(err)
-	}
-	tli := s.line.Timeline()
-	var pending []byte
-	for at := s.parser.Next(); at < end; {
-		file, err := os.Open(filepath.Join(s.DataDir, "pg_wal", segmentSize.FileName(tli, at)))
-		if err != nil {
-			t.Fatal(err)
-		}
-		buf := make([]byte, min(s.batch, int(end-at), int(segmentSize)-int(segmentSize.Offset(at))))
-		_, err = file.ReadAt(buf, segmentSize.Offset(at))
-		if err = errors.Join(err, file.Close()); err != nil {
-			t.Fatal(err)
-		}
-		if err := s.parser.Push(at, buf); err != nil {
-			t.Fatal(err)
-		}
-		at += wal.LSN(len(buf))
-		pending = append(pending, buf...)
-		tally := s.parser.TakeTally()
-		if n := int(s.parser.End().Position() - s.m.At); s.parser.End() != 0 && n > 0 {
-			s.m.Data(t, pending[:n], uint32(tally.Commits), tally.Oldest, tally.Newest)
-			pending = pending[n:]
-			if s.m.Seq%3 == 0 {
-				s.m.Segment(t)
-			}
-		}
-	}
-	s.m.Heartbeat(t, time.Now().UnixNano())
-	s.m.Segment(t)
-}
-
-// work makes n transactions.
-func (s *source) work(t *testing.T, n int) {
-	t.Helper()
-	s.SQL(t, fmt.Sprintf(`DO $$ BEGIN FOR i IN 1..%d LOOP
-		UPDATE t SET s = md5(s || i::text) WHERE n = 1 + (i * 37) %% 2000; COMMIT; END LOOP; END $$`, n))
-}
+const segmentSize = restoretest.SegmentSize
 
 const digestSQL = "SELECT count(*), md5(string_agg(n || s, ',' ORDER BY n)) FROM t"
 
@@ -221,10 +60,16 @@ func (s *source) target(t *testing.T) *target {
 // restorer makes the restorer of a home; one in memory has no account of its own.
 func (s *source) restorer(t *testing.T, fsys vfs.FS, home string) *restore.Restorer {
 	t.Helper()
+	return s.restorerOf(t, fsys, home, func(*restore.Config) {})
+}
+
+func (s *source) restorerOf(t *testing.T, fsys vfs.FS, home string, change func(*restore.Config)) *restore.Restorer {
+	t.Helper()
 	cfg := restore.Config{Home: home, BinDir: s.BinDir, Settings: map[string]string{"fsync": "off"}}
 	if _, isMem := fsys.(*vfs.Mem); !s.Account.Self && !isMem {
 		cfg.Account = &server.Account{UID: s.Account.UID, GID: s.Account.GID}
 	}
+	change(&cfg)
 	r, err := restore.New(fsys, clock.System(), slog.New(slog.DiscardHandler), cfg)
 	if err != nil {
 		t.Fatal(err)
@@ -235,7 +80,7 @@ func (s *source) restorer(t *testing.T, fsys vfs.FS, home string) *restore.Resto
 // open opens the archive as a machine does that has nothing else.
 func (s *source) open(t *testing.T) (*archive.Stream, *archive.Bases) {
 	t.Helper()
-	r, err := archive.OpenReader(t.Context(), s.m.B)
+	r, err := archive.OpenReader(t.Context(), s.Maker.B)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -255,7 +100,7 @@ func (s *source) open(t *testing.T) (*archive.Stream, *archive.Bases) {
 	return stream, bases
 }
 
-func (s *source) plan(t *testing.T, to cold.To) *cold.Plan { return s.planOf(t, to, s.full) }
+func (s *source) plan(t *testing.T, to cold.To) *cold.Plan { return s.planOf(t, to, s.Full) }
 
 func (s *source) planOf(t *testing.T, to cold.To, base string) *cold.Plan {
 	t.Helper()
@@ -293,6 +138,13 @@ func (to *target) ask(t *testing.T, sql string) string {
 	if _, err := to.Start(ctx); err != nil {
 		t.Fatal(err)
 	}
+	return to.says(t, sql)
+}
+
+// says asks the server that runs.
+func (to *target) says(t *testing.T, sql string) string {
+	t.Helper()
+	ctx := t.Context()
 	conn, err := pgconn.Connect(ctx, to.Conninfo())
 	if err != nil {
 		t.Fatal(err)
@@ -311,9 +163,11 @@ func (to *target) ask(t *testing.T, sql string) string {
 
 // TestRestoreFromArchive rebuilds a server out of a bucket.
 func TestRestoreFromArchive(t *testing.T) {
-	s := newSource(t)
-	s.base(t)
+	s := &source{restoretest.New(t)}
+	s.Thinly = true
+	s.Base(t)
 	t.Run("to many points", s.points)
+	t.Run("followed", s.follows)
 	t.Run("resumed", s.resumed)
 	t.Run("refused", s.refused)
 }
@@ -328,14 +182,14 @@ func (s *source) points(t *testing.T) {
 	}
 	var known []point
 	for range 3 {
-		s.work(t, 400)
+		s.Work(t, 400)
 		lsn, err := wal.ParseLSN(s.SQL(t, "SELECT pg_current_wal_insert_lsn()"))
 		if err != nil {
 			t.Fatal(err)
 		}
 		known = append(known, point{lsn: lsn, digest: s.SQL(t, digestSQL)})
-		s.archive(t)
-		known[len(known)-1].at = time.Unix(0, s.events[len(s.events)-1].Time)
+		s.Archive(t)
+		known[len(known)-1].at = time.Unix(0, s.Events[len(s.Events)-1].Time)
 	}
 	final := s.SQL(t, digestSQL)
 
@@ -346,8 +200,8 @@ func (s *source) points(t *testing.T) {
 	if got := tg.ask(t, "SELECT current_setting('archive_mode'), current_setting('synchronous_standby_names'), current_setting('listen_addresses'), pg_is_in_recovery()"); got != "off|||f" {
 		t.Errorf("settings of the restored server: %s", got)
 	}
-	if res.Position != s.parser.End().Position() {
-		t.Errorf("latest ends at %s, want %s", wal.LSN(res.Position), s.parser.End())
+	if res.Position != s.Parser.End().Position() {
+		t.Errorf("latest ends at %s, want %s", wal.LSN(res.Position), s.Parser.End())
 	}
 	tg, res = s.restore(t, cold.To{Position: known[0].lsn.Position()})
 	if got := tg.ask(t, digestSQL); got != known[0].digest || res.Position != known[0].lsn.Position() {
@@ -378,23 +232,23 @@ func (s *source) random(t *testing.T, n int) {
 	rng := rand.New(rand.NewPCG(seed, 1))
 	for range n {
 		// Somewhere about a commit: in it, at its end, in what follows.
-		e := s.events[rng.IntN(len(s.events))]
+		e := s.Events[rng.IntN(len(s.Events))]
 		at := max(low, e.Start-100+wal.LSN(rng.Uint64N(300)))
 		// In memory, and without the files that nothing here looks at: they are what
 		// a restore takes its time for.
 		tg := &target{home: "/home", fsys: vfs.NewMem()}
 		tg.Restorer = s.restorer(t, tg.fsys, tg.home)
-		res, err := tg.run(t.Context(), s.planOf(t, cold.To{Position: at.Position()}, s.thin))
+		res, err := tg.run(t.Context(), s.planOf(t, cold.To{Position: at.Position()}, s.Thin))
 		if err != nil {
 			t.Fatal(err)
 		}
 		var commits int
-		for _, e := range s.events {
+		for _, e := range s.Events {
 			if e.End <= at {
 				commits++
 			}
 		}
-		end, laid := laidLog(t, tg.fsys, s.began, s.line)
+		end, laid := laidLog(t, tg.fsys, s.Began, s.Line)
 		// Zeros behind a switch are as good as any padding.
 		ended := end == wal.LSN(res.Position) || end == segmentSize.End(wal.LSN(res.Position))
 		if res.Position > at.Position() || !ended || commits != int(res.Records) || laid != commits {
@@ -467,7 +321,7 @@ func (s *source) refused(t *testing.T) {
 		want error
 	}{
 		"before the base is consistent": {cold.To{Position: l.End - 8}, tidegate.ErrNotFound},
-		"behind the end":                {cold.To{Position: s.parser.End().Position() + 8}, tidegate.ErrNotFound},
+		"behind the end":                {cold.To{Position: s.Parser.End().Position() + 8}, tidegate.ErrNotFound},
 		"tomorrow":                      {cold.To{Time: time.Now().Add(24 * time.Hour)}, tidegate.ErrNotFound},
 		"before all":                    {cold.To{Time: time.Unix(0, 1)}, tidegate.ErrNotFound},
 		"a batch that never was":        {cold.To{Seq: 1 << 40}, tidegate.ErrNotFound},

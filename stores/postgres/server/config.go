@@ -53,6 +53,12 @@ type Config struct {
 	// over the base's; what this package sets for safety wins over them, and
 	// setting such a name is an error.
 	Settings map[string]string
+	// Final are settings on the server's command line: neither a file of the base's nor
+	// ALTER SYSTEM wins over them, and of what this package sets they replace what they name.
+	Final map[string]string
+	// Environment are variables of the server's processes, as NAME=value, beside the few
+	// that they always have.
+	Environment []string
 
 	// User and Database are for this process's own connections; User must be a
 	// superuser that the base has. Default "postgres", both.
@@ -158,6 +164,11 @@ func (c Config) Validate() error {
 	for _, line := range c.HBA {
 		if strings.ContainsAny(line, "\n\r\x00") {
 			bad("hba", "want one line an entry", line)
+		}
+	}
+	for name, value := range c.Final {
+		if !settingPattern.MatchString(name) || strings.ContainsAny(value, "\n\r\x00") {
+			bad("final", "want the name of a setting in lower case, and one line", name+"="+value)
 		}
 	}
 	for name, value := range c.Settings {

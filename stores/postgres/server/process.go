@@ -174,7 +174,7 @@ func (s *Server) tool(name string) string { return filepath.Join(s.cfg.BinDir, n
 // daemon's: PGOPTIONS and its like must not reach the server.
 func (s *Server) asAccount(cmd *exec.Cmd) {
 	cmd.Dir = s.cfg.Home
-	cmd.Env = []string{"PATH=" + os.Getenv("PATH"), "HOME=" + s.cfg.Home, "LC_ALL=C"}
+	cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + s.cfg.Home, "LC_ALL=C"}, s.cfg.Environment...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{}
 	if a := s.cfg.Account; a != nil {
 		cmd.SysProcAttr.Credential = &syscall.Credential{Uid: a.UID, Gid: a.GID}

@@ -20,7 +20,7 @@ import (
 // there. What one that was cut off has left is found again.
 //
 // Create, Have and Add may be called concurrently; the log is one goroutine's.
-// Exactly one of Finish and Abort ends it.
+// Exactly one of Finish, Follow and Abort ends it.
 type Recovery struct {
 	r *Restore
 
@@ -30,6 +30,7 @@ type Recovery struct {
 	start   wal.LSN  // of the segment
 	at      wal.LSN  // where the next byte of the log belongs
 	laid    []string // segments and their directory entries, to be synced at the end
+	follows bool     // the server has its data, and finds in it what is written on
 }
 
 // laying is the suffix of the segment that is being written.
@@ -275,7 +276,7 @@ func (r *Recovery) begin() error {
 // server looks for the newest timeline's file first, and this one begins with the
 // old one's bytes, as it must.
 func (r *Recovery) shut(f vfs.File, start wal.LSN) error {
-	from := f.Name()
+	from := filepath.Join(r.walDir(), filepath.Base(f.Name())) // the directory has another name once the server follows
 	last := min(start+wal.LSN(r.size), r.at) - 1
 	to := filepath.Join(r.walDir(), r.size.FileName(r.line.TimelineAt(last), start))
 	if err := r.r.server.fsys.Rename(from, to); err != nil {
@@ -294,10 +295,18 @@ func (r *Recovery) shutCurrent() error {
 // Finish makes it all durable and gives it its name; known is called just before that.
 // The log ends where the last Write did. After an error, Abort is still due.
 func (r *Recovery) Finish(ctx context.Context, known func() error) error {
+	return r.end(ctx, known, recoverySignal, setting{"primary_conninfo", ""},
+		// Recovery that follows nobody must be given a command; all of its log is here.
+		setting{"restore_command", "false"},
+		setting{"recovery_target_timeline", r.line.TimelineAt(r.at - 1).String()}, // a log that ends exactly at a fork is of the timeline before
+	)
+}
+
+func (r *Recovery) end(ctx context.Context, known func() error, signal string, more ...setting) error {
 	if r.r.ended {
 		return r.r.failed(tidegate.ErrStopped)
 	}
-	err := r.finish(ctx, known)
+	err := r.finish(ctx, known, signal, more)
 	if err != nil {
 		return r.r.failed(err)
 	}
@@ -306,7 +315,7 @@ func (r *Recovery) Finish(ctx context.Context, known func() error) error {
 	return nil
 }
 
-func (r *Recovery) finish(ctx context.Context, known func() error) error {
+func (r *Recovery) finish(ctx context.Context, known func() error, signal string, more []setting) error {
 	if r.segment != nil {
 		if err := r.shutCurrent(); err != nil {
 			return err
@@ -315,20 +324,13 @@ func (r *Recovery) finish(ctx context.Context, known func() error) error {
 	for _, path := range r.laid {
 		r.r.syncs.Go(func() error { return syncFile(r.r.server.fsys, path) })
 	}
-	// A log that ends exactly at a fork is of the timeline before.
-	t := r.line.TimelineAt(r.at - 1)
 	if err := r.histories(); err != nil {
 		return err
 	}
 	if err := r.r.syncs.Wait(); err != nil {
 		return err
 	}
-	err := r.r.complete(recoverySignal,
-		setting{"primary_conninfo", ""},
-		// Recovery that follows nobody must be given a command; all of its log is here.
-		setting{"restore_command", "false"},
-		setting{"recovery_target_timeline", t.String()},
-	)
+	err := r.r.complete(signal, more...)
 	if err == nil {
 		err = context.Cause(ctx)
 	}

@@ -154,6 +154,9 @@ func (s *Server) commandLine() []string {
 	} {
 		args = append(args, "-c", one.name+"="+one.value)
 	}
+	for _, name := range slices.Sorted(maps.Keys(s.cfg.Final)) {
+		args = append(args, "-c", name+"="+s.cfg.Final[name])
+	}
 	return args
 }
 
