@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 
@@ -32,7 +33,7 @@ func drillFlags() []ucli.Flag {
 		&ucli.StringFlag{Name: "service", Usage: "`SERVICE` to rehearse"},
 		&ucli.StringFlag{Name: "level", Value: string(evidence.L1), Usage: "`LEVEL` of the drill: L1, the shadow promote; of the live service L2, there and back, L3, a fault, L4, its whole site"},
 		&ucli.StringFlag{Name: "config", Aliases: []string{"c"}, Usage: "drill's `FILE`", DefaultText: drillDir + "/SERVICE.yaml, from L2 on SERVICE.live.yaml"},
-		&ucli.Int64Flag{Name: "backlog", Usage: "`RECORDS` that are left to replay at t0", DefaultText: "those that the live standby has not applied"},
+		&ucli.StringFlag{Name: "backlog", Usage: "`RECORDS`, or bytes of log as in 256MiB, that are left to replay at t0", DefaultText: "what the live standby has not applied"},
 		&ucli.DurationFlag{Name: "limit", Value: time.Hour, Usage: "how long the whole drill may take"},
 		&ucli.StringFlag{Name: "scenario", Usage: "`FAULT` that the live service meets, at level L3", DefaultText: "of L2 and L4 the only one that there is"},
 		cli.OutputFlag(),
@@ -45,8 +46,8 @@ func drillRunCommand() *ucli.Command {
 		Flags: append(drillFlags(), &ucli.BoolFlag{Name: "dry-run", Usage: "look and try as a drill does before it begins; make and remove nothing, as `drill plan` does"},
 			&ucli.BoolFlag{Name: "yes", Usage: "have clients of the live service concerned, from L2 on, without being asked to type its name"}),
 		Action: drillRun,
-		Description: "Reads base and log of a standby node under the drill's own identity, into a sandbox, starts the service's program on them,\n" +
-			"replays the backlog, promotes the clone, writes canaries, asks the checks, and tears everything down; ^C does that at once.\n" +
+		Description: "Reads base and log of a standby node under the drill's own identity, into a sandbox, starts the service's program or a\n" +
+			"PostgreSQL server on them, replays the backlog, promotes the clone, writes canaries, asks the checks, and tears everything down; ^C does that at once.\n" +
 			"What is live is only read. The report is signed and appended to the service's chain in any case.\n\n" +
 			"Levels L2 to L4 are not isolated. They run under an operator's certificate, move the live service or have it meet a fault by the\n" +
 			"file's own commands, heal that in any case, also after ^C, and time it by canaries that are written through the clients' route.\n\n" +
@@ -54,6 +55,7 @@ func drillRunCommand() *ucli.Command {
 			"Examples:\n" +
 			"   tidegate drill run --service ledger\n" +
 			"   tidegate drill run --service ledger --backlog 100000 -o json\n" +
+			"   tidegate drill run --service shop --backlog 256MiB\n" +
 			"   tidegate drill run --service ledger --level L2\n" +
 			"   tidegate drill run --service ledger --level L3 --scenario link-cut --yes",
 	}
@@ -71,6 +73,23 @@ func drillPlanCommand() *ucli.Command {
 type drillAsk struct {
 	cfg   shadow.Config
 	drill *shadow.Drill
+}
+
+// backlogOf is what --backlog says: a number of records, or with a unit bytes of log; nil
+// where it says nothing.
+func backlogOf(c *ucli.Context) (*shadow.Backlog, error) {
+	text := c.String("backlog")
+	if text == "" {
+		return nil, nil
+	}
+	if n, err := strconv.ParseInt(text, 10, 64); err == nil && n >= 0 {
+		return &shadow.Backlog{Records: n}, nil
+	}
+	var size config.Bytes
+	if err := size.UnmarshalText([]byte(text)); err != nil {
+		return nil, fmt.Errorf("--backlog: want a number of records, or bytes of log as in 256MiB (got %q)", text)
+	}
+	return &shadow.Backlog{Bytes: int64(size)}, nil
 }
 
 func drillOf(c *ucli.Context) (*drillAsk, error) {
@@ -91,8 +110,9 @@ func drillOf(c *ucli.Context) (*drillAsk, error) {
 	if c.String("scenario") != "" {
 		errs = append(errs, fmt.Errorf("--scenario: is of live drills, from L2 on (got %q)", c.String("scenario")))
 	}
-	if n := c.Int64("backlog"); n < 0 {
-		errs = append(errs, fmt.Errorf("--backlog: want a number of records, from 0 on (got %d)", n))
+	backlog, badBacklog := backlogOf(c)
+	if badBacklog != nil {
+		errs = append(errs, badBacklog)
 	}
 	if d := c.Duration("limit"); d <= 0 {
 		errs = append(errs, fmt.Errorf("--limit: want more than 0 (got %s)", d))
@@ -100,10 +120,7 @@ func drillOf(c *ucli.Context) (*drillAsk, error) {
 	if len(errs) > 0 {
 		return nil, cli.Usagef("%w", errors.Join(errs...))
 	}
-	opts := shadow.Options{Limit: c.Duration("limit")}
-	if c.IsSet("backlog") {
-		opts.Backlog = new(c.Int64("backlog"))
-	}
+	opts := shadow.Options{Limit: c.Duration("limit"), Backlog: backlog}
 	ask, err := openDrill(path, opts)
 	if err != nil {
 		return nil, err
@@ -167,7 +184,11 @@ func (a *drillAsk) plan(c *ucli.Context) error {
 func writeDrillPlan(w io.Writer, p *shadow.Plan) error {
 	var b strings.Builder
 	fmt.Fprintf(&b, "drill %s %s of %s, with what node %s keeps\n", p.Level, p.Scenario, p.Service, p.Standby)
-	fmt.Fprintf(&b, "backlog: %s records\n", cli.Count(p.Backlog))
+	if p.Bytes != nil {
+		fmt.Fprintf(&b, "backlog: %s of log\n", cli.Size(*p.Bytes))
+	} else {
+		fmt.Fprintf(&b, "backlog: %s records\n", cli.Count(p.Backlog))
+	}
 	for _, s := range p.Streams {
 		said := "its service says no digest"
 		if s.DigestAt != nil {
@@ -175,7 +196,11 @@ func writeDrillPlan(w io.Writer, p *shadow.Plan) error {
 		}
 		fmt.Fprintf(&b, "stream %s: cut at the end of what is committed; %s\n", s.ID, said)
 	}
-	fmt.Fprintf(&b, "program: %s\ncanaries: %s\nchecks: %s\n", strings.Join(p.Program, " "), strings.Join(p.Canaries, ", "), strings.Join(p.Checks, ", "))
+	program := strings.Join(p.Program, " ")
+	if p.Postgres {
+		program = "a PostgreSQL server"
+	}
+	fmt.Fprintf(&b, "program: %s\ncanaries: %s\nchecks: %s\n", program, strings.Join(p.Canaries, ", "), strings.Join(p.Checks, ", "))
 	if t := p.Recovery; t != nil {
 		fmt.Fprintf(&b, "recovery type: %s required, %s predicted\n", orUnknown(t.Required), orUnknown(t.Predicted))
 	}

@@ -114,9 +114,10 @@ type Gate struct {
 
 // Backlog is what was left to replay at t0.
 type Backlog struct {
-	Chosen  *int64 `json:"chosen_records"` // nil: the drill took the real one
-	Records *int64 `json:"records"`
-	Bytes   *int64 `json:"bytes"`
+	Chosen      *int64 `json:"chosen_records"`         // both nil: the drill took the real one
+	ChosenBytes *int64 `json:"chosen_bytes,omitempty"` // of the source's log
+	Records     *int64 `json:"records"`
+	Bytes       *int64 `json:"bytes"`
 }
 
 // Stream is one stream as the drill recovered it.

@@ -11,7 +11,6 @@ import (
 	"github.com/tidegate/tidegate/archive/bucket"
 	"github.com/tidegate/tidegate/archive/bucket/dir"
 	cold "github.com/tidegate/tidegate/archive/restore"
-	"github.com/tidegate/tidegate/internal/local"
 	"github.com/tidegate/tidegate/internal/vfs"
 	"github.com/tidegate/tidegate/stores/journal/replay"
 )
@@ -47,44 +46,15 @@ type clone struct {
 
 // openClone chooses what is copied of each stream: all up to the cut, of which the last
 // records are the backlog.
-func openClone(ctx context.Context, fsys vfs.FS, b *sandbox, from Source, r *archive.Reader, service tidegate.ServiceName, look Look, backlog int64) (*clone, error) {
-	all, faults, err := r.Streams(ctx)
-	if err != nil {
-		return nil, err
-	}
-	c := &clone{fs: fsys, b: b, log: dir.New(fsys, b.log())}
-	for _, f := range faults {
-		return nil, f.Err
-	}
-	var infos []archive.StreamInfo
-	for _, info := range all {
-		if info.Service == service {
-			infos = append(infos, info)
-		}
-	}
-	if len(infos) == 0 {
-		return nil, &tidegate.Error{
-			Op: "rehearse", Subject: string(service), Class: tidegate.Refused, Err: fmt.Errorf("%s has no stream of it: %w", r, tidegate.ErrNotFound),
-			Hint: "a service is rehearsed at a node that keeps its log; `tidegate status` lists them",
-		}
-	}
-	for i, info := range infos {
-		if info.Store != local.KindJournal {
-			return nil, &tidegate.Error{
-				Op: "rehearse", Subject: fmt.Sprintf("%s/%s", service, info.Name), Class: tidegate.Refused, Err: fmt.Errorf("store of kind %q: %w", info.Store, tidegate.ErrUnsupported),
-				Hint: "an L1 drill is for event-sourced services",
-			}
-		}
-		share := backlog / int64(len(infos))
-		if int64(i) < backlog%int64(len(infos)) {
-			share++
-		}
-		p, err := choose(ctx, from, r, info, look[info.Stream], uint64(share)) //nolint:gosec // not negative
+func openClone(ctx context.Context, g *ground, left Backlog) (*clone, error) {
+	c := &clone{fs: g.d.fs, b: g.box, log: dir.New(g.d.fs, g.box.log())}
+	for i, info := range g.infos {
+		p, err := choose(ctx, g, info, left.share(i, len(g.infos)))
 		if p != nil {
 			c.parts = append(c.parts, p)
 		}
 		if err != nil {
-			return c, fmt.Errorf("%s/%s: %w", service, info.Name, err)
+			return c, fmt.Errorf("%s/%s: %w", info.Service, info.Name, err)
 		}
 	}
 	return c, nil
@@ -93,8 +63,9 @@ func openClone(ctx context.Context, fsys vfs.FS, b *sandbox, from Source, r *arc
 // choose opens a stream. Its cut is the end of what is committed, which lies behind what
 // the live standby's service says the digest of: what that has not applied yet is what
 // must be rehearsed.
-func choose(ctx context.Context, from Source, r *archive.Reader, info archive.StreamInfo, seen Seen, backlog uint64) (p *part, err error) {
-	src, err := r.Open(ctx, info)
+func choose(ctx context.Context, g *ground, info archive.StreamInfo, left Backlog) (p *part, err error) {
+	seen := g.look[info.Stream]
+	src, err := g.reader.Open(ctx, info)
 	if err != nil {
 		return nil, err
 	}
@@ -103,6 +74,7 @@ func choose(ctx context.Context, from Source, r *archive.Reader, info archive.St
 	if err != nil {
 		return p, err
 	}
+	g.chosen()
 	p.end, p.to.Seq = tip, tip.Seq
 	latest := tip.Seq // that a base may lie before: the digest must lie in what is fed
 	if !seen.Digest.IsZero() && (seen.DigestAt > 0 || tip.Next == 0) {
@@ -116,7 +88,7 @@ func choose(ctx context.Context, from Source, r *archive.Reader, info archive.St
 			return p, err
 		}
 	}
-	if p.hold, err = src.Tail(ctx, p.end.Seq, backlog); err != nil {
+	if p.hold, err = left.first(ctx, src, tip); err != nil {
 		return p, err
 	}
 	// Something lies before it: a service that has nothing cannot be told where to begin.
@@ -125,10 +97,13 @@ func choose(ctx context.Context, from Source, r *archive.Reader, info archive.St
 	if err != nil {
 		return p, err
 	}
-	if err := from.Base(ctx, info.Stream, at); err != nil {
+	err = g.d.src.Base(ctx, info.Stream, at, func(bytes int64, start tidegate.Position) error {
+		return g.space.need(3*uint64(max(0, bytes)) + 2*uint64(tip.Next-min(start, tip.Next))) // as it comes, and as room says
+	})
+	if err != nil {
 		return p, err
 	}
-	if src, err = r.Open(ctx, info); err != nil { // with the base that has come
+	if src, err = g.reader.Open(ctx, info); err != nil { // with the base that has come
 		return p, err
 	}
 	p.src = src
@@ -263,10 +238,11 @@ func (c *clone) streams() (names []tidegate.StreamName) {
 }
 
 // backlog is what is left for t0, of all streams together.
-func (c *clone) backlog() (records, size int64) {
+func (c *clone) backlog() (records, size *int64) {
+	records, size = new(int64), new(int64)
 	for _, p := range c.parts {
-		records += int64(p.records) //nolint:gosec // of one log
-		size += int64(p.bytes)      //nolint:gosec // of one log
+		*records += int64(p.records) //nolint:gosec // of one log
+		*size += int64(p.bytes)      //nolint:gosec // of one log
 	}
 	return records, size
 }

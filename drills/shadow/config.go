@@ -32,8 +32,11 @@ type Config struct {
 	// write, and that scratch must not lie in. Default /run/tidegate and /var/lib/tidegate.
 	Live []string `yaml:"live"`
 
-	Program Program       `yaml:"program"`
-	Wait    time.Duration `yaml:"wait"` // for the program: to connect, to be promoted, to take a canary; default 1m
+	// Program starts an event-sourced service, Postgres one whose store is PostgreSQL.
+	// Exactly one is set; of the other, Program's environment at the most.
+	Program  Program       `yaml:"program"`
+	Postgres *Postgres     `yaml:"postgres"`
+	Wait     time.Duration `yaml:"wait"` // for the service: to connect, to be promoted, to take a canary; default 1m
 	// Rate is how many bytes per second are read from the node before t0; 0: as many as
 	// go. What is timed is not held back.
 	Rate config.Bytes `yaml:"rate"`
@@ -62,6 +65,17 @@ type Program struct {
 	Follow      []string          `yaml:"follow"`      // command line: an absolute path and its arguments
 	Environment map[string]string `yaml:"environment"` // of it and of commands; besides these there are PATH, HOME, TMPDIR and TIDEGATE_DRILL
 	Stop        time.Duration     `yaml:"stop"`        // between SIGTERM and SIGKILL; default 5s
+}
+
+// Postgres is a PostgreSQL server in the sandbox.
+type Postgres struct {
+	BinDir   string            `yaml:"bin_dir"`  // of its programs; default /usr/lib/postgresql/<release>/bin of the base's release
+	Account  string            `yaml:"account"`  // user that it runs as; default this process's, postgres for root
+	User     string            `yaml:"user"`     // superuser that the base has; default postgres
+	Settings map[string]string `yaml:"settings"` // for this machine; they win over the base's
+	// Amcheck is for pg_amcheck, which reads all tables and indexes; default 10m, 0: it is
+	// not asked.
+	Amcheck *time.Duration `yaml:"amcheck"`
 }
 
 // Objectives of the service, as the drill judges them.
@@ -93,6 +107,14 @@ func (c Config) SetDefaults() Config {
 	setDefault(&c.Harm.Blind, 10*time.Second)
 	setDefault(&c.Harm.For, 10*time.Second)
 	c.Recovery = c.Recovery.withDefaults()
+	if c.Postgres != nil {
+		pg := *c.Postgres
+		setDefault(&pg.User, "postgres")
+		if pg.Amcheck == nil {
+			pg.Amcheck = new(10 * time.Minute)
+		}
+		c.Postgres = &pg
+	}
 	c.Canaries, c.Checks = slices.Clone(c.Canaries), slices.Clone(c.Checks)
 	for i, k := range c.Canaries {
 		c.Canaries[i] = k.WithDefaults()
@@ -121,7 +143,7 @@ func setDefault[T comparable](v *T, to T) {
 func (c Config) Validate() error {
 	errs := []error{
 		config.Name("service", string(c.Service)), config.Reachable("standby", c.Standby), config.Under("tls", c.TLS.Validate()),
-		config.Under("program", c.Program.validate()), config.Under("evidence", c.Evidence.Validate()), config.Under("recovery", c.Recovery.validate()),
+		c.validateService(), config.Under("evidence", c.Evidence.Validate()), config.Under("recovery", c.Recovery.validate()),
 		c.validateScratch(), c.validateNames(),
 		config.AtLeast("wait", c.Wait, time.Second), config.AtLeast("rate", int64(c.Rate), 0), config.AtLeast("objectives.rto", c.Objectives.RTO, 0),
 		config.AtLeast("harm.blind", c.Harm.Blind, time.Millisecond), config.AtLeast("harm.for", c.Harm.For, 0),
@@ -199,12 +221,47 @@ func (c Config) validateNames() error {
 	return errors.Join(errs...)
 }
 
+// validateService checks how the service is started.
+func (c Config) validateService() error {
+	pg := c.Postgres
+	if pg == nil {
+		return config.Under("program", errors.Join(c.Program.validateFollow(), c.Program.validate()))
+	}
+	errs := []error{config.Under("program", c.Program.validate())}
+	if len(c.Program.Follow) > 0 {
+		errs = append(errs, config.Broken("program.follow", "want none beside postgres: a service is started in one way", c.Program.Follow))
+	}
+	return errors.Join(append(errs, config.Under("postgres", pg.validate()))...)
+}
+
+func (p *Postgres) validate() error {
+	errs := []error{config.AtLeast("amcheck", *p.Amcheck, 0)}
+	if p.BinDir != "" {
+		errs = append(errs, config.AbsPath("bin_dir", p.BinDir))
+	}
+	for name, value := range p.Settings {
+		if _, sealed := sealedSettings[name]; sealed && name != preload {
+			errs = append(errs, config.Broken("settings."+name, "want a setting that keeps nobody in the sandbox: this one is the drill's", value))
+		}
+	}
+	return errors.Join(errs...)
+}
+
 func (p Program) validate() error {
 	errs := []error{config.AtLeast("stop", p.Stop, 0)}
-	if len(p.Follow) == 0 {
-		return errors.Join(config.Broken("follow", "want the command line that starts the service as one that follows", p.Follow), errors.Join(errs...))
+	for k := range p.Environment {
+		if k == "" || strings.ContainsAny(k, "=\x00") || k == markName {
+			errs = append(errs, config.Broken("environment", "want names of variables, and not "+markName, k))
+		}
 	}
-	errs = append(errs, config.AbsPath("follow[0]", p.Follow[0]))
+	return errors.Join(errs...)
+}
+
+func (p Program) validateFollow() error {
+	if len(p.Follow) == 0 {
+		return config.Broken("follow", "want the command line that starts the service as one that follows, or the block postgres in place of program", p.Follow)
+	}
+	errs := []error{config.AbsPath("follow[0]", p.Follow[0])}
 	needs := map[string]bool{"{data}": false, "{run}": false}
 	for i, arg := range p.Follow {
 		errs = append(errs, rules.Text(fmt.Sprintf("follow[%d]", i), arg))
@@ -215,11 +272,6 @@ func (p Program) validate() error {
 	for _, n := range []string{"{data}", "{run}"} {
 		if !needs[n] {
 			errs = append(errs, config.Broken("follow", "want "+n+" among the arguments: the sandbox's folder", p.Follow))
-		}
-	}
-	for k := range p.Environment {
-		if k == "" || strings.ContainsAny(k, "=\x00") || k == markName {
-			errs = append(errs, config.Broken("environment", "want names of variables, and not "+markName, k))
 		}
 	}
 	return errors.Join(errs...)

@@ -18,12 +18,52 @@ func sample(t *testing.T) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, rest, _ := strings.Cut(string(text), "```yaml\n")
+	return fenced(t, string(text))
+}
+
+// fenced is the first sample in a text.
+func fenced(t *testing.T, text string) string {
+	t.Helper()
+	_, rest, _ := strings.Cut(text, "```yaml\n")
 	yaml, _, found := strings.Cut(rest, "```")
 	if !found {
 		t.Fatal("no sample in docs/operating/drills.md")
 	}
 	return yaml
+}
+
+// TestSampleOfPostgres: what stands in place of program, canaries and checks.
+func TestSampleOfPostgres(t *testing.T) {
+	text, err := os.ReadFile("../../docs/operating/drills.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, section, _ := strings.Cut(string(text), "\n## PostgreSQL\n")
+	whole := sample(t)
+	head, _, _ := strings.Cut(whole, "program:\n")
+	_, rest, _ := strings.Cut(whole, "\nobjectives:")
+	file := head + fenced(t, section) + "objectives:" + rest
+	c, err := config.Parse[Config]("drills.md", []byte(file))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if pg := c.Postgres; pg.User != "postgres" || *pg.Amcheck != 10*time.Minute || len(pg.Settings) != 2 {
+		t.Errorf("%+v", pg)
+	}
+	file = strings.Replace(file, "postgres:\n", "program: {follow: [/bin/true, \"{data}\", \"{run}\"]}\npostgres:\n  bin_dir: here\n", 1)
+	file = strings.Replace(strings.Replace(file, "amcheck: 10m", "amcheck: -1s", 1), "settings: {", "settings: {archive_command: scp, shared_preload_libraries: timescaledb, ", 1)
+	_, err = config.Parse[Config]("drill.yaml", []byte(file))
+	if err == nil {
+		t.Fatal("taken")
+	}
+	for _, want := range []string{"program.follow: want none beside postgres", "postgres.bin_dir", "postgres.amcheck", "postgres.settings.archive_command"} {
+		if !strings.Contains(err.Error(), want) {
+			t.Errorf("nothing of %s in:\n%v", want, err)
+		}
+	}
+	if strings.Contains(err.Error(), preload) {
+		t.Error(err)
+	}
 }
 
 func TestSample(t *testing.T) {

@@ -13,7 +13,8 @@
 //   - sandbox: a directory below the drill's own scratch directory, and the processes that
 //     carry its mark in their environment
 //   - clone:   base and log out of the standby node, copied into the sandbox, and the
-//     service's own program that follows them there
+//     service's own program, or PostgreSQL server, that follows them there
+//   - twin:    a clone and its process, behind one interface for every kind of store
 //   - cut:     where the clone ends: the end of what is committed when it is opened. The
 //     state is compared at the live standby's newest digest, on the way there
 //   - backlog: the last records before the cut, which are left for what is timed

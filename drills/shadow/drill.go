@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -16,7 +17,6 @@ import (
 	"github.com/tidegate/tidegate/internal/clock"
 	"github.com/tidegate/tidegate/internal/rates"
 	"github.com/tidegate/tidegate/internal/vfs"
-	"github.com/tidegate/tidegate/stores/journal/replay"
 )
 
 const (
@@ -27,7 +27,7 @@ const (
 
 // Options are what is chosen for one drill.
 type Options struct {
-	Backlog *int64        // records that are left for t0; nil: those that the live node has not applied
+	Backlog *Backlog      // what is left for t0; nil: what the live node has not applied
 	Limit   time.Duration // of the whole drill; above 0
 	Version string        // of this binary
 	Host    string
@@ -45,29 +45,21 @@ type Drill struct {
 	pause  time.Duration // between the looks before and after
 	every  time.Duration // between the looks during it
 	step   atomic.Int32
-	copied atomic.Int64
-	feeds  atomic.Pointer[replay.Replay]
+	twin   atomic.Pointer[twin]
 	timed  atomic.Bool
+	begins func(Step) // before each step; for tests
 }
 
 // New returns a drill; it does no I/O.
 func New(fsys vfs.FS, clk clock.Clock, src Source, cfg Config, opts Options) *Drill {
-	return &Drill{fs: fsys, clk: clk, src: src, cfg: cfg, opts: opts, pause: lookPause, every: lookEvery}
+	return &Drill{fs: fsys, clk: clk, src: src, cfg: cfg, opts: opts, pause: lookPause, every: lookEvery, begins: func(Step) {}}
 }
 
 // Progress says how far the drill is. It may be called at any time.
 func (d *Drill) Progress() string {
-	step := Step(d.step.Load())
-	line := step.String()
-	if n := d.copied.Load(); step == Prepare && n > 0 {
-		line += fmt.Sprintf(": %d MiB of log read", n>>20)
-	}
-	if r := d.feeds.Load(); r != nil {
-		p := r.Progress()
-		line += fmt.Sprintf(", %d records applied, %d of %d MiB", p.Records, min(p.Bytes, p.Total)>>20, p.Total>>20)
-		if p.Waits {
-			line += ", waiting for the service"
-		}
+	line := Step(d.step.Load()).String()
+	if t := d.twin.Load(); t != nil {
+		line += (*t).progress()
 	}
 	return line
 }
@@ -98,12 +90,10 @@ type run struct {
 	scratch *scratch
 	space   space
 	box     *sandbox
-	clone   *clone
-	cut     time.Time // when the clone was opened; zero: it was not
-	prog    *program
+	twin    twin      // nil: there is none yet
+	cut     time.Time // when the clone's end was chosen; zero: it was not
 	asker   *probe.Asker
 	look    Look
-	epoch   tidegate.Epoch
 	stop    func() // ends what runs beside it; nil: nothing does
 	beside  *errgroup.Group
 
@@ -115,8 +105,6 @@ type run struct {
 	lost      []string // what could not be cleaned
 	checks    []evidence.Check
 	typing    typing
-	outcomes  []replay.Outcome   // of the latest plans
-	checked   [][]replay.Checked // of all plans, one list a stream
 }
 
 // enter makes sure that the drill can harm nothing. Its error refuses the drill.
@@ -127,7 +115,7 @@ func (r *run) enter(ctx context.Context) (err error) {
 	if err := breached(r.isolation); err != nil {
 		return err
 	}
-	if r.scratch, err = openScratch(d.fs, d.cfg.Scratch); err != nil {
+	if r.scratch, err = openScratch(d.fs, d.clk, d.cfg.Scratch); err != nil {
 		return err
 	}
 	if r.leftOvers, err = r.scratch.leftOvers(); err != nil {
@@ -174,8 +162,11 @@ func (r *run) lookAround(ctx context.Context, when lagWhen) error {
 	return nil
 }
 
-// harmError calls a drill off that harms the live protection.
-type harmError struct{ error }
+// offError calls a drill off in which nothing was found wrong with the clone: it harms the
+// live protection, or it cannot go on now.
+type offError struct{ error }
+
+func (e offError) Unwrap() error { return e.error }
 
 // watch looks at the live node until ctx ends, and calls the drill off when it is harmed.
 func (r *run) watch(ctx context.Context, call func(error)) {
@@ -195,10 +186,10 @@ func (r *run) watch(ctx context.Context, call func(error)) {
 			look = nil // nobody says how far it is behind
 		}
 		if why := r.lag.take(lagDuring, look, r.d.clk.Boot()); why != "" {
-			call(harmError{errors.New(why)})
+			call(offError{errors.New(why)})
 		}
 		if err := r.space.harmed(); err != nil {
-			call(harmError{err})
+			call(offError{err})
 		}
 	}
 }
@@ -218,6 +209,7 @@ func (r *run) rehearse(outer context.Context) {
 	for r.course.Step() != Over {
 		step := r.course.Step()
 		d.step.Store(int32(step)) //nolint:gosec // a few
+		d.begins(step)
 		err := r.do(ctx, step)
 		now := d.clk.Boot()
 		var e Event
@@ -225,12 +217,12 @@ func (r *run) rehearse(outer context.Context) {
 			if cause := context.Cause(ctx); cause != nil {
 				err = cause
 			}
-			if _, harmed := errors.AsType[harmError](err); harmed || outer.Err() != nil {
+			if off, is := errors.AsType[offError](err); is || outer.Err() != nil {
 				e.Called = calledOff
-				if harmed {
-					e.Called = err.Error()
+				if is {
+					e.Called = sentence(off)
 				}
-			} else if r.prog == nil && (isFull(err) || tidegate.ClassOf(err) == tidegate.Refused) {
+			} else if !r.started() && (isFull(err) || tidegate.ClassOf(err) == tidegate.Refused) {
 				r.refused = append(r.refused, sentence(err))
 				e.Called = sentence(err)
 			} else {
@@ -244,17 +236,22 @@ func (r *run) rehearse(outer context.Context) {
 
 // do carries one step out.
 func (r *run) do(ctx context.Context, step Step) error {
-	if r.prog != nil {
+	if r.started() {
 		var done context.CancelFunc
-		ctx, done = r.prog.within(ctx)
+		ctx, done = r.twin.alive(ctx)
 		defer done()
 	}
 	err := r.carry(ctx, step)
-	if err != nil && r.prog != nil && r.prog.hasEnded(tidegate.ClassOf(err) == tidegate.Transient) {
-		return r.prog.gone() // what follows from it is not the cause
+	if err != nil && r.started() {
+		hungUp := tidegate.ClassOf(err) == tidegate.Transient || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF)
+		if gone := r.twin.gone(hungUp); gone != nil {
+			return gone // what follows from it is not the cause
+		}
 	}
 	return err
 }
+
+func (r *run) started() bool { return r.twin != nil && r.twin.started() }
 
 func (r *run) carry(ctx context.Context, step Step) (err error) {
 	d := r.d
@@ -266,13 +263,11 @@ func (r *run) carry(ctx context.Context, step Step) (err error) {
 		return err
 	case CatchUp:
 		d.timed.Store(true)
-		_, err = r.clone.tail(ctx)
-		return err
+		return r.twin.catchUp(ctx)
 	case Apply:
-		d.feeds.Load().Next(r.clone.plansNow())
-		return r.fed(ctx)
+		return r.twin.apply(ctx)
 	case Promote:
-		return r.within(ctx, func(ctx context.Context) error { return d.feeds.Load().Promote(ctx, r.epoch) })
+		return r.within(ctx, r.twin.promote)
 	case Verify:
 		for i := range d.cfg.Canaries {
 			err := r.within(ctx, func(ctx context.Context) error {
@@ -301,6 +296,7 @@ func (r *run) carry(ctx context.Context, step Step) (err error) {
 		for i := range d.cfg.Journeys {
 			r.checks = append(r.checks, r.asker.Journey(ctx, &d.cfg.Journeys[i]))
 		}
+		r.checks = append(r.checks, r.twin.examine(ctx, r.asker)...)
 		return ctx.Err()
 	}
 	return nil
@@ -318,7 +314,7 @@ func (r *run) within(ctx context.Context, do func(context.Context) error) error 
 	return err
 }
 
-// prepare makes the clone up to its backlog, and starts the service on it.
+// prepare makes the twin, up to its backlog.
 func (r *run) prepare(ctx context.Context) error {
 	d := r.d
 	limiter := rates.NewLimiter(int64(d.cfg.Rate))
@@ -331,88 +327,24 @@ func (r *run) prepare(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	r.clone, err = openClone(ctx, d.fs, r.box, d.src, reader, d.cfg.Service, r.look, r.backlog())
+	r.twin, err = newTwin(ctx, ground{d: d, box: r.box, space: r.space, reader: reader, look: r.look, began: r.began, beside: r.beside, chosen: func() { r.cut = d.clk.Wall() }})
 	if err != nil {
 		return err
 	}
-	r.cut = d.clk.Wall()
-	if err := r.clone.room(r.space); err != nil {
-		return err
-	}
-	plans, err := r.clone.head(ctx, func(n int) { d.copied.Add(int64(n)) })
-	if err != nil {
-		return err
-	}
-	return r.start(ctx, plans)
-}
-
-// backlog is how many records are left for t0. What the live node has not applied is
-// taken where it was not chosen; where that is unknown, none.
-func (r *run) backlog() int64 {
-	if n := r.d.opts.Backlog; n != nil {
-		return *n
-	}
-	if n := r.look.worst().Records; n != nil {
-		return *n
-	}
-	return 0
-}
-
-// start starts the service and feeds it the clone's head.
-func (r *run) start(ctx context.Context, plans []*replay.Plan) error {
-	d := r.d
-	feeds, err := replay.New(d.clk, replay.Config{RunDir: r.box.run(), Wait: d.cfg.Wait, Stay: true}, plans)
-	if err != nil {
-		return err
-	}
-	r.epoch = tidegate.EpochDrillFirst + tidegate.Epoch(r.began.Unix()) //nolint:gosec // after 1970
-	desk := &clearance{run: r.box.run(), service: d.cfg.Service, streams: r.clone.streams(), epoch: r.epoch}
-	lns, err := desk.listen()
-	if err != nil {
-		return err
-	}
-	r.beside.Go(func() error { return desk.serve(ctx, lns) })
-	if r.prog, err = r.box.start(&d.cfg.Program, d.cfg.addresses()); err != nil {
-		return err
-	}
+	d.twin.Store(&r.twin)
 	r.asker = probe.New(d.clk, r.box, d.cfg.Program.Environment)
-	d.feeds.Store(feeds)
-	r.beside.Go(func() error {
-		_, _ = feeds.Run(ctx) // Fed and Promote say what came of it
-		return nil
-	})
-	alive, done := r.prog.within(ctx)
-	defer done()
-	return r.fed(alive)
-}
-
-// fed waits until the service has what it was given.
-func (r *run) fed(ctx context.Context) error {
-	out, err := r.d.feeds.Load().Fed(ctx)
-	if err != nil {
-		return err
-	}
-	if r.outcomes = out; r.checked == nil {
-		r.checked = make([][]replay.Checked, len(out))
-	}
-	for i := range out {
-		r.checked[i] = append(r.checked[i], out[i].Checked...)
-	}
-	for i, o := range out {
-		if o.Verdict == replay.Differs {
-			return &tidegate.Error{
-				Op: "compare state of", Subject: string(r.clone.parts[i].src.Info.Name), Class: tidegate.Corrupt, Err: errors.New(o.Why),
-			}
-		}
-	}
-	return nil
+	err = r.twin.begin(ctx)
+	r.isolation = append(r.isolation, r.twin.isolation()...)
+	return err
 }
 
 // leave tears everything down, whatever has happened.
 func (r *run) leave() {
 	ctx := context.Background() // the drill's own has ended, and this must come to its end
-	if r.prog != nil {
-		r.prog.stop()
+	if r.twin != nil {
+		if err := r.twin.stop(); err != nil {
+			r.lost = append(r.lost, sentence(err))
+		}
 	}
 	if r.stop != nil {
 		r.stop()
@@ -430,8 +362,8 @@ func (r *run) leave() {
 	if r.asker != nil {
 		r.asker.Close()
 	}
-	if r.clone != nil {
-		r.clone.close()
+	if r.twin != nil {
+		r.twin.close()
 	}
 	if r.box != nil {
 		found, err := r.box.tearDown()

@@ -132,7 +132,7 @@ func (s *site) Open(ctx context.Context, _ string, _ func(context.Context, int) 
 }
 
 // Base implements [Source].
-func (*site) Base(context.Context, tidegate.StreamID, archive.Place) error { return nil }
+func (*site) Base(context.Context, tidegate.StreamID, archive.Place, Room) error { return nil }
 
 // Look implements [Source].
 func (s *site) Look(context.Context) (Look, error) {
@@ -159,7 +159,7 @@ func (s *site) Provoke(context.Context) []evidence.Check {
 // drill rehearses, and makes sure that nothing is left.
 func (s *site) drill(t *testing.T, ctx context.Context, backlog int64, history ...evidence.Report) (evidence.Report, judge.Verdict) {
 	t.Helper()
-	d := New(vfs.OS(), clock.System(), s, s.cfg, Options{Backlog: &backlog, Limit: time.Minute, Version: "test", Host: "here"})
+	d := New(vfs.OS(), clock.System(), s, s.cfg, Options{Backlog: &Backlog{Records: backlog}, Limit: time.Minute, Version: "test", Host: "here"})
 	d.pause = time.Millisecond
 	res := d.Run(ctx)
 	v := res.Judge(history)
@@ -365,7 +365,7 @@ func (s *site) plant(t *testing.T, name string) {
 
 func (s *site) occupy(t *testing.T) {
 	t.Helper()
-	other, err := openScratch(vfs.OS(), s.scratch)
+	other, err := openScratch(vfs.OS(), clock.System(), s.scratch)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -412,7 +412,7 @@ func TestCalledOff(t *testing.T) {
 func TestAfterAKill(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
-	sc, err := openScratch(vfs.OS(), s.scratch)
+	sc, err := openScratch(vfs.OS(), clock.System(), s.scratch)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -37,9 +37,9 @@ func TestApartByWhereLinksLead(t *testing.T) {
 
 // TestDigestOfItsOwnStream: another stream's state says nothing of this one's.
 func TestDigestOfItsOwnStream(t *testing.T) {
-	r := &run{checked: make([][]replay.Checked, 2), outcomes: []replay.Outcome{{Verdict: replay.Differs}, {Verdict: replay.Unknown}}}
+	f := &fed{checked: make([][]replay.Checked, 2), outcomes: []replay.Outcome{{Verdict: replay.Differs}, {Verdict: replay.Unknown}}}
 	for i, want := range []evidence.CheckOutcome{evidence.CheckFailed, evidence.CheckUnknown} {
-		if c := r.digest(i, &part{src: &archive.Stream{Info: archive.StreamInfo{Name: "main"}}}); c.Outcome != want {
+		if c := f.digest(i, &part{src: &archive.Stream{Info: archive.StreamInfo{Name: "main"}}}, false); c.Outcome != want {
 			t.Errorf("stream %d: %+v", i, c)
 		}
 	}

@@ -33,8 +33,9 @@ type Source interface {
 	// into stage. wait is called before so many bytes more are taken.
 	Open(ctx context.Context, stage string, wait func(context.Context, int) error) (*archive.Reader, error)
 	// Base fetches the newest base of a stream at or before a place; after Open. It is no
-	// error when there is none: there may be log enough.
-	Base(ctx context.Context, id tidegate.StreamID, at archive.Place) error
+	// error when there is none: there may be log enough. room is asked first, with what the
+	// node says of the base's files and of where its log begins, and may refuse it.
+	Base(ctx context.Context, id tidegate.StreamID, at archive.Place, room Room) error
 	// Look says how the live streams are; an error when nobody says so.
 	Look(ctx context.Context) (Look, error)
 	// Protection says how strictly the service is protected now; known after Open.
@@ -44,6 +45,10 @@ type Source interface {
 	// Identity is whom the drill speaks for.
 	Identity() tidegate.Identity
 }
+
+// Room says whether there is room for a base whose files have so many bytes, and for the
+// log from start on.
+type Room func(bytes int64, start tidegate.Position) error
 
 // Node is a standby node, with the gates that watch over it.
 type Node struct {
@@ -170,7 +175,7 @@ func (n *Node) Open(ctx context.Context, stage string, wait func(context.Context
 }
 
 // Base implements [Source].
-func (n *Node) Base(ctx context.Context, id tidegate.StreamID, at archive.Place) error {
+func (n *Node) Base(ctx context.Context, id tidegate.StreamID, at archive.Place, room Room) error {
 	var newest *pb.HeldBase
 	for _, h := range n.described().held[id] {
 		if h.GetGeneration() == uint32(at.Generation) && h.GetStart() <= uint64(at.First) && (newest == nil || h.GetStart() > newest.GetStart()) {
@@ -183,6 +188,9 @@ func (n *Node) Base(ctx context.Context, id tidegate.StreamID, at archive.Place)
 	name, err := snapshot.ParseName(newest.GetName())
 	if err != nil {
 		return fmt.Errorf("node %s: base %q: %w", n.addr, newest.GetName(), err)
+	}
+	if err := room(int64(newest.GetBytes()), tidegate.Position(newest.GetStart())); err != nil { //nolint:gosec // of files on one disk
+		return err
 	}
 	if err := n.live.Fetch(ctx, id, name); err != nil {
 		return fmt.Errorf("fetch base %.12s: %w", name, err)

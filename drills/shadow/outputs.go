@@ -181,7 +181,7 @@ func (r *run) classify(ctx context.Context, horizon func() time.Duration) (check
 		r.typing.unknown = "what the clone has put out is not known"
 		return checks, false
 	}
-	e := recovery.Evidence{Terms: recovery.Terms{Epoch: r.epoch, MinTail: c.Outputs.TailMin, Horizon: horizon()}}
+	e := recovery.Evidence{Terms: recovery.Terms{Epoch: epochOf(r.began), MinTail: c.Outputs.TailMin, Horizon: horizon()}}
 	var due []recovery.Output
 	if c.Outputs.Golden != nil {
 		due, check = r.outputs(ctx, "golden", c.Outputs.Golden)
@@ -210,11 +210,12 @@ func pending(v recovery.Vector) bool { return v.Pending != nil && *v.Pending > 0
 // failure that is rehearsed. Of a stream in which nothing is due nothing is compared.
 func (r *run) cuts(due []recovery.Output) map[tidegate.StreamName]tidegate.Position {
 	cuts := map[tidegate.StreamName]tidegate.Position{}
-	for i, name := range r.clone.streams() {
-		if i >= len(r.outcomes) {
-			break
+	for _, s := range r.twin.streams() {
+		name := s.Name
+		if s.Cut == nil {
+			continue
 		}
-		cuts[name] = r.outcomes[i].Position
+		cuts[name] = *s.Cut
 		if due != nil && !slices.ContainsFunc(due, func(o recovery.Output) bool { return o.ID.Stream == name }) {
 			cuts[name] = 0
 		}

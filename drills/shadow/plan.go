@@ -20,9 +20,11 @@ type Plan struct {
 	Isolation []evidence.Check     `json:"isolation"`
 	LeftOvers []evidence.LeftOver  `json:"left_overs"` // that it would clean first
 	Streams   []PlannedStream      `json:"streams"`
-	Backlog   *int64               `json:"backlog_records"` // null: unknown, and none would be left
+	Backlog   *int64               `json:"backlog_records"` // null: unknown or not counted so; with bytes null too, none would be left
+	Bytes     *int64               `json:"backlog_bytes"`   // of log
 	Gate      evidence.Gate        `json:"gate"`
-	Program   []string             `json:"program"`
+	Program   []string             `json:"program"`  // of an event-sourced service
+	Postgres  bool                 `json:"postgres"` // a server on the service's base and log
 	Canaries  []string             `json:"canaries"`
 	Checks    []string             `json:"checks"`
 	Recovery  *PlannedRecovery     `json:"recovery_type"` // null: it would not be looked for
@@ -46,7 +48,7 @@ type PlannedStream struct {
 func (d *Drill) Plan(ctx context.Context) (Plan, error) {
 	p := Plan{
 		Service: d.cfg.Service, Level: evidence.L1, Scenario: Scenario, Standby: d.cfg.Standby, Program: d.cfg.Program.Follow,
-		Refused: []string{}, LeftOvers: []evidence.LeftOver{}, Streams: []PlannedStream{}, Canaries: []string{}, Checks: []string{},
+		Postgres: d.cfg.Postgres != nil, Refused: []string{}, LeftOvers: []evidence.LeftOver{}, Streams: []PlannedStream{}, Canaries: []string{}, Checks: []string{},
 	}
 	for _, c := range d.cfg.Canaries {
 		p.Canaries = append(p.Canaries, c.Name)
@@ -71,9 +73,14 @@ func (d *Drill) Plan(ctx context.Context) (Plan, error) {
 	if why := l.ready(look.worst()); why != "" {
 		p.Refused = append(p.Refused, why)
 	}
-	p.Gate, p.Backlog = d.src.Protection(), d.opts.Backlog
-	if p.Backlog == nil {
-		p.Backlog = look.worst().Records
+	chosen, worst := d.opts.chosen(), look.worst()
+	p.Gate, p.Backlog, p.Bytes = d.src.Protection(), chosen.Chosen, chosen.ChosenBytes
+	switch {
+	case d.opts.Backlog != nil:
+	case p.Postgres:
+		p.Bytes = worst.Bytes
+	default:
+		p.Backlog = worst.Records
 	}
 	for id, seen := range look {
 		s := PlannedStream{ID: id, Records: seen.Records}

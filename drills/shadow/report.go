@@ -7,7 +7,6 @@ import (
 	"github.com/tidegate/tidegate/drills/evidence"
 	"github.com/tidegate/tidegate/drills/judge"
 	"github.com/tidegate/tidegate/drills/probe"
-	"github.com/tidegate/tidegate/stores/journal/replay"
 )
 
 // Scenario is what an L1 drill plays.
@@ -43,7 +42,7 @@ func (r *run) result() Result {
 		Started: evidence.Moment{At: r.began.UTC()}, Ended: &now, Config: d.opts.Config,
 		Ran:       evidence.Ran{Identity: d.src.Identity().String(), Host: d.opts.Host, Version: d.opts.Version},
 		Gate:      d.src.Protection(),
-		Backlog:   evidence.Backlog{Chosen: d.opts.Backlog},
+		Backlog:   d.opts.chosen(),
 		Lag:       r.lag.record(),
 		Isolation: r.isolation, LeftOvers: r.leftOvers,
 		Recovered: evidence.Recovered{},
@@ -53,13 +52,9 @@ func (r *run) result() Result {
 	if o := d.cfg.Objectives.RTO; o > 0 {
 		rep.Recovered.Objective = &o
 	}
-	if r.clone != nil {
-		records, size := r.clone.backlog()
-		rep.Backlog.Records, rep.Backlog.Bytes = &records, &size
-		for i, p := range r.clone.parts {
-			rep.Streams = append(rep.Streams, r.stream(i, p))
-			rep.Checks = append(rep.Checks, r.digest(i, p))
-		}
+	if r.twin != nil {
+		rep.Backlog.Records, rep.Backlog.Bytes = r.twin.backlog()
+		rep.Streams, rep.Checks = r.twin.streams(), r.twin.content(r.appliedAll())
 	}
 	rep.Recovery = r.recoveryType()
 	rep.Checks = append(append(append(rep.Checks, r.checks...), r.typing.checks...), r.lag.checks()...)
@@ -72,6 +67,18 @@ func (r *run) result() Result {
 		rep.Checks = append(rep.Checks, evidence.Check{Name: "teardown", Kind: "step", Wanted: "nothing is left", Outcome: evidence.CheckFailed, Why: why})
 	}
 	return out
+}
+
+// chosen is the backlog that was asked for.
+func (o *Options) chosen() (b evidence.Backlog) {
+	switch {
+	case o.Backlog == nil:
+	case o.Backlog.Bytes > 0:
+		b.ChosenBytes = &o.Backlog.Bytes
+	default:
+		b.Chosen = &o.Backlog.Records
+	}
+	return b
 }
 
 func (r *run) phases(rep *evidence.Report) {
@@ -94,68 +101,6 @@ func (r *run) phases(rep *evidence.Report) {
 	if rta, known := r.course.RTA(); known {
 		rep.Recovered.Actual = &rta
 	}
-}
-
-func (r *run) stream(i int, p *part) evidence.Stream {
-	info := p.src.Info
-	s := evidence.Stream{ID: info.Stream, Name: info.Name, Store: info.Store}
-	if p.plan == nil {
-		return s
-	}
-	s.Generation, s.CutSeq, s.Lineage = &p.end.Generation, &p.end.Seq, &p.plan.Origin
-	if i < len(r.outcomes) {
-		o := &r.outcomes[i]
-		s.Cut = &o.Position
-		if o.Verdict != replay.Unknown && len(o.Checked) > 0 { // on record at the cut, or where it came to its end
-			s.Expected = &o.Checked[len(o.Checked)-1].Digest
-		}
-		if !o.Digest.IsZero() {
-			s.Observed = &o.Digest
-		}
-	}
-	return s
-}
-
-// digest is whether a stream's state is what the live standby's service says of the same
-// place: at the cut, or on the way to it where that service is behind or has gone on.
-func (r *run) digest(i int, p *part) evidence.Check {
-	c := evidence.Check{
-		Name: "digest " + string(p.src.Info.Name), Kind: "digest", Wanted: "the digest that the live standby's service says of the same place", Outcome: evidence.CheckUnknown,
-	}
-	if !p.digest.IsZero() {
-		c.Wanted = fmt.Sprintf("%s at %s; %d records lie in the batches behind it", p.digest, p.at, p.behind)
-	}
-	var o replay.Outcome
-	if i < len(r.outcomes) {
-		o = r.outcomes[i]
-		c.Got = r.said(i, p)
-	}
-	switch {
-	case o.Verdict == replay.Differs:
-		c.Outcome, c.Why = evidence.CheckFailed, "the clone's state is another one: "+o.Why
-	case !r.appliedAll():
-		c.Why = "the clone has not come to the cut"
-	case p.digest.IsZero():
-		c.Why = "the live standby's service says no digest"
-	case c.Got == nil && o.Digest.IsZero():
-		c.Why = "the clone's service says no digest"
-	case c.Got == nil:
-		c.Why = "the clone's service said no digest at that place"
-	default:
-		c.Outcome = evidence.CheckPassed // else the replay had ended there
-	}
-	return c
-}
-
-// said is the digest that the clone's service said at the place where the live one's is
-// known; nil: it did not.
-func (r *run) said(i int, p *part) *string {
-	for _, k := range r.checked[i] {
-		if k.Position == p.at && k.Digest == p.digest {
-			return new(k.Got.String())
-		}
-	}
-	return nil
 }
 
 // appliedAll reports whether the clone has everything up to the cut.

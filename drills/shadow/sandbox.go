@@ -18,8 +18,10 @@ import (
 	"github.com/tidegate/tidegate"
 	"github.com/tidegate/tidegate/drills/evidence"
 	"github.com/tidegate/tidegate/drills/probe"
+	"github.com/tidegate/tidegate/internal/clock"
 	"github.com/tidegate/tidegate/internal/durable"
 	"github.com/tidegate/tidegate/internal/vfs"
+	"github.com/tidegate/tidegate/stores/postgres/server"
 )
 
 // markName is the variable by which a process is known to belong to a sandbox.
@@ -43,12 +45,13 @@ type owner struct {
 // scratch is the directory of drills, held by one of them.
 type scratch struct {
 	fs   vfs.FS
+	clk  clock.Clock
 	dir  string
 	lock *os.File
 }
 
 // openScratch takes the directory, or says that another drill has it.
-func openScratch(fsys vfs.FS, dir string) (*scratch, error) {
+func openScratch(fsys vfs.FS, clk clock.Clock, dir string) (*scratch, error) {
 	if err := durable.MkdirAll(fsys, dir); err != nil {
 		return nil, err
 	}
@@ -66,7 +69,7 @@ func openScratch(fsys vfs.FS, dir string) (*scratch, error) {
 	if err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
-	return &scratch{fs: fsys, dir: dir, lock: f}, nil
+	return &scratch{fs: fsys, clk: clk, dir: dir, lock: f}, nil
 }
 
 func (s *scratch) close() error { return s.lock.Close() }
@@ -152,6 +155,10 @@ const stopWait = 10 * time.Second
 // clean ends the processes of a sandbox and removes it.
 func (s *scratch) clean(dir, mark string) ([]evidence.LeftOver, error) {
 	var found []evidence.LeftOver
+	data, unstopped := endServer(s, dir) // what follows kills it
+	if data != "" {
+		found = append(found, evidence.LeftOver{What: "process", Where: "server of " + data, Removed: unstopped == nil})
+	}
 	deadline := time.Now().Add(stopWait)
 	for seen := map[int]bool{}; ; {
 		pids, err := marked(mark)
@@ -293,7 +300,9 @@ func (b *sandbox) Given(addr string) bool {
 	return false
 }
 
-func (b *sandbox) data() string    { return filepath.Join(b.dir, "data") }
+const dataName = "data"
+
+func (b *sandbox) data() string    { return filepath.Join(b.dir, dataName) }
 func (b *sandbox) run() string     { return filepath.Join(b.dir, "run") }
 func (b *sandbox) log() string     { return filepath.Join(b.dir, "log") }
 func (b *sandbox) stage() string   { return filepath.Join(b.dir, "base") }
@@ -316,11 +325,25 @@ func (b *sandbox) fillAll(texts []string) []string {
 // Environment implements [probe.Place]: it is what processes in the sandbox get, and
 // nothing else. No credential of the drill's, and no socket of a live daemon, is in it.
 func (b *sandbox) Environment(more map[string]string) []string {
-	env := []string{"PATH=" + os.Getenv("PATH"), "HOME=" + b.Home(), "TMPDIR=" + b.Home(), markName + "=" + b.mark}
+	env := []string{"PATH=" + os.Getenv("PATH"), "HOME=" + b.Home(), "TMPDIR=" + b.Home(), b.variable()}
 	for k, v := range more {
 		env = append(env, k+"="+v)
 	}
 	return env
+}
+
+// variable is the mark of the sandbox's processes.
+func (b *sandbox) variable() string { return markName + "=" + b.mark }
+
+// open lets a server's account in, which is another user's: it finds its data, and makes
+// its socket.
+func (b *sandbox) open(a server.Account) error {
+	for _, dir := range []string{b.s.dir, b.dir} {
+		if err := os.Lchown(dir, -1, int(a.GID)); err != nil {
+			return err
+		}
+	}
+	return os.Lchown(b.run(), int(a.UID), int(a.GID))
 }
 
 // tearDown ends what runs in the sandbox and removes it; what it finds running is left

@@ -18,7 +18,7 @@ func inScratch(t *testing.T) (s *scratch, live string) {
 	dir := t.TempDir()
 	live = filepath.Join(dir, "live")
 	write(t, filepath.Join(live, "data"), "")
-	s, err := openScratch(vfs.OS(), filepath.Join(dir, "scratch"))
+	s, err := openScratch(vfs.OS(), clock.System(), filepath.Join(dir, "scratch"))
 	if err != nil {
 		t.Fatal(err)
 	}
