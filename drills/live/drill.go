@@ -377,7 +377,7 @@ func (r *run) do(ctx context.Context, step Step) error {
 	case Again:
 		return r.served(ctx, map[tidegate.ServiceName]*movement{r.d.cfg.Service: r.back}, nil)
 	case Heal:
-		err := r.heal(r.open)
+		err := r.heal(r.d.opts.Scenario, r.open)
 		r.tell(func() { r.part = after })
 		return err
 	case Whole:

@@ -135,7 +135,7 @@ func (r *run) inject(ctx context.Context) error {
 
 // heal ends the fault, whatever has become of the drill. What could not be healed is a
 // left-over, and its note stays.
-func (r *run) heal(all []Command) error {
+func (r *run) heal(s Scenario, all []Command) error {
 	if len(all) == 0 {
 		return nil
 	}
@@ -144,7 +144,7 @@ func (r *run) heal(all []Command) error {
 	for i := range all {
 		if err := r.healOne(ctx, &all[i]); err != nil {
 			failed = append(failed, err)
-			r.leftOvers = append(r.leftOvers, evidence.LeftOver{What: "fault " + string(r.d.opts.Scenario), Where: strings.Join(all[i].Run, " ")})
+			r.leftOvers = append(r.leftOvers, evidence.LeftOver{What: "fault " + string(s), Where: strings.Join(all[i].Run, " ")})
 		}
 	}
 	if err := errors.Join(failed...); err != nil {
@@ -173,7 +173,7 @@ func (r *run) clean() error {
 		return err
 	}
 	was := len(r.leftOvers)
-	if err := r.heal(n.Heal); err != nil {
+	if err := r.heal(n.Scenario, n.Heal); err != nil {
 		return &tidegate.Error{
 			Op: "heal what drill " + n.Drill + " has left of", Subject: string(n.Scenario), Class: tidegate.Refused, Err: err,
 			Hint: "heal it by hand, then remove " + r.state.note,

@@ -5,7 +5,10 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"os"
+	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -177,15 +180,24 @@ func (r *run) find(ctx context.Context, a *Attempt) Found {
 	switch {
 	case err == nil:
 		return There
-	case answered && !(read.HTTP != nil && refuses(wrong.Got)):
+	case answered && tells(read, wrong.Got):
 		return Missing
 	}
 	return Unknown
 }
 
-// refuses reports whether an HTTP answer is none: the server cannot tell now.
-func refuses(got string) bool {
-	return strings.HasPrefix(got, "5") || strings.HasPrefix(got, "429") || strings.HasPrefix(got, "408")
+// tells reports whether an answer that is not the wanted one says that the canary is not
+// there: by HTTP the wanted status without what it must contain, 404 or 410, of a command
+// the wanted end. Anything else may be said for other reasons, and is no answer.
+func tells(read *probe.Ask, got string) bool {
+	switch {
+	case read.HTTP != nil:
+		status, _, _ := strings.Cut(got, " ")
+		return slices.Contains([]string{strconv.Itoa(read.HTTP.Status), "404", "410"}, status)
+	case read.Command != nil:
+		return strings.HasPrefix(got, fmt.Sprintf("exit %d:", read.Command.Exit))
+	}
+	return true
 }
 
 // drilled reports whether a service is part of this drill.

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/tidegate/tidegate"
+	"github.com/tidegate/tidegate/drills/probe"
 )
 
 // at is a moment of so many milliseconds.
@@ -69,6 +70,31 @@ func TestPause(t *testing.T) {
 	}
 	if newest, ok := tl.Newest([]string{"eur"}); !ok || newest != at(110) || tl.LastFailure() != "refused" {
 		t.Errorf("newest %d, %t, %q", newest, ok, tl.LastFailure())
+	}
+}
+
+// TestTells: a refusal is not taken for a canary that is gone.
+func TestTells(t *testing.T) {
+	t.Parallel()
+	http, command, sql := &probe.Ask{HTTP: &probe.HTTP{Status: 200}}, &probe.Ask{Command: &probe.Command{Exit: 3}}, &probe.Ask{SQL: &probe.SQL{}}
+	for _, c := range []struct {
+		read *probe.Ask
+		got  string
+		want bool
+	}{
+		{http, "200 nothing", true},
+		{http, "404 no such account", true},
+		{http, "410", true},
+		{http, "503 not-active", false},
+		{http, "401 who are you", false},
+		{http, "301 elsewhere", false},
+		{command, "exit 3: none", true},
+		{command, "exit 1: connection refused", false},
+		{sql, "0", true},
+	} {
+		if tells(c.read, c.got) != c.want {
+			t.Errorf("%s of %+v", c.got, c.read)
+		}
 	}
 }
 
