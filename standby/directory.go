@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -19,6 +20,28 @@ type View struct {
 	Version int          `json:"version"` // viewVersion
 	Streams []StreamView `json:"streams"`
 	Nodes   []NodeView   `json:"nodes"`
+	// Gaps are all that were ever accepted and told, also of streams that the gate does not
+	// say at present. Only a node's own view has them.
+	Gaps map[tidegate.StreamID][]tidegate.Gap `json:"gaps,omitempty"`
+}
+
+// remember adds what an older view knew of gaps.
+func (v *View) remember(old View) {
+	gaps := maps.Clone(old.Gaps)
+	if gaps == nil {
+		gaps = map[tidegate.StreamID][]tidegate.Gap{}
+	}
+	for _, streams := range [][]StreamView{old.Streams, v.Streams} {
+		for i := range streams {
+			if s := &streams[i]; len(gaps[s.ID])+len(s.Gaps) > 0 {
+				gaps[s.ID] = tidegate.MergeGaps(gaps[s.ID], s.Gaps)
+			}
+		}
+	}
+	for i := range v.Streams {
+		v.Streams[i].Gaps = gaps[v.Streams[i].ID]
+	}
+	v.Gaps = gaps
 }
 
 // StreamView is one stream as a node needs to see it.

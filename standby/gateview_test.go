@@ -135,6 +135,7 @@ func TestForgottenGapIsRemembered(t *testing.T) {
 	}
 	n.see(told(tidegate.Gap{Epoch: 2, Reason: "a"}, tidegate.Gap{Epoch: 5, Reason: "b"}))
 	n.see(told(tidegate.Gap{Epoch: 2, Reason: "a"}))
+	n.see(View{Version: viewVersion}) // a backup from before the stream
 	n.see(told(tidegate.Gap{Epoch: 7, Reason: "c"}))
 	kept, err := readView(fsys, "/d/"+viewFileName)
 	if err != nil {

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net"
 	"path/filepath"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -213,12 +212,7 @@ func (n *Standby) see(v View) {
 	n.mu.Lock()
 	old := n.view
 	n.mu.Unlock()
-	for i := range v.Streams {
-		s := &v.Streams[i]
-		if k := slices.IndexFunc(old.Streams, func(o StreamView) bool { return o.ID == s.ID }); k >= 0 {
-			s.Gaps = tidegate.MergeGaps(old.Streams[k].Gaps, s.Gaps)
-		}
-	}
+	v.remember(old)
 	if err := writeView(n.deps.FS, filepath.Join(n.cfg.DataDir, viewFileName), v); err != nil {
 		// The file only spares the wait for a gate after a restart.
 		n.deps.Log.Warn("view is not kept", keyErr, err)
