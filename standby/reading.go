@@ -99,7 +99,7 @@ func (s *stream) serveObserver(ctx context.Context, a shipper.Attach, conn *ship
 		return fmt.Errorf("read tail: %w", err)
 	}
 	return s.serveReading(ctx, conn, tail, func(ctx context.Context) error {
-		var g errgroup.Group
+		g, ctx := errgroup.WithContext(ctx) // a log that cannot be read ends the session, and its error is told
 		g.Go(func() error { return s.spread(ctx, conn, observed) })
 		g.Go(func() error {
 			b := s.follow()

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -386,4 +387,42 @@ func TestObserverSeesHeadersCommitAndBeacons(t *testing.T) {
 			return st.Blind != nil && *st.Blind > 0 && *st.Blind < 5*time.Second && st.BeaconReleased == nil && *st.BeaconHead == 99
 		})
 	}
+}
+
+// An observer of a log that cannot be read is told so, and does not wait for more of it.
+func TestObserverOfADamagedLog(t *testing.T) {
+	c := newCluster(t, 1, nil, "dr1")
+	w := c.start1()
+	w.attach("dr1")
+	w.seal(5, 50)
+	if err := w.ship(); err != nil {
+		t.Fatal(err)
+	}
+	c.until("D", func() bool { return w.durable() == 5 })
+	segments, err := filepath.Glob(filepath.Join(streamDir(c.nodes["dr1"].dir, theStream), "log", "*.seg"))
+	if err != nil || len(segments) != 1 {
+		t.Fatal(segments, err)
+	}
+	text, err := os.ReadFile(segments[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := bytes.Index(text, w.log[2][batch.HeaderSize:])
+	text[at+3] ^= 4
+	if err := os.WriteFile(segments[0], text, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	obs, _, err := w.dialer().Dial(t.Context(), c.nodes["dr1"].n.Identity().Ship, shipper.Attach{Stream: theStream, As: shipper.AsObserver, From: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	late := time.AfterFunc(10*time.Second, func() { _ = obs.Close() }) // Recv reports it
+	defer late.Stop()
+	for err == nil {
+		_, err = obs.Recv()
+	}
+	if tidegate.ClassOf(err) != tidegate.Corrupt || !strings.Contains(err.Error(), "batch 0000000000000003") {
+		t.Errorf("%v", err)
+	}
+	_ = obs.Close() // it has ended
 }
