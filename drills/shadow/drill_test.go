@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -17,6 +18,7 @@ import (
 	"github.com/tidegate/tidegate/archive"
 	"github.com/tidegate/tidegate/archive/archivetest"
 	"github.com/tidegate/tidegate/archive/bucket/dir"
+	"github.com/tidegate/tidegate/drills/assert"
 	"github.com/tidegate/tidegate/drills/evidence"
 	"github.com/tidegate/tidegate/drills/judge"
 	"github.com/tidegate/tidegate/drills/probe"
@@ -41,6 +43,8 @@ type site struct {
 	}
 
 	blind   *time.Duration
+	stale   **time.Duration // what blind becomes once the drill looks at it while it runs; nil: it stays
+	looks   atomic.Int64
 	letIn   bool // it refuses nothing
 	scratch string
 	dir     string
@@ -136,8 +140,15 @@ func (*site) Base(context.Context, tidegate.StreamID, archive.Place, Room) error
 
 // Look implements [Source].
 func (s *site) Look(context.Context) (Look, error) {
-	return Look{archivetest.Stream: {Digest: s.digest, DigestAt: s.at, Blind: s.blind, Records: new(int64)}}, nil
+	blind := s.blind
+	if s.looks.Add(1) > looksBefore && s.stale != nil {
+		blind = *s.stale
+	}
+	return Look{archivetest.Stream: {Digest: s.digest, DigestAt: s.at, Blind: blind, Records: new(int64)}}, nil
 }
+
+// looksBefore are those of a drill before it begins.
+const looksBefore = 1 + looks
 
 // Protection implements [Source].
 func (*site) Protection() evidence.Gate { return evidence.Gate{Mode: new(tidegate.ModeSync)} }
@@ -161,6 +172,9 @@ func (s *site) drill(t *testing.T, ctx context.Context, backlog int64, history .
 	t.Helper()
 	d := New(vfs.OS(), clock.System(), s, s.cfg, Options{Backlog: &Backlog{Records: backlog}, Limit: time.Minute, Version: "test", Host: "here"})
 	d.pause = time.Millisecond
+	if s.stale != nil {
+		d.every = time.Millisecond
+	}
 	res := d.Run(ctx)
 	v := res.Judge(history)
 	res.Report.Format, res.Report.Version, res.Report.Number = evidence.Format, evidence.Version, 1
@@ -213,6 +227,10 @@ func TestDrill(t *testing.T) {
 		t.Errorf("backlog %d, lag %+v", n, rep.Lag)
 	}
 
+	s.cfg = s.config(t, paced)
+	if rep, v = s.drill(t, t.Context(), 150); v.Outcome != judge.Passed {
+		t.Fatalf("paced: %s: %v", v.Outcome, v.Sentences())
+	}
 	rep.Verdict = evidence.Verdict{Outcome: evidence.Passed}
 	var history []evidence.Report
 	for range 4 {
@@ -222,7 +240,7 @@ func TestDrill(t *testing.T) {
 	s.cfg = s.config(t, slow)
 	late, v := s.drill(t, t.Context(), 150, history...)
 	if v.Outcome != judge.Failed || v.ExitCode != 9 || !strings.Contains(strings.Join(v.Sentences(), "\n"), "apply") {
-		t.Errorf("slow: %s %d, %v\n%s", v.Outcome, v.ExitCode, v.Sentences(), outcomes(&late))
+		t.Errorf("three times as slow: %s %d, %v\n%s", v.Outcome, v.ExitCode, v.Sentences(), outcomes(&late))
 	}
 }
 
@@ -309,6 +327,39 @@ func TestNegative(t *testing.T) {
 				t.Errorf("%s, want %s because %s %q\n%v\n%s", v.Outcome, tc.outcome, tc.check, tc.why, v.Sentences(), outcomes(&rep))
 			}
 		})
+	}
+}
+
+// TestStale: a live node that is behind, or of which nothing is known any more, while the
+// drill runs, calls it off; what was well before does not count for it.
+func TestStale(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	five, none := new(5*time.Second), (*time.Duration)(nil)
+	for name, tc := range map[string]struct {
+		stale **time.Duration
+		set   func(t *testing.T)
+		why   string
+	}{
+		"behind":  {&five, func(*testing.T) { s.cfg.Harm.Blind = time.Second }, "it may not know of the last 5s, and that may be at most 1s"},
+		"unknown": {&none, func(*testing.T) {}, "how much it does not know of is unknown"},
+		"blocking": {&five, func(t *testing.T) {
+			a, err := assert.Parse("blind_window < 2s")
+			if err != nil {
+				t.Fatal(err)
+			}
+			s.cfg.Blocking = []assert.Assertion{a}
+		}, "blind_window < 2s does not hold: blind_window = 5s"},
+	} {
+		s.cfg, s.stale = s.config(t, well), tc.stale
+		s.looks.Store(0)
+		s.cfg.Harm.For = 20 * time.Millisecond
+		s.cfg.Checks[0].HTTP = &probe.HTTP{Method: "GET", URL: "http://{address:http}/hang", Status: 200} // until it is called off
+		tc.set(t)
+		rep, v := s.drill(t, t.Context(), 20)
+		if v.Outcome != judge.Interrupted || v.ExitCode != 5 || !strings.Contains(strings.Join(v.Sentences(), "\n"), tc.why) || rep.Lag.During.Samples == 0 {
+			t.Errorf("%s: %s %d: %v", name, v.Outcome, v.ExitCode, v.Sentences())
+		}
 	}
 }
 

@@ -47,7 +47,8 @@ func TestMain(m *testing.M) {
 const (
 	well     = "well"
 	dies     = "dies"     // before it connects
-	slow     = "slow"     // it applies each event slowly
+	paced    = "paced"    // it takes its time over some of the last events
+	slow     = "slow"     // it takes three times as long over them
 	spoils   = "spoils"   // it carries one event out wrongly
 	poisoned = "poisoned" // it cannot carry out one of the last events
 	refuses  = "refuses"  // it ends when it is to be promoted
@@ -55,7 +56,8 @@ const (
 	children = "children" // it leaves a process behind
 )
 
-const slowBy = 6 * time.Millisecond
+// pace is how long each tenth of the last events takes at the least.
+var pace = map[string]time.Duration{paced: 30 * time.Millisecond, slow: 90 * time.Millisecond}
 
 // chain is a service whose state is the chain of its events.
 type chain struct {
@@ -82,8 +84,8 @@ func (s *chain) State() (tidegate.Position, tidegate.Digest) {
 }
 
 func (s *chain) Apply(r journal.Record) error {
-	if s.way == slow && r.Number > events/2 {
-		<-time.After(slowBy) // it is slow: that is what is tested
+	if took := pace[s.way]; took > 0 && r.Number > events/2 && r.Number%10 == 0 {
+		<-time.After(took) // it is slow: that is what is tested
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -42,7 +42,8 @@ func TestFaults(t *testing.T) {
 		{"Drill", drill},
 		{"Alerts", prometheus.alerts},
 		{"Stranger", stranger},
-		{"WipedStandby", wipedStandby},
+		{"DamagedLog", damagedLog},
+		{"WipedStandby", wipedStandby}, // d2, whose log is damaged by now
 		{"ControlPlaneGone", controlPlaneGone},
 		{"DiskFull", diskFull},
 		{"FailedSync", failedSync},
