@@ -13,6 +13,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/tidegate/tidegate"
+	"github.com/tidegate/tidegate/drills/assert"
 	"github.com/tidegate/tidegate/drills/probe"
 	"github.com/tidegate/tidegate/drills/shadow"
 	"github.com/tidegate/tidegate/internal/config"
@@ -28,9 +29,15 @@ type Config struct {
 
 	// Canaries are written through the clients' own route, at least one of each service
 	// that is drilled; the recovery time ends when each is accepted.
-	Canaries []Canary      `yaml:"canaries"`
-	Every    time.Duration `yaml:"every"` // each canary is written; default 200ms
-	Checks   []probe.Check `yaml:"checks"`
+	Canaries []Canary        `yaml:"canaries"`
+	Every    time.Duration   `yaml:"every"` // each canary is written; default 200ms
+	Checks   []probe.Check   `yaml:"checks"`
+	Journeys []probe.Journey `yaml:"journeys"` // gone at the end, after the checks
+
+	// Assertions are held against what the gates say of the service all the time: judged,
+	// and those that call the drill off.
+	Assertions []assert.Assertion `yaml:"assertions"`
+	Blocking   []assert.Assertion `yaml:"blocking"`
 
 	Faults map[Scenario]Fault `yaml:"faults"`
 
@@ -115,6 +122,10 @@ func (c Config) SetDefaults() Config {
 	for i := range c.Checks {
 		c.Checks[i] = c.Checks[i].WithDefaults()
 	}
+	c.Journeys = slices.Clone(c.Journeys)
+	for i := range c.Journeys {
+		c.Journeys[i] = c.Journeys[i].WithDefaults()
+	}
 	faults := map[Scenario]Fault{}
 	for name, f := range c.Faults {
 		faults[name] = Fault{Inject: withTimeouts(f.Inject), Heal: withTimeouts(f.Heal)}
@@ -172,10 +183,28 @@ func (c Config) Validate() error {
 		at := fmt.Sprintf("checks[%d]", i)
 		errs = append(errs, names.Check(at+".name", c.Checks[i].Name), config.Under(at, asked.Check(&c.Checks[i])))
 	}
+	for i := range c.Journeys {
+		at := fmt.Sprintf("journeys[%d]", i)
+		errs = append(errs, names.Check(at+".name", c.Journeys[i].Name), config.Under(at, asked.Journey(&c.Journeys[i])))
+	}
+	for i, a := range c.Assertions {
+		errs = append(errs, broken(fmt.Sprintf("assertions[%d]", i), a, a.Over(looked...)))
+	}
+	for i, a := range c.Blocking {
+		errs = append(errs, broken(fmt.Sprintf("blocking[%d]", i), a, a.Over(looked...), a.Blocking()))
+	}
 	for name, f := range c.Faults {
 		errs = append(errs, config.Under("faults."+string(name), f.validate(name)))
 	}
 	return errors.Join(errs...)
+}
+
+// broken is what is wrong with an assertion.
+func broken(path string, a assert.Assertion, whys ...error) error {
+	if err := errors.Join(whys...); err != nil {
+		return config.Broken(path, err.Error(), a)
+	}
+	return nil
 }
 
 func (o Operator) validate() error {
@@ -268,6 +297,11 @@ func (c *Config) addresses() map[string]bool {
 	}
 	for i := range c.Checks {
 		add(&c.Checks[i].Ask)
+	}
+	for _, j := range c.Journeys {
+		for i := range j.Steps {
+			add(&j.Steps[i].Ask)
+		}
 	}
 	return out
 }

@@ -120,6 +120,8 @@ type run struct {
 	notice  *tidegate.Instant // t1
 	serve   *tidegate.Instant // t8
 	whole   *tidegate.Instant // t9
+	asserts assertions
+	broken  string // the blocking assertion that is
 	harmed  string
 	written bool // no canaries are written any more
 }
@@ -138,7 +140,7 @@ func newRun(d *Drill) *run {
 	r := &run{
 		d: d, began: d.clk.Wall(), expect: e, planned: !fault, addresses: d.cfg.addresses(), services: []tidegate.ServiceName{d.cfg.Service},
 		course: NewCourse(d.opts.Scenario, d.clk.Boot()), news: make(chan struct{}),
-		there: map[tidegate.ServiceName]*movement{}, witness: map[tidegate.ServiceName]*Witness{},
+		there: map[tidegate.ServiceName]*movement{}, witness: map[tidegate.ServiceName]*Witness{}, asserts: newAssertions(&d.cfg),
 	}
 	if d.opts.Level == evidence.L4 {
 		r.services = d.cfg.services()
@@ -226,6 +228,9 @@ func (r *run) enter(ctx context.Context) (err error) {
 		r.look(ctx)
 	}
 	r.home, _ = writer(r.sight.service(r.d.cfg.Service))
+	if r.broken != "" {
+		return &tidegate.Error{Op: "drill", Subject: string(r.d.cfg.Service), Class: tidegate.Refused, Err: errors.New(r.broken)}
+	}
 	return r.d.ready(ctx, r.sight, r.services)
 }
 
@@ -327,6 +332,9 @@ func (r *run) play(outer context.Context) {
 		step := r.course.Step()
 		r.d.step.Store(int32(step)) //nolint:gosec // a few
 		err := r.do(ctx, step)
+		if cause := context.Cause(ctx); err != nil && cause != nil && step != Heal {
+			err = cause // what it cut short is not the cause
+		}
 		r.course = r.course.Next(r.event(outer, step, err), r.d.clk.Boot())
 	}
 	r.d.step.Store(int32(Over))
@@ -400,6 +408,9 @@ func (r *run) look(ctx context.Context) {
 	}
 	r.tell(func() {
 		r.sight = s
+		if broken := r.asserts.take(r.d.clk.Boot(), s.values(r.d.cfg.Service)); r.broken == "" {
+			r.broken = broken
+		}
 		for name, w := range r.witness {
 			w.Take(r.part, s, r.expect, name)
 		}
@@ -427,6 +438,9 @@ func (r *run) watch(ctx context.Context, call func(error)) {
 			if age := time.Duration(r.d.clk.Boot() - since); age > r.d.cfg.Refused && r.harmed == "" && !r.written {
 				r.harmed = fmt.Sprintf("no canary was accepted for %s: %s", age.Round(time.Millisecond), r.tally.LastFailure())
 				call(harmError{errors.New(r.harmed)})
+			}
+			if r.broken != "" {
+				call(harmError{errors.New(r.broken)})
 			}
 		})
 	}
@@ -472,11 +486,14 @@ func (r *run) noticed(ctx context.Context) error {
 
 // ask asks the operator's own questions.
 func (r *run) ask(ctx context.Context) error {
-	asker := r.asker("")
+	asker := r.asker(newNumber())
 	defer asker.Close()
 	for i := range r.d.cfg.Checks {
 		k := &r.d.cfg.Checks[i]
 		r.checks = append(r.checks, asker.Check(ctx, k.Name, k.Kind(), &k.Ask))
+	}
+	for i := range r.d.cfg.Journeys {
+		r.checks = append(r.checks, asker.Journey(ctx, &r.d.cfg.Journeys[i]))
 	}
 	return context.Cause(ctx)
 }

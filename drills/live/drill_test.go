@@ -16,8 +16,10 @@ import (
 
 	"github.com/tidegate/tidegate"
 	pb "github.com/tidegate/tidegate/api/tidegatev1"
+	"github.com/tidegate/tidegate/drills/assert"
 	"github.com/tidegate/tidegate/drills/evidence"
 	"github.com/tidegate/tidegate/drills/judge"
+	"github.com/tidegate/tidegate/drills/probe"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -52,6 +54,14 @@ func (w *world) healed() {
 	if _, err := os.Stat(w.file("live-bank.fault.json")); !errors.Is(err, os.ErrNotExist) {
 		w.t.Errorf("its note is still there: %v", err)
 	}
+}
+
+func asserted(t *testing.T, text string) assert.Assertion {
+	a, err := assert.Parse(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return a
 }
 
 func TestPasses(t *testing.T) {
@@ -174,6 +184,25 @@ func TestFails(t *testing.T) {
 			f.Inject = append(f.Inject, Command{Run: []string{"/bin/false"}})
 			c.Faults[StandbyNodeLost] = f
 		}, "the fault could not be injected: run /bin/false", judge.Interrupted},
+		"an assertion does not hold": {StandbyNodeLost, func(w *world, c *Config) {
+			w.survives, c.Assertions = true, []assert.Assertion{asserted(w.t, "durable_nodes_min >= 2")}
+			w.onFault = func(s *pb.StatusResponse) { short(s); s.Services[0].Streams[0].MembersCounted = 1 }
+		}, "check durable_nodes_min >= 2 failed", judge.Failed},
+		"an assertion is over something unknown": {PrimarySiteLost, func(w *world, c *Config) {
+			c.Assertions = []assert.Assertion{asserted(w.t, "exposure_age_max < 5s")}
+			w.onFault = func(s *pb.StatusResponse) {
+				down(s)
+				s.Services[0].Streams[0].Writer, s.Services[0].Streams[0].Verdict = nil, pb.Verdict_VERDICT_UNKNOWN
+			}
+		}, "check exposure_age_max < 5s has no answer", judge.Partial},
+		"a blocking assertion does not hold": {StandbyNodeLost, func(w *world, c *Config) {
+			w.survives, c.Hold, c.Blocking = true, time.Minute, []assert.Assertion{asserted(w.t, "durable_nodes_min >= 2")}
+			w.onFault = func(s *pb.StatusResponse) { short(s); s.Services[0].Streams[0].MembersCounted = 1 }
+		}, "durable_nodes_min >= 2 does not hold", judge.Interrupted},
+		"a journey is not gone": {LinkSlow, func(w *world, c *Config) {
+			step := probe.Step{Ask: probe.Ask{HTTP: &probe.HTTP{URL: w.server.URL + "/nobody"}}}
+			w.survives, c.Journeys = true, []probe.Journey{{Name: "open-and-look", Steps: []probe.Step{step}}}
+		}, "check open-and-look failed", judge.Failed},
 		"clients are refused for too long": {LinkCut, func(_ *world, c *Config) { c.Refused, c.Notice = 100*time.Millisecond, time.Minute }, "no canary was accepted for", judge.Interrupted},
 	} {
 		t.Run(name, func(t *testing.T) {

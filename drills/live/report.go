@@ -116,7 +116,7 @@ func (r *run) measure(rep *evidence.Report) {
 		}
 	}
 	rep.Checks = append(append(rep.Checks, r.clients()), r.checks...)
-	rep.Checks = append(rep.Checks, r.harm())
+	rep.Checks = append(append(rep.Checks, r.harm()), r.asserts.checks()...)
 }
 
 // cut reports whether the drill was called off: what had not come then might have.
