@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"time"
 
 	"connectrpc.com/connect"
@@ -124,8 +123,8 @@ func (s *operatorService) takeDrill(on *registry.Drills, r DrillReport, now time
 	level := registry.LevelDrills{Last: r.Drill}
 	next.Levels = map[string]registry.LevelDrills{}
 	if on != nil {
-		maps.Copy(next.Levels, on.Levels)
-		level.Passed = on.Levels[r.Level].Passed
+		next.Levels = on.ByLevel()
+		level.Passed = next.Levels[r.Level].Passed
 	}
 	if r.Outcome == drillPassed && r.Level != drillLint {
 		next.Passed, level.Passed = &next.Last, &next.Last

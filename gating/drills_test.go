@@ -112,6 +112,14 @@ func TestDrillsByLevel(t *testing.T) {
 	if len(l) != 3 || l["L0"].Last.Number != 1 || l["L0"].Passed != nil || l["L1"].Last.Number != 4 || l["L1"].Passed.Number != 2 || l["L2"].Passed.Number != 3 || on.Passed.Number != 3 {
 		t.Errorf("%+v", on)
 	}
+	passed := registry.Drill{Number: 1, Level: "L1", Outcome: "passed"}
+	old := registry.Drills{Last: registry.Drill{Number: 2, Level: "L1", Outcome: "failed"}, Passed: &passed} // as before there were levels
+	if l := old.ByLevel(); len(l) != 1 || l["L1"].Last.Number != 2 || l["L1"].Passed != &passed {
+		t.Errorf("without levels: %+v", l)
+	}
+	if l := (&registry.Drills{}).ByLevel(); len(l) != 0 {
+		t.Errorf("without a drill: %+v", l)
+	}
 }
 
 // TestDrillEvidence has reports recorded at a real gate over its API.

@@ -35,7 +35,8 @@ func (c *collector) drills(gauge func(*prometheus.Desc, float64, ...string), v *
 	svc := string(service)
 	limits := rules.Limits{DrillAge: v.Services[service].Value.DrillAge}
 	gauge(descDrillLimit, limits.SetDefaults().DrillAge.Seconds(), svc)
-	for level, of := range v.Drills[service].Value.Levels {
+	on := v.Drills[service].Value
+	for level, of := range on.ByLevel() {
 		d := of.Last
 		gauge(descDrillEnded, seconds(d.Ended), svc, level)
 		for _, o := range drillOutcomes {

@@ -1,6 +1,7 @@
 package registry
 
 import (
+	"maps"
 	"time"
 
 	"github.com/tidegate/tidegate"
@@ -49,8 +50,22 @@ type Drills struct {
 	Last Drill `json:"last"`
 	// Passed is the newest that passed and counts for the rule drill-fresh; nil when none has.
 	Passed *Drill `json:"passed"`
-	// Levels are the same by level, such as L1, and only of what was drilled.
+	// Levels are the same by level, such as L1; see [Drills.ByLevel].
 	Levels map[string]LevelDrills `json:"levels,omitempty"`
+}
+
+// ByLevel returns the newest drills of each level that was drilled. An entry that was
+// written before there were levels has of each what Last and Passed are of.
+func (d *Drills) ByLevel() map[string]LevelDrills {
+	out := map[string]LevelDrills{}
+	if d.Passed != nil {
+		out[d.Passed.Level] = LevelDrills{Last: *d.Passed, Passed: d.Passed}
+	}
+	if d.Last.Number > 0 {
+		out[d.Last.Level] = LevelDrills{Last: d.Last, Passed: out[d.Last.Level].Passed}
+	}
+	maps.Copy(out, d.Levels)
+	return out
 }
 
 // LevelDrills is what is on record of a service's drills at one level.
