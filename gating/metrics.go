@@ -187,7 +187,8 @@ var recordLabels = map[fence.GateState]string{
 
 // writerGauges exports what a stream's writer has reported lately.
 func writerGauges(gauge func(*prometheus.Desc, float64, ...string), svc, name string, w *pb.AgentStream) {
-	if x := w.GetExposure(); x != nil {
+	x := w.GetExposure() // nil from a writer of another version: one report must not end the scrape
+	if x != nil {
 		if x.Records != nil {
 			gauge(descRecords, float64(x.GetRecords()), svc, name)
 		}
@@ -206,7 +207,7 @@ func writerGauges(gauge func(*prometheus.Desc, float64, ...string), svc, name st
 	if w.GetGateState() != "" {
 		gauge(descState, 1, svc, name, w.GetGateState())
 	}
-	if w.GetGateState() != "" || w.GetExposure().Records != nil { // it is told from either
+	if w.GetGateState() != "" || x != nil && x.Records != nil { // it is told from either
 		gauge(descBlocked, oneIf(w.GetBlocked()), svc, name)
 	}
 }

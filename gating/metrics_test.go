@@ -157,3 +157,10 @@ func TestMetrics(t *testing.T) {
 		return nil
 	})
 }
+
+// What a writer leaves out of its report is not exported, whatever it leaves out.
+func TestWriterGaugesOfLittle(t *testing.T) {
+	for _, w := range []*pb.AgentStream{{}, {Exposure: &pb.Exposure{}}, {Exposure: &pb.Exposure{Age: durationpb.New(0)}}} {
+		writerGauges(func(d *prometheus.Desc, _ float64, _ ...string) { t.Errorf("%v: exported %s", w, d) }, "s", "a", w)
+	}
+}
