@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -27,12 +28,9 @@ func signingKey(t *testing.T, s *stage) {
 	}
 }
 
-// drillFile writes the file of a drill that rehearses with d2, under an identity and a
-// key of its own.
+// drillFile writes the file of a drill that rehearses the ledger.
 func drillFile(t *testing.T, s *stage) string {
 	t.Helper()
-	s.ask(t, 0, "tidegate", "dev", "pki", "--dir", s.File("pki"), "--cluster", "lab", "--identity", "dr/drill/dora")
-	type tree = map[string]any
 	post := func(currency string) tree {
 		return tree{
 			"name": "open-" + currency,
@@ -43,9 +41,7 @@ func drillFile(t *testing.T, s *stage) string {
 			"read": tree{"http": tree{"url": "http://{address:http}/accounts/" + currency + "/drill-{canary}", "contains": `"balance":0`}},
 		}
 	}
-	file := tree{
-		"service": lab.Service, "standby": s.APIAddr("d2"), "gates": []string{s.Gate()}, "scratch": s.File("drills"), "live": []string{s.File("none")},
-		"tls": tree{"ca": s.File("pki", "ca.crt"), "cert": s.File("pki", "dr-drill-dora.crt"), "key": s.File("pki", "dr-drill-dora.key")},
+	return writeDrillFile(t, s, tree{
 		"program": tree{"follow": []string{
 			s.Bin("ledger"), "follow", "--name", "clone", "--service", lab.Service, "--data", "{data}", "--run", "{run}", "--http", "{address:http}", "--raft", "{address:raft}", "--receipts", "1000000",
 		}},
@@ -55,9 +51,21 @@ func drillFile(t *testing.T, s *stage) string {
 			"before": tree{"http": tree{"url": "http://{address:http}/receipts"}}, "after": tree{"http": tree{"url": "http://{address:http}/receipts"}},
 			"golden": tree{"http": tree{"url": "http://{address:http}/receipts?anew=true"}, "timeout": "1m"},
 		}},
+	})
+}
+
+// writeDrillFile writes the file of a drill that rehearses with d2, under an identity and
+// a key of its own.
+func writeDrillFile(t *testing.T, s *stage, more tree) string {
+	t.Helper()
+	s.ask(t, 0, "tidegate", "dev", "pki", "--dir", s.File("pki"), "--cluster", "lab", "--identity", "dr/drill/dora")
+	file := tree{
+		"service": lab.Service, "standby": s.APIAddr("d2"), "gates": []string{s.Gate()}, "scratch": s.File("drills"), "live": []string{s.File("none")},
+		"tls":        tree{"ca": s.File("pki", "ca.crt"), "cert": s.File("pki", "dr-drill-dora.crt"), "key": s.File("pki", "dr-drill-dora.key")},
 		"objectives": tree{"rto": "1m"},
 		"evidence":   tree{"directory": s.File("evidence"), "key": s.File("drill.key")},
 	}
+	maps.Copy(file, more)
 	text, err := yaml.Marshal(file)
 	if err != nil {
 		t.Fatal(err)
@@ -76,10 +84,7 @@ func drill(t *testing.T, s *stage) {
 	file := drillFile(t, s)
 	says(t, s.ask(t, 0, "tidegate", "drill", "plan", "--config", file), "acquire an epoch: passed", "repeating required, repeating predicted", "write stream", "open-eur")
 	text := s.ask(t, 0, "tidegate", "drill", "run", "--config", file, "--backlog", "100", "-o", "json")
-	var rep evidence.Report
-	if err := json.Unmarshal([]byte(text[strings.Index(text, "{"):]), &rep); err != nil {
-		t.Fatalf("%v in %s", err, text)
-	}
+	rep := reported(t, text)
 	if rep.Verdict.Outcome != evidence.Passed || rep.Recovered.Actual == nil || len(rep.Streams) != 2 || *rep.Backlog.Records < 100 {
 		t.Errorf("%s", text)
 	}
@@ -145,4 +150,38 @@ func damagedLog(t *testing.T, s *stage) {
 	}
 	says(t, s.ask(t, 9, "tidegate", "drill", "run", "--config", file), "check prepare failed: ", "on node d2", "refused as corrupt: "+damaged)
 	s.flows(t, "transfers with d2's log damaged")
+}
+
+// reported is the report in what a drill prints.
+func reported(t *testing.T, text string) (rep evidence.Report) {
+	t.Helper()
+	if err := json.Unmarshal([]byte(text[strings.Index(text, "{"):]), &rep); err != nil {
+		t.Fatalf("%v in %s", err, text)
+	}
+	return rep
+}
+
+// rehearses recovers the server under test from d2, while clients and pgbench go on.
+func (s *pgStage) rehearses(t *testing.T) {
+	signingKey(t, s.stage)
+	const where = "host={run} user=postgres dbname=postgres"
+	sql := func(query, want string) tree { return tree{"sql": tree{"where": where, "query": query, "want": want}} }
+	file := writeDrillFile(t, s.stage, tree{
+		"postgres": tree{"settings": tree{"fsync": "off"}},
+		"canaries": []tree{{
+			"name": "table", "write": sql("CREATE TABLE drill_{canary} (n int)", ""),
+			"read": sql("SELECT relname FROM pg_class WHERE relname = 'drill_{canary}'", "drill_{canary}"),
+		}},
+		"checks": []tree{{"name": "history", "sql": tree{"where": where, "query": "SELECT count(*) > 0 FROM pgbench_history", "want": "t"}}},
+	})
+	rep := reported(t, s.ask(t, 0, "tidegate", "drill", "run", "--config", file, "--backlog", "1MiB", "-o", "json"))
+	if rep.Verdict.Outcome != evidence.Passed || rep.Recovered.Actual == nil || *rep.Backlog.Bytes < 1<<20 || rep.Streams[0].Cut == nil {
+		t.Errorf("%+v", rep)
+	}
+	for _, p := range rep.Phases {
+		if p.Took != nil {
+			t.Logf("%s took %s", p.Name, *p.Took)
+		}
+	}
+	s.more(t, 50)
 }

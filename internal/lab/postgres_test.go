@@ -159,6 +159,7 @@ func TestPostgresWaitsForTheOtherSite(t *testing.T) {
 		t.Fatal(err)
 	}
 	s.more(t, 50)
+	s.rehearses(t)
 	if loss := s.compare(t); loss.Lost > 0 {
 		t.Errorf("%d commits are lost that clients were told of", loss.Lost)
 	}
