@@ -109,6 +109,7 @@ func House() []Entry {
 		{"standby", 40, "every node that keeps a log"},
 		{"gating", 40, "the controller"},
 
+		{"drills/schedule", 10, "pure: when a drill is due"},
 		{"drills/recovery", 50, "pure: how a service recovered, from its outputs, and what was to be expected"},
 		{"drills/recovery/program", 51, "programs of their own under the test of operator classes"},
 
