@@ -27,6 +27,14 @@ const (
 	ActionModeSet      = "mode-set"
 	ActionDetectorSet  = "detector-set"
 	ActionDrill        = "drill-record"
+
+	ActionDrillSchedule = "drill-schedule"
+	ActionDrillTake     = "drill-take"  // by a worker, as scheduled
+	ActionDrillEnd      = "drill-end"   // by that worker
+	ActionDrillLapse    = "drill-lapse" // the worker was silent
+	ActionDrillMiss     = "drill-miss"  // nobody has taken it in time
+	ActionDrillAbort    = "drill-abort"
+
 	ActionFreeze       = "freeze"
 	ActionThaw         = "thaw"
 	ActionGateOpen     = "gate-open"     // the brake
@@ -51,6 +59,7 @@ const (
 func Actions() []string {
 	all := []string{
 		ActionServiceSet, ActionStreamAdd, ActionStreamRemove, ActionStreamPause, ActionStreamResume, ActionRegenerate, ActionGapAccept, ActionModeSet, ActionDetectorSet, ActionDrill,
+		ActionDrillSchedule, ActionDrillTake, ActionDrillEnd, ActionDrillLapse, ActionDrillMiss, ActionDrillAbort,
 		ActionFreeze, ActionThaw, ActionGateOpen, ActionGateArm, ActionGateDegraded, ActionGateArmed, ActionGateSet, ActionHandOver,
 		ActionPlanStart, ActionPlanEnd, ActionPlanAbort, ActionOverride, ActionRevoke, ActionDeclare, ActionRebuild, ActionDistrust,
 		ActionNotify, ActionRefused,

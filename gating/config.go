@@ -26,9 +26,10 @@ type Config struct {
 	Drills   DrillsConfig       `yaml:"drills"`
 }
 
-// DrillsConfig says whose reports of drills count.
+// DrillsConfig says whose reports of drills count, and how long a worker may be silent.
 type DrillsConfig struct {
-	Keys []string `yaml:"keys"` // PEM files of the public keys; none: no report is taken
+	Silence time.Duration `yaml:"silence"` // a worker that has not reported for so long has lost its drill; default 30s
+	Keys    []string      `yaml:"keys"`    // PEM files of the public keys; none: no report is taken
 }
 
 // Timing is the gate's patience.
@@ -70,6 +71,9 @@ func (c Config) SetDefaults() Config {
 	c.Route = c.Route.SetDefaults()
 	c.Timing = c.Timing.SetDefaults()
 	c.Backup = c.Backup.SetDefaults()
+	if c.Drills.Silence == 0 {
+		c.Drills.Silence = 30 * time.Second // six reports: a gate's restart or a change of leader is no silence
+	}
 	c.Probes = append([]ProbeConfig(nil), c.Probes...)
 	for i := range c.Probes {
 		c.Probes[i] = c.Probes[i].SetDefaults()
@@ -143,6 +147,7 @@ func (c Config) Validate() error {
 		}
 		seen[p.Service] = true
 	}
+	errs = append(errs, config.AtLeast("drills.silence", c.Drills.Silence, 100*time.Millisecond))
 	for i, path := range c.Drills.Keys {
 		errs = append(errs, config.AbsPath(fmt.Sprintf("drills.keys[%d]", i), path))
 	}

@@ -156,7 +156,7 @@ func (g *Gate) build(store *registry.Store) (parts, *controller, error) {
 		name: g.deps.Creds.Identity().Name, log: g.deps.Log, fs: g.deps.FS, timing: t, dir: g.cfg.Dir, store: store, world: w,
 		standbys: newStandbys(g.deps.Creds, t.Call),
 		routes:   &routes{log: g.deps.Log, store: store, world: w, drivers: g.cfg.Route.Drivers(g.deps.FS), timeout: t.Route, now: now},
-		probes:   probes, metrics: newMetrics(g.deps.Metrics), forecasts: newForecasts(), back: make(chan struct{}, 1), ids: &entryIDs{}, survives: g.cfg.Registry.SurvivesSite(), now: now, afterSave: g.afterSave,
+		probes:   probes, metrics: newMetrics(g.deps.Metrics), forecasts: newForecasts(), back: make(chan struct{}, 1), ids: &entryIDs{}, rehearsals: newRehearsals(), silence: g.cfg.Drills.Silence, survives: g.cfg.Registry.SurvivesSite(), now: now, afterSave: g.afterSave,
 	}
 	p.look = newLookout(g.deps.Creds.Identity().Site)
 	n, err := newNotifier(p, g.cluster(), g.cfg.Notify)

@@ -40,9 +40,13 @@ type parts struct {
 	cluster   string
 	look      *lookout
 	ids       *entryIDs
-	survives  bool             // the registry outlives the loss of any one site
-	back      chan struct{}    // a pulse found the registry at an earlier revision
-	now       func() time.Time // wall clock that advances with the boot clock: phases are exact
+
+	rehearsals *rehearsals
+	silence    time.Duration // after which a worker has lost its drill
+
+	survives bool             // the registry outlives the loss of any one site
+	back     chan struct{}    // a pulse found the registry at an earlier revision
+	now      func() time.Time // wall clock that advances with the boot clock: phases are exact
 
 	afterSave func(fence.PlanStep, int) // test seam: called after each durable record of a plan
 }
@@ -104,7 +108,9 @@ func (c *controller) turn(ctx context.Context, lead *registry.Leadership) error 
 		c.resign(ctx, lead)
 		return err
 	}
+	c.rehearsals.listen()
 	c.setTerm(t)
+	t.spawn(func(ctx context.Context) error { return c.keepSchedules(ctx, lead) })
 	t.spawn(func(ctx context.Context) error { return c.routes.follow(ctx, lead, c.busy) })
 	t.spawn(func(ctx context.Context) error { return c.notifier.run(ctx, lead) })
 	t.spawn(func(ctx context.Context) error { return c.keepAudit(ctx, lead) })

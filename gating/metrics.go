@@ -90,7 +90,7 @@ func (c *collector) Describe(ch chan<- *prometheus.Desc) {
 	} {
 		ch <- d
 	}
-	for _, d := range drillDescs {
+	for _, d := range slices.Concat(drillDescs, scheduleDescs) {
 		ch <- d
 	}
 }
@@ -136,6 +136,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 		c.streams(gauge, svc, s)
 		c.rules(gauge, v, name)
 		c.drills(gauge, v, name)
+		c.schedule(gauge, v, name)
 	}
 	c.reports(gauge)
 	c.backups(ch)

@@ -3547,6 +3547,1370 @@ func (x *RecordDrillResponse) GetDrill() *DrillRecord {
 	return nil
 }
 
+// DrillSchedule is when drills of a service are wanted.
+type DrillSchedule struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// None at all.
+	Off bool `protobuf:"varint,1,opt,name=off,proto3" json:"off,omitempty"`
+	// Minute, hour, day of month, month, weekday; or @daily, @weekly, @monthly.
+	Cron string `protobuf:"bytes,2,opt,name=cron,proto3" json:"cron,omitempty"`
+	// Of the IANA database.
+	Zone string `protobuf:"bytes,3,opt,name=zone,proto3" json:"zone,omitempty"`
+	// Up to that much is added to each occurrence, by service and occurrence.
+	Jitter *durationpb.Duration `protobuf:"bytes,4,opt,name=jitter,proto3" json:"jitter,omitempty"`
+	// run-once or skip.
+	Missed string `protobuf:"bytes,5,opt,name=missed,proto3" json:"missed,omitempty"`
+	// How long after it was due an occurrence is still begun; absent with skip.
+	Grace *durationpb.Duration `protobuf:"bytes,6,opt,name=grace,proto3" json:"grace,omitempty"`
+	// None begins so soon after a change of roles.
+	Settle *durationpb.Duration `protobuf:"bytes,7,opt,name=settle,proto3" json:"settle,omitempty"`
+	// Weekly, as "Mon-Fri 08:00-18:00 Europe/Berlin".
+	Blocked []string `protobuf:"bytes,8,rep,name=blocked,proto3" json:"blocked,omitempty"`
+	// As 2026-12-24 or 2026-12-24..2027-01-02, both days included.
+	Dates         []string `protobuf:"bytes,9,rep,name=dates,proto3" json:"dates,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DrillSchedule) Reset() {
+	*x = DrillSchedule{}
+	mi := &file_tidegate_v1_operator_proto_msgTypes[44]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DrillSchedule) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DrillSchedule) ProtoMessage() {}
+
+func (x *DrillSchedule) ProtoReflect() protoreflect.Message {
+	mi := &file_tidegate_v1_operator_proto_msgTypes[44]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DrillSchedule.ProtoReflect.Descriptor instead.
+func (*DrillSchedule) Descriptor() ([]byte, []int) {
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{44}
+}
+
+func (x *DrillSchedule) GetOff() bool {
+	if x != nil {
+		return x.Off
+	}
+	return false
+}
+
+func (x *DrillSchedule) GetCron() string {
+	if x != nil {
+		return x.Cron
+	}
+	return ""
+}
+
+func (x *DrillSchedule) GetZone() string {
+	if x != nil {
+		return x.Zone
+	}
+	return ""
+}
+
+func (x *DrillSchedule) GetJitter() *durationpb.Duration {
+	if x != nil {
+		return x.Jitter
+	}
+	return nil
+}
+
+func (x *DrillSchedule) GetMissed() string {
+	if x != nil {
+		return x.Missed
+	}
+	return ""
+}
+
+func (x *DrillSchedule) GetGrace() *durationpb.Duration {
+	if x != nil {
+		return x.Grace
+	}
+	return nil
+}
+
+func (x *DrillSchedule) GetSettle() *durationpb.Duration {
+	if x != nil {
+		return x.Settle
+	}
+	return nil
+}
+
+func (x *DrillSchedule) GetBlocked() []string {
+	if x != nil {
+		return x.Blocked
+	}
+	return nil
+}
+
+func (x *DrillSchedule) GetDates() []string {
+	if x != nil {
+		return x.Dates
+	}
+	return nil
+}
+
+// DrillOccurrence is one time at which a drill is wanted.
+type DrillOccurrence struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// As the schedule says.
+	At *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=at,proto3" json:"at,omitempty"`
+	// With its jitter.
+	Due *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=due,proto3" json:"due,omitempty"`
+	// It is missed when it was not begun by then.
+	Until *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=until,proto3" json:"until,omitempty"`
+	// What blocks it when it is due, and until when; empty and absent: nothing does.
+	Blocked       string                 `protobuf:"bytes,4,opt,name=blocked,proto3" json:"blocked,omitempty"`
+	BlockedUntil  *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=blocked_until,json=blockedUntil,proto3" json:"blocked_until,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DrillOccurrence) Reset() {
+	*x = DrillOccurrence{}
+	mi := &file_tidegate_v1_operator_proto_msgTypes[45]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DrillOccurrence) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DrillOccurrence) ProtoMessage() {}
+
+func (x *DrillOccurrence) ProtoReflect() protoreflect.Message {
+	mi := &file_tidegate_v1_operator_proto_msgTypes[45]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DrillOccurrence.ProtoReflect.Descriptor instead.
+func (*DrillOccurrence) Descriptor() ([]byte, []int) {
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{45}
+}
+
+func (x *DrillOccurrence) GetAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.At
+	}
+	return nil
+}
+
+func (x *DrillOccurrence) GetDue() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Due
+	}
+	return nil
+}
+
+func (x *DrillOccurrence) GetUntil() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Until
+	}
+	return nil
+}
+
+func (x *DrillOccurrence) GetBlocked() string {
+	if x != nil {
+		return x.Blocked
+	}
+	return ""
+}
+
+func (x *DrillOccurrence) GetBlockedUntil() *timestamppb.Timestamp {
+	if x != nil {
+		return x.BlockedUntil
+	}
+	return nil
+}
+
+type SetDrillScheduleRequest struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Service string                 `protobuf:"bytes,1,opt,name=service,proto3" json:"service,omitempty"`
+	// Absent: the one of services for which none was set.
+	Schedule *DrillSchedule `protobuf:"bytes,2,opt,name=schedule,proto3" json:"schedule,omitempty"`
+	Reason   string         `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	// Say what would be, and change nothing.
+	DryRun        bool `protobuf:"varint,4,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetDrillScheduleRequest) Reset() {
+	*x = SetDrillScheduleRequest{}
+	mi := &file_tidegate_v1_operator_proto_msgTypes[46]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetDrillScheduleRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetDrillScheduleRequest) ProtoMessage() {}
+
+func (x *SetDrillScheduleRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tidegate_v1_operator_proto_msgTypes[46]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetDrillScheduleRequest.ProtoReflect.Descriptor instead.
+func (*SetDrillScheduleRequest) Descriptor() ([]byte, []int) {
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{46}
+}
+
+func (x *SetDrillScheduleRequest) GetService() string {
+	if x != nil {
+		return x.Service
+	}
+	return ""
+}
+
+func (x *SetDrillScheduleRequest) GetSchedule() *DrillSchedule {
+	if x != nil {
+		return x.Schedule
+	}
+	return nil
+}
+
+func (x *SetDrillScheduleRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *SetDrillScheduleRequest) GetDryRun() bool {
+	if x != nil {
+		return x.DryRun
+	}
+	return false
+}
+
+type SetDrillScheduleResponse struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Schedule *DrillSchedule         `protobuf:"bytes,1,opt,name=schedule,proto3" json:"schedule,omitempty"`
+	// The next five.
+	Next          []*DrillOccurrence `protobuf:"bytes,2,rep,name=next,proto3" json:"next,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SetDrillScheduleResponse) Reset() {
+	*x = SetDrillScheduleResponse{}
+	mi := &file_tidegate_v1_operator_proto_msgTypes[47]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SetDrillScheduleResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SetDrillScheduleResponse) ProtoMessage() {}
+
+func (x *SetDrillScheduleResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_tidegate_v1_operator_proto_msgTypes[47]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SetDrillScheduleResponse.ProtoReflect.Descriptor instead.
+func (*SetDrillScheduleResponse) Descriptor() ([]byte, []int) {
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{47}
+}
+
+func (x *SetDrillScheduleResponse) GetSchedule() *DrillSchedule {
+	if x != nil {
+		return x.Schedule
+	}
+	return nil
+}
+
+func (x *SetDrillScheduleResponse) GetNext() []*DrillOccurrence {
+	if x != nil {
+		return x.Next
+	}
+	return nil
+}
+
+type DrillStatusRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Only this service; all when empty.
+	Service       string `protobuf:"bytes,1,opt,name=service,proto3" json:"service,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DrillStatusRequest) Reset() {
+	*x = DrillStatusRequest{}
+	mi := &file_tidegate_v1_operator_proto_msgTypes[48]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DrillStatusRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DrillStatusRequest) ProtoMessage() {}
+
+func (x *DrillStatusRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tidegate_v1_operator_proto_msgTypes[48]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DrillStatusRequest.ProtoReflect.Descriptor instead.
+func (*DrillStatusRequest) Descriptor() ([]byte, []int) {
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{48}
+}
+
+func (x *DrillStatusRequest) GetService() string {
+	if x != nil {
+		return x.Service
+	}
+	return ""
+}
+
+type DrillStatusResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Services      []*ServiceDrills       `protobuf:"bytes,1,rep,name=services,proto3" json:"services,omitempty"`
+	Now           *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=now,proto3" json:"now,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DrillStatusResponse) Reset() {
+	*x = DrillStatusResponse{}
+	mi := &file_tidegate_v1_operator_proto_msgTypes[49]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DrillStatusResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DrillStatusResponse) ProtoMessage() {}
+
+func (x *DrillStatusResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_tidegate_v1_operator_proto_msgTypes[49]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DrillStatusResponse.ProtoReflect.Descriptor instead.
+func (*DrillStatusResponse) Descriptor() ([]byte, []int) {
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{49}
+}
+
+func (x *DrillStatusResponse) GetServices() []*ServiceDrills {
+	if x != nil {
+		return x.Services
+	}
+	return nil
+}
+
+func (x *DrillStatusResponse) GetNow() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Now
+	}
+	return nil
+}
+
+// ServiceDrills is how a service stands to its schedule.
+type ServiceDrills struct {
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Service  string                 `protobuf:"bytes,1,opt,name=service,proto3" json:"service,omitempty"`
+	Schedule *DrillSchedule         `protobuf:"bytes,2,opt,name=schedule,proto3" json:"schedule,omitempty"`
+	// Nobody has set another one.
+	ByDefault bool `protobuf:"varint,3,opt,name=by_default,json=byDefault,proto3" json:"by_default,omitempty"`
+	// Absent: none that a worker has taken.
+	Running *RunningDrill `protobuf:"bytes,4,opt,name=running,proto3" json:"running,omitempty"`
+	// Due and not begun; absent: none.
+	Pending *DrillOccurrence `protobuf:"bytes,5,opt,name=pending,proto3" json:"pending,omitempty"`
+	// Absent: there is none.
+	Next *DrillOccurrence `protobuf:"bytes,6,opt,name=next,proto3" json:"next,omitempty"`
+	// What is waited for.
+	Why string `protobuf:"bytes,7,opt,name=why,proto3" json:"why,omitempty"`
+	// An occurrence was missed, and no drill has run since it was due. Absent: not known.
+	Overdue *bool `protobuf:"varint,8,opt,name=overdue,proto3,oneof" json:"overdue,omitempty"`
+	// How the newest scheduled one ended; absent: there was none.
+	Ended *DrillEnd `protobuf:"bytes,9,opt,name=ended,proto3" json:"ended,omitempty"`
+	// Newest drill on record, by its report.
+	Last *DrillRecord `protobuf:"bytes,10,opt,name=last,proto3" json:"last,omitempty"`
+	// Newest worker that asked this gate for drills of the service; empty: none has.
+	Worker        string               `protobuf:"bytes,11,opt,name=worker,proto3" json:"worker,omitempty"`
+	WorkerSilent  *durationpb.Duration `protobuf:"bytes,12,opt,name=worker_silent,json=workerSilent,proto3" json:"worker_silent,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ServiceDrills) Reset() {
+	*x = ServiceDrills{}
+	mi := &file_tidegate_v1_operator_proto_msgTypes[50]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ServiceDrills) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ServiceDrills) ProtoMessage() {}
+
+func (x *ServiceDrills) ProtoReflect() protoreflect.Message {
+	mi := &file_tidegate_v1_operator_proto_msgTypes[50]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ServiceDrills.ProtoReflect.Descriptor instead.
+func (*ServiceDrills) Descriptor() ([]byte, []int) {
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{50}
+}
+
+func (x *ServiceDrills) GetService() string {
+	if x != nil {
+		return x.Service
+	}
+	return ""
+}
+
+func (x *ServiceDrills) GetSchedule() *DrillSchedule {
+	if x != nil {
+		return x.Schedule
+	}
+	return nil
+}
+
+func (x *ServiceDrills) GetByDefault() bool {
+	if x != nil {
+		return x.ByDefault
+	}
+	return false
+}
+
+func (x *ServiceDrills) GetRunning() *RunningDrill {
+	if x != nil {
+		return x.Running
+	}
+	return nil
+}
+
+func (x *ServiceDrills) GetPending() *DrillOccurrence {
+	if x != nil {
+		return x.Pending
+	}
+	return nil
+}
+
+func (x *ServiceDrills) GetNext() *DrillOccurrence {
+	if x != nil {
+		return x.Next
+	}
+	return nil
+}
+
+func (x *ServiceDrills) GetWhy() string {
+	if x != nil {
+		return x.Why
+	}
+	return ""
+}
+
+func (x *ServiceDrills) GetOverdue() bool {
+	if x != nil && x.Overdue != nil {
+		return *x.Overdue
+	}
+	return false
+}
+
+func (x *ServiceDrills) GetEnded() *DrillEnd {
+	if x != nil {
+		return x.Ended
+	}
+	return nil
+}
+
+func (x *ServiceDrills) GetLast() *DrillRecord {
+	if x != nil {
+		return x.Last
+	}
+	return nil
+}
+
+func (x *ServiceDrills) GetWorker() string {
+	if x != nil {
+		return x.Worker
+	}
+	return ""
+}
+
+func (x *ServiceDrills) GetWorkerSilent() *durationpb.Duration {
+	if x != nil {
+		return x.WorkerSilent
+	}
+	return nil
+}
+
+// RunningDrill is a drill that a worker has taken.
+type RunningDrill struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// A UUID.
+	Claim      string                 `protobuf:"bytes,1,opt,name=claim,proto3" json:"claim,omitempty"`
+	Worker     string                 `protobuf:"bytes,2,opt,name=worker,proto3" json:"worker,omitempty"`
+	Level      string                 `protobuf:"bytes,3,opt,name=level,proto3" json:"level,omitempty"`
+	Scenario   string                 `protobuf:"bytes,4,opt,name=scenario,proto3" json:"scenario,omitempty"`
+	Occurrence *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=occurrence,proto3" json:"occurrence,omitempty"`
+	Since      *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=since,proto3" json:"since,omitempty"`
+	// As the worker says; empty: it has not said anything to this gate.
+	Step string `protobuf:"bytes,7,opt,name=step,proto3" json:"step,omitempty"`
+	// Since the worker was heard.
+	Silent *durationpb.Duration `protobuf:"bytes,8,opt,name=silent,proto3" json:"silent,omitempty"`
+	// How long the drills before it took, the median; absent: none is known.
+	Expected *durationpb.Duration `protobuf:"bytes,9,opt,name=expected,proto3" json:"expected,omitempty"`
+	// Who has it called off, and why; absent: nobody.
+	Abort         *DrillAbort `protobuf:"bytes,10,opt,name=abort,proto3" json:"abort,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RunningDrill) Reset() {
+	*x = RunningDrill{}
+	mi := &file_tidegate_v1_operator_proto_msgTypes[51]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RunningDrill) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RunningDrill) ProtoMessage() {}
+
+func (x *RunningDrill) ProtoReflect() protoreflect.Message {
+	mi := &file_tidegate_v1_operator_proto_msgTypes[51]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RunningDrill.ProtoReflect.Descriptor instead.
+func (*RunningDrill) Descriptor() ([]byte, []int) {
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{51}
+}
+
+func (x *RunningDrill) GetClaim() string {
+	if x != nil {
+		return x.Claim
+	}
+	return ""
+}
+
+func (x *RunningDrill) GetWorker() string {
+	if x != nil {
+		return x.Worker
+	}
+	return ""
+}
+
+func (x *RunningDrill) GetLevel() string {
+	if x != nil {
+		return x.Level
+	}
+	return ""
+}
+
+func (x *RunningDrill) GetScenario() string {
+	if x != nil {
+		return x.Scenario
+	}
+	return ""
+}
+
+func (x *RunningDrill) GetOccurrence() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Occurrence
+	}
+	return nil
+}
+
+func (x *RunningDrill) GetSince() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Since
+	}
+	return nil
+}
+
+func (x *RunningDrill) GetStep() string {
+	if x != nil {
+		return x.Step
+	}
+	return ""
+}
+
+func (x *RunningDrill) GetSilent() *durationpb.Duration {
+	if x != nil {
+		return x.Silent
+	}
+	return nil
+}
+
+func (x *RunningDrill) GetExpected() *durationpb.Duration {
+	if x != nil {
+		return x.Expected
+	}
+	return nil
+}
+
+func (x *RunningDrill) GetAbort() *DrillAbort {
+	if x != nil {
+		return x.Abort
+	}
+	return nil
+}
+
+type DrillAbort struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Actor         string                 `protobuf:"bytes,1,opt,name=actor,proto3" json:"actor,omitempty"`
+	Reason        string                 `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	At            *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=at,proto3" json:"at,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DrillAbort) Reset() {
+	*x = DrillAbort{}
+	mi := &file_tidegate_v1_operator_proto_msgTypes[52]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DrillAbort) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DrillAbort) ProtoMessage() {}
+
+func (x *DrillAbort) ProtoReflect() protoreflect.Message {
+	mi := &file_tidegate_v1_operator_proto_msgTypes[52]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DrillAbort.ProtoReflect.Descriptor instead.
+func (*DrillAbort) Descriptor() ([]byte, []int) {
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{52}
+}
+
+func (x *DrillAbort) GetActor() string {
+	if x != nil {
+		return x.Actor
+	}
+	return ""
+}
+
+func (x *DrillAbort) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *DrillAbort) GetAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.At
+	}
+	return nil
+}
+
+// DrillEnd is how an occurrence ended.
+type DrillEnd struct {
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	Occurrence *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=occurrence,proto3" json:"occurrence,omitempty"`
+	// A verdict of drills, or missed.
+	Outcome string                 `protobuf:"bytes,2,opt,name=outcome,proto3" json:"outcome,omitempty"`
+	Why     string                 `protobuf:"bytes,3,opt,name=why,proto3" json:"why,omitempty"`
+	Ended   *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=ended,proto3" json:"ended,omitempty"`
+	// Empty when it was missed.
+	Worker        string `protobuf:"bytes,5,opt,name=worker,proto3" json:"worker,omitempty"`
+	Claim         string `protobuf:"bytes,6,opt,name=claim,proto3" json:"claim,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DrillEnd) Reset() {
+	*x = DrillEnd{}
+	mi := &file_tidegate_v1_operator_proto_msgTypes[53]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DrillEnd) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DrillEnd) ProtoMessage() {}
+
+func (x *DrillEnd) ProtoReflect() protoreflect.Message {
+	mi := &file_tidegate_v1_operator_proto_msgTypes[53]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DrillEnd.ProtoReflect.Descriptor instead.
+func (*DrillEnd) Descriptor() ([]byte, []int) {
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{53}
+}
+
+func (x *DrillEnd) GetOccurrence() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Occurrence
+	}
+	return nil
+}
+
+func (x *DrillEnd) GetOutcome() string {
+	if x != nil {
+		return x.Outcome
+	}
+	return ""
+}
+
+func (x *DrillEnd) GetWhy() string {
+	if x != nil {
+		return x.Why
+	}
+	return ""
+}
+
+func (x *DrillEnd) GetEnded() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Ended
+	}
+	return nil
+}
+
+func (x *DrillEnd) GetWorker() string {
+	if x != nil {
+		return x.Worker
+	}
+	return ""
+}
+
+func (x *DrillEnd) GetClaim() string {
+	if x != nil {
+		return x.Claim
+	}
+	return ""
+}
+
+type TakeDrillRequest struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Service string                 `protobuf:"bytes,1,opt,name=service,proto3" json:"service,omitempty"`
+	// Of the worker, as people know it.
+	Worker string `protobuf:"bytes,2,opt,name=worker,proto3" json:"worker,omitempty"`
+	// The worker can rehearse these.
+	Levels        []string `protobuf:"bytes,3,rep,name=levels,proto3" json:"levels,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TakeDrillRequest) Reset() {
+	*x = TakeDrillRequest{}
+	mi := &file_tidegate_v1_operator_proto_msgTypes[54]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TakeDrillRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TakeDrillRequest) ProtoMessage() {}
+
+func (x *TakeDrillRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tidegate_v1_operator_proto_msgTypes[54]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TakeDrillRequest.ProtoReflect.Descriptor instead.
+func (*TakeDrillRequest) Descriptor() ([]byte, []int) {
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{54}
+}
+
+func (x *TakeDrillRequest) GetService() string {
+	if x != nil {
+		return x.Service
+	}
+	return ""
+}
+
+func (x *TakeDrillRequest) GetWorker() string {
+	if x != nil {
+		return x.Worker
+	}
+	return ""
+}
+
+func (x *TakeDrillRequest) GetLevels() []string {
+	if x != nil {
+		return x.Levels
+	}
+	return nil
+}
+
+type TakeDrillResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Absent: nothing is to be done now.
+	Claim *DrillClaim `protobuf:"bytes,1,opt,name=claim,proto3" json:"claim,omitempty"`
+	// What is waited for.
+	Why           string `protobuf:"bytes,2,opt,name=why,proto3" json:"why,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TakeDrillResponse) Reset() {
+	*x = TakeDrillResponse{}
+	mi := &file_tidegate_v1_operator_proto_msgTypes[55]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TakeDrillResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TakeDrillResponse) ProtoMessage() {}
+
+func (x *TakeDrillResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_tidegate_v1_operator_proto_msgTypes[55]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TakeDrillResponse.ProtoReflect.Descriptor instead.
+func (*TakeDrillResponse) Descriptor() ([]byte, []int) {
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{55}
+}
+
+func (x *TakeDrillResponse) GetClaim() *DrillClaim {
+	if x != nil {
+		return x.Claim
+	}
+	return nil
+}
+
+func (x *TakeDrillResponse) GetWhy() string {
+	if x != nil {
+		return x.Why
+	}
+	return ""
+}
+
+// DrillClaim is a drill that a worker has taken.
+type DrillClaim struct {
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	Id         string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Service    string                 `protobuf:"bytes,2,opt,name=service,proto3" json:"service,omitempty"`
+	Level      string                 `protobuf:"bytes,3,opt,name=level,proto3" json:"level,omitempty"`
+	Scenario   string                 `protobuf:"bytes,4,opt,name=scenario,proto3" json:"scenario,omitempty"`
+	Occurrence *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=occurrence,proto3" json:"occurrence,omitempty"`
+	// A worker that has not reported for so long has lost it.
+	Silence       *durationpb.Duration `protobuf:"bytes,6,opt,name=silence,proto3" json:"silence,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DrillClaim) Reset() {
+	*x = DrillClaim{}
+	mi := &file_tidegate_v1_operator_proto_msgTypes[56]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DrillClaim) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DrillClaim) ProtoMessage() {}
+
+func (x *DrillClaim) ProtoReflect() protoreflect.Message {
+	mi := &file_tidegate_v1_operator_proto_msgTypes[56]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DrillClaim.ProtoReflect.Descriptor instead.
+func (*DrillClaim) Descriptor() ([]byte, []int) {
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{56}
+}
+
+func (x *DrillClaim) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *DrillClaim) GetService() string {
+	if x != nil {
+		return x.Service
+	}
+	return ""
+}
+
+func (x *DrillClaim) GetLevel() string {
+	if x != nil {
+		return x.Level
+	}
+	return ""
+}
+
+func (x *DrillClaim) GetScenario() string {
+	if x != nil {
+		return x.Scenario
+	}
+	return ""
+}
+
+func (x *DrillClaim) GetOccurrence() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Occurrence
+	}
+	return nil
+}
+
+func (x *DrillClaim) GetSilence() *durationpb.Duration {
+	if x != nil {
+		return x.Silence
+	}
+	return nil
+}
+
+type ReportDrillRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Service       string                 `protobuf:"bytes,1,opt,name=service,proto3" json:"service,omitempty"`
+	Claim         string                 `protobuf:"bytes,2,opt,name=claim,proto3" json:"claim,omitempty"`
+	Step          string                 `protobuf:"bytes,3,opt,name=step,proto3" json:"step,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReportDrillRequest) Reset() {
+	*x = ReportDrillRequest{}
+	mi := &file_tidegate_v1_operator_proto_msgTypes[57]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReportDrillRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReportDrillRequest) ProtoMessage() {}
+
+func (x *ReportDrillRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tidegate_v1_operator_proto_msgTypes[57]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReportDrillRequest.ProtoReflect.Descriptor instead.
+func (*ReportDrillRequest) Descriptor() ([]byte, []int) {
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{57}
+}
+
+func (x *ReportDrillRequest) GetService() string {
+	if x != nil {
+		return x.Service
+	}
+	return ""
+}
+
+func (x *ReportDrillRequest) GetClaim() string {
+	if x != nil {
+		return x.Claim
+	}
+	return ""
+}
+
+func (x *ReportDrillRequest) GetStep() string {
+	if x != nil {
+		return x.Step
+	}
+	return ""
+}
+
+type ReportDrillResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The drill is to be called off.
+	Abort         bool   `protobuf:"varint,1,opt,name=abort,proto3" json:"abort,omitempty"`
+	Reason        string `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReportDrillResponse) Reset() {
+	*x = ReportDrillResponse{}
+	mi := &file_tidegate_v1_operator_proto_msgTypes[58]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReportDrillResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReportDrillResponse) ProtoMessage() {}
+
+func (x *ReportDrillResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_tidegate_v1_operator_proto_msgTypes[58]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReportDrillResponse.ProtoReflect.Descriptor instead.
+func (*ReportDrillResponse) Descriptor() ([]byte, []int) {
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{58}
+}
+
+func (x *ReportDrillResponse) GetAbort() bool {
+	if x != nil {
+		return x.Abort
+	}
+	return false
+}
+
+func (x *ReportDrillResponse) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+type EndDrillRequest struct {
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	Service string                 `protobuf:"bytes,1,opt,name=service,proto3" json:"service,omitempty"`
+	Claim   string                 `protobuf:"bytes,2,opt,name=claim,proto3" json:"claim,omitempty"`
+	// passed, partial, failed, interrupted, refused.
+	Outcome string `protobuf:"bytes,3,opt,name=outcome,proto3" json:"outcome,omitempty"`
+	Why     string `protobuf:"bytes,4,opt,name=why,proto3" json:"why,omitempty"`
+	// Id of the report; empty: there is none.
+	Report        string `protobuf:"bytes,5,opt,name=report,proto3" json:"report,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EndDrillRequest) Reset() {
+	*x = EndDrillRequest{}
+	mi := &file_tidegate_v1_operator_proto_msgTypes[59]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EndDrillRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EndDrillRequest) ProtoMessage() {}
+
+func (x *EndDrillRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tidegate_v1_operator_proto_msgTypes[59]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EndDrillRequest.ProtoReflect.Descriptor instead.
+func (*EndDrillRequest) Descriptor() ([]byte, []int) {
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{59}
+}
+
+func (x *EndDrillRequest) GetService() string {
+	if x != nil {
+		return x.Service
+	}
+	return ""
+}
+
+func (x *EndDrillRequest) GetClaim() string {
+	if x != nil {
+		return x.Claim
+	}
+	return ""
+}
+
+func (x *EndDrillRequest) GetOutcome() string {
+	if x != nil {
+		return x.Outcome
+	}
+	return ""
+}
+
+func (x *EndDrillRequest) GetWhy() string {
+	if x != nil {
+		return x.Why
+	}
+	return ""
+}
+
+func (x *EndDrillRequest) GetReport() string {
+	if x != nil {
+		return x.Report
+	}
+	return ""
+}
+
+type EndDrillResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// False: the worker had lost it before, and that is what stands on record.
+	Held          bool `protobuf:"varint,1,opt,name=held,proto3" json:"held,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EndDrillResponse) Reset() {
+	*x = EndDrillResponse{}
+	mi := &file_tidegate_v1_operator_proto_msgTypes[60]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EndDrillResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EndDrillResponse) ProtoMessage() {}
+
+func (x *EndDrillResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_tidegate_v1_operator_proto_msgTypes[60]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EndDrillResponse.ProtoReflect.Descriptor instead.
+func (*EndDrillResponse) Descriptor() ([]byte, []int) {
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{60}
+}
+
+func (x *EndDrillResponse) GetHeld() bool {
+	if x != nil {
+		return x.Held
+	}
+	return false
+}
+
+type AbortDrillRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Service       string                 `protobuf:"bytes,1,opt,name=service,proto3" json:"service,omitempty"`
+	Reason        string                 `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AbortDrillRequest) Reset() {
+	*x = AbortDrillRequest{}
+	mi := &file_tidegate_v1_operator_proto_msgTypes[61]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AbortDrillRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AbortDrillRequest) ProtoMessage() {}
+
+func (x *AbortDrillRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_tidegate_v1_operator_proto_msgTypes[61]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AbortDrillRequest.ProtoReflect.Descriptor instead.
+func (*AbortDrillRequest) Descriptor() ([]byte, []int) {
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{61}
+}
+
+func (x *AbortDrillRequest) GetService() string {
+	if x != nil {
+		return x.Service
+	}
+	return ""
+}
+
+func (x *AbortDrillRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+type AbortDrillResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Drill         *RunningDrill          `protobuf:"bytes,1,opt,name=drill,proto3" json:"drill,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AbortDrillResponse) Reset() {
+	*x = AbortDrillResponse{}
+	mi := &file_tidegate_v1_operator_proto_msgTypes[62]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AbortDrillResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AbortDrillResponse) ProtoMessage() {}
+
+func (x *AbortDrillResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_tidegate_v1_operator_proto_msgTypes[62]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AbortDrillResponse.ProtoReflect.Descriptor instead.
+func (*AbortDrillResponse) Descriptor() ([]byte, []int) {
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{62}
+}
+
+func (x *AbortDrillResponse) GetDrill() *RunningDrill {
+	if x != nil {
+		return x.Drill
+	}
+	return nil
+}
+
 type OpenGateRequest struct {
 	state   protoimpl.MessageState `protogen:"open.v1"`
 	Service string                 `protobuf:"bytes,1,opt,name=service,proto3" json:"service,omitempty"`
@@ -3559,7 +4923,7 @@ type OpenGateRequest struct {
 
 func (x *OpenGateRequest) Reset() {
 	*x = OpenGateRequest{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[44]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3571,7 +4935,7 @@ func (x *OpenGateRequest) String() string {
 func (*OpenGateRequest) ProtoMessage() {}
 
 func (x *OpenGateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[44]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3584,7 +4948,7 @@ func (x *OpenGateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OpenGateRequest.ProtoReflect.Descriptor instead.
 func (*OpenGateRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{44}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *OpenGateRequest) GetService() string {
@@ -3619,7 +4983,7 @@ type OpenGateResponse struct {
 
 func (x *OpenGateResponse) Reset() {
 	*x = OpenGateResponse{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[45]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3631,7 +4995,7 @@ func (x *OpenGateResponse) String() string {
 func (*OpenGateResponse) ProtoMessage() {}
 
 func (x *OpenGateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[45]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3644,7 +5008,7 @@ func (x *OpenGateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OpenGateResponse.ProtoReflect.Descriptor instead.
 func (*OpenGateResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{45}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *OpenGateResponse) GetService() *ServiceView {
@@ -3671,7 +5035,7 @@ type ArmGateRequest struct {
 
 func (x *ArmGateRequest) Reset() {
 	*x = ArmGateRequest{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[46]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3683,7 +5047,7 @@ func (x *ArmGateRequest) String() string {
 func (*ArmGateRequest) ProtoMessage() {}
 
 func (x *ArmGateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[46]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3696,7 +5060,7 @@ func (x *ArmGateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ArmGateRequest.ProtoReflect.Descriptor instead.
 func (*ArmGateRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{46}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *ArmGateRequest) GetService() string {
@@ -3724,7 +5088,7 @@ type ArmGateResponse struct {
 
 func (x *ArmGateResponse) Reset() {
 	*x = ArmGateResponse{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[47]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3736,7 +5100,7 @@ func (x *ArmGateResponse) String() string {
 func (*ArmGateResponse) ProtoMessage() {}
 
 func (x *ArmGateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[47]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3749,7 +5113,7 @@ func (x *ArmGateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ArmGateResponse.ProtoReflect.Descriptor instead.
 func (*ArmGateResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{47}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *ArmGateResponse) GetService() *ServiceView {
@@ -3780,7 +5144,7 @@ type GateExplainRequest struct {
 
 func (x *GateExplainRequest) Reset() {
 	*x = GateExplainRequest{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[48]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3792,7 +5156,7 @@ func (x *GateExplainRequest) String() string {
 func (*GateExplainRequest) ProtoMessage() {}
 
 func (x *GateExplainRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[48]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3805,7 +5169,7 @@ func (x *GateExplainRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GateExplainRequest.ProtoReflect.Descriptor instead.
 func (*GateExplainRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{48}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *GateExplainRequest) GetService() string {
@@ -3849,7 +5213,7 @@ type GateExplainResponse struct {
 
 func (x *GateExplainResponse) Reset() {
 	*x = GateExplainResponse{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[49]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3861,7 +5225,7 @@ func (x *GateExplainResponse) String() string {
 func (*GateExplainResponse) ProtoMessage() {}
 
 func (x *GateExplainResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[49]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3874,7 +5238,7 @@ func (x *GateExplainResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GateExplainResponse.ProtoReflect.Descriptor instead.
 func (*GateExplainResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{49}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *GateExplainResponse) GetRules() []*RuleVerdict {
@@ -3924,7 +5288,7 @@ type ChangeRoleRequest struct {
 
 func (x *ChangeRoleRequest) Reset() {
 	*x = ChangeRoleRequest{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[50]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3936,7 +5300,7 @@ func (x *ChangeRoleRequest) String() string {
 func (*ChangeRoleRequest) ProtoMessage() {}
 
 func (x *ChangeRoleRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[50]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3949,7 +5313,7 @@ func (x *ChangeRoleRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChangeRoleRequest.ProtoReflect.Descriptor instead.
 func (*ChangeRoleRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{50}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *ChangeRoleRequest) GetService() string {
@@ -4033,7 +5397,7 @@ type RuleOverride struct {
 
 func (x *RuleOverride) Reset() {
 	*x = RuleOverride{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[51]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4045,7 +5409,7 @@ func (x *RuleOverride) String() string {
 func (*RuleOverride) ProtoMessage() {}
 
 func (x *RuleOverride) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[51]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4058,7 +5422,7 @@ func (x *RuleOverride) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RuleOverride.ProtoReflect.Descriptor instead.
 func (*RuleOverride) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{51}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{70}
 }
 
 func (x *RuleOverride) GetRule() string {
@@ -4089,7 +5453,7 @@ type ChangeRoleResponse struct {
 
 func (x *ChangeRoleResponse) Reset() {
 	*x = ChangeRoleResponse{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[52]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4101,7 +5465,7 @@ func (x *ChangeRoleResponse) String() string {
 func (*ChangeRoleResponse) ProtoMessage() {}
 
 func (x *ChangeRoleResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[52]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4114,7 +5478,7 @@ func (x *ChangeRoleResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChangeRoleResponse.ProtoReflect.Descriptor instead.
 func (*ChangeRoleResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{52}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{71}
 }
 
 func (x *ChangeRoleResponse) GetEvent() isChangeRoleResponse_Event {
@@ -4194,7 +5558,7 @@ type ReconfigureRequest struct {
 
 func (x *ReconfigureRequest) Reset() {
 	*x = ReconfigureRequest{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[53]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[72]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4206,7 +5570,7 @@ func (x *ReconfigureRequest) String() string {
 func (*ReconfigureRequest) ProtoMessage() {}
 
 func (x *ReconfigureRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[53]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[72]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4219,7 +5583,7 @@ func (x *ReconfigureRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReconfigureRequest.ProtoReflect.Descriptor instead.
 func (*ReconfigureRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{53}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{72}
 }
 
 func (x *ReconfigureRequest) GetService() string {
@@ -4278,7 +5642,7 @@ type ReconfigureResponse struct {
 
 func (x *ReconfigureResponse) Reset() {
 	*x = ReconfigureResponse{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[54]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[73]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4290,7 +5654,7 @@ func (x *ReconfigureResponse) String() string {
 func (*ReconfigureResponse) ProtoMessage() {}
 
 func (x *ReconfigureResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[54]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[73]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4303,7 +5667,7 @@ func (x *ReconfigureResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReconfigureResponse.ProtoReflect.Descriptor instead.
 func (*ReconfigureResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{54}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{73}
 }
 
 func (x *ReconfigureResponse) GetEvent() isReconfigureResponse_Event {
@@ -4372,7 +5736,7 @@ type AbortPlanRequest struct {
 
 func (x *AbortPlanRequest) Reset() {
 	*x = AbortPlanRequest{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[55]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[74]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4384,7 +5748,7 @@ func (x *AbortPlanRequest) String() string {
 func (*AbortPlanRequest) ProtoMessage() {}
 
 func (x *AbortPlanRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[55]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[74]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4397,7 +5761,7 @@ func (x *AbortPlanRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AbortPlanRequest.ProtoReflect.Descriptor instead.
 func (*AbortPlanRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{55}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{74}
 }
 
 func (x *AbortPlanRequest) GetId() string {
@@ -4425,7 +5789,7 @@ type AbortPlanResponse struct {
 
 func (x *AbortPlanResponse) Reset() {
 	*x = AbortPlanResponse{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[56]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[75]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4437,7 +5801,7 @@ func (x *AbortPlanResponse) String() string {
 func (*AbortPlanResponse) ProtoMessage() {}
 
 func (x *AbortPlanResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[56]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[75]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4450,7 +5814,7 @@ func (x *AbortPlanResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AbortPlanResponse.ProtoReflect.Descriptor instead.
 func (*AbortPlanResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{56}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{75}
 }
 
 func (x *AbortPlanResponse) GetPlan() *Plan {
@@ -4477,7 +5841,7 @@ type ListOverridesRequest struct {
 
 func (x *ListOverridesRequest) Reset() {
 	*x = ListOverridesRequest{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[57]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[76]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4489,7 +5853,7 @@ func (x *ListOverridesRequest) String() string {
 func (*ListOverridesRequest) ProtoMessage() {}
 
 func (x *ListOverridesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[57]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[76]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4502,7 +5866,7 @@ func (x *ListOverridesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListOverridesRequest.ProtoReflect.Descriptor instead.
 func (*ListOverridesRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{57}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{76}
 }
 
 func (x *ListOverridesRequest) GetService() string {
@@ -4521,7 +5885,7 @@ type ListOverridesResponse struct {
 
 func (x *ListOverridesResponse) Reset() {
 	*x = ListOverridesResponse{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[58]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[77]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4533,7 +5897,7 @@ func (x *ListOverridesResponse) String() string {
 func (*ListOverridesResponse) ProtoMessage() {}
 
 func (x *ListOverridesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[58]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[77]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4546,7 +5910,7 @@ func (x *ListOverridesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListOverridesResponse.ProtoReflect.Descriptor instead.
 func (*ListOverridesResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{58}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{77}
 }
 
 func (x *ListOverridesResponse) GetOverrides() []*Override {
@@ -4570,7 +5934,7 @@ type PutOverridesRequest struct {
 
 func (x *PutOverridesRequest) Reset() {
 	*x = PutOverridesRequest{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[59]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[78]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4582,7 +5946,7 @@ func (x *PutOverridesRequest) String() string {
 func (*PutOverridesRequest) ProtoMessage() {}
 
 func (x *PutOverridesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[59]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[78]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4595,7 +5959,7 @@ func (x *PutOverridesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutOverridesRequest.ProtoReflect.Descriptor instead.
 func (*PutOverridesRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{59}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{78}
 }
 
 func (x *PutOverridesRequest) GetService() string {
@@ -4636,7 +6000,7 @@ type PutOverridesResponse struct {
 
 func (x *PutOverridesResponse) Reset() {
 	*x = PutOverridesResponse{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[60]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[79]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4648,7 +6012,7 @@ func (x *PutOverridesResponse) String() string {
 func (*PutOverridesResponse) ProtoMessage() {}
 
 func (x *PutOverridesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[60]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[79]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4661,7 +6025,7 @@ func (x *PutOverridesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutOverridesResponse.ProtoReflect.Descriptor instead.
 func (*PutOverridesResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{60}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{79}
 }
 
 func (x *PutOverridesResponse) GetOverrides() []*Override {
@@ -4681,7 +6045,7 @@ type RevokeOverrideRequest struct {
 
 func (x *RevokeOverrideRequest) Reset() {
 	*x = RevokeOverrideRequest{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[61]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[80]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4693,7 +6057,7 @@ func (x *RevokeOverrideRequest) String() string {
 func (*RevokeOverrideRequest) ProtoMessage() {}
 
 func (x *RevokeOverrideRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[61]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[80]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4706,7 +6070,7 @@ func (x *RevokeOverrideRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeOverrideRequest.ProtoReflect.Descriptor instead.
 func (*RevokeOverrideRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{61}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{80}
 }
 
 func (x *RevokeOverrideRequest) GetId() string {
@@ -4731,7 +6095,7 @@ type RevokeOverrideResponse struct {
 
 func (x *RevokeOverrideResponse) Reset() {
 	*x = RevokeOverrideResponse{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[62]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[81]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4743,7 +6107,7 @@ func (x *RevokeOverrideResponse) String() string {
 func (*RevokeOverrideResponse) ProtoMessage() {}
 
 func (x *RevokeOverrideResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[62]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[81]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4756,7 +6120,7 @@ func (x *RevokeOverrideResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeOverrideResponse.ProtoReflect.Descriptor instead.
 func (*RevokeOverrideResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{62}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{81}
 }
 
 // AuditEntry is one thing that somebody did or that happened to a gate. Entries
@@ -4782,7 +6146,7 @@ type AuditEntry struct {
 
 func (x *AuditEntry) Reset() {
 	*x = AuditEntry{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[63]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[82]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4794,7 +6158,7 @@ func (x *AuditEntry) String() string {
 func (*AuditEntry) ProtoMessage() {}
 
 func (x *AuditEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[63]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[82]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4807,7 +6171,7 @@ func (x *AuditEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuditEntry.ProtoReflect.Descriptor instead.
 func (*AuditEntry) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{63}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{82}
 }
 
 func (x *AuditEntry) GetId() string {
@@ -4889,7 +6253,7 @@ type ListAuditRequest struct {
 
 func (x *ListAuditRequest) Reset() {
 	*x = ListAuditRequest{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[64]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[83]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4901,7 +6265,7 @@ func (x *ListAuditRequest) String() string {
 func (*ListAuditRequest) ProtoMessage() {}
 
 func (x *ListAuditRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[64]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[83]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4914,7 +6278,7 @@ func (x *ListAuditRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListAuditRequest.ProtoReflect.Descriptor instead.
 func (*ListAuditRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{64}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{83}
 }
 
 func (x *ListAuditRequest) GetService() string {
@@ -4956,7 +6320,7 @@ type ListAuditResponse struct {
 
 func (x *ListAuditResponse) Reset() {
 	*x = ListAuditResponse{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[65]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[84]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4968,7 +6332,7 @@ func (x *ListAuditResponse) String() string {
 func (*ListAuditResponse) ProtoMessage() {}
 
 func (x *ListAuditResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[65]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[84]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4981,7 +6345,7 @@ func (x *ListAuditResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListAuditResponse.ProtoReflect.Descriptor instead.
 func (*ListAuditResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{65}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{84}
 }
 
 func (x *ListAuditResponse) GetEntries() []*AuditEntry {
@@ -5009,7 +6373,7 @@ type FreezeRequest struct {
 
 func (x *FreezeRequest) Reset() {
 	*x = FreezeRequest{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[66]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[85]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5021,7 +6385,7 @@ func (x *FreezeRequest) String() string {
 func (*FreezeRequest) ProtoMessage() {}
 
 func (x *FreezeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[66]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[85]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5034,7 +6398,7 @@ func (x *FreezeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FreezeRequest.ProtoReflect.Descriptor instead.
 func (*FreezeRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{66}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{85}
 }
 
 func (x *FreezeRequest) GetService() string {
@@ -5069,7 +6433,7 @@ type FreezeResponse struct {
 
 func (x *FreezeResponse) Reset() {
 	*x = FreezeResponse{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[67]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[86]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5081,7 +6445,7 @@ func (x *FreezeResponse) String() string {
 func (*FreezeResponse) ProtoMessage() {}
 
 func (x *FreezeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[67]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[86]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5094,7 +6458,7 @@ func (x *FreezeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FreezeResponse.ProtoReflect.Descriptor instead.
 func (*FreezeResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{67}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{86}
 }
 
 func (x *FreezeResponse) GetService() *ServiceView {
@@ -5163,7 +6527,7 @@ type Plan struct {
 
 func (x *Plan) Reset() {
 	*x = Plan{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[68]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[87]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5175,7 +6539,7 @@ func (x *Plan) String() string {
 func (*Plan) ProtoMessage() {}
 
 func (x *Plan) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[68]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[87]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5188,7 +6552,7 @@ func (x *Plan) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Plan.ProtoReflect.Descriptor instead.
 func (*Plan) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{68}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{87}
 }
 
 func (x *Plan) GetId() string {
@@ -5406,7 +6770,7 @@ type PlanAbort struct {
 
 func (x *PlanAbort) Reset() {
 	*x = PlanAbort{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[69]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[88]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5418,7 +6782,7 @@ func (x *PlanAbort) String() string {
 func (*PlanAbort) ProtoMessage() {}
 
 func (x *PlanAbort) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[69]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[88]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5431,7 +6795,7 @@ func (x *PlanAbort) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlanAbort.ProtoReflect.Descriptor instead.
 func (*PlanAbort) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{69}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{88}
 }
 
 func (x *PlanAbort) GetActor() string {
@@ -5475,7 +6839,7 @@ type PlanStream struct {
 
 func (x *PlanStream) Reset() {
 	*x = PlanStream{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[70]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[89]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5487,7 +6851,7 @@ func (x *PlanStream) String() string {
 func (*PlanStream) ProtoMessage() {}
 
 func (x *PlanStream) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[70]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[89]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5500,7 +6864,7 @@ func (x *PlanStream) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlanStream.ProtoReflect.Descriptor instead.
 func (*PlanStream) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{70}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{89}
 }
 
 func (x *PlanStream) GetStreamId() string {
@@ -5587,7 +6951,7 @@ type PlanStep struct {
 
 func (x *PlanStep) Reset() {
 	*x = PlanStep{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[71]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[90]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5599,7 +6963,7 @@ func (x *PlanStep) String() string {
 func (*PlanStep) ProtoMessage() {}
 
 func (x *PlanStep) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[71]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[90]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5612,7 +6976,7 @@ func (x *PlanStep) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlanStep.ProtoReflect.Descriptor instead.
 func (*PlanStep) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{71}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{90}
 }
 
 func (x *PlanStep) GetName() string {
@@ -5680,7 +7044,7 @@ type ShowPlanRequest struct {
 
 func (x *ShowPlanRequest) Reset() {
 	*x = ShowPlanRequest{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[72]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[91]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5692,7 +7056,7 @@ func (x *ShowPlanRequest) String() string {
 func (*ShowPlanRequest) ProtoMessage() {}
 
 func (x *ShowPlanRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[72]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[91]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5705,7 +7069,7 @@ func (x *ShowPlanRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShowPlanRequest.ProtoReflect.Descriptor instead.
 func (*ShowPlanRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{72}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{91}
 }
 
 func (x *ShowPlanRequest) GetId() string {
@@ -5724,7 +7088,7 @@ type ShowPlanResponse struct {
 
 func (x *ShowPlanResponse) Reset() {
 	*x = ShowPlanResponse{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[73]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[92]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5736,7 +7100,7 @@ func (x *ShowPlanResponse) String() string {
 func (*ShowPlanResponse) ProtoMessage() {}
 
 func (x *ShowPlanResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[73]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[92]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5749,7 +7113,7 @@ func (x *ShowPlanResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShowPlanResponse.ProtoReflect.Descriptor instead.
 func (*ShowPlanResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{73}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{92}
 }
 
 func (x *ShowPlanResponse) GetPlan() *Plan {
@@ -5772,7 +7136,7 @@ type ListPlansRequest struct {
 
 func (x *ListPlansRequest) Reset() {
 	*x = ListPlansRequest{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[74]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[93]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5784,7 +7148,7 @@ func (x *ListPlansRequest) String() string {
 func (*ListPlansRequest) ProtoMessage() {}
 
 func (x *ListPlansRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[74]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[93]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5797,7 +7161,7 @@ func (x *ListPlansRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPlansRequest.ProtoReflect.Descriptor instead.
 func (*ListPlansRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{74}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{93}
 }
 
 func (x *ListPlansRequest) GetService() string {
@@ -5832,7 +7196,7 @@ type ListPlansResponse struct {
 
 func (x *ListPlansResponse) Reset() {
 	*x = ListPlansResponse{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[75]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[94]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5844,7 +7208,7 @@ func (x *ListPlansResponse) String() string {
 func (*ListPlansResponse) ProtoMessage() {}
 
 func (x *ListPlansResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[75]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[94]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5857,7 +7221,7 @@ func (x *ListPlansResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListPlansResponse.ProtoReflect.Descriptor instead.
 func (*ListPlansResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{75}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{94}
 }
 
 func (x *ListPlansResponse) GetPlans() []*Plan {
@@ -5891,7 +7255,7 @@ type RebuildRequest struct {
 
 func (x *RebuildRequest) Reset() {
 	*x = RebuildRequest{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[76]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[95]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5903,7 +7267,7 @@ func (x *RebuildRequest) String() string {
 func (*RebuildRequest) ProtoMessage() {}
 
 func (x *RebuildRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[76]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[95]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5916,7 +7280,7 @@ func (x *RebuildRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RebuildRequest.ProtoReflect.Descriptor instead.
 func (*RebuildRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{76}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{95}
 }
 
 func (x *RebuildRequest) GetStandbys() []string {
@@ -5964,7 +7328,7 @@ type RebuildResponse struct {
 
 func (x *RebuildResponse) Reset() {
 	*x = RebuildResponse{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[77]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[96]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5976,7 +7340,7 @@ func (x *RebuildResponse) String() string {
 func (*RebuildResponse) ProtoMessage() {}
 
 func (x *RebuildResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[77]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[96]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5989,7 +7353,7 @@ func (x *RebuildResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RebuildResponse.ProtoReflect.Descriptor instead.
 func (*RebuildResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{77}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{96}
 }
 
 func (x *RebuildResponse) GetStreams() []*StreamView {
@@ -6014,7 +7378,7 @@ type DoctorRequest struct {
 
 func (x *DoctorRequest) Reset() {
 	*x = DoctorRequest{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[78]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[97]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6026,7 +7390,7 @@ func (x *DoctorRequest) String() string {
 func (*DoctorRequest) ProtoMessage() {}
 
 func (x *DoctorRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[78]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[97]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6039,7 +7403,7 @@ func (x *DoctorRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DoctorRequest.ProtoReflect.Descriptor instead.
 func (*DoctorRequest) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{78}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{97}
 }
 
 type DoctorResponse struct {
@@ -6051,7 +7415,7 @@ type DoctorResponse struct {
 
 func (x *DoctorResponse) Reset() {
 	*x = DoctorResponse{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[79]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[98]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6063,7 +7427,7 @@ func (x *DoctorResponse) String() string {
 func (*DoctorResponse) ProtoMessage() {}
 
 func (x *DoctorResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[79]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[98]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6076,7 +7440,7 @@ func (x *DoctorResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DoctorResponse.ProtoReflect.Descriptor instead.
 func (*DoctorResponse) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{79}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{98}
 }
 
 func (x *DoctorResponse) GetFindings() []*Finding {
@@ -6098,7 +7462,7 @@ type Finding struct {
 
 func (x *Finding) Reset() {
 	*x = Finding{}
-	mi := &file_tidegate_v1_operator_proto_msgTypes[80]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[99]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6110,7 +7474,7 @@ func (x *Finding) String() string {
 func (*Finding) ProtoMessage() {}
 
 func (x *Finding) ProtoReflect() protoreflect.Message {
-	mi := &file_tidegate_v1_operator_proto_msgTypes[80]
+	mi := &file_tidegate_v1_operator_proto_msgTypes[99]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6123,7 +7487,7 @@ func (x *Finding) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Finding.ProtoReflect.Descriptor instead.
 func (*Finding) Descriptor() ([]byte, []int) {
-	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{80}
+	return file_tidegate_v1_operator_proto_rawDescGZIP(), []int{99}
 }
 
 func (x *Finding) GetSeverity() Severity {
@@ -6409,7 +7773,118 @@ const file_tidegate_v1_operator_proto_rawDesc = "" +
 	"\x06reason\x18\x03 \x01(\tR\x06reason\"_\n" +
 	"\x13RecordDrillResponse\x12\x18\n" +
 	"\aservice\x18\x01 \x01(\tR\aservice\x12.\n" +
-	"\x05drill\x18\x02 \x01(\v2\x18.tidegate.v1.DrillRecordR\x05drill\"[\n" +
+	"\x05drill\x18\x02 \x01(\v2\x18.tidegate.v1.DrillRecordR\x05drill\"\xa8\x02\n" +
+	"\rDrillSchedule\x12\x10\n" +
+	"\x03off\x18\x01 \x01(\bR\x03off\x12\x12\n" +
+	"\x04cron\x18\x02 \x01(\tR\x04cron\x12\x12\n" +
+	"\x04zone\x18\x03 \x01(\tR\x04zone\x121\n" +
+	"\x06jitter\x18\x04 \x01(\v2\x19.google.protobuf.DurationR\x06jitter\x12\x16\n" +
+	"\x06missed\x18\x05 \x01(\tR\x06missed\x12/\n" +
+	"\x05grace\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\x05grace\x121\n" +
+	"\x06settle\x18\a \x01(\v2\x19.google.protobuf.DurationR\x06settle\x12\x18\n" +
+	"\ablocked\x18\b \x03(\tR\ablocked\x12\x14\n" +
+	"\x05dates\x18\t \x03(\tR\x05dates\"\xf8\x01\n" +
+	"\x0fDrillOccurrence\x12*\n" +
+	"\x02at\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x12,\n" +
+	"\x03due\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x03due\x120\n" +
+	"\x05until\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x05until\x12\x18\n" +
+	"\ablocked\x18\x04 \x01(\tR\ablocked\x12?\n" +
+	"\rblocked_until\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\fblockedUntil\"\x9c\x01\n" +
+	"\x17SetDrillScheduleRequest\x12\x18\n" +
+	"\aservice\x18\x01 \x01(\tR\aservice\x126\n" +
+	"\bschedule\x18\x02 \x01(\v2\x1a.tidegate.v1.DrillScheduleR\bschedule\x12\x16\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\x12\x17\n" +
+	"\adry_run\x18\x04 \x01(\bR\x06dryRun\"\x84\x01\n" +
+	"\x18SetDrillScheduleResponse\x126\n" +
+	"\bschedule\x18\x01 \x01(\v2\x1a.tidegate.v1.DrillScheduleR\bschedule\x120\n" +
+	"\x04next\x18\x02 \x03(\v2\x1c.tidegate.v1.DrillOccurrenceR\x04next\".\n" +
+	"\x12DrillStatusRequest\x12\x18\n" +
+	"\aservice\x18\x01 \x01(\tR\aservice\"{\n" +
+	"\x13DrillStatusResponse\x126\n" +
+	"\bservices\x18\x01 \x03(\v2\x1a.tidegate.v1.ServiceDrillsR\bservices\x12,\n" +
+	"\x03now\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x03now\"\x8f\x04\n" +
+	"\rServiceDrills\x12\x18\n" +
+	"\aservice\x18\x01 \x01(\tR\aservice\x126\n" +
+	"\bschedule\x18\x02 \x01(\v2\x1a.tidegate.v1.DrillScheduleR\bschedule\x12\x1d\n" +
+	"\n" +
+	"by_default\x18\x03 \x01(\bR\tbyDefault\x123\n" +
+	"\arunning\x18\x04 \x01(\v2\x19.tidegate.v1.RunningDrillR\arunning\x126\n" +
+	"\apending\x18\x05 \x01(\v2\x1c.tidegate.v1.DrillOccurrenceR\apending\x120\n" +
+	"\x04next\x18\x06 \x01(\v2\x1c.tidegate.v1.DrillOccurrenceR\x04next\x12\x10\n" +
+	"\x03why\x18\a \x01(\tR\x03why\x12\x1d\n" +
+	"\aoverdue\x18\b \x01(\bH\x00R\aoverdue\x88\x01\x01\x12+\n" +
+	"\x05ended\x18\t \x01(\v2\x15.tidegate.v1.DrillEndR\x05ended\x12,\n" +
+	"\x04last\x18\n" +
+	" \x01(\v2\x18.tidegate.v1.DrillRecordR\x04last\x12\x16\n" +
+	"\x06worker\x18\v \x01(\tR\x06worker\x12>\n" +
+	"\rworker_silent\x18\f \x01(\v2\x19.google.protobuf.DurationR\fworkerSilentB\n" +
+	"\n" +
+	"\b_overdue\"\x89\x03\n" +
+	"\fRunningDrill\x12\x14\n" +
+	"\x05claim\x18\x01 \x01(\tR\x05claim\x12\x16\n" +
+	"\x06worker\x18\x02 \x01(\tR\x06worker\x12\x14\n" +
+	"\x05level\x18\x03 \x01(\tR\x05level\x12\x1a\n" +
+	"\bscenario\x18\x04 \x01(\tR\bscenario\x12:\n" +
+	"\n" +
+	"occurrence\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"occurrence\x120\n" +
+	"\x05since\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\x12\x12\n" +
+	"\x04step\x18\a \x01(\tR\x04step\x121\n" +
+	"\x06silent\x18\b \x01(\v2\x19.google.protobuf.DurationR\x06silent\x125\n" +
+	"\bexpected\x18\t \x01(\v2\x19.google.protobuf.DurationR\bexpected\x12-\n" +
+	"\x05abort\x18\n" +
+	" \x01(\v2\x17.tidegate.v1.DrillAbortR\x05abort\"f\n" +
+	"\n" +
+	"DrillAbort\x12\x14\n" +
+	"\x05actor\x18\x01 \x01(\tR\x05actor\x12\x16\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\x12*\n" +
+	"\x02at\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\"\xd2\x01\n" +
+	"\bDrillEnd\x12:\n" +
+	"\n" +
+	"occurrence\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"occurrence\x12\x18\n" +
+	"\aoutcome\x18\x02 \x01(\tR\aoutcome\x12\x10\n" +
+	"\x03why\x18\x03 \x01(\tR\x03why\x120\n" +
+	"\x05ended\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x05ended\x12\x16\n" +
+	"\x06worker\x18\x05 \x01(\tR\x06worker\x12\x14\n" +
+	"\x05claim\x18\x06 \x01(\tR\x05claim\"\\\n" +
+	"\x10TakeDrillRequest\x12\x18\n" +
+	"\aservice\x18\x01 \x01(\tR\aservice\x12\x16\n" +
+	"\x06worker\x18\x02 \x01(\tR\x06worker\x12\x16\n" +
+	"\x06levels\x18\x03 \x03(\tR\x06levels\"T\n" +
+	"\x11TakeDrillResponse\x12-\n" +
+	"\x05claim\x18\x01 \x01(\v2\x17.tidegate.v1.DrillClaimR\x05claim\x12\x10\n" +
+	"\x03why\x18\x02 \x01(\tR\x03why\"\xd9\x01\n" +
+	"\n" +
+	"DrillClaim\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
+	"\aservice\x18\x02 \x01(\tR\aservice\x12\x14\n" +
+	"\x05level\x18\x03 \x01(\tR\x05level\x12\x1a\n" +
+	"\bscenario\x18\x04 \x01(\tR\bscenario\x12:\n" +
+	"\n" +
+	"occurrence\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\n" +
+	"occurrence\x123\n" +
+	"\asilence\x18\x06 \x01(\v2\x19.google.protobuf.DurationR\asilence\"X\n" +
+	"\x12ReportDrillRequest\x12\x18\n" +
+	"\aservice\x18\x01 \x01(\tR\aservice\x12\x14\n" +
+	"\x05claim\x18\x02 \x01(\tR\x05claim\x12\x12\n" +
+	"\x04step\x18\x03 \x01(\tR\x04step\"C\n" +
+	"\x13ReportDrillResponse\x12\x14\n" +
+	"\x05abort\x18\x01 \x01(\bR\x05abort\x12\x16\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\"\x85\x01\n" +
+	"\x0fEndDrillRequest\x12\x18\n" +
+	"\aservice\x18\x01 \x01(\tR\aservice\x12\x14\n" +
+	"\x05claim\x18\x02 \x01(\tR\x05claim\x12\x18\n" +
+	"\aoutcome\x18\x03 \x01(\tR\aoutcome\x12\x10\n" +
+	"\x03why\x18\x04 \x01(\tR\x03why\x12\x16\n" +
+	"\x06report\x18\x05 \x01(\tR\x06report\"&\n" +
+	"\x10EndDrillResponse\x12\x12\n" +
+	"\x04held\x18\x01 \x01(\bR\x04held\"E\n" +
+	"\x11AbortDrillRequest\x12\x18\n" +
+	"\aservice\x18\x01 \x01(\tR\aservice\x12\x16\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\"E\n" +
+	"\x12AbortDrillResponse\x12/\n" +
+	"\x05drill\x18\x01 \x01(\v2\x19.tidegate.v1.RunningDrillR\x05drill\"[\n" +
 	"\x0fOpenGateRequest\x12\x18\n" +
 	"\aservice\x18\x01 \x01(\tR\aservice\x12\x16\n" +
 	"\x06stream\x18\x02 \x01(\tR\x06stream\x12\x16\n" +
@@ -6633,7 +8108,7 @@ const file_tidegate_v1_operator_proto_rawDesc = "" +
 	"\x13PLAN_OUTCOME_FAILED\x10\x04\x12\x1b\n" +
 	"\x17PLAN_OUTCOME_SUPERSEDED\x10\x05\x12\x18\n" +
 	"\x14PLAN_OUTCOME_DRY_RUN\x10\x06\x12\x18\n" +
-	"\x14PLAN_OUTCOME_ABORTED\x10\a2\xa4\x11\n" +
+	"\x14PLAN_OUTCOME_ABORTED\x10\a2\x8d\x15\n" +
 	"\x0fOperatorService\x12A\n" +
 	"\x06Status\x12\x1a.tidegate.v1.StatusRequest\x1a\x1b.tidegate.v1.StatusResponse\x12P\n" +
 	"\vListStreams\x12\x1f.tidegate.v1.ListStreamsRequest\x1a .tidegate.v1.ListStreamsResponse\x12M\n" +
@@ -6648,7 +8123,14 @@ const file_tidegate_v1_operator_proto_rawDesc = "" +
 	"\bListGaps\x12\x1c.tidegate.v1.ListGapsRequest\x1a\x1d.tidegate.v1.ListGapsResponse\x12D\n" +
 	"\aSetMode\x12\x1b.tidegate.v1.SetModeRequest\x1a\x1c.tidegate.v1.SetModeResponse\x12P\n" +
 	"\vSetDetector\x12\x1f.tidegate.v1.SetDetectorRequest\x1a .tidegate.v1.SetDetectorResponse\x12P\n" +
-	"\vRecordDrill\x12\x1f.tidegate.v1.RecordDrillRequest\x1a .tidegate.v1.RecordDrillResponse\x12A\n" +
+	"\vRecordDrill\x12\x1f.tidegate.v1.RecordDrillRequest\x1a .tidegate.v1.RecordDrillResponse\x12_\n" +
+	"\x10SetDrillSchedule\x12$.tidegate.v1.SetDrillScheduleRequest\x1a%.tidegate.v1.SetDrillScheduleResponse\x12P\n" +
+	"\vDrillStatus\x12\x1f.tidegate.v1.DrillStatusRequest\x1a .tidegate.v1.DrillStatusResponse\x12J\n" +
+	"\tTakeDrill\x12\x1d.tidegate.v1.TakeDrillRequest\x1a\x1e.tidegate.v1.TakeDrillResponse\x12P\n" +
+	"\vReportDrill\x12\x1f.tidegate.v1.ReportDrillRequest\x1a .tidegate.v1.ReportDrillResponse\x12G\n" +
+	"\bEndDrill\x12\x1c.tidegate.v1.EndDrillRequest\x1a\x1d.tidegate.v1.EndDrillResponse\x12M\n" +
+	"\n" +
+	"AbortDrill\x12\x1e.tidegate.v1.AbortDrillRequest\x1a\x1f.tidegate.v1.AbortDrillResponse\x12A\n" +
 	"\x06Freeze\x12\x1a.tidegate.v1.FreezeRequest\x1a\x1b.tidegate.v1.FreezeResponse\x12G\n" +
 	"\bOpenGate\x12\x1c.tidegate.v1.OpenGateRequest\x1a\x1d.tidegate.v1.OpenGateResponse\x12D\n" +
 	"\aArmGate\x12\x1b.tidegate.v1.ArmGateRequest\x1a\x1c.tidegate.v1.ArmGateResponse\x12P\n" +
@@ -6679,7 +8161,7 @@ func file_tidegate_v1_operator_proto_rawDescGZIP() []byte {
 }
 
 var file_tidegate_v1_operator_proto_enumTypes = make([]protoimpl.EnumInfo, 5)
-var file_tidegate_v1_operator_proto_msgTypes = make([]protoimpl.MessageInfo, 81)
+var file_tidegate_v1_operator_proto_msgTypes = make([]protoimpl.MessageInfo, 100)
 var file_tidegate_v1_operator_proto_goTypes = []any{
 	(DetectorMode)(0),                // 0: tidegate.v1.DetectorMode
 	(DetectorVerdict)(0),             // 1: tidegate.v1.DetectorVerdict
@@ -6730,289 +8212,351 @@ var file_tidegate_v1_operator_proto_goTypes = []any{
 	(*SetDetectorResponse)(nil),      // 46: tidegate.v1.SetDetectorResponse
 	(*RecordDrillRequest)(nil),       // 47: tidegate.v1.RecordDrillRequest
 	(*RecordDrillResponse)(nil),      // 48: tidegate.v1.RecordDrillResponse
-	(*OpenGateRequest)(nil),          // 49: tidegate.v1.OpenGateRequest
-	(*OpenGateResponse)(nil),         // 50: tidegate.v1.OpenGateResponse
-	(*ArmGateRequest)(nil),           // 51: tidegate.v1.ArmGateRequest
-	(*ArmGateResponse)(nil),          // 52: tidegate.v1.ArmGateResponse
-	(*GateExplainRequest)(nil),       // 53: tidegate.v1.GateExplainRequest
-	(*GateExplainResponse)(nil),      // 54: tidegate.v1.GateExplainResponse
-	(*ChangeRoleRequest)(nil),        // 55: tidegate.v1.ChangeRoleRequest
-	(*RuleOverride)(nil),             // 56: tidegate.v1.RuleOverride
-	(*ChangeRoleResponse)(nil),       // 57: tidegate.v1.ChangeRoleResponse
-	(*ReconfigureRequest)(nil),       // 58: tidegate.v1.ReconfigureRequest
-	(*ReconfigureResponse)(nil),      // 59: tidegate.v1.ReconfigureResponse
-	(*AbortPlanRequest)(nil),         // 60: tidegate.v1.AbortPlanRequest
-	(*AbortPlanResponse)(nil),        // 61: tidegate.v1.AbortPlanResponse
-	(*ListOverridesRequest)(nil),     // 62: tidegate.v1.ListOverridesRequest
-	(*ListOverridesResponse)(nil),    // 63: tidegate.v1.ListOverridesResponse
-	(*PutOverridesRequest)(nil),      // 64: tidegate.v1.PutOverridesRequest
-	(*PutOverridesResponse)(nil),     // 65: tidegate.v1.PutOverridesResponse
-	(*RevokeOverrideRequest)(nil),    // 66: tidegate.v1.RevokeOverrideRequest
-	(*RevokeOverrideResponse)(nil),   // 67: tidegate.v1.RevokeOverrideResponse
-	(*AuditEntry)(nil),               // 68: tidegate.v1.AuditEntry
-	(*ListAuditRequest)(nil),         // 69: tidegate.v1.ListAuditRequest
-	(*ListAuditResponse)(nil),        // 70: tidegate.v1.ListAuditResponse
-	(*FreezeRequest)(nil),            // 71: tidegate.v1.FreezeRequest
-	(*FreezeResponse)(nil),           // 72: tidegate.v1.FreezeResponse
-	(*Plan)(nil),                     // 73: tidegate.v1.Plan
-	(*PlanAbort)(nil),                // 74: tidegate.v1.PlanAbort
-	(*PlanStream)(nil),               // 75: tidegate.v1.PlanStream
-	(*PlanStep)(nil),                 // 76: tidegate.v1.PlanStep
-	(*ShowPlanRequest)(nil),          // 77: tidegate.v1.ShowPlanRequest
-	(*ShowPlanResponse)(nil),         // 78: tidegate.v1.ShowPlanResponse
-	(*ListPlansRequest)(nil),         // 79: tidegate.v1.ListPlansRequest
-	(*ListPlansResponse)(nil),        // 80: tidegate.v1.ListPlansResponse
-	(*RebuildRequest)(nil),           // 81: tidegate.v1.RebuildRequest
-	(*RebuildResponse)(nil),          // 82: tidegate.v1.RebuildResponse
-	(*DoctorRequest)(nil),            // 83: tidegate.v1.DoctorRequest
-	(*DoctorResponse)(nil),           // 84: tidegate.v1.DoctorResponse
-	(*Finding)(nil),                  // 85: tidegate.v1.Finding
-	(Verdict)(0),                     // 86: tidegate.v1.Verdict
-	(*timestamppb.Timestamp)(nil),    // 87: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),      // 88: google.protobuf.Duration
-	(*Route)(nil),                    // 89: tidegate.v1.Route
-	(*LossStatement)(nil),            // 90: tidegate.v1.LossStatement
-	(*Holder)(nil),                   // 91: tidegate.v1.Holder
-	(*Vantage)(nil),                  // 92: tidegate.v1.Vantage
-	(*Fact)(nil),                     // 93: tidegate.v1.Fact
-	(*StreamView)(nil),               // 94: tidegate.v1.StreamView
-	(*AgentStream)(nil),              // 95: tidegate.v1.AgentStream
-	(*StandbyArchive)(nil),           // 96: tidegate.v1.StandbyArchive
-	(*StandbyStream)(nil),            // 97: tidegate.v1.StandbyStream
-	(*NodeView)(nil),                 // 98: tidegate.v1.NodeView
-	(*ReportStandbyRequest)(nil),     // 99: tidegate.v1.ReportStandbyRequest
-	(*ReportAgentRequest)(nil),       // 100: tidegate.v1.ReportAgentRequest
-	(*RouteApplied)(nil),             // 101: tidegate.v1.RouteApplied
-	(*Bounds)(nil),                   // 102: tidegate.v1.Bounds
-	(*ServiceView)(nil),              // 103: tidegate.v1.ServiceView
-	(Mode)(0),                        // 104: tidegate.v1.Mode
-	(GatePolicy)(0),                  // 105: tidegate.v1.GatePolicy
-	(*RuleVerdict)(nil),              // 106: tidegate.v1.RuleVerdict
-	(*Renewal)(nil),                  // 107: tidegate.v1.Renewal
-	(*Gap)(nil),                      // 108: tidegate.v1.Gap
-	(PlanKind)(0),                    // 109: tidegate.v1.PlanKind
-	(*Override)(nil),                 // 110: tidegate.v1.Override
-	(*Phases)(nil),                   // 111: tidegate.v1.Phases
-	(*LogPos)(nil),                   // 112: tidegate.v1.LogPos
-	(*Config)(nil),                   // 113: tidegate.v1.Config
-	(*Handover)(nil),                 // 114: tidegate.v1.Handover
-	(Severity)(0),                    // 115: tidegate.v1.Severity
+	(*DrillSchedule)(nil),            // 49: tidegate.v1.DrillSchedule
+	(*DrillOccurrence)(nil),          // 50: tidegate.v1.DrillOccurrence
+	(*SetDrillScheduleRequest)(nil),  // 51: tidegate.v1.SetDrillScheduleRequest
+	(*SetDrillScheduleResponse)(nil), // 52: tidegate.v1.SetDrillScheduleResponse
+	(*DrillStatusRequest)(nil),       // 53: tidegate.v1.DrillStatusRequest
+	(*DrillStatusResponse)(nil),      // 54: tidegate.v1.DrillStatusResponse
+	(*ServiceDrills)(nil),            // 55: tidegate.v1.ServiceDrills
+	(*RunningDrill)(nil),             // 56: tidegate.v1.RunningDrill
+	(*DrillAbort)(nil),               // 57: tidegate.v1.DrillAbort
+	(*DrillEnd)(nil),                 // 58: tidegate.v1.DrillEnd
+	(*TakeDrillRequest)(nil),         // 59: tidegate.v1.TakeDrillRequest
+	(*TakeDrillResponse)(nil),        // 60: tidegate.v1.TakeDrillResponse
+	(*DrillClaim)(nil),               // 61: tidegate.v1.DrillClaim
+	(*ReportDrillRequest)(nil),       // 62: tidegate.v1.ReportDrillRequest
+	(*ReportDrillResponse)(nil),      // 63: tidegate.v1.ReportDrillResponse
+	(*EndDrillRequest)(nil),          // 64: tidegate.v1.EndDrillRequest
+	(*EndDrillResponse)(nil),         // 65: tidegate.v1.EndDrillResponse
+	(*AbortDrillRequest)(nil),        // 66: tidegate.v1.AbortDrillRequest
+	(*AbortDrillResponse)(nil),       // 67: tidegate.v1.AbortDrillResponse
+	(*OpenGateRequest)(nil),          // 68: tidegate.v1.OpenGateRequest
+	(*OpenGateResponse)(nil),         // 69: tidegate.v1.OpenGateResponse
+	(*ArmGateRequest)(nil),           // 70: tidegate.v1.ArmGateRequest
+	(*ArmGateResponse)(nil),          // 71: tidegate.v1.ArmGateResponse
+	(*GateExplainRequest)(nil),       // 72: tidegate.v1.GateExplainRequest
+	(*GateExplainResponse)(nil),      // 73: tidegate.v1.GateExplainResponse
+	(*ChangeRoleRequest)(nil),        // 74: tidegate.v1.ChangeRoleRequest
+	(*RuleOverride)(nil),             // 75: tidegate.v1.RuleOverride
+	(*ChangeRoleResponse)(nil),       // 76: tidegate.v1.ChangeRoleResponse
+	(*ReconfigureRequest)(nil),       // 77: tidegate.v1.ReconfigureRequest
+	(*ReconfigureResponse)(nil),      // 78: tidegate.v1.ReconfigureResponse
+	(*AbortPlanRequest)(nil),         // 79: tidegate.v1.AbortPlanRequest
+	(*AbortPlanResponse)(nil),        // 80: tidegate.v1.AbortPlanResponse
+	(*ListOverridesRequest)(nil),     // 81: tidegate.v1.ListOverridesRequest
+	(*ListOverridesResponse)(nil),    // 82: tidegate.v1.ListOverridesResponse
+	(*PutOverridesRequest)(nil),      // 83: tidegate.v1.PutOverridesRequest
+	(*PutOverridesResponse)(nil),     // 84: tidegate.v1.PutOverridesResponse
+	(*RevokeOverrideRequest)(nil),    // 85: tidegate.v1.RevokeOverrideRequest
+	(*RevokeOverrideResponse)(nil),   // 86: tidegate.v1.RevokeOverrideResponse
+	(*AuditEntry)(nil),               // 87: tidegate.v1.AuditEntry
+	(*ListAuditRequest)(nil),         // 88: tidegate.v1.ListAuditRequest
+	(*ListAuditResponse)(nil),        // 89: tidegate.v1.ListAuditResponse
+	(*FreezeRequest)(nil),            // 90: tidegate.v1.FreezeRequest
+	(*FreezeResponse)(nil),           // 91: tidegate.v1.FreezeResponse
+	(*Plan)(nil),                     // 92: tidegate.v1.Plan
+	(*PlanAbort)(nil),                // 93: tidegate.v1.PlanAbort
+	(*PlanStream)(nil),               // 94: tidegate.v1.PlanStream
+	(*PlanStep)(nil),                 // 95: tidegate.v1.PlanStep
+	(*ShowPlanRequest)(nil),          // 96: tidegate.v1.ShowPlanRequest
+	(*ShowPlanResponse)(nil),         // 97: tidegate.v1.ShowPlanResponse
+	(*ListPlansRequest)(nil),         // 98: tidegate.v1.ListPlansRequest
+	(*ListPlansResponse)(nil),        // 99: tidegate.v1.ListPlansResponse
+	(*RebuildRequest)(nil),           // 100: tidegate.v1.RebuildRequest
+	(*RebuildResponse)(nil),          // 101: tidegate.v1.RebuildResponse
+	(*DoctorRequest)(nil),            // 102: tidegate.v1.DoctorRequest
+	(*DoctorResponse)(nil),           // 103: tidegate.v1.DoctorResponse
+	(*Finding)(nil),                  // 104: tidegate.v1.Finding
+	(Verdict)(0),                     // 105: tidegate.v1.Verdict
+	(*timestamppb.Timestamp)(nil),    // 106: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),      // 107: google.protobuf.Duration
+	(*Route)(nil),                    // 108: tidegate.v1.Route
+	(*LossStatement)(nil),            // 109: tidegate.v1.LossStatement
+	(*Holder)(nil),                   // 110: tidegate.v1.Holder
+	(*Vantage)(nil),                  // 111: tidegate.v1.Vantage
+	(*Fact)(nil),                     // 112: tidegate.v1.Fact
+	(*StreamView)(nil),               // 113: tidegate.v1.StreamView
+	(*AgentStream)(nil),              // 114: tidegate.v1.AgentStream
+	(*StandbyArchive)(nil),           // 115: tidegate.v1.StandbyArchive
+	(*StandbyStream)(nil),            // 116: tidegate.v1.StandbyStream
+	(*NodeView)(nil),                 // 117: tidegate.v1.NodeView
+	(*ReportStandbyRequest)(nil),     // 118: tidegate.v1.ReportStandbyRequest
+	(*ReportAgentRequest)(nil),       // 119: tidegate.v1.ReportAgentRequest
+	(*RouteApplied)(nil),             // 120: tidegate.v1.RouteApplied
+	(*Bounds)(nil),                   // 121: tidegate.v1.Bounds
+	(*ServiceView)(nil),              // 122: tidegate.v1.ServiceView
+	(Mode)(0),                        // 123: tidegate.v1.Mode
+	(GatePolicy)(0),                  // 124: tidegate.v1.GatePolicy
+	(*RuleVerdict)(nil),              // 125: tidegate.v1.RuleVerdict
+	(*Renewal)(nil),                  // 126: tidegate.v1.Renewal
+	(*Gap)(nil),                      // 127: tidegate.v1.Gap
+	(PlanKind)(0),                    // 128: tidegate.v1.PlanKind
+	(*Override)(nil),                 // 129: tidegate.v1.Override
+	(*Phases)(nil),                   // 130: tidegate.v1.Phases
+	(*LogPos)(nil),                   // 131: tidegate.v1.LogPos
+	(*Config)(nil),                   // 132: tidegate.v1.Config
+	(*Handover)(nil),                 // 133: tidegate.v1.Handover
+	(Severity)(0),                    // 134: tidegate.v1.Severity
 }
 var file_tidegate_v1_operator_proto_depIdxs = []int32{
-	86,  // 0: tidegate.v1.StatusResponse.verdict:type_name -> tidegate.v1.Verdict
+	105, // 0: tidegate.v1.StatusResponse.verdict:type_name -> tidegate.v1.Verdict
 	7,   // 1: tidegate.v1.StatusResponse.services:type_name -> tidegate.v1.ServiceStatus
 	18,  // 2: tidegate.v1.StatusResponse.standbys:type_name -> tidegate.v1.StandbyStatus
 	19,  // 3: tidegate.v1.StatusResponse.agents:type_name -> tidegate.v1.AgentStatus
 	20,  // 4: tidegate.v1.StatusResponse.routes:type_name -> tidegate.v1.RouteStatus
-	87,  // 5: tidegate.v1.StatusResponse.now:type_name -> google.protobuf.Timestamp
-	88,  // 6: tidegate.v1.StatusResponse.registry_age:type_name -> google.protobuf.Duration
-	86,  // 7: tidegate.v1.ServiceStatus.verdict:type_name -> tidegate.v1.Verdict
+	106, // 5: tidegate.v1.StatusResponse.now:type_name -> google.protobuf.Timestamp
+	107, // 6: tidegate.v1.StatusResponse.registry_age:type_name -> google.protobuf.Duration
+	105, // 7: tidegate.v1.ServiceStatus.verdict:type_name -> tidegate.v1.Verdict
 	15,  // 8: tidegate.v1.ServiceStatus.streams:type_name -> tidegate.v1.StreamStatus
-	89,  // 9: tidegate.v1.ServiceStatus.route:type_name -> tidegate.v1.Route
-	88,  // 10: tidegate.v1.ServiceStatus.rpo:type_name -> google.protobuf.Duration
-	88,  // 11: tidegate.v1.ServiceStatus.rto:type_name -> google.protobuf.Duration
-	88,  // 12: tidegate.v1.ServiceStatus.rto_predicted:type_name -> google.protobuf.Duration
-	90,  // 13: tidegate.v1.ServiceStatus.loss_if_now:type_name -> tidegate.v1.LossStatement
+	108, // 9: tidegate.v1.ServiceStatus.route:type_name -> tidegate.v1.Route
+	107, // 10: tidegate.v1.ServiceStatus.rpo:type_name -> google.protobuf.Duration
+	107, // 11: tidegate.v1.ServiceStatus.rto:type_name -> google.protobuf.Duration
+	107, // 12: tidegate.v1.ServiceStatus.rto_predicted:type_name -> google.protobuf.Duration
+	109, // 13: tidegate.v1.ServiceStatus.loss_if_now:type_name -> tidegate.v1.LossStatement
 	14,  // 14: tidegate.v1.ServiceStatus.probe:type_name -> tidegate.v1.ProbeStatus
 	8,   // 15: tidegate.v1.ServiceStatus.lease:type_name -> tidegate.v1.LeaseStatus
 	10,  // 16: tidegate.v1.ServiceStatus.detector:type_name -> tidegate.v1.DetectorStatus
 	12,  // 17: tidegate.v1.ServiceStatus.drill:type_name -> tidegate.v1.DrillPolicy
 	13,  // 18: tidegate.v1.ServiceStatus.last_drill:type_name -> tidegate.v1.DrillRecord
 	13,  // 19: tidegate.v1.ServiceStatus.passed_drill:type_name -> tidegate.v1.DrillRecord
-	88,  // 20: tidegate.v1.LeaseStatus.ttl:type_name -> google.protobuf.Duration
-	91,  // 21: tidegate.v1.LeaseStatus.holder:type_name -> tidegate.v1.Holder
-	87,  // 22: tidegate.v1.LeaseStatus.renewed:type_name -> google.protobuf.Timestamp
+	107, // 20: tidegate.v1.LeaseStatus.ttl:type_name -> google.protobuf.Duration
+	110, // 21: tidegate.v1.LeaseStatus.holder:type_name -> tidegate.v1.Holder
+	106, // 22: tidegate.v1.LeaseStatus.renewed:type_name -> google.protobuf.Timestamp
 	0,   // 23: tidegate.v1.DetectorSettings.mode:type_name -> tidegate.v1.DetectorMode
-	88,  // 24: tidegate.v1.DetectorSettings.down_after:type_name -> google.protobuf.Duration
-	88,  // 25: tidegate.v1.DetectorSettings.anti_flap:type_name -> google.protobuf.Duration
+	107, // 24: tidegate.v1.DetectorSettings.down_after:type_name -> google.protobuf.Duration
+	107, // 25: tidegate.v1.DetectorSettings.anti_flap:type_name -> google.protobuf.Duration
 	9,   // 26: tidegate.v1.DetectorStatus.settings:type_name -> tidegate.v1.DetectorSettings
 	1,   // 27: tidegate.v1.DetectorStatus.verdict:type_name -> tidegate.v1.DetectorVerdict
-	87,  // 28: tidegate.v1.DetectorStatus.since:type_name -> google.protobuf.Timestamp
-	92,  // 29: tidegate.v1.DetectorStatus.vantages:type_name -> tidegate.v1.Vantage
+	106, // 28: tidegate.v1.DetectorStatus.since:type_name -> google.protobuf.Timestamp
+	111, // 29: tidegate.v1.DetectorStatus.vantages:type_name -> tidegate.v1.Vantage
 	11,  // 30: tidegate.v1.DetectorStatus.votes:type_name -> tidegate.v1.DetectorVote
-	93,  // 31: tidegate.v1.DetectorStatus.alarms:type_name -> tidegate.v1.Fact
-	88,  // 32: tidegate.v1.DetectorVote.silent:type_name -> google.protobuf.Duration
-	88,  // 33: tidegate.v1.DrillPolicy.max_age:type_name -> google.protobuf.Duration
-	87,  // 34: tidegate.v1.DrillRecord.ended:type_name -> google.protobuf.Timestamp
-	88,  // 35: tidegate.v1.DrillRecord.rta:type_name -> google.protobuf.Duration
-	88,  // 36: tidegate.v1.ProbeStatus.since_last_good:type_name -> google.protobuf.Duration
-	88,  // 37: tidegate.v1.ProbeStatus.latency:type_name -> google.protobuf.Duration
-	94,  // 38: tidegate.v1.StreamStatus.view:type_name -> tidegate.v1.StreamView
-	86,  // 39: tidegate.v1.StreamStatus.verdict:type_name -> tidegate.v1.Verdict
-	95,  // 40: tidegate.v1.StreamStatus.writer:type_name -> tidegate.v1.AgentStream
-	88,  // 41: tidegate.v1.StreamStatus.writer_report_age:type_name -> google.protobuf.Duration
+	112, // 31: tidegate.v1.DetectorStatus.alarms:type_name -> tidegate.v1.Fact
+	107, // 32: tidegate.v1.DetectorVote.silent:type_name -> google.protobuf.Duration
+	107, // 33: tidegate.v1.DrillPolicy.max_age:type_name -> google.protobuf.Duration
+	106, // 34: tidegate.v1.DrillRecord.ended:type_name -> google.protobuf.Timestamp
+	107, // 35: tidegate.v1.DrillRecord.rta:type_name -> google.protobuf.Duration
+	107, // 36: tidegate.v1.ProbeStatus.since_last_good:type_name -> google.protobuf.Duration
+	107, // 37: tidegate.v1.ProbeStatus.latency:type_name -> google.protobuf.Duration
+	113, // 38: tidegate.v1.StreamStatus.view:type_name -> tidegate.v1.StreamView
+	105, // 39: tidegate.v1.StreamStatus.verdict:type_name -> tidegate.v1.Verdict
+	114, // 40: tidegate.v1.StreamStatus.writer:type_name -> tidegate.v1.AgentStream
+	107, // 41: tidegate.v1.StreamStatus.writer_report_age:type_name -> google.protobuf.Duration
 	17,  // 42: tidegate.v1.StreamStatus.members:type_name -> tidegate.v1.MemberStatus
 	16,  // 43: tidegate.v1.StreamStatus.archive:type_name -> tidegate.v1.StreamArchive
 	2,   // 44: tidegate.v1.StreamArchive.state:type_name -> tidegate.v1.ArchiveState
-	88,  // 45: tidegate.v1.StreamArchive.report_age:type_name -> google.protobuf.Duration
-	96,  // 46: tidegate.v1.StreamArchive.said:type_name -> tidegate.v1.StandbyArchive
-	97,  // 47: tidegate.v1.MemberStatus.stream:type_name -> tidegate.v1.StandbyStream
-	88,  // 48: tidegate.v1.MemberStatus.report_age:type_name -> google.protobuf.Duration
-	98,  // 49: tidegate.v1.StandbyStatus.node:type_name -> tidegate.v1.NodeView
-	99,  // 50: tidegate.v1.StandbyStatus.report:type_name -> tidegate.v1.ReportStandbyRequest
-	88,  // 51: tidegate.v1.StandbyStatus.report_age:type_name -> google.protobuf.Duration
-	100, // 52: tidegate.v1.AgentStatus.report:type_name -> tidegate.v1.ReportAgentRequest
-	88,  // 53: tidegate.v1.AgentStatus.report_age:type_name -> google.protobuf.Duration
-	101, // 54: tidegate.v1.RouteStatus.services:type_name -> tidegate.v1.RouteApplied
-	88,  // 55: tidegate.v1.RouteStatus.report_age:type_name -> google.protobuf.Duration
-	94,  // 56: tidegate.v1.ListStreamsResponse.streams:type_name -> tidegate.v1.StreamView
-	88,  // 57: tidegate.v1.ListStreamsResponse.registry_age:type_name -> google.protobuf.Duration
-	88,  // 58: tidegate.v1.Service.rpo:type_name -> google.protobuf.Duration
-	88,  // 59: tidegate.v1.Service.rto:type_name -> google.protobuf.Duration
+	107, // 45: tidegate.v1.StreamArchive.report_age:type_name -> google.protobuf.Duration
+	115, // 46: tidegate.v1.StreamArchive.said:type_name -> tidegate.v1.StandbyArchive
+	116, // 47: tidegate.v1.MemberStatus.stream:type_name -> tidegate.v1.StandbyStream
+	107, // 48: tidegate.v1.MemberStatus.report_age:type_name -> google.protobuf.Duration
+	117, // 49: tidegate.v1.StandbyStatus.node:type_name -> tidegate.v1.NodeView
+	118, // 50: tidegate.v1.StandbyStatus.report:type_name -> tidegate.v1.ReportStandbyRequest
+	107, // 51: tidegate.v1.StandbyStatus.report_age:type_name -> google.protobuf.Duration
+	119, // 52: tidegate.v1.AgentStatus.report:type_name -> tidegate.v1.ReportAgentRequest
+	107, // 53: tidegate.v1.AgentStatus.report_age:type_name -> google.protobuf.Duration
+	120, // 54: tidegate.v1.RouteStatus.services:type_name -> tidegate.v1.RouteApplied
+	107, // 55: tidegate.v1.RouteStatus.report_age:type_name -> google.protobuf.Duration
+	113, // 56: tidegate.v1.ListStreamsResponse.streams:type_name -> tidegate.v1.StreamView
+	107, // 57: tidegate.v1.ListStreamsResponse.registry_age:type_name -> google.protobuf.Duration
+	107, // 58: tidegate.v1.Service.rpo:type_name -> google.protobuf.Duration
+	107, // 59: tidegate.v1.Service.rto:type_name -> google.protobuf.Duration
 	24,  // 60: tidegate.v1.Service.endpoints:type_name -> tidegate.v1.SiteEndpoints
-	102, // 61: tidegate.v1.Service.max_loss:type_name -> tidegate.v1.Bounds
-	88,  // 62: tidegate.v1.Service.lease_ttl:type_name -> google.protobuf.Duration
+	121, // 61: tidegate.v1.Service.max_loss:type_name -> tidegate.v1.Bounds
+	107, // 62: tidegate.v1.Service.lease_ttl:type_name -> google.protobuf.Duration
 	9,   // 63: tidegate.v1.Service.detector:type_name -> tidegate.v1.DetectorSettings
 	12,  // 64: tidegate.v1.Service.drill:type_name -> tidegate.v1.DrillPolicy
 	23,  // 65: tidegate.v1.AddServiceRequest.service:type_name -> tidegate.v1.Service
-	103, // 66: tidegate.v1.AddServiceResponse.service:type_name -> tidegate.v1.ServiceView
-	104, // 67: tidegate.v1.AddStreamRequest.mode:type_name -> tidegate.v1.Mode
-	102, // 68: tidegate.v1.AddStreamRequest.bounds:type_name -> tidegate.v1.Bounds
-	105, // 69: tidegate.v1.AddStreamRequest.policy:type_name -> tidegate.v1.GatePolicy
-	88,  // 70: tidegate.v1.AddStreamRequest.grace:type_name -> google.protobuf.Duration
-	88,  // 71: tidegate.v1.AddStreamRequest.rearm:type_name -> google.protobuf.Duration
-	94,  // 72: tidegate.v1.AddStreamResponse.stream:type_name -> tidegate.v1.StreamView
-	94,  // 73: tidegate.v1.PauseStreamResponse.stream:type_name -> tidegate.v1.StreamView
-	94,  // 74: tidegate.v1.ResumeStreamResponse.stream:type_name -> tidegate.v1.StreamView
-	106, // 75: tidegate.v1.RegenerateStreamResponse.rules:type_name -> tidegate.v1.RuleVerdict
-	93,  // 76: tidegate.v1.RegenerateStreamResponse.facts:type_name -> tidegate.v1.Fact
-	107, // 77: tidegate.v1.RegenerateStreamResponse.renewal:type_name -> tidegate.v1.Renewal
-	106, // 78: tidegate.v1.AcceptGapResponse.rules:type_name -> tidegate.v1.RuleVerdict
-	93,  // 79: tidegate.v1.AcceptGapResponse.facts:type_name -> tidegate.v1.Fact
-	108, // 80: tidegate.v1.AcceptGapResponse.gap:type_name -> tidegate.v1.Gap
+	122, // 66: tidegate.v1.AddServiceResponse.service:type_name -> tidegate.v1.ServiceView
+	123, // 67: tidegate.v1.AddStreamRequest.mode:type_name -> tidegate.v1.Mode
+	121, // 68: tidegate.v1.AddStreamRequest.bounds:type_name -> tidegate.v1.Bounds
+	124, // 69: tidegate.v1.AddStreamRequest.policy:type_name -> tidegate.v1.GatePolicy
+	107, // 70: tidegate.v1.AddStreamRequest.grace:type_name -> google.protobuf.Duration
+	107, // 71: tidegate.v1.AddStreamRequest.rearm:type_name -> google.protobuf.Duration
+	113, // 72: tidegate.v1.AddStreamResponse.stream:type_name -> tidegate.v1.StreamView
+	113, // 73: tidegate.v1.PauseStreamResponse.stream:type_name -> tidegate.v1.StreamView
+	113, // 74: tidegate.v1.ResumeStreamResponse.stream:type_name -> tidegate.v1.StreamView
+	125, // 75: tidegate.v1.RegenerateStreamResponse.rules:type_name -> tidegate.v1.RuleVerdict
+	112, // 76: tidegate.v1.RegenerateStreamResponse.facts:type_name -> tidegate.v1.Fact
+	126, // 77: tidegate.v1.RegenerateStreamResponse.renewal:type_name -> tidegate.v1.Renewal
+	125, // 78: tidegate.v1.AcceptGapResponse.rules:type_name -> tidegate.v1.RuleVerdict
+	112, // 79: tidegate.v1.AcceptGapResponse.facts:type_name -> tidegate.v1.Fact
+	127, // 80: tidegate.v1.AcceptGapResponse.gap:type_name -> tidegate.v1.Gap
 	39,  // 81: tidegate.v1.ListGapsResponse.gaps:type_name -> tidegate.v1.GapView
 	3,   // 82: tidegate.v1.GapView.state:type_name -> tidegate.v1.GapState
-	108, // 83: tidegate.v1.GapView.gap:type_name -> tidegate.v1.Gap
+	127, // 83: tidegate.v1.GapView.gap:type_name -> tidegate.v1.Gap
 	42,  // 84: tidegate.v1.RemoveStreamResponse.remnants:type_name -> tidegate.v1.Remnant
-	104, // 85: tidegate.v1.SetModeRequest.mode:type_name -> tidegate.v1.Mode
-	102, // 86: tidegate.v1.SetModeRequest.bounds:type_name -> tidegate.v1.Bounds
-	105, // 87: tidegate.v1.SetModeRequest.policy:type_name -> tidegate.v1.GatePolicy
-	88,  // 88: tidegate.v1.SetModeRequest.grace:type_name -> google.protobuf.Duration
-	88,  // 89: tidegate.v1.SetModeRequest.rearm:type_name -> google.protobuf.Duration
-	88,  // 90: tidegate.v1.SetModeRequest.lease_ttl:type_name -> google.protobuf.Duration
-	94,  // 91: tidegate.v1.SetModeResponse.stream:type_name -> tidegate.v1.StreamView
-	94,  // 92: tidegate.v1.SetModeResponse.streams:type_name -> tidegate.v1.StreamView
+	123, // 85: tidegate.v1.SetModeRequest.mode:type_name -> tidegate.v1.Mode
+	121, // 86: tidegate.v1.SetModeRequest.bounds:type_name -> tidegate.v1.Bounds
+	124, // 87: tidegate.v1.SetModeRequest.policy:type_name -> tidegate.v1.GatePolicy
+	107, // 88: tidegate.v1.SetModeRequest.grace:type_name -> google.protobuf.Duration
+	107, // 89: tidegate.v1.SetModeRequest.rearm:type_name -> google.protobuf.Duration
+	107, // 90: tidegate.v1.SetModeRequest.lease_ttl:type_name -> google.protobuf.Duration
+	113, // 91: tidegate.v1.SetModeResponse.stream:type_name -> tidegate.v1.StreamView
+	113, // 92: tidegate.v1.SetModeResponse.streams:type_name -> tidegate.v1.StreamView
 	9,   // 93: tidegate.v1.SetDetectorRequest.detector:type_name -> tidegate.v1.DetectorSettings
 	12,  // 94: tidegate.v1.SetDetectorRequest.drill:type_name -> tidegate.v1.DrillPolicy
 	23,  // 95: tidegate.v1.SetDetectorResponse.service:type_name -> tidegate.v1.Service
 	13,  // 96: tidegate.v1.RecordDrillResponse.drill:type_name -> tidegate.v1.DrillRecord
-	103, // 97: tidegate.v1.OpenGateResponse.service:type_name -> tidegate.v1.ServiceView
-	103, // 98: tidegate.v1.ArmGateResponse.service:type_name -> tidegate.v1.ServiceView
-	109, // 99: tidegate.v1.GateExplainRequest.kind:type_name -> tidegate.v1.PlanKind
-	106, // 100: tidegate.v1.GateExplainResponse.rules:type_name -> tidegate.v1.RuleVerdict
-	109, // 101: tidegate.v1.ChangeRoleRequest.kind:type_name -> tidegate.v1.PlanKind
-	56,  // 102: tidegate.v1.ChangeRoleRequest.overrides:type_name -> tidegate.v1.RuleOverride
-	88,  // 103: tidegate.v1.ChangeRoleRequest.expires:type_name -> google.protobuf.Duration
-	88,  // 104: tidegate.v1.ChangeRoleRequest.drain_timeout:type_name -> google.protobuf.Duration
-	73,  // 105: tidegate.v1.ChangeRoleResponse.plan:type_name -> tidegate.v1.Plan
-	76,  // 106: tidegate.v1.ChangeRoleResponse.step:type_name -> tidegate.v1.PlanStep
-	73,  // 107: tidegate.v1.ChangeRoleResponse.done:type_name -> tidegate.v1.Plan
-	73,  // 108: tidegate.v1.ReconfigureResponse.plan:type_name -> tidegate.v1.Plan
-	76,  // 109: tidegate.v1.ReconfigureResponse.step:type_name -> tidegate.v1.PlanStep
-	73,  // 110: tidegate.v1.ReconfigureResponse.done:type_name -> tidegate.v1.Plan
-	73,  // 111: tidegate.v1.AbortPlanResponse.plan:type_name -> tidegate.v1.Plan
-	110, // 112: tidegate.v1.ListOverridesResponse.overrides:type_name -> tidegate.v1.Override
-	56,  // 113: tidegate.v1.PutOverridesRequest.overrides:type_name -> tidegate.v1.RuleOverride
-	88,  // 114: tidegate.v1.PutOverridesRequest.expires:type_name -> google.protobuf.Duration
-	110, // 115: tidegate.v1.PutOverridesResponse.overrides:type_name -> tidegate.v1.Override
-	87,  // 116: tidegate.v1.AuditEntry.at:type_name -> google.protobuf.Timestamp
-	93,  // 117: tidegate.v1.AuditEntry.detail:type_name -> tidegate.v1.Fact
-	87,  // 118: tidegate.v1.ListAuditRequest.since:type_name -> google.protobuf.Timestamp
-	68,  // 119: tidegate.v1.ListAuditResponse.entries:type_name -> tidegate.v1.AuditEntry
-	103, // 120: tidegate.v1.FreezeResponse.service:type_name -> tidegate.v1.ServiceView
-	109, // 121: tidegate.v1.Plan.kind:type_name -> tidegate.v1.PlanKind
-	91,  // 122: tidegate.v1.Plan.target:type_name -> tidegate.v1.Holder
-	4,   // 123: tidegate.v1.Plan.outcome:type_name -> tidegate.v1.PlanOutcome
-	76,  // 124: tidegate.v1.Plan.steps:type_name -> tidegate.v1.PlanStep
-	106, // 125: tidegate.v1.Plan.rules:type_name -> tidegate.v1.RuleVerdict
-	75,  // 126: tidegate.v1.Plan.streams:type_name -> tidegate.v1.PlanStream
-	90,  // 127: tidegate.v1.Plan.loss:type_name -> tidegate.v1.LossStatement
-	111, // 128: tidegate.v1.Plan.phases:type_name -> tidegate.v1.Phases
-	87,  // 129: tidegate.v1.Plan.started:type_name -> google.protobuf.Timestamp
-	87,  // 130: tidegate.v1.Plan.ended:type_name -> google.protobuf.Timestamp
-	88,  // 131: tidegate.v1.Plan.expected:type_name -> google.protobuf.Duration
-	88,  // 132: tidegate.v1.Plan.rpo_actual:type_name -> google.protobuf.Duration
-	88,  // 133: tidegate.v1.Plan.pause_expected:type_name -> google.protobuf.Duration
-	88,  // 134: tidegate.v1.Plan.pause_actual:type_name -> google.protobuf.Duration
-	88,  // 135: tidegate.v1.Plan.took:type_name -> google.protobuf.Duration
-	74,  // 136: tidegate.v1.Plan.abort:type_name -> tidegate.v1.PlanAbort
-	110, // 137: tidegate.v1.Plan.overrides:type_name -> tidegate.v1.Override
-	88,  // 138: tidegate.v1.Plan.rpo_actual_max:type_name -> google.protobuf.Duration
-	87,  // 139: tidegate.v1.PlanAbort.at:type_name -> google.protobuf.Timestamp
-	112, // 140: tidegate.v1.PlanStream.head:type_name -> tidegate.v1.LogPos
-	90,  // 141: tidegate.v1.PlanStream.loss:type_name -> tidegate.v1.LossStatement
-	113, // 142: tidegate.v1.PlanStream.from_config:type_name -> tidegate.v1.Config
-	113, // 143: tidegate.v1.PlanStream.config:type_name -> tidegate.v1.Config
-	114, // 144: tidegate.v1.PlanStream.handover:type_name -> tidegate.v1.Handover
-	87,  // 145: tidegate.v1.PlanStep.started:type_name -> google.protobuf.Timestamp
-	88,  // 146: tidegate.v1.PlanStep.took:type_name -> google.protobuf.Duration
-	88,  // 147: tidegate.v1.PlanStep.expected:type_name -> google.protobuf.Duration
-	73,  // 148: tidegate.v1.ShowPlanResponse.plan:type_name -> tidegate.v1.Plan
-	73,  // 149: tidegate.v1.ListPlansResponse.plans:type_name -> tidegate.v1.Plan
-	94,  // 150: tidegate.v1.RebuildResponse.streams:type_name -> tidegate.v1.StreamView
-	85,  // 151: tidegate.v1.DoctorResponse.findings:type_name -> tidegate.v1.Finding
-	115, // 152: tidegate.v1.Finding.severity:type_name -> tidegate.v1.Severity
-	5,   // 153: tidegate.v1.OperatorService.Status:input_type -> tidegate.v1.StatusRequest
-	21,  // 154: tidegate.v1.OperatorService.ListStreams:input_type -> tidegate.v1.ListStreamsRequest
-	25,  // 155: tidegate.v1.OperatorService.AddService:input_type -> tidegate.v1.AddServiceRequest
-	27,  // 156: tidegate.v1.OperatorService.AddStream:input_type -> tidegate.v1.AddStreamRequest
-	29,  // 157: tidegate.v1.OperatorService.PauseStream:input_type -> tidegate.v1.PauseStreamRequest
-	31,  // 158: tidegate.v1.OperatorService.ResumeStream:input_type -> tidegate.v1.ResumeStreamRequest
-	40,  // 159: tidegate.v1.OperatorService.RemoveStream:input_type -> tidegate.v1.RemoveStreamRequest
-	33,  // 160: tidegate.v1.OperatorService.RegenerateStream:input_type -> tidegate.v1.RegenerateStreamRequest
-	35,  // 161: tidegate.v1.OperatorService.AcceptGap:input_type -> tidegate.v1.AcceptGapRequest
-	37,  // 162: tidegate.v1.OperatorService.ListGaps:input_type -> tidegate.v1.ListGapsRequest
-	43,  // 163: tidegate.v1.OperatorService.SetMode:input_type -> tidegate.v1.SetModeRequest
-	45,  // 164: tidegate.v1.OperatorService.SetDetector:input_type -> tidegate.v1.SetDetectorRequest
-	47,  // 165: tidegate.v1.OperatorService.RecordDrill:input_type -> tidegate.v1.RecordDrillRequest
-	71,  // 166: tidegate.v1.OperatorService.Freeze:input_type -> tidegate.v1.FreezeRequest
-	49,  // 167: tidegate.v1.OperatorService.OpenGate:input_type -> tidegate.v1.OpenGateRequest
-	51,  // 168: tidegate.v1.OperatorService.ArmGate:input_type -> tidegate.v1.ArmGateRequest
-	53,  // 169: tidegate.v1.OperatorService.GateExplain:input_type -> tidegate.v1.GateExplainRequest
-	55,  // 170: tidegate.v1.OperatorService.ChangeRole:input_type -> tidegate.v1.ChangeRoleRequest
-	58,  // 171: tidegate.v1.OperatorService.Reconfigure:input_type -> tidegate.v1.ReconfigureRequest
-	60,  // 172: tidegate.v1.OperatorService.AbortPlan:input_type -> tidegate.v1.AbortPlanRequest
-	62,  // 173: tidegate.v1.OperatorService.ListOverrides:input_type -> tidegate.v1.ListOverridesRequest
-	64,  // 174: tidegate.v1.OperatorService.PutOverrides:input_type -> tidegate.v1.PutOverridesRequest
-	66,  // 175: tidegate.v1.OperatorService.RevokeOverride:input_type -> tidegate.v1.RevokeOverrideRequest
-	69,  // 176: tidegate.v1.OperatorService.ListAudit:input_type -> tidegate.v1.ListAuditRequest
-	77,  // 177: tidegate.v1.OperatorService.ShowPlan:input_type -> tidegate.v1.ShowPlanRequest
-	79,  // 178: tidegate.v1.OperatorService.ListPlans:input_type -> tidegate.v1.ListPlansRequest
-	81,  // 179: tidegate.v1.OperatorService.Rebuild:input_type -> tidegate.v1.RebuildRequest
-	83,  // 180: tidegate.v1.OperatorService.Doctor:input_type -> tidegate.v1.DoctorRequest
-	6,   // 181: tidegate.v1.OperatorService.Status:output_type -> tidegate.v1.StatusResponse
-	22,  // 182: tidegate.v1.OperatorService.ListStreams:output_type -> tidegate.v1.ListStreamsResponse
-	26,  // 183: tidegate.v1.OperatorService.AddService:output_type -> tidegate.v1.AddServiceResponse
-	28,  // 184: tidegate.v1.OperatorService.AddStream:output_type -> tidegate.v1.AddStreamResponse
-	30,  // 185: tidegate.v1.OperatorService.PauseStream:output_type -> tidegate.v1.PauseStreamResponse
-	32,  // 186: tidegate.v1.OperatorService.ResumeStream:output_type -> tidegate.v1.ResumeStreamResponse
-	41,  // 187: tidegate.v1.OperatorService.RemoveStream:output_type -> tidegate.v1.RemoveStreamResponse
-	34,  // 188: tidegate.v1.OperatorService.RegenerateStream:output_type -> tidegate.v1.RegenerateStreamResponse
-	36,  // 189: tidegate.v1.OperatorService.AcceptGap:output_type -> tidegate.v1.AcceptGapResponse
-	38,  // 190: tidegate.v1.OperatorService.ListGaps:output_type -> tidegate.v1.ListGapsResponse
-	44,  // 191: tidegate.v1.OperatorService.SetMode:output_type -> tidegate.v1.SetModeResponse
-	46,  // 192: tidegate.v1.OperatorService.SetDetector:output_type -> tidegate.v1.SetDetectorResponse
-	48,  // 193: tidegate.v1.OperatorService.RecordDrill:output_type -> tidegate.v1.RecordDrillResponse
-	72,  // 194: tidegate.v1.OperatorService.Freeze:output_type -> tidegate.v1.FreezeResponse
-	50,  // 195: tidegate.v1.OperatorService.OpenGate:output_type -> tidegate.v1.OpenGateResponse
-	52,  // 196: tidegate.v1.OperatorService.ArmGate:output_type -> tidegate.v1.ArmGateResponse
-	54,  // 197: tidegate.v1.OperatorService.GateExplain:output_type -> tidegate.v1.GateExplainResponse
-	57,  // 198: tidegate.v1.OperatorService.ChangeRole:output_type -> tidegate.v1.ChangeRoleResponse
-	59,  // 199: tidegate.v1.OperatorService.Reconfigure:output_type -> tidegate.v1.ReconfigureResponse
-	61,  // 200: tidegate.v1.OperatorService.AbortPlan:output_type -> tidegate.v1.AbortPlanResponse
-	63,  // 201: tidegate.v1.OperatorService.ListOverrides:output_type -> tidegate.v1.ListOverridesResponse
-	65,  // 202: tidegate.v1.OperatorService.PutOverrides:output_type -> tidegate.v1.PutOverridesResponse
-	67,  // 203: tidegate.v1.OperatorService.RevokeOverride:output_type -> tidegate.v1.RevokeOverrideResponse
-	70,  // 204: tidegate.v1.OperatorService.ListAudit:output_type -> tidegate.v1.ListAuditResponse
-	78,  // 205: tidegate.v1.OperatorService.ShowPlan:output_type -> tidegate.v1.ShowPlanResponse
-	80,  // 206: tidegate.v1.OperatorService.ListPlans:output_type -> tidegate.v1.ListPlansResponse
-	82,  // 207: tidegate.v1.OperatorService.Rebuild:output_type -> tidegate.v1.RebuildResponse
-	84,  // 208: tidegate.v1.OperatorService.Doctor:output_type -> tidegate.v1.DoctorResponse
-	181, // [181:209] is the sub-list for method output_type
-	153, // [153:181] is the sub-list for method input_type
-	153, // [153:153] is the sub-list for extension type_name
-	153, // [153:153] is the sub-list for extension extendee
-	0,   // [0:153] is the sub-list for field type_name
+	107, // 97: tidegate.v1.DrillSchedule.jitter:type_name -> google.protobuf.Duration
+	107, // 98: tidegate.v1.DrillSchedule.grace:type_name -> google.protobuf.Duration
+	107, // 99: tidegate.v1.DrillSchedule.settle:type_name -> google.protobuf.Duration
+	106, // 100: tidegate.v1.DrillOccurrence.at:type_name -> google.protobuf.Timestamp
+	106, // 101: tidegate.v1.DrillOccurrence.due:type_name -> google.protobuf.Timestamp
+	106, // 102: tidegate.v1.DrillOccurrence.until:type_name -> google.protobuf.Timestamp
+	106, // 103: tidegate.v1.DrillOccurrence.blocked_until:type_name -> google.protobuf.Timestamp
+	49,  // 104: tidegate.v1.SetDrillScheduleRequest.schedule:type_name -> tidegate.v1.DrillSchedule
+	49,  // 105: tidegate.v1.SetDrillScheduleResponse.schedule:type_name -> tidegate.v1.DrillSchedule
+	50,  // 106: tidegate.v1.SetDrillScheduleResponse.next:type_name -> tidegate.v1.DrillOccurrence
+	55,  // 107: tidegate.v1.DrillStatusResponse.services:type_name -> tidegate.v1.ServiceDrills
+	106, // 108: tidegate.v1.DrillStatusResponse.now:type_name -> google.protobuf.Timestamp
+	49,  // 109: tidegate.v1.ServiceDrills.schedule:type_name -> tidegate.v1.DrillSchedule
+	56,  // 110: tidegate.v1.ServiceDrills.running:type_name -> tidegate.v1.RunningDrill
+	50,  // 111: tidegate.v1.ServiceDrills.pending:type_name -> tidegate.v1.DrillOccurrence
+	50,  // 112: tidegate.v1.ServiceDrills.next:type_name -> tidegate.v1.DrillOccurrence
+	58,  // 113: tidegate.v1.ServiceDrills.ended:type_name -> tidegate.v1.DrillEnd
+	13,  // 114: tidegate.v1.ServiceDrills.last:type_name -> tidegate.v1.DrillRecord
+	107, // 115: tidegate.v1.ServiceDrills.worker_silent:type_name -> google.protobuf.Duration
+	106, // 116: tidegate.v1.RunningDrill.occurrence:type_name -> google.protobuf.Timestamp
+	106, // 117: tidegate.v1.RunningDrill.since:type_name -> google.protobuf.Timestamp
+	107, // 118: tidegate.v1.RunningDrill.silent:type_name -> google.protobuf.Duration
+	107, // 119: tidegate.v1.RunningDrill.expected:type_name -> google.protobuf.Duration
+	57,  // 120: tidegate.v1.RunningDrill.abort:type_name -> tidegate.v1.DrillAbort
+	106, // 121: tidegate.v1.DrillAbort.at:type_name -> google.protobuf.Timestamp
+	106, // 122: tidegate.v1.DrillEnd.occurrence:type_name -> google.protobuf.Timestamp
+	106, // 123: tidegate.v1.DrillEnd.ended:type_name -> google.protobuf.Timestamp
+	61,  // 124: tidegate.v1.TakeDrillResponse.claim:type_name -> tidegate.v1.DrillClaim
+	106, // 125: tidegate.v1.DrillClaim.occurrence:type_name -> google.protobuf.Timestamp
+	107, // 126: tidegate.v1.DrillClaim.silence:type_name -> google.protobuf.Duration
+	56,  // 127: tidegate.v1.AbortDrillResponse.drill:type_name -> tidegate.v1.RunningDrill
+	122, // 128: tidegate.v1.OpenGateResponse.service:type_name -> tidegate.v1.ServiceView
+	122, // 129: tidegate.v1.ArmGateResponse.service:type_name -> tidegate.v1.ServiceView
+	128, // 130: tidegate.v1.GateExplainRequest.kind:type_name -> tidegate.v1.PlanKind
+	125, // 131: tidegate.v1.GateExplainResponse.rules:type_name -> tidegate.v1.RuleVerdict
+	128, // 132: tidegate.v1.ChangeRoleRequest.kind:type_name -> tidegate.v1.PlanKind
+	75,  // 133: tidegate.v1.ChangeRoleRequest.overrides:type_name -> tidegate.v1.RuleOverride
+	107, // 134: tidegate.v1.ChangeRoleRequest.expires:type_name -> google.protobuf.Duration
+	107, // 135: tidegate.v1.ChangeRoleRequest.drain_timeout:type_name -> google.protobuf.Duration
+	92,  // 136: tidegate.v1.ChangeRoleResponse.plan:type_name -> tidegate.v1.Plan
+	95,  // 137: tidegate.v1.ChangeRoleResponse.step:type_name -> tidegate.v1.PlanStep
+	92,  // 138: tidegate.v1.ChangeRoleResponse.done:type_name -> tidegate.v1.Plan
+	92,  // 139: tidegate.v1.ReconfigureResponse.plan:type_name -> tidegate.v1.Plan
+	95,  // 140: tidegate.v1.ReconfigureResponse.step:type_name -> tidegate.v1.PlanStep
+	92,  // 141: tidegate.v1.ReconfigureResponse.done:type_name -> tidegate.v1.Plan
+	92,  // 142: tidegate.v1.AbortPlanResponse.plan:type_name -> tidegate.v1.Plan
+	129, // 143: tidegate.v1.ListOverridesResponse.overrides:type_name -> tidegate.v1.Override
+	75,  // 144: tidegate.v1.PutOverridesRequest.overrides:type_name -> tidegate.v1.RuleOverride
+	107, // 145: tidegate.v1.PutOverridesRequest.expires:type_name -> google.protobuf.Duration
+	129, // 146: tidegate.v1.PutOverridesResponse.overrides:type_name -> tidegate.v1.Override
+	106, // 147: tidegate.v1.AuditEntry.at:type_name -> google.protobuf.Timestamp
+	112, // 148: tidegate.v1.AuditEntry.detail:type_name -> tidegate.v1.Fact
+	106, // 149: tidegate.v1.ListAuditRequest.since:type_name -> google.protobuf.Timestamp
+	87,  // 150: tidegate.v1.ListAuditResponse.entries:type_name -> tidegate.v1.AuditEntry
+	122, // 151: tidegate.v1.FreezeResponse.service:type_name -> tidegate.v1.ServiceView
+	128, // 152: tidegate.v1.Plan.kind:type_name -> tidegate.v1.PlanKind
+	110, // 153: tidegate.v1.Plan.target:type_name -> tidegate.v1.Holder
+	4,   // 154: tidegate.v1.Plan.outcome:type_name -> tidegate.v1.PlanOutcome
+	95,  // 155: tidegate.v1.Plan.steps:type_name -> tidegate.v1.PlanStep
+	125, // 156: tidegate.v1.Plan.rules:type_name -> tidegate.v1.RuleVerdict
+	94,  // 157: tidegate.v1.Plan.streams:type_name -> tidegate.v1.PlanStream
+	109, // 158: tidegate.v1.Plan.loss:type_name -> tidegate.v1.LossStatement
+	130, // 159: tidegate.v1.Plan.phases:type_name -> tidegate.v1.Phases
+	106, // 160: tidegate.v1.Plan.started:type_name -> google.protobuf.Timestamp
+	106, // 161: tidegate.v1.Plan.ended:type_name -> google.protobuf.Timestamp
+	107, // 162: tidegate.v1.Plan.expected:type_name -> google.protobuf.Duration
+	107, // 163: tidegate.v1.Plan.rpo_actual:type_name -> google.protobuf.Duration
+	107, // 164: tidegate.v1.Plan.pause_expected:type_name -> google.protobuf.Duration
+	107, // 165: tidegate.v1.Plan.pause_actual:type_name -> google.protobuf.Duration
+	107, // 166: tidegate.v1.Plan.took:type_name -> google.protobuf.Duration
+	93,  // 167: tidegate.v1.Plan.abort:type_name -> tidegate.v1.PlanAbort
+	129, // 168: tidegate.v1.Plan.overrides:type_name -> tidegate.v1.Override
+	107, // 169: tidegate.v1.Plan.rpo_actual_max:type_name -> google.protobuf.Duration
+	106, // 170: tidegate.v1.PlanAbort.at:type_name -> google.protobuf.Timestamp
+	131, // 171: tidegate.v1.PlanStream.head:type_name -> tidegate.v1.LogPos
+	109, // 172: tidegate.v1.PlanStream.loss:type_name -> tidegate.v1.LossStatement
+	132, // 173: tidegate.v1.PlanStream.from_config:type_name -> tidegate.v1.Config
+	132, // 174: tidegate.v1.PlanStream.config:type_name -> tidegate.v1.Config
+	133, // 175: tidegate.v1.PlanStream.handover:type_name -> tidegate.v1.Handover
+	106, // 176: tidegate.v1.PlanStep.started:type_name -> google.protobuf.Timestamp
+	107, // 177: tidegate.v1.PlanStep.took:type_name -> google.protobuf.Duration
+	107, // 178: tidegate.v1.PlanStep.expected:type_name -> google.protobuf.Duration
+	92,  // 179: tidegate.v1.ShowPlanResponse.plan:type_name -> tidegate.v1.Plan
+	92,  // 180: tidegate.v1.ListPlansResponse.plans:type_name -> tidegate.v1.Plan
+	113, // 181: tidegate.v1.RebuildResponse.streams:type_name -> tidegate.v1.StreamView
+	104, // 182: tidegate.v1.DoctorResponse.findings:type_name -> tidegate.v1.Finding
+	134, // 183: tidegate.v1.Finding.severity:type_name -> tidegate.v1.Severity
+	5,   // 184: tidegate.v1.OperatorService.Status:input_type -> tidegate.v1.StatusRequest
+	21,  // 185: tidegate.v1.OperatorService.ListStreams:input_type -> tidegate.v1.ListStreamsRequest
+	25,  // 186: tidegate.v1.OperatorService.AddService:input_type -> tidegate.v1.AddServiceRequest
+	27,  // 187: tidegate.v1.OperatorService.AddStream:input_type -> tidegate.v1.AddStreamRequest
+	29,  // 188: tidegate.v1.OperatorService.PauseStream:input_type -> tidegate.v1.PauseStreamRequest
+	31,  // 189: tidegate.v1.OperatorService.ResumeStream:input_type -> tidegate.v1.ResumeStreamRequest
+	40,  // 190: tidegate.v1.OperatorService.RemoveStream:input_type -> tidegate.v1.RemoveStreamRequest
+	33,  // 191: tidegate.v1.OperatorService.RegenerateStream:input_type -> tidegate.v1.RegenerateStreamRequest
+	35,  // 192: tidegate.v1.OperatorService.AcceptGap:input_type -> tidegate.v1.AcceptGapRequest
+	37,  // 193: tidegate.v1.OperatorService.ListGaps:input_type -> tidegate.v1.ListGapsRequest
+	43,  // 194: tidegate.v1.OperatorService.SetMode:input_type -> tidegate.v1.SetModeRequest
+	45,  // 195: tidegate.v1.OperatorService.SetDetector:input_type -> tidegate.v1.SetDetectorRequest
+	47,  // 196: tidegate.v1.OperatorService.RecordDrill:input_type -> tidegate.v1.RecordDrillRequest
+	51,  // 197: tidegate.v1.OperatorService.SetDrillSchedule:input_type -> tidegate.v1.SetDrillScheduleRequest
+	53,  // 198: tidegate.v1.OperatorService.DrillStatus:input_type -> tidegate.v1.DrillStatusRequest
+	59,  // 199: tidegate.v1.OperatorService.TakeDrill:input_type -> tidegate.v1.TakeDrillRequest
+	62,  // 200: tidegate.v1.OperatorService.ReportDrill:input_type -> tidegate.v1.ReportDrillRequest
+	64,  // 201: tidegate.v1.OperatorService.EndDrill:input_type -> tidegate.v1.EndDrillRequest
+	66,  // 202: tidegate.v1.OperatorService.AbortDrill:input_type -> tidegate.v1.AbortDrillRequest
+	90,  // 203: tidegate.v1.OperatorService.Freeze:input_type -> tidegate.v1.FreezeRequest
+	68,  // 204: tidegate.v1.OperatorService.OpenGate:input_type -> tidegate.v1.OpenGateRequest
+	70,  // 205: tidegate.v1.OperatorService.ArmGate:input_type -> tidegate.v1.ArmGateRequest
+	72,  // 206: tidegate.v1.OperatorService.GateExplain:input_type -> tidegate.v1.GateExplainRequest
+	74,  // 207: tidegate.v1.OperatorService.ChangeRole:input_type -> tidegate.v1.ChangeRoleRequest
+	77,  // 208: tidegate.v1.OperatorService.Reconfigure:input_type -> tidegate.v1.ReconfigureRequest
+	79,  // 209: tidegate.v1.OperatorService.AbortPlan:input_type -> tidegate.v1.AbortPlanRequest
+	81,  // 210: tidegate.v1.OperatorService.ListOverrides:input_type -> tidegate.v1.ListOverridesRequest
+	83,  // 211: tidegate.v1.OperatorService.PutOverrides:input_type -> tidegate.v1.PutOverridesRequest
+	85,  // 212: tidegate.v1.OperatorService.RevokeOverride:input_type -> tidegate.v1.RevokeOverrideRequest
+	88,  // 213: tidegate.v1.OperatorService.ListAudit:input_type -> tidegate.v1.ListAuditRequest
+	96,  // 214: tidegate.v1.OperatorService.ShowPlan:input_type -> tidegate.v1.ShowPlanRequest
+	98,  // 215: tidegate.v1.OperatorService.ListPlans:input_type -> tidegate.v1.ListPlansRequest
+	100, // 216: tidegate.v1.OperatorService.Rebuild:input_type -> tidegate.v1.RebuildRequest
+	102, // 217: tidegate.v1.OperatorService.Doctor:input_type -> tidegate.v1.DoctorRequest
+	6,   // 218: tidegate.v1.OperatorService.Status:output_type -> tidegate.v1.StatusResponse
+	22,  // 219: tidegate.v1.OperatorService.ListStreams:output_type -> tidegate.v1.ListStreamsResponse
+	26,  // 220: tidegate.v1.OperatorService.AddService:output_type -> tidegate.v1.AddServiceResponse
+	28,  // 221: tidegate.v1.OperatorService.AddStream:output_type -> tidegate.v1.AddStreamResponse
+	30,  // 222: tidegate.v1.OperatorService.PauseStream:output_type -> tidegate.v1.PauseStreamResponse
+	32,  // 223: tidegate.v1.OperatorService.ResumeStream:output_type -> tidegate.v1.ResumeStreamResponse
+	41,  // 224: tidegate.v1.OperatorService.RemoveStream:output_type -> tidegate.v1.RemoveStreamResponse
+	34,  // 225: tidegate.v1.OperatorService.RegenerateStream:output_type -> tidegate.v1.RegenerateStreamResponse
+	36,  // 226: tidegate.v1.OperatorService.AcceptGap:output_type -> tidegate.v1.AcceptGapResponse
+	38,  // 227: tidegate.v1.OperatorService.ListGaps:output_type -> tidegate.v1.ListGapsResponse
+	44,  // 228: tidegate.v1.OperatorService.SetMode:output_type -> tidegate.v1.SetModeResponse
+	46,  // 229: tidegate.v1.OperatorService.SetDetector:output_type -> tidegate.v1.SetDetectorResponse
+	48,  // 230: tidegate.v1.OperatorService.RecordDrill:output_type -> tidegate.v1.RecordDrillResponse
+	52,  // 231: tidegate.v1.OperatorService.SetDrillSchedule:output_type -> tidegate.v1.SetDrillScheduleResponse
+	54,  // 232: tidegate.v1.OperatorService.DrillStatus:output_type -> tidegate.v1.DrillStatusResponse
+	60,  // 233: tidegate.v1.OperatorService.TakeDrill:output_type -> tidegate.v1.TakeDrillResponse
+	63,  // 234: tidegate.v1.OperatorService.ReportDrill:output_type -> tidegate.v1.ReportDrillResponse
+	65,  // 235: tidegate.v1.OperatorService.EndDrill:output_type -> tidegate.v1.EndDrillResponse
+	67,  // 236: tidegate.v1.OperatorService.AbortDrill:output_type -> tidegate.v1.AbortDrillResponse
+	91,  // 237: tidegate.v1.OperatorService.Freeze:output_type -> tidegate.v1.FreezeResponse
+	69,  // 238: tidegate.v1.OperatorService.OpenGate:output_type -> tidegate.v1.OpenGateResponse
+	71,  // 239: tidegate.v1.OperatorService.ArmGate:output_type -> tidegate.v1.ArmGateResponse
+	73,  // 240: tidegate.v1.OperatorService.GateExplain:output_type -> tidegate.v1.GateExplainResponse
+	76,  // 241: tidegate.v1.OperatorService.ChangeRole:output_type -> tidegate.v1.ChangeRoleResponse
+	78,  // 242: tidegate.v1.OperatorService.Reconfigure:output_type -> tidegate.v1.ReconfigureResponse
+	80,  // 243: tidegate.v1.OperatorService.AbortPlan:output_type -> tidegate.v1.AbortPlanResponse
+	82,  // 244: tidegate.v1.OperatorService.ListOverrides:output_type -> tidegate.v1.ListOverridesResponse
+	84,  // 245: tidegate.v1.OperatorService.PutOverrides:output_type -> tidegate.v1.PutOverridesResponse
+	86,  // 246: tidegate.v1.OperatorService.RevokeOverride:output_type -> tidegate.v1.RevokeOverrideResponse
+	89,  // 247: tidegate.v1.OperatorService.ListAudit:output_type -> tidegate.v1.ListAuditResponse
+	97,  // 248: tidegate.v1.OperatorService.ShowPlan:output_type -> tidegate.v1.ShowPlanResponse
+	99,  // 249: tidegate.v1.OperatorService.ListPlans:output_type -> tidegate.v1.ListPlansResponse
+	101, // 250: tidegate.v1.OperatorService.Rebuild:output_type -> tidegate.v1.RebuildResponse
+	103, // 251: tidegate.v1.OperatorService.Doctor:output_type -> tidegate.v1.DoctorResponse
+	218, // [218:252] is the sub-list for method output_type
+	184, // [184:218] is the sub-list for method input_type
+	184, // [184:184] is the sub-list for extension type_name
+	184, // [184:184] is the sub-list for extension extendee
+	0,   // [0:184] is the sub-list for field type_name
 }
 
 func init() { file_tidegate_v1_operator_proto_init() }
@@ -7023,12 +8567,13 @@ func file_tidegate_v1_operator_proto_init() {
 	file_tidegate_v1_error_proto_init()
 	file_tidegate_v1_node_proto_init()
 	file_tidegate_v1_types_proto_init()
-	file_tidegate_v1_operator_proto_msgTypes[52].OneofWrappers = []any{
+	file_tidegate_v1_operator_proto_msgTypes[50].OneofWrappers = []any{}
+	file_tidegate_v1_operator_proto_msgTypes[71].OneofWrappers = []any{
 		(*ChangeRoleResponse_Plan)(nil),
 		(*ChangeRoleResponse_Step)(nil),
 		(*ChangeRoleResponse_Done)(nil),
 	}
-	file_tidegate_v1_operator_proto_msgTypes[54].OneofWrappers = []any{
+	file_tidegate_v1_operator_proto_msgTypes[73].OneofWrappers = []any{
 		(*ReconfigureResponse_Plan)(nil),
 		(*ReconfigureResponse_Step)(nil),
 		(*ReconfigureResponse_Done)(nil),
@@ -7039,7 +8584,7 @@ func file_tidegate_v1_operator_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_tidegate_v1_operator_proto_rawDesc), len(file_tidegate_v1_operator_proto_rawDesc)),
 			NumEnums:      5,
-			NumMessages:   81,
+			NumMessages:   100,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

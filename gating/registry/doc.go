@@ -31,6 +31,7 @@
 //
 //	live/services/<service>   live/streams/<id>   live/names/<service>/<stream>
 //	live/nodes/<kind>/<node>  live/epochs/<id>    live/routes/<service>
+//	live/drills/<service>     live/schedules/<service>
 //	history/<id>/<epoch>      plans/<id>          plans-of/<service>/<plan>
 //	quarantine/<stream>/<bundle>                  election/
 //	leases/<service>          audit/<id>          notify/<receiver>

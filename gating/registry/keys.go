@@ -19,6 +19,7 @@ const (
 	epochsTable    = liveTable + "epochs/"
 	routesTable    = liveTable + "routes/"
 	drillsTable    = liveTable + "drills/"
+	schedulesTable = liveTable + "schedules/"
 	historyTable   = "history/"
 	plansTable     = "plans/"
 	planIndexTable = "plans-of/"
@@ -52,6 +53,9 @@ func RouteKey(s tidegate.ServiceName) Key { return Key(routesTable + string(s)) 
 
 // DrillsKey is the key of a service's [Drills].
 func DrillsKey(s tidegate.ServiceName) Key { return Key(drillsTable + string(s)) }
+
+// ScheduleKey is the key of a service's [Schedule].
+func ScheduleKey(s tidegate.ServiceName) Key { return Key(schedulesTable + string(s)) }
 
 // HistoryKey is the key of an epoch record that will not change any more. The
 // epoch is written with fixed width, so that keys sort as epochs do.

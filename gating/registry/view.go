@@ -22,6 +22,8 @@ type View struct {
 	Nodes    map[Key]Entry[Node] // by [NodeKey]
 	Routes   map[tidegate.ServiceName]Entry[Route]
 	Drills   map[tidegate.ServiceName]Entry[Drills]
+
+	Schedules map[tidegate.ServiceName]Entry[Schedule]
 }
 
 // StreamsOf returns a service's streams ordered by name.
@@ -70,6 +72,7 @@ func (s *Store) Read(ctx context.Context) (*View, error) {
 		Services: map[tidegate.ServiceName]Entry[Service]{}, Streams: map[tidegate.StreamID]Entry[Stream]{},
 		Epochs: map[tidegate.StreamID]Entry[fence.EpochRecord]{}, Nodes: map[Key]Entry[Node]{},
 		Routes: map[tidegate.ServiceName]Entry[Route]{}, Drills: map[tidegate.ServiceName]Entry[Drills]{},
+		Schedules: map[tidegate.ServiceName]Entry[Schedule]{},
 	}
 	for _, kv := range r.Kvs {
 		if err := v.add(Key(kv.Key[len(s.root):]), kv.Value, kv.ModRevision); err != nil {
@@ -98,6 +101,8 @@ func (v *View) add(k Key, value []byte, rev int64) error {
 		err = put1(v.Routes, tidegate.ServiceName(rest), value, rev)
 	case strings.TrimPrefix(drillsTable, liveTable):
 		err = put1(v.Drills, tidegate.ServiceName(rest), value, rev)
+	case strings.TrimPrefix(schedulesTable, liveTable):
+		err = put1(v.Schedules, tidegate.ServiceName(rest), value, rev)
 	}
 	if err != nil {
 		return corrupt(k, err)

@@ -70,6 +70,24 @@ const (
 	// OperatorServiceRecordDrillProcedure is the fully-qualified name of the OperatorService's
 	// RecordDrill RPC.
 	OperatorServiceRecordDrillProcedure = "/tidegate.v1.OperatorService/RecordDrill"
+	// OperatorServiceSetDrillScheduleProcedure is the fully-qualified name of the OperatorService's
+	// SetDrillSchedule RPC.
+	OperatorServiceSetDrillScheduleProcedure = "/tidegate.v1.OperatorService/SetDrillSchedule"
+	// OperatorServiceDrillStatusProcedure is the fully-qualified name of the OperatorService's
+	// DrillStatus RPC.
+	OperatorServiceDrillStatusProcedure = "/tidegate.v1.OperatorService/DrillStatus"
+	// OperatorServiceTakeDrillProcedure is the fully-qualified name of the OperatorService's TakeDrill
+	// RPC.
+	OperatorServiceTakeDrillProcedure = "/tidegate.v1.OperatorService/TakeDrill"
+	// OperatorServiceReportDrillProcedure is the fully-qualified name of the OperatorService's
+	// ReportDrill RPC.
+	OperatorServiceReportDrillProcedure = "/tidegate.v1.OperatorService/ReportDrill"
+	// OperatorServiceEndDrillProcedure is the fully-qualified name of the OperatorService's EndDrill
+	// RPC.
+	OperatorServiceEndDrillProcedure = "/tidegate.v1.OperatorService/EndDrill"
+	// OperatorServiceAbortDrillProcedure is the fully-qualified name of the OperatorService's
+	// AbortDrill RPC.
+	OperatorServiceAbortDrillProcedure = "/tidegate.v1.OperatorService/AbortDrill"
 	// OperatorServiceFreezeProcedure is the fully-qualified name of the OperatorService's Freeze RPC.
 	OperatorServiceFreezeProcedure = "/tidegate.v1.OperatorService/Freeze"
 	// OperatorServiceOpenGateProcedure is the fully-qualified name of the OperatorService's OpenGate
@@ -142,6 +160,20 @@ type OperatorServiceClient interface {
 	// RecordDrill writes down what came of a drill, by its signed report. A drill's own
 	// certificate may call it, and nothing else that writes. Reports must follow one another.
 	RecordDrill(context.Context, *connect.Request[tidegatev1.RecordDrillRequest]) (*connect.Response[tidegatev1.RecordDrillResponse], error)
+	// SetDrillSchedule sets when drills of a service are wanted.
+	SetDrillSchedule(context.Context, *connect.Request[tidegatev1.SetDrillScheduleRequest]) (*connect.Response[tidegatev1.SetDrillScheduleResponse], error)
+	// DrillStatus tells of each service which drill runs, when the next one is due, and what
+	// is against it.
+	DrillStatus(context.Context, *connect.Request[tidegatev1.DrillStatusRequest]) (*connect.Response[tidegatev1.DrillStatusResponse], error)
+	// TakeDrill gives a worker the drill of a service that is due, if one is. It is the
+	// worker's alone until it is ended, or until the worker has been silent for too long.
+	TakeDrill(context.Context, *connect.Request[tidegatev1.TakeDrillRequest]) (*connect.Response[tidegatev1.TakeDrillResponse], error)
+	// ReportDrill says that a worker goes on, and how far it is. The answer says whether it shall.
+	ReportDrill(context.Context, *connect.Request[tidegatev1.ReportDrillRequest]) (*connect.Response[tidegatev1.ReportDrillResponse], error)
+	// EndDrill says how a drill that was taken has ended. Repeating it changes nothing.
+	EndDrill(context.Context, *connect.Request[tidegatev1.EndDrillRequest]) (*connect.Response[tidegatev1.EndDrillResponse], error)
+	// AbortDrill has the worker told to call its drill off.
+	AbortDrill(context.Context, *connect.Request[tidegatev1.AbortDrillRequest]) (*connect.Response[tidegatev1.AbortDrillResponse], error)
 	// Freeze stops role changes of a service, and nothing else.
 	Freeze(context.Context, *connect.Request[tidegatev1.FreezeRequest]) (*connect.Response[tidegatev1.FreezeResponse], error)
 	// OpenGate is the brake: it records that the gates of a service are open before
@@ -265,6 +297,42 @@ func NewOperatorServiceClient(httpClient connect.HTTPClient, baseURL string, opt
 			connect.WithSchema(operatorServiceMethods.ByName("RecordDrill")),
 			connect.WithClientOptions(opts...),
 		),
+		setDrillSchedule: connect.NewClient[tidegatev1.SetDrillScheduleRequest, tidegatev1.SetDrillScheduleResponse](
+			httpClient,
+			baseURL+OperatorServiceSetDrillScheduleProcedure,
+			connect.WithSchema(operatorServiceMethods.ByName("SetDrillSchedule")),
+			connect.WithClientOptions(opts...),
+		),
+		drillStatus: connect.NewClient[tidegatev1.DrillStatusRequest, tidegatev1.DrillStatusResponse](
+			httpClient,
+			baseURL+OperatorServiceDrillStatusProcedure,
+			connect.WithSchema(operatorServiceMethods.ByName("DrillStatus")),
+			connect.WithClientOptions(opts...),
+		),
+		takeDrill: connect.NewClient[tidegatev1.TakeDrillRequest, tidegatev1.TakeDrillResponse](
+			httpClient,
+			baseURL+OperatorServiceTakeDrillProcedure,
+			connect.WithSchema(operatorServiceMethods.ByName("TakeDrill")),
+			connect.WithClientOptions(opts...),
+		),
+		reportDrill: connect.NewClient[tidegatev1.ReportDrillRequest, tidegatev1.ReportDrillResponse](
+			httpClient,
+			baseURL+OperatorServiceReportDrillProcedure,
+			connect.WithSchema(operatorServiceMethods.ByName("ReportDrill")),
+			connect.WithClientOptions(opts...),
+		),
+		endDrill: connect.NewClient[tidegatev1.EndDrillRequest, tidegatev1.EndDrillResponse](
+			httpClient,
+			baseURL+OperatorServiceEndDrillProcedure,
+			connect.WithSchema(operatorServiceMethods.ByName("EndDrill")),
+			connect.WithClientOptions(opts...),
+		),
+		abortDrill: connect.NewClient[tidegatev1.AbortDrillRequest, tidegatev1.AbortDrillResponse](
+			httpClient,
+			baseURL+OperatorServiceAbortDrillProcedure,
+			connect.WithSchema(operatorServiceMethods.ByName("AbortDrill")),
+			connect.WithClientOptions(opts...),
+		),
 		freeze: connect.NewClient[tidegatev1.FreezeRequest, tidegatev1.FreezeResponse](
 			httpClient,
 			baseURL+OperatorServiceFreezeProcedure,
@@ -373,6 +441,12 @@ type operatorServiceClient struct {
 	setMode          *connect.Client[tidegatev1.SetModeRequest, tidegatev1.SetModeResponse]
 	setDetector      *connect.Client[tidegatev1.SetDetectorRequest, tidegatev1.SetDetectorResponse]
 	recordDrill      *connect.Client[tidegatev1.RecordDrillRequest, tidegatev1.RecordDrillResponse]
+	setDrillSchedule *connect.Client[tidegatev1.SetDrillScheduleRequest, tidegatev1.SetDrillScheduleResponse]
+	drillStatus      *connect.Client[tidegatev1.DrillStatusRequest, tidegatev1.DrillStatusResponse]
+	takeDrill        *connect.Client[tidegatev1.TakeDrillRequest, tidegatev1.TakeDrillResponse]
+	reportDrill      *connect.Client[tidegatev1.ReportDrillRequest, tidegatev1.ReportDrillResponse]
+	endDrill         *connect.Client[tidegatev1.EndDrillRequest, tidegatev1.EndDrillResponse]
+	abortDrill       *connect.Client[tidegatev1.AbortDrillRequest, tidegatev1.AbortDrillResponse]
 	freeze           *connect.Client[tidegatev1.FreezeRequest, tidegatev1.FreezeResponse]
 	openGate         *connect.Client[tidegatev1.OpenGateRequest, tidegatev1.OpenGateResponse]
 	armGate          *connect.Client[tidegatev1.ArmGateRequest, tidegatev1.ArmGateResponse]
@@ -453,6 +527,36 @@ func (c *operatorServiceClient) SetDetector(ctx context.Context, req *connect.Re
 // RecordDrill calls tidegate.v1.OperatorService.RecordDrill.
 func (c *operatorServiceClient) RecordDrill(ctx context.Context, req *connect.Request[tidegatev1.RecordDrillRequest]) (*connect.Response[tidegatev1.RecordDrillResponse], error) {
 	return c.recordDrill.CallUnary(ctx, req)
+}
+
+// SetDrillSchedule calls tidegate.v1.OperatorService.SetDrillSchedule.
+func (c *operatorServiceClient) SetDrillSchedule(ctx context.Context, req *connect.Request[tidegatev1.SetDrillScheduleRequest]) (*connect.Response[tidegatev1.SetDrillScheduleResponse], error) {
+	return c.setDrillSchedule.CallUnary(ctx, req)
+}
+
+// DrillStatus calls tidegate.v1.OperatorService.DrillStatus.
+func (c *operatorServiceClient) DrillStatus(ctx context.Context, req *connect.Request[tidegatev1.DrillStatusRequest]) (*connect.Response[tidegatev1.DrillStatusResponse], error) {
+	return c.drillStatus.CallUnary(ctx, req)
+}
+
+// TakeDrill calls tidegate.v1.OperatorService.TakeDrill.
+func (c *operatorServiceClient) TakeDrill(ctx context.Context, req *connect.Request[tidegatev1.TakeDrillRequest]) (*connect.Response[tidegatev1.TakeDrillResponse], error) {
+	return c.takeDrill.CallUnary(ctx, req)
+}
+
+// ReportDrill calls tidegate.v1.OperatorService.ReportDrill.
+func (c *operatorServiceClient) ReportDrill(ctx context.Context, req *connect.Request[tidegatev1.ReportDrillRequest]) (*connect.Response[tidegatev1.ReportDrillResponse], error) {
+	return c.reportDrill.CallUnary(ctx, req)
+}
+
+// EndDrill calls tidegate.v1.OperatorService.EndDrill.
+func (c *operatorServiceClient) EndDrill(ctx context.Context, req *connect.Request[tidegatev1.EndDrillRequest]) (*connect.Response[tidegatev1.EndDrillResponse], error) {
+	return c.endDrill.CallUnary(ctx, req)
+}
+
+// AbortDrill calls tidegate.v1.OperatorService.AbortDrill.
+func (c *operatorServiceClient) AbortDrill(ctx context.Context, req *connect.Request[tidegatev1.AbortDrillRequest]) (*connect.Response[tidegatev1.AbortDrillResponse], error) {
+	return c.abortDrill.CallUnary(ctx, req)
 }
 
 // Freeze calls tidegate.v1.OperatorService.Freeze.
@@ -559,6 +663,20 @@ type OperatorServiceHandler interface {
 	// RecordDrill writes down what came of a drill, by its signed report. A drill's own
 	// certificate may call it, and nothing else that writes. Reports must follow one another.
 	RecordDrill(context.Context, *connect.Request[tidegatev1.RecordDrillRequest]) (*connect.Response[tidegatev1.RecordDrillResponse], error)
+	// SetDrillSchedule sets when drills of a service are wanted.
+	SetDrillSchedule(context.Context, *connect.Request[tidegatev1.SetDrillScheduleRequest]) (*connect.Response[tidegatev1.SetDrillScheduleResponse], error)
+	// DrillStatus tells of each service which drill runs, when the next one is due, and what
+	// is against it.
+	DrillStatus(context.Context, *connect.Request[tidegatev1.DrillStatusRequest]) (*connect.Response[tidegatev1.DrillStatusResponse], error)
+	// TakeDrill gives a worker the drill of a service that is due, if one is. It is the
+	// worker's alone until it is ended, or until the worker has been silent for too long.
+	TakeDrill(context.Context, *connect.Request[tidegatev1.TakeDrillRequest]) (*connect.Response[tidegatev1.TakeDrillResponse], error)
+	// ReportDrill says that a worker goes on, and how far it is. The answer says whether it shall.
+	ReportDrill(context.Context, *connect.Request[tidegatev1.ReportDrillRequest]) (*connect.Response[tidegatev1.ReportDrillResponse], error)
+	// EndDrill says how a drill that was taken has ended. Repeating it changes nothing.
+	EndDrill(context.Context, *connect.Request[tidegatev1.EndDrillRequest]) (*connect.Response[tidegatev1.EndDrillResponse], error)
+	// AbortDrill has the worker told to call its drill off.
+	AbortDrill(context.Context, *connect.Request[tidegatev1.AbortDrillRequest]) (*connect.Response[tidegatev1.AbortDrillResponse], error)
 	// Freeze stops role changes of a service, and nothing else.
 	Freeze(context.Context, *connect.Request[tidegatev1.FreezeRequest]) (*connect.Response[tidegatev1.FreezeResponse], error)
 	// OpenGate is the brake: it records that the gates of a service are open before
@@ -676,6 +794,42 @@ func NewOperatorServiceHandler(svc OperatorServiceHandler, opts ...connect.Handl
 		OperatorServiceRecordDrillProcedure,
 		svc.RecordDrill,
 		connect.WithSchema(operatorServiceMethods.ByName("RecordDrill")),
+		connect.WithHandlerOptions(opts...),
+	)
+	operatorServiceSetDrillScheduleHandler := connect.NewUnaryHandler(
+		OperatorServiceSetDrillScheduleProcedure,
+		svc.SetDrillSchedule,
+		connect.WithSchema(operatorServiceMethods.ByName("SetDrillSchedule")),
+		connect.WithHandlerOptions(opts...),
+	)
+	operatorServiceDrillStatusHandler := connect.NewUnaryHandler(
+		OperatorServiceDrillStatusProcedure,
+		svc.DrillStatus,
+		connect.WithSchema(operatorServiceMethods.ByName("DrillStatus")),
+		connect.WithHandlerOptions(opts...),
+	)
+	operatorServiceTakeDrillHandler := connect.NewUnaryHandler(
+		OperatorServiceTakeDrillProcedure,
+		svc.TakeDrill,
+		connect.WithSchema(operatorServiceMethods.ByName("TakeDrill")),
+		connect.WithHandlerOptions(opts...),
+	)
+	operatorServiceReportDrillHandler := connect.NewUnaryHandler(
+		OperatorServiceReportDrillProcedure,
+		svc.ReportDrill,
+		connect.WithSchema(operatorServiceMethods.ByName("ReportDrill")),
+		connect.WithHandlerOptions(opts...),
+	)
+	operatorServiceEndDrillHandler := connect.NewUnaryHandler(
+		OperatorServiceEndDrillProcedure,
+		svc.EndDrill,
+		connect.WithSchema(operatorServiceMethods.ByName("EndDrill")),
+		connect.WithHandlerOptions(opts...),
+	)
+	operatorServiceAbortDrillHandler := connect.NewUnaryHandler(
+		OperatorServiceAbortDrillProcedure,
+		svc.AbortDrill,
+		connect.WithSchema(operatorServiceMethods.ByName("AbortDrill")),
 		connect.WithHandlerOptions(opts...),
 	)
 	operatorServiceFreezeHandler := connect.NewUnaryHandler(
@@ -796,6 +950,18 @@ func NewOperatorServiceHandler(svc OperatorServiceHandler, opts ...connect.Handl
 			operatorServiceSetDetectorHandler.ServeHTTP(w, r)
 		case OperatorServiceRecordDrillProcedure:
 			operatorServiceRecordDrillHandler.ServeHTTP(w, r)
+		case OperatorServiceSetDrillScheduleProcedure:
+			operatorServiceSetDrillScheduleHandler.ServeHTTP(w, r)
+		case OperatorServiceDrillStatusProcedure:
+			operatorServiceDrillStatusHandler.ServeHTTP(w, r)
+		case OperatorServiceTakeDrillProcedure:
+			operatorServiceTakeDrillHandler.ServeHTTP(w, r)
+		case OperatorServiceReportDrillProcedure:
+			operatorServiceReportDrillHandler.ServeHTTP(w, r)
+		case OperatorServiceEndDrillProcedure:
+			operatorServiceEndDrillHandler.ServeHTTP(w, r)
+		case OperatorServiceAbortDrillProcedure:
+			operatorServiceAbortDrillHandler.ServeHTTP(w, r)
 		case OperatorServiceFreezeProcedure:
 			operatorServiceFreezeHandler.ServeHTTP(w, r)
 		case OperatorServiceOpenGateProcedure:
@@ -885,6 +1051,30 @@ func (UnimplementedOperatorServiceHandler) SetDetector(context.Context, *connect
 
 func (UnimplementedOperatorServiceHandler) RecordDrill(context.Context, *connect.Request[tidegatev1.RecordDrillRequest]) (*connect.Response[tidegatev1.RecordDrillResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("tidegate.v1.OperatorService.RecordDrill is not implemented"))
+}
+
+func (UnimplementedOperatorServiceHandler) SetDrillSchedule(context.Context, *connect.Request[tidegatev1.SetDrillScheduleRequest]) (*connect.Response[tidegatev1.SetDrillScheduleResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("tidegate.v1.OperatorService.SetDrillSchedule is not implemented"))
+}
+
+func (UnimplementedOperatorServiceHandler) DrillStatus(context.Context, *connect.Request[tidegatev1.DrillStatusRequest]) (*connect.Response[tidegatev1.DrillStatusResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("tidegate.v1.OperatorService.DrillStatus is not implemented"))
+}
+
+func (UnimplementedOperatorServiceHandler) TakeDrill(context.Context, *connect.Request[tidegatev1.TakeDrillRequest]) (*connect.Response[tidegatev1.TakeDrillResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("tidegate.v1.OperatorService.TakeDrill is not implemented"))
+}
+
+func (UnimplementedOperatorServiceHandler) ReportDrill(context.Context, *connect.Request[tidegatev1.ReportDrillRequest]) (*connect.Response[tidegatev1.ReportDrillResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("tidegate.v1.OperatorService.ReportDrill is not implemented"))
+}
+
+func (UnimplementedOperatorServiceHandler) EndDrill(context.Context, *connect.Request[tidegatev1.EndDrillRequest]) (*connect.Response[tidegatev1.EndDrillResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("tidegate.v1.OperatorService.EndDrill is not implemented"))
+}
+
+func (UnimplementedOperatorServiceHandler) AbortDrill(context.Context, *connect.Request[tidegatev1.AbortDrillRequest]) (*connect.Response[tidegatev1.AbortDrillResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("tidegate.v1.OperatorService.AbortDrill is not implemented"))
 }
 
 func (UnimplementedOperatorServiceHandler) Freeze(context.Context, *connect.Request[tidegatev1.FreezeRequest]) (*connect.Response[tidegatev1.FreezeResponse], error) {
