@@ -32,6 +32,10 @@ func drillCommand() *ucli.Command {
 			drillMatrixCommand(),
 			drillVerifyCommand(),
 			drillRecordCommand(),
+			drillScheduleCommand(),
+			drillStatusCommand(),
+			drillAbortCommand(),
+			drillWorkerCommand(),
 			drillKeyCommand(),
 		},
 	}

@@ -199,6 +199,8 @@ func tell(files []evidence.File, send func(evidence.File) error) (err error) {
 // of those before it that it lacks, and says on stderr when it does not: the verdict
 // stands all the same.
 func (a *drillAsk) tellGate(ctx context.Context, w io.Writer, store *evidence.Store) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), tellFor)
+	defer cancel()
 	if err := a.record(ctx, store); err != nil {
 		fmt.Fprintf(w, "WARNING: no gate has the report on record, so drill-fresh does not count this drill: %v\n", err)
 		if hint := tidegate.HintOf(err); hint != "" {
@@ -210,11 +212,9 @@ func (a *drillAsk) tellGate(ctx context.Context, w io.Writer, store *evidence.St
 	fmt.Fprintln(w, "the gate has the report on record")
 }
 
-// record sends the newest report to a gate that the drill's file names, also when ctx has
-// ended, and before it those that the gate lacks.
+// record sends the newest report to a gate that the drill's file names, and before it
+// those that the gate lacks.
 func (a *drillAsk) record(ctx context.Context, store *evidence.Store) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), tellFor)
-	defer cancel()
 	files, err := store.Files(ctx, a.cfg.Service, tellBack)
 	if err != nil {
 		return err

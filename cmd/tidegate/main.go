@@ -7,6 +7,7 @@ import (
 	"os/signal"
 	"slices"
 	"syscall"
+	_ "time/tzdata" // schedules name zones, and a machine or a container may have none
 
 	ucli "github.com/urfave/cli/v2"
 

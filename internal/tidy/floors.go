@@ -121,6 +121,7 @@ func House() []Entry {
 		{"drills/probe", 56, "what a drill asks of a service that it has recovered"},
 		{"drills/shadow", 57, "the drill of level L1: promotes an isolated clone of a warm service"},
 		{"drills/live", 58, "drills of levels L2 to L4: the live service moves, or meets a fault"},
+		{"drills/worker", 50, "takes drills from gates, has them run, and says how they ended"},
 		{"drills/evidence", 55, "reports of drills, signed and chained, and their proof"},
 		{"internal/sim", 50, "the simulator: drives the pure cores"},
 

@@ -1,0 +1,221 @@
+package worker
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/tidegate/tidegate"
+	"github.com/tidegate/tidegate/internal/retry"
+)
+
+// Claim is a drill that a gate has given to this worker.
+type Claim struct {
+	ID       string
+	Level    string
+	Scenario string
+	Silence  time.Duration // without a report for so long it is lost
+}
+
+// End is what came of it.
+type End struct {
+	Outcome string // a verdict of drills
+	Why     string
+	Report  string // id; empty: there is none
+}
+
+// Gates are whom a worker asks about one service. Every call may fail, and is tried again.
+type Gates interface {
+	// Take returns the drill that is due now; nil and why: none.
+	Take(ctx context.Context) (c *Claim, why string, err error)
+	// Report says how far a drill is. A reason calls it off.
+	Report(ctx context.Context, claim, step string) (abort string, err error)
+	// End says how it ended; held is false when the worker had lost it before. It is safe to repeat.
+	End(ctx context.Context, claim string, e End) (held bool, err error)
+}
+
+// Drill is one drill that is about to run.
+type Drill interface {
+	// Run comes to its end also when ctx ends, whose cause is why it is called off.
+	Run(ctx context.Context) End
+	// Progress may be called beside it.
+	Progress() string
+	// Record has a gate write down what came of it.
+	Record(ctx context.Context) error
+}
+
+// Job is a service that is rehearsed.
+type Job struct {
+	Service tidegate.ServiceName
+	Gates   Gates
+	// Clean ends and removes what a worker that was killed has left, and names it.
+	Clean func() (left []string, err error)
+	// Begin makes the drill of a claim; an error refuses it.
+	Begin func(Claim) (Drill, error)
+}
+
+// Config is how a worker works.
+type Config struct {
+	Every time.Duration // between questions for drills; above 0
+	Last  time.Duration // for the last words of a drill once the worker is to stop; above 0
+}
+
+// reports is how many reports of a drill there are in the time after which it is lost.
+const reports = 6
+
+// Worker is a process that takes drills. Run may be called once.
+type Worker struct {
+	log  *slog.Logger
+	jobs []Job
+	cfg  Config
+}
+
+// New returns a worker; it does no I/O.
+func New(log *slog.Logger, jobs []Job, cfg Config) *Worker {
+	return &Worker{log: log, jobs: jobs, cfg: cfg}
+}
+
+// Run works until ctx ends; nil then, and the drill that was under way has ended, too. Its
+// error says that what another worker has left cannot be cleaned.
+func (w *Worker) Run(ctx context.Context) error {
+	for _, j := range w.jobs {
+		left, err := j.Clean()
+		if err != nil {
+			return fmt.Errorf("clean up for service %s: %w", j.Service, err)
+		}
+		for _, what := range left {
+			w.log.Warn("a drill that was killed had left it, and it was cleaned", "service", j.Service, "what", what)
+		}
+	}
+	said := map[tidegate.ServiceName]string{}
+	tick := time.NewTicker(w.cfg.Every)
+	defer tick.Stop()
+	for {
+		for i := range w.jobs {
+			j := &w.jobs[i]
+			if text := w.turn(ctx, j); text != said[j.Service] && ctx.Err() == nil {
+				w.log.Info("no drill begins", "service", j.Service, "why", text)
+				said[j.Service] = text
+			}
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// turn takes the drill of a service that is due, if there is one, and carries it out. It
+// says why there is none.
+func (w *Worker) turn(ctx context.Context, j *Job) string {
+	c, why, err := j.Gates.Take(ctx)
+	switch {
+	case err != nil:
+		return err.Error()
+	case c == nil:
+		return why
+	}
+	w.log.Info("drill begins", "service", j.Service, "claim", c.ID, "level", c.Level, "scenario", c.Scenario)
+	e := w.carry(ctx, j, *c)
+	w.log.Info("drill ended", "service", j.Service, "claim", c.ID, "outcome", e.Outcome, "why", e.Why, "report", e.Report)
+	return "one has just ended"
+}
+
+// calledOffError is the cause of a drill's end that a gate wants.
+type calledOffError struct{ reason string }
+
+func (e calledOffError) Error() string { return e.reason }
+
+// carry carries one drill out.
+func (w *Worker) carry(ctx context.Context, j *Job, c Claim) End {
+	d, err := j.Begin(c)
+	if err != nil {
+		e := End{Outcome: "refused", Why: err.Error()}
+		w.end(ctx, j, c, e)
+		return e
+	}
+	running, callOff := context.WithCancelCause(ctx)
+	defer callOff(nil)
+	// Reports go on while the drill is torn down and written down: it is this worker's
+	// until its end is known.
+	reporting, stop := context.WithCancel(context.WithoutCancel(ctx))
+	var beside sync.WaitGroup
+	beside.Go(func() { w.report(reporting, j, c, d, callOff) })
+	e := d.Run(running)
+	last, cancel := w.last(ctx, c)
+	defer cancel()
+	if e.Report != "" {
+		if err := d.Record(last); err != nil {
+			w.log.Warn("no gate has the report on record, so drill-fresh does not count this drill; the next one sends it, too", "service", j.Service, "err", err, "hint", tidegate.HintOf(err))
+		}
+	}
+	w.end(last, j, c, e)
+	stop()
+	beside.Wait()
+	return e
+}
+
+// last bounds what is said once a drill is over: as long as it is this worker's, and less
+// when the worker is to stop.
+func (w *Worker) last(ctx context.Context, c Claim) (context.Context, context.CancelFunc) {
+	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), max(w.cfg.Last, 2*c.Silence))
+	stopped := context.AfterFunc(ctx, func() { time.AfterFunc(w.cfg.Last, cancel) })
+	return last, func() {
+		stopped()
+		cancel()
+	}
+}
+
+// report says how far a drill is until ctx ends. Gates that are away are tried again: the
+// drill goes on meanwhile.
+func (w *Worker) report(ctx context.Context, j *Job, c Claim, d Drill, callOff context.CancelCauseFunc) {
+	tick := time.NewTicker(max(c.Silence/reports, time.Millisecond))
+	defer tick.Stop()
+	away := false
+	for {
+		one, cancel := context.WithTimeout(ctx, c.Silence)
+		abort, err := j.Gates.Report(one, c.ID, d.Progress())
+		cancel()
+		switch {
+		case ctx.Err() != nil:
+			return
+		case err != nil && !away:
+			w.log.Warn("no gate hears of the drill, it goes on", "service", j.Service, "err", err)
+		case err == nil && abort != "":
+			w.log.Warn("drill is called off", "service", j.Service, "reason", abort)
+			callOff(calledOffError{abort})
+		}
+		away = err != nil
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// end says how a drill ended until a gate has heard it, or ctx ends.
+func (w *Worker) end(ctx context.Context, j *Job, c Claim, e End) {
+	b := retry.Policy{Max: time.Second}.Backoff()
+	for {
+		held, err := j.Gates.End(ctx, c.ID, e)
+		switch {
+		case err == nil && !held:
+			w.log.Warn("the drill was not this worker's any more: its end is not on record, its report may be", "service", j.Service, "claim", c.ID)
+			return
+		case err == nil:
+			return
+		case tidegate.ClassOf(err) != tidegate.Transient:
+			w.log.Error("no gate takes the end of the drill", "service", j.Service, "err", err)
+			return
+		}
+		if b.Wait(ctx) != nil {
+			w.log.Warn("no gate has heard of the end of the drill: it lapses there", "service", j.Service, "err", errors.Join(err, ctx.Err()))
+			return
+		}
+	}
+}
