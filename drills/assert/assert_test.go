@@ -104,7 +104,10 @@ func TestWatch(t *testing.T) {
 		"median of all, at the end":  {"blind_window_p50 < 5s", []int64{9, 9, 1, 1, 1}, evidence.CheckPassed, false, ""},
 		"median of all, broken":      {"blind_window_p50 < 5s", []int64{9, 9, 9, 1, 1}, evidence.CheckFailed, false, "blind_window_p50 = 9s"},
 		"median of a window":         {"blind_window_p50 < 5s for 2s", []int64{1, 1, 1, 9, 9, 1}, evidence.CheckFailed, true, "blind_window_p50 = 9s, 4s"},
-		"statistic over unknown":     {"blind_window_p50 < 5s for 2s", []int64{9, none, 9, 1, 1, 1}, evidence.CheckUnknown, false, "unknown"},
+		"statistic over unknown":     {"blind_window_p50 < 5s for 2s", []int64{9, none, 1, 1, 1, 1}, evidence.CheckUnknown, false, "unknown"},
+		"broken whatever it was":     {"blind_window_p50 < 5s for 2s", []int64{9, none, 9, 1, 1, 1}, evidence.CheckFailed, true, "blind_window_p50 = 9s, 2s"},
+		"unknown now and then":       {"blind_window_min < 5s for 2s", []int64{9, none, 9, none, 9, none, 9, none, 9, none, 9, none, 9, none}, evidence.CheckUnknown, true, "unknown"},
+		"unknown once":               {"blind_window < 5s for 6s", []int64{1, 1, 1, 1, 1, none, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1}, evidence.CheckUnknown, false, "unknown"},
 		"equals":                     {"blind_window = 1s", []int64{1, 1, 2}, evidence.CheckFailed, true, "blind_window = 2s"},
 		"not equal":                  {"blind_window != 2s", []int64{1, 1, 2}, evidence.CheckFailed, true, "blind_window = 2s"},
 		"at most":                    {"blind_window <= 2s", []int64{1, 2}, evidence.CheckPassed, false, ""},
@@ -129,6 +132,46 @@ func TestWatch(t *testing.T) {
 		if c := w.Check("k"); c.Outcome != tc.outcome || broken != tc.broken || (c.Why == "") != (tc.why == "") || !strings.Contains(c.Why, tc.why) || c.Name != tc.text || c.Kind != "k" {
 			t.Errorf("%s: broken %v, %+v", name, broken, c)
 		}
+	}
+}
+
+// TestGuarded: a blocking assertion passes when it was not broken, whole or not; one whose
+// looks do not hold so far, or were unknown, does not.
+func TestGuarded(t *testing.T) {
+	for name, tc := range map[string]struct {
+		looks   []int64
+		outcome evidence.CheckOutcome
+		soFar   string
+	}{
+		"short and well":   {[]int64{9, 1, 9}, evidence.CheckPassed, ""},
+		"short and behind": {[]int64{9, 9}, evidence.CheckUnknown, "does not hold so far: blind_window_min = 9s"},
+		"short, unknown":   {[]int64{9, none}, evidence.CheckUnknown, ""},
+		"nobody looked":    {nil, evidence.CheckUnknown, ""},
+		"broken":           {[]int64{9, 9, 9, 9, 9, 9}, evidence.CheckFailed, "does not hold: blind_window_min = 9s"},
+	} {
+		w, now := NewWatch(parsed(t, "blind_window_min < 5s for 5s")), tidegate.Instant(time.Hour)
+		for _, n := range tc.looks {
+			v := Values{}
+			if n != none {
+				v[BlindWindow] = n * int64(time.Second)
+			}
+			w.Take(now, v)
+			now += tidegate.Instant(time.Second)
+		}
+		if c := w.Guarded(); c.Outcome != tc.outcome || c.Kind != evidence.KindHarm || !strings.Contains(w.SoFar(), tc.soFar) || (w.SoFar() == "") != (tc.soFar == "") {
+			t.Errorf("%s: %+v, so far %q", name, c, w.SoFar())
+		}
+	}
+}
+
+// TestNobodyLooked: a window is not whole across a time in which nobody looked.
+func TestNobodyLooked(t *testing.T) {
+	w := NewWatch(parsed(t, "blind_window < 5s for 1m"))
+	for _, at := range []tidegate.Instant{1, 2, 3, 70, 71} {
+		w.Take(at*tidegate.Instant(time.Second), Values{BlindWindow: 0})
+	}
+	if c := w.Check(""); c.Outcome != evidence.CheckUnknown || !strings.Contains(c.Why, "without a break") {
+		t.Errorf("%+v", c)
 	}
 }
 

@@ -2,6 +2,7 @@ package assert
 
 import (
 	"fmt"
+	"math"
 	"slices"
 	"time"
 
@@ -9,9 +10,13 @@ import (
 	"github.com/tidegate/tidegate/drills/evidence"
 )
 
-// unknownMax is how long, in one stretch, a blocking assertion with no longer window may
-// be over something unknown.
-const unknownMax = 10 * time.Second
+const (
+	// unknownMax is how long a blocking assertion with no longer window may be over
+	// something unknown.
+	unknownMax = 10 * time.Second
+	// gapMax is the longest time between two looks of one window.
+	gapMax = 10 * time.Second
+)
 
 // seen is one look at the metric.
 type seen struct {
@@ -37,7 +42,7 @@ type Watch struct {
 	whole   bool   // a window was, and held
 	failed  string
 	unknown string           // what was not known first
-	blank   tidegate.Instant // since when nothing is known, without a break; 0: it is
+	judged  tidegate.Instant // when the latest window was all known, or none was due; 0: never
 	lowest  int64            // of the known
 	highest int64
 	known   bool // there are those
@@ -61,7 +66,7 @@ func (w *Watch) Take(now tidegate.Instant, v Values) {
 		case !known:
 			s.known, what = false, c.metric
 		case !c.cmp.holds(n, c.limit):
-			if w.blank = 0; w.a.window > 0 { // a window has no break; all looks are all that count
+			if w.judged = now; w.a.window > 0 { // a window has no break; all looks are all that count
 				w.window = nil
 			}
 			return
@@ -69,6 +74,9 @@ func (w *Watch) Take(now tidegate.Instant, v Values) {
 	}
 	w.looks++
 	w.note(s, what)
+	if n := len(w.window); n > 0 && w.a.window > 0 && time.Duration(now-w.window[n-1].at) > gapMax {
+		w.window = nil
+	}
 	w.window = append(w.window, s)
 	w.hold(now)
 }
@@ -76,15 +84,11 @@ func (w *Watch) Take(now tidegate.Instant, v Values) {
 // note keeps what the report says of a look.
 func (w *Watch) note(s seen, what Metric) {
 	if !s.known {
-		if w.blank == 0 {
-			w.blank = s.at
-		}
 		if w.unknown == "" {
 			w.unknown = fmt.Sprintf("%s was unknown, first %s", what, w.after(s.at))
 		}
 		return
 	}
-	w.blank = 0
 	if !w.known {
 		w.lowest, w.highest, w.known = s.value, s.value, true
 	}
@@ -98,6 +102,9 @@ func (w *Watch) hold(now tidegate.Instant) {
 		w.fail(now, last.value)
 	}
 	from := now - tidegate.Instant(w.a.window)
+	if last.known && w.a.window == 0 {
+		w.judged = now
+	}
 	covered := w.a.window == 0 || w.window[0].at <= from
 	if w.a.window > 0 || must.everyLook() { // what lies before the look that opens the window is not needed any more
 		first := 0
@@ -112,17 +119,40 @@ func (w *Watch) hold(now tidegate.Instant) {
 	w.judge(now)
 }
 
-// judge is hold once the window is whole.
+// judge is hold once the window is whole. Looks that are unknown are taken for the best
+// that they can have been: what does not hold even so has failed.
 func (w *Watch) judge(now tidegate.Instant) {
-	if slices.ContainsFunc(w.window, func(s seen) bool { return !s.known }) {
-		return
+	unknown := slices.ContainsFunc(w.window, func(s seen) bool { return !s.known })
+	if !unknown {
+		w.whole, w.judged = true, now
 	}
-	w.whole = true
 	if must := w.a.must; !must.everyLook() {
-		if n := must.of.over(w.window); !must.cmp.holds(n, must.limit) {
+		if n, sure := must.atBest(w.window); sure && !must.cmp.holds(n, must.limit) {
 			w.fail(now, n)
 		}
 	}
+}
+
+// atBest is the statistic of looks, those that are unknown taken for what helps most; not
+// sure: nothing helps most.
+func (c condition) atBest(all []seen) (n int64, sure bool) {
+	best := int64(0)
+	switch c.cmp[0] {
+	case '<':
+	case '>':
+		best = math.MaxInt64
+	default:
+		if slices.ContainsFunc(all, func(s seen) bool { return !s.known }) {
+			return 0, false
+		}
+	}
+	all = slices.Clone(all)
+	for i := range all {
+		if !all[i].known {
+			all[i].value = best
+		}
+	}
+	return c.of.over(all), true
 }
 
 func (w *Watch) fail(now tidegate.Instant, n int64) {
@@ -138,7 +168,7 @@ func (w *Watch) after(at tidegate.Instant) string {
 	return time.Duration(at-w.began).Round(time.Millisecond).String() + " after the first look"
 }
 
-// over is the statistic of looks that are all known; there is at least one.
+// over is the statistic of the values of looks; there is at least one.
 func (s statistic) over(all []seen) int64 {
 	sorted := make([]int64, len(all))
 	for i := range all {
@@ -158,16 +188,53 @@ func (s statistic) over(all []seen) int64 {
 }
 
 // Broken says why what goes on must be called off by the looks up to now; empty: it need
-// not. That is once the assertion has failed, or is over something unknown for its window,
-// and for at least 10 s.
+// not. That is once the assertion has failed, or something was unknown and no window could
+// be judged for its length and as long again, which is at least 10 s: one look that is
+// unknown, alone, is in each window for its length.
 func (w *Watch) Broken(now tidegate.Instant) string {
 	switch {
 	case w.failed != "":
 		return fmt.Sprintf("%s does not hold: %s", w.a, w.failed)
-	case w.blank != 0 && time.Duration(now-w.blank) >= max(w.a.window, unknownMax):
-		return fmt.Sprintf("whether %s holds is unknown since %s", w.a, time.Duration(now-w.blank).Round(time.Millisecond))
+	case w.unknown != "" && time.Duration(now-w.since()) >= w.a.window+max(w.a.window, unknownMax):
+		return fmt.Sprintf("whether %s holds is unknown for %s: %s", w.a, time.Duration(now-w.since()).Round(time.Millisecond), w.unknown)
 	}
 	return ""
+}
+
+// since is when a window was judged last, or the first one was due.
+func (w *Watch) since() tidegate.Instant {
+	if w.judged != 0 {
+		return w.judged
+	}
+	return w.began
+}
+
+// SoFar says why the looks of the window there is do not hold, whole or not; empty: they
+// do, as far as they are known.
+func (w *Watch) SoFar() string {
+	must := w.a.must
+	switch {
+	case w.failed != "":
+		return fmt.Sprintf("%s does not hold: %s", w.a, w.failed)
+	case len(w.window) == 0 || must.everyLook():
+		return ""
+	}
+	if n, sure := must.atBest(w.window); sure && !must.cmp.holds(n, must.limit) {
+		return fmt.Sprintf("%s does not hold so far: %s", w.a, condition{must.metric, must.of, "=", n})
+	}
+	return ""
+}
+
+// Guarded is Check of a blocking assertion: it need not have held for a whole window, it
+// must not have been broken.
+func (w *Watch) Guarded() evidence.Check {
+	c := w.Check(evidence.KindHarm)
+	if c.Outcome == evidence.CheckUnknown && w.looks > 0 && w.unknown == "" {
+		if c.Why = w.SoFar(); c.Why == "" {
+			c.Outcome = evidence.CheckPassed
+		}
+	}
+	return c
 }
 
 // Check is what came of the assertion by its last look, as a check of that kind.

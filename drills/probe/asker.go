@@ -124,8 +124,19 @@ func (k *Asker) get(ctx context.Context, h *HTTP) (out answered, err error) {
 		return out, err
 	}
 	text := string(body)
+	if err := whole(text, k.at.Fill(h.Contains)); err != nil && status == h.Status {
+		return out, err
+	}
 	wanted := status == h.Status && strings.Contains(text, k.at.Fill(h.Contains))
 	return answered{text, fmt.Sprintf("%d %s", status, text), wanted}, nil
+}
+
+// whole is an error where what is looked for may stand behind what was read of an answer.
+func whole(text, contains string) error {
+	if len(text) < answerBytesMax || strings.Contains(text, contains) {
+		return nil
+	}
+	return undecided{fmt.Sprintf("%q is not in the first %d MiB of the answer, and no more is looked at", contains, answerBytesMax>>20)}
 }
 
 // fetch returns the first bytes of the answer's body.
@@ -153,6 +164,9 @@ func (k *Asker) command(ctx context.Context, c *Command) (a answered, err error)
 		return a, err
 	}
 	text := out.b.String()
+	if err := whole(text, k.at.Fill(c.Contains)); err != nil && exit == c.Exit {
+		return a, err
+	}
 	wanted := exit == c.Exit && strings.Contains(text, k.at.Fill(c.Contains))
 	return answered{text, fmt.Sprintf("exit %d: %s", exit, strings.TrimSpace(text)), wanted}, nil
 }
@@ -217,6 +231,11 @@ func (k *Asker) Check(ctx context.Context, name, kind string, a *Ask) evidence.C
 	return out
 }
 
+// undecided is why an answer that came says neither yes nor no.
+type undecided struct{ why string }
+
+func (u undecided) Error() string { return u.why }
+
 // outcome is what an error says of a check.
 func outcome(ctx context.Context, err error) (evidence.CheckOutcome, string) {
 	switch {
@@ -224,7 +243,7 @@ func outcome(ctx context.Context, err error) (evidence.CheckOutcome, string) {
 		return evidence.CheckPassed, ""
 	case ctx.Err() != nil:
 		return evidence.CheckUnknown, "the drill ended before the answer"
-	case errors.As(err, new(newer)):
+	case errors.As(err, new(undecided)):
 		return evidence.CheckUnknown, oneLine(err.Error())
 	}
 	return evidence.CheckFailed, oneLine(err.Error())

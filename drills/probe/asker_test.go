@@ -155,3 +155,14 @@ func TestAsksItsPlaceOnly(t *testing.T) {
 		}
 	}
 }
+
+// TestCutAnswer: what may stand behind what is read of an answer is not known to be missing.
+func TestCutAnswer(t *testing.T) {
+	k := New(clock.System(), somewhere{}, nil)
+	for contains, want := range map[string]evidence.CheckOutcome{"199999": evidence.CheckUnknown, "100000": evidence.CheckPassed} {
+		a := Ask{Command: &Command{Run: []string{"/usr/bin/seq", "200000"}, Contains: contains}}.WithDefaults()
+		if c := k.Check(t.Context(), "long", a.Kind(), &a); c.Outcome != want {
+			t.Errorf("%s: %+v", contains, c)
+		}
+	}
+}

@@ -1,9 +1,13 @@
 package probe
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
+	"net/url"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -90,20 +94,26 @@ func moment(text string) (time.Time, error) {
 	}
 	s, err := strconv.ParseFloat(text, 64)
 	if err != nil || s <= 0 || s >= secondsMax {
-		return time.Time{}, fmt.Errorf("want a time as RFC 3339, PostgreSQL's timestamptz or seconds since 1970 have it (got %q)", Short(text))
+		return time.Time{}, fmt.Errorf("want a time as RFC 3339, PostgreSQL's timestamptz or seconds since 1970 have it (got %s)", quoted(text))
 	}
 	return time.UnixMicro(int64(s * 1e6)), nil
 }
 
-// newer is a time that should not be yet: nothing is known of an age then.
-type newer struct{ by, limit time.Duration }
+// quotedMax is the longest value that an error quotes: a time is shorter.
+const quotedMax = 40
 
-func (n newer) Error() string {
-	return fmt.Sprintf("it is newer than that by %s: the clocks differ by more than %s", n.by.Round(time.Millisecond), n.limit)
+func quoted(text string) string {
+	if len(text) > quotedMax {
+		return fmt.Sprintf("%d bytes", len(text))
+	}
+	return strconv.Quote(text)
 }
 
-// of is how old what an answer speaks of was at a moment; 0 where it is newer by what the
-// limit forgives.
+// clocksMax is how much newer than a moment something may be that was before it: what two
+// well-kept clocks differ by.
+const clocksMax = 100 * time.Millisecond
+
+// of is how old what an answer speaks of was at a moment.
 func (a *Age) of(text string, at time.Time) (time.Duration, error) {
 	value, err := a.Time.find(text)
 	if err != nil {
@@ -114,8 +124,8 @@ func (a *Age) of(text string, at time.Time) (time.Duration, error) {
 		return 0, err
 	}
 	old := at.Sub(then)
-	if -old > a.Within {
-		return 0, newer{-old, a.Within}
+	if old < -clocksMax {
+		return 0, undecided{fmt.Sprintf("it is newer than that by %s: the clocks differ", (-old).Round(time.Millisecond))}
 	}
 	return max(0, old), nil
 }
@@ -158,12 +168,13 @@ func (s saving) Fill(text string) string {
 
 func savedPlace(name string) string { return "{saved:" + name + "}" }
 
-// Journey goes it once, and writes down what came of it. took is of all steps.
+// Journey goes it once, and writes down what came of it. The time is of all steps. What was
+// saved stands in no record: it may be a token.
 func (k *Asker) Journey(ctx context.Context, j *Journey) evidence.Check {
 	own := *k // values are this journey's alone
 	values := map[string]string{}
 	own.at = saving{k.at, values}
-	out := evidence.Check{Name: j.Name, Kind: "journey", Wanted: j.wanted(), Outcome: evidence.CheckPassed}
+	out := evidence.Check{Name: j.Name, Kind: "journey", Wanted: j.wanted()}
 	began := k.clk.Boot()
 	var said []string
 	var err error
@@ -183,9 +194,14 @@ func (k *Asker) Journey(ctx context.Context, j *Journey) evidence.Check {
 	}
 	out.Took = &took
 	if len(said) > 0 {
+		for i := range said {
+			said[i] = Short(hide(said[i], values))
+		}
 		out.Got = new(Short(strings.Join(said, "; ")))
 	}
-	out.Outcome, out.Why = outcome(ctx, err)
+	var why string
+	out.Outcome, why = outcome(ctx, err)
+	out.Why = Short(hide(why, values))
 	return out
 }
 
@@ -201,35 +217,58 @@ func (j *Journey) wanted() string {
 	return text
 }
 
-// step asks, and saves. What was saved stands in no record: it may be a token.
-func (k *Asker) step(ctx context.Context, s *Step, values map[string]string) (got string, err error) {
+// step asks, and saves. said and the error are whole, and have what was saved in them.
+func (k *Asker) step(ctx context.Context, s *Step, values map[string]string) (said string, err error) {
 	a, err := k.ask(ctx, &s.Ask)
 	if err != nil {
 		return "", err
 	}
-	if a.wanted {
-		for name, p := range s.Save {
-			if values[savedPlace(name)], err = p.find(a.text); err != nil {
-				return Short(hide(a.said, values)), fmt.Errorf("save %s: %w", name, err)
-			}
+	for name, p := range s.Save { // of an answer that is not the wanted one, too: it is to be hidden
+		v, missing := p.find(a.text)
+		if missing == nil {
+			values[savedPlace(name)] = v
+			missing = plain(v)
+		}
+		if missing != nil && err == nil {
+			err = fmt.Errorf("save %s: %w", name, missing)
 		}
 	}
-	if got, err = a.record(hide(a.said, values)); err != nil || s.Age == nil {
-		return got, err
+	if !a.wanted {
+		return a.said, Wrong{a.said}
+	}
+	if err != nil || s.Age == nil {
+		return a.said, err
 	}
 	old, err := s.Age.of(a.text, k.clk.Wall())
 	if err != nil {
-		return got, err
+		return a.said, err
 	}
-	return got + fmt.Sprintf(" (%s old)", old.Round(time.Millisecond)), s.Age.judge(old)
+	return fmt.Sprintf("%s (%s old)", Short(a.said), old.Round(time.Millisecond)), s.Age.judge(old)
 }
 
-// hide puts the names of values in for them.
+// savable are values that mean nothing to a shell, in SQL or in a URL: what a service
+// answers is not executed.
+var savable = regexp.MustCompile(`^[A-Za-z0-9._~:+/=@-]*$`)
+
+func plain(value string) error {
+	if !savable.MatchString(value) {
+		return errors.New("the value has other characters than letters, digits and ._~:+/=@-: later steps would hand them to a shell, or to SQL")
+	}
+	return nil
+}
+
+// hide puts the names of values in for them, the longest first: one may begin another.
 func hide(text string, values map[string]string) string {
+	var forms [][2]string
 	for name, v := range values {
-		if v != "" {
-			text = strings.ReplaceAll(text, v, name)
+		if v == "" {
+			continue
 		}
+		forms = append(forms, [2]string{v, name}, [2]string{url.PathEscape(v), name}, [2]string{url.QueryEscape(v), name})
+	}
+	slices.SortFunc(forms, func(a, b [2]string) int { return cmp.Or(len(b[0])-len(a[0]), cmp.Compare(a[1], b[1])) })
+	for _, f := range forms {
+		text = strings.ReplaceAll(text, f[0], f[1])
 	}
 	return text
 }

@@ -17,8 +17,10 @@ import (
 
 // Rules say what a drill of some kind may ask, in its file.
 type Rules struct {
-	URL    Form // of HTTP
-	Where  Form // of SQL
+	URL   Form // of HTTP
+	Where Form // of SQL
+	// Own says that each host of SQL must be a place: the asked service is the drill's own.
+	Own    bool
 	Places []string
 	// Places are the names in braces that are filled in, with their braces; NAME in one
 	// stands for any: {address:NAME}.
@@ -201,26 +203,48 @@ func (r Rules) sql(s *SQL) error {
 		errs = append(errs, config.Broken("query", "want one statement", s.Query))
 	}
 	filled := Fill(s.Where, sampled(s.Where))
-	switch _, err := pgconn.ParseConfig(filled); {
+	switch cfg, err := pgconn.ParseConfig(filled); {
 	case s.Where == "":
 		errs = append(errs, config.Broken("where", "want a connection string such as postgres://dora@{address:sql}/bank", s.Where))
 	case pgprobe.HasPassword(filled):
 		errs = append(errs, config.Broken("where", "want no password here: name a file, passfile=/etc/tidegate-drill/pgpass", "one with a password"))
 	case err != nil:
 		errs = append(errs, config.Broken("where", "want a connection string ("+oneLine(err.Error())+")", "one that is not")) // pgconn leaves the password out
+	case r.Own && !sampledHosts(cfg):
+		errs = append(errs, config.Broken("where", r.Where.Want, s.Where))
 	default:
 		errs = append(errs, r.Where.check("where", s.Where))
 	}
 	return errors.Join(errs...)
 }
 
+// sampledHosts reports whether a connection that was filled with samples leads to places
+// alone.
+func sampledHosts(cfg *pgconn.Config) bool {
+	own := func(host string, port uint16) bool {
+		return host == samplePath || strings.HasPrefix(host, samplePath+"/") || host == sampleHost && port == samplePort
+	}
+	for _, f := range cfg.Fallbacks {
+		if !own(f.Host, f.Port) {
+			return false
+		}
+	}
+	return own(cfg.Host, cfg.Port)
+}
+
+const (
+	samplePath = "/place"
+	sampleHost = "127.0.0.1"
+	samplePort = 1
+)
+
 // sampled are values of the right form for the names in braces of a text.
 func sampled(text string) map[string]string {
 	values := map[string]string{}
 	for _, p := range Places(text) {
-		values[p] = "/place"
+		values[p] = samplePath
 		if strings.HasPrefix(p, "{address:") {
-			values[p] = "127.0.0.1:1"
+			values[p] = fmt.Sprintf("%s:%d", sampleHost, samplePort)
 		}
 	}
 	return values

@@ -11,6 +11,7 @@ import (
 var clones = Rules{
 	URL:    Form{regexp.MustCompile(`^http://\{address:[a-z]+\}(/|$)`), "want http://{address:NAME}/..."},
 	Where:  Form{regexp.MustCompile(`\{address:[a-z]+\}|\{run\}`), "want {address:NAME} or {run} as the host"},
+	Own:    true,
 	Places: []string{"{data}", "{run}", "{canary}", "{address:NAME}"},
 }
 
@@ -32,6 +33,8 @@ func TestRules(t *testing.T) {
 		"no such address": {Ask{Command: &Command{Run: []string{"/bin/ls", "{address:}"}}}, "command.run[1]"},
 		"relative":        {Ask{Command: &Command{Run: []string{"ls"}}}, "command.run[0]"},
 		"sql elsewhere":   {Ask{SQL: &SQL{Where: "postgres://live.example/bank", Query: "SELECT 1"}}, "sql.where: want {address:NAME} or {run}"},
+		"a user's place":  {Ask{SQL: &SQL{Where: "host=db.prod.example user={run}", Query: "SELECT 1"}}, "sql.where: want {address:NAME} or {run}"},
+		"a second host":   {Ask{SQL: &SQL{Where: "postgres://{address:sql},db.prod.example/bank", Query: "SELECT 1"}}, "sql.where: want {address:NAME} or {run}"},
 		"no query":        {Ask{SQL: &SQL{Where: "host={run}", Query: " "}}, "sql.query: want one statement"},
 		"no where":        {Ask{SQL: &SQL{Query: "SELECT 1"}}, "sql.where: want a connection string"},
 		"no connection":   {Ask{SQL: &SQL{Where: "host={run} port=x password=secret", Query: "SELECT 1"}}, "sql.where: want no password"},

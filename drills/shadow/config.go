@@ -299,6 +299,7 @@ var rules = probe.Rules{
 		Matches: regexp.MustCompile(`\{address:[a-z][a-z0-9-]*\}|\{run\}`),
 		Want:    "want {address:NAME} or {run} as the host: a drill asks its clone and nothing else",
 	},
+	Own:    true,
 	Places: []string{"{data}", "{run}", "{canary}", addressPlace + "NAME}"},
 }
 

@@ -122,7 +122,7 @@ func (s *site) config(t *testing.T, way string) Config {
 			{Name: "count", Ask: probe.Ask{HTTP: &probe.HTTP{URL: url + "/count", Contains: "events"}}},
 			{Name: "files", Ask: probe.Ask{Command: &probe.Command{Run: []string{"/bin/ls", "{data}"}, Contains: "journal"}}},
 		},
-		Records: []probe.Record{{Name: "newest", Ask: probe.Ask{Command: &probe.Command{Run: []string{"/bin/date", "+%s"}}}, Age: probe.Age{Within: time.Minute}}},
+		Records: []probe.Record{{Name: "newest", Ask: probe.Ask{Command: &probe.Command{Run: []string{"/bin/echo", fmt.Sprint(time.Now().Unix())}}}, Age: probe.Age{Within: time.Minute}}},
 		Journeys: []probe.Journey{{Name: "visit", Steps: []probe.Step{
 			{Ask: probe.Ask{HTTP: &probe.HTTP{URL: url + "/count"}}, Save: map[string]probe.Pattern{"count": pattern}},
 			{Ask: probe.Ask{Command: &probe.Command{Run: []string{"/bin/echo", "{saved:count}"}, Contains: fmt.Sprint(events + 1)}}},

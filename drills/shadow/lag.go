@@ -146,6 +146,11 @@ func (l *lag) how(w Seen) string {
 // ready says why a drill must not begin now; empty: it may.
 func (l *lag) ready(w Seen) string {
 	if w.Blind != nil && *w.Blind <= l.harm.Blind {
+		for _, a := range l.blocking {
+			if why := a.SoFar(); why != "" {
+				return why
+			}
+		}
 		return l.broken
 	}
 	return "the live standby node is behind already: " + l.how(w)
@@ -160,7 +165,7 @@ func (l *lag) record() evidence.Lag {
 func (l *lag) checks() []evidence.Check {
 	all := []evidence.Check{l.notHarmed()}
 	for _, a := range l.blocking {
-		all = append(all, a.Check(evidence.KindHarm))
+		all = append(all, a.Guarded())
 	}
 	for _, a := range l.judged {
 		all = append(all, a.Check(evidence.KindAssertion))

@@ -66,7 +66,7 @@ func TestAssertions(t *testing.T) {
 		"well":           {map[lagWhen]Look{lagBefore: look(1, 0), lagDuring: look(1, 0), lagAfter: look(1, 0)}, "", false, evidence.CheckPassed, evidence.CheckPassed},
 		"blocked":        {map[lagWhen]Look{lagDuring: look(5, 0)}, "records_behind < 5 does not hold: records_behind = 5", true, evidence.CheckFailed, evidence.CheckPassed},
 		"blocked before": {map[lagWhen]Look{lagBefore: look(5, 0)}, "records_behind < 5 does not hold", true, evidence.CheckFailed, evidence.CheckPassed},
-		"broken after":   {map[lagWhen]Look{lagDuring: look(1, 0), lagAfter: look(5, 2*time.Second)}, "", false, evidence.CheckFailed, evidence.CheckFailed},
+		"broken after":   {map[lagWhen]Look{lagDuring: look(1, 0), lagAfter: look(5, 2*time.Second)}, "", true, evidence.CheckFailed, evidence.CheckFailed},
 		"unknown":        {map[lagWhen]Look{lagDuring: {{1}: {Blind: new(time.Duration)}}}, "", false, evidence.CheckUnknown, evidence.CheckPassed},
 	} {
 		l, called := newLag(&cfg), ""
