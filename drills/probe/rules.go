@@ -203,7 +203,7 @@ func (r Rules) sql(s *SQL) error {
 		errs = append(errs, config.Broken("query", "want one statement", s.Query))
 	}
 	filled := Fill(s.Where, sampled(s.Where))
-	switch cfg, err := pgconn.ParseConfig(filled); {
+	switch cfg, err := connection(filled); {
 	case s.Where == "":
 		errs = append(errs, config.Broken("where", "want a connection string such as postgres://dora@{address:sql}/bank", s.Where))
 	case pgprobe.HasPassword(filled):

@@ -35,6 +35,7 @@ func TestRules(t *testing.T) {
 		"sql elsewhere":   {Ask{SQL: &SQL{Where: "postgres://live.example/bank", Query: "SELECT 1"}}, "sql.where: want {address:NAME} or {run}"},
 		"a user's place":  {Ask{SQL: &SQL{Where: "host=db.prod.example user={run}", Query: "SELECT 1"}}, "sql.where: want {address:NAME} or {run}"},
 		"a second host":   {Ask{SQL: &SQL{Where: "postgres://{address:sql},db.prod.example/bank", Query: "SELECT 1"}}, "sql.where: want {address:NAME} or {run}"},
+		"a service's":     {Ask{SQL: &SQL{Where: "host={run} service=prod", Query: "SELECT 1"}}, `sql.where: want a connection string (`},
 		"no query":        {Ask{SQL: &SQL{Where: "host={run}", Query: " "}}, "sql.query: want one statement"},
 		"no where":        {Ask{SQL: &SQL{Query: "SELECT 1"}}, "sql.where: want a connection string"},
 		"no connection":   {Ask{SQL: &SQL{Where: "host={run} port=x password=secret", Query: "SELECT 1"}}, "sql.where: want no password"},

@@ -2,6 +2,8 @@ package probe
 
 import (
 	"context"
+	"errors"
+	"os"
 	"strings"
 	"time"
 
@@ -13,10 +15,32 @@ const (
 	hangUpWait  = time.Second // for the server to hear that a connection ends
 )
 
+// connectionKeys are what a connection string may say: no service and no password.
+var connectionKeys = []string{
+	"host", "port", "user", "dbname", "passfile", "sslmode", "sslrootcert", "sslcert", "sslkey", "connect_timeout", "target_session_attrs", "options", "application_name",
+}
+
+// connection reads a connection string. A password comes out of a passfile that it names,
+// and from nowhere else: one out of the environment, or out of the home of whoever runs
+// the drill, is not meant for the asked server.
+func connection(where string) (*pgconn.Config, error) {
+	cfg, err := pgconn.ParseConfigWithOptions(where, pgconn.ParseConfigOptions{ConnStringAllowedKeys: connectionKeys})
+	if err != nil {
+		return nil, err
+	}
+	switch named := strings.Contains(where, "passfile"); {
+	case !named:
+		cfg.Password = ""
+	case os.Getenv("PGPASSWORD") != "":
+		return nil, errors.New("the environment has PGPASSWORD, which would be sent instead of what the passfile says: start the drill without it")
+	}
+	return cfg, nil
+}
+
 // query asks one statement on a connection of its own. When ctx ends before the answer,
 // the connection is cut, and whether a write was committed is not known.
 func (k *Asker) query(ctx context.Context, s *SQL) (out answered, err error) {
-	cfg, err := pgconn.ParseConfig(k.at.Fill(s.Where))
+	cfg, err := connection(k.at.Fill(s.Where))
 	if err != nil {
 		return out, err // pgconn leaves the password out
 	}

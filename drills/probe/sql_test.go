@@ -63,3 +63,14 @@ func TestSQL(t *testing.T) {
 		}
 	}
 }
+
+// TestPasswordOfSomebodyElse: the environment's is not offered to the asked server.
+func TestPasswordOfSomebodyElse(t *testing.T) {
+	t.Setenv("PGPASSWORD", "watchword")
+	if cfg, err := connection("host=/run/x user=dora dbname=bank"); err != nil || cfg.Password != "" {
+		t.Errorf("%v", err)
+	}
+	if _, err := connection("host=/run/x user=dora dbname=bank passfile=/etc/pgpass"); err == nil || strings.Contains(err.Error(), "watchword") {
+		t.Errorf("%v", err)
+	}
+}
