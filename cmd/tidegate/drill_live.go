@@ -187,7 +187,7 @@ func liveRun(c *ucli.Context) error {
 		return ask.plan(c)
 	}
 	if !c.Bool("yes") {
-		question := fmt.Sprintf("%s %s of %s on the live service: clients are concerned.\nType the service's name to go on: ", c.String("level"), c.String("scenario"), ask.cfg.Service)
+		question := fmt.Sprintf("%s %s of %v, live: clients are concerned.\nType %s to go on: ", c.String("level"), c.String("scenario"), ask.drill.Services(), ask.cfg.Service)
 		if err := confirm(c, question, string(ask.cfg.Service)); err != nil {
 			return err
 		}

@@ -46,14 +46,17 @@ func (r *run) why() string {
 // change moves the services, all at the same time.
 func (r *run) change(ctx context.Context) error {
 	if r.planned {
+		if err := r.note(nil); err != nil {
+			return calledError{fmt.Errorf("write down that the service will move: %w", err)}
+		}
 		now := r.d.clk.Boot()
-		r.tell(func() { r.fault, r.part = &now, during })
+		r.tell(func() { r.first, r.fault, r.part = &now, &now, during })
 	}
 	var all errgroup.Group
 	for _, name := range r.services {
 		m := &movement{}
 		r.there[name] = m
-		all.Go(func() error { return r.move(ctx, r.d.request(name, false, r.why()), m) })
+		all.Go(func() error { return r.move(ctx, r.d.request(name, false, r.why()), m, "") })
 	}
 	return all.Wait()
 }
@@ -63,24 +66,33 @@ func (r *run) comeBack(ctx context.Context) error {
 	r.back = &movement{}
 	return r.move(ctx, &pb.ChangeRoleRequest{
 		Service: string(r.d.cfg.Service), Kind: pb.PlanKind_PLAN_KIND_FAILBACK, Target: r.home, Overrides: r.d.cfg.Operator.overrides(), Reason: r.why(),
-	}, r.back)
+	}, r.back, r.there[r.d.cfg.Service].plan.GetId())
 }
 
 // move carries one change of role out. A refusal by rules is asked for again until it is
 // too late: what they look at goes on. What the gate has begun is waited for also when the
-// drill is called off, so that no service is left half moved.
-func (r *run) move(ctx context.Context, req *pb.ChangeRoleRequest, m *movement) error {
+// drill is called off, so that no service is left half moved; also where its answer was
+// lost: it is found by its reason, and is another plan than before.
+func (r *run) move(ctx context.Context, req *pb.ChangeRoleRequest, m *movement, before string) error {
+	if ctx.Err() != nil {
+		return context.Cause(ctx) // nothing is begun any more
+	}
 	bounded, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), r.d.cfg.Change, fmt.Errorf("%s of %s: not within %s", verb(req.GetKind()), req.GetService(), r.d.cfg.Change))
 	defer cancel()
 	for {
 		asked := r.d.clk.Boot()
 		r.tell(func() { m.asked = asked })
 		plan, err := r.d.ctl.Change(bounded, req, func(p *pb.Plan, s *pb.PlanStep) { r.saw(m, p, s) })
-		r.tell(func() { m.plan = plan })
-		if err == nil {
+		class := tidegate.ClassOf(err)
+		if plan == nil && class == tidegate.Transient {
+			plan, err = r.d.ctl.Made(bounded, req, before)
+		}
+		returned := r.d.clk.Boot()
+		r.tell(func() { m.plan, m.returned = plan, &returned })
+		if plan != nil && err == nil {
 			return ended(req, plan)
 		}
-		if tidegate.ClassOf(err) != tidegate.Refused {
+		if class != tidegate.Refused && (class != tidegate.Transient || plan != nil) {
 			return err
 		}
 		select {
@@ -118,10 +130,15 @@ func ended(req *pb.ChangeRoleRequest, p *pb.Plan) error {
 		return nil
 	}
 	word := strings.ToLower(strings.TrimPrefix(p.GetOutcome().String(), "PLAN_OUTCOME_"))
-	return &tidegate.Error{
+	return endedError{&tidegate.Error{
 		Op: verb(req.GetKind()), Subject: req.GetService(), Class: tidegate.Permanent, Err: fmt.Errorf("plan %s ended as %s: %s", p.GetId(), word, p.GetError()), Hint: p.GetHint(),
-	}
+	}}
 }
+
+// endedError is a plan that did not end well: that is so whoever has had enough meanwhile.
+type endedError struct{ error }
+
+func (e endedError) Unwrap() error { return e.error }
 
 func verb(k pb.PlanKind) string {
 	return strings.ToLower(strings.TrimPrefix(k.String(), "PLAN_KIND_"))
@@ -132,11 +149,7 @@ func verb(k pb.PlanKind) string {
 func (r *run) served(ctx context.Context, by map[tidegate.ServiceName]*movement, at **tidegate.Instant) error {
 	err := r.until(ctx, r.d.cfg.Change, "every canary to be accepted through the route", func() bool {
 		for name, m := range by {
-			since := m.asked
-			if m.activated != nil {
-				since = *m.activated
-			}
-			when, ok := r.tally.Served(r.d.cfg.canaries(name), since)
+			when, ok := r.tally.Served(r.d.cfg.canaries(name), m.active())
 			if !ok {
 				return false
 			}

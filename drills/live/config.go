@@ -78,7 +78,7 @@ type Canary struct {
 
 // Fault is what injects a fault, and what ends it. Both run as who runs the drill.
 type Fault struct {
-	Inject []Command `yaml:"inject"` // one after the other; the fault begins with the last one
+	Inject []Command `yaml:"inject"` // one after the other; the fault begins with the last one, or with what is seen of it before
 	Heal   []Command `yaml:"heal"`   // each, whatever becomes of the others; three times when it fails
 }
 

@@ -34,6 +34,9 @@ type Control interface {
 	// of its steps as it is told, and with the plan when it is drawn. The plan is nil where
 	// none was made. A refusal by rules is an [api.RulesError].
 	Change(ctx context.Context, req *pb.ChangeRoleRequest, saw func(*pb.Plan, *pb.PlanStep)) (*pb.Plan, error)
+	// Made is the newest plan that a request has made, at its end; nil: none but before has
+	// its kind and reason. It is for requests whose answer was lost.
+	Made(ctx context.Context, req *pb.ChangeRoleRequest, before string) (*pb.Plan, error)
 	// Plan is a plan as it is on record now.
 	Plan(ctx context.Context, id string) (*pb.Plan, error)
 	// Running is the id of a change of role of a service that has not ended; empty: none.
@@ -167,6 +170,37 @@ func (g *Gates) Running(ctx context.Context, service tidegate.ServiceName) (id s
 		return nil
 	})
 	return id, err
+}
+
+// Made implements [Control].
+func (g *Gates) Made(ctx context.Context, req *pb.ChangeRoleRequest, before string) (made *pb.Plan, err error) {
+	asking, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	err = g.each(asking, "find plan of", req.GetService(), func(c tidegatev1connect.OperatorServiceClient) error {
+		res, err := c.ListPlans(asking, connect.NewRequest(&pb.ListPlansRequest{Service: req.GetService(), Limit: plansLooked}))
+		if err != nil {
+			return err
+		}
+		made = madeBy(req, res.Msg.GetPlans(), before)
+		return nil
+	})
+	if err != nil || made == nil {
+		return nil, err
+	}
+	return g.follow(ctx, made)
+}
+
+// madeBy is the newest of some plans, newest first, that a request has made.
+func madeBy(req *pb.ChangeRoleRequest, plans []*pb.Plan, before string) *pb.Plan {
+	for _, p := range plans {
+		switch {
+		case p.GetId() == before:
+			return nil // what is older is not of this request
+		case p.GetReason() == req.GetReason() && p.GetOutcome() != pb.PlanOutcome_PLAN_OUTCOME_REFUSED:
+			return p
+		}
+	}
+	return nil
 }
 
 // plansLooked is how many of the newest plans are looked at for one that runs.

@@ -62,6 +62,14 @@ func New(fsys vfs.FS, clk clock.Clock, ctl Control, cfg Config, opts Options) *D
 	return &Drill{fs: fsys, clk: clk, ctl: ctl, cfg: cfg, opts: opts, pace: usualPace}
 }
 
+// Services are those that the drill concerns, its own first.
+func (d *Drill) Services() []tidegate.ServiceName {
+	if d.opts.Level == evidence.L4 {
+		return d.cfg.services()
+	}
+	return []tidegate.ServiceName{d.cfg.Service}
+}
+
 // Progress says how far the drill is. It may be called at any time.
 func (d *Drill) Progress() string {
 	return fmt.Sprintf("%s, %d canaries accepted", Step(d.step.Load()), d.accepted.Load())
@@ -78,6 +86,11 @@ func (d *Drill) Run(ctx context.Context) Result {
 		r.course = r.course.Next(Event{Called: calledOff}, d.clk.Boot())
 	} else {
 		r.refused = append(r.refused, sentence(refused))
+	}
+	if r.planned && r.first != nil { // who moves it back is said
+		if err := r.state.healed(); err != nil {
+			r.lost = append(r.lost, sentence(err))
+		}
 	}
 	if r.state != nil {
 		if err := r.state.close(); err != nil {
@@ -116,7 +129,8 @@ type run struct {
 	witness map[tidegate.ServiceName]*Witness
 	sight   Sight // the newest
 	part    part
-	fault   *tidegate.Instant // t0
+	first   *tidegate.Instant // the first command of the fault began, or the change was asked for
+	fault   *tidegate.Instant // the last one did
 	notice  *tidegate.Instant // t1
 	serve   *tidegate.Instant // t8
 	whole   *tidegate.Instant // t9
@@ -130,20 +144,27 @@ type run struct {
 type movement struct {
 	asked     tidegate.Instant
 	decided   *tidegate.Instant // the gate had reserved the epoch; nil: not seen
-	activated *tidegate.Instant
+	activated *tidegate.Instant // nil: not seen
+	returned  *tidegate.Instant // its end was known
 	served    *tidegate.Instant
 	plan      *pb.Plan
+}
+
+// active is from when on no canary is the old writer's: the activation, or what surely
+// came later. Only of one that has ended well.
+func (m *movement) active() tidegate.Instant {
+	if m.activated != nil {
+		return *m.activated
+	}
+	return *m.returned
 }
 
 func newRun(d *Drill) *run {
 	e, fault := Expected(d.opts.Scenario)
 	r := &run{
-		d: d, began: d.clk.Wall(), expect: e, planned: !fault, addresses: d.cfg.addresses(), services: []tidegate.ServiceName{d.cfg.Service},
+		d: d, began: d.clk.Wall(), expect: e, planned: !fault, addresses: d.cfg.addresses(), services: d.Services(),
 		course: NewCourse(d.opts.Scenario, d.clk.Boot()), news: make(chan struct{}),
 		there: map[tidegate.ServiceName]*movement{}, witness: map[tidegate.ServiceName]*Witness{}, asserts: newAssertions(&d.cfg),
-	}
-	if d.opts.Level == evidence.L4 {
-		r.services = d.cfg.services()
 	}
 	for _, s := range r.services {
 		r.witness[s] = &Witness{}
@@ -238,6 +259,9 @@ func (r *run) enter(ctx context.Context) (err error) {
 func (d *Drill) ready(ctx context.Context, s Sight, services []tidegate.ServiceName) error {
 	var why []string
 	for _, name := range services {
+		if node, _ := writer(s.service(name)); node == "" && s.service(name) != nil {
+			why = append(why, fmt.Sprintf("who writes %s is not known, or its streams are written at different nodes", name))
+		}
 		if text := unready(s, name); text != "" {
 			why = append(why, text)
 			continue
@@ -332,7 +356,8 @@ func (r *run) play(outer context.Context) {
 		step := r.course.Step()
 		r.d.step.Store(int32(step)) //nolint:gosec // a few
 		err := r.do(ctx, step)
-		if cause := context.Cause(ctx); err != nil && cause != nil && step != Heal {
+		_, over := errors.AsType[endedError](err)
+		if cause := context.Cause(ctx); err != nil && cause != nil && step != Heal && !over {
 			err = cause // what it cut short is not the cause
 		}
 		r.course = r.course.Next(r.event(outer, step, err), r.d.clk.Boot())
@@ -359,7 +384,7 @@ func (r *run) event(outer context.Context, step Step, err error) Event {
 	if _, called := errors.AsType[calledError](err); called {
 		return Event{Called: sentence(err)}
 	}
-	if outer.Err() != nil && step != Heal {
+	if _, over := errors.AsType[endedError](err); outer.Err() != nil && step != Heal && !over {
 		return Event{Called: calledOff}
 	}
 	return Event{Failed: sentence(err)}
@@ -367,6 +392,9 @@ func (r *run) event(outer context.Context, step Step, err error) Event {
 
 // do carries one step out.
 func (r *run) do(ctx context.Context, step Step) error {
+	if ctx.Err() != nil && step != Heal {
+		return context.Cause(ctx)
+	}
 	switch step {
 	case Steady:
 		return r.settle(ctx)

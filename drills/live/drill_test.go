@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/http"
 	"os"
+	"os/exec"
 	"slices"
 	"strings"
 	"testing"
@@ -20,6 +21,7 @@ import (
 	"github.com/tidegate/tidegate/drills/evidence"
 	"github.com/tidegate/tidegate/drills/judge"
 	"github.com/tidegate/tidegate/drills/probe"
+	"github.com/tidegate/tidegate/internal/vfs"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -229,6 +231,79 @@ func TestAskedAgain(t *testing.T) {
 	}
 }
 
+// TestAnswerLost: a change of role whose answer was lost is found, and followed; and where
+// its steps were not seen, no canary of the old writer's is taken for the new one's.
+func TestAnswerLost(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.loseAnswer = true
+	out, v := w.play(t.Context(), w.config(), evidence.L2, Planned)
+	if v.Outcome != judge.Partial || len(w.asked) != 2 || out.Next != "" {
+		t.Errorf("%s: %v after %d requests; next %q", v.Outcome, v.Sentences(), len(w.asked), out.Next)
+	}
+	asked, returned := at(1), at(2)
+	if m := (&movement{asked: asked, returned: &returned}); m.active() != returned {
+		t.Errorf("canaries count from %d on, and the plan's end was known at %d", m.active(), returned)
+	}
+	for _, p := range out.Report.Phases {
+		if p.Name == phaseDrain && p.Took != nil {
+			t.Errorf("drain took %s, and nobody saw its end", *p.Took)
+		}
+	}
+}
+
+// TestSequence: a fault that is made step by step begins with what is seen of it.
+func TestSequence(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	w.onFault = down
+	cfg := w.config()
+	f := cfg.Faults[Thermal]
+	f.Inject = []Command{{Run: f.Inject[0].Run, Then: 200 * time.Millisecond}, {Run: []string{"/bin/true"}}}
+	cfg.Faults[Thermal] = f
+	out, v := w.play(t.Context(), cfg, evidence.L3, Thermal)
+	if v.Outcome != judge.Passed || *out.Report.Recovered.Actual < 150*time.Millisecond {
+		t.Errorf("%s: %v, RTA %s", v.Outcome, v.Sentences(), *out.Report.Recovered.Actual)
+	}
+}
+
+// TestKilled: what a drill has left that was killed is ended and healed; a service that it
+// had moved is not taken for one at home.
+func TestKilled(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t)
+	cfg := w.config()
+	st, err := openState(vfs.OS(), &cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	left := exec.Command("/bin/sleep", "600")
+	left.Env = []string{injecting + "=of-the-killed"}
+	if err := errors.Join(left.Start(), st.open(note{Drill: "of-the-killed", Scenario: LinkCut, Heal: cfg.SetDefaults().Faults[LinkCut].Heal}), st.close()); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- left.Wait() }() // owned by this test; ends with the process
+	out, v := w.play(t.Context(), cfg, evidence.L2, Planned)
+	if err := <-ended; err == nil || v.Outcome != judge.Passed || len(out.Report.LeftOvers) != 1 {
+		t.Errorf("%v; %s: %v", err, v.Outcome, v.Sentences())
+	}
+	w.healed()
+	if err := st.open(note{Drill: "of-the-killed", Scenario: Planned, Home: "p2"}); err != nil {
+		t.Fatal(err)
+	}
+	if _, v := w.play(t.Context(), cfg, evidence.L2, Planned); v.Outcome != judge.Refused || !strings.Contains(v.Sentences()[0], "has moved it away from p2") {
+		t.Errorf("%s: %v", v.Outcome, v.Sentences())
+	}
+	if err := st.open(note{Drill: "of-the-killed", Scenario: Planned, Home: "p1"}); err != nil {
+		t.Fatal(err)
+	}
+	if _, v := w.play(t.Context(), cfg, evidence.L2, Planned); v.Outcome != judge.Passed {
+		t.Errorf("%s: %v", v.Outcome, v.Sentences())
+	}
+	w.healed()
+}
+
 // TestAborted: whoever calls a drill off finds the fault healed, no change of role half
 // done, and the next command named.
 func TestAborted(t *testing.T) {
@@ -256,6 +331,16 @@ func TestAborted(t *testing.T) {
 		if v.Outcome != judge.Interrupted || node != "d1" || len(w.asked) != 1 || !strings.Contains(out.Next, "tidegate failback bank --to p1") {
 			t.Errorf("%s: %v; %s writes; next %q", v.Outcome, v.Sentences(), node, out.Next)
 		}
+	})
+	t.Run("as the gate says it", func(t *testing.T) {
+		t.Parallel()
+		w := newWorld(t)
+		ctx, cancel := context.WithCancel(t.Context())
+		w.onFault = func(s *pb.StatusResponse) { down(s); cancel() }
+		if _, v := w.play(ctx, w.config(), evidence.L3, PrimarySiteLost); v.Outcome != judge.Interrupted || len(w.asked) != 0 {
+			t.Errorf("%s: %v, after %d requests", v.Outcome, v.Sentences(), len(w.asked))
+		}
+		w.healed()
 	})
 	t.Run("before anything", func(t *testing.T) {
 		t.Parallel()

@@ -28,7 +28,8 @@ type note struct {
 	Drill    string    `json:"drill"`
 	Scenario Scenario  `json:"scenario"`
 	At       time.Time `json:"at"`
-	Heal     []Command `json:"heal"`
+	Heal     []Command `json:"heal"` // of a fault
+	Home     string    `json:"home"` // of a service that moves: the node that it moves back to
 }
 
 // state is the files of a service's live drills, beside their evidence.
@@ -103,8 +104,8 @@ func (s *state) left() (*note, error) {
 }
 
 // command runs one command to its end.
-func (r *run) command(ctx context.Context, c *Command) error {
-	asker := r.asker("")
+func (r *run) command(ctx context.Context, c *Command, env map[string]string) error {
+	asker := probe.New(r.d.clk, place{"", r.addresses, r.id.String()}, env)
 	defer asker.Close()
 	_, err := asker.Ask(ctx, &probe.Ask{Command: &probe.Command{Run: c.Run}, Timeout: c.Timeout})
 	if err != nil {
@@ -113,17 +114,30 @@ func (r *run) command(ctx context.Context, c *Command) error {
 	return nil
 }
 
-// inject makes the fault. t0 is when the last of its commands begins.
+// note writes down what this drill is about to do.
+func (r *run) note(heal []Command) error {
+	return r.state.open(note{Drill: r.id.String(), Scenario: r.d.opts.Scenario, At: r.d.clk.Wall().UTC(), Heal: heal, Home: r.home})
+}
+
+// injecting marks what injects a fault, with the drill's id: it may outlive a drill that
+// is killed, and would go on behind the heal.
+const injecting = "TIDEGATE_INJECT"
+
+// inject makes the fault.
 func (r *run) inject(ctx context.Context) error {
 	f := r.d.cfg.Faults[r.d.opts.Scenario]
-	if err := r.state.open(note{r.id.String(), r.d.opts.Scenario, r.d.clk.Wall().UTC(), f.Heal}); err != nil {
+	if err := r.note(f.Heal); err != nil {
 		return calledError{fmt.Errorf("write down that a fault will be injected: %w", err)}
 	}
 	r.open = f.Heal
 	for i := range f.Inject {
 		began := r.d.clk.Boot()
-		r.tell(func() { r.fault, r.part = &began, during })
-		if err := r.command(ctx, &f.Inject[i]); err != nil {
+		r.tell(func() {
+			if r.fault, r.part = &began, during; i == 0 {
+				r.first = &began
+			}
+		})
+		if err := r.command(ctx, &f.Inject[i], map[string]string{injecting: r.id.String()}); err != nil {
 			return calledError{fmt.Errorf("the fault could not be injected: %w", err)}
 		}
 		if err := r.sleep(ctx, f.Inject[i].Then); err != nil {
@@ -159,7 +173,7 @@ func (r *run) healOne(ctx context.Context, c *Command) (err error) {
 		if try > 0 {
 			_ = r.sleep(ctx, r.d.pace.heal) // which nobody ends
 		}
-		if err = r.command(ctx, c); err == nil {
+		if err = r.command(ctx, c, nil); err == nil {
 			return r.sleep(ctx, c.Then)
 		}
 	}
@@ -171,6 +185,12 @@ func (r *run) clean() error {
 	n, err := r.state.left()
 	if err != nil || n == nil {
 		return err
+	}
+	if len(n.Heal) == 0 {
+		return r.moved(n)
+	}
+	if err := endMarked(injecting + "=" + n.Drill); err != nil {
+		return fmt.Errorf("end what drill %s has left: %w", n.Drill, err)
 	}
 	was := len(r.leftOvers)
 	if err := r.heal(n.Scenario, n.Heal); err != nil {

@@ -17,8 +17,9 @@ const (
 
 // judgeLoss checks what is missing of a service's canaries: against its mode, and against
 // what the gate has claimed of the change of role. statement is nil where no role changed,
-// which loses nothing; rpo is 0 where none is set.
-func judgeLoss(l Lost, mode *tidegate.Mode, statement *pb.LossStatement, rpo time.Duration) []evidence.Check {
+// which loses nothing; rpo is 0 where none is set. That of the drill's own service is
+// judged with the report; that of one beside it, at level L4, here.
+func judgeLoss(l Lost, mode *tidegate.Mode, statement *pb.LossStatement, rpo time.Duration, beside bool) []evidence.Check {
 	got := l.String()
 	c := evidence.Check{Name: checkCanaries, Kind: "canary", Wanted: "every acknowledged canary is there", Got: &got, Outcome: evidence.CheckPassed}
 	switch {
@@ -28,6 +29,8 @@ func judgeLoss(l Lost, mode *tidegate.Mode, statement *pb.LossStatement, rpo tim
 		c.Outcome, c.Why = evidence.CheckFailed, fmt.Sprintf("%s, the first is %s, and nothing acknowledged may be lost%s", got, l.First, inMode(mode))
 	case l.Records > 0 && rpo == 0:
 		c.Outcome, c.Why = evidence.CheckUnknown, got+", and no RPO says how much may be"
+	case beside && l.Span > rpo && l.Records > 0:
+		c.Outcome, c.Why = evidence.CheckFailed, fmt.Sprintf("%s, over %s, and the RPO is %s", got, l.Span.Round(time.Millisecond), rpo)
 	case l.Unknown > 0:
 		c.Outcome, c.Why = evidence.CheckUnknown, fmt.Sprintf("nobody answered for %d of them", l.Unknown)
 	case l.Records > 0:

@@ -1,6 +1,7 @@
 package live
 
 import (
+	"strings"
 	"testing"
 	"time"
 
@@ -43,10 +44,12 @@ func TestJudgeLoss(t *testing.T) {
 		"nobody answered":              {Lost{Asked: 9, Unknown: 1}, &sync, zero, time.Hour, []evidence.CheckOutcome{unknown, unknown}},
 		"nobody answered for the rest": {Lost{Asked: 9, Unknown: 1, Records: 1, First: "7"}, &sync, zero, time.Hour, []evidence.CheckOutcome{failed, failed}},
 		"nothing was acknowledged":     {Lost{}, &sync, zero, time.Hour, []evidence.CheckOutcome{unknown, unknown}},
+		"beside, within the RPO":       {some, &bounded, most(10, time.Minute), time.Hour, []evidence.CheckOutcome{passed, passed}},
+		"beside, beyond the RPO":       {some, &bounded, most(10, time.Minute), time.Second, []evidence.CheckOutcome{failed, passed}},
 		"nobody moved it":              {none, &bounded, nil, time.Hour, []evidence.CheckOutcome{passed}},
 		"nobody moved it, some lost":   {some, &bounded, nil, time.Hour, []evidence.CheckOutcome{failed}},
 	} {
-		got := judgeLoss(c.lost, c.mode, c.statement, c.rpo)
+		got := judgeLoss(c.lost, c.mode, c.statement, c.rpo, strings.HasPrefix(name, "beside"))
 		if len(got) != len(c.want) {
 			t.Errorf("%s: %d checks", name, len(got))
 			continue

@@ -106,7 +106,7 @@ func (r *run) measure(rep *evidence.Report) {
 		if rpo == 0 {
 			rpo = first.GetRpo().AsDuration()
 		}
-		all := append(w.checks(r.wanted(name), r.cut()), judgeLoss(r.tally.Lost(name), protection(first).Mode, r.statement(name), rpo)...)
+		all := append(w.checks(r.wanted(name), r.cut()), judgeLoss(r.tally.Lost(name), protection(first).Mode, r.statement(name), rpo, name != d.cfg.Service)...)
 		all = append(all, r.route(name)...)
 		for _, c := range all {
 			if len(r.services) > 1 {
@@ -140,15 +140,31 @@ func (r *run) wanted(name tidegate.ServiceName) Expectation {
 // of a fault that is ridden out, the longest that they had to wait.
 func (r *run) rta() *time.Duration {
 	if r.planned || r.expect.FailsOver {
-		return between(r.fault, r.serve)
+		return between(r.onset(), r.serve)
 	}
-	if r.fault == nil || r.whole == nil {
+	if r.first == nil || r.whole == nil {
 		return nil
 	}
-	if d, ok := r.tally.Pause(r.names(), *r.fault, *r.whole); ok {
+	if d, ok := r.tally.Pause(r.names(), *r.first, *r.whole); ok {
 		return &d
 	}
 	return nil
+}
+
+// onset is t0: when the last command of the fault began, or what was seen of the fault
+// before; nil: there was none.
+func (r *run) onset() *tidegate.Instant {
+	if r.fault == nil {
+		return nil
+	}
+	t0 := *r.fault
+	if at, ok := r.tally.Failing(*r.first); ok {
+		t0 = min(t0, at)
+	}
+	if r.notice != nil && *r.notice < t0 {
+		t0 = *r.first
+	}
+	return &t0
 }
 
 // phases are those of this drill, in their order.
@@ -160,10 +176,10 @@ func (r *run) phases() []evidence.Phase {
 		if at, ok := r.course.Begun(Heal); ok {
 			heal = &at
 		}
-		return Ridden(r.fault, r.notice, heal, r.whole, r.expect.Says != nil, noise)
+		return Ridden(r.onset(), r.notice, heal, r.whole, r.expect.Says != nil, noise)
 	}
 	verifies := r.witness[r.d.cfg.Service].first.service(r.d.cfg.Service).GetProbe().GetVerify()
-	m, plan := Moments{Fault: r.fault, Notice: r.notice, Serve: r.serve, Whole: r.whole}, (*pb.Plan)(nil)
+	m, plan := Moments{Fault: r.onset(), Notice: r.notice, Serve: r.serve, Whole: r.whole}, (*pb.Plan)(nil)
 	if there := r.there[r.d.cfg.Service]; there != nil {
 		m.Decide, plan = there.decided, there.plan
 	}
@@ -184,8 +200,8 @@ func (r *run) phases() []evidence.Phase {
 // canaries are the checks that each was accepted after the fault or the change.
 func (r *run) canaries(name tidegate.ServiceName) (out []evidence.Check) {
 	since, known := tidegate.Instant(0), false
-	if m := r.there[name]; m != nil && m.activated != nil {
-		since, known = *m.activated, true
+	if m := r.there[name]; m != nil && m.returned != nil {
+		since, known = m.active(), true
 	} else if at, begun := r.course.Begun(Whole); begun && !r.expect.FailsOver && !r.planned {
 		since, known = at, true
 	}
@@ -201,7 +217,7 @@ func (r *run) canaries(name tidegate.ServiceName) (out []evidence.Check) {
 		case !ok:
 			c.Outcome, c.Why = evidence.CheckFailed, "none was accepted: "+r.tally.LastFailure()
 		case r.fault != nil:
-			c.Took = new(max(0, time.Duration(at-*r.fault)))
+			c.Took = new(max(0, time.Duration(at-*r.onset())))
 		}
 		out = append(out, c)
 	}
@@ -220,8 +236,8 @@ func (r *run) clients() evidence.Check {
 		until = *r.whole
 	}
 	pause, ok := time.Duration(0), false
-	if r.fault != nil {
-		pause, ok = r.tally.Pause(r.names(), *r.fault, until)
+	if r.first != nil {
+		pause, ok = r.tally.Pause(r.names(), *r.first, until)
 	}
 	tried, accepted := r.tally.Counts()
 	switch {

@@ -2,6 +2,7 @@ package live
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -34,22 +35,23 @@ type world struct {
 	dir    string
 	server *httptest.Server
 
-	mu       sync.Mutex
-	now      *pb.StatusResponse
-	kept     map[string]bool // canaries
-	accepted int
-	loses    func(n int) bool            // whether the nth accepted canary is not kept
-	answers  func(read bool) int         // status of an answer; 0: as usual
-	onFault  func(*pb.StatusResponse)    // what the fault makes of what gates say
-	refuses  []*pb.RuleVerdict           // what a change of role is refused by
-	refusals int                         // how often, besides rehearsals; below 0: always
-	loss     *pb.LossStatement           // that is claimed
-	running  string                      // a plan
-	outcome  pb.PlanOutcome              // of changes
-	asked    []*pb.ChangeRoleRequest     // that were no rehearsals
-	plans    map[string]*pb.Plan         // by id
-	onChange func(*pb.ChangeRoleRequest) // called when it begins
-	survives bool                        // the service is served while there is a fault
+	mu         sync.Mutex
+	now        *pb.StatusResponse
+	kept       map[string]bool // canaries
+	accepted   int
+	loses      func(n int) bool            // whether the nth accepted canary is not kept
+	answers    func(read bool) int         // status of an answer; 0: as usual
+	onFault    func(*pb.StatusResponse)    // what the fault makes of what gates say
+	refuses    []*pb.RuleVerdict           // what a change of role is refused by
+	refusals   int                         // how often, besides rehearsals; below 0: always
+	loss       *pb.LossStatement           // that is claimed
+	running    string                      // a plan
+	outcome    pb.PlanOutcome              // of changes
+	asked      []*pb.ChangeRoleRequest     // that were no rehearsals
+	plans      map[string]*pb.Plan         // by id
+	onChange   func(*pb.ChangeRoleRequest) // called when it begins
+	loseAnswer bool                        // of a change that was made
+	survives   bool                        // the service is served while there is a fault
 }
 
 func newWorld(t *testing.T) *world {
@@ -150,13 +152,16 @@ func (w *world) Change(_ context.Context, req *pb.ChangeRoleRequest, saw func(*p
 	if target.GetNode() == "p1" {
 		target.Site = "east"
 	}
-	p := &pb.Plan{Id: fmt.Sprintf("plan-%d", len(w.plans)+1), Service: req.GetService(), Kind: req.GetKind(), Target: target, Loss: w.loss, Outcome: pb.PlanOutcome_PLAN_OUTCOME_RUNNING}
+	p := &pb.Plan{Id: fmt.Sprintf("plan-%d", len(w.plans)+1), Reason: req.GetReason(), Service: req.GetService(), Kind: req.GetKind(), Target: target, Loss: w.loss, Outcome: pb.PlanOutcome_PLAN_OUTCOME_RUNNING}
 	if req.GetDryRun() {
 		p.Steps = []*pb.PlanStep{{Name: "F1 reserve the next epoch", Expected: durationpb.New(time.Millisecond)}}
 		return p, nil
 	}
 	if onChange != nil {
 		onChange(req)
+	}
+	if w.loseAnswer {
+		saw = func(*pb.Plan, *pb.PlanStep) {}
 	}
 	saw(p, nil)
 	for _, name := range []string{"F1 reserve the next epoch", "F6 activate"} {
@@ -178,6 +183,9 @@ func (w *world) Change(_ context.Context, req *pb.ChangeRoleRequest, saw func(*p
 		p.Phases.Phases = append(p.Phases.Phases, &pb.Phase{Name: name, Took: durationpb.New(0)})
 	}
 	w.plans[p.GetId()] = p
+	if w.loseAnswer {
+		return nil, &tidegate.Error{Op: "change", Class: tidegate.Transient, Err: errors.New("connection lost")}
+	}
 	return p, nil
 }
 
@@ -186,6 +194,17 @@ func (w *world) Plan(_ context.Context, id string) (*pb.Plan, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.plans[id], nil
+}
+
+// Made implements [Control].
+func (w *world) Made(_ context.Context, req *pb.ChangeRoleRequest, before string) (*pb.Plan, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	var newest []*pb.Plan
+	for i := len(w.plans); i > 0; i-- {
+		newest = append(newest, w.plans[fmt.Sprintf("plan-%d", i)])
+	}
+	return madeBy(req, newest, before), nil
 }
 
 // Running implements [Control].

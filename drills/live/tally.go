@@ -104,6 +104,17 @@ func (t *Tally) Pause(canaries []string, from, until tidegate.Instant) (longest 
 	return longest, len(canaries) > 0
 }
 
+// Failing is when the first canary began that was begun at or after from and not accepted;
+// false: each was.
+func (t *Tally) Failing(from tidegate.Instant) (at tidegate.Instant, ok bool) {
+	for _, a := range t.all {
+		if a.Failed != "" && a.Began >= from && (!ok || a.Began < at) {
+			at, ok = a.Began, true
+		}
+	}
+	return at, ok
+}
+
 // LastFailure is why the newest canary was not accepted that was not; empty: none.
 func (t *Tally) LastFailure() string {
 	for i := len(t.all) - 1; i >= 0; i-- {
