@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"reflect"
 	"slices"
 	"strings"
 	"time"
@@ -39,8 +40,14 @@ func (s *operatorService) SetDrillSchedule(ctx context.Context, req *connect.Req
 		}
 		name := svc.Value.Name
 		old, key := v.Schedules[name], registry.ScheduleKey(name)
-		next := old.Value
-		next.Policy, next.State = nil, schedule.State{Since: s.world.clock.Wall().UTC()}
+		if reflect.DeepEqual(old.Value.InForce(), policy) && (old.Value.Policy == nil) == (m.GetSchedule() == nil) {
+			return nil // what is due and overdue by it stays so
+		}
+		next, now := old.Value, s.world.clock.Wall().UTC()
+		next.Policy, next.State = nil, schedule.State{Since: now, Taken: now}
+		if d, err := s.due(v, name, nil); err == nil && d.Overdue {
+			next.State.Since = old.Value.State.Since // it is not drilled by that
+		}
 		if m.GetSchedule() != nil {
 			next.Policy = &policy
 		}
@@ -87,7 +94,8 @@ func (s *operatorService) TakeDrill(ctx context.Context, req *connect.Request[pb
 	if m.GetWorker() == "" || !slices.Contains(m.GetLevels(), drillLevel) {
 		return nil, misuse(op, m.GetService(), fmt.Errorf("want the worker's name, and level %s among those that it can do (got %q, %v)", drillLevel, m.GetWorker(), m.GetLevels()))
 	}
-	if !s.control.leads() {
+	lead := s.control.leadership()
+	if lead == nil {
 		return nil, s.control.notLeading(ctx, op, m.GetService())
 	}
 	out := &pb.TakeDrillResponse{}
@@ -116,7 +124,7 @@ func (s *operatorService) TakeDrill(ctx context.Context, req *connect.Request[pb
 		e := s.entry(ctx, ActionDrillTake, name, "", fact("worker", "%s", claim.Worker), fact("claim", "%s", claim.ID), fact("level", "%s", claim.Level),
 			fact("occurrence", "%s", claim.Occurrence.UTC().Format(time.RFC3339)), fact("try", "%d", next.State.Tries))
 		s.rehearsals.hear(claim.ID, "", s.world.clock.Boot())
-		_, err = s.store.Commit(ctx, new(registry.Tx).Unchanged(registry.ServiceKey(name), svc.Revision).Unchanged(key, old.Revision).Put(key, next).Audit(e))
+		_, err = s.store.Commit(ctx, new(registry.Tx).Leading(lead).Unchanged(registry.ServiceKey(name), svc.Revision).Unchanged(key, old.Revision).Put(key, next).Audit(e))
 		if err == nil {
 			out.Claim = s.claimMessage(name, claim)
 			s.log.Info("drill taken", "service", name, "worker", claim.Worker, "claim", claim.ID, "occurrence", claim.Occurrence)
@@ -187,6 +195,7 @@ func (s *operatorService) EndDrill(ctx context.Context, req *connect.Request[pb.
 		}
 		now := s.world.clock.Wall().UTC()
 		end := registry.DrillEnd{Occurrence: claim.Occurrence, Outcome: m.GetOutcome(), Why: m.GetWhy(), At: now, Worker: claim.Worker, Claim: claim.ID}
+		verdict := verdict && onRecord(v.Drills[name].Value, m.GetReport())
 		next := old.Value.Finish(end, verdict)
 		if !verdict && claim.Abort == nil {
 			next.State = next.State.Undone(now)
@@ -204,6 +213,16 @@ func (s *operatorService) EndDrill(ctx context.Context, req *connect.Request[pb.
 	}
 	s.log.Info("drill ended", "service", m.GetService(), "claim", m.GetClaim(), "outcome", m.GetOutcome(), "held", out.GetHeld())
 	return connect.NewResponse(out), nil
+}
+
+// onRecord reports whether a report is the newest on record of its level.
+func onRecord(d registry.Drills, id string) bool {
+	for _, l := range d.Levels {
+		if id != "" && l.Last.ID == id {
+			return true
+		}
+	}
+	return false
 }
 
 // AbortDrill implements OperatorService.

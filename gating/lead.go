@@ -148,6 +148,16 @@ func (c *controller) leads() bool {
 	return c.term != nil
 }
 
+// leadership is this gate's turn; nil while another gate leads.
+func (c *controller) leadership() *registry.Leadership {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.term == nil {
+		return nil
+	}
+	return c.term.lead
+}
+
 // elsewhere turns a call away when another gate leads: rules, routes and status
 // rest on what the leader has heard, so nodes gather there (a report is noted
 // all the same) and operators ask there. While nobody leads, or the registry

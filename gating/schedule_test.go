@@ -1,6 +1,7 @@
 package gating
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -75,6 +76,7 @@ func (s *site) writerReport(node tidegate.NodeName, recs []fence.EpochRecord) *p
 func TestScheduledDrills(t *testing.T) {
 	t.Parallel()
 	s := newSite(t, "w1", "w2", "w3")
+	s.reports = func(b []byte) (r DrillReport, err error) { return r, json.Unmarshal(b, &r) }
 	edit := func(c *Config) { c.Drills.Silence = 700 * time.Millisecond }
 	first := s.startGate("gate-a", nil, edit)
 	report := s.guarded()
@@ -112,7 +114,7 @@ func TestScheduledDrills(t *testing.T) {
 	}
 	end := func(claim *pb.DrillClaim, outcome string) bool {
 		t.Helper()
-		r, err := s.operator(tidegate.RoleDrill).EndDrill(t.Context(), connect.NewRequest(&pb.EndDrillRequest{Service: "ledger", Claim: claim.GetId(), Outcome: outcome, Why: "a test"}))
+		r, err := s.operator(tidegate.RoleDrill).EndDrill(t.Context(), connect.NewRequest(&pb.EndDrillRequest{Service: "ledger", Claim: claim.GetId(), Outcome: outcome, Why: "a test", Report: "r1"}))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -214,6 +216,23 @@ func TestScheduledDrills(t *testing.T) {
 	if end(lost, "passed") {
 		t.Fatal("a paused worker ended a drill that it had lost")
 	}
+	// A verdict counts once its report is on record.
+	if !end(second, "passed") {
+		t.Fatal("the drill of the second worker was not its own")
+	}
+	status("a verdict without its report not to count", func(d *pb.ServiceDrills) bool { return strings.Contains(d.GetWhy(), "next one comes at") })
+	s.schedule(lately, nil)
+	second = taken("two")
+	report1, err := json.Marshal(DrillReport{
+		Drill:   registry.Drill{ID: "r1", Number: 1, Level: "L1", Outcome: "passed", Ended: lately.Add(-time.Hour), Hash: "aa"},
+		Cluster: "demo", Service: "ledger",
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.operator(tidegate.RoleDrill).RecordDrill(t.Context(), connect.NewRequest(&pb.RecordDrillRequest{Envelope: report1})); err != nil {
+		t.Fatal(err)
+	}
 	if !end(second, "passed") {
 		t.Fatal("the drill of the second worker was not its own")
 	}
@@ -232,7 +251,7 @@ func TestScheduledDrills(t *testing.T) {
 			acts = append(acts, strings.TrimPrefix(e.GetAction(), "drill-")+" "+e.GetOutcome())
 		}
 	}
-	if got, want := strings.Join(acts, ", "), "take done, abort done, end done, take done, lapse done, take done, end done, miss done"; got != want {
+	if got, want := strings.Join(acts, ", "), "take done, abort done, end done, take done, lapse done, take done, end done, take done, record done, end done, miss done"; got != want {
 		t.Errorf("audit trail: %s\nwant: %s", got, want)
 	}
 }
@@ -289,14 +308,19 @@ func TestSetDrillSchedule(t *testing.T) {
 		t.Errorf("%d of five blocked: %v", blocked, r.GetNext())
 	}
 	is(schedule.Default().Cron, true)
-	if _, err = set(want, false); err != nil {
-		t.Fatal(err)
+	for range 2 { // the second time changes nothing
+		if _, err = set(want, false); err != nil {
+			t.Fatal(err)
+		}
 	}
 	is("30 2 * * *", false)
 	if _, err = set(nil, false); err != nil {
 		t.Fatal(err)
 	}
 	is(schedule.Default().Cron, true)
+	if n := len(s.audit("ledger", time.Time{})); n != 4 { // the service, one that was refused, and two schedules
+		t.Errorf("%d entries on the audit trail: %v", n, s.audit("ledger", time.Time{}))
+	}
 	_, err = s.operator(tidegate.RoleDrill).SetDrillSchedule(t.Context(), connect.NewRequest(&pb.SetDrillScheduleRequest{Service: "ledger"}))
 	if tidegate.ClassOf(api.FromError("set", "ledger", err)) != tidegate.Refused {
 		t.Fatalf("a drill sets the schedule: %v", err)

@@ -58,7 +58,7 @@ func drillWork(c *ucli.Context) error {
 		return err
 	}
 	log := daemon.Logger(c.App.ErrWriter, logLevel(c))
-	w := worker.New(log, jobs, worker.Config{Every: c.Duration("every"), Last: daemon.StopWithin / 2})
+	w := worker.New(clock.System(), log, jobs, worker.Config{Every: c.Duration("every"), Last: daemon.StopWithin / 2})
 	return daemon.Serve(c.Context, log, "drill worker", daemon.Part{Name: "worker", Run: w.Run})
 }
 

@@ -30,6 +30,9 @@ const (
 	pause    = 15 * time.Minute
 )
 
+// ahead is how far the clock of whoever ran a drill may be ahead.
+const ahead = time.Minute
+
 // Begun is the state once an occurrence was begun.
 func (s State) Begun(at time.Time) State {
 	if !s.Taken.Equal(at) {
@@ -61,20 +64,23 @@ type Decision struct {
 	At      Occurrence // the one at hand; zero: none
 	Why     string     // Begin is false: what is waited for
 	Next    Occurrence // the one after now; zero: none, it is off
-	Overdue bool
-	State   State  // is to be on record; At is begun with [State.Begun] of it
-	Missed  string // not empty: At was missed by that, and State says so
+	Overdue bool       // also while a drill runs: until one has come to a verdict
+	State   State      // is to be on record; At is begun with [State.Begun] of it
+	Missed  string     // not empty: At was missed by that, and State says so
 }
 
 // Decide says what follows for a service at now.
 func (t *Timetable) Decide(service string, s State, f Facts, now time.Time) Decision {
+	if f.Ran.After(now.Add(ahead)) {
+		f.Ran = time.Time{} // a clock was ahead: when it ran is not known
+	}
 	d := Decision{State: t.sane(service, s, now)}
 	if t.policy.Off {
 		d.Why = "the schedule is off"
 		return d
 	}
 	d.Next = t.next(service, now)
-	if late, ok := t.newest(service, now.Add(-t.grace())); ok && !f.Running {
+	if late, ok := t.newest(service, now.Add(-t.grace())); ok {
 		d.Overdue = late.At.After(d.State.Since) && f.Ran.Before(late.Due)
 	}
 	at, again := t.pending(service, d.State, f, now)
@@ -115,6 +121,9 @@ func (t *Timetable) against(f Facts, again, now time.Time) string {
 func (t *Timetable) sane(service string, s State, now time.Time) State {
 	if s.Since.IsZero() || s.Since.After(now) {
 		s.Since = now
+	}
+	if again := now.Add(pause); s.Again.After(again) {
+		s.Again = again
 	}
 	if s.Taken.After(now) && t.next(service, now).At.Before(s.Taken) {
 		s = State{Since: s.Since, Taken: now}

@@ -26,7 +26,7 @@ const (
 	graceMax  = 31 * 24 * time.Hour
 	settleMax = 31 * 24 * time.Hour
 	punctual  = 5 * time.Minute // the grace of [Skip]: workers ask a few times a minute
-	checked   = 400             // occurrences whose distance is looked at
+	checked   = 60              // occurrences whose distance is looked at
 )
 
 // Policy is when drills of a service are wanted. Its text is the operator's.

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"pgregory.net/rapid"
+
+	"github.com/tidegate/tidegate/internal/racetest"
 )
 
 // zones put their clocks in all the ways there are: by an hour, by half of one, in either
@@ -43,6 +45,9 @@ func at(t testing.TB, text string) time.Time {
 
 // TestYear compares a year of daily schedules with a walk through its minutes.
 func TestYear(t *testing.T) {
+	if racetest.Apart(t) {
+		return
+	}
 	rapid.Check(t, func(t *rapid.T) {
 		name := rapid.SampledFrom(zones).Draw(t, "zone")
 		zone, err := time.LoadLocation(name)
@@ -170,6 +175,19 @@ func TestBlocked(t *testing.T) {
 		why, until := tt.blocked(at(t, c.at))
 		if got := until.UTC().Format(time.RFC3339); (why == "") != (c.until == "") || why != "" && got != c.until {
 			t.Errorf("%s: %q until %s, want %q", c.at, why, got, c.until)
+		}
+	}
+}
+
+// TestBlockedTwice: a window that the wall shows twice is blocked twice.
+func TestBlockedTwice(t *testing.T) {
+	tt := table(t, func(p *Policy) { p.Blocked = []string{"daily 01:00-02:30 Europe/Berlin"} })
+	for second, want := range map[string]string{
+		"2026-10-25T00:15:00Z": "2026-10-25T00:30:00Z", "2026-10-25T00:45:00Z": "", "2026-10-25T01:15:00Z": "2026-10-25T01:30:00Z", "2026-10-25T01:30:00Z": "",
+	} {
+		why, until := tt.blocked(at(t, second))
+		if got := until.UTC().Format(time.RFC3339); (why == "") != (want == "") || why != "" && got != want {
+			t.Errorf("%s: %q until %s, want %q", second, why, got, want)
 		}
 	}
 }

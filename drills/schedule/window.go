@@ -103,7 +103,12 @@ func (w window) until(at time.Time) time.Time {
 		began := midnight.AddDate(0, 0, -back)
 		into := minute + back*day - w.from
 		if w.days[began.Weekday()] && into >= 0 && into < length {
-			return instantOf(began.Add(time.Duration(w.from+length)*time.Minute), w.zone)
+			over := began.Add(time.Duration(w.from+length) * time.Minute)
+			end := instantOf(over, w.zone)
+			if !end.After(at) { // the wall shows it again
+				end = at.Add(over.Sub(wall))
+			}
+			return end
 		}
 	}
 	return time.Time{}

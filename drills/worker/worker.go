@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/tidegate/tidegate"
+	"github.com/tidegate/tidegate/internal/clock"
 	"github.com/tidegate/tidegate/internal/retry"
 )
 
@@ -63,19 +64,27 @@ type Config struct {
 	Last  time.Duration // for the last words of a drill once the worker is to stop; above 0
 }
 
+// alone is for how long a drill goes on that was lost because no gate hears of it: less
+// than a gate waits until another worker may begin it again.
+const alone = 5 * time.Minute
+
+// callMax bounds one report.
+const callMax = 30 * time.Second
+
 // reports is how many reports of a drill there are in the time after which it is lost.
 const reports = 6
 
 // Worker is a process that takes drills. Run may be called once.
 type Worker struct {
-	log  *slog.Logger
-	jobs []Job
-	cfg  Config
+	clock clock.Clock
+	log   *slog.Logger
+	jobs  []Job
+	cfg   Config
 }
 
 // New returns a worker; it does no I/O.
-func New(log *slog.Logger, jobs []Job, cfg Config) *Worker {
-	return &Worker{log: log, jobs: jobs, cfg: cfg}
+func New(clk clock.Clock, log *slog.Logger, jobs []Job, cfg Config) *Worker {
+	return &Worker{clock: clk, log: log, jobs: jobs, cfg: cfg}
 }
 
 // Run works until ctx ends; nil then, and the drill that was under way has ended, too. Its
@@ -175,9 +184,10 @@ func (w *Worker) last(ctx context.Context, c Claim) (context.Context, context.Ca
 func (w *Worker) report(ctx context.Context, j *Job, c Claim, d Drill, callOff context.CancelCauseFunc) {
 	tick := time.NewTicker(max(c.Silence/reports, time.Millisecond))
 	defer tick.Stop()
-	away := false
+	away, heard := false, w.clock.Boot()
 	for {
-		one, cancel := context.WithTimeout(ctx, c.Silence)
+		sent := w.clock.Boot()
+		one, cancel := context.WithTimeout(ctx, min(c.Silence, callMax))
 		abort, err := j.Gates.Report(one, c.ID, d.Progress())
 		cancel()
 		switch {
@@ -189,7 +199,11 @@ func (w *Worker) report(ctx context.Context, j *Job, c Claim, d Drill, callOff c
 			w.log.Warn("drill is called off", "service", j.Service, "reason", abort)
 			callOff(calledOffError{abort})
 		}
-		away = err != nil
+		if away = err != nil; !away {
+			heard = sent
+		} else if silent := time.Duration(w.clock.Boot() - heard); silent > c.Silence+alone {
+			callOff(calledOffError{fmt.Sprintf("no gate has heard of it for %s: it may be another worker's by now", silent.Round(time.Second))})
+		}
 		select {
 		case <-tick.C:
 		case <-ctx.Done():

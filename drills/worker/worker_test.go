@@ -80,10 +80,17 @@ func (d *desk) heard() (reports, ends int) {
 	return d.reports, len(d.ends)
 }
 
+// bubble is the clock of a test's bubble.
+type bubble struct{ start time.Time }
+
+func (b bubble) Boot() tidegate.Instant { return tidegate.Instant(time.Since(b.start)) }
+func (b bubble) Wall() time.Time        { return time.Now() }
+
 // play is a drill that takes its time.
 type play struct {
 	takes    time.Duration
 	recorded int
+	why      string // it was called off
 }
 
 func (p *play) Run(ctx context.Context) End {
@@ -91,7 +98,8 @@ func (p *play) Run(ctx context.Context) End {
 	case <-time.After(p.takes):
 		return End{Outcome: "passed", Report: "r"}
 	case <-ctx.Done():
-		return End{Outcome: "interrupted", Why: context.Cause(ctx).Error(), Report: "r"}
+		p.why = context.Cause(ctx).Error()
+		return End{Outcome: "interrupted", Why: p.why, Report: "r"}
 	}
 }
 
@@ -111,7 +119,7 @@ func work(t *testing.T, d *desk, p *play, begin error) (stop func()) {
 		Begin: func(Claim) (Drill, error) { return p, begin },
 	}
 	done := make(chan error, 1)
-	w := New(slog.New(slog.DiscardHandler), []Job{job}, Config{Every: 5 * time.Second, Last: 8 * time.Second})
+	w := New(bubble{time.Now()}, slog.New(slog.DiscardHandler), []Job{job}, Config{Every: 5 * time.Second, Last: 8 * time.Second})
 	go func() { done <- w.Run(ctx) }() // owned by stop
 	return func() {
 		t.Helper()
@@ -198,6 +206,24 @@ func TestReports(t *testing.T) {
 	})
 }
 
+// TestAlone: a drill that no gate hears of is called off before another worker may have it.
+func TestAlone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d, p := &desk{}, &play{takes: time.Hour}
+		stop := work(t, d, p, nil)
+		time.Sleep(time.Minute)
+		d.set(func(d *desk) { d.away = true })
+		time.Sleep(7 * time.Minute)
+		d.set(func(d *desk) { d.away = false })
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		stop()
+		if len(d.ends) > 1 || p.recorded != 1 || p.why == "" || !strings.Contains(p.why, "no gate has heard of it for 5m") {
+			t.Errorf("ended %+v: %q", d.ends, p.why)
+		}
+	})
+}
+
 // TestStop: a worker that is to stop tears its drill down, and says so within its time
 // also when no gate answers.
 func TestStop(t *testing.T) {
@@ -222,7 +248,7 @@ func TestStop(t *testing.T) {
 // TestLeftOvers: a worker does not begin beside what it cannot clean.
 func TestLeftOvers(t *testing.T) {
 	job := Job{Service: "bank", Clean: func() ([]string, error) { return nil, errors.New("not mine") }}
-	if err := New(slog.New(slog.DiscardHandler), []Job{job}, Config{Every: time.Second, Last: time.Second}).Run(t.Context()); err == nil || !strings.Contains(err.Error(), "not mine") {
+	if err := New(bubble{}, slog.New(slog.DiscardHandler), []Job{job}, Config{Every: time.Second, Last: time.Second}).Run(t.Context()); err == nil || !strings.Contains(err.Error(), "not mine") {
 		t.Error(err)
 	}
 }
