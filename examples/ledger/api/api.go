@@ -17,7 +17,7 @@ const (
 	PathAccount   = "/accounts/{currency}/{id}"
 	PathDigest    = "/digest"             // ?currency=eur[&at=<position>]
 	PathJournal   = "/journal/{currency}" // ?from=<position>[&to=<position>]
-	PathReceipts  = "/receipts"           // ?anew=true; [Output], one a line
+	PathReceipts  = "/receipts"           // GET, or ?anew=true; POST while it follows; [Output], one a line
 	PathStatus    = "/status"
 	PathHealth    = "/healthz"
 )

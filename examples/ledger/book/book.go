@@ -29,9 +29,10 @@ type Book struct {
 
 	mu          sync.Mutex
 	state       *ledger.State
-	waiters     []*waiter // of DigestAt, beyond the state's position
-	receipts    []Receipt // oldest first
-	receiptsMax int       // so many are kept, and up to twice that; 0: none
+	waiters     []*waiter         // of DigestAt, beyond the state's position
+	receipts    []Receipt         // oldest first
+	handed      tidegate.Position // receipts of records before it were put out by another process
+	receiptsMax int               // so many are kept, and up to twice that; 0: none
 
 	taken  atomic.Bool           // raft alone feeds the state
 	broken atomic.Pointer[error] // why nothing more can be appended
@@ -180,13 +181,14 @@ func (b *Book) Append(ctx context.Context, recs [][]byte) ([]ledger.Outcome, err
 	if err := b.journal.WaitDurable(ctx, at); err != nil {
 		return nil, b.breakDown(fmt.Errorf("journal %s up to %s: %w", b.currency, at, err))
 	}
+	epoch := b.journal.Status().Epoch // nor here
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	out := make([]ledger.Outcome, len(recs))
 	for i, rec := range recs {
 		var err error
 		if out[i], err = b.state.Apply(ranges[i].First, ranges[i].Next, rec); err == nil {
-			err = b.keep(ranges[i].First, rec, out[i])
+			err = b.keep(ranges[i].First, rec, out[i], epoch)
 		}
 		if err != nil {
 			return nil, b.breakDown(err)
@@ -214,7 +216,7 @@ func (b *Book) Apply(r journal.Record) error {
 	if r.Kind == journal.KindData {
 		var o ledger.Outcome
 		if o, err = b.state.Apply(r.First, r.Next, r.Payload); err == nil {
-			err = b.keep(r.First, r.Payload, o)
+			err = b.keep(r.First, r.Payload, o, 0)
 		}
 	} else {
 		err = b.state.Skip(r.First, r.Next)

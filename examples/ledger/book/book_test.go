@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"testing"
 
@@ -277,5 +278,32 @@ func TestReceipts(t *testing.T) {
 	appendAll(t, b, opens(t, 70, 1))
 	if got, kept := b.Receipts(); kept || len(got) > 0 {
 		t.Errorf("%d receipts that nobody wants", len(got))
+	}
+}
+
+// TestPutOut: a book that is promoted puts out what it held back and has not handed, and
+// what comes after, each under the epoch of then.
+func TestPutOut(t *testing.T) {
+	b := open(t, t.TempDir()).Book(ledger.EUR)
+	appendAll(t, b, opens(t, 0, 30)) // as its follower would apply them
+	if handed := b.Handed(); len(handed) != 30 || handed[29].Out || handed[29].Epoch != 0 {
+		t.Fatalf("%d receipts", len(handed))
+	}
+	appendAll(t, b, opens(t, 30, 5))
+	out := func() (all []Receipt) {
+		all, _ = b.Receipts()
+		return slices.DeleteFunc(all, func(r Receipt) bool { return !r.Out })
+	}
+	if got := out(); len(got) != 0 {
+		t.Errorf("it follows, and has put out %d", len(got))
+	}
+	b.TakeOver()
+	b.PutOut(7)
+	if got := out(); len(got) != 5 || got[0].Request != 31 || got[0].Epoch != 7 || got[4].Epoch != 7 {
+		t.Errorf("put out at the promotion: %+v", got)
+	}
+	appendAll(t, b, opens(t, 35, 2))
+	if got := out(); len(got) != 7 || got[4].Epoch != 7 || got[6].Epoch != b.Journal().Status().Epoch {
+		t.Errorf("put out since the promotion: %+v", got)
 	}
 }

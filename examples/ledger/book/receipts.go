@@ -16,6 +16,8 @@ type Receipt struct {
 	At      tidegate.Position // where the record begins: with the currency, the receipt's name for ever
 	Client  ledger.ClientID
 	Request ledger.Request
+	Out     bool           // this process has put it out, or would to whoever asks; false: it is held back
+	Epoch   tidegate.Epoch // under which it was put out; 0: it was not, or no gate guards the book
 	ledger.Outcome
 }
 
@@ -24,14 +26,18 @@ func receiptOf(at tidegate.Position, rec []byte, o ledger.Outcome) (Receipt, err
 	return Receipt{At: at, Client: client, Request: request, Outcome: o}, err
 }
 
-// keep keeps the receipt of a record that was applied; b.mu is held.
-func (b *Book) keep(at tidegate.Position, rec []byte, o ledger.Outcome) error {
+// keep keeps the receipt of a record that was applied, put out under an epoch if raft
+// has brought it; b.mu is held.
+func (b *Book) keep(at tidegate.Position, rec []byte, o ledger.Outcome, epoch tidegate.Epoch) error {
 	if b.receiptsMax == 0 {
 		return nil
 	}
 	r, err := receiptOf(at, rec, o)
 	if err != nil {
 		return err
+	}
+	if b.taken.Load() {
+		r.Out, r.Epoch = true, epoch
 	}
 	if b.receipts = append(b.receipts, r); len(b.receipts) >= 2*b.receiptsMax {
 		b.receipts = append(b.receipts[:0], b.receipts[len(b.receipts)-b.receiptsMax:]...)
@@ -45,6 +51,32 @@ func (b *Book) Receipts() (all []Receipt, ok bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return append(all, b.receipts...), b.receiptsMax > 0
+}
+
+// Handed returns the receipts that a book which follows holds back, and takes them for put
+// out by another process: PutOut leaves them out.
+func (b *Book) Handed() (all []Receipt) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.handed = b.state.Position()
+	for _, r := range b.receipts {
+		if !r.Out {
+			all = append(all, r)
+		}
+	}
+	return all
+}
+
+// PutOut says that the book was promoted: what it held back and has not handed leaves
+// under that epoch.
+func (b *Book) PutOut(epoch tidegate.Epoch) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for i := range b.receipts {
+		if r := &b.receipts[i]; !r.Out && r.At >= b.handed {
+			r.Out, r.Epoch = true, epoch
+		}
+	}
 }
 
 // Execute carries the journal out once more, on a state of its own that begins with the

@@ -199,6 +199,7 @@ func (n *Node) Promote(ctx context.Context, b *book.Book, epoch tidegate.Epoch, 
 			return err
 		}
 		b.TakeOver()
+		b.PutOut(epoch)
 		n.log.Info("book promoted", "stream", b.Currency().String(), "epoch", epoch, "position", at)
 		t.mu.Lock()
 		t.ready[b.Currency()] = true

@@ -4,17 +4,24 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"slices"
 
 	"github.com/tidegate/tidegate/examples/ledger/api"
 	"github.com/tidegate/tidegate/examples/ledger/book"
 )
 
-// receipts answers what this node has to say of the records that it has applied, or with
-// anew=true what comes of its journals when they are carried out once more. Book by book,
-// each in the journal's order.
+// receipts answers what this node has put out, each under the epoch of then: nothing while
+// it follows; once it was promoted, what it had held back and not handed, and what came
+// after. POST, while it follows, answers what it holds back, as put out by the node that is
+// active, and hands it: it is not put out again. With anew=true it answers what comes of its
+// journals when they are carried out once more. Book by book, each in the journal's order.
 func (s *Server) receipts(w http.ResponseWriter, r *http.Request) {
 	anew := r.URL.Query().Get("anew") == "true"
 	books := s.backend.Shelf().Books()
+	if r.Method == http.MethodPost && !s.backend.Follows() {
+		problem(w, http.StatusConflict, api.ReasonBadRequest, "this node is active: only one that follows holds receipts back")
+		return
+	}
 	for _, b := range books {
 		if _, kept := b.Receipts(); !kept {
 			problem(w, http.StatusNotFound, api.ReasonNotFound, "this node keeps no receipts: start it with --receipts")
@@ -29,9 +36,9 @@ func (s *Server) receipts(w http.ResponseWriter, r *http.Request) {
 	enc := json.NewEncoder(w)
 	for _, b := range books {
 		each := func(one book.Receipt) error {
-			return enc.Encode(api.Output{
-				ID: fmt.Sprintf("%s/%s/0", b.Currency(), one.At), Receipt: s.receipt(b, one.Client, one.Request, one.Outcome),
-			})
+			out := api.Output{ID: fmt.Sprintf("%s/%s/0", b.Currency(), one.At), Receipt: s.receipt(b, one.Client, one.Request, one.Outcome)}
+			out.Epoch = one.Epoch
+			return enc.Encode(out)
 		}
 		if err := s.eachReceipt(r, b, anew, each); err != nil {
 			s.log.Warn("receipts cut off", "stream", b.Currency().String(), "err", err)
@@ -44,7 +51,13 @@ func (*Server) eachReceipt(r *http.Request, b *book.Book, anew bool, each func(b
 	if anew {
 		return b.Execute(r.Context(), each)
 	}
-	all, _ := b.Receipts()
+	var all []book.Receipt
+	if r.Method == http.MethodPost {
+		all = b.Handed()
+	} else {
+		all, _ = b.Receipts()
+		all = slices.DeleteFunc(all, func(r book.Receipt) bool { return !r.Out })
+	}
 	for _, one := range all {
 		if err := each(one); err != nil {
 			return err

@@ -93,6 +93,7 @@ func New(log *slog.Logger, backend Backend, rt http.RoundTripper, cfg Config) *S
 	s.mux.HandleFunc("GET "+api.PathDigest, s.digest)
 	s.mux.HandleFunc("GET "+api.PathJournal, s.journal)
 	s.mux.HandleFunc("GET "+api.PathReceipts, s.receipts)
+	s.mux.HandleFunc("POST "+api.PathReceipts, s.receipts)
 	s.mux.HandleFunc("GET "+api.PathStatus, func(w http.ResponseWriter, _ *http.Request) {
 		answer(w, http.StatusOK, s.backend.Status())
 	})
