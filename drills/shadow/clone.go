@@ -237,6 +237,17 @@ func (c *clone) streams() (names []tidegate.StreamName) {
 	return names
 }
 
+// firsts are where the logs begin that the streams' services are fed.
+func (c *clone) firsts() map[tidegate.StreamName]tidegate.Position {
+	all := map[tidegate.StreamName]tidegate.Position{}
+	for _, p := range c.parts {
+		if p.plan != nil {
+			all[p.src.Info.Name] = p.plan.First
+		}
+	}
+	return all
+}
+
 // backlog is what is left for t0, of all streams together.
 func (c *clone) backlog() (records, size *int64) {
 	records, size = new(int64), new(int64)

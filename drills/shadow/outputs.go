@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -191,7 +192,12 @@ func (r *run) classify(ctx context.Context, horizon func() time.Duration) (check
 		}
 		e.Golden = &recovery.Golden{Outputs: due, Content: true}
 	}
-	e.Before, e.After = recovery.Between(r.typing.before, due, r.cuts(due)), recovery.Between(after, due, nil)
+	cuts, doubts := r.cuts(), []string(nil)
+	if c.Outputs.Golden != nil {
+		doubts = unaccounted(slices.Concat(r.typing.before, after), due, r.firsts(), cuts)
+		leaveOut(cuts, due)
+	}
+	e.Before, e.After = recovery.Between(r.typing.before, due, cuts), recovery.Between(after, due, nil)
 	if left := len(r.typing.before) - len(e.Before) + len(after) - len(e.After); left > 0 {
 		checks[0].Got = new(fmt.Sprintf("%s; %d of before and after lie where nothing can be compared, and are left out", *checks[0].Got, left))
 	}
@@ -200,6 +206,7 @@ func (r *run) classify(ctx context.Context, horizon func() time.Duration) (check
 		r.typing.unknown = sentence(err)
 		return checks, false
 	}
+	result = doubt(result, doubts)
 	r.typing.result = &result
 	return checks, result.Type >= recovery.Convergent && !slices.ContainsFunc(result.Streams, pending)
 }
@@ -207,8 +214,8 @@ func (r *run) classify(ctx context.Context, horizon func() time.Duration) (check
 func pending(v recovery.Vector) bool { return v.Pending != nil && *v.Pending > 0 }
 
 // cuts are where the streams were cut: outputs of inputs from there on were not before the
-// failure that is rehearsed. Of a stream in which nothing is due nothing is compared.
-func (r *run) cuts(due []recovery.Output) map[tidegate.StreamName]tidegate.Position {
+// failure that is rehearsed.
+func (r *run) cuts() map[tidegate.StreamName]tidegate.Position {
 	cuts := map[tidegate.StreamName]tidegate.Position{}
 	for _, s := range r.twin.streams() {
 		name := s.Name
@@ -216,11 +223,66 @@ func (r *run) cuts(due []recovery.Output) map[tidegate.StreamName]tidegate.Posit
 			continue
 		}
 		cuts[name] = *s.Cut
-		if due != nil && !slices.ContainsFunc(due, func(o recovery.Output) bool { return o.ID.Stream == name }) {
+	}
+	return cuts
+}
+
+// leaveOut cuts a stream in which nothing is due at its beginning: there is nothing to
+// compare it with.
+func leaveOut(cuts map[tidegate.StreamName]tidegate.Position, due []recovery.Output) {
+	for name := range cuts {
+		if !slices.ContainsFunc(due, func(o recovery.Output) bool { return o.ID.Stream == name }) {
 			cuts[name] = 0
 		}
 	}
-	return cuts
+}
+
+// firsts are where the logs begin that the streams' services were fed; a stream whose
+// twin was not fed one has none.
+func (r *run) firsts() map[tidegate.StreamName]tidegate.Position {
+	f, is := r.twin.(*fed)
+	if !is || f.clone == nil {
+		return nil
+	}
+	return f.clone.firsts()
+}
+
+// unaccounted says of which streams the golden leaves out, at its beginning or as a whole,
+// what was put out of inputs that the clone was fed: from where its base ends to the cut.
+// One that begins late and one that has lost a stream look the same.
+func unaccounted(out, due []recovery.Output, firsts, cuts map[tidegate.StreamName]tidegate.Position) (why []string) {
+	begins := map[tidegate.StreamName]tidegate.Position{}
+	for _, o := range due {
+		if at, is := begins[o.ID.Stream]; !is || o.ID.Input < at {
+			begins[o.ID.Stream] = o.ID.Input
+		}
+	}
+	count := map[tidegate.StreamName]int{}
+	for _, o := range out {
+		name := o.ID.Stream
+		cut, fed := cuts[name]
+		begin, is := begins[name]
+		if fed && o.ID.Input >= firsts[name] && o.ID.Input < cut && (!is || o.ID.Input < begin) {
+			count[name]++
+		}
+	}
+	for _, name := range slices.Sorted(maps.Keys(count)) {
+		why = append(why, fmt.Sprintf("stream %s: %d outputs of before and after are of inputs that the clone was fed, and the golden does not reach back to them: whether they are due is not known",
+			name, count[name]))
+	}
+	return why
+}
+
+// doubt takes back a type for which not all was compared; a gap stays one.
+func doubt(r recovery.Result, why []string) recovery.Result {
+	if len(why) == 0 || r.Type == recovery.Gap {
+		return r
+	}
+	if r.AtBest == recovery.Precise {
+		r.AtBest = recovery.Unknown
+	}
+	r.Type, r.Reasons = recovery.Unknown, slices.Concat(r.Reasons, why)
+	return r
 }
 
 // recoveryType is what the report says of it.

@@ -23,6 +23,7 @@ const (
 	loses    = "loses"    // it takes for sent what is not
 	reorders = "reorders" // each second one leaves before the one before it
 	loosely  = "loosely"  // it loses some, and repeats some
+	late     = "late"     // its golden begins late
 )
 
 type event struct {
@@ -116,7 +117,11 @@ func (s *chain) serveOutputs(mux *http.ServeMux, j *journal.Journal) {
 		for {
 			rec, ok, err := r.TryNext()
 			if err != nil || !ok {
-				return execute(events, 0, s.way == diverges, 0), err
+				all := execute(events, 0, s.way == diverges, 0)
+				if s.way == late {
+					all = all[5:]
+				}
+				return all, err
 			}
 			if rec.Kind == journal.KindData {
 				events = append(events, event{rec.First, slices.Clone(rec.Payload)})
@@ -158,6 +163,7 @@ func TestRecoveryType(t *testing.T) {
 		{"reorders", reorders, nil, "divergent, with reordered", recovery.Failed, judge.Failed, "observed divergent"},
 		{"loses and repeats", loosely, nil, "gap, with duplicates", recovery.Failed, judge.Failed, "5 outputs missing"},
 		{"lucky", well, func(c *Recovery) { c.Approach, c.Required = recovery.UpstreamBackup, "" }, "precise", recovery.Lucky, judge.Passed, "lucky, not guaranteed"},
+		{"a golden that begins late", late, nil, "unknown", recovery.Undecided, judge.Partial, "stream main: 5 outputs of before and after"},
 		{"no golden", well, func(c *Recovery) { c.Outputs.Golden = nil }, "unknown", recovery.Undecided, judge.Partial, "there is no golden"},
 		{"no answer", well, func(c *Recovery) { c.Outputs.Before.HTTP.URL = "http://{address:http}/nowhere" }, "", recovery.Undecided, judge.Partial, "what receivers had is not known"},
 		{"not to be read", well, func(c *Recovery) { c.Outputs.After.HTTP.URL = "http://{address:http}/count" }, "", recovery.Undecided, judge.Partial, "outputs after"},
@@ -187,5 +193,53 @@ func TestRecoveryType(t *testing.T) {
 				t.Errorf("saw %q, %s; %s: want %q, %s; %s because %q\n%s\n%s", saw, *got.Outcome, v.Outcome, tc.saw, tc.outcome, tc.verdict, tc.why, why, outcomes(&rep))
 			}
 		})
+	}
+}
+
+// TestUnaccounted: a stream that the golden leaves out is not taken for fine by those that
+// it does not leave out.
+func TestUnaccounted(t *testing.T) {
+	of := func(name tidegate.StreamName, inputs ...tidegate.Position) (all []recovery.Output) {
+		for _, at := range inputs {
+			all = append(all, recovery.Output{ID: recovery.ID{Stream: name, Input: at}, Digest: tidegate.Digest{byte(at)}})
+		}
+		return all
+	}
+	at := func(eur, usd tidegate.Position) map[tidegate.StreamName]tidegate.Position {
+		return map[tidegate.StreamName]tidegate.Position{"eur": eur, "usd": usd}
+	}
+	for name, tc := range map[string]struct {
+		before, due []recovery.Output
+		want        string // streams
+	}{
+		"all there":            {slices.Concat(of("eur", 10, 20), of("usd", 10)), slices.Concat(of("eur", 10, 20, 30), of("usd", 10)), ""},
+		"a stream left out":    {slices.Concat(of("eur", 10, 20), of("usd", 10, 20)), of("eur", 10, 20, 30), "usd"},
+		"of before the base":   {slices.Concat(of("eur", 1, 2, 10), of("usd", 4)), of("eur", 10), ""},
+		"a beginning left out": {of("eur", 6, 10, 20), of("eur", 10, 20), "eur"},
+		"behind the cut":       {slices.Concat(of("eur", 10), of("usd", 40)), of("eur", 10), ""},
+		"both":                 {slices.Concat(of("eur", 10), of("usd", 10)), nil, "eur usd"},
+	} {
+		why := unaccounted(tc.before, tc.due, at(5, 5), at(40, 40))
+		want := strings.Fields(tc.want)
+		if len(why) != len(want) {
+			t.Errorf("%s: %q, want %q", name, why, want)
+			continue
+		}
+		for i := range why {
+			if !strings.HasPrefix(why[i], "stream "+want[i]+": ") {
+				t.Errorf("%s: %q, want %q", name, why, want)
+			}
+		}
+	}
+	for is, want := range map[recovery.Type][2]recovery.Type{
+		recovery.Precise: {recovery.Unknown, recovery.Unknown}, recovery.Repeating: {recovery.Unknown, recovery.Repeating}, recovery.Gap: {recovery.Gap, recovery.Gap},
+	} {
+		r := recovery.Result{Type: is, AtBest: is}
+		if got := doubt(r, nil); got.Type != is {
+			t.Errorf("without a doubt: %s", got)
+		}
+		if got := doubt(r, []string{"why"}); got.Type != want[0] || got.AtBest != want[1] {
+			t.Errorf("doubt of %s: %s", is, got)
+		}
 	}
 }
