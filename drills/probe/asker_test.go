@@ -109,6 +109,14 @@ func TestRead(t *testing.T) {
 	run := func(script string, exit int) *Ask {
 		return new(Ask{Command: &Command{Run: []string{"/bin/sh", "-c", script}, Exit: exit}}.WithDefaults())
 	}
+	holding := func(a *Ask, text string) *Ask {
+		if a.HTTP != nil {
+			a.HTTP.Contains = text
+		} else {
+			a.Command.Contains = text
+		}
+		return a
+	}
 	for name, tc := range map[string]struct {
 		ask  *Ask
 		max  int
@@ -121,6 +129,10 @@ func TestRead(t *testing.T) {
 		"whole output":  {run("seq 200000; echo wrong >&2", 0), 2 << 20, 1288895, ""},
 		"output, long":  {run("seq 200000", 0), 1 << 20, 0, "the answer has more than 1 MiB"},
 		"another exit":  {run("echo one; echo no such book >&2; exit 3", 0), 1 << 20, 0, "got exit 3: no such book"},
+		"contains":      {holding(get("/"), "line"), 2 << 20, 1_500_000, ""},
+		"contains not":  {holding(get("/"), "eur"), 2 << 20, 0, "got line"},
+		"prints":        {holding(run("echo complete", 0), "complete"), 1 << 20, 9, ""},
+		"prints not":    {holding(run("echo part; echo complete >&2", 0), "complete"), 1 << 20, 0, "got part"},
 		"not by itself": {new(Ask{SQL: &SQL{Where: "host={run}", Query: "select 1"}}.WithDefaults()), 1, 0, "neither by HTTP nor by a command"},
 	} {
 		got, err := k.Read(t.Context(), tc.ask, tc.max)

@@ -1,13 +1,14 @@
 package probe
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 )
 
 // Read asks once, by HTTP or by a command, and returns the whole answer: the body, or what
-// the command prints to its standard output. One that is not the wanted one is [Wrong]; one
+// the command prints to its standard output, which alone must have what the answer is to contain. One that is not the wanted one is [Wrong]; one
 // of more than bytesMax is an error, and none of it is returned.
 func (k *Asker) Read(ctx context.Context, a *Ask, bytesMax int) ([]byte, error) {
 	ctx, cancel := context.WithTimeout(ctx, a.Timeout)
@@ -20,8 +21,21 @@ func (k *Asker) Read(ctx context.Context, a *Ask, bytesMax int) ([]byte, error) 
 		return nil, err
 	case len(body) > bytesMax:
 		return nil, fmt.Errorf("the answer has more than %d MiB", bytesMax>>20)
+	case !bytes.Contains(body, []byte(k.at.Fill(a.contains()))):
+		return nil, Wrong{Short(string(body))}
 	}
 	return body, nil
+}
+
+// contains is what the answer to a question by HTTP or a command must have.
+func (a *Ask) contains() string {
+	switch {
+	case a.HTTP != nil:
+		return a.HTTP.Contains
+	case a.Command != nil:
+		return a.Command.Contains
+	}
+	return ""
 }
 
 func (k *Asker) read(ctx context.Context, a *Ask, bytesMax int) ([]byte, error) {
