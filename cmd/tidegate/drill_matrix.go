@@ -20,7 +20,8 @@ func drillMatrixCommand() *ucli.Command {
 		Name: "matrix", Usage: "recovery types of services: required, predicted and observed", ArgsUsage: "[FILE|DIRECTORY...]",
 		Flags: evidenceFlags(keyFlag()), Action: showMatrix,
 		Description: "One row for each service, out of its reports: what it requires, what its approach and operator class let expect, and what its\n" +
-			"newest drill with an answer has seen; below it the same for every approach and class. What no drill has seen is unknown.\n" +
+			"newest drill with an answer has seen; below it the same for every approach and class. What no drill has seen is unknown, and so is\n" +
+			"what newer ones (the last column has the newest) have not seen again.\n" +
 			"With --key the chains are verified first, and nothing is shown of one that is not sound.\n\n" +
 			"Ends with 9 when a service was seen to recover weaker than it requires or than predicted, else with 12 when one is unknown.\n\n" +
 			"Examples:\n" +
@@ -57,14 +58,17 @@ func showMatrix(c *ucli.Context) error {
 }
 
 func writeMatrix(w io.Writer, m *evidence.Matrix) error {
-	t := cli.NewTable("service", "approach", "class", "required", "predicted", "observed", "outcome", "drill", "began")
+	t := cli.NewTable("service", "approach", "class", "required", "predicted", "observed", "outcome", "drill", "began", "newest")
 	var why []string
 	for _, r := range m.Services {
-		drill, began := cli.Unknown, cli.Unknown
+		drill, began, newest := cli.Unknown, cli.Unknown, cli.Unknown
 		if r.Drill != nil {
 			drill, began = fmt.Sprint(*r.Drill), r.Began.UTC().Format(time.RFC3339)
 		}
-		t.Row(string(r.Service), r.Approach.String(), r.Class.String(), r.Required.String(), r.Predicted.String(), r.Observed.String(), string(r.Outcome), drill, began)
+		if r.Newest != nil {
+			newest = fmt.Sprint(*r.Newest)
+		}
+		t.Row(string(r.Service), r.Approach.String(), r.Class.String(), r.Required.String(), r.Predicted.String(), r.Observed.String(), string(r.Outcome), drill, began, newest)
 		for _, reason := range r.Reasons {
 			why = append(why, fmt.Sprintf("%s: %s", r.Service, reason))
 		}

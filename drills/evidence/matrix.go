@@ -3,6 +3,7 @@ package evidence
 import (
 	"cmp"
 	"encoding/json"
+	"fmt"
 	"slices"
 	"time"
 
@@ -18,7 +19,8 @@ type Matrix struct {
 }
 
 // MatrixRow is what is known of one service as it was protected last: of its newest
-// drill with a word about it, and of the newest one like that which has seen a type.
+// drill with a word about it, and of the newest one like that which has seen a type. What
+// drills after that one did not see again is unknown; what failed still has.
 type MatrixRow struct {
 	Service  tidegate.ServiceName `json:"service"`
 	Approach recovery.Approach    `json:"approach"`
@@ -26,7 +28,8 @@ type MatrixRow struct {
 
 	recovery.Comparison // computed anew: a report's own word is not needed
 
-	Drill  *Number    `json:"drill"`         // that has seen it; nil: none has
+	Drill  *Number    `json:"drill"`         // that has seen a type; nil: none has
+	Newest *Number    `json:"newest_drill"`  // of the level at which it is looked for, and that began; nil: none has a word about it
 	Began  *time.Time `json:"began"`         // of that drill
 	Looked int        `json:"drills_looked"` // in which it was looked for
 	Seen   int        `json:"drills_seen"`   // in which it was seen
@@ -99,15 +102,25 @@ func rowOf(reports []Report) MatrixRow {
 	out := MatrixRow{Service: reports[0].Service}
 	var newest *Recovery // that has a word about it
 	var seen recovery.Result
+	level, since := Level(""), 0 // since: drills after the one that has seen it
 	for i := range reports {
 		r := &reports[i].Recovery
 		if r.Required == nil && r.Predicted == nil && r.Observed == nil {
+			if reports[i].Level == level && reports[i].Verdict.Outcome != Refused {
+				out.Newest = &reports[i].Number
+				since++
+			}
 			continue
 		}
-		if newest == nil || wordOf(r.Approach) != wordOf(newest.Approach) || wordOf(r.Class) != wordOf(newest.Class) {
+		switch {
+		case newest == nil, r.otherwise(newest):
 			// It was made otherwise: what was seen of it before says nothing.
 			out.Drill, out.Began, out.Looked, out.Seen, seen = nil, nil, 0, 0, recovery.Result{}
+		case reports[i].Verdict.Outcome == Refused:
+			continue
 		}
+		level, out.Newest = reports[i].Level, &reports[i].Number
+		since++
 		newest = r
 		out.Looked++
 		got := r.seen()
@@ -116,6 +129,7 @@ func rowOf(reports []Report) MatrixRow {
 		}
 		out.Drill, out.Began, seen = &reports[i].Number, &reports[i].Started.At, got
 		out.Seen++
+		since = 0
 	}
 	var predicted, required recovery.Type
 	if newest != nil {
@@ -128,7 +142,20 @@ func rowOf(reports []Report) MatrixRow {
 		}
 	}
 	out.Comparison = recovery.Compare(predicted, required, seen)
+	if since > 0 && out.Drill != nil && out.Outcome != recovery.Failed {
+		out.Comparison = recovery.Compare(predicted, required, recovery.Result{})
+		out.Reasons = append(out.Reasons, fmt.Sprintf("the newest %d drills have not seen it; drill %d saw %s", since, *out.Drill, seen.Type))
+	}
 	return out
+}
+
+// otherwise reports whether the service was made otherwise than in another report, or
+// other things were asked of it.
+func (r *Recovery) otherwise(than *Recovery) bool {
+	words := func(r *Recovery) [4]string {
+		return [4]string{wordOf(r.Approach), wordOf(r.Class), wordOf(r.Predicted), wordOf(r.Required)}
+	}
+	return words(r) != words(than)
 }
 
 // seen is what the report says was seen.

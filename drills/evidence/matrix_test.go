@@ -31,11 +31,24 @@ func TestMatrix(t *testing.T) {
 	weak := typed("excluded", 1, passive, det, "precise", "precise", "")
 	weak.Recovery.Vector = json.RawMessage(`{"type":"unknown","at_best":"gap"}`)
 	never := typed("never", 1, "", "", "", "", "")
+	other, refused := typed("other level", 2, "", "", "", "", ""), typed("other level", 3, "", "", "", "", "")
+	other.Level, refused.Verdict.Outcome = evidence.L3, evidence.Refused // neither looks for it
 	m := evidence.MatrixOf([]evidence.Report{
 		never, weak,
 		typed("mended", 1, passive, det, "precise", "precise", "gap"),
 		typed("mended", 2, passive, det, "precise", "precise", "precise"),
-		typed("mended", 3, passive, det, "precise", "precise", ""), // nothing was seen: what was before stands
+		typed("stale", 1, passive, det, "precise", "precise", "precise"),
+		typed("stale", 2, passive, det, "precise", "precise", ""), // nothing was seen: what was before is past
+		typed("stale", 3, "", "", "", "", ""),                     // it is no longer looked for
+		typed("weak", 1, "active-standby", "repeatable", "precise", "precise", "divergent"),
+		typed("weak", 2, "active-standby", "repeatable", "precise", "precise", ""), // not mended either
+		typed("undone", 1, passive, det, "", "precise", "precise"),
+		typed("undone", 2, passive, det, "", "repeating", ""), // without what made it precise
+		typed("asked more", 1, passive, det, "", "precise", "precise"),
+		typed("asked more", 2, passive, det, "precise", "precise", ""),
+		other,
+		typed("other level", 1, passive, det, "", "precise", "precise"),
+		refused,
 		typed("remade", 2, passive, "arbitrary", "", "divergent", ""),
 		typed("remade", 1, passive, det, "", "repeating", "repeating"), // it was another service then
 		typed("lucky", 1, passive, det, "gap-ok", "repeating", "precise"),
@@ -48,8 +61,11 @@ func TestMatrix(t *testing.T) {
 		looked   int
 	}{
 		"never": {recovery.Undecided, recovery.Unknown, 0, 0}, "excluded": {recovery.Failed, recovery.Unknown, 1, 1},
-		"mended": {recovery.Holds, recovery.Precise, 2, 3}, "remade": {recovery.Undecided, recovery.Unknown, 0, 1},
-		"lucky": {recovery.Lucky, recovery.Precise, 1, 1}, "weaker": {recovery.Failed, recovery.Divergent, 1, 1},
+		"mended": {recovery.Holds, recovery.Precise, 2, 2}, "remade": {recovery.Undecided, recovery.Unknown, 0, 1},
+		"stale": {recovery.Undecided, recovery.Unknown, 1, 2}, "weak": {recovery.Failed, recovery.Divergent, 1, 2},
+		"undone": {recovery.Undecided, recovery.Unknown, 0, 1}, "asked more": {recovery.Undecided, recovery.Unknown, 0, 1},
+		"other level": {recovery.Holds, recovery.Precise, 1, 1},
+		"lucky":       {recovery.Lucky, recovery.Precise, 1, 1}, "weaker": {recovery.Failed, recovery.Divergent, 1, 1},
 	}
 	if len(m.Services) != len(want) || !slices.IsSortedFunc(m.Services, func(a, b evidence.MatrixRow) int { return slices.Compare([]byte(a.Service), []byte(b.Service)) }) {
 		t.Fatalf("%+v", m.Services)
