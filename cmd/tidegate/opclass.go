@@ -40,7 +40,7 @@ func opclassCommand() *ucli.Command {
 			"The program reads one line for each input, and answers it with one line before it reads the next, flushed:\n" +
 			"   {\"position\":\"0000000000000007\",\"input\":VALUE}   {\"outputs\":[VALUE,...],\"state\":VALUE}\n" +
 			"state is what it remembers, and may be left out; {\"error\":\"...\"} ends the test. It begins empty, and is started anew to be emptied. TZ,\n" +
-			"GOMAXPROCS and FAKETIME, for libfaketime, say the surroundings. The classes: arbitrary, deterministic, convergent-capable, repeatable.\n\n" +
+			"GOMAXPROCS and FAKETIME, for libfaketime, say the surroundings; it is said when the clock was not moved. The classes: arbitrary, deterministic, convergent-capable, repeatable.\n\n" +
 			"Ends with 12 when it gives no outputs to compare.\n\n" +
 			"Examples:\n" +
 			"   tidegate opclass --inputs recorded.jsonl -- /usr/bin/ledger-op\n" +
@@ -55,6 +55,8 @@ type opclassResult struct {
 	Program  []string         `json:"program"`
 	With     []recovery.Class `json:"with"`
 	Pipeline recovery.Class   `json:"pipeline"` // of the program and the others together
+
+	ClockMoved bool `json:"clock_moved"` // by FAKETIME; false: what depends on the clock may not show
 }
 
 func opclass(c *ucli.Context) error {
@@ -77,6 +79,8 @@ func opclass(c *ucli.Context) error {
 		return countLine(fed.Load(), plan.FedMax(), "inputs at most", elapsed)
 	}
 	err = withLines(c, "test operator class", line, func(ctx context.Context) error {
+		plan := plan // the line is said meanwhile
+		plan.Surroundings, out.ClockMoved = program.Surroundings(ctx)
 		plan.New = program.Maker(ctx, program.Config{Run: run, Wait: c.Duration("wait"), Volatile: c.StringSlice("volatile")})
 		out.OperatorReport, err = recovery.TestOperator(ctx, plan)
 		return err
@@ -167,6 +171,9 @@ func (r opclassResult) write(w io.Writer) error {
 	fmt.Fprintln(w, r.OperatorReport)
 	for _, d := range r.Refuted {
 		fmt.Fprintln(w, d)
+	}
+	if !r.ClockMoved {
+		fmt.Fprintln(w, "the clock was not moved: what depends on it may not have shown; preload libfaketime, and leave FAKETIME to this command")
 	}
 	if len(r.With) > 0 {
 		fmt.Fprintf(w, "the pipeline is %s\n", r.Pipeline)

@@ -12,7 +12,8 @@
 // State is what the program remembers, or a digest of it; it may be left out, always then.
 // {"error":"..."} ends the test. To empty the program it is started anew. The surroundings
 // are in its environment: TZ, GOMAXPROCS, and FAKETIME as libfaketime reads it, where that
-// is preloaded or the program looks at it by itself.
+// is preloaded or the program looks at it by itself; [Surroundings] says whether it does
+// anything. A line that is no answer to an input, a banner or a second one, is an error.
 //
 // # Picture
 //

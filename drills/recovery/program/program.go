@@ -10,6 +10,9 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"slices"
+	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
@@ -53,6 +56,45 @@ func Maker(ctx context.Context, cfg Config) func(recovery.Surroundings) (recover
 	}
 }
 
+// Surroundings are those in which a program is executed, each named by what it is told. The
+// clock is among the names when it moves, which is tried with date(1): it takes libfaketime
+// or the like, and does nothing to programs that it can not be preloaded into.
+func Surroundings(ctx context.Context) (all []recovery.Surroundings, clockMoves bool) {
+	all = recovery.DefaultSurroundings()
+	clockMoves = true
+	for i := range all {
+		s := &all[i]
+		if s.ClockOffset != 0 {
+			clockMoves = clockMoves && moves(ctx, *s)
+		}
+	}
+	for i := range all {
+		told := environment(all[i])
+		if !clockMoves {
+			told = slices.DeleteFunc(told, func(v string) bool { return strings.HasPrefix(v, fakeTime) })
+		}
+		if len(told) > 0 {
+			all[i].Name = strings.Join(told, " ")
+		}
+	}
+	return all, clockMoves
+}
+
+// moves reports whether a program sees another clock in surroundings.
+func moves(ctx context.Context, s recovery.Surroundings) bool {
+	cmd := exec.CommandContext(ctx, "date", "+%s")
+	cmd.Env, cmd.SysProcAttr, cmd.WaitDelay = append(os.Environ(), environment(s)...), procgroup.Apart(), endWait
+	text, err := cmd.Output()
+	if err != nil {
+		return false // it is not seen to
+	}
+	said, err := strconv.ParseInt(string(bytes.TrimSpace(text)), 10, 64)
+	off := time.Until(time.Unix(said, 0)) - s.ClockOffset
+	return err == nil && off.Abs() < time.Hour
+}
+
+const fakeTime = "FAKETIME="
+
 // environment is what of surroundings a program can be told.
 func environment(s recovery.Surroundings) (env []string) {
 	if s.Procs > 0 {
@@ -63,7 +105,11 @@ func environment(s recovery.Surroundings) (env []string) {
 		env = append(env, fmt.Sprintf("TZ=Etc/GMT%+d", -east/3600)) // those zones count westwards
 	}
 	if s.ClockOffset != 0 {
-		env = append(env, fmt.Sprintf("FAKETIME=%+d", int64(s.ClockOffset/time.Second)))
+		offset := strconv.FormatFloat(s.ClockOffset.Seconds(), 'f', -1, 64)
+		if s.ClockOffset > 0 {
+			offset = "+" + offset
+		}
+		env = append(env, fakeTime+offset)
 	}
 	return env
 }
@@ -71,14 +117,25 @@ func environment(s recovery.Surroundings) (env []string) {
 // Reset implements [recovery.Operator]: the program is started anew.
 func (o *Operator) Reset() error { return o.Close() }
 
-// Close implements [recovery.Operator].
+// Close implements [recovery.Operator]. It is an error when the program has said more than
+// its answers.
 func (o *Operator) Close() error {
 	if o.now == nil {
 		return nil
 	}
 	p := o.now
 	o.now = nil
-	return p.end()
+	if err := p.end(); err != nil {
+		return o.fail(err)
+	}
+	return nil
+}
+
+func (o *Operator) fail(err error) error {
+	return &tidegate.Error{
+		Op: "ask", Subject: o.cfg.Run[0], Class: tidegate.Permanent, Err: err,
+		Hint: `it reads {"position":...,"input":...} a line, and answers each with {"outputs":[...]} before it reads the next, flushed`,
+	}
 }
 
 // State implements [recovery.Operator].
@@ -100,10 +157,8 @@ func (o *Operator) Feed(in recovery.Input) ([]tidegate.Digest, error) {
 	}
 	out, err := o.now.feed(in, &o.cfg)
 	if err != nil {
-		return nil, &tidegate.Error{
-			Op: "ask", Subject: o.cfg.Run[0], Class: tidegate.Permanent, Err: fmt.Errorf("%w%s", err, o.now.complaints()),
-			Hint: `it reads {"position":...,"input":...} a line, and answers each with {"outputs":[...]} before it reads the next, flushed`,
-		}
+		o.now.failed = true
+		return nil, o.fail(fmt.Errorf("%w%s", err, o.now.complaints()))
 	}
 	return out, nil
 }
@@ -117,7 +172,11 @@ type process struct {
 	group  procgroup.Group
 	said   tail
 	state  tidegate.Digest
+	failed bool // it did not answer as it must
 }
+
+// errTwice: what it says next to an answer would be taken for the answer to a later input.
+var errTwice = errors.New("it said more than one line to an input")
 
 func begin(cmd *exec.Cmd) (_ *process, err error) {
 	p := &process{cmd: cmd}
@@ -149,6 +208,9 @@ func (p *process) feed(in recovery.Input, cfg *Config) ([]tidegate.Digest, error
 	late := time.Now().Add(cfg.Wait)
 	if err := errors.Join(p.in.SetWriteDeadline(late), p.out.SetReadDeadline(late)); err != nil {
 		return nil, err
+	}
+	if p.answer.Buffered() > 0 {
+		return nil, errTwice
 	}
 	question, err := json.Marshal(struct {
 		Position tidegate.Position `json:"position"`
@@ -204,6 +266,9 @@ func (p *process) take(line []byte, volatile []string) ([]tidegate.Digest, error
 	if err := d.Decode(&a); err != nil {
 		return nil, fmt.Errorf("answer %.80q: %w", bytes.TrimSpace(line), err)
 	}
+	if _, err := d.Token(); !errors.Is(err, io.EOF) {
+		return nil, fmt.Errorf("answer %.80q: something follows the JSON object", bytes.TrimSpace(line))
+	}
 	if a.Error != "" {
 		return nil, errors.New(a.Error)
 	}
@@ -237,13 +302,33 @@ func digestOf(value []byte, volatile []string) (tidegate.Digest, error) {
 	return recovery.DigestOf(compact.Bytes()), nil
 }
 
-// end ends the input, and with it the program: by force if it does not.
+// end ends the input, and with it the program: by force if it does not. An error says, too,
+// that something was left which it had said.
 func (p *process) end() error {
-	closed := p.in.Close()
+	err := p.in.Close()
 	force := time.AfterFunc(endWait, func() { p.group.Kill(p.cmd, syscall.SIGKILL) })
+	if !p.failed {
+		err = errors.Join(err, p.left())
+	}
 	_ = p.group.Wait(p.cmd) // how it ends is its own
 	force.Stop()
-	return errors.Join(closed, p.out.Close())
+	return errors.Join(err, p.out.Close())
+}
+
+// left is an error when the program says anything until it ends.
+func (p *process) left() error {
+	if err := p.out.SetReadDeadline(time.Now().Add(endWait)); err != nil {
+		return err
+	}
+	for {
+		b, err := p.answer.ReadByte()
+		switch {
+		case err != nil:
+			return nil // it has said nothing
+		case !bytes.ContainsRune([]byte(" \t\r\n"), rune(b)):
+			return errTwice
+		}
+	}
 }
 
 func (p *process) complaints() string {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -100,6 +101,8 @@ func operate(name string) error {
 		return fmt.Errorf("no table")
 	case "babbles":
 		fmt.Println("listening")
+	case "banner":
+		fmt.Println(`{"outputs":["ready"]}`) // which would be taken for the first answer
 	}
 	make, is := operators[name]
 	if !is {
@@ -115,8 +118,15 @@ func operate(name string) error {
 			return fmt.Errorf("input at %s, want %s: a process begins empty, and gets one stretch of inputs", q.Position, next)
 		}
 		next = q.Position + 1
+		if name == "trails" {
+			fmt.Println(`{"outputs":[1]} of 7`)
+			continue
+		}
 		if err := out.Encode(op(q)); err != nil {
 			return err
+		}
+		if name == "last twice" && q.Position == 79 {
+			fmt.Println(`{"outputs":[1]}`)
 		}
 	}
 	return nil
@@ -160,6 +170,7 @@ func TestClasses(t *testing.T) {
 // and never of a class.
 func TestNoOperators(t *testing.T) {
 	for name, want := range map[string]string{
+		"banner": "more than one line", "last twice": "more than one line", "trails": "something follows",
 		"poisoned": "no such account", "dumb": "no answer within 1s", "ends": "it ended before it answered", "babbles": `answer "listening": `,
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -180,6 +191,23 @@ func TestNoOperators(t *testing.T) {
 
 // TestSurroundings: a program is told of what must not decide about its outputs.
 func TestSurroundings(t *testing.T) {
+	t.Setenv("LD_PRELOAD", "")
+	all, moves := program.Surroundings(t.Context())
+	if moves || len(all) != 4 || all[2].Name != "GOMAXPROCS=1 TZ=Etc/GMT-14" || all[2].ClockOffset == 0 {
+		t.Errorf("%+v, the clock moves: %v", all, moves)
+	}
+	// A date(1) that looks at it, as one does with libfaketime.
+	dir := t.TempDir()
+	date := "#!/bin/sh\necho $(($(PATH=$REAL date +%s) ${FAKETIME:-+ 0}))\n"
+	if err := os.WriteFile(filepath.Join(dir, "date"), []byte(date), 0o700); err != nil { //nolint:gosec // to be run
+		t.Fatal(err)
+	}
+	t.Setenv("REAL", os.Getenv("PATH"))
+	t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
+	all, moves = program.Surroundings(t.Context())
+	if !moves || all[2].Name != "GOMAXPROCS=1 TZ=Etc/GMT-14 FAKETIME=+129600" || all[3].Name != "GOMAXPROCS=7 TZ=Etc/GMT+11 FAKETIME=-34560000" {
+		t.Errorf("%+v, the clock moves: %v", all, moves)
+	}
 	report, err := test(t, "surroundings", 10*time.Second)
 	if err != nil || len(report.Refuted) != 1 {
 		t.Fatal(report, err)
