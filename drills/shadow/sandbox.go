@@ -72,7 +72,11 @@ func openScratch(fsys vfs.FS, clk clock.Clock, dir string) (*scratch, error) {
 	return &scratch{fs: fsys, clk: clk, dir: dir, lock: f}, nil
 }
 
-func (s *scratch) close() error { return s.lock.Close() }
+// close gives the directory back. A process that is being started at this moment may have
+// the file still: closing it alone would leave it locked until then.
+func (s *scratch) close() error {
+	return errors.Join(unix.Flock(int(s.lock.Fd()), unix.LOCK_UN), s.lock.Close()) //nolint:gosec // a descriptor
+}
 
 // leftOvers finds the sandboxes of drills that were killed, ends what runs in them, and
 // removes them. What is not a sandbox is somebody's, and refused.

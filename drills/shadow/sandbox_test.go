@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -165,4 +166,24 @@ func TestAddressesAreDrawnLate(t *testing.T) {
 	}
 	<-p.ended
 	p.stop()
+}
+
+// TestScratchIsGivenBack: also where a process that is being started has the file still.
+func TestScratchIsGivenBack(t *testing.T) {
+	s, _ := inScratch(t)
+	other, err := syscall.Dup(int(s.lock.Fd()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = syscall.Close(other) }() // only held
+	if err := s.close(); err != nil {
+		t.Fatal(err)
+	}
+	again, err := openScratch(vfs.OS(), clock.System(), s.dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := again.close(); err != nil {
+		t.Error(err)
+	}
 }
