@@ -67,6 +67,7 @@ func (c *cluster) begin(ctx context.Context) error {
 		return err
 	}
 	c.launched = true
+	first := c.box.yield() // before most of its children are there: they inherit it
 	ctx, done := c.alive(ctx)
 	defer done()
 	if err := c.server.WaitReady(ctx); err != nil {
@@ -78,6 +79,11 @@ func (c *cluster) begin(ctx context.Context) error {
 	if c.apart, err = sealedIn(ctx, c.server, c.box, c.sealed()); err != nil {
 		return err
 	}
+	memory, err := memoryOf(ctx, c.server, errors.Join(first, c.box.yield()))
+	if err != nil {
+		return err
+	}
+	c.apart = append(c.apart, memory)
 	return breached(c.apart)
 }
 
@@ -91,7 +97,7 @@ func (c *cluster) choose(ctx context.Context) (err error) {
 		return err
 	}
 	c.chosen()
-	if c.hold, err = c.left().first(ctx, c.src, c.end); err != nil {
+	if c.hold, err = c.left.first(ctx, c.src, c.end); err != nil {
 		return err
 	}
 	at, err := c.src.AtSeq(ctx, max(min(c.hold, c.end.Seq), c.src.Branch.Segments[0].First))
@@ -131,18 +137,6 @@ const pgPort = 5432
 // slackBytes is what a server writes beside its files and its log: configuration, and a
 // segment that is not full.
 const slackBytes = 64 << 20
-
-// left is the backlog that was chosen, else what the live standby has not applied, as far
-// as that is known.
-func (c *cluster) left() Backlog {
-	if b := c.d.opts.Backlog; b != nil {
-		return *b
-	}
-	if n := c.look.worst().Bytes; n != nil {
-		return Backlog{Bytes: *n}
-	}
-	return Backlog{}
-}
 
 // base fetches the newest base that begins at or before a place; nil when there is none.
 func (c *cluster) base(ctx context.Context, at archive.Place) (*archive.Base, error) {
@@ -188,11 +182,9 @@ func (c *cluster) restorer() (err error) {
 			return err
 		}
 	}
-	settings := map[string]string{}
-	for name, value := range pg.Settings {
-		if _, is := sealedSettings[name]; !is {
-			settings[name] = value
-		}
+	settings := pg.settings()
+	if err := roomInMemory(settings); err != nil {
+		return err
 	}
 	c.store, err = pgrestore.New(c.d.fs, c.d.clk, slog.New(slog.DiscardHandler), pgrestore.Config{
 		Home: c.box.data(), BinDir: c.bin, Port: pgPort, Account: account, Settings: settings, User: pg.User,

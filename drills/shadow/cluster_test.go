@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/tidegate/tidegate"
 	"github.com/tidegate/tidegate/archive"
+	"github.com/tidegate/tidegate/archive/archivetest"
 	"github.com/tidegate/tidegate/archive/bucket"
 	"github.com/tidegate/tidegate/drills/evidence"
 	"github.com/tidegate/tidegate/drills/judge"
@@ -138,7 +140,7 @@ func (s *pgSite) afterAKill(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	killed, err := newTwin(t.Context(), ground{d: d, box: box, space: spaceOf(vfs.OS(), s.scratch, nil), reader: reader, look: Look{}, chosen: func() {}})
+	killed, err := newTwin(t.Context(), ground{d: d, box: box, space: spaceOf(vfs.OS(), s.scratch, nil), reader: reader, look: Look{}, left: Backlog{Bytes: 1 << 20}, chosen: func() {}})
 	if err == nil {
 		t.Cleanup(func() { _ = killed.stop() }) // unless the next drill has
 		err = killed.begin(t.Context())
@@ -147,9 +149,11 @@ func (s *pgSite) afterAKill(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	pids, err := marked(box.mark)
-	if err != nil || len(pids) == 0 {
-		t.Errorf("processes with the mark: %v, %v", pids, err)
+	pids, err := inhabitants(box.dir, box.mark)
+	replays := startup(t, s.data(t)) // which has written its title over its environment
+	score, scoreErr := os.ReadFile(fmt.Sprintf("/proc/%d/oom_score_adj", replays))
+	if err := errors.Join(err, scoreErr); err != nil || !slices.Contains(pids, replays) || string(score) != "1000\n" {
+		t.Errorf("processes of the sandbox: %v without %d, score %q, %v", pids, replays, score, err)
 	}
 	s.interrupted(t, killed.(*cluster))
 	if err := sc.close(); err != nil {
@@ -171,12 +175,15 @@ func (s *pgSite) afterAKill(t *testing.T) {
 	}
 	sealed := 0
 	for _, c := range rep.Isolation {
-		if strings.HasPrefix(c.Name, "server's ") && c.Outcome == evidence.CheckPassed {
+		if (strings.HasPrefix(c.Name, "server's ") || strings.HasPrefix(c.Name, "sessions' ")) && c.Outcome == evidence.CheckPassed {
 			sealed++
+		}
+		if c.Name == "server's memory" && !strings.Contains(*c.Got, "huge_pages off") {
+			t.Errorf("%s: %s", c.Name, *c.Got)
 		}
 	}
 	st := rep.Streams[0]
-	if end := s.primary.Parser.End().Position(); sealed != 2 || rep.Recovered.Actual == nil || *st.Cut != end || *rep.Backlog.Bytes < 1<<20 || *rep.Backlog.ChosenBytes != 1<<20 {
+	if end := s.primary.Parser.End().Position(); sealed != 4 || rep.Recovered.Actual == nil || *st.Cut != end || *rep.Backlog.Bytes < 1<<20 || *rep.Backlog.ChosenBytes != 1<<20 {
 		t.Errorf("sealed %d, %+v, cut %s of %s, backlog %d", sealed, rep.Recovered, *st.Cut, end, *rep.Backlog.Bytes)
 	}
 }
@@ -217,6 +224,12 @@ func (s *pgSite) interrupted(t *testing.T, c *cluster) {
 	})
 	if err := c.promote(t.Context()); err != nil {
 		t.Fatal(err)
+	}
+	if _, err := query(t.Context(), c.server, "create role app; alter role app set session_preload_libraries = 'x'"); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := sessionsOf(t.Context(), c.server); err != nil || got.Outcome != evidence.CheckUnknown || !strings.Contains(*got.Got, "of app in all databases: session_preload_libraries=x") {
+		t.Errorf("a role's own libraries: %+v, %v", got, err)
 	}
 	ask := probe.New(clock.System(), c.box, nil)
 	defer ask.Close()
@@ -354,6 +367,7 @@ func (s *pgSite) refused(t *testing.T) {
 		why string
 	}{
 		"no room":      {func() {}, tightDisk{vfs.OS()}, "are needed"},
+		"no memory":    {func() { s.cfg.Postgres.Settings["shared_buffers"] = "900TB" }, vfs.OS(), "MiB of memory are available"},
 		"no such kind": {func() { s.cfg.Postgres = nil }, vfs.OS(), "its store is postgres"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -374,14 +388,16 @@ func TestContentOfACluster(t *testing.T) {
 		change func(*cluster)
 		want   evidence.CheckOutcome
 	}{
-		"all of it":           {func(*cluster) {}, evidence.CheckPassed},
-		"in padding":          {func(c *cluster) { c.replayed.Replayed, c.promoted.Fork = 0x900, 0x900 }, evidence.CheckPassed},
-		"no transaction":      {func(c *cluster) { c.replayed.LastCommit, c.logged = time.Time{}, time.Time{} }, evidence.CheckPassed},
-		"another transaction": {func(c *cluster) { c.replayed.LastCommit = at.Add(-time.Microsecond) }, evidence.CheckFailed},
-		"less":                {func(c *cluster) { c.replayed.Replayed = 0x7f8 }, evidence.CheckFailed},
-		"promoted before it":  {func(c *cluster) { c.promoted.Fork = 0x7f8 }, evidence.CheckFailed},
-		"not promoted":        {func(c *cluster) { c.promoted = nil }, evidence.CheckUnknown},
-		"not replayed":        {func(c *cluster) { c.replayed = nil }, evidence.CheckUnknown},
+		"all of it":             {func(*cluster) {}, evidence.CheckPassed},
+		"in padding":            {func(c *cluster) { c.replayed.Replayed, c.promoted.Fork = 0x900, 0x900 }, evidence.CheckPassed},
+		"no transaction":        {func(c *cluster) { c.replayed.LastCommit, c.logged = time.Time{}, time.Time{} }, evidence.CheckPassed},
+		"another transaction":   {func(c *cluster) { c.replayed.LastCommit = at.Add(-time.Microsecond) }, evidence.CheckFailed},
+		"nobody says which":     {func(c *cluster) { c.replayed.LastCommit = time.Time{} }, evidence.CheckUnknown},
+		"one that is not there": {func(c *cluster) { c.logged = time.Time{} }, evidence.CheckFailed},
+		"less":                  {func(c *cluster) { c.replayed.Replayed = 0x7f8 }, evidence.CheckFailed},
+		"promoted before it":    {func(c *cluster) { c.promoted.Fork = 0x7f8 }, evidence.CheckFailed},
+		"not promoted":          {func(c *cluster) { c.promoted = nil }, evidence.CheckUnknown},
+		"not replayed":          {func(c *cluster) { c.replayed = nil }, evidence.CheckUnknown},
 	} {
 		c := &cluster{
 			ground: ground{infos: []archive.StreamInfo{{Name: "main"}}}, cut: new(wal.LSN(0x800)), logged: at,
@@ -390,6 +406,64 @@ func TestContentOfACluster(t *testing.T) {
 		tc.change(c)
 		if got := c.content(true)[0]; got.Outcome != tc.want {
 			t.Errorf("%s: %+v", name, got)
+		}
+	}
+}
+
+// TestUnknownBacklog: what the live standby does not say is no backlog of 0.
+func TestUnknownBacklog(t *testing.T) {
+	known := Look{archivetest.Stream: {Records: new(int64(7)), Bytes: new(int64(9))}}
+	for name, tc := range map[string]struct {
+		pg     *Postgres
+		chosen *Backlog
+		look   Look
+		want   Backlog
+		known  bool
+	}{
+		"records":           {nil, nil, known, Backlog{Records: 7}, true},
+		"bytes":             {&Postgres{}, nil, known, Backlog{Bytes: 9}, true},
+		"chosen":            {&Postgres{}, &Backlog{Bytes: 5}, Look{}, Backlog{Bytes: 5}, true},
+		"nobody says":       {nil, nil, Look{}, Backlog{}, false},
+		"records unknown":   {nil, nil, Look{archivetest.Stream: {Bytes: new(int64)}}, Backlog{}, false},
+		"bytes unknown":     {&Postgres{}, nil, Look{archivetest.Stream: {Records: new(int64)}}, Backlog{}, false},
+		"of one not known":  {nil, nil, Look{archivetest.Stream: {}, tidegate.NewID(): {Records: new(int64)}}, Backlog{}, false},
+		"nothing is behind": {nil, nil, Look{archivetest.Stream: {Records: new(int64)}}, Backlog{}, true},
+	} {
+		d := &Drill{cfg: Config{Postgres: tc.pg}, opts: Options{Backlog: tc.chosen}}
+		got, err := d.left(tc.look)
+		if got != tc.want || (err == nil) != tc.known || err != nil && (tidegate.ClassOf(err) != tidegate.Refused || !strings.Contains(err.Error(), "unknown")) {
+			t.Errorf("%s: %+v, %v", name, got, err)
+		}
+	}
+}
+
+// TestSmall: a clone takes little of a machine that the live standby is on.
+func TestSmall(t *testing.T) {
+	pg := Postgres{Settings: map[string]string{"work_mem": "1GB", preload: "x"}}
+	if got := pg.settings(); got["shared_buffers"] != "128MB" || got["work_mem"] != "1GB" || got[preload] != "" || smallSettings["work_mem"] != "4MB" {
+		t.Errorf("settings %v", got)
+	}
+	const meminfo = "MemTotal:  9 kB\nMemAvailable:     262144 kB\n"
+	for value, want := range map[string]bool{
+		"256MB": true, "257MB": false, "32768": true, "32769": false, "1GB": false, "262144kB": true, "99999999999999999999TB": false, "17179869184GB": false, "much": true, "64 MB": true,
+	} {
+		if err := fits(value, meminfo); (err == nil) != want {
+			t.Errorf("%s: %v", value, err)
+		}
+	}
+	if err := fits("1MB", "MemTotal: 9 kB"); err == nil {
+		t.Error("nobody says how much is available")
+	}
+}
+
+// TestWorkers: a library that runs jobs by itself is not let into a clone.
+func TestWorkers(t *testing.T) {
+	for value, want := range map[string]string{
+		"timescaledb, pg_stat_statements": "", "": "", "pg_stat_statements, pg_cron": "pg_cron", `"$libdir/pglogical.so",'bdr'`: "pglogical and bdr",
+	} {
+		err := (&Postgres{Amcheck: new(time.Duration), Settings: map[string]string{preload: value}}).validate()
+		if (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), "without "+want+":") {
+			t.Errorf("%q: %v", value, err)
 		}
 	}
 }

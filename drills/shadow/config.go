@@ -243,6 +243,9 @@ func (p *Postgres) validate() error {
 		if _, sealed := sealedSettings[name]; sealed && name != preload {
 			errs = append(errs, config.Broken("settings."+name, "want a setting that keeps nobody in the sandbox: this one is the drill's", value))
 		}
+		if found := workersIn(value); name == preload && len(found) > 0 {
+			errs = append(errs, config.Broken("settings."+name, "want it without "+strings.Join(found, " and ")+": the clone would run the source's jobs again, or reach its peers", value))
+		}
 	}
 	return errors.Join(errs...)
 }

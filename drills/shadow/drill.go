@@ -94,6 +94,7 @@ type run struct {
 	cut     time.Time // when the clone's end was chosen; zero: it was not
 	asker   *probe.Asker
 	look    Look
+	left    Backlog
 	stop    func() // ends what runs beside it; nil: nothing does
 	beside  *errgroup.Group
 
@@ -137,6 +138,9 @@ func (r *run) enter(ctx context.Context) (err error) {
 	}
 	if why := r.lag.ready(r.look.worst()); why != "" {
 		return &tidegate.Error{Op: "rehearse", Subject: string(d.cfg.Service), Class: tidegate.Refused, Err: errors.New(why), Hint: "a drill waits until the service is protected: `tidegate status`"}
+	}
+	if r.left, err = d.left(r.look); err != nil {
+		return err
 	}
 	r.box, err = r.scratch.make(&d.cfg, r.began)
 	return err
@@ -327,7 +331,7 @@ func (r *run) prepare(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	r.twin, err = newTwin(ctx, ground{d: d, box: r.box, space: r.space, reader: reader, look: r.look, began: r.began, beside: r.beside, chosen: func() { r.cut = d.clk.Wall() }})
+	r.twin, err = newTwin(ctx, ground{d: d, box: r.box, space: r.space, reader: reader, look: r.look, left: r.left, began: r.began, beside: r.beside, chosen: func() { r.cut = d.clk.Wall() }})
 	if err != nil {
 		return err
 	}

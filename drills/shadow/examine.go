@@ -108,7 +108,9 @@ func (c *cluster) content(bool) []evidence.Check {
 	}
 	out.Got = &got
 	switch {
-	case !seen.IsZero() && !seen.Equal(logged):
+	case seen.IsZero() && !logged.IsZero():
+		out.Why = "the server does not say which transaction was its last"
+	case !seen.Equal(logged):
 		out.Outcome, out.Why = evidence.CheckFailed, "the last transaction is another one"
 	case c.replayed.Replayed < *c.cut:
 		out.Outcome, out.Why = evidence.CheckFailed, "it ends before the cut"

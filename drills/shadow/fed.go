@@ -29,7 +29,7 @@ type fed struct {
 
 // begin implements [twin].
 func (f *fed) begin(ctx context.Context) (err error) {
-	if f.clone, err = openClone(ctx, &f.ground, f.left()); err != nil {
+	if f.clone, err = openClone(ctx, &f.ground, f.left); err != nil {
 		return err
 	}
 	if err := f.clone.room(f.space); err != nil {
@@ -40,18 +40,6 @@ func (f *fed) begin(ctx context.Context) (err error) {
 		return err
 	}
 	return f.start(ctx, plans)
-}
-
-// left is the backlog that was chosen, else what the live standby's service has not
-// applied; where that is unknown, none.
-func (f *fed) left() Backlog {
-	if b := f.d.opts.Backlog; b != nil {
-		return *b
-	}
-	if n := f.look.worst().Records; n != nil {
-		return Backlog{Records: *n}
-	}
-	return Backlog{}
 }
 
 // start starts the service and feeds it the clone's head.

@@ -20,7 +20,7 @@ type Plan struct {
 	Isolation []evidence.Check     `json:"isolation"`
 	LeftOvers []evidence.LeftOver  `json:"left_overs"` // that it would clean first
 	Streams   []PlannedStream      `json:"streams"`
-	Backlog   *int64               `json:"backlog_records"` // null: unknown or not counted so; with bytes null too, none would be left
+	Backlog   *int64               `json:"backlog_records"` // null: unknown or not counted so; with bytes null too the drill is refused
 	Bytes     *int64               `json:"backlog_bytes"`   // of log
 	Gate      evidence.Gate        `json:"gate"`
 	Program   []string             `json:"program"`  // of an event-sourced service
@@ -72,6 +72,9 @@ func (d *Drill) Plan(ctx context.Context) (Plan, error) {
 	l.take(lagBefore, look, d.clk.Boot())
 	if why := l.ready(look.worst()); why != "" {
 		p.Refused = append(p.Refused, why)
+	}
+	if _, err := d.left(look); err != nil {
+		p.Refused = append(p.Refused, sentence(err))
 	}
 	chosen, worst := d.opts.chosen(), look.worst()
 	p.Gate, p.Backlog, p.Bytes = d.src.Protection(), chosen.Chosen, chosen.ChosenBytes

@@ -165,7 +165,7 @@ func (s *scratch) clean(dir, mark string) ([]evidence.LeftOver, error) {
 	}
 	deadline := time.Now().Add(stopWait)
 	for seen := map[int]bool{}; ; {
-		pids, err := marked(mark)
+		pids, err := inhabitants(dir, mark)
 		if err != nil {
 			return nil, err
 		}
@@ -211,30 +211,45 @@ func (s *scratch) remove(dir string) error {
 	return durable.RemoveTree(s.fs, dir)
 }
 
-// marked lists the processes of a sandbox. Those of other users cannot be read, and are
-// none of a drill's, which started its own.
-func marked(mark string) (pids []int, err error) {
+// serverProgram is what runs as a PostgreSQL server, and as each of its children.
+const serverProgram = "postgres"
+
+// inhabitants lists the processes of a sandbox: those with its mark, and PostgreSQL's in its
+// directory, which write their titles over their environment. Those of other users cannot
+// be read, and are none of a drill's, which started its own.
+func inhabitants(dir, mark string) (pids []int, err error) {
 	all, err := os.ReadDir("/proc")
 	if err != nil {
 		return nil, err
 	}
-	want := markName + "=" + mark
+	want, below := markName+"="+mark, resolved(dir)+"/"
 	for _, e := range all {
 		pid, err := strconv.Atoi(e.Name())
 		if err != nil || pid == os.Getpid() {
 			continue
 		}
-		text, err := os.ReadFile(filepath.Join("/proc", e.Name(), "environ")) // a zombie's is empty
-		if err != nil {
-			continue // it has gone, or is another user's
-		}
-		for v := range strings.SplitSeq(string(text), "\x00") {
-			if v == want {
-				pids = append(pids, pid)
-			}
+		if hasMark(pid, want) || isServer(pid, below) {
+			pids = append(pids, pid)
 		}
 	}
 	return pids, nil
+}
+
+// hasMark reports whether a process has a variable, as NAME=value. A zombie has none.
+func hasMark(pid int, want string) bool {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid))
+	return err == nil && slices.Contains(strings.Split(string(text), "\x00"), want)
+}
+
+// isServer reports whether a process is a PostgreSQL server's in a directory below a path,
+// and not somebody's who looks around there.
+func isServer(pid int, below string) bool {
+	cwd, err := os.Readlink(fmt.Sprintf("/proc/%d/cwd", pid))
+	if err != nil || !strings.HasPrefix(cwd, below) {
+		return false
+	}
+	exe, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", pid))
+	return err == nil && filepath.Base(strings.TrimSuffix(exe, " (deleted)")) == serverProgram
 }
 
 func markText(id uint32) string { return fmt.Sprintf("%0*x", 2*idBytes, id) }

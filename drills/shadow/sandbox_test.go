@@ -2,7 +2,9 @@ package shadow
 
 import (
 	"errors"
+	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -185,5 +187,50 @@ func TestScratchIsGivenBack(t *testing.T) {
 	}
 	if err := again.close(); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestOrphansOfAServer: what a postmaster that was killed leaves behind has no mark, and
+// is ended; somebody who looks around in the sandbox is not.
+func TestOrphansOfAServer(t *testing.T) {
+	s, _ := inScratch(t)
+	box, err := s.make(&Config{Service: "bank"}, time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	sleep, err := exec.LookPath("sleep")
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := os.ReadFile(sleep)
+	if err != nil {
+		t.Fatal(err)
+	}
+	orphan := filepath.Join(t.TempDir(), serverProgram)
+	if err := os.WriteFile(orphan, text, 0o700); err != nil { //nolint:gosec // it is to be executed
+		t.Fatal(err)
+	}
+	begin := func(name, at string) *exec.Cmd {
+		cmd := exec.CommandContext(t.Context(), name, "60")
+		cmd.Dir, cmd.Env = at, []string{"A=b"}
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		return cmd
+	}
+	left, visitor, elsewhere := begin(orphan, box.data()), begin(sleep, box.data()), begin(orphan, s.dir)
+	ended := make(chan error, 1)
+	go func() { ended <- left.Wait() }() // owned by the test, which waits for it: ends with the process
+	found, err := box.tearDown()
+	if err != nil || len(found) != 1 || !strings.HasPrefix(found[0].Where, fmt.Sprintf("pid %d ", left.Process.Pid)) {
+		t.Errorf("found %+v, %v", found, err)
+	}
+	if err := <-ended; err == nil {
+		t.Error("it has ended by itself")
+	}
+	for _, cmd := range []*exec.Cmd{visitor, elsewhere} {
+		if err := cmd.Process.Signal(syscall.SIGTERM); cmd.Wait() == nil || err != nil || cmd.ProcessState.Sys().(syscall.WaitStatus).Signal() != syscall.SIGTERM {
+			t.Errorf("%s: %v, %v", cmd.Path, cmd.ProcessState, err)
+		}
 	}
 }

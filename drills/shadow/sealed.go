@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -31,6 +32,20 @@ var sealedSettings = map[string]string{
 
 // preload is the one of them that an operator may set: some clusters do not start without.
 const preload = "shared_preload_libraries"
+
+// workers are libraries whose own workers act by themselves: in a promoted clone they would
+// run the source's jobs again, or reach its peers. No server needs them to start.
+var workers = []string{"pg_cron", "pg_partman_bgw", "pglogical", "bdr", "spock", "repmgr", "pg_failover_slots", "pgagent"}
+
+// workersIn are those that a value of [preload] names.
+func workersIn(value string) (found []string) {
+	for name := range strings.SplitSeq(value, ",") {
+		if name = filepath.Base(strings.TrimSuffix(strings.Trim(strings.TrimSpace(name), `"'`), ".so")); slices.Contains(workers, name) {
+			found = append(found, name)
+		}
+	}
+	return found
+}
 
 // sealed are the settings of this clone.
 func (c *cluster) sealed() map[string]string {
@@ -78,7 +93,30 @@ func sealedIn(ctx context.Context, srv *server.Server, b *sandbox, want map[stri
 	case seen < len(names):
 		settings.Outcome, settings.Why = evidence.CheckFailed, fmt.Sprintf("the server says %d of %d", seen, len(names))
 	}
-	return []evidence.Check{settings, sockets}, nil
+	sessions, err := sessionsOf(ctx, srv)
+	return []evidence.Check{settings, sockets, sessions}, err
+}
+
+// sessionsOf looks for what ranks above the command line: the settings of a role's or a
+// database's sessions. Of the sealed ones those can be set so that name libraries.
+func sessionsOf(ctx context.Context, srv *server.Server) (evidence.Check, error) {
+	c := evidence.Check{
+		Name: "sessions' libraries", Kind: "isolation", Outcome: evidence.CheckPassed,
+		Wanted: "no role and no database has its sessions load any (ALTER ROLE or ALTER DATABASE ... SET ..._preload_libraries)",
+	}
+	rows, err := query(ctx, srv, "select coalesce(r.rolname, 'all roles'), coalesce(d.datname, 'all databases'), one from pg_db_role_setting s"+
+		" left join pg_roles r on r.oid = s.setrole left join pg_database d on d.oid = s.setdatabase cross join unnest(s.setconfig) one"+
+		" where one ~ '^(session|local)_preload_libraries=.' order by 1, 2, 3")
+	if err != nil || len(rows) == 0 {
+		return c, err
+	}
+	var all []string
+	for _, row := range rows {
+		all = append(all, fmt.Sprintf("of %s in %s: %s", row[0], row[1], row[2]))
+	}
+	c.Got = new(strings.Join(all, "; "))
+	c.Outcome, c.Why = evidence.CheckUnknown, "what these do in a session of the clone nobody here knows"
+	return c, nil
 }
 
 // query asks one statement of this package's own; NULL is the empty text.

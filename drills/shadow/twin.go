@@ -63,6 +63,7 @@ type ground struct {
 	reader *archive.Reader
 	infos  []archive.StreamInfo
 	look   Look
+	left   Backlog
 	began  time.Time
 	chosen func()          // to be called once the cut of a stream is
 	beside *errgroup.Group // of what runs beside the course, and ends with its ctx
@@ -108,6 +109,31 @@ func newTwin(ctx context.Context, g ground) (twin, error) {
 type Backlog struct {
 	Records int64
 	Bytes   int64 // of the source's log
+}
+
+// left is the backlog that was chosen, else what the live standby's service has not
+// applied. One that is not known is no backlog of 0: the drill is refused.
+func (d *Drill) left(look Look) (Backlog, error) {
+	if b := d.opts.Backlog; b != nil {
+		return *b, nil
+	}
+	w := look.worst()
+	pg := d.cfg.Postgres != nil
+	switch {
+	case pg && w.Bytes != nil:
+		return Backlog{Bytes: *w.Bytes}, nil
+	case !pg && w.Records != nil:
+		return Backlog{Records: *w.Records}, nil
+	}
+	hint := "name one: --backlog 1000"
+	if pg {
+		hint = "name one: --backlog 16MiB"
+	}
+	return Backlog{}, &tidegate.Error{
+		Op: "rehearse", Subject: string(d.cfg.Service), Class: tidegate.Refused,
+		Err:  errors.New("the live standby does not say how much it has not applied, so how much to leave for t0 is unknown"),
+		Hint: hint + "; `tidegate status` shows whether its service is connected",
+	}
 }
 
 // share is the part of the i-th of n streams.
