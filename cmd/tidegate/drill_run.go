@@ -31,7 +31,7 @@ const drillDir = "/etc/tidegate/drills"
 func drillFlags() []ucli.Flag {
 	return []ucli.Flag{
 		&ucli.StringFlag{Name: "service", Usage: "`SERVICE` to rehearse"},
-		&ucli.StringFlag{Name: "level", Value: string(evidence.L1), Usage: "`LEVEL` of the drill: L1, the shadow promote; of the live service L2, there and back, L3, a fault, L4, its whole site"},
+		&ucli.StringFlag{Name: "level", Value: string(evidence.L1), Usage: "`LEVEL` of the drill: L0, a look at the plan; L1, the shadow promote; of the live service L2, there and back, L3, a fault, L4, its whole site"},
 		&ucli.StringFlag{Name: "config", Aliases: []string{"c"}, Usage: "drill's `FILE`", DefaultText: drillDir + "/SERVICE.yaml, from L2 on SERVICE.live.yaml"},
 		&ucli.StringFlag{Name: "backlog", Usage: "`RECORDS`, or bytes of log as in 256MiB, that are left to replay at t0", DefaultText: "what the live standby has not applied"},
 		&ucli.DurationFlag{Name: "limit", Value: time.Hour, Usage: "how long the whole drill may take"},
@@ -49,6 +49,7 @@ func drillRunCommand() *ucli.Command {
 		Description: "Reads base and log of a standby node under the drill's own identity, into a sandbox, starts the service's program or a\n" +
 			"PostgreSQL server on them, replays the backlog, promotes the clone, writes canaries, asks the checks, and tears everything down; ^C does that at once.\n" +
 			"What is live is only read. The report is signed and appended to the service's chain in any case.\n\n" +
+			"Level L0 looks whether such a drill could begin, and would tell what it is for; it makes nothing, and its pass is none of a recovery.\n\n" +
 			"Levels L2 to L4 are not isolated. They run under an operator's certificate, move the live service or have it meet a fault by the\n" +
 			"file's own commands, heal that in any case, also after ^C, and time it by canaries that are written through the clients' route.\n\n" +
 			"Ends with 0 passed, 9 failed or slower, 10 over the RPO, 11 over the RTO, 12 partial, 5 called off or interrupted, 4 refused.\n\n" +
@@ -73,6 +74,7 @@ func drillPlanCommand() *ucli.Command {
 type drillAsk struct {
 	cfg   shadow.Config
 	drill *shadow.Drill
+	lint  bool // level L0: look at the plan, and recover nothing
 }
 
 // backlogOf is what --backlog says: a number of records, or with a unit bytes of log; nil
@@ -104,8 +106,12 @@ func drillOf(c *ucli.Context) (*drillAsk, error) {
 	if path == "" {
 		path = filepath.Join(drillDir, service+".yaml")
 	}
-	if level := evidence.Level(c.String("level")); level != evidence.L1 {
-		errs = append(errs, fmt.Errorf("--level: want L1, L2, L3 or L4 (got %q)", level))
+	level := evidence.Level(c.String("level"))
+	if level != evidence.L0 && level != evidence.L1 {
+		errs = append(errs, fmt.Errorf("--level: want L0, L1, L2, L3 or L4 (got %q)", level))
+	}
+	if level == evidence.L0 && c.IsSet("backlog") {
+		errs = append(errs, errors.New("--backlog: is of level L1; at L0 nothing is replayed"))
 	}
 	if c.String("scenario") != "" {
 		errs = append(errs, fmt.Errorf("--scenario: is of live drills, from L2 on (got %q)", c.String("scenario")))
@@ -128,6 +134,7 @@ func drillOf(c *ucli.Context) (*drillAsk, error) {
 	if service != "" && service != string(ask.cfg.Service) {
 		return nil, cli.Usagef("--service %s: %s is the file of service %s", service, path, ask.cfg.Service)
 	}
+	ask.lint = level == evidence.L0
 	return ask, nil
 }
 
@@ -262,7 +269,11 @@ func (a *drillAsk) rehearse(ctx context.Context) (rehearsed, error) {
 	if err != nil {
 		return rehearsed{}, err
 	}
-	result := a.drill.Run(ctx)
+	run := a.drill.Run
+	if a.lint {
+		run = a.drill.Lint
+	}
+	result := run(ctx)
 	out := rehearsed{store: store, verdict: result.Judge(history)}
 	// What was rehearsed is put on record also when the operator has had enough, and
 	// printed also when that fails.

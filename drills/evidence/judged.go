@@ -17,7 +17,7 @@ const (
 // was refused or interrupted is not in it.
 func (r *Report) Judged() judge.Run {
 	out := judge.Run{
-		ID: r.ID.String(), Started: r.Started.At, RTA: r.Recovered.Actual, RPA: r.Lost.Actual, Outcome: judge.Outcome(r.Verdict.Outcome),
+		ID: r.ID.String(), Started: r.Started.At, RTA: r.Recovered.Actual, RPA: r.Lost.Actual, Outcome: judge.Outcome(r.Verdict.Outcome), Lint: r.Level == L0,
 		Stratum: judge.Stratum{
 			Service: string(r.Service), Level: string(r.Level), Scenario: r.Scenario, Mode: "unknown",
 			Backlog: judge.ClassOf(r.Backlog.Records, r.Backlog.Bytes),

@@ -149,6 +149,9 @@ func unknown(now Run, o Objectives, add func(Kind, string, ...any)) {
 	if r := now.Recovery; r.asked() && r.Met != Pass && r.Met != Fail {
 		add(ByUnknown, "whether the recovery type is as it must be is not known, and %s%s", r.against(), because(r.Why))
 	}
+	if now.Lint {
+		return
+	}
 	if o.RPO > 0 && known(now.RPA) == nil {
 		add(ByUnknown, "what was lost was not measured, and the RPO is %s", o.RPO)
 	}

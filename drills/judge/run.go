@@ -12,6 +12,7 @@ type Run struct {
 	Stratum Stratum   // runs of other strata are not compared
 	Started time.Time // wall clock; how many started in a week decides how sure a finding must be. The order of runs is the caller's
 
+	Lint        bool     // a plan was looked at and nothing recovered: no time and no loss is missing
 	Refused     []string // why it did not start, one sentence each
 	Interrupted []string // why it was called off before its end
 

@@ -125,7 +125,7 @@ func (r *Result) Judge(history []evidence.Report) judge.Verdict {
 	now.Refused, now.Interrupted = r.refused, r.interrupted
 	runs := make([]judge.Run, 0, len(history))
 	for i := range history {
-		if history[i].Level == evidence.L1 {
+		if history[i].Level == r.Report.Level {
 			runs = append(runs, history[i].Judged())
 		}
 	}
