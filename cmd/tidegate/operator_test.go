@@ -44,6 +44,7 @@ type fakeGate struct {
 	reports   func([]byte) (gating.DrillReport, error)
 	noService bool // Status knows no service
 	asked     any  // newest request that the test may look at
+	desk      drillDesk
 }
 
 func (g *fakeGate) Status(_ context.Context, r *connect.Request[pb.StatusRequest]) (*connect.Response[pb.StatusResponse], error) {
@@ -79,7 +80,24 @@ func commandLine(t *testing.T, g *fakeGate) func(args ...string) (code cli.Code,
 // commandLineWith is commandLine with somebody who types; nil is nobody.
 func commandLineWith(t *testing.T, g *fakeGate, stdin io.Reader) func(args ...string) (code cli.Code, stdout, stderr string) {
 	t.Helper()
-	dir := t.TempDir()
+	dir, gates, files := serveGate(t, g, tidegate.RoleOperator)
+	config := filepath.Join(dir, "operator.yaml")
+	text := fmt.Sprintf("gates: [%q, %q]\ntls: {ca: %s, cert: %s, key: %s}\n", gates[0], gates[1], files.CA, files.Cert, files.Key)
+	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return func(args ...string) (cli.Code, string, string) {
+		var stdout, stderr bytes.Buffer
+		code := run(t.Context(), append(append([]string{"tidegate"}, args...), "-c", config), stdin, &stdout, &stderr)
+		return cli.Code(code), stdout.String(), stderr.String()
+	}
+}
+
+// serveGate serves g over mutual TLS to one role, and returns a folder, two addresses of
+// which the first does not answer, and the files of a certificate of that role.
+func serveGate(t *testing.T, g *fakeGate, role tidegate.Role) (dir string, gates []string, files pki.Files) {
+	t.Helper()
+	dir = t.TempDir()
 	authority, err := pki.Dev(dir, "demo")
 	if err != nil {
 		t.Fatal(err)
@@ -88,12 +106,11 @@ func commandLineWith(t *testing.T, g *fakeGate, stdin io.Reader) func(args ...st
 	if err != nil {
 		t.Fatal(err)
 	}
-	files, err := authority.Issue(tidegate.Identity{Cluster: "demo", Site: "west", Role: tidegate.RoleOperator, Name: "ada"}, nil, time.Hour)
-	if err != nil {
+	if files, err = authority.Issue(tidegate.Identity{Cluster: "demo", Site: "west", Role: role, Name: "ada"}, nil, time.Hour); err != nil {
 		t.Fatal(err)
 	}
 	_, handler := tidegatev1connect.NewOperatorServiceHandler(g)
-	listener, err := tls.Listen("tcp", "127.0.0.1:0", creds.ServerTLS(tidegate.RoleOperator))
+	listener, err := tls.Listen("tcp", "127.0.0.1:0", creds.ServerTLS(role))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -107,16 +124,7 @@ func commandLineWith(t *testing.T, g *fakeGate, stdin io.Reader) func(args ...st
 		t.Fatal(err)
 	}
 	closed.Close()
-	config := filepath.Join(dir, "operator.yaml")
-	text := fmt.Sprintf("gates: [%q, %q]\ntls: {ca: %s, cert: %s, key: %s}\n", closed.Addr(), listener.Addr(), files.CA, files.Cert, files.Key)
-	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	return func(args ...string) (cli.Code, string, string) {
-		var stdout, stderr bytes.Buffer
-		code := run(t.Context(), append(append([]string{"tidegate"}, args...), "-c", config), stdin, &stdout, &stderr)
-		return cli.Code(code), stdout.String(), stderr.String()
-	}
+	return dir, []string{closed.Addr().String(), listener.Addr().String()}, files
 }
 
 func ptr[T any](v T) *T { return &v }

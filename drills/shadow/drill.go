@@ -73,7 +73,7 @@ func (d *Drill) Run(ctx context.Context) Result {
 	if refused == nil {
 		r.rehearse(ctx)
 	} else if ctx.Err() != nil {
-		r.course = r.course.Next(Event{Called: calledOff}, d.clk.Boot())
+		r.course = r.course.Next(Event{Called: whyOff(ctx)}, d.clk.Boot())
 	} else {
 		r.refused = append(r.refused, sentence(refused))
 	}
@@ -82,6 +82,16 @@ func (d *Drill) Run(ctx context.Context) Result {
 }
 
 const calledOff = "it was called off by its operator"
+
+// whyOff says why a drill is called off whose context has ended: by its cause, where whoever
+// ended it gave one.
+func whyOff(ctx context.Context) string {
+	cause := context.Cause(ctx)
+	if cause == nil || errors.Is(cause, context.Canceled) {
+		return calledOff
+	}
+	return "it was called off: " + sentence(cause)
+}
 
 // run is one drill while it runs. It belongs to one goroutine but where it says so.
 type run struct {
@@ -222,7 +232,7 @@ func (r *run) rehearse(outer context.Context) {
 				err = cause
 			}
 			if off, is := errors.AsType[offError](err); is || outer.Err() != nil {
-				e.Called = calledOff
+				e.Called = whyOff(outer)
 				if is {
 					e.Called = sentence(off)
 				}

@@ -423,13 +423,13 @@ func (s *site) occupy(t *testing.T) {
 	t.Cleanup(func() { _ = other.close() }) // nothing is in it
 }
 
-// TestCalledOff: ^C in the middle of a check ends the drill at once, and all that it has
-// started.
+// TestCalledOff: a drill that is called off in the middle of a check ends at once, with all
+// that it has started, and its report says why.
 func TestCalledOff(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
 	s.cfg = s.config(t, children)
-	ctx, cancel := context.WithCancel(t.Context())
+	ctx, cancel := context.WithCancelCause(t.Context())
 	fifo := filepath.Join(s.dir, "fifo")
 	if err := syscall.Mkfifo(fifo, 0o600); err != nil {
 		t.Fatal(err)
@@ -439,15 +439,19 @@ func TestCalledOff(t *testing.T) {
 	asked := make(chan error, 1)
 	go func() { // owned by the test, which waits for it: ends when the check reads
 		f, err := os.OpenFile(fifo, os.O_WRONLY, 0)
-		cancel()
+		cancel(errors.New("ada: month end"))
 		asked <- errors.Join(err, f.Close())
 	}()
 	rep, v := s.drill(t, ctx, 20)
 	if err := <-asked; err != nil {
 		t.Error(err)
 	}
-	if v.Outcome != judge.Interrupted || v.ExitCode != 5 || !strings.Contains(strings.Join(v.Sentences(), "\n"), calledOff) {
+	if v.Outcome != judge.Interrupted || v.ExitCode != 5 || !strings.Contains(strings.Join(rep.Verdict.Reasons, "\n"), "it was called off: ada: month end, in step checks") {
 		t.Errorf("%s %d: %v\n%s", v.Outcome, v.ExitCode, v.Sentences(), outcomes(&rep))
+	}
+	ended, end := context.WithCancel(t.Context())
+	if end(); whyOff(ended) != calledOff {
+		t.Errorf("without a cause: %s", whyOff(ended))
 	}
 	found := false
 	for _, l := range rep.LeftOvers {
