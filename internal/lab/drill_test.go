@@ -28,6 +28,20 @@ func signingKey(t *testing.T, s *stage) {
 	}
 }
 
+// theDrillFile is the file of drills that rehearse the ledger; it is written once.
+func theDrillFile(t *testing.T, s *stage) string {
+	t.Helper()
+	if file := s.File("drill.yaml"); filed(file) {
+		return file
+	}
+	return drillFile(t, s)
+}
+
+func filed(path string) bool {
+	_, err := os.Stat(path)
+	return err == nil
+}
+
 // drillFile writes the file of a drill that rehearses the ledger.
 func drillFile(t *testing.T, s *stage) string {
 	t.Helper()
@@ -119,10 +133,7 @@ func drill(t *testing.T, s *stage) {
 // damagedLog rehearses from a node one byte of whose log has changed on its disk: the
 // drill says where, and that no recovery would come of it. The live service goes on.
 func damagedLog(t *testing.T, s *stage) {
-	file := s.File("drill.yaml")
-	if _, err := os.Stat(file); err != nil { // the drill before it was not run
-		file = drillFile(t, s)
-	}
+	file := theDrillFile(t, s)
 	damaged := ""
 	err := filepath.WalkDir(s.StandbyDir("d2"), func(path string, _ os.DirEntry, err error) error {
 		if filepath.Ext(path) == ".seg" {

@@ -405,7 +405,7 @@ func (l *Lab) Tidegate(ctx context.Context, args ...string) ([]byte, error) {
 // verbs returns the leading words of args that name a command.
 func verbs(args []string) []string {
 	switch args[0] {
-	case "streams", "services", "gate", "plan", "gap":
+	case "streams", "services", "gate", "plan", "gap", "drill":
 		return args[:min(2, len(args))]
 	}
 	return args[:1]

@@ -178,20 +178,33 @@ func (s *stage) signals(name string, sig syscall.Signal) func() error {
 	return func() error { return s.Proc(name).Signal(sig) }
 }
 
-// liveLab is a lab whose gates hear soon that somebody is silent, and trust the drills' key.
-func liveLab(t *testing.T, p lab.Plant) *stage {
+// drillLab is a lab whose gates trust the drills' key, and hear soon that a worker is silent.
+func drillLab(t *testing.T, p lab.Plant) *stage {
 	t.Helper()
 	var s *stage
+	tune := p.Tune
 	p.Tune = func(name string, file map[string]any) {
 		if strings.HasPrefix(name, "gate") {
-			gate := file["gate"].(map[string]any)
-			gate["drills"] = map[string]any{"keys": []string{s.File("drill.pub")}}
-			gate["timing"].(map[string]any)["stale"] = "2s"
+			file["gate"].(map[string]any)["drills"] = map[string]any{"keys": []string{s.File("drill.pub")}, "silence": "3s"}
+		}
+		if tune != nil {
+			tune(name, file)
 		}
 	}
 	s = layOut(t, p)
 	signingKey(t, s)
 	return s
+}
+
+// liveLab is one whose gates hear soon that a node is silent, too.
+func liveLab(t *testing.T, p lab.Plant) *stage {
+	t.Helper()
+	p.Tune = func(name string, file map[string]any) {
+		if strings.HasPrefix(name, "gate") {
+			file["gate"].(map[string]any)["timing"].(map[string]any)["stale"] = "2s"
+		}
+	}
+	return drillLab(t, p)
 }
 
 // TestLive drills a service under load, on one lab: there and back, then faults that it
