@@ -27,6 +27,11 @@ PGBIN     ?=
 # Of rto-postgres, whose rounds are long; ROUNDS counts for it where it was given.
 RTOROUNDS := $(if $(filter file,$(origin ROUNDS)),1,$(ROUNDS))
 RESTOREROUNDS := $(if $(filter file,$(origin ROUNDS)),5,$(ROUNDS))
+DRILLROUNDS := $(if $(filter file,$(origin ROUNDS)),3,$(ROUNDS))
+ACCOUNTS  ?= 1000000
+PGSIZE    ?= 5G
+BACKLOG   ?= 256MiB
+RATE      ?= 50MiB
 PROFILE   ?=
 SEED      ?= 1
 FIRST     ?= 1
@@ -143,6 +148,13 @@ bench-snapshot: build ## B5: what the primary's clients notice of a snapshot at 
 	@echo "bench-snapshot: real processes on this disk, some minutes; a quiet machine gives steadier ratios"
 	$(GOBUILD) -o bin/bench ./bench
 	bin/bench --bin bin --only b5
+
+.PHONY: bench-drill
+bench-drill: build ## B6, B7: drills of a ledger of ACCOUNTS (1000000) and of a PostgreSQL server of PGSIZE (5G) with BACKLOG (256MiB): phases, and live exposure in turns with none
+	tools/needs postgresql
+	@echo "bench-drill: real processes in /tmp, half an hour; ROUNDS=1 ACCOUNTS=20000 PGSIZE=200M is a look at it in some minutes"
+	$(GOBUILD) -o bin/bench ./bench
+	bin/bench --bin bin --only b6,b7 --rounds $(DRILLROUNDS) --accounts $(ACCOUNTS) --pgsize $(PGSIZE) --backlog $(BACKLOG) --rate $(RATE)
 
 .PHONY: bench-restore
 bench-restore: build ## bases and restores of SIZE (2G) beside pgBackRest and the disk, in ROUNDS (5) turns, then the recovery of a journal

@@ -93,11 +93,11 @@ func TestQuick(t *testing.T) {
 
 func TestPlanReportsEveryMistake(t *testing.T) {
 	var out, errs bytes.Buffer
-	code := run(t.Context(), []string{"bench", "--bin", ".", "--sizes", "0", "--nodes", "x", "--only", "b9", "--rtt", "far", "--rounds", "0"}, &out, &errs)
+	code := run(t.Context(), []string{"bench", "--bin", ".", "--sizes", "0", "--nodes", "x", "--only", "b9", "--rtt", "far", "--rounds", "0", "--pgsize", "some", "--backlog", "0", "--rate", "fast", "--accounts", "0"}, &out, &errs)
 	if code == 0 {
 		t.Fatal("a wrong command line was taken")
 	}
-	for _, want := range []string{"--sizes", "--nodes", "--only", "--rtt", "--rounds"} {
+	for _, want := range []string{"--sizes", "--nodes", "--only", "--rtt", "--rounds", "--pgsize", "--backlog", "--rate", "--accounts"} {
 		if !strings.Contains(errs.String(), want) {
 			t.Errorf("%q lacks %s", errs.String(), want)
 		}

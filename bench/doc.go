@@ -22,6 +22,8 @@
 //	B3       bench: journal's bytes -> the example's ledger state
 //	limit    bench: the same bytes added up
 //	B4       as B2, with distance between the sites: sync beside open
+//	B5       one record after the other while the standby node takes a snapshot, and without
+//	B6, B7   live exposure while `tidegate drill run` rehearses a ledger, a PostgreSQL server, and without
 //
 // What is written lies in a directory of its own and is removed.
 package main

@@ -40,6 +40,11 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 			&cli.StringFlag{Name: "nodes", Value: "1,3", Usage: "numbers of standby nodes; W is their majority"},
 			&cli.StringFlag{Name: "rtt", Value: "10ms,50ms,100ms", Usage: "round trips between the sites of B4"},
 			&cli.IntFlag{Name: "rounds", Value: 7, Usage: "rounds of each bench"},
+			&cli.IntFlag{Name: "accounts", Value: 1_000_000, Usage: "of the ledger of B5 and B6"},
+			&cli.StringFlag{Name: "pgsize", Value: "5G", Usage: "about `BYTES` of pgbench's tables in B7"},
+			&cli.StringFlag{Name: "backlog", Value: "256MiB", Usage: "`BYTES` of log that a drill of B7 leaves to replay"},
+			&cli.StringFlag{Name: "rate", Value: "50MiB", Usage: "`BYTES` a second that a drill of B6 and B7 reads before it is timed"},
+			&cli.DurationFlag{Name: "span", Value: 30 * time.Second, Usage: "of a turn without a drill in B6 and B7"},
 			&cli.BoolFlag{Name: "quick", Usage: "one short round each: shows that the bench works, measures nothing"},
 		},
 		Commands: []*cli.Command{{
@@ -74,23 +79,43 @@ type plan struct {
 	replayCount int             // B3: records
 	distances   []time.Duration // B4: round trips between the sites
 	distantTime time.Duration   // B4: of a round
-	accounts    int             // B5: of the ledger that is written down
+	accounts    int             // B5: of the ledger that is written down; B6: that is drilled
+
+	drillBacklog int           // B6: records that a drill leaves for t0
+	drillSpan    time.Duration // B6, B7: of a turn without a drill
+	rate         string        // B6, B7: of the drill's file
+	pgSize       int64         // B7: bytes of tables
+	pgBacklog    int64         // B7: bytes of log that a drill leaves for t0
 }
 
 func parsePlan(c *cli.Context) (p plan, err error) {
 	p = plan{
 		rounds: c.Int("rounds"), only: strings.Split(c.String("only"), ","),
 		trips: 400, turn: 50, pumpBytes: 128 << 20, pumpTime: time.Second, replayCount: 2_000_000, distantTime: 2 * time.Second,
-		accounts: 1_000_000,
+		accounts: c.Int("accounts"), drillBacklog: 100_000, drillSpan: c.Duration("span"), rate: c.String("rate"),
 	}
 	if c.Bool("quick") {
 		p.rounds, p.trips, p.turn, p.pumpBytes, p.pumpTime, p.replayCount = 1, 20, 10, 4<<20, 200*time.Millisecond, 20_000
 		p.distantTime, p.accounts = 300*time.Millisecond, 2000
+		p.drillBacklog, p.drillSpan = 1000, 2*time.Second
 	}
 	if p.bin, err = filepath.Abs(c.String("bin")); err != nil {
 		return p, err
 	}
 	var errs []error
+	for flag, into := range map[string]*int64{"pgsize": &p.pgSize, "backlog": &p.pgBacklog} {
+		n, err := figure.ParseBytes(c.String(flag))
+		if err != nil || n < 1<<20 {
+			errs = append(errs, fmt.Errorf("--%s: want a size of a mebibyte at least, as 5G or 256MiB (got %q)", flag, c.String(flag)))
+		}
+		*into = n
+	}
+	if n, err := figure.ParseBytes(p.rate); err != nil || n < 1 {
+		errs = append(errs, fmt.Errorf("--rate: want bytes a second, as 50MiB (got %q)", p.rate))
+	}
+	if p.accounts < 1 || p.drillSpan <= 0 {
+		errs = append(errs, fmt.Errorf("--accounts, --span: want more than 0 (got %d, %s)", p.accounts, p.drillSpan))
+	}
 	for flag, into := range map[string]*[]int{"sizes": &p.sizes, "nodes": &p.nodes} {
 		for _, text := range strings.Split(c.String(flag), ",") {
 			n, err := strconv.Atoi(text)
@@ -110,8 +135,8 @@ func parsePlan(c *cli.Context) (p plan, err error) {
 		p.distances = append(p.distances, d)
 	}
 	for _, name := range p.only {
-		if !slices.Contains([]string{"b1", "b2", "b3", "b4", "b5"}, name) {
-			errs = append(errs, fmt.Errorf("--only: want b1, b2, b3, b4, b5 with commas between (got %q)", name))
+		if !slices.Contains([]string{"b1", "b2", "b3", "b4", "b5", "b6", "b7"}, name) {
+			errs = append(errs, fmt.Errorf("--only: want b1, b2, b3, b4, b5, b6, b7 with commas between (got %q)", name))
 		}
 	}
 	if p.rounds < 1 {
@@ -157,9 +182,15 @@ func bench(ctx context.Context, out io.Writer, c *cli.Context) (err error) {
 		if err != nil {
 			return err
 		}
-		return os.WriteFile(name, append(text, '\n'), 0o644)
+		if err := os.WriteFile(name, append(text, '\n'), 0o644); err != nil {
+			return err
+		}
 	}
-	return nil
+	var broken []error
+	for _, row := range r.Drills {
+		broken = append(broken, row.broken)
+	}
+	return errors.Join(broken...)
 }
 
 func measure(ctx context.Context, p plan, r *report, say func(string, ...any)) error {
@@ -192,9 +223,24 @@ func measure(ctx context.Context, p plan, r *report, say func(string, ...any)) e
 		r.Distances = append(r.Distances, row)
 	}
 	if p.does("b5") {
-		r.Snapshots, err = measureSnapshots(ctx, filepath.Join(p.dir, "snapshots"), p, say)
+		if r.Snapshots, err = measureSnapshots(ctx, filepath.Join(p.dir, "snapshots"), p, say); err != nil {
+			return err
+		}
 	}
-	return err
+	for _, b := range []struct {
+		name    string
+		measure func(context.Context, string, plan, func(string, ...any)) (*drillRow, error)
+	}{{"b6", measureLedgerDrills}, {"b7", measurePostgresDrills}} {
+		if !p.does(b.name) {
+			continue
+		}
+		row, err := b.measure(ctx, filepath.Join(p.dir, b.name), p, say)
+		if err != nil {
+			return err
+		}
+		r.Drills = append(r.Drills, row)
+	}
+	return nil
 }
 
 func measureStack(ctx context.Context, p plan, n int, r *report, say func(string, ...any)) (err error) {

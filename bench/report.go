@@ -32,6 +32,7 @@ type report struct {
 
 	Distances []distanceRow `json:"b4,omitempty"`
 	Snapshots *snapshotRow  `json:"b5,omitempty"`
+	Drills    []*drillRow   `json:"drills,omitempty"` // B6, B7
 }
 
 func (r *report) print(out io.Writer) {
@@ -50,6 +51,9 @@ func (r *report) print(out io.Writer) {
 	}
 	if r.Snapshots != nil {
 		r.Snapshots.print(out)
+	}
+	for _, row := range r.Drills {
+		row.print(out)
 	}
 	stripped := ""
 	if !r.Agent.Stripped {

@@ -15,8 +15,6 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/tidegate/tidegate/bench/figure"
-	"github.com/tidegate/tidegate/examples/ledger/api"
-	"github.com/tidegate/tidegate/examples/ledger/book"
 	"github.com/tidegate/tidegate/examples/ledger/ledger"
 	"github.com/tidegate/tidegate/internal/lab"
 )
@@ -50,28 +48,19 @@ type snapshotRow struct {
 
 // snapshots is B5 while it runs.
 type snapshots struct {
-	*stack
-	accounts int
-	sent     int // commands so far
-	id       string
-	ledger   string        // URL of the one that follows
-	turn     time.Duration // as long as the last snapshot took
+	*books
+	turn time.Duration // as long as the last snapshot took
 }
 
 func measureSnapshots(ctx context.Context, dir string, p plan, say func(string, ...any)) (row *snapshotRow, err error) {
 	say("B5: a state of %d accounts", p.accounts)
-	b := &snapshots{accounts: p.accounts}
-	b.stack, err = startPlant(ctx, lab.Plant{Dir: filepath.Join(dir, "lab"), Bin: p.bin, Standbys: 1, Tune: func(name string, file map[string]any) {
-		if name == snapshotNode+"/standby.yaml" {
-			// What is removed later would fall into other turns.
-			file["base"] = map[string]any{"refresh": map[string]any{"off": true}, "trim": map[string]any{"off": true}}
-		}
-	}}, stream{name: ledger.EUR.String(), id: book.HistoryID(lab.Service, ledger.EUR), first: b.next}, func(string) {})
+	b := &snapshots{books: &books{accounts: p.accounts}}
+	b.stack, err = startPlant(ctx, lab.Plant{Dir: filepath.Join(dir, "lab"), Bin: p.bin, Standbys: 1, Tune: keepBases}, streamOf(ledger.EUR, b.next), func(string) {})
 	if err != nil {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, b.close()) }()
-	if err := b.follow(ctx); err != nil {
+	if err := b.follow(ctx, 1); err != nil {
 		return nil, err
 	}
 	if err := b.fill(ctx, 2*p.accounts); err != nil { // each is opened, and given something
@@ -92,9 +81,6 @@ func measureSnapshots(ctx context.Context, dir string, p plan, say func(string, 
 	row.State = row.Recovery.State
 	return row, err
 }
-
-// longName makes states large: of a ledger's accounts there are a million at most.
-func longName(i int) ledger.AccountID { return ledger.AccountID(fmt.Sprintf("a%060d", i)) }
 
 // rounds takes turns: A and A' without a snapshot, B and C with one.
 func (b *snapshots) rounds(ctx context.Context, p plan, row *snapshotRow, say func(string, ...any)) error {
@@ -128,76 +114,6 @@ func (b *snapshots) rounds(ctx context.Context, p plan, row *snapshotRow, say fu
 	row.Band, row.Ratio, row.Held = figure.SpreadOf(band), figure.SpreadOf(ratios), figure.SpreadOf(held)
 	row.Without, row.With, row.Again, row.Rated = figure.TailOf(without), figure.TailOf(with), figure.TailOf(again), figure.TailOf(rated)
 	return nil
-}
-
-// next is the next command of the history.
-func (b *snapshots) next() ([]byte, error) {
-	c := commandOf(b.sent, b.accounts, longName)
-	b.sent++
-	return c.Append(nil)
-}
-
-// follow starts the ledger beside the node.
-func (b *snapshots) follow(ctx context.Context) error {
-	var addrs [2]string // of HTTP, and of raft
-	for i := range addrs {
-		var err error
-		if addrs[i], err = lab.FreeAddr(); err != nil {
-			return err
-		}
-	}
-	b.ledger = "http://" + addrs[0]
-	err := b.lab.StartProc("ledger-"+snapshotNode, lab.SiteDR, b.lab.Bin("ledger"), "follow", "--name", snapshotNode,
-		"--data", b.lab.File(snapshotNode, "ledger"), "--http", addrs[0], "--service", lab.Service, "--run", b.lab.RunDir(snapshotNode), "--raft", addrs[1])
-	if err != nil {
-		return err
-	}
-	return b.lab.Until(ctx, "the node to be told of the stream", func(context.Context) error {
-		found, err := filepath.Glob(filepath.Join(b.lab.StandbyDir(snapshotNode), "streams", "*", "base"))
-		if err == nil && len(found) != 1 {
-			err = fmt.Errorf("%d stores of bases", len(found))
-		}
-		if err == nil {
-			b.id = filepath.Base(filepath.Dir(found[0]))
-		}
-		return err
-	})
-}
-
-// fill appends n commands without waiting for each, and waits until all are released.
-func (b *snapshots) fill(ctx context.Context, n int) error {
-	for range n {
-		rec, err := b.next()
-		if err != nil {
-			return err
-		}
-		if _, err := b.j.Submit(ctx, rec, time.Now()); err != nil {
-			return err
-		}
-	}
-	if err := b.await(ctx, b.j.End()); err != nil {
-		return err
-	}
-	return b.followed(ctx)
-}
-
-// followed waits until the ledger beside the node has everything.
-func (b *snapshots) followed(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, snapshotWait)
-	defer cancel()
-	end := b.j.End()
-	return b.lab.Until(ctx, "the ledger to follow to "+end.String(), func(ctx context.Context) error {
-		var st api.Status
-		if err := lab.GetJSON(ctx, b.ledger+api.PathStatus, &st); err != nil {
-			return err
-		}
-		for _, x := range st.Streams {
-			if x.Currency.String() == b.stream.name && x.Applied >= end {
-				return nil
-			}
-		}
-		return errors.New("it does not yet")
-	})
 }
 
 // trips appends one command after the other and waits for its release, and returns how
@@ -236,8 +152,7 @@ func (b *snapshots) during(ctx context.Context, rate string) (took []time.Durati
 	defer stop()
 	g.Go(func() error {
 		defer stop()
-		_, err := b.lab.Command(gctx, b.lab.Bin("tidegate"), "standby", "base", "refresh", "--config", b.lab.File(snapshotNode, "standby.yaml"), "--wait", b.id)
-		return err
+		return b.refresh(gctx)
 	})
 	for asking.Err() == nil {
 		// One that is cut off in between would not be released: the stop is looked at here.

@@ -61,9 +61,13 @@ func startStack(ctx context.Context, dir, bin string, n int, say func(string)) (
 	return startPlant(ctx, lab.Plant{Dir: dir, Bin: bin, Standbys: n}, benched, say)
 }
 
-// startPlant is startStack with a plant's own Tune, and a stream.
-func startPlant(ctx context.Context, plant lab.Plant, of stream, say func(string)) (*stack, error) {
-	plant.Primaries, plant.Mode, plant.NoService, plant.Streams = 1, tidegate.ModeSync, true, []string{of.name}
+// startPlant is startStack with what a plant says besides, and a stream; idle ones have
+// their first record and no more.
+func startPlant(ctx context.Context, plant lab.Plant, of stream, say func(string), idle ...stream) (*stack, error) {
+	plant.Primaries, plant.NoService, plant.Streams = 1, true, []string{of.name} // in mode sync, unless it says otherwise
+	for _, x := range idle {
+		plant.Streams = append(plant.Streams, x.name)
+	}
 	n := plant.Standbys
 	l, err := lab.New(plant)
 	if err != nil {
@@ -76,12 +80,26 @@ func startPlant(ctx context.Context, plant lab.Plant, of stream, say func(string
 	if err := errors.Join(l.Up(up, say), s.open(ctx)); err != nil {
 		return nil, errors.Join(err, s.close())
 	}
-	first, err := of.first()
-	if err == nil {
-		err = s.trip(up, first)
+	// A service is active once all of its streams are there.
+	var others []*stack
+	for _, x := range idle {
+		other := &stack{lab: l, service: new(service), stream: x}
+		err := other.open(ctx)
+		stop := s.stop
+		s.stop = func() error { return errors.Join(other.stop(), stop()) }
+		if err != nil {
+			return nil, errors.Join(err, s.close())
+		}
+		others = append(others, other)
 	}
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("first record: %w", err), s.close())
+	for _, x := range append([]*stack{s}, others...) {
+		first, err := x.stream.first()
+		if err == nil {
+			err = x.trip(up, first)
+		}
+		if err != nil {
+			return nil, errors.Join(fmt.Errorf("first record of %s: %w", x.stream.name, err), s.close())
+		}
 	}
 	return s, nil
 }
@@ -101,24 +119,31 @@ func (s *stack) record(i, size int) []byte {
 	return s.noise[at : at+size]
 }
 
-func (s *stack) open(ctx context.Context) error {
-	j, err := journal.Open(s.lab.Journal(primary, s.stream.name), journal.Config{
-		Service: lab.Service, Stream: tidegate.StreamName(s.stream.name), ID: s.stream.id,
-		AgentSocket: local.SocketPath(s.lab.RunDir(primary), local.DaemonAgent, lab.Service, tidegate.StreamName(s.stream.name)),
-		Endpoint:    strings.TrimPrefix(s.lab.HTTP(primary), "http://"),
+func (s *stack) open(ctx context.Context) (err error) {
+	s.j, s.stop, err = openJournal(ctx, s.lab, s.stream, s.service)
+	return err
+}
+
+// openJournal opens a stream's journal at the primary site, and runs it until stop, which
+// is never nil.
+func openJournal(ctx context.Context, l *lab.Lab, of stream, svc *service) (j *journal.Journal, stop func() error, err error) {
+	stop = func() error { return nil }
+	j, err = journal.Open(l.Journal(primary, of.name), journal.Config{
+		Service: lab.Service, Stream: tidegate.StreamName(of.name), ID: of.id,
+		AgentSocket: local.SocketPath(l.RunDir(primary), local.DaemonAgent, lab.Service, tidegate.StreamName(of.name)),
+		Endpoint:    strings.TrimPrefix(l.HTTP(primary), "http://"),
 	})
 	if err != nil {
-		return err
+		return nil, stop, err
 	}
-	s.j = j
 	ctx, cancel := context.WithCancel(ctx)
 	var g errgroup.Group
-	g.Go(func() error { return j.Run(ctx, s.service) })
-	s.stop = func() error {
+	g.Go(func() error { return j.Run(ctx, svc) })
+	stop = func() error {
 		cancel()
 		return errors.Join(g.Wait(), j.Close())
 	}
-	return j.Activate()
+	return j, stop, j.Activate()
 }
 
 func (s *stack) close() error {

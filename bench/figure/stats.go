@@ -1,6 +1,7 @@
 package figure
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"time"
@@ -35,14 +36,18 @@ func TailOf(ops []time.Duration) Tail {
 	return Tail{P50: quantile(ops, 500), P99: quantile(ops, 990), P999: quantile(ops, 999)}
 }
 
-// quantile returns the smallest of sorted that at least q of a thousand do not
-// exceed, in microseconds.
 func quantile(sorted []time.Duration, q int) float64 {
+	return float64(Quantile(sorted, q)) / float64(time.Microsecond)
+}
+
+// Quantile returns the smallest of sorted that at least q of a thousand do not exceed;
+// of none 0.
+func Quantile[N cmp.Ordered](sorted []N, q int) (n N) {
 	if len(sorted) == 0 {
-		return 0
+		return n
 	}
 	i := (len(sorted)*q+999)/1000 - 1
-	return float64(sorted[max(0, i)]) / float64(time.Microsecond)
+	return sorted[max(0, i)]
 }
 
 func (s Spread) String() string { return fmt.Sprintf("%.2f (%.2f-%.2f)", s.Median, s.Min, s.Max) }

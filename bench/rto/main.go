@@ -42,9 +42,6 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	return int(cli.Run(ctx, app, args, os.Stdin, stdout, stderr))
 }
 
-// scaleBytes is what a unit of pgbench's scale takes on disk.
-const scaleBytes = 15 << 20
-
 func measure(ctx context.Context, out io.Writer, c *ucli.Context) error {
 	size, err := figure.ParseBytes(c.String("size"))
 	if err != nil {
@@ -58,17 +55,19 @@ func measure(ctx context.Context, out io.Writer, c *ucli.Context) error {
 	if err != nil {
 		return err
 	}
-	if c.Int("rounds") < 1 || size < scaleBytes {
-		return fmt.Errorf("want a round at least, and %d bytes of tables", scaleBytes)
+	if c.Int("rounds") < 1 || size < pglab.ScaleBytes {
+		return fmt.Errorf("want a round at least, and %d bytes of tables", pglab.ScaleBytes)
 	}
-	if err := room(os.TempDir(), size, lag); err != nil {
-		return err
+	// The primary and the warm server hold the tables, three nodes a compressed base each,
+	// and all of them log.
+	if err := figure.Room(os.TempDir(), 4*size+6*lag+(2<<30)); err != nil {
+		return fmt.Errorf("%w; give a smaller SIZE or LAG", err)
 	}
-	turns := []*turn{{name: "standby up to date"}, {name: "standby " + human(lag) + " behind", lag: lag}}
+	turns := []*turn{{name: "standby up to date"}, {name: "standby " + figure.Human(lag) + " behind", lag: lag}}
 	for n := range c.Int("rounds") {
 		for _, t := range turns {
 			fmt.Fprintf(out, "\nround %d of %d: %s; load of the machine %s\n", n+1, c.Int("rounds"), t.name, load())
-			if err := t.play(ctx, out, bin, pglab.Config{Scale: int(size / scaleBytes)}, c.Duration("load")); err != nil {
+			if err := t.play(ctx, out, bin, pglab.Config{Scale: int(size / pglab.ScaleBytes)}, c.Duration("load")); err != nil {
 				return fmt.Errorf("round %d, %s: %w", n+1, t.name, err)
 			}
 		}
@@ -81,31 +80,10 @@ func measure(ctx context.Context, out io.Writer, c *ucli.Context) error {
 	return errors.Join(broken...)
 }
 
-// room refuses a disk that would not do: the primary and the warm server hold the
-// tables, three nodes a compressed base each, and all of them log.
-func room(dir string, size, lag int64) error {
-	var st syscall.Statfs_t
-	if err := syscall.Statfs(dir, &st); err != nil {
-		return err
-	}
-	free, want := int64(st.Bavail)*st.Bsize, 4*size+6*lag+(2<<30)
-	if free < want {
-		return fmt.Errorf("%s has %s free: want %s; give a smaller SIZE or LAG", dir, human(free), human(want))
-	}
-	return nil
-}
-
 func load() string {
 	b, err := os.ReadFile("/proc/loadavg")
 	if err != nil {
 		return "unknown"
 	}
 	return strings.Join(strings.Fields(string(b))[:3], " ")
-}
-
-func human(n int64) string {
-	if n >= 1<<30 {
-		return fmt.Sprintf("%.1f GiB", float64(n)/(1<<30))
-	}
-	return fmt.Sprintf("%d MiB", n>>20)
 }

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"text/tabwriter"
 	"time"
+
+	"github.com/tidegate/tidegate/bench/figure"
 )
 
 // report prints the medians of the rounds.
@@ -21,8 +23,8 @@ func report(out io.Writer, turns []*turn) {
 		fmt.Fprintln(w)
 	}
 	row("", func(t *turn) string { return t.name })
-	row("tables, with indexes", func(t *turn) string { return human(median(t, func(p *played) int64 { return p.tables })) })
-	row("log to be replayed at the kill", func(t *turn) string { return human(median(t, func(p *played) int64 { return p.behind })) })
+	row("tables, with indexes", func(t *turn) string { return figure.Human(median(t, func(p *played) int64 { return p.tables })) })
+	row("log to be replayed at the kill", func(t *turn) string { return figure.Human(median(t, func(p *played) int64 { return p.behind })) })
 	row("commits a second before it, of 4 of 12 clients", func(t *turn) string {
 		return fmt.Sprintf("%.0f", median(t, func(p *played) float64 { return p.rate }))
 	})

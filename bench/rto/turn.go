@@ -13,6 +13,7 @@ import (
 
 	"github.com/tidegate/tidegate"
 	pb "github.com/tidegate/tidegate/api/tidegatev1"
+	"github.com/tidegate/tidegate/bench/figure"
 	"github.com/tidegate/tidegate/internal/lab/pglab"
 )
 
@@ -76,7 +77,7 @@ func grown(expected int64) func() string {
 			return "hardly begun"
 		}
 		left := time.Duration(float64(time.Since(begun)) * float64(max(0, expected-got)) / float64(got))
-		return fmt.Sprintf("about %s of %s, ETA %s", human(got), human(expected), left.Round(time.Second))
+		return fmt.Sprintf("about %s of %s, ETA %s", figure.Human(got), figure.Human(expected), left.Round(time.Second))
 	}
 }
 
@@ -132,7 +133,7 @@ func (t *turn) play(ctx context.Context, out io.Writer, bin string, cfg pglab.Co
 	if err := s.during("filling pgbench's tables", func() (err error) {
 		l, err = pglab.New(ctx, cfg)
 		return err
-	}, grown(2*int64(cfg.Scale)*scaleBytes)); err != nil { // what is filled is logged, too
+	}, grown(2*int64(cfg.Scale)*pglab.ScaleBytes)); err != nil { // what is filled is logged, too
 		return err
 	}
 	defer func() { err = errors.Join(err, l.Close()) }()
@@ -181,11 +182,11 @@ func (t *turn) lose(ctx context.Context, l *pglab.Lab, s *stage, dir string, spa
 	if p.tables, err = number(l.Primary.Text(ctx, "SELECT sum(pg_total_relation_size(oid)) FROM pg_class WHERE relname LIKE 'pgbench%' AND relkind = 'r'")); err != nil {
 		return p, err
 	}
-	if p.behind, err = behind(ctx, l); err != nil {
+	if p.behind, err = l.Behind(ctx); err != nil {
 		return p, err
 	}
 	p.load = load()
-	s.say(fmt.Sprintf("kill -9 of the primary site: %s of tables, %s of log to be replayed", human(p.tables), human(p.behind)))
+	s.say(fmt.Sprintf("kill -9 of the primary site: %s of tables, %s of log to be replayed", figure.Human(p.tables), figure.Human(p.behind)))
 	old, err := l.Writes(ctx, "p1", 0)
 	if err != nil {
 		return p, err
@@ -221,36 +222,21 @@ func (t *turn) fallBehind(ctx context.Context, l *pglab.Lab, s *stage) error {
 		return err
 	}
 	s.say("the standby receives and does not replay")
-	rows, err := number(l.Primary.Text(ctx, "SELECT count(*) FROM pgbench_branches"))
-	if err != nil {
-		return err
-	}
 	begun, said := time.Now(), time.Now()
-	for n := int64(0); ; n++ {
-		got, err := behind(ctx, l)
+	for n := 0; ; n++ {
+		got, err := l.Behind(ctx)
 		if err != nil || got >= t.lag {
 			return err
 		}
 		if time.Since(said) > progressEvery {
 			said = time.Now()
 			left := time.Duration(float64(time.Since(begun)) * float64(t.lag-got) / float64(max(got, 1)))
-			s.say(fmt.Sprintf("  %s of %s, ETA %s", human(got), human(t.lag), left.Round(time.Second)))
+			s.say(fmt.Sprintf("  %s of %s, ETA %s", figure.Human(got), figure.Human(t.lag), left.Round(time.Second)))
 		}
-		// One branch's accounts: a hundredth of a second's worth of pgbench's row locks.
-		first := (n % rows) * 100_000
-		if _, err := l.Primary.Text(ctx, fmt.Sprintf("UPDATE pgbench_accounts SET filler = filler WHERE aid > %d AND aid <= %d", first, first+20_000)); err != nil {
+		if err := l.Rewrite(ctx, n); err != nil {
 			return err
 		}
 	}
-}
-
-// behind is how many bytes of log the primary has that the standby has not replayed.
-func behind(ctx context.Context, l *pglab.Lab) (int64, error) {
-	at, err := l.Warm(ctx, "SELECT pg_last_wal_replay_lsn()")
-	if err != nil {
-		return 0, err
-	}
-	return number(l.Primary.Text(ctx, fmt.Sprintf("SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), '%s')::bigint", at)))
 }
 
 func number(text string, err error) (int64, error) {

@@ -4,26 +4,20 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"maps"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
-	"go.yaml.in/yaml/v3"
-
 	"github.com/tidegate/tidegate/drills/evidence"
 	"github.com/tidegate/tidegate/internal/lab"
+	"github.com/tidegate/tidegate/internal/lab/pglab"
 )
 
 // signingKey makes the key that drills sign with, and its public half for the gate.
 func signingKey(t *testing.T, s *stage) {
 	t.Helper()
-	key, err := evidence.NewKey(s.File("drill.key"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(s.File("drill.pub"), key.Public().PEM(), 0o600); err != nil {
+	if err := s.SigningKey(); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -45,47 +39,19 @@ func filed(path string) bool {
 // drillFile writes the file of a drill that rehearses the ledger.
 func drillFile(t *testing.T, s *stage) string {
 	t.Helper()
-	post := func(currency string) tree {
-		return tree{
-			"name": "open-" + currency,
-			"write": tree{"http": tree{
-				"method": "POST", "url": "http://{address:http}/accounts", "body": `{"client":"{canary}","currency":"` + currency + `","request":1,"to":"drill-{canary}"}`,
-				"contains": `"code":"done"`,
-			}},
-			"read": tree{"http": tree{"url": "http://{address:http}/accounts/" + currency + "/drill-{canary}", "contains": `"balance":0`}},
-		}
-	}
-	return writeDrillFile(t, s, tree{
-		"program": tree{"follow": []string{
-			s.Bin("ledger"), "follow", "--name", "clone", "--service", lab.Service, "--data", "{data}", "--run", "{run}", "--http", "{address:http}", "--raft", "{address:raft}", "--receipts", "1000000",
-		}},
-		"canaries": []tree{post("eur"), post("usd")},
-		"checks":   []tree{{"name": "leads", "http": tree{"url": "http://{address:http}/status", "contains": `"promoted":true`}}},
-		"recovery": tree{"required": "repeating", "approach": "passive-standby", "class": "deterministic", "outputs": tree{
-			"before": tree{"http": tree{"method": "POST", "url": "http://{address:http}/receipts"}}, "after": tree{"http": tree{"url": "http://{address:http}/receipts"}},
-			"golden": tree{"http": tree{"url": "http://{address:http}/receipts?anew=true"}, "timeout": "1m"},
-		}},
-	})
+	file := s.LedgerDrill("--receipts", "1000000")
+	file["recovery"] = tree{"required": "repeating", "approach": "passive-standby", "class": "deterministic", "outputs": tree{
+		"before": tree{"http": tree{"method": "POST", "url": "http://{address:http}/receipts"}}, "after": tree{"http": tree{"url": "http://{address:http}/receipts"}},
+		"golden": tree{"http": tree{"url": "http://{address:http}/receipts?anew=true"}, "timeout": "1m"},
+	}}
+	return writeDrillFile(t, s, file)
 }
 
-// writeDrillFile writes the file of a drill that rehearses with d2, under an identity and
-// a key of its own.
+// writeDrillFile writes the file of a drill that rehearses with d2.
 func writeDrillFile(t *testing.T, s *stage, more tree) string {
 	t.Helper()
-	s.ask(t, 0, "tidegate", "dev", "pki", "--dir", s.File("pki"), "--cluster", "lab", "--identity", "dr/drill/dora")
-	file := tree{
-		"service": lab.Service, "standby": s.APIAddr("d2"), "gates": []string{s.Gate()}, "scratch": s.File("drills"), "live": []string{s.File("none")},
-		"tls":        tree{"ca": s.File("pki", "ca.crt"), "cert": s.File("pki", "dr-drill-dora.crt"), "key": s.File("pki", "dr-drill-dora.key")},
-		"objectives": tree{"rto": "1m"},
-		"evidence":   tree{"directory": s.File("evidence"), "key": s.File("drill.key")},
-	}
-	maps.Copy(file, more)
-	text, err := yaml.Marshal(file)
+	path, err := s.DrillFile(t.Context(), "d2", more)
 	if err != nil {
-		t.Fatal(err)
-	}
-	path := s.File("drill.yaml")
-	if err := os.WriteFile(path, text, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	return path
@@ -175,16 +141,9 @@ func reported(t *testing.T, text string) (rep evidence.Report) {
 // rehearses recovers the server under test from d2, while clients and pgbench go on.
 func (s *pgStage) rehearses(t *testing.T) {
 	signingKey(t, s.stage)
-	const where = "host={run} user=postgres dbname=postgres"
-	sql := func(query, want string) tree { return tree{"sql": tree{"where": where, "query": query, "want": want}} }
-	file := writeDrillFile(t, s.stage, tree{
-		"postgres": tree{"settings": tree{"fsync": "off"}},
-		"canaries": []tree{{
-			"name": "table", "write": sql("CREATE TABLE drill_{canary} (n int)", ""),
-			"read": sql("SELECT relname FROM pg_class WHERE relname = 'drill_{canary}'", "drill_{canary}"),
-		}},
-		"checks": []tree{{"name": "history", "sql": tree{"where": where, "query": "SELECT count(*) > 0 FROM pgbench_history", "want": "t"}}},
-	})
+	more := pglab.Drill()
+	more["postgres"] = tree{"settings": tree{"fsync": "off"}}
+	file := writeDrillFile(t, s.stage, more)
 	rep := reported(t, s.ask(t, 0, "tidegate", "drill", "run", "--config", file, "--backlog", "1MiB", "-o", "json"))
 	if rep.Verdict.Outcome != evidence.Passed || rep.Recovered.Actual == nil || *rep.Backlog.Bytes < 1<<20 || rep.Streams[0].Cut == nil {
 		t.Errorf("%+v", rep)

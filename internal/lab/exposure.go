@@ -133,7 +133,7 @@ func (w *Witness) Watch(ctx context.Context, agent, url string) {
 	tick := time.NewTicker(sampleEvery)
 	defer tick.Stop()
 	for {
-		if all, err := w.scrape(ctx, url); err == nil {
+		if all, err := ScrapeExposure(ctx, w.client, url); err == nil {
 			for stream, e := range all {
 				w.see(agent, stream, e)
 			}
@@ -146,12 +146,13 @@ func (w *Witness) Watch(ctx context.Context, agent, url string) {
 	}
 }
 
-func (w *Witness) scrape(ctx context.Context, url string) (map[string]Exposure, error) {
+// ScrapeExposure reads the metrics of an agent and returns the exposure by stream.
+func ScrapeExposure(ctx context.Context, client *http.Client, url string) (map[string]Exposure, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url+"/metrics", nil)
 	if err != nil {
 		return nil, err
 	}
-	res, err := w.client.Do(req)
+	res, err := client.Do(req)
 	if err != nil {
 		return nil, err
 	}
