@@ -118,6 +118,11 @@ func choose(ctx context.Context, g *ground, info archive.StreamInfo, left Backlo
 		p.base, p.baseBytes = plan.Base.Name.String(), plan.Base.Bytes
 	}
 	p.hold = max(p.hold, p.begin.Seq+1)
+	if plan.Base != nil && plan.Base.Start > 0 { // what led to a base shows of which log it is
+		if p.begin, err = src.AtPosition(ctx, plan.Base.Generation, plan.Base.Start-1); err != nil {
+			return p, err
+		}
+	}
 	p.records, p.bytes, err = src.Count(ctx, p.hold, p.end.Seq)
 	return p, err
 }
