@@ -265,11 +265,20 @@ func (r *drillRow) print(out io.Writer) {
 	}
 	_ = w.Flush() // to a terminal
 	for _, x := range r.Exposure {
-		if x.Rounds == 0 {
-			fmt.Fprintf(out, "%s: there was none without a drill, so nothing to compare with\n", x.Name)
-			continue
-		}
-		fmt.Fprintf(out, "%s: target: p99 at most %.1f times that without: %s; A' / A spans %.2f to %.2f\n",
-			x.Name, drillRatioMax, figure.Verdict(drillRatioMax, x.Ratio.Median), x.Band.Min, x.Band.Max)
+		fmt.Fprintf(out, "%s: target: p99 at most %.1f times that without: %s\n", x.Name, drillRatioMax, x.judged(len(r.Verdicts)))
+	}
+}
+
+// judged holds a quantity against the target. Where turns without a drill differ by more
+// than the target allows, a ratio within their band says nothing.
+func (x exposureRow) judged(rounds int) string {
+	of := fmt.Sprintf("%d of %d rounds compared, A' / A spans %.2f to %.2f", x.Rounds, rounds, x.Band.Min, x.Band.Max)
+	switch {
+	case x.Rounds == 0:
+		return "not to be told: there was none without a drill"
+	case x.Ratio.Median <= x.Band.Max && x.Band.Max > drillRatioMax:
+		return "not to be told: turns without a drill differ by more; " + of
+	default:
+		return figure.Verdict(drillRatioMax, x.Ratio.Median) + "; " + of
 	}
 }

@@ -32,9 +32,25 @@ func TestExposureOfTurns(t *testing.T) {
 	d.sum()
 	var out strings.Builder
 	d.row.print(&out)
-	for _, said := range []string{"target: p99 at most 1.2 times that without: not reached: 0.40x of it", quantityNames[lossWindow] + ": there was none"} {
+	for _, said := range []string{"target: p99 at most 1.2 times that without: not reached: 0.40x of it; 2 of 0 rounds compared", "not to be told: there was none"} {
 		if !strings.Contains(out.String(), said) {
 			t.Errorf("the table lacks %q:\n%s", said, out.String())
+		}
+	}
+}
+
+// A machine that is never twice the same says nothing of so small a difference.
+func TestNoiseIsNoSuccess(t *testing.T) {
+	spread := func(median, highest float64) figure.Spread {
+		return figure.Spread{Median: median, Min: 1, Max: highest}
+	}
+	for want, x := range map[string]exposureRow{
+		"reached; ":        {Band: spread(1, 1.1), Ratio: spread(1.1, 1.3), Rounds: 3},
+		"not to be told: ": {Band: spread(1, 1.9), Ratio: spread(1.1, 7), Rounds: 3},
+		"not reached: ":    {Band: spread(1, 1.9), Ratio: spread(2.4, 7), Rounds: 3},
+	} {
+		if got := x.judged(3); !strings.HasPrefix(got, want) {
+			t.Errorf("%+v: %q, want %q", x, got, want)
 		}
 	}
 }
