@@ -69,8 +69,8 @@ func (r *run) comeBack(ctx context.Context) error {
 	}, r.back, r.there[r.d.cfg.Service].plan.GetId())
 }
 
-// move carries one change of role out. A refusal by rules is asked for again until it is
-// too late: what they look at goes on. What the gate has begun is waited for also when the
+// move carries one change of role out. A refusal, before or in its plan, is asked for again
+// until it is too late: what the rules look at goes on. What the gate has begun is waited for also when the
 // drill is called off, so that no service is left half moved; also where its answer was
 // lost: it is found by its reason, and is another plan than before.
 func (r *run) move(ctx context.Context, req *pb.ChangeRoleRequest, m *movement, before string) error {
@@ -90,7 +90,10 @@ func (r *run) move(ctx context.Context, req *pb.ChangeRoleRequest, m *movement, 
 		returned := r.d.clk.Boot()
 		r.tell(func() { m.plan, m.returned = plan, &returned })
 		if plan != nil && err == nil {
-			return ended(req, plan)
+			if err = ended(req, plan); plan.GetOutcome() != pb.PlanOutcome_PLAN_OUTCOME_REFUSED {
+				return err
+			}
+			before, class = plan.GetId(), tidegate.Refused // it began, and nothing was moved
 		}
 		if class != tidegate.Refused && (class != tidegate.Transient || plan != nil) {
 			return err

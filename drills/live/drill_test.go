@@ -231,6 +231,23 @@ func TestAskedAgain(t *testing.T) {
 	}
 }
 
+// TestRefusedPlan: a plan that begins and is refused has moved nothing; it is asked for again.
+func TestRefusedPlan(t *testing.T) {
+	t.Parallel()
+	w, first := newWorld(t), true
+	w.onChange = func(req *pb.ChangeRoleRequest) {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		w.outcome = pb.PlanOutcome_PLAN_OUTCOME_DONE
+		if req.GetKind() == pb.PlanKind_PLAN_KIND_FAILBACK && first {
+			w.outcome, first = pb.PlanOutcome_PLAN_OUTCOME_REFUSED, false
+		}
+	}
+	if _, v := w.play(t.Context(), w.config(), evidence.L2, Planned); v.Outcome != judge.Passed || len(w.asked) != 3 {
+		t.Errorf("%s: %v after %d changes", v.Outcome, v.Sentences(), len(w.asked))
+	}
+}
+
 // TestAnswerLost: a change of role whose answer was lost is found, and followed; and where
 // its steps were not seen, no canary of the old writer's is taken for the new one's.
 func TestAnswerLost(t *testing.T) {
