@@ -90,15 +90,27 @@ func (w *Writer) putClaim(ctx context.Context, released bool) error {
 // releaseWithin bounds what a node that ends still says in a bucket.
 const releaseWithin = 2 * time.Second
 
-// release lets another node take over at once.
+// release lets another node take over at once. The end may have come while this node was
+// renewing its claim: then it asks first whether the claim still is its own.
 func (w *Writer) release(ctx context.Context) {
-	st := w.Status()
-	if !w.claim.held(w.Clock.Boot()) || st.Failing != nil {
+	if st := w.Status(); st.Failing != nil || w.claim.renewed == 0 {
 		return
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), releaseWithin)
 	defer cancel()
-	if err := w.putClaim(ctx, true); err != nil {
+	err := w.reread(ctx)
+	if err == nil && w.claim.mine() {
+		err = w.putClaim(ctx, true)
+	}
+	if err != nil {
 		w.Logger.Debug("archivist is not released: others wait", "err", err)
 	}
+}
+
+// reread reads the claim when it is not known what it says.
+func (w *Writer) reread(ctx context.Context) error {
+	if w.claim.known {
+		return nil
+	}
+	return w.readClaim(ctx)
 }

@@ -26,6 +26,7 @@ type hooked struct {
 
 	put    []string // what was put, in order
 	before func(name string)
+	after  func(name string) error // an answer that is lost
 }
 
 func (h *hooked) Put(ctx context.Context, name string, body bucket.Body, o bucket.PutOptions) (bucket.Object, error) {
@@ -35,6 +36,9 @@ func (h *hooked) Put(ctx context.Context, name string, body bucket.Body, o bucke
 	obj, err := h.Bucket.Put(ctx, name, body, o)
 	if err == nil {
 		h.put = append(h.put, name)
+		if h.after != nil {
+			err = h.after(name)
+		}
 	}
 	return obj, err
 }
@@ -217,5 +221,34 @@ func TestStreamIsDescribedBeforeItIsClaimed(t *testing.T) {
 	described, claimed := slices.Index(b.b.put, StreamName(theStream)), slices.Index(b.b.put, ArchivistName(theStream))
 	if described < 0 || claimed < described {
 		t.Errorf("put were %q", b.b.put)
+	}
+}
+
+// The end may come while the claim is being renewed: nobody waits for its term all the same.
+func TestClaimIsReleasedInTheMiddleOfARenewal(t *testing.T) {
+	b := newBench(t)
+	b.append(1)
+	b.now.Commit = 1
+	b.steps()
+	b.clk.Advance(b.w.policy.Look)
+	ctx, end := context.WithCancel(t.Context())
+	b.b.after = func(name string) error {
+		if name != ArchivistName(theStream) {
+			return nil
+		}
+		b.b.after = nil
+		end()
+		return ctx.Err()
+	}
+	b.w.Run(ctx)
+	if ctx.Err() == nil {
+		t.Fatal("the claim was not renewed")
+	}
+	text, err := b.w.getDocument(t.Context(), ArchivistName(theStream))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if who, err := ParseArchivist(theStream, text); err != nil || !who.Released {
+		t.Errorf("left is %+v, %v", who, err)
 	}
 }
