@@ -88,6 +88,9 @@ func TestCommitIsAllOrNothing(t *testing.T) {
 	if !errors.Is(err, tidegate.ErrConflict) || tidegate.ClassOf(err) != tidegate.Transient {
 		t.Fatalf("commit over a changed key: %v", err)
 	}
+	if e, ok := errors.AsType[*tidegate.Error](err); !ok || e.Subject != string(EpochKey(a)) {
+		t.Errorf("the key that had changed is %s, told is %v", EpochKey(a), err)
+	}
 	if after, _ := s.ReadEpochs(ctx, b); after[0].Revision != rev {
 		t.Fatalf("half a transaction was written: revision %d, want %d", after[0].Revision, rev)
 	}

@@ -202,14 +202,39 @@ func (s *Store) Commit(ctx context.Context, t *Tx) (revision int64, err error) {
 		}
 		ops = append(ops, clientv3.OpPut(s.key(p.key), string(b)))
 	}
-	r, err := s.client.Txn(ctx).If(ifs...).Then(ops...).Commit()
+	r, err := s.client.Txn(ctx).If(ifs...).Then(ops...).Else(s.looks(t.ifs)...).Commit()
 	if err != nil {
 		return 0, s.fail("write", subject, err)
 	}
 	if !r.Succeeded {
-		return 0, &tidegate.Error{Op: "write registry", Subject: string(subject), Class: tidegate.Transient, Err: tidegate.ErrConflict}
+		return 0, &tidegate.Error{Op: "write registry", Subject: string(broken(t.ifs, r)), Class: tidegate.Transient, Err: tidegate.ErrConflict}
 	}
 	return r.Header.Revision, nil
+}
+
+// looks asks where the keys of conditions stand.
+func (s *Store) looks(ifs []condition) []clientv3.Op {
+	ops := make([]clientv3.Op, 0, len(ifs))
+	for _, c := range ifs {
+		ops = append(ops, clientv3.OpGet(s.key(c.key), clientv3.WithKeysOnly()))
+	}
+	return ops
+}
+
+// broken returns the key of the first condition that did not hold.
+func broken(ifs []condition, r *clientv3.TxnResponse) Key {
+	for i, one := range r.Responses {
+		var at int64
+		for _, kv := range one.GetResponseRange().Kvs {
+			if at = kv.ModRevision; ifs[i].creation {
+				at = kv.CreateRevision
+			}
+		}
+		if at != ifs[i].revision {
+			return ifs[i].key
+		}
+	}
+	return ""
 }
 
 func encode(v any) ([]byte, error) {
