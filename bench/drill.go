@@ -276,6 +276,8 @@ func (x exposureRow) judged(rounds int) string {
 	switch {
 	case x.Rounds == 0:
 		return "not to be told: there was none without a drill"
+	case x.Rounds < rounds && x.Ratio.Median <= drillRatioMax: // what is left out may be the worst
+		return "not to be told: there was none without a drill in some rounds; " + of
 	case x.Ratio.Median <= x.Band.Max && x.Band.Max > drillRatioMax:
 		return "not to be told: turns without a drill differ by more; " + of
 	default:

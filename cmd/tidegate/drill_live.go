@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -20,7 +19,6 @@ import (
 	"github.com/tidegate/tidegate/drills/shadow"
 	"github.com/tidegate/tidegate/internal/cli"
 	"github.com/tidegate/tidegate/internal/clock"
-	"github.com/tidegate/tidegate/internal/config"
 	"github.com/tidegate/tidegate/internal/vfs"
 )
 
@@ -95,22 +93,15 @@ func scenarioOf(level evidence.Level, s live.Scenario) (live.Scenario, error) {
 
 // openLive makes a drill out of its file; opts is what is chosen for this one.
 func openLive(path string, opts live.Options) (*liveAsk, error) {
-	cfg, err := config.Load[live.Config](path)
+	cfg, digest, host, err := drillFile[live.Config](path)
 	if err != nil {
-		return nil, err
-	}
-	text, err := os.ReadFile(path)
-	if err != nil {
-		return nil, err
-	}
-	if opts.Host, err = os.Hostname(); err != nil {
 		return nil, err
 	}
 	gates, err := live.NewGates(&cfg.Operator)
 	if err != nil {
 		return nil, err
 	}
-	opts.Version, opts.Config = cli.Version(), new(evidence.HashOf(text))
+	opts.Version, opts.Config, opts.Host = cli.Version(), digest, host
 	return &liveAsk{cfg: cfg, gates: gates, drill: live.New(vfs.OS(), clock.System(), gates, cfg, opts)}, nil
 }
 

@@ -138,17 +138,23 @@ func drillOf(c *ucli.Context) (*drillAsk, error) {
 	return ask, nil
 }
 
-// openDrill makes a drill out of its file; opts is what is chosen for this one.
-func openDrill(path string, opts shadow.Options) (*drillAsk, error) {
-	cfg, err := config.Load[shadow.Config](path)
-	if err != nil {
-		return nil, err
+// drillFile reads a drill's file, with what else a report says of where it comes from.
+func drillFile[C config.Defaulter[C]](path string) (cfg C, digest *evidence.Hash, host string, err error) {
+	if cfg, err = config.Load[C](path); err != nil {
+		return cfg, nil, "", err
 	}
 	text, err := os.ReadFile(path)
 	if err != nil {
-		return nil, err
+		return cfg, nil, "", err
 	}
-	if opts.Host, err = os.Hostname(); err != nil {
+	host, err = os.Hostname()
+	return cfg, new(evidence.HashOf(text)), host, err
+}
+
+// openDrill makes a drill out of its file; opts is what is chosen for this one.
+func openDrill(path string, opts shadow.Options) (*drillAsk, error) {
+	cfg, digest, host, err := drillFile[shadow.Config](path)
+	if err != nil {
 		return nil, err
 	}
 	clk, fsys := clock.System(), vfs.OS()
@@ -156,7 +162,7 @@ func openDrill(path string, opts shadow.Options) (*drillAsk, error) {
 	if err != nil {
 		return nil, err
 	}
-	opts.Version, opts.Config = cli.Version(), new(evidence.HashOf(text))
+	opts.Version, opts.Config, opts.Host = cli.Version(), digest, host
 	return &drillAsk{cfg: cfg, drill: shadow.New(fsys, clk, node, cfg, opts)}, nil
 }
 

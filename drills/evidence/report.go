@@ -2,6 +2,7 @@ package evidence
 
 import (
 	"encoding/json"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -232,6 +233,12 @@ type Compared struct {
 	Limit          *float64       `json:"p_limit"` // that it was held against
 	Finding        string         `json:"finding"` // steady, slower, doubled, too few, unknown, absent
 }
+
+// Sentence is an error as reasons of a verdict and of a check hold it: on one line.
+func Sentence(err error) string { return OneLine(err.Error()) }
+
+// OneLine is text with its blanks and ends of lines as single blanks.
+func OneLine(text string) string { return strings.Join(strings.Fields(text), " ") }
 
 // Proven is what the passes of a stratum prove of its recovery time.
 type Proven struct {

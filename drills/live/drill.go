@@ -85,16 +85,16 @@ func (d *Drill) Run(ctx context.Context) Result {
 	} else if ctx.Err() != nil {
 		r.course = r.course.Next(Event{Called: calledOff}, d.clk.Boot())
 	} else {
-		r.refused = append(r.refused, sentence(refused))
+		r.refused = append(r.refused, evidence.Sentence(refused))
 	}
 	if r.planned && r.first != nil { // who moves it back is said
 		if err := r.state.healed(); err != nil {
-			r.lost = append(r.lost, sentence(err))
+			r.lost = append(r.lost, evidence.Sentence(err))
 		}
 	}
 	if r.state != nil {
 		if err := r.state.close(); err != nil {
-			r.lost = append(r.lost, sentence(err))
+			r.lost = append(r.lost, evidence.Sentence(err))
 		}
 	}
 	return r.result()
@@ -171,7 +171,7 @@ func newRun(d *Drill) *run {
 	}
 	var err error
 	if r.id, err = evidence.NewID(); err != nil {
-		r.lost = append(r.lost, sentence(err))
+		r.lost = append(r.lost, evidence.Sentence(err))
 	}
 	return r
 }
@@ -270,7 +270,7 @@ func (d *Drill) ready(ctx context.Context, s Sight, services []tidegate.ServiceN
 			why = append(why, text)
 		}
 		if id, err := d.ctl.Running(ctx, name); err != nil {
-			why = append(why, sentence(err))
+			why = append(why, evidence.Sentence(err))
 		} else if id != "" {
 			why = append(why, fmt.Sprintf("plan %s of %s runs", id, name))
 		}
@@ -279,7 +279,7 @@ func (d *Drill) ready(ctx context.Context, s Sight, services []tidegate.ServiceN
 	if len(why) == 0 {
 		for _, name := range services {
 			if _, err := d.rehearse(ctx, name); err != nil {
-				why = append(why, sentence(err))
+				why = append(why, evidence.Sentence(err))
 			}
 		}
 	}
@@ -379,15 +379,15 @@ func (r *run) event(outer context.Context, step Step, err error) Event {
 		return Event{}
 	}
 	if _, harm := errors.AsType[harmError](err); harm {
-		return Event{Called: sentence(err)}
+		return Event{Called: evidence.Sentence(err)}
 	}
 	if _, called := errors.AsType[calledError](err); called {
-		return Event{Called: sentence(err)}
+		return Event{Called: evidence.Sentence(err)}
 	}
 	if _, over := errors.AsType[endedError](err); outer.Err() != nil && step != Heal && !over {
 		return Event{Called: calledOff}
 	}
-	return Event{Failed: sentence(err)}
+	return Event{Failed: evidence.Sentence(err)}
 }
 
 // do carries one step out.
@@ -525,6 +525,3 @@ func (r *run) ask(ctx context.Context) error {
 	}
 	return context.Cause(ctx)
 }
-
-// sentence is an error on one line.
-func sentence(err error) string { return strings.Join(strings.Fields(err.Error()), " ") }

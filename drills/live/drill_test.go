@@ -164,7 +164,10 @@ func TestFails(t *testing.T) {
 		outcome  judge.Outcome
 	}{
 		"the gate says nothing": {StandbyNodeLost, func(w *world, c *Config) { w.survives, c.Notice = true, 50*time.Millisecond }, "the gates to say which standby node is silent", judge.Failed},
-		"clients wait":          {LinkSlow, func(_ *world, c *Config) { c.Pause, c.Hold = 50*time.Millisecond, 200*time.Millisecond }, "clients were not served for", judge.Failed},
+		"what the gate says is old": {StandbyNodeLost, func(w *world, c *Config) {
+			w.survives, w.before, c.Notice = true, "silent for", 50*time.Millisecond
+		}, "the gates to say which standby node is silent", judge.Failed},
+		"clients wait": {LinkSlow, func(_ *world, c *Config) { c.Pause, c.Hold = 50*time.Millisecond, 200*time.Millisecond }, "clients were not served for", judge.Failed},
 		"somebody else writes": {LinkSlow, func(w *world, _ *Config) {
 			w.survives, w.onFault = true, func(s *pb.StatusResponse) { s.Services[0].Streams[0].View.Epoch.Holder.Node = "d9" }
 		}, "d9 became the writer", judge.Failed},
@@ -302,8 +305,8 @@ func TestKilled(t *testing.T) {
 	ended := make(chan error, 1)
 	go func() { ended <- left.Wait() }() // owned by this test; ends with the process
 	out, v := w.play(t.Context(), cfg, evidence.L2, Planned)
-	if err := <-ended; err == nil || v.Outcome != judge.Passed || len(out.Report.LeftOvers) != 1 {
-		t.Errorf("%v; %s: %v", err, v.Outcome, v.Sentences())
+	if err := <-ended; err == nil || v.Outcome != judge.Passed || len(out.Report.LeftOvers) != 2 { // the process and the fault
+		t.Errorf("%v; %s: %v; %v", err, v.Outcome, v.Sentences(), out.Report.LeftOvers)
 	}
 	w.healed()
 	if err := st.open(note{Drill: "of-the-killed", Scenario: Planned, Home: "p2"}); err != nil {

@@ -16,6 +16,7 @@ import (
 	"github.com/tidegate/tidegate/drills/evidence"
 	"github.com/tidegate/tidegate/drills/probe"
 	"github.com/tidegate/tidegate/internal/durable"
+	"github.com/tidegate/tidegate/internal/procgroup"
 	"github.com/tidegate/tidegate/internal/vfs"
 )
 
@@ -189,7 +190,11 @@ func (r *run) clean() error {
 	if len(n.Heal) == 0 {
 		return r.moved(n)
 	}
-	if err := endMarked(injecting + "=" + n.Drill); err != nil {
+	killed, err := procgroup.EndAll(func(pid int) bool { return procgroup.HasVariable(pid, injecting+"="+n.Drill) })
+	for _, pid := range killed {
+		r.leftOvers = append(r.leftOvers, evidence.LeftOver{What: "process", Where: fmt.Sprintf("pid %d of drill %s", pid, n.Drill), Removed: err == nil})
+	}
+	if err != nil {
 		return fmt.Errorf("end what drill %s has left: %w", n.Drill, err)
 	}
 	was := len(r.leftOvers)

@@ -71,7 +71,7 @@ func (d *Drill) Plan(ctx context.Context) (Plan, error) {
 	}
 	s := d.ctl.Look(ctx)
 	if err := d.ready(ctx, s, r.services); err != nil {
-		p.Refused = append(p.Refused, sentence(err))
+		p.Refused = append(p.Refused, evidence.Sentence(err))
 	}
 	d.foresee(ctx, s, &p, r)
 	return p, ctx.Err()

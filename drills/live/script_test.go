@@ -52,6 +52,8 @@ type world struct {
 	onChange   func(*pb.ChangeRoleRequest) // called when it begins
 	loseAnswer bool                        // of a change that was made
 	survives   bool                        // the service is served while there is a fault
+	before     string                      // what standing finds; empty: nothing
+	looks      int
 }
 
 func newWorld(t *testing.T) *world {
@@ -125,14 +127,23 @@ func (w *world) Look(context.Context) Sight {
 		if node, _ := writer(w.now.GetServices()[0]); node == "p1" {
 			changed := clone(w.now)
 			w.onFault(changed)
-			return Sight{Status: changed}
+			return Sight{Status: changed, Findings: w.standing()}
 		}
 	}
-	return Sight{Status: clone(w.now)}
+	return Sight{Status: clone(w.now), Findings: w.standing()}
+}
+
+// standing is what the doctor found before any drill, and finds in other words each time.
+func (w *world) standing() []*pb.Finding {
+	if w.before == "" {
+		return nil
+	}
+	w.looks++
+	return []*pb.Finding{{Subject: "standby d2", Severity: pb.Severity_SEVERITY_WARNING, Finding: fmt.Sprintf("%s %d s", w.before, w.looks)}}
 }
 
 // Change implements [Control].
-func (w *world) Change(_ context.Context, req *pb.ChangeRoleRequest, saw func(*pb.Plan, *pb.PlanStep)) (*pb.Plan, error) {
+func (w *world) Change(ctx context.Context, req *pb.ChangeRoleRequest, saw func(*pb.Plan, *pb.PlanStep)) (*pb.Plan, error) {
 	w.mu.Lock()
 	refused := len(w.refuses) > 0
 	if !req.GetDryRun() {
@@ -159,6 +170,9 @@ func (w *world) Change(_ context.Context, req *pb.ChangeRoleRequest, saw func(*p
 	}
 	if onChange != nil {
 		onChange(req)
+	}
+	if ctx.Err() != nil { // who asked has gone: nobody follows the plan
+		return nil, &tidegate.Error{Op: "change", Class: tidegate.Transient, Err: ctx.Err()}
 	}
 	if w.loseAnswer {
 		saw = func(*pb.Plan, *pb.PlanStep) {}

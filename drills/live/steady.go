@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/tidegate/tidegate"
+	"github.com/tidegate/tidegate/drills/evidence"
 	"github.com/tidegate/tidegate/drills/probe"
 )
 
@@ -103,7 +104,7 @@ func (r *run) write(ctx context.Context, k *Canary) {
 		if ctx.Err() != nil {
 			return
 		}
-		a.Failed = sentence(err)
+		a.Failed = evidence.Sentence(err)
 	}
 	r.tell(func() { r.tally.Take(a) })
 }

@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/tidegate/tidegate/drills/evidence"
 )
 
 // Ask is a question: by HTTP, by a command, or in SQL. Exactly one is set.
@@ -105,9 +107,9 @@ func (a *Ask) Wanted() string {
 	case a.HTTP != nil:
 		text, contains = fmt.Sprintf("%s %s: %d", a.HTTP.Method, a.HTTP.URL, a.HTTP.Status), a.HTTP.Contains
 	case a.SQL != nil:
-		text, contains = oneLine(a.SQL.Query)+": an answer", a.SQL.Contains
+		text, contains = evidence.OneLine(a.SQL.Query)+": an answer", a.SQL.Contains
 		if a.SQL.Want != "" {
-			text = fmt.Sprintf("%s: %q", oneLine(a.SQL.Query), a.SQL.Want)
+			text = fmt.Sprintf("%s: %q", evidence.OneLine(a.SQL.Query), a.SQL.Want)
 		}
 	default:
 		text, contains = fmt.Sprintf("%s: exit %d", strings.Join(a.Command.Run, " "), a.Command.Exit), a.Command.Contains
@@ -166,5 +168,3 @@ func Places(texts ...string) (all []string) {
 func Fill(text string, values map[string]string) string {
 	return place.ReplaceAllStringFunc(text, func(p string) string { return values[p] })
 }
-
-func oneLine(s string) string { return strings.Join(strings.Fields(s), " ") }

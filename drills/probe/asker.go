@@ -244,7 +244,7 @@ func outcome(ctx context.Context, err error) (evidence.CheckOutcome, string) {
 	case ctx.Err() != nil:
 		return evidence.CheckUnknown, "the drill ended before the answer"
 	case errors.As(err, new(undecided)):
-		return evidence.CheckUnknown, oneLine(err.Error())
+		return evidence.CheckUnknown, evidence.Sentence(err)
 	}
-	return evidence.CheckFailed, oneLine(err.Error())
+	return evidence.CheckFailed, evidence.Sentence(err)
 }

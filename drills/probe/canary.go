@@ -47,10 +47,10 @@ func (k *Asker) Canary(ctx context.Context, c *Canary) (evidence.Check, error) {
 			cause := context.Cause(ctx)
 			out.Outcome, out.Why = evidence.CheckUnknown, "the drill ended before it was accepted"
 			if _, is := errors.AsType[Fault](cause); is {
-				out.Outcome, out.Why = evidence.CheckFailed, fmt.Sprintf("not accepted in %d attempts: %s", attempts, oneLine(cause.Error()))
+				out.Outcome, out.Why = evidence.CheckFailed, fmt.Sprintf("not accepted in %d attempts: %s", attempts, evidence.Sentence(cause))
 			}
 			if last != nil {
-				out.Why += ": " + oneLine(last.Error())
+				out.Why += ": " + evidence.Sentence(last)
 				cause = fmt.Errorf("%w: %w", cause, last)
 			}
 			return out, fmt.Errorf("canary %s: %w", c.Name, cause)

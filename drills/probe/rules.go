@@ -11,6 +11,7 @@ import (
 
 	"github.com/jackc/pgx/v5/pgconn"
 
+	"github.com/tidegate/tidegate/drills/evidence"
 	"github.com/tidegate/tidegate/internal/config"
 	pgprobe "github.com/tidegate/tidegate/stores/postgres/probe"
 )
@@ -209,7 +210,7 @@ func (r Rules) sql(s *SQL) error {
 	case pgprobe.HasPassword(filled):
 		errs = append(errs, config.Broken("where", "want no password here: name a file, passfile=/etc/tidegate-drill/pgpass", "one with a password"))
 	case err != nil:
-		errs = append(errs, config.Broken("where", "want a connection string ("+oneLine(err.Error())+")", "one that is not")) // pgconn leaves the password out
+		errs = append(errs, config.Broken("where", "want a connection string ("+evidence.Sentence(err)+")", "one that is not")) // pgconn leaves the password out
 	case r.Own && !sampledHosts(cfg):
 		errs = append(errs, config.Broken("where", r.Where.Want, s.Where))
 	default:

@@ -323,6 +323,9 @@ func (c *cluster) gone(hungUp bool) error {
 	}
 }
 
+// stopWait is how long a server of a drill may take to end.
+const stopWait = 10 * time.Second
+
 // stop implements [twin]: nothing of it is wanted any more.
 func (c *cluster) stop() error {
 	if !c.started() {

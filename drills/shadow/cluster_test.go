@@ -21,6 +21,7 @@ import (
 	"github.com/tidegate/tidegate/drills/judge"
 	"github.com/tidegate/tidegate/drills/probe"
 	"github.com/tidegate/tidegate/internal/clock"
+	"github.com/tidegate/tidegate/internal/procgroup"
 	"github.com/tidegate/tidegate/internal/vfs"
 	"github.com/tidegate/tidegate/stores/postgres/restore/restoretest"
 	"github.com/tidegate/tidegate/stores/postgres/server"
@@ -149,7 +150,7 @@ func (s *pgSite) afterAKill(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	pids, err := inhabitants(box.dir, box.mark)
+	pids, err := procgroup.Find(inhabits(box.dir, box.mark))
 	replays := startup(t, s.data(t)) // which has written its title over its environment
 	score, scoreErr := os.ReadFile(fmt.Sprintf("/proc/%d/oom_score_adj", replays))
 	if err := errors.Join(err, scoreErr); err != nil || !slices.Contains(pids, replays) || string(score) != "1000\n" {

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"strings"
 	"sync/atomic"
 	"time"
 
@@ -75,7 +74,7 @@ func (d *Drill) Run(ctx context.Context) Result {
 	} else if ctx.Err() != nil {
 		r.course = r.course.Next(Event{Called: whyOff(ctx)}, d.clk.Boot())
 	} else {
-		r.refused = append(r.refused, sentence(refused))
+		r.refused = append(r.refused, evidence.Sentence(refused))
 	}
 	r.leave()
 	return r.result()
@@ -90,7 +89,7 @@ func whyOff(ctx context.Context) string {
 	if cause == nil || errors.Is(cause, context.Canceled) {
 		return calledOff
 	}
-	return "it was called off: " + sentence(cause)
+	return "it was called off: " + evidence.Sentence(cause)
 }
 
 // run is one drill while it runs. It belongs to one goroutine but where it says so.
@@ -234,13 +233,13 @@ func (r *run) rehearse(outer context.Context) {
 			if off, is := errors.AsType[offError](err); is || outer.Err() != nil {
 				e.Called = whyOff(outer)
 				if is {
-					e.Called = sentence(off)
+					e.Called = evidence.Sentence(off)
 				}
 			} else if !r.started() && (isFull(err) || tidegate.ClassOf(err) == tidegate.Refused) {
-				r.refused = append(r.refused, sentence(err))
-				e.Called = sentence(err)
+				r.refused = append(r.refused, evidence.Sentence(err))
+				e.Called = evidence.Sentence(err)
 			} else {
-				e.Failed = sentence(err)
+				e.Failed = evidence.Sentence(err)
 			}
 		}
 		r.course = r.course.Next(e, now)
@@ -357,13 +356,13 @@ func (r *run) leave() {
 	ctx := context.Background() // the drill's own has ended, and this must come to its end
 	if r.twin != nil {
 		if err := r.twin.stop(); err != nil {
-			r.lost = append(r.lost, sentence(err))
+			r.lost = append(r.lost, evidence.Sentence(err))
 		}
 	}
 	if r.stop != nil {
 		r.stop()
 		if err := r.beside.Wait(); err != nil {
-			r.lost = append(r.lost, sentence(err))
+			r.lost = append(r.lost, evidence.Sentence(err))
 		}
 	}
 	if r.stop != nil && len(r.lag.seen[lagDuring]) == 0 { // it was over before the first one
@@ -383,7 +382,7 @@ func (r *run) leave() {
 		found, err := r.box.tearDown()
 		r.leftOvers = append(r.leftOvers, found...)
 		if err != nil {
-			r.lost = append(r.lost, sentence(err))
+			r.lost = append(r.lost, evidence.Sentence(err))
 		}
 		if err := r.lookAround(ctx, lagAfter); err != nil {
 			r.lag.take(lagAfter, nil, r.d.clk.Boot())
@@ -391,10 +390,7 @@ func (r *run) leave() {
 	}
 	if r.scratch != nil {
 		if err := r.scratch.close(); err != nil {
-			r.lost = append(r.lost, sentence(err))
+			r.lost = append(r.lost, evidence.Sentence(err))
 		}
 	}
 }
-
-// sentence is an error on one line.
-func sentence(err error) string { return strings.Join(strings.Fields(err.Error()), " ") }

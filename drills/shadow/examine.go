@@ -47,7 +47,7 @@ func (c *cluster) checksums(ctx context.Context) []evidence.Check {
 	rows, err := query(ctx, c.server, "select current_setting('data_checksums'), coalesce(sum(checksum_failures), 0) from pg_stat_database")
 	switch {
 	case err != nil:
-		out.Why = sentence(err)
+		out.Why = evidence.Sentence(err)
 	case rows[0][0] != "on":
 		return nil
 	case rows[0][1] == "0":

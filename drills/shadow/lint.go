@@ -35,7 +35,7 @@ func (d *Drill) Lint(ctx context.Context) Result {
 		out.interrupted = append(out.interrupted, calledOff)
 		return out
 	case err != nil:
-		p.Refused = append(p.Refused, sentence(err))
+		p.Refused = append(p.Refused, evidence.Sentence(err))
 	}
 	rep.Checks = append(rep.Checks, lint("begins", "a drill could begin now", strings.Join(p.Refused, "; ")))
 	if err != nil {
@@ -77,7 +77,7 @@ func (d *Drill) lacksRoom() string {
 	}
 	s := spaceOf(d.fs, dir, d.cfg.Live)
 	if err := s.need(0); err != nil {
-		return sentence(err)
+		return evidence.Sentence(err)
 	}
 	return ""
 }
@@ -98,7 +98,7 @@ func (d *Drill) lintPrograms() (all []evidence.Check) {
 		why := ""
 		switch st, err := os.Stat(path); {
 		case err != nil:
-			why = sentence(err)
+			why = evidence.Sentence(err)
 		case st.IsDir() || st.Mode()&0o111 == 0:
 			why = "it is not a program"
 		}

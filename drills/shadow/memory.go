@@ -16,6 +16,7 @@ import (
 
 	"github.com/tidegate/tidegate"
 	"github.com/tidegate/tidegate/drills/evidence"
+	"github.com/tidegate/tidegate/internal/procgroup"
 	"github.com/tidegate/tidegate/stores/postgres/server"
 )
 
@@ -96,7 +97,7 @@ func fits(buffers, meminfo string) error {
 func memoryOf(ctx context.Context, srv *server.Server, unyielding error) (evidence.Check, error) {
 	c := evidence.Check{
 		Name: "server's memory", Kind: "isolation", Outcome: evidence.CheckPassed,
-		Wanted: "little, beside the live standby, and the first to be ended (oom_score_adj 1000) when the machine has no more",
+		Wanted: "it is the first to be ended (oom_score_adj 1000) when the machine has no more; what it was given is said",
 	}
 	var said []string
 	for _, name := range slices.Sorted(maps.Keys(smallSettings)) {
@@ -111,7 +112,7 @@ func memoryOf(ctx context.Context, srv *server.Server, unyielding error) (eviden
 	}
 	c.Got = new(strings.Join(said, ", "))
 	if unyielding != nil {
-		c.Outcome, c.Why = evidence.CheckUnknown, "whether it is the first to be ended: "+sentence(unyielding)
+		c.Outcome, c.Why = evidence.CheckUnknown, "whether it is the first to be ended: "+evidence.Sentence(unyielding)
 	}
 	return c, nil
 }
@@ -119,7 +120,7 @@ func memoryOf(ctx context.Context, srv *server.Server, unyielding error) (eviden
 // yield makes the processes of a sandbox the first that the kernel ends when memory runs
 // out, so that it does not end the live standby's.
 func (b *sandbox) yield() error {
-	pids, err := inhabitants(b.dir, b.mark)
+	pids, err := procgroup.Find(inhabits(b.dir, b.mark))
 	if err != nil {
 		return err
 	}

@@ -130,7 +130,7 @@ func (r *run) outputs(ctx context.Context, name string, a *probe.Ask) ([]recover
 	took := time.Duration(r.d.clk.Boot() - began)
 	c.Took = &took
 	if err != nil {
-		c.Outcome, c.Why = evidence.CheckUnknown, sentence(err)
+		c.Outcome, c.Why = evidence.CheckUnknown, evidence.Sentence(err)
 		return nil, c
 	}
 	c.Got = new(fmt.Sprintf("%d outputs", len(out)))
@@ -203,7 +203,7 @@ func (r *run) classify(ctx context.Context, horizon func() time.Duration) (check
 	}
 	result, err := recovery.Classify(e)
 	if err != nil {
-		r.typing.unknown = sentence(err)
+		r.typing.unknown = evidence.Sentence(err)
 		return checks, false
 	}
 	result = doubt(result, doubts)

@@ -66,7 +66,7 @@ func (d *Drill) Plan(ctx context.Context) (Plan, error) {
 	}
 	p.Isolation = slices.Concat([]evidence.Check{whoami(d.src.Identity())}, apart(d.cfg.Scratch, d.cfg.Live), d.src.Provoke(ctx))
 	if err := breached(p.Isolation); err != nil {
-		p.Refused = append(p.Refused, sentence(err))
+		p.Refused = append(p.Refused, evidence.Sentence(err))
 	}
 	l := newLag(&d.cfg)
 	l.take(lagBefore, look, d.clk.Boot())
@@ -74,7 +74,7 @@ func (d *Drill) Plan(ctx context.Context) (Plan, error) {
 		p.Refused = append(p.Refused, why)
 	}
 	if _, err := d.left(look); err != nil {
-		p.Refused = append(p.Refused, sentence(err))
+		p.Refused = append(p.Refused, evidence.Sentence(err))
 	}
 	chosen, worst := d.opts.chosen(), look.worst()
 	p.Gate, p.Backlog, p.Bytes = d.src.Protection(), chosen.Chosen, chosen.ChosenBytes

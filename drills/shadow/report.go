@@ -35,7 +35,7 @@ func (r *run) result() Result {
 	now := d.clk.Wall().UTC()
 	id, err := evidence.NewID()
 	if err != nil {
-		r.lost = append(r.lost, sentence(err))
+		r.lost = append(r.lost, evidence.Sentence(err))
 	}
 	out := Result{refused: r.refused, rto: d.cfg.Objectives.RTO, Report: evidence.Report{
 		ID: id, Cluster: d.src.Identity().Cluster, Service: d.cfg.Service, Level: evidence.L1, Scenario: Scenario,

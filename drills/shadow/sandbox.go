@@ -20,6 +20,7 @@ import (
 	"github.com/tidegate/tidegate/drills/probe"
 	"github.com/tidegate/tidegate/internal/clock"
 	"github.com/tidegate/tidegate/internal/durable"
+	"github.com/tidegate/tidegate/internal/procgroup"
 	"github.com/tidegate/tidegate/internal/vfs"
 	"github.com/tidegate/tidegate/stores/postgres/server"
 )
@@ -153,9 +154,6 @@ func owned(dir, mark string) error {
 	return nil
 }
 
-// stopWait is how long a killed process may take to go.
-const stopWait = 10 * time.Second
-
 // clean ends the processes of a sandbox and removes it.
 func (s *scratch) clean(dir, mark string) ([]evidence.LeftOver, error) {
 	var found []evidence.LeftOver
@@ -163,28 +161,12 @@ func (s *scratch) clean(dir, mark string) ([]evidence.LeftOver, error) {
 	if data != "" {
 		found = append(found, evidence.LeftOver{What: "process", Where: "server of " + data, Removed: unstopped == nil})
 	}
-	deadline := time.Now().Add(stopWait)
-	for seen := map[int]bool{}; ; {
-		pids, err := inhabitants(dir, mark)
-		if err != nil {
-			return nil, err
-		}
-		if len(pids) == 0 {
-			break
-		}
-		if time.Now().After(deadline) {
-			return nil, fmt.Errorf("processes %v do not end", pids)
-		}
-		for _, pid := range pids {
-			if err := unix.Kill(pid, unix.SIGKILL); err != nil && !errors.Is(err, unix.ESRCH) {
-				return nil, fmt.Errorf("end process %d: %w", pid, err)
-			}
-			if !seen[pid] {
-				seen[pid] = true
-				found = append(found, evidence.LeftOver{What: "process", Where: fmt.Sprintf("pid %d of sandbox %s", pid, dir), Removed: true})
-			}
-		}
-		time.Sleep(10 * time.Millisecond) // they are no children of this process: nothing tells when they have ended
+	killed, err := procgroup.EndAll(inhabits(dir, mark))
+	if err != nil {
+		return nil, err
+	}
+	for _, pid := range killed {
+		found = append(found, evidence.LeftOver{What: "process", Where: fmt.Sprintf("pid %d of sandbox %s", pid, dir), Removed: true})
 	}
 	if err := s.remove(dir); err != nil {
 		return nil, err
@@ -214,31 +196,12 @@ func (s *scratch) remove(dir string) error {
 // serverProgram is what runs as a PostgreSQL server, and as each of its children.
 const serverProgram = "postgres"
 
-// inhabitants lists the processes of a sandbox: those with its mark, and PostgreSQL's in its
+// inhabits tells the processes of a sandbox: those with its mark, and PostgreSQL's in its
 // directory, which write their titles over their environment. Those of other users cannot
 // be read, and are none of a drill's, which started its own.
-func inhabitants(dir, mark string) (pids []int, err error) {
-	all, err := os.ReadDir("/proc")
-	if err != nil {
-		return nil, err
-	}
+func inhabits(dir, mark string) func(pid int) bool {
 	want, below := markName+"="+mark, resolved(dir)+"/"
-	for _, e := range all {
-		pid, err := strconv.Atoi(e.Name())
-		if err != nil || pid == os.Getpid() {
-			continue
-		}
-		if hasMark(pid, want) || isServer(pid, below) {
-			pids = append(pids, pid)
-		}
-	}
-	return pids, nil
-}
-
-// hasMark reports whether a process has a variable, as NAME=value. A zombie has none.
-func hasMark(pid int, want string) bool {
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid))
-	return err == nil && slices.Contains(strings.Split(string(text), "\x00"), want)
+	return func(pid int) bool { return procgroup.HasVariable(pid, want) || isServer(pid, below) }
 }
 
 // isServer reports whether a process is a PostgreSQL server's in a directory below a path,
