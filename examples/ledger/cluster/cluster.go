@@ -26,6 +26,7 @@ type Cluster struct {
 	log     *slog.Logger
 	shelf   *book.Shelf
 	machine *machine
+	seeded  bool // by Seed: the books are what raft's snapshot holds
 
 	raft     atomic.Pointer[raft.Raft] // nil before Run is up and after it ended
 	serving  atomic.Bool
@@ -304,6 +305,7 @@ func (c *Cluster) raftConfig() *raft.Config {
 	rc.TrailingLogs = c.cfg.TrailingEntries
 	rc.BatchApplyCh = true
 	rc.MaxAppendEntries = c.cfg.BatchEntriesMax
+	rc.NoSnapshotRestoreOnStart = c.seeded
 	return rc
 }
 

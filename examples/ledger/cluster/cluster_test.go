@@ -245,11 +245,20 @@ func TestSeed(t *testing.T) {
 		t.Fatalf("before: %v, %v", ok, err)
 	}
 	s := filled(t, 5)
-	self := Peer{Node: "d1", Raft: "127.0.0.1:1"}
 	// A second attempt after a crash in the first is harmless.
 	for range 2 {
-		if err := Seed(testLog(t), dir, s, self); err != nil {
+		c, err := New(testLog(t), s, nil, Config{Dir: dir, Self: "d1", Peers: []Peer{{Node: "d1", Raft: "127.0.0.1:1"}}})
+		if err != nil {
 			t.Fatal(err)
+		}
+		if c.raftConfig().NoSnapshotRestoreOnStart {
+			t.Error("what raft's snapshot holds would not be read")
+		}
+		if err := c.Seed(); err != nil {
+			t.Fatal(err)
+		}
+		if !c.raftConfig().NoSnapshotRestoreOnStart {
+			t.Error("what has just been written would be read back, while clients wait")
 		}
 	}
 	if ok, err := Exists(dir); !ok || err != nil {

@@ -159,8 +159,13 @@ func encodeBooks(shelf *book.Shelf) []byte {
 	b := append([]byte(nil), booksMagic...)
 	b = binary.LittleEndian.AppendUint16(b, booksVersion)
 	b = binary.LittleEndian.AppendUint16(b, uint16(len(shelf.Books())))
-	for _, bk := range shelf.Books() {
-		s := bk.Snapshot()
+	states := make([][]byte, len(shelf.Books()))
+	var beside sync.WaitGroup
+	for i, bk := range shelf.Books() { // to put a large book in order takes its time
+		beside.Go(func() { states[i] = bk.Snapshot() })
+	}
+	beside.Wait()
+	for _, s := range states {
 		b = binary.LittleEndian.AppendUint64(b, uint64(len(s)))
 		b = append(b, s...)
 	}

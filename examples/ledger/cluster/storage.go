@@ -15,7 +15,6 @@ import (
 	"go.etcd.io/bbolt"
 
 	"github.com/tidegate/tidegate"
-	"github.com/tidegate/tidegate/examples/ledger/book"
 	"github.com/tidegate/tidegate/internal/durable"
 	"github.com/tidegate/tidegate/internal/vfs"
 )
@@ -251,9 +250,11 @@ func Retire(dir string) (aside string, err error) {
 // Seed writes the state of a one-node cluster whose history so far is the books
 // as they are now: a raft snapshot at index 1. When it returned, [Exists] is true
 // for ever; when the process dies before that, nothing has happened yet. The
-// books must not change meanwhile.
-func Seed(log *slog.Logger, dir string, shelf *book.Shelf, self Peer) (err error) {
-	bolt, snapshots, err := openStores(log, dir)
+// books must not change meanwhile, nor until [Cluster.Run] has begun, which does
+// not read back what it finds in memory.
+func (c *Cluster) Seed() (err error) {
+	self, _ := c.cfg.peer(c.cfg.Self) // validated
+	bolt, snapshots, err := openStores(c.log, c.cfg.Dir)
 	if err != nil {
 		return err
 	}
@@ -267,9 +268,10 @@ func Seed(log *slog.Logger, dir string, shelf *book.Shelf, self Peer) (err error
 	if err != nil {
 		return fmt.Errorf("seed raft: %w", err)
 	}
-	if err := snapshot(encodeBooks(shelf)).Persist(sink); err != nil {
+	if err := snapshot(encodeBooks(c.shelf)).Persist(sink); err != nil {
 		return fmt.Errorf("seed raft: %w", err)
 	}
+	c.seeded = true
 	return nil
 }
 

@@ -1,6 +1,7 @@
 package ledger
 
 import (
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -90,13 +91,8 @@ func (s *State) AppendSnapshot(dst []byte) []byte {
 	}
 	dst = binary.LittleEndian.AppendUint32(dst, uint32(len(s.accounts)))
 	dst = binary.LittleEndian.AppendUint32(dst, uint32(len(s.clients)))
-	accounts := make([]*account, 0, len(s.accounts))
-	for _, a := range s.accounts {
-		accounts = append(accounts, a)
-	}
-	slices.SortFunc(accounts, func(a, b *account) int { return strings.Compare(string(a.id), string(b.id)) })
-	for _, a := range accounts {
-		dst = a.appendCanonical(dst)
+	for _, o := range s.inOrder() {
+		dst = o.account.appendCanonical(dst)
 	}
 	clients := make([]*client, 0, len(s.clients))
 	for _, c := range s.clients {
@@ -108,6 +104,40 @@ func (s *State) AppendSnapshot(dst []byte) []byte {
 	}
 	dst = append(dst, digest[:]...)
 	return binary.LittleEndian.AppendUint32(dst, crc32.Checksum(dst[start:], castagnoli))
+}
+
+// ordered is an account with what its id begins with.
+type ordered struct {
+	begins  uint64
+	account *account
+}
+
+// inOrder returns the accounts, ascending by id. Clients wait for it at a promotion: the
+// first bytes in which ids differ are compared as numbers, which spares most of the looks
+// at the ids themselves.
+func (s *State) inOrder() []ordered {
+	all, shared, first := make([]ordered, 0, len(s.accounts)), "", true
+	for id, a := range s.accounts {
+		all = append(all, ordered{account: a})
+		if first {
+			shared, first = id, false
+		}
+		for !strings.HasPrefix(id, shared) {
+			shared = shared[:len(shared)-1]
+		}
+	}
+	for i := range all {
+		var begins [8]byte
+		copy(begins[:], all[i].account.id[len(shared):])
+		all[i].begins = binary.BigEndian.Uint64(begins[:])
+	}
+	slices.SortFunc(all, func(a, b ordered) int {
+		if a.begins != b.begins {
+			return cmp.Compare(a.begins, b.begins)
+		}
+		return strings.Compare(string(a.account.id), string(b.account.id))
+	})
+	return all
 }
 
 // ParseSnapshot is the strict inverse of [State.AppendSnapshot]. The state it

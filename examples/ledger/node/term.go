@@ -104,7 +104,7 @@ func (n *Node) seed() error {
 	if _, err := cluster.Retire(n.cfg.Dir); err != nil {
 		return err
 	}
-	if err := cluster.Seed(n.log, n.cfg.Dir, n.shelf, n.self()); err != nil {
+	if err := n.cluster().Seed(); err != nil {
 		return err
 	}
 	n.log.Info("cluster of one seeded", "node", n.cfg.Name, "took", time.Since(began))
