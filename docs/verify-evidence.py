@@ -102,6 +102,9 @@ def main():
             name = os.path.basename(path).removesuffix(".dsse.json")
             if name.isdigit() and int(name) != number:
                 found.append(f"{path}: reordered: it holds report {number}")
+            parts = os.path.abspath(path).split(os.sep)
+            if parts[-3:-2] == ["drills"] and name.isdigit() and parts[-2] != service:
+                found.append(f"{path}: reordered: it holds a report of {service}")
         chain.sort(key=lambda c: c[0])
         if chain[0][0] == 1 and chain[0][1] is not None or whole and chain[0][0] != 1:
             found.append(f"{service}: missing link: it does not begin with report 1")

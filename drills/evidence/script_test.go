@@ -61,10 +61,14 @@ func TestScriptOfTheDocs(t *testing.T) {
 	garbled[0] = reseal(t, garbled[0], `{"format"`, `"format"`)
 	missing = slices.Delete(missing, 1, 2)
 	reordered[0].Data, reordered[1].Data = reordered[1].Data, reordered[0].Data
+	usurped := of("usurper")
+	for i := range usurped {
+		usurped[i].Name = strings.Replace(usurped[i].Name, "usurper", "usurped", 1)
+	}
 	another := bare()
 	another.Service, another.Scenario = "forked", "another"
 	forked[0].Data = sealed(t, another).Data
-	files := slices.Concat(good, tampered, garbled, missing, forked, reordered, chain(t, other, "stranger", 1))
+	files := slices.Concat(good, tampered, garbled, missing, forked, reordered, usurped, chain(t, other, "stranger", 1))
 	cut := evidence.HashOf([]byte("noted, and not there"))
 	out, code = script(t, files, head, cut)
 	p := evidence.Verify(files, trusted, evidence.VerifyOptions{Whole: true, Heads: []evidence.Hash{head, cut}})
@@ -79,6 +83,7 @@ func TestScriptOfTheDocs(t *testing.T) {
 		"forked/0000000002.dsse.json: forked: it follows ":                                     evidence.ErrForked,
 		"reordered/0000000001.dsse.json: reordered: it holds report 2":                         evidence.ErrReordered,
 		"reordered/0000000002.dsse.json: reordered: it holds report 1":                         evidence.ErrReordered,
+		"usurped/0000000001.dsse.json: reordered: it holds a report of usurper":                evidence.ErrReordered,
 		"stranger/0000000001.dsse.json: wrong key: signed with " + string(other.Public().ID()): evidence.ErrWrongKey,
 		"truncated: no report has the hash " + cut.String():                                    evidence.ErrTruncated,
 	} {

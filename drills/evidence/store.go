@@ -33,7 +33,8 @@ func (s *Store) String() string { return s.b.String() }
 //  2. class misuse: the report is not as it must be, or the bucket ignores the
 //     conditions of a write, with which two drills could write over each other;
 //  3. class refused: the chain is another cluster's;
-//  4. class corrupt: the newest report cannot be read, so nothing can follow it;
+//  4. class corrupt: the newest report cannot be read, or lies where another belongs, so
+//     nothing can follow it;
 //  5. tidegate.ErrConflict: others were quicker, again and again;
 //  6. another error: it may be there.
 //
@@ -109,6 +110,9 @@ func (s *Store) head(ctx context.Context, service tidegate.ServiceName) (*Sealed
 		return nil, err
 	}
 	head, err := Open(f)
+	if why := placed(f.Name, &head.Report); err == nil && why != nil { // what follows another service's report is in no chain
+		err = &tidegate.Error{Op: "read report", Class: tidegate.Corrupt, Err: why}
+	}
 	if err != nil {
 		return nil, &tidegate.Error{Op: "follow", Subject: f.Name, Class: tidegate.ClassOf(err), Err: err, Hint: "`tidegate drill verify` says what is wrong with the chain; nothing was changed"}
 	}

@@ -1,6 +1,7 @@
 package evidence_test
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"strings"
@@ -95,6 +96,28 @@ func TestStoreDoesNotGoOnBehindDamage(t *testing.T) {
 	_, err := evidence.NewStore(b).Append(t.Context(), evidence.KeyFromSeed(1), newReport(t, "bank"))
 	if tidegate.ClassOf(err) != tidegate.Corrupt || !strings.Contains(err.Error(), "0000000007") {
 		t.Errorf("%v", err)
+	}
+}
+
+// TestStoreDoesNotFollowAnotherService: behind a report that lies in the service's place
+// its own would be in no chain.
+func TestStoreDoesNotFollowAnotherService(t *testing.T) {
+	b := dir.New(vfs.OS(), t.TempDir())
+	s := evidence.NewStore(b)
+	bank := chain(t, evidence.KeyFromSeed(1), "bank", 2)
+	for name, data := range map[string][]byte{"drills/shop/0000000001.dsse.json": bank[0].Data, "drills/bank/0000000007.dsse.json": bank[1].Data} {
+		if _, err := b.Put(t.Context(), name, bytes.NewReader(data), bucket.PutOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for service, want := range map[tidegate.ServiceName]string{"shop": "reports of shop belong", "bank": "report 7 belongs"} {
+		_, err := s.Append(t.Context(), evidence.KeyFromSeed(1), newReport(t, service))
+		if tidegate.ClassOf(err) != tidegate.Corrupt || !errors.Is(err, evidence.ErrReordered) || !strings.Contains(err.Error(), want) || tidegate.HintOf(err) == "" {
+			t.Errorf("%s: %v", service, err)
+		}
+	}
+	if n := len(files(t, s, "", 0)); n != 2 {
+		t.Errorf("%d reports: one was added", n)
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"path"
 	"slices"
+	"strings"
 
 	"github.com/secure-systems-lab/go-securesystemslib/dsse"
 
@@ -198,14 +199,28 @@ func (v *verification) signature(s Sealed) error {
 // order compares where the reports stand with their numbers.
 func (v *verification) order(reports []Sealed) {
 	for i, s := range reports {
-		named, is := archive.ParseDrillFile(path.Base(s.Name))
+		misplaced := placed(s.Name, &s.Report)
 		switch {
-		case is && Number(named) != s.Report.Number:
-			v.of(s, fmt.Errorf("%w: it lies where report %d belongs", ErrReordered, named))
+		case misplaced != nil:
+			v.of(s, misplaced)
 		case i > 0 && s.Report.Number < reports[i-1].Report.Number:
 			v.of(s, fmt.Errorf("%w: it stands behind report %d", ErrReordered, reports[i-1].Report.Number))
 		}
 	}
+}
+
+// placed is an error where a report's name is another's: below [archive.DrillsPrefix],
+// wherever that was copied to, it says the service, and anywhere the number.
+func placed(name string, r *Report) error {
+	if i := strings.LastIndex("/"+name, "/"+archive.DrillsPrefix); i >= 0 {
+		if d, err := archive.ParseDrill(name[i:]); err == nil && d.Service != r.Service {
+			return fmt.Errorf("%w: it lies where reports of %s belong", ErrReordered, d.Service)
+		}
+	}
+	if number, is := archive.ParseDrillFile(path.Base(name)); is && Number(number) != r.Number {
+		return fmt.Errorf("%w: it lies where report %d belongs", ErrReordered, number)
+	}
+	return nil
 }
 
 // links follows a chain whose reports are ascending.

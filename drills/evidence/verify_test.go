@@ -70,6 +70,12 @@ func TestVerify(t *testing.T) {
 	one, other := evidence.KeyFromSeed(1), evidence.KeyFromSeed(2)
 	bank, shop := chain(t, one, "bank", 5), chain(t, one, "shop", 2)
 	head := hashOf(t, bank[4])
+	elsewhere := func(service tidegate.ServiceName, files []evidence.File) (out []evidence.File) {
+		for i, f := range files {
+			out = append(out, evidence.File{Name: archive.Drill{Service: service, Number: uint64(i + 1)}.Name(), Data: f.Data})
+		}
+		return out
+	}
 	strange := chain(t, other, "bank", 5)
 	forged := slices.Clone(bank)
 	forged[2] = strange[2]
@@ -82,32 +88,35 @@ func TestVerify(t *testing.T) {
 		want  []string // of the findings: the beginning of each
 		is    error
 	}{
-		"good":                   {files: bank, o: whole},
-		"two services":           {files: slices.Concat(shop, bank), o: whole},
-		"mixed":                  {files: []evidence.File{bank[0], shop[0], bank[1], shop[1]}, o: evidence.VerifyOptions{Whole: true}},
-		"a part":                 {files: bank[2:4]},
-		"noted before the end":   {files: bank, o: evidence.VerifyOptions{Heads: []evidence.Hash{hashOf(t, bank[1])}}},
-		"two keys":               {files: strange, keys: []evidence.PublicKey{one.Public(), other.Public(), one.Public()}, o: evidence.VerifyOptions{Whole: true}},
-		"none":                   {o: evidence.VerifyOptions{Heads: []evidence.Hash{head}}, want: []string{"truncated: no report has the hash"}, is: evidence.ErrTruncated},
-		"tampered":               {files: slices.Concat(bank[:2], []evidence.File{reseal(t, bank[2], "not empty", "empty")}, bank[3:]), o: whole, want: []string{"drills/bank/0000000003.dsse.json: report 3 of bank: tampered"}, is: evidence.ErrTampered},
-		"tampered at the head":   {files: slices.Concat(bank[:4], []evidence.File{reseal(t, bank[4], "not empty", "empty")}), o: whole, want: []string{"truncated: ", "drills/bank/0000000005.dsse.json: report 5 of bank: tampered"}, is: evidence.ErrTampered},
-		"tampered to no report":  {files: []evidence.File{reseal(t, bank[0], `"L1"`, `L1`)}, want: []string{"drills/bank/0000000001.dsse.json: tampered"}, is: evidence.ErrTampered},
-		"no signature":           {files: []evidence.File{{Name: "x", Data: bytes.Replace(bank[0].Data, []byte(`"signatures":[`), []byte(`"signatures":[],"x":[`), 1)}}, want: []string{"x: report 1 of bank: tampered: it has no signature"}, is: evidence.ErrTampered},
-		"another key":            {files: strange, want: slices.Repeat([]string{"drills/bank/"}, 5), is: evidence.ErrWrongKey},
-		"one of another key":     {files: forged, o: whole, want: []string{"drills/bank/0000000003.dsse.json: report 3 of bank: wrong key: it is signed with key " + string(other.Public().ID())[:16]}, is: evidence.ErrWrongKey},
-		"no key":                 {files: bank, keys: []evidence.PublicKey{}, want: []string{"wrong key: no key is trusted"}, is: evidence.ErrWrongKey},
-		"another key's name":     {files: []evidence.File{{Name: "x", Data: bytes.Replace(strange[0].Data, []byte(other.Public().ID()), []byte(one.Public().ID()), 1)}}, want: []string{"x: report 1 of bank: tampered"}, is: evidence.ErrTampered},
-		"one missing":            {files: slices.Concat(bank[:2], bank[3:]), o: whole, want: []string{"bank: missing link: report 3 is not there"}, is: evidence.ErrMissing},
-		"two missing":            {files: slices.Concat(bank[:1], bank[3:]), o: whole, want: []string{"bank: missing link: reports 2 to 3 are not there"}, is: evidence.ErrMissing},
-		"no beginning":           {files: bank[1:], o: whole, want: []string{"bank: missing link: report 1 is not there"}, is: evidence.ErrMissing},
-		"truncated":              {files: bank[:4], o: whole, want: []string{"truncated: no report has the hash " + head.String() + " that was noted: it was removed or replaced; the chain of bank ends with report 4"}, is: evidence.ErrTruncated},
-		"reordered":              {files: []evidence.File{bank[0], bank[2], bank[1], bank[3], bank[4]}, o: whole, want: []string{"drills/bank/0000000002.dsse.json: report 2 of bank: reordered: it stands behind report 3"}, is: evidence.ErrReordered},
-		"names changed":          {files: []evidence.File{bank[0], renamed(bank[2], bank[1].Name), renamed(bank[1], bank[2].Name), bank[3], bank[4]}, o: whole, want: []string{"drills/bank/0000000003.dsse.json: report 2 of bank: reordered: it lies where report 3 belongs", "drills/bank/0000000002.dsse.json: report 3 of bank: reordered: it lies where report 2 belongs"}, is: evidence.ErrReordered},
-		"twice":                  {files: slices.Concat(bank, []evidence.File{renamed(bank[4], "copy")}), o: whole, want: []string{"copy: report 5 of bank: forked: drills/bank/0000000005.dsse.json is the same report"}, is: evidence.ErrForked},
-		"not json":               {files: []evidence.File{{Name: "x", Data: []byte("{")}}, want: []string{"x: unreadable"}, is: evidence.ErrUnreadable},
-		"of another type":        {files: []evidence.File{{Name: "x", Data: bytes.Replace(bank[0].Data, []byte("vnd.tidegate"), []byte("vnd.other"), 1)}}, want: []string{"x: unreadable"}, is: evidence.ErrUnreadable},
-		"too long":               {files: []evidence.File{{Name: "x", Data: make([]byte, evidence.EnvelopeBytesMax+1)}}, want: []string{"x: unreadable"}, is: evidence.ErrUnreadable},
-		"the end of another key": {files: slices.Concat(bank[:3], strange[3:]), o: evidence.VerifyOptions{Whole: true}, want: []string{"drills/bank/0000000004.dsse.json: report 4 of bank: wrong key", "drills/bank/0000000005.dsse.json: report 5 of bank: wrong key"}, is: evidence.ErrWrongKey},
+		"good":                    {files: bank, o: whole},
+		"two services":            {files: slices.Concat(shop, bank), o: whole},
+		"mixed":                   {files: []evidence.File{bank[0], shop[0], bank[1], shop[1]}, o: evidence.VerifyOptions{Whole: true}},
+		"a part":                  {files: bank[2:4]},
+		"noted before the end":    {files: bank, o: evidence.VerifyOptions{Heads: []evidence.Hash{hashOf(t, bank[1])}}},
+		"two keys":                {files: strange, keys: []evidence.PublicKey{one.Public(), other.Public(), one.Public()}, o: evidence.VerifyOptions{Whole: true}},
+		"none":                    {o: evidence.VerifyOptions{Heads: []evidence.Hash{head}}, want: []string{"truncated: no report has the hash"}, is: evidence.ErrTruncated},
+		"tampered":                {files: slices.Concat(bank[:2], []evidence.File{reseal(t, bank[2], "not empty", "empty")}, bank[3:]), o: whole, want: []string{"drills/bank/0000000003.dsse.json: report 3 of bank: tampered"}, is: evidence.ErrTampered},
+		"tampered at the head":    {files: slices.Concat(bank[:4], []evidence.File{reseal(t, bank[4], "not empty", "empty")}), o: whole, want: []string{"truncated: ", "drills/bank/0000000005.dsse.json: report 5 of bank: tampered"}, is: evidence.ErrTampered},
+		"tampered to no report":   {files: []evidence.File{reseal(t, bank[0], `"L1"`, `L1`)}, want: []string{"drills/bank/0000000001.dsse.json: tampered"}, is: evidence.ErrTampered},
+		"no signature":            {files: []evidence.File{{Name: "x", Data: bytes.Replace(bank[0].Data, []byte(`"signatures":[`), []byte(`"signatures":[],"x":[`), 1)}}, want: []string{"x: report 1 of bank: tampered: it has no signature"}, is: evidence.ErrTampered},
+		"another key":             {files: strange, want: slices.Repeat([]string{"drills/bank/"}, 5), is: evidence.ErrWrongKey},
+		"one of another key":      {files: forged, o: whole, want: []string{"drills/bank/0000000003.dsse.json: report 3 of bank: wrong key: it is signed with key " + string(other.Public().ID())[:16]}, is: evidence.ErrWrongKey},
+		"no key":                  {files: bank, keys: []evidence.PublicKey{}, want: []string{"wrong key: no key is trusted"}, is: evidence.ErrWrongKey},
+		"another key's name":      {files: []evidence.File{{Name: "x", Data: bytes.Replace(strange[0].Data, []byte(other.Public().ID()), []byte(one.Public().ID()), 1)}}, want: []string{"x: report 1 of bank: tampered"}, is: evidence.ErrTampered},
+		"one missing":             {files: slices.Concat(bank[:2], bank[3:]), o: whole, want: []string{"bank: missing link: report 3 is not there"}, is: evidence.ErrMissing},
+		"two missing":             {files: slices.Concat(bank[:1], bank[3:]), o: whole, want: []string{"bank: missing link: reports 2 to 3 are not there"}, is: evidence.ErrMissing},
+		"no beginning":            {files: bank[1:], o: whole, want: []string{"bank: missing link: report 1 is not there"}, is: evidence.ErrMissing},
+		"truncated":               {files: bank[:4], o: whole, want: []string{"truncated: no report has the hash " + head.String() + " that was noted: it was removed or replaced; the chain of bank ends with report 4"}, is: evidence.ErrTruncated},
+		"reordered":               {files: []evidence.File{bank[0], bank[2], bank[1], bank[3], bank[4]}, o: whole, want: []string{"drills/bank/0000000002.dsse.json: report 2 of bank: reordered: it stands behind report 3"}, is: evidence.ErrReordered},
+		"names changed":           {files: []evidence.File{bank[0], renamed(bank[2], bank[1].Name), renamed(bank[1], bank[2].Name), bank[3], bank[4]}, o: whole, want: []string{"drills/bank/0000000003.dsse.json: report 2 of bank: reordered: it lies where report 3 belongs", "drills/bank/0000000002.dsse.json: report 3 of bank: reordered: it lies where report 2 belongs"}, is: evidence.ErrReordered},
+		"another service's":       {files: elsewhere("shop", bank), o: whole, want: slices.Repeat([]string{"drills/shop/000000000"}, 5), is: evidence.ErrReordered},
+		"copied with its folder":  {files: []evidence.File{renamed(bank[0], "/mnt/audit/drills/shop/0000000001.dsse.json")}, want: []string{"/mnt/audit/drills/shop/0000000001.dsse.json: report 1 of bank: reordered: it lies where reports of shop belong"}, is: evidence.ErrReordered},
+		"in folders of one's own": {files: []evidence.File{renamed(bank[0], "/mnt/shop/0000000001.dsse.json"), renamed(bank[1], "drills/0000000002.dsse.json")}, o: evidence.VerifyOptions{Whole: true}},
+		"twice":                   {files: slices.Concat(bank, []evidence.File{renamed(bank[4], "copy")}), o: whole, want: []string{"copy: report 5 of bank: forked: drills/bank/0000000005.dsse.json is the same report"}, is: evidence.ErrForked},
+		"not json":                {files: []evidence.File{{Name: "x", Data: []byte("{")}}, want: []string{"x: unreadable"}, is: evidence.ErrUnreadable},
+		"of another type":         {files: []evidence.File{{Name: "x", Data: bytes.Replace(bank[0].Data, []byte("vnd.tidegate"), []byte("vnd.other"), 1)}}, want: []string{"x: unreadable"}, is: evidence.ErrUnreadable},
+		"too long":                {files: []evidence.File{{Name: "x", Data: make([]byte, evidence.EnvelopeBytesMax+1)}}, want: []string{"x: unreadable"}, is: evidence.ErrUnreadable},
+		"the end of another key":  {files: slices.Concat(bank[:3], strange[3:]), o: evidence.VerifyOptions{Whole: true}, want: []string{"drills/bank/0000000004.dsse.json: report 4 of bank: wrong key", "drills/bank/0000000005.dsse.json: report 5 of bank: wrong key"}, is: evidence.ErrWrongKey},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if tc.keys == nil {
