@@ -167,6 +167,11 @@ func (s *operatorService) ReportDrill(ctx context.Context, req *connect.Request[
 		out.Abort, out.Reason = true, fmt.Sprintf("%s: %s", a.Actor, a.Reason)
 	} else if h := s.control.runningPlan(name); h != nil && moves(h.kind) {
 		out.Abort, out.Reason = true, fmt.Sprintf("%s %s is under way", h.kind, h.id)
+	} else {
+		why := s.control.bare(v, name)
+		if lasts := s.rehearsals.bareFor(claim.ID, len(why) > 0, s.world.clock.Boot()); lasts >= s.control.silence {
+			out.Abort, out.Reason = true, fmt.Sprintf("for %s: %s", lasts.Round(time.Millisecond), strings.Join(why, "; "))
+		}
 	}
 	return connect.NewResponse(out), nil
 }

@@ -55,6 +55,7 @@ type site struct {
 	clients map[string]*http.Client // by identity
 	beacon  time.Duration           // age of the writer's newest beacon, as nodes report it
 	state   tidegate.Digest         // that the writer hands over; zero: none
+	blocked bool                    // the writer's gate is closed, as it reports
 }
 
 func newSite(t *testing.T, nodes ...tidegate.NodeName) *site {

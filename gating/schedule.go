@@ -28,6 +28,7 @@ type rehearsals struct {
 type heard struct {
 	at   tidegate.Instant // or when this gate began to listen
 	step string
+	bare tidegate.Instant // since when the service has not been protected, without a break; 0: it is
 }
 
 type asking struct {
@@ -50,7 +51,26 @@ func (r *rehearsals) listen() {
 func (r *rehearsals) hear(claim, step string, at tidegate.Instant) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.heard[claim] = heard{at: at, step: step}
+	r.heard[claim] = heard{at: at, step: step, bare: r.heard[claim].bare}
+}
+
+// bareFor notes whether a claim's service is without protection now, and returns for how
+// long it has been.
+func (r *rehearsals) bareFor(claim string, bare bool, now tidegate.Instant) time.Duration {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	h := r.heard[claim]
+	switch {
+	case !bare:
+		h.bare = 0
+	case h.bare == 0:
+		h.bare = now
+	}
+	r.heard[claim] = h
+	if h.bare == 0 {
+		return 0
+	}
+	return time.Duration(now - h.bare)
 }
 
 // of returns the newest word of a claim. One that this gate has not heard of is listened
@@ -176,11 +196,25 @@ func (c *controller) against(v *registry.View, service tidegate.ServiceName) []s
 	if len(streams) == 0 {
 		out = append(out, "the service has no streams")
 	}
+	bare := c.bare(v, service)
+	if len(bare) > 0 {
+		return append(out, bare...)
+	}
 	for _, st := range streams {
-		s := c.streamStatus(v, svc, st)
-		switch s.GetVerdict() {
-		case pb.Verdict_VERDICT_SAFE, pb.Verdict_VERDICT_AT_RISK:
-		default:
+		if s := c.streamStatus(v, svc, st); s.GetUnderProtected() {
+			out = append(out, fmt.Sprintf("the service is less protected than is wanted: %s: %s", st.Name, strings.Join(s.GetReasons(), ", ")))
+		}
+	}
+	return out
+}
+
+// bare is why a service is not protected now, or its clients wait for the standby site,
+// whose disks a drill would keep busy besides; empty: it is, and they do not.
+func (c *controller) bare(v *registry.View, service tidegate.ServiceName) (out []string) {
+	for _, st := range v.StreamsOf(service) {
+		s := c.streamStatus(v, v.Services[service].Value, st)
+		safe := s.GetVerdict() == pb.Verdict_VERDICT_SAFE || s.GetVerdict() == pb.Verdict_VERDICT_AT_RISK
+		if !safe || s.GetWriter().GetBlocked() {
 			out = append(out, fmt.Sprintf("the service is not protected: %s: %s", st.Name, strings.Join(s.GetReasons(), ", ")))
 		}
 	}

@@ -61,7 +61,7 @@ func (s *site) writerReport(node tidegate.NodeName, recs []fence.EpochRecord) *p
 	req := &pb.ReportAgentRequest{Node: string(node), Site: "east", Holder: s.agents[node].String()}
 	for _, r := range recs {
 		st := &pb.AgentStream{
-			StreamId: r.Stream.String(), Role: pb.AgentRole_AGENT_ROLE_WRITER, Epoch: 1,
+			StreamId: r.Stream.String(), Role: pb.AgentRole_AGENT_ROLE_WRITER, Epoch: 1, Blocked: s.blocked,
 			Exposure: &pb.Exposure{Records: new(int64(0)), Bytes: new(int64(0)), Age: durationpb.New(0)},
 		}
 		for _, m := range r.Config.Members {
@@ -197,6 +197,40 @@ func TestScheduledDrills(t *testing.T) {
 		t.Fatalf("nothing to call off: %v", err)
 	}
 
+	// None begins while clients wait for the standby site, and one that runs is called off
+	// when that lasts.
+	s.schedule(lately, nil)
+	s.blocked = true
+	s.eventually("no drill to begin", func() error {
+		if claim, why := take("one"); claim != nil || !strings.Contains(why, "the gate is closed") {
+			return fmt.Errorf("%v, %q", claim, why)
+		}
+		return nil
+	})
+	s.blocked = false
+	claim = taken("one")
+	s.eventually("the worker to go on", func() error {
+		report()
+		r, err := tell(claim, "apply")
+		if err == nil && r.GetAbort() {
+			err = errors.New(r.GetReason())
+		}
+		return err
+	})
+	s.blocked = true
+	s.eventually("the worker to be told that clients wait", func() error {
+		report()
+		r, err := tell(claim, "apply")
+		if err == nil && (!r.GetAbort() || !strings.Contains(r.GetReason(), "the gate is closed")) {
+			err = errors.New("it is to go on")
+		}
+		return err
+	})
+	s.blocked = false
+	if !end(claim, "interrupted") {
+		t.Fatal("the end of a drill that was called off was not taken")
+	}
+
 	// A worker that is killed loses its drill; one that was only paused finds it gone.
 	s.schedule(lately, nil)
 	lost := taken("one")
@@ -251,7 +285,7 @@ func TestScheduledDrills(t *testing.T) {
 			acts = append(acts, strings.TrimPrefix(e.GetAction(), "drill-")+" "+e.GetOutcome())
 		}
 	}
-	if got, want := strings.Join(acts, ", "), "take done, abort done, end done, take done, lapse done, take done, end done, take done, record done, end done, miss done"; got != want {
+	if got, want := strings.Join(acts, ", "), "take done, abort done, end done, take done, end done, take done, lapse done, take done, end done, take done, record done, end done, miss done"; got != want {
 		t.Errorf("audit trail: %s\nwant: %s", got, want)
 	}
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/tidegate/tidegate"
 	"github.com/tidegate/tidegate/drills/assert"
+	"github.com/tidegate/tidegate/drills/evidence"
 	"github.com/tidegate/tidegate/drills/probe"
 	"github.com/tidegate/tidegate/internal/config"
 )
@@ -86,8 +87,25 @@ type Objectives struct {
 // Harm is the blocking assertion: what the live standby node may be behind while the
 // drill runs. What is not known for that long counts as behind.
 type Harm struct {
-	Blind time.Duration `yaml:"blind"` // its blind window; default 10s
-	For   time.Duration `yaml:"for"`   // in one stretch; default 10s
+	// Blind is how much it may lack: its blind window, and what it has not made durable.
+	// Default 10s, or the window that the gate bounds when that is shorter, at least 1s.
+	Blind time.Duration `yaml:"blind"`
+	For   time.Duration `yaml:"for"` // in one stretch; default 10s
+}
+
+// Harm that is not configured: beacons come a few times a second, so that less than a
+// second says nothing of a bound that is shorter.
+const harmLeast, harmMost = time.Second, 10 * time.Second
+
+// under is what a service may lack whose gate is that.
+func (h Harm) under(gate evidence.Gate) Harm {
+	if h.Blind == 0 {
+		h.Blind = harmMost
+		if b := gate.Bounds; b != nil && b.Window != tidegate.Unbounded {
+			h.Blind = min(harmMost, max(harmLeast, b.Window))
+		}
+	}
+	return h
 }
 
 // Evidence says where the report goes, and who signs it.
@@ -104,7 +122,6 @@ func (c Config) SetDefaults() Config {
 	}
 	setDefault(&c.Wait, time.Minute)
 	setDefault(&c.Program.Stop, 5*time.Second)
-	setDefault(&c.Harm.Blind, 10*time.Second)
 	setDefault(&c.Harm.For, 10*time.Second)
 	c.Recovery = c.Recovery.withDefaults()
 	if c.Postgres != nil {
@@ -146,7 +163,7 @@ func (c Config) Validate() error {
 		c.validateService(), config.Under("evidence", c.Evidence.Validate()), config.Under("recovery", c.Recovery.validate()),
 		c.validateScratch(), c.validateNames(),
 		config.AtLeast("wait", c.Wait, time.Second), config.AtLeast("rate", int64(c.Rate), 0), config.AtLeast("objectives.rto", c.Objectives.RTO, 0),
-		config.AtLeast("harm.blind", c.Harm.Blind, time.Millisecond), config.AtLeast("harm.for", c.Harm.For, 0),
+		config.AtLeast("harm.blind", c.Harm.Blind, 0), config.AtLeast("harm.for", c.Harm.For, 0),
 	}
 	if len(c.Gates) == 0 {
 		errs = append(errs, config.Broken("gates", "want at least one host:port: that a gate refuses this drill is tried", c.Gates))

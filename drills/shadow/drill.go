@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -67,7 +68,7 @@ func (d *Drill) Progress() string {
 // report. It returns when nothing of the sandbox is left, or what is left is named. May
 // be called once.
 func (d *Drill) Run(ctx context.Context) Result {
-	r := &run{d: d, lag: newLag(&d.cfg), began: d.clk.Wall()}
+	r := &run{d: d, lag: newLag(&d.cfg, evidence.Gate{}), began: d.clk.Wall()}
 	refused := r.enter(ctx)
 	if refused == nil {
 		r.rehearse(ctx)
@@ -106,6 +107,7 @@ type run struct {
 	left    Backlog
 	stop    func() // ends what runs beside it; nil: nothing does
 	beside  *errgroup.Group
+	unwatch func() // ends the watch; nil: nobody does
 
 	course    Course
 	lag       lag // of the watch, while that runs
@@ -138,6 +140,7 @@ func (r *run) enter(ctx context.Context) (err error) {
 	if r.look, err = d.src.Look(ctx); err != nil {
 		return err
 	}
+	r.lag.harm = d.cfg.Harm.under(d.src.Protection())
 	r.isolation = append(r.isolation, d.src.Provoke(ctx)...)
 	if err := breached(r.isolation); err != nil {
 		return err
@@ -215,10 +218,13 @@ func (r *run) rehearse(outer context.Context) {
 	ctx, call := context.WithCancelCause(limited)
 	r.beside = &errgroup.Group{}
 	r.stop = func() { call(context.Canceled) }
-	r.beside.Go(func() error {
-		r.watch(ctx, call)
-		return nil
-	})
+	looking, enough := context.WithCancel(context.WithoutCancel(ctx))
+	var watcher sync.WaitGroup
+	watcher.Go(func() { r.watch(looking, call) })
+	r.unwatch = func() {
+		enough()
+		watcher.Wait()
+	}
 	for r.course.Step() != Over {
 		step := r.course.Step()
 		d.step.Store(int32(step)) //nolint:gosec // a few
@@ -351,7 +357,8 @@ func (r *run) prepare(ctx context.Context) error {
 	return err
 }
 
-// leave tears everything down, whatever has happened.
+// leave tears everything down, whatever has happened. The live node is watched until the
+// clone's files have gone, which is work for its disk, too.
 func (r *run) leave() {
 	ctx := context.Background() // the drill's own has ended, and this must come to its end
 	if r.twin != nil {
@@ -363,13 +370,6 @@ func (r *run) leave() {
 		r.stop()
 		if err := r.beside.Wait(); err != nil {
 			r.lost = append(r.lost, evidence.Sentence(err))
-		}
-	}
-	if r.stop != nil && len(r.lag.seen[lagDuring]) == 0 { // it was over before the first one
-		if look, err := r.d.src.Look(ctx); err == nil {
-			r.lag.take(lagDuring, look, r.d.clk.Boot())
-		} else {
-			r.lag.take(lagDuring, nil, r.d.clk.Boot())
 		}
 	}
 	if r.asker != nil {
@@ -384,6 +384,12 @@ func (r *run) leave() {
 		if err != nil {
 			r.lost = append(r.lost, evidence.Sentence(err))
 		}
+	}
+	if r.unwatch != nil {
+		r.unwatch()
+		r.lookOnce(ctx)
+	}
+	if r.box != nil {
 		if err := r.lookAround(ctx, lagAfter); err != nil {
 			r.lag.take(lagAfter, nil, r.d.clk.Boot())
 		}
@@ -393,4 +399,16 @@ func (r *run) leave() {
 			r.lost = append(r.lost, evidence.Sentence(err))
 		}
 	}
+}
+
+// lookOnce looks at the live node when the drill was over before the watch did.
+func (r *run) lookOnce(ctx context.Context) {
+	if len(r.lag.seen[lagDuring]) > 0 {
+		return
+	}
+	look, err := r.d.src.Look(ctx)
+	if err != nil {
+		look = nil
+	}
+	r.lag.take(lagDuring, look, r.d.clk.Boot())
 }

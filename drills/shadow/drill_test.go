@@ -341,8 +341,8 @@ func TestStale(t *testing.T) {
 		set   func(t *testing.T)
 		why   string
 	}{
-		"behind":  {&five, func(*testing.T) { s.cfg.Harm.Blind = time.Second }, "it may not know of the last 5s, and that may be at most 1s"},
-		"unknown": {&none, func(*testing.T) {}, "how much it does not know of is unknown"},
+		"behind":  {&five, func(*testing.T) { s.cfg.Harm.Blind = time.Second }, "it may lack the last 5s, and that may be at most 1s"},
+		"unknown": {&none, func(*testing.T) {}, "how much it lacks is unknown"},
 		"blocking": {&five, func(t *testing.T) {
 			a, err := assert.Parse("blind_window < 2s")
 			if err != nil {

@@ -19,6 +19,9 @@ type Seen struct {
 	Records  *int64            // that are not applied there
 	Bytes    *int64
 	Blind    *time.Duration // its blind window: how much of the source it may not know of
+	// Head is how far the source had come by its newest beacon, and Durable how much of
+	// that is durable there: a node whose disk hangs goes on hearing beacons.
+	Head, Durable *tidegate.Position
 }
 
 // Look is one look at all streams of the service; nil when the node gave no answer.
@@ -41,16 +44,24 @@ type lag struct {
 	behind tidegate.Instant     // since when it is, without a break; 0: it is not
 	harmed string               // the drill has been called off for that
 
+	heads map[tidegate.StreamID][]heard // of each stream, those that are not durable yet
+
 	judged   []*assert.Watch
 	blocking []*assert.Watch
 	broken   string // one of the blocking ones, which calls the drill off
 }
 
+// heard is a head that was seen at a moment.
+type heard struct {
+	at   tidegate.Instant
+	head tidegate.Position
+}
+
 // looked are the metrics that a look knows.
 var looked = []assert.Metric{assert.BlindWindow, assert.RecordsBehind, assert.BytesBehind}
 
-func newLag(cfg *Config) lag {
-	l := lag{harm: cfg.Harm}
+func newLag(cfg *Config, gate evidence.Gate) lag {
+	l := lag{harm: cfg.Harm.under(gate)}
 	for _, a := range cfg.Assertions {
 		l.judged = append(l.judged, assert.NewWatch(a))
 	}
@@ -103,7 +114,7 @@ func worse[N ~int64](w **N, n *N) {
 
 // take notes a look, and says why the drill must be called off; empty: it need not.
 func (l *lag) take(when lagWhen, look Look, now tidegate.Instant) (harmed string) {
-	w := look.worst()
+	w := l.aged(look, now).worst()
 	l.seen[when] = append(l.seen[when], w)
 	if broken := l.hold(w, now); l.broken == "" && when != lagAfter {
 		l.broken = broken
@@ -119,6 +130,29 @@ func (l *lag) take(when lagWhen, look Look, now tidegate.Instant) (harmed string
 		l.harmed = fmt.Sprintf("the live standby node has been behind for %s: %s", time.Duration(now-l.behind).Round(time.Millisecond), l.how(w))
 	}
 	return cmp.Or(l.harmed, l.broken)
+}
+
+// aged is a look in which what a node has heard of and has not made durable counts as what
+// it does not know of: since the first look that saw it.
+func (l *lag) aged(look Look, now tidegate.Instant) Look {
+	out := make(Look, len(look))
+	for id, s := range look {
+		switch {
+		case s.Head == nil:
+		case s.Durable == nil:
+			s.Blind = nil
+		default:
+			all := slices.DeleteFunc(append(l.heads[id], heard{now, *s.Head}), func(h heard) bool { return h.head <= *s.Durable })
+			if l.heads == nil {
+				l.heads = map[tidegate.StreamID][]heard{}
+			}
+			if l.heads[id] = all; len(all) > 0 && s.Blind != nil {
+				s.Blind = new(max(*s.Blind, time.Duration(now-all[0].at)))
+			}
+		}
+		out[id] = s
+	}
+	return out
 }
 
 // hold holds the assertions against a look, and says which blocking one is broken.
@@ -138,9 +172,9 @@ func (l *lag) hold(w Seen, now tidegate.Instant) (broken string) {
 
 func (l *lag) how(w Seen) string {
 	if w.Blind == nil {
-		return fmt.Sprintf("how much it does not know of is unknown, and may be at most %s", l.harm.Blind)
+		return fmt.Sprintf("how much it lacks is unknown, and may be at most %s", l.harm.Blind)
 	}
-	return fmt.Sprintf("it may not know of the last %s, and that may be at most %s", w.Blind.Round(time.Millisecond), l.harm.Blind)
+	return fmt.Sprintf("it may lack the last %s, and that may be at most %s", w.Blind.Round(time.Millisecond), l.harm.Blind)
 }
 
 // ready says why a drill must not begin now; empty: it may.
@@ -177,7 +211,7 @@ func (l *lag) checks() []evidence.Check {
 func (l *lag) notHarmed() evidence.Check {
 	c := evidence.Check{
 		Name: "harm", Kind: evidence.KindHarm, Outcome: evidence.CheckPassed,
-		Wanted: fmt.Sprintf("the live standby node's blind window is above %s for less than %s", l.harm.Blind, l.harm.For),
+		Wanted: fmt.Sprintf("the live standby node lacks more than %s for less than %s", l.harm.Blind, l.harm.For),
 	}
 	seen := slices.Concat(l.seen[:]...)
 	unknown := slices.ContainsFunc(seen, func(s Seen) bool { return s.Blind == nil })
@@ -190,7 +224,7 @@ func (l *lag) notHarmed() evidence.Check {
 	case len(l.seen[lagDuring]) == 0:
 		c.Outcome, c.Why = evidence.CheckUnknown, "nobody looked at the node during the drill"
 	case unknown:
-		c.Outcome, c.Why = evidence.CheckUnknown, "the node did not say each time what it may not know of"
+		c.Outcome, c.Why = evidence.CheckUnknown, "the node did not say each time what it may lack"
 	case l.behind != 0:
 		c.Outcome, c.Why = evidence.CheckUnknown, "the node was behind when the drill had ended, and whether it comes back is not known"
 	}

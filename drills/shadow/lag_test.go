@@ -44,6 +44,55 @@ func TestHarm(t *testing.T) {
 	}
 }
 
+// TestUndurableIsHarm: a node whose disk hangs hears of the source as before, and lacks
+// more and more; one that falls a little behind and catches up again and again does not.
+func TestUndurableIsHarm(t *testing.T) {
+	look := func(head, durable tidegate.Position) Look {
+		return Look{{1}: {Blind: new(time.Millisecond), Head: &head, Durable: &durable}}
+	}
+	for name, tc := range map[string]struct {
+		looks  []Look
+		harmed bool
+		most   time.Duration
+	}{
+		"well":       {[]Look{look(10, 10), look(20, 20), look(30, 30), look(30, 30)}, false, time.Millisecond},
+		"hangs":      {[]Look{look(10, 10), look(20, 10), look(30, 10), look(40, 10), look(50, 10), look(60, 10)}, true, 4 * time.Second},
+		"idle":       {[]Look{look(10, 10), look(20, 10), look(20, 10), look(20, 10), look(20, 10), look(20, 10)}, true, 4 * time.Second},
+		"is a batch": {[]Look{look(10, 0), look(20, 10), look(30, 20), look(40, 30), look(50, 40), look(60, 50)}, false, time.Second / 1000},
+	} {
+		l, harmed := lag{harm: Harm{Blind: time.Second, For: 2 * time.Second}}, false
+		for i, look := range tc.looks {
+			harmed = l.take(lagDuring, look, tidegate.Instant(i+1)*tidegate.Instant(time.Second)) != ""
+		}
+		if max := SumLag(l.seen[lagDuring]).Max; harmed != tc.harmed || max == nil || *max != tc.most {
+			t.Errorf("%s: called off %v, at most %v", name, harmed, max)
+		}
+	}
+	l := lag{}
+	l.take(lagDuring, Look{{1}: {Blind: new(time.Duration), Head: new(tidegate.Position)}}, 1)
+	if s := SumLag(l.seen[lagDuring]); s.Max != nil {
+		t.Errorf("nobody knows what is durable, and it lacks at most %s", s.Max)
+	}
+}
+
+// TestHarmByBounds: what a clone may do to a service follows from what its gate bounds.
+func TestHarmByBounds(t *testing.T) {
+	for window, want := range map[time.Duration]time.Duration{
+		tidegate.Unbounded: 10 * time.Second, 0: time.Second, 100 * time.Millisecond: time.Second, 4 * time.Second: 4 * time.Second, time.Hour: 10 * time.Second,
+	} {
+		gate := evidence.Gate{Bounds: &tidegate.Bounds{Window: window}}
+		if got := (Harm{}).under(gate).Blind; got != want {
+			t.Errorf("window %s: %s, want %s", window, got, want)
+		}
+		if got := (Harm{Blind: time.Minute}).under(gate).Blind; got != time.Minute {
+			t.Errorf("configured: %s", got)
+		}
+	}
+	if got := (Harm{}).under(evidence.Gate{}).Blind; got != 10*time.Second {
+		t.Errorf("unknown: %s", got)
+	}
+}
+
 // TestAssertions: a blocking one that is broken calls the drill off, or refuses it; what is
 // broken after the drill has failed all the same.
 func TestAssertions(t *testing.T) {
@@ -69,7 +118,7 @@ func TestAssertions(t *testing.T) {
 		"broken after":   {map[lagWhen]Look{lagDuring: look(1, 0), lagAfter: look(5, 2*time.Second)}, "", true, evidence.CheckFailed, evidence.CheckFailed},
 		"unknown":        {map[lagWhen]Look{lagDuring: {{1}: {Blind: new(time.Duration)}}}, "", false, evidence.CheckUnknown, evidence.CheckPassed},
 	} {
-		l, called := newLag(&cfg), ""
+		l, called := newLag(&cfg, evidence.Gate{}), ""
 		for when := lagBefore; when <= lagAfter; when++ {
 			if look, looked := tc.looks[when]; looked {
 				called = l.take(when, look, tidegate.Instant(time.Hour)+tidegate.Instant(when))

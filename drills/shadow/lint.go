@@ -25,7 +25,7 @@ const kindLint = "lint"
 func (d *Drill) Lint(ctx context.Context) Result {
 	began := d.clk.Wall()
 	p, err := d.Plan(ctx)
-	r := run{d: d, began: began, lag: newLag(&d.cfg), isolation: p.Isolation, leftOvers: p.LeftOvers}
+	r := run{d: d, began: began, lag: newLag(&d.cfg, d.src.Protection()), isolation: p.Isolation, leftOvers: p.LeftOvers}
 	out := r.result()
 	rep := &out.Report
 	rep.Level, rep.Scenario, rep.Phases, rep.Lag = evidence.L0, LintScenario, []evidence.Phase{}, evidence.Lag{}

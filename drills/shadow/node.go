@@ -238,6 +238,12 @@ func seenOf(s *pb.StandbyStream) (out Seen, err error) {
 	if s.BlindWindow != nil {
 		out.Blind = new(s.GetBlindWindow().AsDuration())
 	}
+	if s.BeaconHead != nil {
+		out.Head = new(tidegate.Position(s.GetBeaconHead()))
+	}
+	if s.DurablePosition != nil {
+		out.Durable = new(tidegate.Position(s.GetDurablePosition()))
+	}
 	if s.BeaconHead != nil && s.AppliedPosition != nil {
 		out.Bytes = new(int64(max(s.GetBeaconHead(), s.GetAppliedPosition()) - s.GetAppliedPosition())) //nolint:gosec // of one log
 	}

@@ -68,7 +68,7 @@ func (d *Drill) Plan(ctx context.Context) (Plan, error) {
 	if err := breached(p.Isolation); err != nil {
 		p.Refused = append(p.Refused, evidence.Sentence(err))
 	}
-	l := newLag(&d.cfg)
+	l := newLag(&d.cfg, d.src.Protection())
 	l.take(lagBefore, look, d.clk.Boot())
 	if why := l.ready(look.worst()); why != "" {
 		p.Refused = append(p.Refused, why)

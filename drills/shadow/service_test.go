@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"os"
 	"os/signal"
@@ -152,9 +153,13 @@ func serve(ctx context.Context, data, run, addr, way string) error {
 	})
 	s.serveOutputs(mux, j)
 	mux.HandleFunc("GET /hang", func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() })
-	srv := &http.Server{Addr: addr, Handler: mux, ReadHeaderTimeout: time.Second}
+	srv := &http.Server{Handler: mux, ReadHeaderTimeout: time.Second}
+	at, err := net.Listen("tcp", addr) // before it is fed: what it has is asked for then
+	if err != nil {
+		return errors.Join(err, j.Close())
+	}
 	var g sync.WaitGroup
-	g.Go(func() { _ = srv.ListenAndServe() }) // a client sees it
+	g.Go(func() { _ = srv.Serve(at) }) // a client sees it
 	err = j.Run(ctx, s)
 	_ = srv.Close() // the process ends
 	g.Wait()
