@@ -2,9 +2,10 @@
 // from a gate, has it run, says how far it is, and says how it ended.
 //
 // Promise: one drill at a time; what the gate calls off, or has given to another worker,
-// is ended; gates that are away neither end a drill nor the worker. Not promised: that
-// every end is heard of. Where no gate answers any more, the drill lapses there, and its
-// report, which is signed and kept by then, is what counts.
+// is ended; gates that are away neither end a drill nor the worker, and are told its report
+// and its end for as long as they may take to come back. Not promised: that every end is
+// heard of. Where no gate answers any more, the drill lapses there, and its report, which is
+// signed and kept by then, is what counts.
 //
 // # Words
 //

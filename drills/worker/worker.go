@@ -44,7 +44,7 @@ type Drill interface {
 	Run(ctx context.Context) End
 	// Progress may be called beside it.
 	Progress() string
-	// Record has a gate write down what came of it.
+	// Record has a gate write down what came of it. It is safe to repeat.
 	Record(ctx context.Context) error
 }
 
@@ -70,6 +70,9 @@ const alone = 5 * time.Minute
 
 // callMax bounds one report.
 const callMax = 30 * time.Second
+
+// patience is how the last words of a drill are tried again.
+var patience = retry.Policy{Max: time.Second}
 
 // reports is how many reports of a drill there are in the time after which it is lost.
 const reports = 6
@@ -158,7 +161,8 @@ func (w *Worker) carry(ctx context.Context, j *Job, c Claim) End {
 	last, cancel := w.last(ctx, c)
 	defer cancel()
 	if e.Report != "" {
-		if err := d.Record(last); err != nil {
+		// A gate that is away is waited for: no verdict counts that has no report on record.
+		if err := patience.Do(last, d.Record); err != nil {
 			w.log.Warn("no gate has the report on record, so drill-fresh does not count this drill; the next one sends it, too", "service", j.Service, "err", err, "hint", tidegate.HintOf(err))
 		}
 	}
@@ -214,7 +218,7 @@ func (w *Worker) report(ctx context.Context, j *Job, c Claim, d Drill, callOff c
 
 // end says how a drill ended until a gate has heard it, or ctx ends.
 func (w *Worker) end(ctx context.Context, j *Job, c Claim, e End) {
-	b := retry.Policy{Max: time.Second}.Backoff()
+	b := patience.Backoff()
 	for {
 		held, err := j.Gates.End(ctx, c.ID, e)
 		switch {
