@@ -17,22 +17,13 @@ import (
 // which shares its etcd, finishes the plan.
 func TestFailoverOutlivesItsGate(t *testing.T) {
 	s := layOut(t, lab.Plant{Primaries: 1, Gates: 2, Etcd: []string{newRegistry(t).Endpoint}, Tune: func(name string, file map[string]any) {
-		if !strings.HasPrefix(name, "gate") {
-			return
+		soonLed(name, file)
+		if strings.HasPrefix(name, "gate") {
+			file["gate"].(map[string]any)["timing"].(map[string]any)["fence"] = "5m" // the plan waits for as long as the test needs
 		}
-		gate := file["gate"].(map[string]any)
-		gate["timing"].(map[string]any)["fence"] = "5m" // the plan waits for as long as the test needs
-		gate["registry"].(map[string]any)["leader_ttl"] = "2s"
 	}})
 	s.up(t)
-	var leader string
-	s.until(t, "a gate to lead", func(ctx context.Context) error {
-		st, err := s.Status(ctx)
-		if leader = st.GetLeader(); err == nil && leader == "" {
-			err = errors.New("none does")
-		}
-		return err
-	})
+	leader := s.leader(t, "")
 	s.possible(t) // nodes gather at the gate that leads; before that it cannot judge
 	_, old := s.writer(t, s.Primaries(), 0)
 	s.KillSite(lab.SitePrimary)
@@ -82,6 +73,26 @@ func TestFailoverOutlivesItsGate(t *testing.T) {
 	}
 	s.nothingLost(t)
 	s.wholeLogs(t)
+}
+
+// soonLed tunes gates that share an etcd: a leader that is killed is followed soon.
+func soonLed(name string, file map[string]any) {
+	if strings.HasPrefix(name, "gate") {
+		file["gate"].(map[string]any)["registry"].(map[string]any)["leader_ttl"] = "2s"
+	}
+}
+
+// leader waits for a gate to lead that is not the one named, and returns its name.
+func (s *stage) leader(t *testing.T, but string) (name string) {
+	t.Helper()
+	s.until(t, "a gate to lead", func(ctx context.Context) error {
+		st, err := s.Status(ctx)
+		if name = st.GetLeader(); err == nil && (name == "" || name == but) {
+			err = fmt.Errorf("%q does", name)
+		}
+		return err
+	})
+	return name
 }
 
 // processOf is the process of a gate, by the name in its certificate.

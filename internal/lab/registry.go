@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"go.etcd.io/etcd/server/v3/embed"
+
+	"github.com/tidegate/tidegate/gating/registry"
 )
 
 // Registry is an etcd of one member in this process: an existing cluster that
@@ -18,6 +20,12 @@ type Registry struct {
 
 	cfg     *embed.Config
 	running *embed.Etcd
+}
+
+// Records opens what a lab's gates have on record in it, for a caller who lets more time
+// pass there than goes by. The caller closes it.
+func (r *Registry) Records() (*registry.Store, error) {
+	return registry.Open(cluster, registry.Config{Endpoints: []string{r.Endpoint}}.SetDefaults())
 }
 
 // registryReady bounds how long an etcd of one member takes to serve.

@@ -58,23 +58,28 @@ func (s *stage) drilled(t *testing.T, what string, ok func(*pb.ServiceDrills) bo
 	return d
 }
 
-// takes has a worker take the drill that was scheduled and hold it in its checks, until the
-// file hold is removed.
-func (s *stage) takes(t *testing.T) *pb.RunningDrill {
+// begins starts a worker, which takes the drill that is due. It stays in its checks until
+// the file hold is removed.
+func (s *stage) begins(t *testing.T) *pb.RunningDrill {
 	t.Helper()
 	s.workerFiles(t)
-	begun := time.Now()
 	due := s.drilled(t, "a drill to be due", func(d *pb.ServiceDrills) bool { return d.GetPending() != nil }).GetPending()
-	waited := since(begun)
-	begun = time.Now()
 	s.work(t)
-	d := s.drilled(t, "a worker to have the drill in its checks", func(d *pb.ServiceDrills) bool { return held(d) })
-	t.Logf("waited %s for the drill of %s, which is held in its checks %s after a worker was started", waited, due.GetAt().AsTime().Format(time.TimeOnly), since(begun))
-	if r := d.GetRunning(); !r.GetOccurrence().AsTime().Equal(due.GetAt().AsTime()) || r.GetLevel() != string(evidence.L1) {
+	r := s.drilled(t, "a worker to take the drill", func(d *pb.ServiceDrills) bool { return d.GetRunning() != nil }).GetRunning()
+	if !r.GetOccurrence().AsTime().Equal(due.GetAt().AsTime()) || r.GetLevel() != string(evidence.L1) {
 		t.Errorf("runs %v, due %v", r, due)
 	}
-	says(t, s.operate(t, 0, "drill", "status", lab.Service), "runs: L1 shadow-promote on ", "step checks", "worker: ")
-	return d.GetRunning()
+	says(t, s.operate(t, 0, "drill", "status", lab.Service), "runs: L1 shadow-promote on ", "worker: ")
+	return r
+}
+
+// holds waits until a worker has a drill in its checks.
+func (s *stage) holds(t *testing.T) *pb.RunningDrill {
+	t.Helper()
+	begun := time.Now()
+	r := s.drilled(t, "a worker to have the drill in its checks", held).GetRunning()
+	t.Logf("in its checks after %s", since(begun))
+	return r
 }
 
 // held reports whether a drill that a worker has taken is in its checks.
@@ -174,11 +179,10 @@ func (s *stage) leftOver(t *testing.T, want int) {
 
 // calledOff has an operator call a scheduled drill off, whose report says who and why.
 func calledOff(t *testing.T, s *stage) {
-	drill := s.takes(t)
+	drill := s.begins(t)
 	s.operate(t, 0, "drill", "abort", "--reason", "month end", lab.Service)
 	d, rep := s.over(t, drill, evidence.Interrupted)
-	says(t, strings.Join(rep.Verdict.Reasons, "\n"), "it was called off: operator/ada: month end, in step checks")
+	says(t, strings.Join(rep.Verdict.Reasons, "\n"), "it was called off: operator/ada: month end, in step ")
 	says(t, d.GetWhy(), "none is due") // it is not begun again
-	s.goesOn(t)
 	s.Proc(workerName).Stop(patience)
 }
