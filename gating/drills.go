@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"connectrpc.com/connect"
@@ -29,8 +30,17 @@ type DrillReport struct {
 // report from a future would keep drill-fresh true for as long as that is away.
 const drillAhead = time.Minute
 
-// drillPassed is the outcome that counts. A plan that was only looked at recovered nothing.
-const drillPassed, drillLint = "passed", "L0"
+// drillPassed is the outcome that counts.
+const drillPassed = "passed"
+
+// drillPromotion is the phase that a drill which recovered something has measured.
+const drillPromotion = "promote"
+
+// recovered reports whether a drill recovered something. One whose fault was ridden out,
+// and a plan that was only looked at, may have passed and show nothing of a takeover.
+func recovered(d registry.Drill) bool {
+	return slices.ContainsFunc(d.Phases, func(p registry.DrillPhase) bool { return p.Name == drillPromotion && p.Took != nil })
+}
 
 // RecordDrill implements OperatorService.
 func (s *operatorService) RecordDrill(ctx context.Context, req *connect.Request[pb.RecordDrillRequest]) (*connect.Response[pb.RecordDrillResponse], error) {
@@ -126,7 +136,7 @@ func (s *operatorService) takeDrill(on *registry.Drills, r DrillReport, now time
 		next.Levels = on.ByLevel()
 		level.Passed = next.Levels[r.Level].Passed
 	}
-	if r.Outcome == drillPassed && r.Level != drillLint {
+	if r.Outcome == drillPassed && recovered(r.Drill) {
 		next.Passed, level.Passed = &next.Last, &next.Last
 	}
 	next.Levels[r.Level] = level

@@ -18,18 +18,31 @@ import (
 	"github.com/tidegate/tidegate/internal/clock"
 )
 
+// promotion is what a report of a drill that recovered something has.
+var promotion = []registry.DrillPhase{{Name: "apply"}, {Name: "promote", Took: new(time.Second)}}
+
 func TestTakeDrill(t *testing.T) {
 	now := time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)
 	report := func(n uint64, hash, previous, outcome string, ago time.Duration) DrillReport {
 		return DrillReport{
-			Drill:   registry.Drill{ID: "id-" + hash, Number: n, Level: "L1", Outcome: outcome, Ended: now.Add(-ago), Hash: hash},
+			Drill:   registry.Drill{ID: "id-" + hash, Number: n, Level: "L1", Outcome: outcome, Ended: now.Add(-ago), Phases: promotion, Hash: hash},
 			Cluster: "demo", Service: "bank", Previous: previous,
 		}
 	}
 	first := report(1, "aa", "", "passed", 2*time.Hour)
 	on := &registry.Drills{Last: first.Drill, Passed: &first.Drill}
-	lint, other, endless := report(2, "bb", "aa", "passed", time.Hour), report(2, "bb", "aa", "passed", time.Hour), report(2, "bb", "aa", "passed", time.Hour)
-	lint.Level, other.Cluster, endless.Ended = "L0", "else", time.Time{}
+	second := func(change func(*DrillReport)) DrillReport {
+		r := report(2, "bb", "aa", "passed", time.Hour)
+		change(&r)
+		return r
+	}
+	lint := second(func(r *DrillReport) { r.Level, r.Phases = "L0", nil })
+	ridden := second(func(r *DrillReport) {
+		r.Level, r.Phases = "L3", []registry.DrillPhase{{Name: "detect", Took: new(time.Second)}}
+	})
+	unmeasured := second(func(r *DrillReport) { r.Phases = []registry.DrillPhase{{Name: "promote"}} })
+	other := second(func(r *DrillReport) { r.Cluster = "else" })
+	endless := second(func(r *DrillReport) { r.Ended = time.Time{} })
 	for _, c := range []struct {
 		name   string
 		on     *registry.Drills
@@ -44,6 +57,8 @@ func TestTakeDrill(t *testing.T) {
 		{name: "partial", on: on, report: report(2, "bb", "aa", "partial", time.Hour), passed: "aa"},
 		{name: "never passed", report: report(1, "bb", "", "failed", time.Hour)},
 		{name: "lint", on: on, report: lint, passed: "aa"},
+		{name: "a fault that was ridden out", on: on, report: ridden, passed: "aa"},
+		{name: "a promotion that was not measured", on: on, report: unmeasured, passed: "aa"},
 		{name: "again", on: on, report: first, why: "same"},
 		{name: "a failed one left out", on: on, report: report(3, "cc", "bb", "passed", time.Hour), why: "the next one is wanted"},
 		{name: "another chain", on: on, report: report(2, "cc", "dd", "passed", time.Hour), why: "it follows report dd"},
@@ -92,13 +107,34 @@ func TestDrillAge(t *testing.T) {
 	}
 }
 
+// Drills that recovered nothing do not stand for the schedule's: a clone is promoted all the same.
+func TestRan(t *testing.T) {
+	at := time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)
+	drill := func(after time.Duration, level, outcome string, phases ...registry.DrillPhase) registry.LevelDrills {
+		return registry.LevelDrills{Last: registry.Drill{Level: level, Outcome: outcome, Ended: at.Add(after), Phases: phases}}
+	}
+	on := registry.Drills{Levels: map[string]registry.LevelDrills{
+		"L0": drill(3*time.Hour, "L0", "passed"),
+		"L1": drill(0, "L1", "failed", promotion...),
+		"L2": drill(time.Hour, "L2", "interrupted", promotion...),
+		"L3": drill(2*time.Hour, "L3", "passed", registry.DrillPhase{Name: "detect", Took: new(time.Second)}),
+	}}
+	v := &registry.View{Drills: map[tidegate.ServiceName]registry.Entry[registry.Drills]{"bank": {Value: on}}}
+	if got := ran(v, "bank"); !got.Equal(at) {
+		t.Errorf("ran at %s, want %s", got, at)
+	}
+}
+
 // A level's newest drill hides neither another level's nor its own newest pass.
 func TestDrillsByLevel(t *testing.T) {
 	now := time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)
 	s := &operatorService{cluster: "demo"}
 	var on *registry.Drills
 	for i, c := range []struct{ level, outcome string }{{"L0", "passed"}, {"L1", "passed"}, {"L2", "passed"}, {"L1", "failed"}} {
-		r := DrillReport{Drill: registry.Drill{Number: uint64(i + 1), Level: c.level, Outcome: c.outcome, Ended: now, Hash: strings.Repeat("a", i+1)}, Cluster: "demo", Service: "bank"}
+		r := DrillReport{Drill: registry.Drill{Number: uint64(i + 1), Level: c.level, Outcome: c.outcome, Ended: now, Phases: promotion, Hash: strings.Repeat("a", i+1)}, Cluster: "demo", Service: "bank"}
+		if c.level == "L0" {
+			r.Phases = nil
+		}
 		if on != nil {
 			r.Previous = on.Last.Hash
 		}
@@ -165,12 +201,28 @@ func TestDrillEvidence(t *testing.T) {
 		t.Fatalf("forged: %v", err)
 	}
 	ended := time.Now().Add(-time.Minute)
-	pass := DrillReport{Drill: registry.Drill{ID: "a", Number: 1, Level: "L1", Scenario: "shadow", Outcome: "passed", Ended: ended, RTA: new(2 * time.Second), Hash: "aa"}, Cluster: "demo", Service: "ledger"}
+	pass := DrillReport{Drill: registry.Drill{ID: "a", Number: 1, Level: "L1", Scenario: "shadow", Outcome: "passed", Ended: ended, RTA: new(2 * time.Second), Phases: promotion, Hash: "aa"}, Cluster: "demo", Service: "ledger"}
 	strange := pass
 	strange.Service = "nobody"
 	if err := record(strange); !errors.Is(err, tidegate.ErrNotFound) {
 		t.Fatalf("a service that is not there: %v", err)
 	}
+	ridden := pass
+	ridden.ID, ridden.Level, ridden.Scenario, ridden.Phases, ridden.Hash = "r", "L3", "controller-lost", []registry.DrillPhase{{Name: "detect", Took: new(time.Second)}}, "rr"
+	if err := record(ridden); err != nil {
+		t.Fatal(err)
+	}
+	s.eventually("the status to show the newest", func() error {
+		st, err := op.Status(t.Context(), connect.NewRequest(&pb.StatusRequest{Service: "ledger"}))
+		if err != nil || st.Msg.GetServices()[0].GetLastDrill().GetId() != "r" {
+			return errors.Join(err, errors.New("it is not on record"))
+		}
+		return nil
+	})
+	if r := fresh(); r.GetKnown() || r.GetOverriddenBy() == nil {
+		t.Fatalf("after a fault that was ridden out: %v", r)
+	}
+	pass.Number, pass.Previous = 2, "rr"
 	for range 2 { // the answer to the first may have been lost
 		if err := record(pass); err != nil {
 			t.Fatal(err)
@@ -183,7 +235,7 @@ func TestDrillEvidence(t *testing.T) {
 		return nil
 	})
 	fail := pass
-	fail.ID, fail.Number, fail.Hash, fail.Previous, fail.Outcome = "b", 2, "bb", "aa", "failed"
+	fail.ID, fail.Number, fail.Hash, fail.Previous, fail.Outcome = "b", 3, "bb", "aa", "failed"
 	if err := record(fail); err != nil {
 		t.Fatal(err)
 	}
@@ -207,7 +259,7 @@ func TestDrillEvidence(t *testing.T) {
 			noted++
 		}
 	}
-	if noted != 2 {
-		t.Fatalf("%d audit entries of drills, want 2", noted)
+	if noted != 3 {
+		t.Fatalf("%d audit entries of drills, want 3", noted)
 	}
 }

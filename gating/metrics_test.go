@@ -49,7 +49,7 @@ func (s *site) drilled(outcome string, number uint64, ended time.Time) {
 	b, err := json.Marshal(DrillReport{Cluster: "demo", Service: "ledger", Previous: strings.Repeat("aa", int(number-1)), Drill: registry.Drill{
 		ID: "d", Number: number, Level: "L1", Outcome: outcome, Ended: ended, Hash: strings.Repeat("aa", int(number)),
 		RTA: new(2 * time.Second), RTO: new(30 * time.Second), Phases: []registry.DrillPhase{
-			{Name: "promote"}, {Name: "apply", Took: new(time.Second), Slower: new(outcome == "failed")}, {Name: "total", Slower: new(false)},
+			{Name: "verify"}, {Name: "promote", Took: new(time.Millisecond)}, {Name: "apply", Took: new(time.Second), Slower: new(outcome == "failed")}, {Name: "total", Slower: new(false)},
 		},
 	}})
 	if err != nil {

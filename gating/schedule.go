@@ -148,12 +148,13 @@ const (
 )
 
 // ran is when the newest drill of a service came to a verdict, by its schedule and by the
-// reports on record, also of drills that somebody ran by hand.
+// reports on record, also of drills that somebody ran by hand, which must have recovered
+// something as the schedule's do.
 func ran(v *registry.View, service tidegate.ServiceName) time.Time {
 	at := v.Schedules[service].Value.Ran
-	for level, d := range v.Drills[service].Value.Levels {
+	for _, d := range v.Drills[service].Value.Levels {
 		for _, r := range []*registry.Drill{&d.Last, d.Passed} {
-			if r != nil && level != drillLint && slices.Contains(verdicts, r.Outcome) && r.Ended.After(at) {
+			if r != nil && recovered(*r) && slices.Contains(verdicts, r.Outcome) && r.Ended.After(at) {
 				at = r.Ended
 			}
 		}

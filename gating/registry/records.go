@@ -48,7 +48,8 @@ type Detector struct {
 // Drills is what is on record of a service's drills.
 type Drills struct {
 	Last Drill `json:"last"`
-	// Passed is the newest that passed and counts for the rule drill-fresh; nil when none has.
+	// Passed is the newest that passed and counts for the rule drill-fresh, because it
+	// recovered something; nil when none has.
 	Passed *Drill `json:"passed"`
 	// Levels are the same by level, such as L1; see [Drills.ByLevel].
 	Levels map[string]LevelDrills `json:"levels,omitempty"`
@@ -71,7 +72,7 @@ func (d *Drills) ByLevel() map[string]LevelDrills {
 // LevelDrills is what is on record of a service's drills at one level.
 type LevelDrills struct {
 	Last   Drill  `json:"last"`
-	Passed *Drill `json:"passed"` // as of [Drills]: nil at a level that recovers nothing
+	Passed *Drill `json:"passed"` // as of [Drills]: nil where nothing was recovered
 }
 
 // Drill is one drill, as its signed report says.

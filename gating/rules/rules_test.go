@@ -482,7 +482,8 @@ The flags `+"`--accept-loss` and `--attest-primary-down`"+` belong to one reques
 change, which loses nothing, and the detector never gives them.
 
 A service that was never drilled has no evidence: drill-fresh is unknown then, and refuses every change of role
-until it is overridden; the override says on the record that the change was not rehearsed.
+until it is overridden; the override says on the record that the change was not rehearsed. So it is while the only
+drills that passed promoted nothing: level L0, and the scenarios of L3 whose fault is ridden out.
 `, l.DatumAge, l.DiskLasts, l.DiskFree>>20, days(l.DrillAge), OverrideTTL, OverrideTTLMax)
 	return b.String()
 }

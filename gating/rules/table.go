@@ -162,7 +162,7 @@ func Rules() []Rule {
 		},
 		{
 			Name: DrillFresh, Asks: "a drill of this service has passed lately",
-			Evidence: "the newest signed report of a passed drill on record, of L1 or above", Actions: all, ByName: true,
+			Evidence: "the newest signed report of a passed drill on record that measured a promotion", Actions: all, ByName: true,
 			Instead: "rehearse with `tidegate drill run`; `tidegate status` shows the newest drill on record",
 		},
 	}
