@@ -79,11 +79,7 @@ func (s *operatorService) RecordDrill(ctx context.Context, req *connect.Request[
 		e := s.entry(ctx, ActionDrill, r.Service, m.GetReason(), fact("report", "%s", r.ID), fact("number", "%d", r.Number),
 			fact("level", "%s", r.Level), fact("outcome", "%s", r.Outcome), fact("hash", "%s", r.Hash), fact("key", "%s", r.Key))
 		if m.GetAnew() {
-			before := uint64(0)
-			if on != nil {
-				before = on.Last.Number
-			}
-			e.Detail = append(e.Detail, fact("anew", "report %d was on record", before))
+			e.Detail = append(e.Detail, fact("anew", "report %d was on record", on.Heads()[r.Key].Number))
 		}
 		key := registry.DrillsKey(r.Service)
 		// Against the service's revision, too: it may be on its way out.
@@ -100,6 +96,8 @@ func (s *operatorService) RecordDrill(ctx context.Context, req *connect.Request[
 // takeDrill decides what is on record once r is; nil with nil: it is there already. on
 // is nil while nothing is. Reports follow one another from the first one on, so that one
 // which failed can not be left out; with anew they need not, which is an operator's to say.
+// Whoever runs drills with a key of his own has a chain of his own. What counts is the
+// newest of all.
 func (s *operatorService) takeDrill(on *registry.Drills, r DrillReport, now time.Time, anew bool) (*registry.Drills, error) {
 	refuse := func(hint, format string, args ...any) error {
 		return &tidegate.Error{Op: "record drill", Subject: string(r.Service) + "/" + r.ID, Class: tidegate.Refused, Err: fmt.Errorf(format, args...), Hint: hint}
@@ -113,14 +111,11 @@ func (s *operatorService) takeDrill(on *registry.Drills, r DrillReport, now time
 		return nil, refuse("compare the clocks of the gate and of the machine that ran the drill", "it ended at %s, which is %s ahead of this gate's clock",
 			r.Ended.UTC().Format(time.RFC3339), r.Ended.Sub(now).Round(time.Second))
 	}
-	next := registry.Drills{Last: r.Drill}
+	next := registry.Drills{Levels: map[string]registry.LevelDrills{}, Chains: on.Heads()}
 	const hint = "`tidegate drill list` shows the chain, of which the reports are taken in their order; an operator can go on with this one: `tidegate drill record --anew`"
-	var last registry.Drill // its zero value is what report 1 follows
-	if on != nil {
-		last, next.Passed = on.Last, on.Passed
-	}
+	last, known := chainOf(next.Chains, r)
 	switch {
-	case on != nil && r.Hash == last.Hash:
+	case known && r.Hash == last.Hash:
 		return nil, nil //nolint:nilnil // nothing to be done, as documented
 	case anew:
 	case r.Number != last.Number+1:
@@ -130,17 +125,49 @@ func (s *operatorService) takeDrill(on *registry.Drills, r DrillReport, now time
 	case r.Ended.Before(last.Ended):
 		return nil, refuse("a clock was set back; "+hint, "report %d of %s is on record, and ended later", last.Number, last.Ended.UTC().Format(time.RFC3339))
 	}
-	level := registry.LevelDrills{Last: r.Drill}
-	next.Levels = map[string]registry.LevelDrills{}
+	for key, head := range next.Chains {
+		if known && head.Hash == last.Hash {
+			next.Chains[key] = r.Drill
+		}
+	}
+	next.Chains[r.Key] = r.Drill
 	if on != nil {
-		next.Levels = on.ByLevel()
-		level.Passed = next.Levels[r.Level].Passed
+		next.Last, next.Passed, next.Levels = on.Last, on.Passed, on.ByLevel()
+	}
+	// A report of another chain may come later than one that is newer.
+	newest := func(d registry.Drill) bool { return anew || !r.Ended.Before(d.Ended) }
+	level := next.Levels[r.Level]
+	if newest(next.Last) {
+		next.Last = r.Drill
+	}
+	if newest(level.Last) {
+		level.Last = r.Drill
 	}
 	if r.Outcome == drillPassed && recovered(r.Drill) {
-		next.Passed, level.Passed = &next.Last, &next.Last
+		if next.Passed == nil || newest(*next.Passed) {
+			next.Passed = &r.Drill
+		}
+		if level.Passed == nil || newest(*level.Passed) {
+			level.Passed = &r.Drill
+		}
 	}
 	next.Levels[r.Level] = level
 	return &next, nil
+}
+
+// chainOf returns the newest report on record of the chain that r is of: that of its key,
+// or, of a key that has signed none, the one that r follows, for a key may be replaced.
+// Without one r begins a chain: the zero report is what report 1 follows.
+func chainOf(heads map[string]registry.Drill, r DrillReport) (last registry.Drill, known bool) {
+	if last, known = heads[r.Key]; known {
+		return last, true
+	}
+	for _, head := range heads {
+		if r.Previous != "" && r.Previous == head.Hash {
+			return head, true
+		}
+	}
+	return registry.Drill{}, false
 }
 
 // drillAge returns the time since the newest pass on record; nil when there is none.

@@ -107,6 +107,70 @@ func TestDrillAge(t *testing.T) {
 	}
 }
 
+// Who runs drills with a key of his own has a chain of his own, in which nothing can be
+// left out, and the newest of all counts. A key that replaces another goes on in its chain.
+func TestTakeDrillOfChains(t *testing.T) {
+	now := time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)
+	s := &operatorService{cluster: "demo"}
+	// As a gate wrote it that had one chain, of two keys in turn.
+	var on *registry.Drills
+	err := json.Unmarshal([]byte(`{"last":{"number":7,"level":"L1","outcome":"passed","ended":"2026-11-22T10:00:00Z","hash":"w7","key":"worker","phases":[{"name":"promote","took":1}]},
+		"passed":{"number":7,"level":"L1","outcome":"passed","ended":"2026-11-22T10:00:00Z","hash":"w7","key":"worker"}}`), &on)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		key, hash, previous string
+		number              uint64
+		ago                 time.Duration
+		outcome             string
+		anew                bool
+		last, passed        string // on record then
+		why                 string // refused
+	}{
+		{key: "operator", hash: "o2", previous: "o1", number: 2, why: "report 2 of its chain, 0 are on record"},
+		{key: "operator", hash: "o1", number: 1, ago: 5 * time.Hour, outcome: "passed", last: "w7", passed: "w7"},
+		{key: "operator", hash: "o1", number: 1, ago: 5 * time.Hour, outcome: "passed"},
+		{key: "operator", hash: "o3", previous: "o2", number: 3, why: "report 3 of its chain, 1 are on record"},
+		{key: "worker", hash: "x", number: 1, why: "report 1 of its chain, 7 are on record"},
+		{key: "worker", hash: "w8", previous: "w7", number: 8, ago: 90 * time.Minute, outcome: "failed", last: "w8", passed: "w7"},
+		{key: "operator", hash: "o2", previous: "o1", number: 2, ago: time.Hour, outcome: "passed", last: "o2", passed: "o2"},
+		{key: "worker", hash: "w9", previous: "w8", number: 9, ago: 80 * time.Minute, outcome: "passed", last: "o2", passed: "o2"},
+		{key: "worker2", hash: "w10", previous: "w9", number: 10, ago: 70 * time.Minute, outcome: "failed", last: "o2", passed: "o2"},
+		{key: "worker", hash: "fork", previous: "w9", number: 10, ago: 60 * time.Minute, why: "report 10 of its chain, 10 are on record"},
+		{key: "worker", hash: "w11", previous: "w10", number: 11, ago: 50 * time.Minute, outcome: "passed", last: "w11", passed: "w11"},
+		{key: "worker2", hash: "x", previous: "w10", number: 11, why: "report 11 of its chain, 11 are on record"},
+		{key: "operator", hash: "o9", previous: "o8", number: 9, ago: 40 * time.Minute, outcome: "failed", anew: true, last: "o9", passed: "w11"},
+		{key: "worker2", hash: "w12", previous: "w11", number: 12, ago: 30 * time.Minute, outcome: "passed", last: "w12", passed: "w12"},
+	} {
+		r := DrillReport{Cluster: "demo", Service: "bank", Previous: c.previous, Drill: registry.Drill{
+			Number: c.number, Level: "L1", Outcome: c.outcome, Ended: now.Add(-c.ago), Phases: promotion, Hash: c.hash, Key: c.key,
+		}}
+		next, err := s.takeDrill(on, r, now, c.anew)
+		switch {
+		case c.why != "":
+			if err == nil || !strings.Contains(err.Error(), c.why) {
+				t.Errorf("%s: %v, want refused: %s", c.hash, err, c.why)
+			}
+			continue
+		case err != nil:
+			t.Fatalf("%s: %v", c.hash, err)
+		case c.last == "":
+			if next != nil {
+				t.Errorf("%s again: %+v, want no change", c.hash, next)
+			}
+			continue
+		}
+		if l := next.Levels["L1"]; next.Last.Hash != c.last || next.Passed.Hash != c.passed || l.Last.Hash != c.last || l.Passed.Hash != c.passed {
+			t.Errorf("%s: newest %s, passed %s, of the level %s and %s; want %s and %s", c.hash, next.Last.Hash, next.Passed.Hash, l.Last.Hash, l.Passed.Hash, c.last, c.passed)
+		}
+		b, err := json.Marshal(next) // as the registry keeps it
+		if on = nil; err != nil || json.Unmarshal(b, &on) != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 // Drills that recovered nothing do not stand for the schedule's: a clone is promoted all the same.
 func TestRan(t *testing.T) {
 	at := time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)

@@ -53,6 +53,24 @@ type Drills struct {
 	Passed *Drill `json:"passed"`
 	// Levels are the same by level, such as L1; see [Drills.ByLevel].
 	Levels map[string]LevelDrills `json:"levels,omitempty"`
+	// Chains are the newest of each chain of reports; see [Drills.Heads].
+	Chains map[string]Drill `json:"chains,omitempty"`
+}
+
+// Heads returns the newest drill of each chain of reports, which the next one must follow,
+// by the id of each key that has signed in it: after a change of keys there are two of one
+// chain. An entry that was written before there were several chains is of that of Last. d
+// may be nil: nothing is on record. The map is the caller's.
+func (d *Drills) Heads() map[string]Drill {
+	out := map[string]Drill{}
+	if d == nil {
+		return out
+	}
+	if d.Last.Number > 0 && len(d.Chains) == 0 {
+		out[d.Last.Key] = d.Last
+	}
+	maps.Copy(out, d.Chains)
+	return out
 }
 
 // ByLevel returns the newest drills of each level that was drilled. An entry that was
