@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/tidegate/tidegate"
+	"github.com/tidegate/tidegate/internal/racetest"
 	"github.com/tidegate/tidegate/internal/seglog"
 	"github.com/tidegate/tidegate/internal/vfs"
 )
@@ -235,6 +236,9 @@ func isPrefix(h *history, got []byte, first uint64) bool {
 
 // TestCrashAtEveryOp stops the machine before each operation of the scenario.
 func TestCrashAtEveryOp(t *testing.T) {
+	if racetest.Apart(t) {
+		return
+	}
 	for n := int64(0); ; n++ {
 		mem := vfs.NewMem()
 		fault := vfs.CrashAt(n)
@@ -258,6 +262,9 @@ func TestCrashAtEveryOp(t *testing.T) {
 // TestFaultAtEveryOp fails one operation and lets the rest go on: the error
 // surfaces at the caller, and the machine may lose power right after.
 func TestFaultAtEveryOp(t *testing.T) {
+	if racetest.Apart(t) {
+		return
+	}
 	for _, cause := range []error{vfs.ErrIO, vfs.ErrNoSpace, vfs.Partial(vfs.ErrNoSpace), vfs.Partial(vfs.ErrIO)} {
 		for n := int64(0); ; n++ {
 			mem := vfs.NewMem()
@@ -325,6 +332,9 @@ func TestFailedSyncStopsTheLog(t *testing.T) {
 // TestEveryByteIsGuarded flips a bit in each byte of a synced log, in a sealed
 // segment and in the tail: opening or reading reports it, and touches nothing.
 func TestEveryByteIsGuarded(t *testing.T) {
+	if racetest.Apart(t) {
+		return
+	}
 	mem := vfs.NewMem()
 	cfg := seglog.Config{SegmentBytes: 13 << 10}
 	l := open(t, mem, cfg)

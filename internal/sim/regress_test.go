@@ -1,6 +1,10 @@
 package sim
 
-import "testing"
+import (
+	"testing"
+
+	"github.com/tidegate/tidegate/internal/racetest"
+)
 
 // regressions are seeds that once broke an invariant, and what it was. What a seed
 // draws changes with the simulator, so that few of them still lead to the same
@@ -33,6 +37,9 @@ var regressions = []struct {
 }
 
 func TestRegressions(t *testing.T) {
+	if racetest.Apart(t) {
+		return
+	}
 	for _, x := range regressions {
 		if r := Run(Options{Seed: x.seed}); r.Violation != "" {
 			t.Errorf("seed %d (%s): %s", x.seed, x.was, r.Violation)

@@ -11,6 +11,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/rogpeppe/go-internal/txtar"
+
+	"github.com/tidegate/tidegate/internal/racetest"
 )
 
 // rules are the checks by the name that a self-test calls them.
@@ -35,6 +37,9 @@ func rules(house []Entry) map[string]func(*Tree) []string {
 var update = flag.Bool("update", false, "write the generated part of docs/metrics.md")
 
 func TestRepository(t *testing.T) {
+	if !*update && racetest.Apart(t) {
+		return
+	}
 	tree, err := Load(os.DirFS("../.."))
 	if err != nil {
 		t.Fatal(err)

@@ -9,6 +9,7 @@ import (
 
 	"github.com/tidegate/tidegate"
 	"github.com/tidegate/tidegate/internal/quarantine"
+	"github.com/tidegate/tidegate/internal/racetest"
 	"github.com/tidegate/tidegate/internal/vfs"
 	"github.com/tidegate/tidegate/standby/deltalog"
 )
@@ -126,6 +127,9 @@ func checkCrashed(t *testing.T, h *history, mem *vfs.Mem) error {
 }
 
 func TestCrashAtEveryOp(t *testing.T) {
+	if racetest.Apart(t) {
+		return
+	}
 	for n := int64(0); ; n++ {
 		mem := vfs.NewMem()
 		fault := vfs.CrashAt(n)
@@ -146,6 +150,9 @@ func TestCrashAtEveryOp(t *testing.T) {
 }
 
 func TestFaultAtEveryOp(t *testing.T) {
+	if racetest.Apart(t) {
+		return
+	}
 	for _, cause := range []error{vfs.ErrIO, vfs.Partial(vfs.ErrNoSpace)} {
 		for n := int64(0); ; n++ {
 			mem := vfs.NewMem()
