@@ -136,7 +136,7 @@ func (s *operatorService) takeDrill(on *registry.Drills, r DrillReport, now time
 	}
 	// A report of another chain may come later than one that is newer.
 	newest := func(d registry.Drill) bool { return anew || !r.Ended.Before(d.Ended) }
-	level := next.Levels[r.Level]
+	level := next.Levels[r.Kind()]
 	if newest(next.Last) {
 		next.Last = r.Drill
 	}
@@ -151,7 +151,7 @@ func (s *operatorService) takeDrill(on *registry.Drills, r DrillReport, now time
 			level.Passed = &r.Drill
 		}
 	}
-	next.Levels[r.Level] = level
+	next.Levels[r.Kind()] = level
 	return &next, nil
 }
 

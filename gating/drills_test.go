@@ -161,7 +161,7 @@ func TestTakeDrillOfChains(t *testing.T) {
 			}
 			continue
 		}
-		if l := next.Levels["L1"]; next.Last.Hash != c.last || next.Passed.Hash != c.passed || l.Last.Hash != c.last || l.Passed.Hash != c.passed {
+		if l := next.Levels["L1/"]; next.Last.Hash != c.last || next.Passed.Hash != c.passed || l.Last.Hash != c.last || l.Passed.Hash != c.passed {
 			t.Errorf("%s: newest %s, passed %s, of the level %s and %s; want %s and %s", c.hash, next.Last.Hash, next.Passed.Hash, l.Last.Hash, l.Passed.Hash, c.last, c.passed)
 		}
 		b, err := json.Marshal(next) // as the registry keeps it
@@ -189,13 +189,15 @@ func TestRan(t *testing.T) {
 	}
 }
 
-// A level's newest drill hides neither another level's nor its own newest pass.
+// The newest drill of a level and scenario hides neither another's nor its own newest pass.
 func TestDrillsByLevel(t *testing.T) {
 	now := time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)
 	s := &operatorService{cluster: "demo"}
 	var on *registry.Drills
-	for i, c := range []struct{ level, outcome string }{{"L0", "passed"}, {"L1", "passed"}, {"L2", "passed"}, {"L1", "failed"}} {
-		r := DrillReport{Drill: registry.Drill{Number: uint64(i + 1), Level: c.level, Outcome: c.outcome, Ended: now, Phases: promotion, Hash: strings.Repeat("a", i+1)}, Cluster: "demo", Service: "bank"}
+	for i, c := range []struct{ level, scenario, outcome string }{
+		{"L0", "a", "passed"}, {"L1", "a", "passed"}, {"L3", "a", "passed"}, {"L1", "a", "failed"}, {"L3", "b", "failed"},
+	} {
+		r := DrillReport{Drill: registry.Drill{Number: uint64(i + 1), Level: c.level, Scenario: c.scenario, Outcome: c.outcome, Ended: now, Phases: promotion, Hash: strings.Repeat("a", i+1)}, Cluster: "demo", Service: "bank"}
 		if c.level == "L0" {
 			r.Phases = nil
 		}
@@ -209,13 +211,22 @@ func TestDrillsByLevel(t *testing.T) {
 		on = next
 	}
 	l := on.Levels
-	if len(l) != 3 || l["L0"].Last.Number != 1 || l["L0"].Passed != nil || l["L1"].Last.Number != 4 || l["L1"].Passed.Number != 2 || l["L2"].Passed.Number != 3 || on.Passed.Number != 3 {
+	if len(l) != 4 || l["L0/a"].Last.Number != 1 || l["L0/a"].Passed != nil || l["L1/a"].Last.Number != 4 || l["L1/a"].Passed.Number != 2 || l["L3/a"].Passed.Number != 3 ||
+		l["L3/b"].Last.Number != 5 || l["L3/b"].Passed != nil || on.Passed.Number != 3 {
 		t.Errorf("%+v", on)
 	}
 	passed := registry.Drill{Number: 1, Level: "L1", Outcome: "passed"}
 	old := registry.Drills{Last: registry.Drill{Number: 2, Level: "L1", Outcome: "failed"}, Passed: &passed} // as before there were levels
-	if l := old.ByLevel(); len(l) != 1 || l["L1"].Last.Number != 2 || l["L1"].Passed != &passed {
+	if l := old.ByLevel(); len(l) != 1 || l["L1/"].Last.Number != 2 || l["L1/"].Passed != &passed {
 		t.Errorf("without levels: %+v", l)
+	}
+	cut := registry.Drill{Number: 3, Level: "L3", Scenario: "link-cut", Outcome: "failed", Ended: now}
+	lost := registry.Drill{Number: 1, Level: "L3", Scenario: "primary-site-lost", Outcome: "passed", Ended: now.Add(-time.Hour)}
+	old = registry.Drills{Last: cut, Passed: &lost, Levels: map[string]registry.LevelDrills{ // as before there were scenarios; the second since
+		"L3": {Last: cut, Passed: &lost}, "L3/link-cut": {Last: registry.Drill{Level: "L3", Scenario: "link-cut", Ended: now.Add(-2 * time.Hour)}},
+	}}
+	if l := old.ByLevel(); len(l) != 2 || l["L3/link-cut"].Last.Number != 3 || l["L3/link-cut"].Passed != nil || l["L3/primary-site-lost"].Last.Number != 1 || l["L3/primary-site-lost"].Passed != &lost {
+		t.Errorf("without scenarios: %+v", l)
 	}
 	if l := (&registry.Drills{}).ByLevel(); len(l) != 0 {
 		t.Errorf("without a drill: %+v", l)

@@ -47,7 +47,7 @@ func (s *site) scrape() []string {
 func (s *site) drilled(outcome string, number uint64, ended time.Time) {
 	s.t.Helper()
 	b, err := json.Marshal(DrillReport{Cluster: "demo", Service: "ledger", Previous: strings.Repeat("aa", int(number-1)), Drill: registry.Drill{
-		ID: "d", Number: number, Level: "L1", Outcome: outcome, Ended: ended, Hash: strings.Repeat("aa", int(number)),
+		ID: "d", Number: number, Level: "L1", Scenario: "link-cut", Outcome: outcome, Ended: ended, Hash: strings.Repeat("aa", int(number)),
 		RTA: new(2 * time.Second), RTO: new(30 * time.Second), Phases: []registry.DrillPhase{
 			{Name: "verify"}, {Name: "promote", Took: new(time.Millisecond)}, {Name: "apply", Took: new(time.Second), Slower: new(outcome == "failed")}, {Name: "total", Slower: new(false)},
 		},
@@ -142,12 +142,12 @@ func TestMetrics(t *testing.T) {
 			`tidegate_gate_stream_gate_record_info{record="armed",service="ledger",stream="a"} 1`, `tidegate_gate_stream_gate_record_info{record="degraded",service="ledger",stream="a"} 0`,
 			`tidegate_gate_service_rule_holds{rule="freeze-off",service="ledger"} 1`, `tidegate_gate_service_rule_holds{rule="drill-fresh",service="ledger"} 1`,
 			`tidegate_gate_drill_age_limit_seconds{service="ledger"} 604800`,
-			`tidegate_gate_drill_last_timestamp_seconds{level="L1",service="ledger"} ` + stamp(passed.Add(time.Minute)),
-			`tidegate_gate_drill_last_pass_timestamp_seconds{level="L1",service="ledger"} ` + stamp(passed),
-			`tidegate_gate_drill_outcome{level="L1",outcome="failed",service="ledger"} 1`, `tidegate_gate_drill_outcome{level="L1",outcome="passed",service="ledger"} 0`,
-			`tidegate_gate_drill_rta_seconds{level="L1",service="ledger"} 2`, `tidegate_gate_drill_rto_seconds{level="L1",service="ledger"} 30`,
-			`tidegate_gate_drill_phase_seconds{level="L1",phase="apply",service="ledger"} 1`, `tidegate_gate_drill_phase_slower{level="L1",phase="apply",service="ledger"} 1`,
-			`tidegate_gate_drill_phase_slower{level="L1",phase="total",service="ledger"} 0`,
+			`tidegate_gate_drill_last_timestamp_seconds{level="L1",scenario="link-cut",service="ledger"} ` + stamp(passed.Add(time.Minute)),
+			`tidegate_gate_drill_last_pass_timestamp_seconds{level="L1",scenario="link-cut",service="ledger"} ` + stamp(passed),
+			`tidegate_gate_drill_outcome{level="L1",outcome="failed",scenario="link-cut",service="ledger"} 1`, `tidegate_gate_drill_outcome{level="L1",outcome="passed",scenario="link-cut",service="ledger"} 0`,
+			`tidegate_gate_drill_rta_seconds{level="L1",scenario="link-cut",service="ledger"} 2`, `tidegate_gate_drill_rto_seconds{level="L1",scenario="link-cut",service="ledger"} 30`,
+			`tidegate_gate_drill_phase_seconds{level="L1",phase="apply",scenario="link-cut",service="ledger"} 1`, `tidegate_gate_drill_phase_slower{level="L1",phase="apply",scenario="link-cut",service="ledger"} 1`,
+			`tidegate_gate_drill_phase_slower{level="L1",phase="total",scenario="link-cut",service="ledger"} 0`,
 			`tidegate_gate_plans_total{kind="acquire",outcome="done"} 1`, `tidegate_gate_probe_good{service="ledger"} 1`,
 		} {
 			if !slices.Contains(lines, exact) {

@@ -51,7 +51,7 @@ type Drills struct {
 	// Passed is the newest that passed and counts for the rule drill-fresh, because it
 	// recovered something; nil when none has.
 	Passed *Drill `json:"passed"`
-	// Levels are the same by level, such as L1; see [Drills.ByLevel].
+	// Levels are the same by [Drill.Kind]; see [Drills.ByLevel].
 	Levels map[string]LevelDrills `json:"levels,omitempty"`
 	// Chains are the newest of each chain of reports; see [Drills.Heads].
 	Chains map[string]Drill `json:"chains,omitempty"`
@@ -73,21 +73,37 @@ func (d *Drills) Heads() map[string]Drill {
 	return out
 }
 
-// ByLevel returns the newest drills of each level that was drilled. An entry that was
-// written before there were levels has of each what Last and Passed are of.
+// ByLevel returns the newest drills of each level and scenario, by [Drill.Kind]. What an
+// entry says that was written before there were levels, or while there was no more than
+// one scenario of each on record, is under the kinds that it is of.
 func (d *Drills) ByLevel() map[string]LevelDrills {
 	out := map[string]LevelDrills{}
-	if d.Passed != nil {
-		out[d.Passed.Level] = LevelDrills{Last: *d.Passed, Passed: d.Passed}
+	put := func(last Drill, passed *Drill) {
+		at, known := out[last.Kind()]
+		if known && last.Ended.Before(at.Last.Ended) {
+			return
+		}
+		if passed == nil {
+			passed = at.Passed
+		}
+		out[last.Kind()] = LevelDrills{Last: last, Passed: passed}
 	}
-	if d.Last.Number > 0 {
-		out[d.Last.Level] = LevelDrills{Last: d.Last, Passed: out[d.Last.Level].Passed}
+	all := d.Levels
+	if len(all) == 0 && d.Last.Number > 0 {
+		all = map[string]LevelDrills{"": {Last: d.Last, Passed: d.Passed}}
 	}
-	maps.Copy(out, d.Levels)
+	for _, of := range all {
+		if of.Passed != nil && of.Passed.Kind() != of.Last.Kind() {
+			put(*of.Passed, of.Passed)
+			put(of.Last, nil)
+			continue
+		}
+		put(of.Last, of.Passed)
+	}
 	return out
 }
 
-// LevelDrills is what is on record of a service's drills at one level.
+// LevelDrills is what is on record of a service's drills of one level and scenario.
 type LevelDrills struct {
 	Last   Drill  `json:"last"`
 	Passed *Drill `json:"passed"` // as of [Drills]: nil where nothing was recovered
@@ -107,6 +123,9 @@ type Drill struct {
 	Hash     string         `json:"hash"` // of the report, hex
 	Key      string         `json:"key"`  // id of the key that signed it
 }
+
+// Kind is a drill's level and scenario, such as L3/link-cut.
+func (d *Drill) Kind() string { return d.Level + "/" + d.Scenario }
 
 // DrillPhase is what a drill's report says of one phase, or of the total, of which
 // Took is nil: it is the drill's RTA.
