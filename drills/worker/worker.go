@@ -56,6 +56,8 @@ type Job struct {
 	Clean func() (left []string, err error)
 	// Begin makes the drill of a claim; an error refuses it.
 	Begin func(Claim) (Drill, error)
+
+	clean bool // nothing is left of what was there when this worker began
 }
 
 // Config is how a worker works.
@@ -90,16 +92,13 @@ func New(clk clock.Clock, log *slog.Logger, jobs []Job, cfg Config) *Worker {
 	return &Worker{clock: clk, log: log, jobs: jobs, cfg: cfg}
 }
 
-// Run works until ctx ends; nil then, and the drill that was under way has ended, too. Its
-// error says that what another worker has left cannot be cleaned.
+// Run works until ctx ends; nil then, and the drill that was under way has ended, too. A
+// service of which something is left that cannot be cleaned is tried again at each turn: the
+// others are rehearsed meanwhile.
 func (w *Worker) Run(ctx context.Context) error {
-	for _, j := range w.jobs {
-		left, err := j.Clean()
-		if err != nil {
-			return fmt.Errorf("clean up for service %s: %w", j.Service, err)
-		}
-		for _, what := range left {
-			w.log.Warn("a drill that was killed had left it, and it was cleaned", "service", j.Service, "what", what)
+	for i := range w.jobs {
+		if err := w.cleans(&w.jobs[i]); err != nil {
+			w.log.Error("what a drill has left is there still", "service", w.jobs[i].Service, "err", err, "hint", tidegate.HintOf(err))
 		}
 	}
 	said := map[tidegate.ServiceName]string{}
@@ -121,9 +120,25 @@ func (w *Worker) Run(ctx context.Context) error {
 	}
 }
 
+// cleans makes sure that nothing is left of what another worker began.
+func (w *Worker) cleans(j *Job) error {
+	if j.clean {
+		return nil
+	}
+	left, err := j.Clean()
+	for _, what := range left {
+		w.log.Warn("a drill that was killed had left it, and it was cleaned", "service", j.Service, "what", what)
+	}
+	j.clean = err == nil
+	return err
+}
+
 // turn takes the drill of a service that is due, if there is one, and carries it out. It
 // says why there is none.
 func (w *Worker) turn(ctx context.Context, j *Job) string {
+	if err := w.cleans(j); err != nil {
+		return "what a drill has left cannot be cleaned: " + err.Error()
+	}
 	c, why, err := j.Gates.Take(ctx)
 	switch {
 	case err != nil:

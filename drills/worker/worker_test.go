@@ -3,6 +3,7 @@ package worker
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"strings"
 	"sync"
@@ -253,10 +254,48 @@ func TestStop(t *testing.T) {
 	})
 }
 
-// TestLeftOvers: a worker does not begin beside what it cannot clean.
+// TestLeftOvers: a worker takes no drill of a service beside what it cannot clean, and tries
+// again, while it rehearses the others.
 func TestLeftOvers(t *testing.T) {
-	job := Job{Service: "bank", Clean: func() ([]string, error) { return nil, errors.New("not mine") }}
-	if err := New(bubble{}, slog.New(slog.DiscardHandler), []Job{job}, Config{Every: time.Second, Last: time.Second}).Run(t.Context()); err == nil || !strings.Contains(err.Error(), "not mine") {
-		t.Error(err)
-	}
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		var jobs []Job
+		held, other := &desk{}, &desk{}
+		tries := 0
+		for service, d := range map[tidegate.ServiceName]*desk{"held": held, "other": other} {
+			jobs = append(jobs, Job{
+				Service: service, Gates: d, Begin: func(Claim) (Drill, error) { return &play{gate: d, takes: time.Second}, nil },
+				Clean: func() ([]string, error) {
+					if service == "other" {
+						return nil, nil
+					}
+					if tries++; tries < 10 {
+						return nil, errors.New("another drill runs there")
+					}
+					return []string{"sandbox x"}, nil
+				},
+			})
+		}
+		done := make(chan error, 1)
+		w := New(bubble{time.Now()}, slog.New(slog.DiscardHandler), jobs, Config{Every: 5 * time.Second, Last: 8 * time.Second})
+		go func() { done <- w.Run(ctx) }() // owned by this test
+		ends := func() string {
+			synctest.Wait()
+			_, a := held.heard()
+			_, b := other.heard()
+			return fmt.Sprintf("%d and %d", a, b)
+		}
+		time.Sleep(20 * time.Second)
+		if got := ends(); got != "0 and 1" {
+			t.Errorf("while something is left: ended %s", got)
+		}
+		time.Sleep(time.Minute)
+		if got := ends(); got != "1 and 1" || tries != 10 {
+			t.Errorf("once it was cleaned: ended %s, after %d tries", got, tries)
+		}
+		cancel()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
 }
