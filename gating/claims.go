@@ -107,6 +107,12 @@ func (s *operatorService) TakeDrill(ctx context.Context, req *connect.Request[pb
 		s.world.setView(v)
 		name := svc.Value.Name
 		s.rehearsals.askedBy(name, m.GetWorker(), s.world.clock.Boot())
+		old, key := v.Schedules[name], registry.ScheduleKey(name)
+		if c := old.Value.Claim; c != nil && s.unanswered(*c, m.GetWorker()) {
+			s.rehearsals.hear(c.ID, "", s.world.clock.Boot())
+			out.Claim = s.claimMessage(name, *c)
+			return nil
+		}
 		d, err := s.due(v, name, s.control.against(v, name))
 		if err != nil {
 			return err
@@ -114,10 +120,9 @@ func (s *operatorService) TakeDrill(ctx context.Context, req *connect.Request[pb
 		if out.Why = d.Why; !d.Begin {
 			return nil
 		}
-		old, key := v.Schedules[name], registry.ScheduleKey(name)
 		claim := registry.Claim{
 			ID: tidegate.NewID().String(), Worker: m.GetWorker(), Level: drillLevel, Scenario: drillScenario,
-			Occurrence: d.At.At, Since: s.world.clock.Wall().UTC(),
+			Occurrence: d.At.At, Since: s.world.clock.Wall().UTC(), Newest: newestReport(v.Drills[name].Value, drillLevel).ID,
 		}
 		next := old.Value
 		next.State, next.Claim = d.State.Begun(d.At.At), &claim
@@ -135,6 +140,13 @@ func (s *operatorService) TakeDrill(ctx context.Context, req *connect.Request[pb
 		return nil, err
 	}
 	return connect.NewResponse(out), nil
+}
+
+// unanswered reports whether a worker asks again that has just been given a claim: it has
+// said nothing of it, so the answer was lost, with the gate that gave it perhaps.
+func (s *operatorService) unanswered(c registry.Claim, worker string) bool {
+	fresh := s.world.clock.Wall().Sub(c.Since) < s.silence
+	return c.Worker == worker && c.Abort == nil && fresh && s.rehearsals.of(c.ID, s.world.clock.Boot()).step == ""
 }
 
 // ReportDrill implements OperatorService. The leader counts how long a worker is silent.
@@ -200,7 +212,11 @@ func (s *operatorService) EndDrill(ctx context.Context, req *connect.Request[pb.
 		}
 		now := s.world.clock.Wall().UTC()
 		end := registry.DrillEnd{Occurrence: claim.Occurrence, Outcome: m.GetOutcome(), Why: m.GetWhy(), At: now, Worker: claim.Worker, Claim: claim.ID}
-		verdict := verdict && onRecord(v.Drills[name].Value, m.GetReport())
+		report, known := onRecord(v.Drills[name].Value, *claim, m.GetReport())
+		if known && report.Outcome != m.GetOutcome() {
+			return misuse(op, m.GetService(), fmt.Errorf("outcome %q: report %s, which is on record, says %s", m.GetOutcome(), report.ID, report.Outcome))
+		}
+		verdict := verdict && known
 		next := old.Value.Finish(end, verdict)
 		if !verdict && claim.Abort == nil {
 			next.State = next.State.Undone(now)
@@ -220,15 +236,15 @@ func (s *operatorService) EndDrill(ctx context.Context, req *connect.Request[pb.
 	return connect.NewResponse(out), nil
 }
 
-// onRecord reports whether a report is the newest on record of its level.
-func onRecord(d registry.Drills, id string) bool {
-	for _, l := range d.Levels {
-		if id != "" && l.Last.ID == id {
-			return true
-		}
-	}
-	return false
+// onRecord returns the report that a claim ended with: the newest on record of its level,
+// which was not when the claim was given.
+func onRecord(d registry.Drills, c registry.Claim, id string) (r registry.Drill, known bool) {
+	r = newestReport(d, c.Level)
+	return r, id != "" && r.ID == id && r.ID != c.Newest
 }
+
+// newestReport is the newest of a level on record; its zero value: there is none.
+func newestReport(d registry.Drills, level string) registry.Drill { return d.ByLevel()[level].Last }
 
 // AbortDrill implements OperatorService.
 func (s *operatorService) AbortDrill(ctx context.Context, req *connect.Request[pb.AbortDrillRequest]) (*connect.Response[pb.AbortDrillResponse], error) {

@@ -150,10 +150,21 @@ func TestScheduledDrills(t *testing.T) {
 	if other, why := take("two"); other != nil || why != "a drill runs" {
 		t.Fatalf("taken twice: %v, %q", other, why)
 	}
-	if r, err := tell(claim, "prepare"); err != nil || r.GetAbort() {
-		t.Fatal(r, err)
+	if again, why := take("one"); again.GetId() != claim.GetId() {
+		t.Fatalf("a worker that the answer was lost to got %v, %q", again, why)
 	}
-	status("the drill to run", func(d *pb.ServiceDrills) bool { return d.GetRunning().GetStep() == "prepare" && d.GetWorker() == "two" })
+	prepares := func() {
+		t.Helper()
+		if r, err := tell(claim, "prepare"); err != nil || r.GetAbort() {
+			t.Fatal(r, err)
+		}
+	}
+	prepares()
+	if again, why := take("one"); again != nil || why != "a drill runs" {
+		t.Fatalf("a worker that reports was given %v, %q", again, why)
+	}
+	prepares()
+	status("the drill to run", func(d *pb.ServiceDrills) bool { return d.GetRunning().GetStep() == "prepare" && d.GetWorker() == "one" })
 	s.eventually("its metrics", func() error {
 		if lines := s.scrape(); !slices.Contains(lines, `tidegate_gate_drill_running{service="ledger"} 1`) || !slices.Contains(lines, `tidegate_gate_drill_overdue{service="ledger"} 0`) {
 			return errors.New("not exported")
@@ -266,6 +277,10 @@ func TestScheduledDrills(t *testing.T) {
 	}
 	if _, err := s.operator(tidegate.RoleDrill).RecordDrill(t.Context(), connect.NewRequest(&pb.RecordDrillRequest{Envelope: report1})); err != nil {
 		t.Fatal(err)
+	}
+	_, err = s.operator(tidegate.RoleDrill).EndDrill(t.Context(), connect.NewRequest(&pb.EndDrillRequest{Service: "ledger", Claim: second.GetId(), Outcome: "failed", Report: "r1"}))
+	if tidegate.ClassOf(api.FromError("end", "ledger", err)) != tidegate.Misuse {
+		t.Fatalf("a report that passed ended a drill that has failed: %v", err)
 	}
 	if !end(second, "passed") {
 		t.Fatal("the drill of the second worker was not its own")

@@ -25,8 +25,9 @@ type Claim struct {
 	Level      string      `json:"level"`
 	Scenario   string      `json:"scenario"`
 	Occurrence time.Time   `json:"occurrence"`
-	Since      time.Time   `json:"since"` // on the clock of the gate that gave it
-	Abort      *DrillAbort `json:"abort"` // nil: nobody wants it called off
+	Since      time.Time   `json:"since"`  // on the clock of the gate that gave it
+	Newest     string      `json:"newest"` // id of the newest report of its level that was on record then; empty: none
+	Abort      *DrillAbort `json:"abort"`  // nil: nobody wants it called off
 }
 
 // DrillAbort is somebody's wish that a drill be called off.
