@@ -52,10 +52,20 @@ func (a *assertions) take(now tidegate.Instant, v assert.Values) (broken string)
 	return broken
 }
 
+// soFar is the blocking assertion that does not hold before the drill begins; empty: each does.
+func (a *assertions) soFar() string {
+	for _, one := range a.blocking {
+		if why := one.SoFar(); why != "" {
+			return why
+		}
+	}
+	return ""
+}
+
 // checks are what came of them.
 func (a *assertions) checks() (all []evidence.Check) {
 	for _, one := range a.blocking {
-		all = append(all, one.Check(evidence.KindHarm))
+		all = append(all, one.Guarded())
 	}
 	for _, one := range a.judged {
 		all = append(all, one.Check(evidence.KindAssertion))

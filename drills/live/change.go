@@ -1,6 +1,7 @@
 package live
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -150,7 +151,11 @@ func verb(k pb.PlanKind) string {
 // served waits until every canary was accepted that was begun when the new epoch was
 // active: none of those is the old writer's.
 func (r *run) served(ctx context.Context, by map[tidegate.ServiceName]*movement, at **tidegate.Instant) error {
+	harmed := ""
 	err := r.until(ctx, r.d.cfg.Change, "every canary to be accepted through the route", func() bool {
+		if harmed = r.harmed; harmed != "" {
+			return true
+		}
 		for name, m := range by {
 			when, ok := r.tally.Served(r.d.cfg.canaries(name), m.active())
 			if !ok {
@@ -166,24 +171,35 @@ func (r *run) served(ctx context.Context, by map[tidegate.ServiceName]*movement,
 	if err != nil {
 		return fmt.Errorf("%w: %s", err, r.told(func() any { return r.tally.LastFailure() }))
 	}
+	if harmed != "" {
+		return errors.New(harmed)
+	}
 	if r.planned && at == nil {
 		r.tell(func() { r.part = after })
 	}
 	return nil
 }
 
-// protection waits until it is as it must be: after a failover what the gate calls
-// reconstituted, else all as it was before, with clients served.
+// unwhole says why a service's protection is not as it must be: after a failover what the
+// gate calls reconstituted, else all as it was before, registry and gates among it; empty: it is.
+func (r *run) unwhole(name tidegate.ServiceName) string {
+	svc := r.sight.service(name)
+	if r.expect.FailsOver {
+		return exposed(svc)
+	}
+	if why := cmp.Or(weakened(svc), closed(svc)); why != "" {
+		return why
+	}
+	return r.sight.uncontrolled(r.witness[name].first.Silent)
+}
+
+// protection waits until it is as it must be, with clients served.
 func (r *run) protection(ctx context.Context) error {
 	healed, _ := r.course.Begun(Whole)
 	last := "nobody looked"
 	err := r.until(ctx, r.d.cfg.Whole, "protection to be whole again", func() bool {
 		for _, name := range r.services {
-			svc := r.sight.service(name)
-			if last = weakened(svc); r.expect.FailsOver {
-				last = exposed(svc)
-			}
-			if last != "" {
+			if last = r.unwhole(name); last != "" {
 				return false
 			}
 		}

@@ -39,7 +39,8 @@ type Control interface {
 	Made(ctx context.Context, req *pb.ChangeRoleRequest, before string) (*pb.Plan, error)
 	// Plan is a plan as it is on record now.
 	Plan(ctx context.Context, id string) (*pb.Plan, error)
-	// Running is the id of a change of role of a service that has not ended; empty: none.
+	// Running is the change of role of a service that has not ended, or the drill of it that a
+	// worker has taken; empty: neither.
 	Running(ctx context.Context, service tidegate.ServiceName) (string, error)
 	// Identity is whom the drill acts as.
 	Identity() tidegate.Identity
@@ -154,22 +155,32 @@ func (g *Gates) Plan(ctx context.Context, id string) (p *pb.Plan, err error) {
 }
 
 // Running implements [Control].
-func (g *Gates) Running(ctx context.Context, service tidegate.ServiceName) (id string, err error) {
+func (g *Gates) Running(ctx context.Context, service tidegate.ServiceName) (what string, err error) {
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
-	err = g.each(ctx, "list plans of", string(service), func(c tidegatev1connect.OperatorServiceClient) error {
+	err = g.each(ctx, "see what runs of", string(service), func(c tidegatev1connect.OperatorServiceClient) error {
 		res, err := c.ListPlans(ctx, connect.NewRequest(&pb.ListPlansRequest{Service: string(service), Limit: plansLooked}))
 		if err != nil {
 			return err
 		}
+		drills, err := c.DrillStatus(ctx, connect.NewRequest(&pb.DrillStatusRequest{Service: string(service)}))
+		if err != nil {
+			return err
+		}
+		what = ""
+		for _, one := range drills.Msg.GetServices() {
+			if d := one.GetRunning(); d != nil {
+				what = fmt.Sprintf("drill %s by worker %s", d.GetClaim(), d.GetWorker())
+			}
+		}
 		for _, p := range res.Msg.GetPlans() {
 			if p.GetOutcome() == pb.PlanOutcome_PLAN_OUTCOME_RUNNING {
-				id = p.GetId()
+				what = "plan " + p.GetId()
 			}
 		}
 		return nil
 	})
-	return id, err
+	return what, err
 }
 
 // Made implements [Control].

@@ -73,8 +73,8 @@ func TestExpectations(t *testing.T) {
 		LinkOneWay:      {"unsafe: eur: a disaster now loses 12 records, the oldest 6s old; the objective is 5s"},
 		StandbyNodeLost: {"finding: standby d2: silent for 6s", "at risk: eur: 2 of 3 members answer"},
 		WipedDisk:       {"finding: standby d2: runs on another data directory than the registered one"},
-		CorruptSegment:  {"at risk: eur: member d2: read segment: checksum mismatch", "finding: standby d2: 4096 bytes of stream 12 in quarantine"},
-		DiskFull:        {"finding: standby d2: its disk is full in about 2m0s at this rate", "finding: standby d2: 3% of its disk is free"},
+		CorruptSegment:  {"at risk: eur: member d2: open stream 12: open delta log: open log /d2/log: /d2/log/1.seg: record at 20494: batch 3e payload checksum mismatch (want 91d2bf7f, got bc0a1bd3)", "finding: standby d2: 4096 bytes of stream 12 in quarantine"},
+		DiskFull:        {"at risk: eur: member d2: refused as full: less than 67108864 bytes left on the disk of node d2", "finding: standby d2: its disk is full in about 2m0s at this rate", "finding: standby d2: 3% of its disk is free"},
 		ControllerLost:  {"gate g1:7412: no answer: connection refused"},
 		RegistryLost:    {"registry: does not answer", "finding: registry: the registry does not answer; role changes wait"},
 		LinkSlow:        nil,
@@ -93,6 +93,9 @@ func TestExpectations(t *testing.T) {
 		}
 		if e.Says != nil && e.Says.MatchString("at risk: eur: 2 of 3 members are caught up") {
 			t.Errorf("%s: said of any service under load", s)
+		}
+		if onDisk := s == WipedDisk || s == CorruptSegment || s == DiskFull; onDisk && e.Says.MatchString("at risk: eur: 2 of 3 members answer") {
+			t.Errorf("%s: said of any node that is started again", s)
 		}
 		if e.FailsOver && e.Clients == Served {
 			t.Errorf("%s: clients cannot be served while it fails over", s)

@@ -1,6 +1,7 @@
 package live
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -249,8 +250,8 @@ func (r *run) enter(ctx context.Context) (err error) {
 		r.look(ctx)
 	}
 	r.home, _ = writer(r.sight.service(r.d.cfg.Service))
-	if r.broken != "" {
-		return &tidegate.Error{Op: "drill", Subject: string(r.d.cfg.Service), Class: tidegate.Refused, Err: errors.New(r.broken)}
+	if why := cmp.Or(r.broken, r.asserts.soFar()); why != "" {
+		return &tidegate.Error{Op: "drill", Subject: string(r.d.cfg.Service), Class: tidegate.Refused, Err: errors.New(why)}
 	}
 	return r.d.ready(ctx, r.sight, r.services)
 }
@@ -269,10 +270,10 @@ func (d *Drill) ready(ctx context.Context, s Sight, services []tidegate.ServiceN
 		if text := d.detector(s, name); text != "" {
 			why = append(why, text)
 		}
-		if id, err := d.ctl.Running(ctx, name); err != nil {
+		if what, err := d.ctl.Running(ctx, name); err != nil {
 			why = append(why, evidence.Sentence(err))
-		} else if id != "" {
-			why = append(why, fmt.Sprintf("plan %s of %s runs", id, name))
+		} else if what != "" {
+			why = append(why, fmt.Sprintf("%s of %s runs", what, name))
 		}
 	}
 	why = append(why, d.uncovered(s, services)...)
@@ -465,7 +466,10 @@ func (r *run) watch(ctx context.Context, call func(error)) {
 			}
 			if age := time.Duration(r.d.clk.Boot() - since); age > r.d.cfg.Refused && r.harmed == "" && !r.written {
 				r.harmed = fmt.Sprintf("no canary was accepted for %s: %s", age.Round(time.Millisecond), r.tally.LastFailure())
-				call(harmError{errors.New(r.harmed)})
+				// Where the service has moved and nobody is served, that has failed.
+				if s := Step(r.d.step.Load()); s != Serve && s != Again {
+					call(harmError{errors.New(r.harmed)})
+				}
 			}
 			if r.broken != "" {
 				call(harmError{errors.New(r.broken)})
@@ -482,7 +486,8 @@ func (r *run) names() (out []string) {
 	return out
 }
 
-// settle waits until canaries are accepted as long as they must be before anything is done.
+// settle waits until canaries are accepted as long as they must be before anything is done,
+// and until protection is as it must be: what gates say then is not said of the fault.
 func (r *run) settle(ctx context.Context) error {
 	from := r.d.clk.Boot()
 	err := r.until(ctx, r.d.cfg.Steady+r.d.cfg.Pause, "every canary to be accepted", func() bool {
@@ -492,6 +497,18 @@ func (r *run) settle(ctx context.Context) error {
 	})
 	if err != nil {
 		return calledError{fmt.Errorf("%w: nothing was done: %s", err, r.told(func() any { return r.tally.LastFailure() }))}
+	}
+	last := ""
+	err = r.until(ctx, r.d.cfg.Whole, "protection to be as it must be", func() bool {
+		for _, name := range r.services {
+			if last = cmp.Or(unready(r.sight, name), closed(r.sight.service(name))); last != "" {
+				return false
+			}
+		}
+		return true
+	})
+	if err != nil {
+		return calledError{fmt.Errorf("%w: nothing was done: %s", err, last)}
 	}
 	return nil
 }

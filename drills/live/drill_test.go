@@ -66,6 +66,11 @@ func asserted(t *testing.T, text string) assert.Assertion {
 	return a
 }
 
+// behind is a service that is exposed.
+func behind(s *pb.StatusResponse) {
+	s.Services[0].Streams[0].Writer.Exposure.Age = durationpb.New(time.Second)
+}
+
 func TestPasses(t *testing.T) {
 	for _, c := range []struct {
 		level    evidence.Level
@@ -78,7 +83,7 @@ func TestPasses(t *testing.T) {
 		{evidence.L2, Planned, nil, "p1", 2, true},
 		{evidence.L3, PrimarySiteLost, down, "d1", 1, false},
 		{evidence.L3, StandbyNodeLost, short, "p1", 0, true},
-		{evidence.L3, LinkSlow, nil, "p1", 0, true},
+		{evidence.L3, LinkSlow, behind, "p1", 0, true},
 		{evidence.L4, PrimarySiteLost, down, "d1", 1, false},
 	} {
 		t.Run(string(c.level)+" "+string(c.scenario), func(t *testing.T) {
@@ -184,6 +189,37 @@ func TestFails(t *testing.T) {
 			w.survives, c.Whole = true, 50*time.Millisecond
 			w.onFault = func(s *pb.StatusResponse) { short(s); short(w.now) }
 		}, "not every member answers", judge.Failed},
+		"the registry stays away": {RegistryLost, func(w *world, c *Config) {
+			w.survives, c.Whole = true, 50*time.Millisecond
+			w.onFault = func(s *pb.StatusResponse) { s.RegistryReachable, w.now.RegistryReachable = false, false }
+		}, "protection to be whole again: not within 50ms: the registry does not answer", judge.Failed},
+		"a gate stays away": {ControllerLost, func(w *world, c *Config) {
+			w.survives, c.Whole = true, 50*time.Millisecond
+			w.onFault = func(*pb.StatusResponse) { w.silent = map[string]string{"g2.example:7412": "connection refused"} }
+		}, "gate g2.example:7412 gives no answer: connection refused", judge.Failed},
+		"nothing is seen of the fault": {LinkSlow, func(w *world, _ *Config) { w.survives = true }, "whether there was a fault is not known", judge.Partial},
+		"nobody is served after the failover": {PrimarySiteLost, func(w *world, c *Config) {
+			w.onFault, c.Refused, c.Objectives.RTO = down, 200*time.Millisecond, 100*time.Millisecond
+			w.onChange = func(*pb.ChangeRoleRequest) {
+				w.mu.Lock()
+				defer w.mu.Unlock()
+				w.answers = func(bool) int { return http.StatusTeapot }
+			}
+		}, "check serve failed: no canary was accepted for", judge.Failed},
+		"it is not served again, and that is longer than the RTO": {LinkCut, func(_ *world, c *Config) {
+			c.Refused, c.Objectives.RTO, c.Notice = 200*time.Millisecond, 100*time.Millisecond, time.Minute
+		}, "and the RTO is 100ms", judge.Failed},
+		"an answer of a gate is late once": {ControllerLost, func(w *world, c *Config) {
+			w.survives, c.Notice = true, 100*time.Millisecond
+			w.onFault = func(*pb.StatusResponse) {
+				if w.silent = nil; w.looks == 0 {
+					w.looks, w.silent = 1, map[string]string{"g2.example:7412": "timeout"}
+				}
+			}
+		}, "they said nothing of it", judge.Failed},
+		"a blocking assertion is longer than the drill": {StandbyNodeLost, func(w *world, c *Config) {
+			w.survives, w.onFault, c.Blocking = true, short, []assert.Assertion{asserted(w.t, "durable_nodes_min >= 2 for 1m")}
+		}, "", judge.Passed},
 		"it cannot be injected": {StandbyNodeLost, func(_ *world, c *Config) {
 			f := c.Faults[StandbyNodeLost]
 			f.Inject = append(f.Inject, Command{Run: []string{"/bin/false"}})
@@ -423,7 +459,7 @@ func TestRefused(t *testing.T) {
 		"nobody leads":     {func(w *world) { w.now.Leader = "" }, evidence.L3, "no gate leads"},
 		"no registry":      {func(w *world) { w.now.RegistryReachable = false }, evidence.L3, "the registry does not answer"},
 		"clients are down": {func(w *world) { down(w.now) }, evidence.L3, "synthetic client fails"},
-		"a plan runs":      {func(w *world) { w.running = "plan-9" }, evidence.L3, "plan plan-9 of bank runs"},
+		"a plan runs":      {func(w *world) { w.running = "plan plan-9" }, evidence.L3, "plan plan-9 of bank runs"},
 		"a rule refuses":   {func(w *world) { w.refuses = []*pb.RuleVerdict{{Rule: "no-gap", Reason: "a stretch is missing"}} }, evidence.L3, "no-gap (a stretch is missing)"},
 		"no such service":  {func(w *world) { w.now.Services[0].Name = "till" }, evidence.L3, "knows no service bank"},
 		"the detector acts": {func(w *world) {

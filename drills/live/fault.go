@@ -64,7 +64,11 @@ func openState(fsys vfs.FS, cfg *Config) (*state, error) {
 	return s, nil
 }
 
-func (s *state) close() error { return s.lock.Close() }
+// close gives the service back. A process that is being started at this moment may have
+// the file still: closing it alone would leave it locked until then.
+func (s *state) close() error {
+	return errors.Join(unix.Flock(int(s.lock.Fd()), unix.LOCK_UN), s.lock.Close()) //nolint:gosec // a descriptor
+}
 
 // closed is close behind an error.
 func (s *state) closed(err error) error { return errors.Join(err, s.close()) }

@@ -115,7 +115,10 @@ func (r *run) measure(rep *evidence.Report) {
 			rep.Checks = append(rep.Checks, c)
 		}
 	}
-	rep.Checks = append(append(rep.Checks, r.clients()), r.checks...)
+	rep.Checks = append(append(rep.Checks, r.clients(rep)), r.checks...)
+	if r.expect.Clients == Served && r.expect.Says == nil && !r.planned {
+		rep.Checks = append(rep.Checks, r.faultSeen(rep))
+	}
 	rep.Checks = append(append(rep.Checks, r.harm()), r.asserts.checks()...)
 }
 
@@ -146,7 +149,7 @@ func (r *run) rta() *time.Duration {
 		return nil
 	}
 	if d, ok := r.tally.Pause(r.names(), *r.first, *r.whole); ok {
-		return &d
+		return new(max(0, d-r.d.cfg.Every)) // between two canaries nobody waits
 	}
 	return nil
 }
@@ -225,7 +228,7 @@ func (r *run) canaries(name tidegate.ServiceName) (out []evidence.Check) {
 }
 
 // clients is whether clients noticed no more than they may.
-func (r *run) clients() evidence.Check {
+func (r *run) clients(rep *evidence.Report) evidence.Check {
 	c := evidence.Check{Name: "clients", Kind: "canary", Wanted: "the longest time without an accepted canary", Outcome: evidence.CheckPassed}
 	served := !r.planned && !r.expect.FailsOver && r.expect.Clients == Served
 	if served {
@@ -243,6 +246,8 @@ func (r *run) clients() evidence.Check {
 	switch {
 	case !ok:
 		c.Outcome, c.Why = evidence.CheckUnknown, "it was not measured"
+	case rep.Recovered.Actual == nil && rep.Recovered.Objective != nil && pause > *rep.Recovered.Objective:
+		c.Outcome, c.Why = evidence.CheckFailed, fmt.Sprintf("clients were not served for at least %s, and the RTO is %s: %s", pause.Round(time.Millisecond), rep.Recovered.Objective, r.tally.LastFailure())
 	case served && pause > r.d.cfg.Pause:
 		c.Outcome, c.Why = evidence.CheckFailed, fmt.Sprintf("clients were not served for %s: %s", pause.Round(time.Millisecond), r.tally.LastFailure())
 	}
@@ -250,6 +255,38 @@ func (r *run) clients() evidence.Check {
 		c.Got = new(fmt.Sprintf("%s; %d of %d canaries were accepted", pause.Round(time.Millisecond), accepted, tried))
 	}
 	return c
+}
+
+// faultSeen is whether a fault that gates need not name was there: one of which nothing is
+// measured may have been none.
+func (r *run) faultSeen(rep *evidence.Report) evidence.Check {
+	c := evidence.Check{Name: "fault-seen", Kind: "canary", Wanted: "canaries take longer than before, or exposure is older", Outcome: evidence.CheckUnknown}
+	heal, begun := r.course.Begun(Heal)
+	if r.fault == nil || !begun {
+		c.Why = "the fault was not there to its end"
+		return c
+	}
+	began, _ := r.course.Begun(Steady)
+	was, is := r.tally.Latency(began, *r.first), r.tally.Latency(*r.fault, heal)
+	c.Got = new(fmt.Sprintf("canaries took %s, and %s before; exposure was %s old, and %s before", text(is), text(was), text(rep.Lag.During.Median), text(rep.Lag.Before.Median)))
+	if c.Outcome = evidence.CheckPassed; !grew(was, is) && !grew(rep.Lag.Before.Median, rep.Lag.During.Median) {
+		c.Outcome, c.Why = evidence.CheckUnknown, *c.Got+": whether there was a fault is not known"
+	}
+	return c
+}
+
+// What is called longer than before: by half as much again, and by more than looks are off.
+const seenLeast = 10 * time.Millisecond
+
+func grew(was, is *time.Duration) bool {
+	return was != nil && is != nil && *is-*was >= max(seenLeast, *was/2)
+}
+
+func text(d *time.Duration) string {
+	if d == nil {
+		return "unknown"
+	}
+	return d.Round(time.Millisecond).String()
 }
 
 // harm is what came of the blocking assertion, and of the service afterwards.

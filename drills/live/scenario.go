@@ -54,6 +54,9 @@ type Expectation struct {
 	// [Sight] that it matches. nil: nothing need be said, as long as the objective holds.
 	Says *regexp.Regexp
 	What string // the same for people
+	// Twice: it counts when two looks running say it of the same one: a single answer may
+	// be late for other reasons.
+	Twice bool
 }
 
 // What gates say, as it stands in status and doctor: changed there, it is changed here,
@@ -62,8 +65,8 @@ const (
 	saysProbe  = `^probe fails`
 	saysWriter = `the writer \S+ has (been silent|not reported)|its writer \S+ has (been silent|not reported)`
 	saysLink   = `the gate is closed|the gate is degraded|exposed for|a disaster now loses|exposure is not known`
-	saysSilent = `^finding: standby \S+: silent|members answer`
-	saysMember = saysSilent + `|member \S+: `
+	saysNode   = `^finding: standby \S+: silent`
+	saysSilent = saysNode + `|members answer`
 )
 
 func says(any ...string) *regexp.Regexp { return regexp.MustCompile(strings.Join(any, "|")) }
@@ -81,10 +84,10 @@ var expectations = map[Scenario]Expectation{
 	LinkOneWay:      linkLost,
 	LinkSlow:        {Clients: Served},
 	StandbyNodeLost: {Clients: Served, Says: says(saysSilent), What: "which standby node is silent, or how many members answer"},
-	WipedDisk:       {Clients: Served, Says: says(saysMember, `another data directory`), What: "that the node has another data directory, or is no sound member"},
-	CorruptSegment:  {Clients: Served, Says: says(saysMember, `in quarantine`), What: "which member is not sound"},
-	DiskFull:        {Clients: Served, Says: says(saysMember, `its disk is full`, `of its disk is free`), What: "whose disk is full, or which member is not sound"},
-	ControllerLost:  {Clients: Served, Says: says(`^gate \S+: no answer`), What: "nothing: the lost one gives no answer"},
+	WipedDisk:       {Clients: Served, Says: says(saysNode, `^finding: standby \S+: runs on another data directory`), What: "that the node is silent, or has another data directory"},
+	CorruptSegment:  {Clients: Served, Says: says(`member \S+: .*(open stream|mismatch|corrupt|damaged)`, `in quarantine`), What: "which member's log is damaged, or lies in quarantine"},
+	DiskFull:        {Clients: Served, Says: says(`member \S+: .*full`, `^finding: standby \S+: (its disk is full|\d+% of its disk is free)`), What: "whose disk is full"},
+	ControllerLost:  {Clients: Served, Says: says(`^gate \S+: no answer`), What: "nothing: the lost one gives no answer", Twice: true},
 	RegistryLost:    {Clients: Served, Says: says(`^registry: does not answer`, `^finding: registry: `), What: "that the registry does not answer"},
 }
 

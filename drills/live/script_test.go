@@ -41,6 +41,7 @@ type world struct {
 	accepted   int
 	loses      func(n int) bool            // whether the nth accepted canary is not kept
 	answers    func(read bool) int         // status of an answer; 0: as usual
+	silent     map[string]string           // gates that give no answer
 	onFault    func(*pb.StatusResponse)    // what the fault makes of what gates say
 	refuses    []*pb.RuleVerdict           // what a change of role is refused by
 	refusals   int                         // how often, besides rehearsals; below 0: always
@@ -127,10 +128,10 @@ func (w *world) Look(context.Context) Sight {
 		if node, _ := writer(w.now.GetServices()[0]); node == "p1" {
 			changed := clone(w.now)
 			w.onFault(changed)
-			return Sight{Status: changed, Findings: w.standing()}
+			return Sight{Status: changed, Findings: w.standing(), Silent: w.silent}
 		}
 	}
-	return Sight{Status: clone(w.now), Findings: w.standing()}
+	return Sight{Status: clone(w.now), Findings: w.standing(), Silent: w.silent}
 }
 
 // standing is what the doctor found before any drill, and finds in other words each time.

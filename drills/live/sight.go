@@ -148,6 +148,17 @@ func weakened(s *pb.ServiceStatus) string {
 	return ""
 }
 
+// closed says whose clients wait for the other site; empty: nobody's, as far as is known. A
+// writer's word may be some seconds old.
+func closed(s *pb.ServiceStatus) string {
+	for _, x := range s.GetStreams() {
+		if x.GetWriter().GetBlocked() {
+			return x.GetView().GetName() + ": its gate is closed: clients wait for the other site"
+		}
+	}
+	return ""
+}
+
 // unready says why no drill may begin now; empty: one may.
 func unready(s Sight, name tidegate.ServiceName) string {
 	svc := s.service(name)
@@ -158,13 +169,31 @@ func unready(s Sight, name tidegate.ServiceName) string {
 		return fmt.Sprintf("the gate knows no service %s", name)
 	case svc.GetFrozen():
 		return fmt.Sprintf("role changes of %s are frozen", name)
+	}
+	if why := s.uncontrolled(s.Silent); why != "" {
+		return why
+	}
+	if why := weakened(svc); why != "" {
+		return fmt.Sprintf("%s is not protected as it should be: %s", name, why)
+	}
+	return ""
+}
+
+// uncontrolled says why roles could not be changed, or which gate has gone besides those
+// that were silent before; empty: neither.
+func (s Sight) uncontrolled(silent map[string]string) string {
+	switch {
+	case s.Status == nil:
+		return "no gate answers"
 	case !s.Status.GetRegistryReachable():
 		return "the registry does not answer: nobody could change roles"
 	case s.Status.GetLeader() == "":
 		return "no gate leads: nobody could change roles"
 	}
-	if why := weakened(svc); why != "" {
-		return fmt.Sprintf("%s is not protected as it should be: %s", name, why)
+	for gate, why := range s.Silent {
+		if _, was := silent[gate]; !was {
+			return fmt.Sprintf("gate %s gives no answer: %s", gate, why)
+		}
 	}
 	return ""
 }

@@ -104,6 +104,22 @@ func (t *Tally) Pause(canaries []string, from, until tidegate.Instant) (longest 
 	return longest, len(canaries) > 0
 }
 
+// Latency is the median time until an answer of the canaries that were begun at or after
+// from and before until; nil: there were none.
+func (t *Tally) Latency(from, until tidegate.Instant) *time.Duration {
+	var all []time.Duration
+	for _, a := range t.all {
+		if a.Began >= from && a.Began < until {
+			all = append(all, time.Duration(a.Ended-a.Began))
+		}
+	}
+	if len(all) == 0 {
+		return nil
+	}
+	slices.Sort(all)
+	return &all[len(all)/2]
+}
+
 // Failing is when the first canary began that was begun at or after from and not accepted;
 // false: each was.
 func (t *Tally) Failing(from tidegate.Instant) (at tidegate.Instant, ok bool) {

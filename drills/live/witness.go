@@ -2,6 +2,7 @@ package live
 
 import (
 	"fmt"
+	"strings"
 
 	"github.com/tidegate/tidegate"
 	"github.com/tidegate/tidegate/drills/evidence"
@@ -25,6 +26,7 @@ type Witness struct {
 	moved  string // another writer that was seen; empty: none
 	blind  string // what was called safe, and was not known
 	looks  int    // during and after
+	heard  string // whom the newest look speaks of as expected, where it must be said twice
 	named  string // the line by which the gates said what was expected
 	namedD bool
 }
@@ -45,8 +47,18 @@ func (w *Witness) Take(p part, s Sight, e Expectation, name tidegate.ServiceName
 		w.blind = why
 	}
 	if p == during && !w.namedD {
-		w.named, w.namedD = s.says(e, name, w.first)
+		w.name(s, e, name)
 	}
+}
+
+// name notes the line by which a look says what is expected.
+func (w *Witness) name(s Sight, e Expectation, name tidegate.ServiceName) {
+	line, ok := s.says(e, name, w.first)
+	whom, _, _ := strings.Cut(line, ": ")
+	if ok && (!e.Twice || whom == w.heard) {
+		w.named, w.namedD = line, true
+	}
+	w.heard = whom
 }
 
 // Named reports whether the gates have said what is expected of them, and how.
