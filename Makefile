@@ -63,6 +63,7 @@ check: tools ## gofumpt, vet, golangci-lint, buf lint and breaking, tidy, tests 
 	if [ -n "$$bad" ]; then echo "not formatted by gofumpt:"; echo "$$bad"; exit 1; fi
 	echo "check: vet"
 	$(GO) vet ./...
+	$(GO) vet -tags drills ./internal/lab
 	echo "check: golangci-lint"
 	$(TOOLBIN)/golangci-lint run ./...
 	echo "check: buf"
@@ -115,6 +116,12 @@ test-postgres: ## what talks to PostgreSQL, against release PG (17 or 18; fetche
 	[ -n "$$bin" ] || bin=$$(tools/postgresql "$(PG)")
 	echo "test-postgres: real servers of $$bin, some minutes on a quiet machine"
 	tools/test-postgresql "$$bin"
+
+.PHONY: test-drills
+test-drills: ## drills on real processes that CI has no time for: the other scenarios of L3, a whole site with two services
+	tools/needs
+	@echo "test-drills: real processes in /tmp, two minutes; needs root"
+	$(GO) test -race -tags drills ./internal/lab -run 'TestDrills' -count=1 -timeout 15m -v | grep -v '^ *{'
 
 .PHONY: test-pgbackrest
 test-pgbackrest: ## a node seeded from a real pgBackRest backup, and how much of the base crosses then

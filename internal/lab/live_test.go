@@ -67,8 +67,9 @@ func (l *levers) serve(conn net.Conn) {
 	l.mu.Unlock()
 	answer := "no such lever"
 	if pull != nil {
-		if answer = "ok"; pull() != nil {
-			answer = "failed"
+		answer = "ok"
+		if err := pull(); err != nil {
+			answer = strings.Join(strings.Fields(err.Error()), " ")
 		}
 	}
 	_, _ = fmt.Fprintln(conn, answer) // a command that is gone has failed
@@ -80,31 +81,33 @@ func (l *levers) command(name string, do func() error) tree {
 	defer l.mu.Unlock()
 	l.all[name] = do
 	host, port, _ := strings.Cut(l.addr, ":")
-	return tree{"run": []string{"/bin/bash", "-c", fmt.Sprintf(`exec 3<>/dev/tcp/%s/%s && echo '%s' >&3 && read -r answer <&3 && test "$answer" = ok`, host, port, name)}}
+	return tree{"run": []string{"/bin/bash", "-c", fmt.Sprintf(`exec 3<>/dev/tcp/%s/%s && echo '%s' >&3 && read -r answer <&3 && { test "$answer" = ok || { echo "$answer"; false; }; }`, host, port, name)}}
 }
 
 type tree = map[string]any
 
+// canary is one that is written through a ledger's route.
+func canary(route, currency string) tree {
+	return tree{
+		"name": "open-" + currency,
+		"write": tree{"timeout": "1s", "http": tree{
+			"method": "POST", "url": route + "/accounts", "body": `{"client":"{canary}","currency":"` + currency + `","request":1,"to":"drill-{canary}"}`,
+			"contains": `"code":"done"`,
+		}},
+		"read": tree{"http": tree{"url": route + "/accounts/" + currency + "/drill-{canary}", "contains": `"balance":0`}},
+	}
+}
+
 // liveFile writes the file of live drills of the ledger, which act as the operator ada.
 func liveFile(t *testing.T, s *stage, more tree) string {
 	t.Helper()
-	canary := func(currency string) tree {
-		return tree{
-			"name": "open-" + currency,
-			"write": tree{"timeout": "1s", "http": tree{
-				"method": "POST", "url": s.Route() + "/accounts", "body": `{"client":"{canary}","currency":"` + currency + `","request":1,"to":"drill-{canary}"}`,
-				"contains": `"code":"done"`,
-			}},
-			"read": tree{"http": tree{"url": s.Route() + "/accounts/" + currency + "/drill-{canary}", "contains": `"balance":0`}},
-		}
-	}
 	file := tree{
 		"service": lab.Service,
 		"operator": tree{
 			"gates": []string{s.Gate()}, "overrides": tree{"drill-fresh": "a lab has no drills", "capacity": "a lab is young"},
 			"tls": tree{"ca": s.File("pki", "ca.crt"), "cert": s.File("pki", "north-operator-ada.crt"), "key": s.File("pki", "north-operator-ada.key")},
 		},
-		"target": "d1", "canaries": []tree{canary("eur"), canary("usd")}, "every": "50ms",
+		"target": "d1", "canaries": []tree{canary(s.Route(), "eur"), canary(s.Route(), "usd")}, "every": "50ms",
 		"checks": []tree{{"name": "serves", "http": tree{"url": s.Route() + "/status", "contains": `"serving":true`}}},
 		"steady": "300ms", "hold": "500ms", "notice": "30s", "change": "60s", "whole": "60s", "refused": "60s",
 		"objectives": tree{"rto": "1m"},
@@ -199,9 +202,13 @@ func drillLab(t *testing.T, p lab.Plant) *stage {
 // liveLab is one whose gates hear soon that a node is silent, too.
 func liveLab(t *testing.T, p lab.Plant) *stage {
 	t.Helper()
+	tune := p.Tune
 	p.Tune = func(name string, file map[string]any) {
 		if strings.HasPrefix(name, "gate") {
 			file["gate"].(map[string]any)["timing"].(map[string]any)["stale"] = "2s"
+		}
+		if tune != nil {
+			tune(name, file)
 		}
 	}
 	return drillLab(t, p)

@@ -41,10 +41,13 @@ const netSlots = 250
 // netTries are how many of those blocks may turn out to be half in use.
 const netTries = 8
 
-func ip(args ...string) error {
-	out, err := exec.Command("ip", args...).CombinedOutput()
+func ip(args ...string) error { return iproute("ip", args...) }
+func tc(args ...string) error { return iproute("tc", args...) }
+
+func iproute(command string, args ...string) error {
+	out, err := exec.Command(command, args...).CombinedOutput()
 	if err != nil {
-		return fmt.Errorf("ip %s: %w: %s", strings.Join(args, " "), err, strings.TrimSpace(string(out)))
+		return fmt.Errorf("%s %s: %w: %s", command, strings.Join(args, " "), err, strings.TrimSpace(string(out)))
 	}
 	return nil
 }
@@ -168,6 +171,26 @@ func (n *network) mend(from, to string) error {
 	return ip("-n", n.ns(from), "route", "del", "blackhole", n.host(to)+"/32")
 }
 
+// The queue of a throttled link: what it holds back at most, and how much goes at once.
+const (
+	linkQueue = "300ms"
+	linkBurst = "16kb"
+)
+
+// throttle bounds the rate of everything that goes to and comes from a site.
+func (n *network) throttle(site, rate string) error {
+	here := n.name + site[:1]
+	shape := func(dev string) []string {
+		return []string{"qdisc", "replace", "dev", dev, "root", "tbf", "rate", rate, "burst", linkBurst, "latency", linkQueue}
+	}
+	return errors.Join(tc(shape(here)...), tc(append([]string{"-n", n.ns(site)}, shape(here+"i")...)...))
+}
+
+func (n *network) unthrottle(site string) error {
+	here := n.name + site[:1]
+	return errors.Join(tc("qdisc", "del", "dev", here, "root"), tc("-n", n.ns(site), "qdisc", "del", "dev", here+"i", "root"))
+}
+
 // close removes everything. The namespaces' ends of the links go with them.
 func (n *network) close() error {
 	var errs []error
@@ -189,3 +212,11 @@ func (l *Lab) Cut(from, to string) error { return l.net.cut(from, to) }
 
 // Mend ends Cut.
 func (l *Lab) Mend(from, to string) error { return l.net.mend(from, to) }
+
+// Throttle bounds the rate of a site's link, which all that it sends and is sent shares,
+// to one of tc's: 256kbit. What does not fit queues, then is dropped, until Unthrottle. The
+// lab must have been made with Networks.
+func (l *Lab) Throttle(site, rate string) error { return l.net.throttle(site, rate) }
+
+// Unthrottle ends Throttle.
+func (l *Lab) Unthrottle(site string) error { return l.net.unthrottle(site) }
