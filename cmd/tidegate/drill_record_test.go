@@ -47,6 +47,7 @@ func sealedReport(t *testing.T, key *evidence.Key, number evidence.Number, previ
 		ID: id, Number: number, Previous: previous, Cluster: "demo", Service: "bank", Level: evidence.L1, Scenario: "shadow-promote",
 		Verdict: evidence.Verdict{Outcome: evidence.Passed}, Started: evidence.Moment{At: began}, Ended: new(began.Add(time.Minute)),
 		Recovered: evidence.Recovered{Actual: new(2 * time.Second)},
+		Checks:    []evidence.Check{{Name: "leads", Kind: "http", Wanted: "200", Outcome: evidence.CheckPassed}},
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -190,11 +190,26 @@ func (c *checker) verdict(r *Report) {
 	if v.Outcome != Passed {
 		return
 	}
+	passed := false
 	for _, k := range slices.Concat(r.Checks, r.Isolation) {
-		c.want(k.Outcome != CheckFailed, "verdict: passed, and the check %s failed", k.Name)
+		passed = passed || k.Outcome == CheckPassed
+		c.want(k.Outcome == CheckPassed, "verdict: passed, and the check %s is %s", k.Name, k.Outcome)
+	}
+	c.want(passed, "verdict: passed, and no check has")
+	if r.Level != L0 { // which recovers nothing
+		c.measured(r)
 	}
 	c.want(wordOf(r.Recovery.Outcome) != string(recovery.Failed), "verdict: passed, and the recovery type is weaker than it must be")
 	for _, t := range []struct{ objective, actual *time.Duration }{{r.Recovered.Objective, r.Recovered.Actual}, {r.Lost.Objective, r.Lost.Actual}} {
 		c.want(t.objective == nil || t.actual == nil || *t.actual <= *t.objective, "verdict: passed, and an objective was missed")
+	}
+}
+
+// measured holds a verdict that a recovery has passed against what was measured of it.
+func (c *checker) measured(r *Report) {
+	c.want(r.Recovered.Actual != nil, "verdict: passed, and the recovery time was not measured")
+	c.want(r.Lost.Objective == nil || r.Lost.Actual != nil, "verdict: passed, and what was lost was not measured, which has an objective")
+	for _, p := range r.Phases {
+		c.want(p.Absent || p.Took != nil, "verdict: passed, and phase %s was not measured", p.Name)
 	}
 }

@@ -68,6 +68,12 @@ func full() evidence.Report {
 	return r
 }
 
+// pass makes the report one of a drill that has passed.
+func pass(r *evidence.Report) {
+	r.Verdict, r.Checks, r.Phases = evidence.Verdict{Outcome: evidence.Passed}, r.Checks[1:2], r.Phases[:4]
+	r.Recovery.Outcome = new("holds")
+}
+
 // golden compares with what lies in testdata for ever.
 func golden(t *testing.T, file string, got []byte) {
 	t.Helper()
@@ -161,11 +167,15 @@ func TestReportsThatContradictThemselves(t *testing.T) {
 		`finding ""`:                     func(r *evidence.Report) { r.Compared[0].Finding = "" },
 		"failed without a reason":        func(r *evidence.Report) { r.Verdict.Reasons = nil },
 		`outcome "good"`:                 func(r *evidence.Report) { r.Verdict.Outcome = "good" },
-		"passed, and the check content":  func(r *evidence.Report) { r.Verdict.Outcome = evidence.Passed },
-		"weaker than it must be":         func(r *evidence.Report) { r.Verdict.Outcome, r.Checks = evidence.Passed, nil },
-		"an objective was missed": func(r *evidence.Report) {
-			r.Verdict.Outcome, r.Checks, r.Recovered.Actual = evidence.Passed, nil, new(time.Hour)
-		},
+		"check content is failed":        func(r *evidence.Report) { r.Verdict.Outcome = evidence.Passed },
+		"check report <1> is unknown":    func(r *evidence.Report) { pass(r); r.Checks = full().Checks[2:] },
+		"check acquire epoch is unknown": func(r *evidence.Report) { pass(r); r.Isolation[0].Outcome, r.Isolation[0].Why = evidence.CheckUnknown, "no answer" },
+		"passed, and no check has":       func(r *evidence.Report) { pass(r); r.Checks, r.Isolation = nil, nil },
+		"recovery time was not measured": func(r *evidence.Report) { pass(r); r.Recovered.Actual = nil },
+		"what was lost was not measured": func(r *evidence.Report) { pass(r); r.Lost.Actual = nil },
+		"phase re-route was not":         func(r *evidence.Report) { pass(r); r.Phases = full().Phases },
+		"weaker than it must be":         func(r *evidence.Report) { pass(r); r.Recovery.Outcome = new("failed") },
+		"an objective was missed":        func(r *evidence.Report) { pass(r); r.Recovered.Actual = new(time.Hour) },
 		"more than": func(r *evidence.Report) { r.Checks[0].Wanted = strings.Repeat("x", evidence.ReportBytesMax) },
 	} {
 		r := full()
@@ -175,6 +185,15 @@ func TestReportsThatContradictThemselves(t *testing.T) {
 		}
 	}
 	r := full()
+	pass(&r)
+	if _, err := r.Encode(); err != nil {
+		t.Errorf("one that has passed: %v", err)
+	}
+	r.Level, r.Recovered.Actual, r.Phases, r.Lost.Actual = evidence.L0, nil, nil, nil
+	if _, err := r.Encode(); err != nil {
+		t.Errorf("one that has recovered nothing: %v", err)
+	}
+	r = full()
 	r.Level, r.Service = "", ""
 	if _, err := r.Encode(); err == nil || !strings.Contains(err.Error(), "level") || !strings.Contains(err.Error(), "service") {
 		t.Errorf("not all mistakes at once: %v", err)
