@@ -82,7 +82,8 @@ def main():
     for path in args.path:
         if os.path.isdir(path):
             whole = True
-            paths += sorted(os.path.join(d, f) for d, _, files in os.walk(path) for f in files if f.endswith(".dsse.json"))
+            walk = os.walk(path, onerror=lambda e: found.append(f"{e.filename}: {e.strerror}"))
+            paths += sorted(os.path.join(d, f) for d, _, files in walk for f in files if f.endswith(".dsse.json"))
         else:
             paths.append(path)
     for path in paths:

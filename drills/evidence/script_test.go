@@ -17,7 +17,12 @@ import (
 // printed and its exit code.
 func script(t *testing.T, files []evidence.File, heads ...evidence.Hash) (string, int) {
 	t.Helper()
-	dir := t.TempDir()
+	return scriptIn(t, t.TempDir(), files, heads...)
+}
+
+// scriptIn is script in a directory that is there.
+func scriptIn(t *testing.T, dir string, files []evidence.File, heads ...evidence.Hash) (string, int) {
+	t.Helper()
 	args := []string{"--key", "testdata/v1/key.pem", filepath.Join(dir, "drills")}
 	for _, h := range heads {
 		args = append(args, "--head", h.String())
@@ -100,5 +105,23 @@ func TestScriptOfTheDocs(t *testing.T) {
 	}
 	if strings.Contains(out, "good/") {
 		t.Errorf("what is sound was blamed:\n%s", out)
+	}
+}
+
+// TestScriptSaysWhatItCannotRead: what lies in a directory that cannot be read is not known
+// to be sound. Its path is too long for the kernel, so that not even root reads it.
+func TestScriptSaysWhatItCannotRead(t *testing.T) {
+	dir := t.TempDir()
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	deep := "drills" + strings.Repeat("/"+strings.Repeat("x", 250), 17)
+	if err := errors.Join(root.MkdirAll(deep, 0o755), root.Close()); err != nil {
+		t.Fatal(err)
+	}
+	out, code := scriptIn(t, dir, chain(t, evidence.KeyFromSeed(1), "good", 1))
+	if code != 9 || !strings.Contains(out, "File name too long") || strings.Contains(out, "are sound") {
+		t.Errorf("exit code %d\n%s", code, out)
 	}
 }
