@@ -202,7 +202,7 @@ func liveRun(c *ucli.Context) error {
 		return err
 	}
 	// What was done to the service is put on record also when the operator has had enough.
-	sealed, unkept := keepReport(context.WithoutCancel(c.Context), store, key, &kept.cfg, result.Report)
+	sealed, unkept := keepReport(context.WithoutCancel(c.Context), store, key, kept.cfg.Evidence, result.Report)
 	printed := cli.Print(c, sealed.Report, func(w io.Writer) error { return writeReport(w, sealed) })
 	if unkept == nil {
 		kept.tellGate(c.Context, c.App.ErrWriter, store)

@@ -15,6 +15,7 @@ import (
 
 	"github.com/tidegate/tidegate"
 	"github.com/tidegate/tidegate/archive/bucket/dir"
+	"github.com/tidegate/tidegate/archive/bucket/open"
 	"github.com/tidegate/tidegate/drills/evidence"
 	"github.com/tidegate/tidegate/drills/judge"
 	"github.com/tidegate/tidegate/drills/shadow"
@@ -162,7 +163,7 @@ func openDrill(path string, opts shadow.Options) (*drillAsk, error) {
 	if err != nil {
 		return nil, err
 	}
-	opts.Version, opts.Config, opts.Host = cli.Version(), digest, host
+	opts.Version, opts.Config, opts.Host, opts.Open = cli.Version(), digest, host, open.Open
 	return &drillAsk{cfg: cfg, drill: shadow.New(fsys, clk, node, cfg, opts)}, nil
 }
 
@@ -283,7 +284,7 @@ func (a *drillAsk) rehearse(ctx context.Context) (rehearsed, error) {
 	out := rehearsed{store: store, verdict: result.Judge(history)}
 	// What was rehearsed is put on record also when the operator has had enough, and
 	// printed also when that fails.
-	out.sealed, out.unkept = keepReport(context.WithoutCancel(ctx), store, key, &a.cfg, result.Report)
+	out.sealed, out.unkept = keepReport(context.WithoutCancel(ctx), store, key, a.cfg.Evidence, result.Report)
 	return out, nil
 }
 
@@ -316,10 +317,10 @@ func (a *drillAsk) chain(ctx context.Context) (*evidence.Key, *evidence.Store, [
 		}
 		trusted = append(trusted, k)
 	}
-	if err := durable.MkdirAll(vfs.OS(), e.Directory); err != nil {
+	store, err := keptIn(ctx, e)
+	if err != nil {
 		return nil, nil, nil, err
 	}
-	store := evidence.NewStore(dir.New(vfs.OS(), e.Directory))
 	files, err := store.Files(ctx, a.cfg.Service, 0)
 	if err != nil {
 		return nil, nil, nil, err
@@ -337,16 +338,35 @@ func (a *drillAsk) chain(ctx context.Context) (*evidence.Key, *evidence.Store, [
 	return key, store, history, nil
 }
 
-// keepReport appends the report to its chain. Where that fails, it is kept beside it, in
-// no chain. It returns the report in any case, sealed or not.
-func keepReport(ctx context.Context, store *evidence.Store, key *evidence.Key, cfg *shadow.Config, r evidence.Report) (evidence.Sealed, error) {
+// keptIn opens the place that a drill's reports go to, and makes the directories of this
+// machine for it. An archive must be there.
+func keptIn(ctx context.Context, e shadow.Evidence) (*evidence.Store, error) {
+	if err := durable.MkdirAll(vfs.OS(), e.State); err != nil {
+		return nil, err
+	}
+	if !e.Archive.IsZero() {
+		b, err := open.Open(ctx, e.Archive)
+		if err != nil {
+			return nil, err
+		}
+		return evidence.NewStore(b), nil
+	}
+	if err := durable.MkdirAll(vfs.OS(), e.Directory); err != nil {
+		return nil, err
+	}
+	return evidence.NewStore(dir.New(vfs.OS(), e.Directory)), nil
+}
+
+// keepReport appends the report to its chain. Where that fails, it is kept on this machine,
+// in no chain. It returns the report in any case, sealed or not.
+func keepReport(ctx context.Context, store *evidence.Store, key *evidence.Key, e shadow.Evidence, r evidence.Report) (evidence.Sealed, error) {
 	sealed, err := store.Append(ctx, key, r)
 	if err == nil {
 		return sealed, nil
 	}
 	fail := func(hint string, errs ...error) error {
 		return &tidegate.Error{
-			Op: "append report to", Subject: cfg.Evidence.Directory, Class: tidegate.ClassOf(err), Err: errors.Join(append([]error{err}, errs...)...), Hint: hint,
+			Op: "append report to", Subject: store.String(), Class: tidegate.ClassOf(err), Err: errors.Join(append([]error{err}, errs...)...), Hint: hint,
 		}
 	}
 	const lost = "the drill has run, and what is printed of its report is all that there is"
@@ -355,7 +375,7 @@ func keepReport(ctx context.Context, store *evidence.Store, key *evidence.Key, c
 	if sealErr != nil {
 		return evidence.Sealed{Report: r}, fail(lost, sealErr)
 	}
-	path := filepath.Join(filepath.Dir(cfg.Evidence.Directory), "drill-"+r.ID.String()+".unchained.dsse.json")
+	path := filepath.Join(e.State, "drill-"+r.ID.String()+".unchained.dsse.json")
 	if writeErr := durable.WriteFile(vfs.OS(), path, alone.Data); writeErr != nil {
 		return alone, fail(lost, writeErr)
 	}

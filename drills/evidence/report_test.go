@@ -169,14 +169,17 @@ func TestReportsThatContradictThemselves(t *testing.T) {
 		`outcome "good"`:                 func(r *evidence.Report) { r.Verdict.Outcome = "good" },
 		"check content is failed":        func(r *evidence.Report) { r.Verdict.Outcome = evidence.Passed },
 		"check report <1> is unknown":    func(r *evidence.Report) { pass(r); r.Checks = full().Checks[2:] },
-		"check acquire epoch is unknown": func(r *evidence.Report) { pass(r); r.Isolation[0].Outcome, r.Isolation[0].Why = evidence.CheckUnknown, "no answer" },
+		"check acquire epoch is unknown": func(r *evidence.Report) {
+			pass(r)
+			r.Isolation[0].Outcome, r.Isolation[0].Why = evidence.CheckUnknown, "no answer"
+		},
 		"passed, and no check has":       func(r *evidence.Report) { pass(r); r.Checks, r.Isolation = nil, nil },
 		"recovery time was not measured": func(r *evidence.Report) { pass(r); r.Recovered.Actual = nil },
 		"what was lost was not measured": func(r *evidence.Report) { pass(r); r.Lost.Actual = nil },
 		"phase re-route was not":         func(r *evidence.Report) { pass(r); r.Phases = full().Phases },
 		"weaker than it must be":         func(r *evidence.Report) { pass(r); r.Recovery.Outcome = new("failed") },
 		"an objective was missed":        func(r *evidence.Report) { pass(r); r.Recovered.Actual = new(time.Hour) },
-		"more than": func(r *evidence.Report) { r.Checks[0].Wanted = strings.Repeat("x", evidence.ReportBytesMax) },
+		"more than":                      func(r *evidence.Report) { r.Checks[0].Wanted = strings.Repeat("x", evidence.ReportBytesMax) },
 	} {
 		r := full()
 		spoil(&r)

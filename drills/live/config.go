@@ -131,6 +131,7 @@ func (c Config) SetDefaults() Config {
 		faults[name] = Fault{Inject: withTimeouts(f.Inject), Heal: withTimeouts(f.Heal)}
 	}
 	c.Faults = faults
+	c.Evidence = c.Evidence.SetDefaults()
 	return c
 }
 

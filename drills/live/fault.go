@@ -33,7 +33,8 @@ type note struct {
 	Home     string    `json:"home"` // of a service that moves: the node that it moves back to
 }
 
-// state is the files of a service's live drills, beside their evidence.
+// state is the files of a service's live drills, which lie on this machine wherever their
+// evidence does.
 type state struct {
 	fs   vfs.FS
 	note string
@@ -42,7 +43,7 @@ type state struct {
 
 // openState takes the service for this drill, or says that another one has it.
 func openState(fsys vfs.FS, cfg *Config) (*state, error) {
-	dir := filepath.Dir(cfg.Evidence.Directory)
+	dir := cfg.Evidence.State
 	if err := durable.MkdirAll(fsys, dir); err != nil {
 		return nil, err
 	}

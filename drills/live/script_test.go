@@ -243,7 +243,7 @@ func (w *world) config() Config {
 		}}},
 		Checks:   []probe.Check{{Name: "wet", Ask: probe.Ask{Command: &probe.Command{Run: []string{"/bin/true"}}}}},
 		Faults:   map[Scenario]Fault{},
-		Evidence: shadow.Evidence{Directory: w.file("evidence"), Key: w.file("key")},
+		Evidence: shadow.Evidence{Directory: w.file("evidence"), Key: w.file("key")}.SetDefaults(),
 	}
 	for _, s := range Scenarios() {
 		c.Faults[s] = fault

@@ -108,13 +108,6 @@ func (h Harm) under(gate evidence.Gate) Harm {
 	return h
 }
 
-// Evidence says where the report goes, and who signs it.
-type Evidence struct {
-	Directory string   `yaml:"directory"`
-	Key       string   `yaml:"key"`   // the drill's own signing key, as `tidegate drill key` makes it
-	Trust     []string `yaml:"trust"` // public keys of earlier drills, besides this one's
-}
-
 // SetDefaults fills in what is not set.
 func (c Config) SetDefaults() Config {
 	if c.Live == nil {
@@ -124,6 +117,7 @@ func (c Config) SetDefaults() Config {
 	setDefault(&c.Program.Stop, 5*time.Second)
 	setDefault(&c.Harm.For, 10*time.Second)
 	c.Recovery = c.Recovery.withDefaults()
+	c.Evidence = c.Evidence.SetDefaults()
 	if c.Postgres != nil {
 		pg := *c.Postgres
 		setDefault(&pg.User, "postgres")
@@ -293,15 +287,6 @@ func (p Program) validateFollow() error {
 		if !needs[n] {
 			errs = append(errs, config.Broken("follow", "want "+n+" among the arguments: the sandbox's folder", p.Follow))
 		}
-	}
-	return errors.Join(errs...)
-}
-
-// Validate reports every broken rule.
-func (e Evidence) Validate() error {
-	errs := []error{config.AbsPath("directory", e.Directory), config.AbsPath("key", e.Key)}
-	for i, k := range e.Trust {
-		errs = append(errs, config.AbsPath(fmt.Sprintf("trust[%d]", i), k))
 	}
 	return errors.Join(errs...)
 }

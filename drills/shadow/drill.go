@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -12,6 +13,8 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/tidegate/tidegate"
+	"github.com/tidegate/tidegate/archive/bucket"
+	"github.com/tidegate/tidegate/archive/bucket/place"
 	"github.com/tidegate/tidegate/drills/evidence"
 	"github.com/tidegate/tidegate/drills/probe"
 	"github.com/tidegate/tidegate/internal/clock"
@@ -32,6 +35,9 @@ type Options struct {
 	Version string        // of this binary
 	Host    string
 	Config  *evidence.Hash // of the configuration's file
+	// Open opens the archive that the evidence goes to; never called where it goes to a
+	// directory.
+	Open func(context.Context, place.Config) (bucket.Bucket, error)
 }
 
 // Drill is one L1 drill of one service.
@@ -123,7 +129,7 @@ type run struct {
 func (r *run) enter(ctx context.Context) (err error) {
 	d := r.d
 	r.isolation = append(r.isolation, whoami(d.src.Identity()))
-	r.isolation = append(r.isolation, apart(d.cfg.Scratch, d.cfg.Live)...)
+	r.isolation = slices.Concat(r.isolation, apart(d.cfg.Scratch, d.cfg.Live), d.own(ctx))
 	if err := breached(r.isolation); err != nil {
 		return err
 	}

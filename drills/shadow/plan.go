@@ -64,7 +64,7 @@ func (d *Drill) Plan(ctx context.Context) (Plan, error) {
 	if err != nil {
 		return p, err
 	}
-	p.Isolation = slices.Concat([]evidence.Check{whoami(d.src.Identity())}, apart(d.cfg.Scratch, d.cfg.Live), d.src.Provoke(ctx))
+	p.Isolation = slices.Concat([]evidence.Check{whoami(d.src.Identity())}, apart(d.cfg.Scratch, d.cfg.Live), d.own(ctx), d.src.Provoke(ctx))
 	if err := breached(p.Isolation); err != nil {
 		p.Refused = append(p.Refused, evidence.Sentence(err))
 	}
