@@ -79,7 +79,7 @@ check: tools ## gofumpt, vet, golangci-lint, buf lint and breaking, tidy, tests 
 sim: ## the simulator over SEEDS seeds from FROM (default 2000 from 1), printing how to replay a failure
 	$(GO) test ./internal/sim -run TestSeeds -count=1 -timeout 0 -v -seeds $(SEEDS) -from $(FROM)
 	echo "sim: the same with each rule of the protocol broken, which must be found"
-	$(GO) test ./internal/sim -tags mutate -run TestBrokenRulesAreFound -count=1 -timeout 0 -v
+	$(GO) test ./internal/sim -tags mutate -run TestBrokenRulesAreFound -count=1 -timeout 0 -v -search
 
 .PHONY: model
 model: ## millions of states of the fence protocol, then every rule left out with the shortest way to harm
