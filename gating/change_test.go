@@ -52,11 +52,19 @@ func (s *site) plans() []*pb.Plan {
 // or the newest.
 func (s *site) plansBefore(before string, limit uint32) (page []*pb.Plan, next string) {
 	s.t.Helper()
-	r, err := s.operator(tidegate.RoleViewer).ListPlans(s.t.Context(), connect.NewRequest(&pb.ListPlansRequest{Service: "ledger", Before: before, Limit: limit}))
+	page, next, err := s.tryPlans(before, limit)
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	return r.Msg.GetPlans(), r.Msg.GetNext()
+	return page, next
+}
+
+func (s *site) tryPlans(before string, limit uint32) (page []*pb.Plan, next string, err error) {
+	r, err := s.operator(tidegate.RoleViewer).ListPlans(s.t.Context(), connect.NewRequest(&pb.ListPlansRequest{Service: "ledger", Before: before, Limit: limit}))
+	if err != nil {
+		return nil, "", err
+	}
+	return r.Msg.GetPlans(), r.Msg.GetNext(), nil
 }
 
 // A refusal is exit code 4 and changes nothing: not the epoch keys, not the
