@@ -131,6 +131,7 @@ type panel struct {
 	FieldConfig struct {
 		Defaults struct {
 			NoValue    string
+			Custom     struct{ Stacking struct{ Mode string } }
 			Mappings   []map[string]any
 			Thresholds struct {
 				Steps []struct {
@@ -148,11 +149,14 @@ type dashboard struct {
 	UID, Title string
 	Panels     []panel
 	Templating struct {
-		List []struct {
-			Name, Type string
-			Query      any
-		}
+		List []variable
 	}
+}
+
+type variable struct {
+	Name, Type        string
+	Query             any
+	Multi, IncludeAll bool
 }
 
 // fromGrafana is what Grafana, and nobody else, puts into an expression.
@@ -189,7 +193,7 @@ func TestDashboards(t *testing.T) {
 			if p.Datasource.UID != "${datasource}" || len(p.Targets) == 0 {
 				t.Errorf("%s: %s: data source %q, %d targets", path, p.Title, p.Datasource.UID, len(p.Targets))
 			}
-			for _, wrong := range p.greenWhereUnknown() {
+			for _, wrong := range append(p.greenWhereUnknown(), d.stacksOfMany(p)...) {
 				t.Errorf("%s: %s: %s", path, p.Title, wrong)
 			}
 		}
@@ -203,6 +207,26 @@ func TestDashboards(t *testing.T) {
 		t.Fatal(err)
 	}
 	promtool(t, dir, "check", "rules", "panels.yaml")
+}
+
+// stacksOfMany says where a panel adds up phases that are not of one recovery: of several
+// drills, of a way back, or behind what the objective is of.
+func (d *dashboard) stacksOfMany(p panel) (wrong []string) {
+	for _, x := range p.Targets {
+		if p.FieldConfig.Defaults.Custom.Stacking.Mode != "normal" || !strings.Contains(x.Expr, "tidegate_gate_drill_phase_seconds") {
+			continue
+		}
+		if !strings.Contains(x.Expr, `phase!~"reconstitute|back-.*"`) {
+			wrong = append(wrong, "adds up what is behind the recovery")
+		}
+		for _, by := range []string{"level", "scenario"} {
+			one := slices.ContainsFunc(d.Templating.List, func(v variable) bool { return v.Name == by && !v.Multi && !v.IncludeAll })
+			if !one || !strings.Contains(x.Expr, fmt.Sprintf(`%s="$%s"`, by, by)) {
+				wrong = append(wrong, "adds up phases of more than one "+by)
+			}
+		}
+	}
+	return wrong
 }
 
 // greenWhereUnknown says where a panel would show what is not known as if it were well.
