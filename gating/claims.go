@@ -122,7 +122,7 @@ func (s *operatorService) TakeDrill(ctx context.Context, req *connect.Request[pb
 		}
 		claim := registry.Claim{
 			ID: tidegate.NewID().String(), Worker: m.GetWorker(), Level: drillLevel, Scenario: drillScenario,
-			Occurrence: d.At.At, Since: s.world.clock.Wall().UTC(), Newest: newestReport(v.Drills[name].Value, drillLevel).ID,
+			Occurrence: d.At.At, Since: s.world.clock.Wall().UTC(), Newest: newestReport(v.Drills[name].Value, drillLevel, drillScenario).ID,
 		}
 		next := old.Value
 		next.State, next.Claim = d.State.Begun(d.At.At), &claim
@@ -236,15 +236,18 @@ func (s *operatorService) EndDrill(ctx context.Context, req *connect.Request[pb.
 	return connect.NewResponse(out), nil
 }
 
-// onRecord returns the report that a claim ended with: the newest on record of its level,
+// onRecord returns the report that a claim ended with: the newest on record of its kind,
 // which was not when the claim was given.
 func onRecord(d registry.Drills, c registry.Claim, id string) (r registry.Drill, known bool) {
-	r = newestReport(d, c.Level)
+	r = newestReport(d, c.Level, c.Scenario)
 	return r, id != "" && r.ID == id && r.ID != c.Newest
 }
 
-// newestReport is the newest of a level on record; its zero value: there is none.
-func newestReport(d registry.Drills, level string) registry.Drill { return d.ByLevel()[level].Last }
+// newestReport is the newest on record of a level and scenario; its zero value: there is none.
+func newestReport(d registry.Drills, level, scenario string) registry.Drill {
+	kind := registry.Drill{Level: level, Scenario: scenario}
+	return d.ByLevel()[kind.Kind()].Last
+}
 
 // AbortDrill implements OperatorService.
 func (s *operatorService) AbortDrill(ctx context.Context, req *connect.Request[pb.AbortDrillRequest]) (*connect.Response[pb.AbortDrillResponse], error) {

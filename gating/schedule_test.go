@@ -269,7 +269,7 @@ func TestScheduledDrills(t *testing.T) {
 	s.schedule(lately, nil)
 	second = taken("two")
 	report1, err := json.Marshal(DrillReport{
-		Drill:   registry.Drill{ID: "r1", Number: 1, Level: "L1", Outcome: "passed", Ended: lately.Add(-time.Hour), Hash: "aa"},
+		Drill:   registry.Drill{ID: "r1", Number: 1, Level: "L1", Scenario: "shadow-promote", Outcome: "passed", Ended: lately.Add(-time.Hour), Hash: "aa"},
 		Cluster: "demo", Service: "ledger",
 	})
 	if err != nil {

@@ -26,7 +26,7 @@ type Claim struct {
 	Scenario   string      `json:"scenario"`
 	Occurrence time.Time   `json:"occurrence"`
 	Since      time.Time   `json:"since"`  // on the clock of the gate that gave it
-	Newest     string      `json:"newest"` // id of the newest report of its level that was on record then; empty: none
+	Newest     string      `json:"newest"` // id of the newest report of its level and scenario that was on record then; empty: none
 	Abort      *DrillAbort `json:"abort"`  // nil: nobody wants it called off
 }
 
