@@ -74,7 +74,9 @@ func (w *writer) linkDown(node tidegate.NodeName, err error) {
 	}
 	w.mu.Unlock()
 	w.do(t)
-	w.s.setErr(err)
+	if !t.over { // what ends the epoch says itself whether that is an error: after a handover it is none
+		w.s.setErr(err)
+	}
 	if !w.isReady.Load() {
 		w.s.miss(err)
 	}

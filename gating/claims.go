@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"reflect"
 	"slices"
 	"strings"
@@ -181,7 +182,7 @@ func (s *operatorService) ReportDrill(ctx context.Context, req *connect.Request[
 		out.Abort, out.Reason = true, fmt.Sprintf("%s %s is under way", h.kind, h.id)
 	} else {
 		why := s.control.bare(v, name)
-		if lasts := s.rehearsals.bareFor(claim.ID, len(why) > 0, s.world.clock.Boot()); lasts >= s.control.silence {
+		if lasts := s.rehearsals.bareFor(claim.ID, len(why) > 0, s.world.clock.Boot()); lasts >= 2*s.control.silence { // a new leader knows nothing at first
 			out.Abort, out.Reason = true, fmt.Sprintf("for %s: %s", lasts.Round(time.Millisecond), strings.Join(why, "; "))
 		}
 	}
@@ -236,11 +237,17 @@ func (s *operatorService) EndDrill(ctx context.Context, req *connect.Request[pb.
 	return connect.NewResponse(out), nil
 }
 
-// onRecord returns the report that a claim ended with: the newest on record of its kind,
-// which was not when the claim was given.
+// onRecord returns the report that a claim ended with: of its kind the newest on record, or
+// that of its chain, where somebody else's ended later. It was not on record when the claim
+// was given.
 func onRecord(d registry.Drills, c registry.Claim, id string) (r registry.Drill, known bool) {
-	r = newestReport(d, c.Level, c.Scenario)
-	return r, id != "" && r.ID == id && r.ID != c.Newest
+	want := registry.Drill{Level: c.Level, Scenario: c.Scenario}
+	for _, r := range append(slices.Collect(maps.Values(d.Heads())), newestReport(d, c.Level, c.Scenario)) {
+		if id != "" && r.ID == id && r.ID != c.Newest && r.Kind() == want.Kind() {
+			return r, true
+		}
+	}
+	return r, false
 }
 
 // newestReport is the newest on record of a level and scenario; its zero value: there is none.

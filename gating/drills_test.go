@@ -338,3 +338,26 @@ func TestDrillEvidence(t *testing.T) {
 		t.Fatalf("%d audit entries of drills, want 3", noted)
 	}
 }
+
+// A worker's drill has ended though an operator's of the same kind ended later; one that
+// was on record before, or is of another kind, is not what a claim ended with.
+func TestOnRecord(t *testing.T) {
+	drill := func(id, level string) registry.Drill {
+		return registry.Drill{ID: id, Number: 1, Level: level, Scenario: "shadow-promote"}
+	}
+	mine, theirs := drill("mine", "L1"), drill("theirs", "L1")
+	on := registry.Drills{
+		Last: theirs, Levels: map[string]registry.LevelDrills{theirs.Kind(): {Last: theirs}},
+		Chains: map[string]registry.Drill{"worker": mine, "operator": theirs, "lint": drill("lint", "L0")},
+	}
+	claim := registry.Claim{Level: "L1", Scenario: "shadow-promote"}
+	for id, want := range map[string]bool{"mine": true, "theirs": true, "lint": false, "nobody": false, "": false} {
+		if r, known := onRecord(on, claim, id); known != want || known && r.ID != id {
+			t.Errorf("%q: %v, %v", id, r.ID, known)
+		}
+	}
+	claim.Newest = "mine"
+	if _, known := onRecord(on, claim, "mine"); known {
+		t.Error("it ended with a report that was there before it began")
+	}
+}

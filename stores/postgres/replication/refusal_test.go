@@ -226,6 +226,7 @@ func TestControlAndSettings(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	s.SQL(t, "CHECKPOINT") // the files that it began with may be old
 	c, err := q.Control(t.Context())
 	if err != nil {
 		t.Fatal(err)
